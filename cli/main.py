@@ -1,0 +1,72 @@
+"""``probekit``: registers the commands and turns every refusal into one sentence."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from probekit.errors import ProbekitError
+
+# Name -> module of probekit.cli, imported only when the command is asked for or listed.
+COMMANDS = {
+    "demo": "demo",
+    "extract": "extract",
+    "filter": "filter",
+    "info": "info",
+    "relabel": "relabel",
+    "tasks": "tasks",
+    "weak-labels": "weak_labels",
+}
+
+
+class Group(click.Group):
+    """A group whose commands live in files of their own and whose failures are one sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
+        """Name every command, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"probekit.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = module.command
+        return command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; a ProbekitError becomes its sentence and its exit code."""
+        try:
+            return super().main(*args, **kwargs)
+        except ProbekitError as error:
+            _fail(error, "\n".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
+        except MemoryError as error:
+            _fail(error, "Not enough memory for this; take fewer rows or layers at a time.", 1)
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            _fail(error, f"{error.strerror or error}{where}.", 1)
+
+
+def _fail(error: BaseException, sentence: str, code: int) -> None:
+    if os.environ.get("PROBEKIT_TRACEBACK"):
+        raise error
+    click.echo(f"Error: {sentence}", err=True)
+    sys.exit(code)
+
+
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog="Set PROBEKIT_TRACEBACK=1 to see where an error came from.",
+)
+@click.version_option(package_name="probekit")
+def cli() -> None:
+    """Filter and relabel weak labels with probes on a strong model's hidden states.
+
+    Example: probekit extract rows.jsonl -m MODEL -o acts.h5, then
+    probekit filter acts.h5 --labels weak.parquet --probe knn -o verdicts.parquet
+    """

@@ -1,0 +1,236 @@
+"""Rows of text in a fixed order, each with an id and a hash of its own content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from probekit.errors import DataError, first_few
+from probekit.files import dataset_columns, read_columns
+
+__all__ = ["Content", "Rows", "rows_fingerprint", "text_hash"]
+
+Messages: TypeAlias = list[dict[str, Any]]
+Content: TypeAlias = "str | tuple[str, str] | Messages"
+Kind: TypeAlias = Literal["text", "pair", "messages"]
+
+UNIT_SEPARATOR = "\x1f"
+CHUNK = 8192
+
+
+def text_hash(content: Content) -> str:
+    """Hash a row's own content, before any template: 16 hex digits of SHA-256 (docs/format.md).
+
+    A message's keys whose value is None are left out: Arrow fills absent keys in with None, and the
+    same row must have one hash in JSONL and in Parquet.
+    """
+    if isinstance(content, str):
+        text = content
+    elif isinstance(content, tuple):
+        text = UNIT_SEPARATOR.join(content)
+    else:
+        text = json.dumps(
+            _without_none(content), sort_keys=True, ensure_ascii=False, separators=(",", ":")
+        )
+    # A lone surrogate is no UTF-8; it must not stop a run of a million rows.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_without_none(v) for v in value]
+    return value
+
+
+def rows_fingerprint(ids: Sequence[str], hashes: Sequence[str]) -> str:
+    """Fingerprint ids and text hashes in their order: 16 hex digits of SHA-256."""
+    digest = hashlib.sha256()
+    for start in range(0, len(ids), CHUNK):
+        pairs = zip(ids[start : start + CHUNK], hashes[start : start + CHUNK], strict=True)
+        digest.update("".join(f"{i}\x1f{h}\x1e" for i, h in pairs).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
+
+
+class Rows:
+    """Rows of text in a fixed order.
+
+    Parameters
+    ----------
+    columns
+        Name to sequence; all of one length n. The text stands in ``text``, in ``text`` and
+        ``text_pair``, or in ``messages`` (chat messages); ``id`` is optional (else the row number).
+    text_column, id_column
+        Other names for these columns; a text column that holds lists is read as messages.
+    source
+        Where the rows came from, for messages and provenance.
+
+    Attributes
+    ----------
+    ids, hashes
+        n strings each.
+    kind
+        ``text``, ``pair`` or ``messages``.
+
+    Raises
+    ------
+    DataError
+        Where a column is missing, an id stands twice, or a text is empty or no text.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Sequence[Any]],
+        *,
+        text_column: str | None = None,
+        id_column: str | None = None,
+        source: str = "rows",
+    ) -> None:
+        self.columns = dict(columns)
+        self.source = source
+        lengths = {name: len(values) for name, values in self.columns.items()}
+        self._length = next(iter(lengths.values()), 0)
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"{source} has columns of different lengths: {lengths}.")
+        if self._length == 0:
+            raise DataError(f"{source} holds no rows.")
+        self.kind, self._text_column = self._find_text(text_column)
+        self.ids = self._find_ids(id_column)
+        self.hashes = self._check_and_hash()
+
+    @classmethod
+    def from_any(cls, data: Any, **options: Any) -> Rows:
+        """Take a file's path, Rows, ``datasets.Dataset``, DataFrame, mapping of columns, list of dicts or of strings."""
+        if isinstance(data, Rows):
+            return data
+        if isinstance(data, str | Path):
+            return cls(read_columns(data), **{"source": str(data), **options})
+        if isinstance(data, Mapping):
+            return cls(data, **options)
+        if hasattr(data, "data") and hasattr(data, "features"):
+            return cls(dataset_columns(data), **options)
+        if hasattr(data, "to_dict") and hasattr(data, "columns"):
+            return cls({str(c): data[c].tolist() for c in data.columns}, **options)
+        listed = list(data)
+        if all(isinstance(row, str) for row in listed):
+            return cls({"text": listed}, **options)
+        if not all(isinstance(row, Mapping) for row in listed):
+            raise DataError("Rows must be strings or mappings with a column 'text' or 'messages'.")
+        names = dict.fromkeys(name for row in listed for name in row)
+        return cls({name: [row.get(name) for row in listed] for name in names}, **options)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of ids and text hashes in order."""
+        return rows_fingerprint(self.ids, self.hashes)
+
+    def contents(self, start: int = 0, stop: int | None = None) -> list[Content]:
+        """Contents of rows ``start`` to ``stop``: strings, pairs of strings or lists of messages."""
+        part = slice(start, self._length if stop is None else min(stop, self._length))
+        texts = self.columns[self._text_column][part]
+        if self.kind == "pair":
+            return list(zip(texts, self.columns["text_pair"][part], strict=True))
+        return list(texts)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Every row as a dict of its own columns, in order."""
+        for start in range(0, self._length, CHUNK):
+            part = {name: values[start : start + CHUNK] for name, values in self.columns.items()}
+            for i in range(min(CHUNK, self._length - start)):
+                yield {name: values[i] for name, values in part.items()}
+
+    def select(self, indices: Sequence[int]) -> Rows:
+        """The rows at ``indices``, ids kept."""
+        columns = {name: [values[i] for i in indices] for name, values in self.columns.items()}
+        if "id" not in columns:
+            columns = {"id": [self.ids[i] for i in indices], **columns}
+        return Rows(columns, text_column=self._text_column, source=self.source)
+
+    def _find_text(self, text_column: str | None) -> tuple[Kind, str]:
+        names = list(self.columns)
+        wanted = text_column or next((n for n in ("text", "messages") if n in names), None)
+        if wanted is None or wanted not in names:
+            asked = repr(text_column) if text_column else "'text' or 'messages'"
+            raise DataError(
+                f"{self.source} has no column {asked}; it has {', '.join(names)}: "
+                "name the one to read with --text-column."
+            )
+        if isinstance(self.columns[wanted][0], list):
+            return "messages", wanted
+        return ("pair" if "text_pair" in names and wanted != "text_pair" else "text"), wanted
+
+    def _find_ids(self, id_column: str | None) -> list[str]:
+        name = id_column or "id"
+        if name not in self.columns:
+            if id_column is not None:
+                raise DataError(
+                    f"{self.source} has no column {id_column!r}; it has {', '.join(self.columns)}: "
+                    "name the one to read with --id-column."
+                )
+            return [str(i) for i in range(self._length)]
+        values = self.columns[name][:]
+        missing = [i for i, value in enumerate(values) if value is None or value == ""]
+        if missing:
+            raise DataError(
+                f"{self.source} has {len(missing)} rows without an id (rows {first_few(missing)}); "
+                f"fill the column {name!r} or remove it to use row numbers."
+            )
+        ids = [str(value) for value in values]
+        if len(set(ids)) != len(ids):
+            seen: set[str] = set()
+            twice = [i for i in ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
+            raise DataError(
+                f"{self.source} has {len(twice)} rows whose id stands before already "
+                f"({first_few(twice)}); make ids unique."
+            )
+        return ids
+
+    def _check_and_hash(self) -> list[str]:
+        hashes: list[str] = []
+        empty: list[str] = []
+        wrong: list[str] = []
+        for start in range(0, self._length, CHUNK):
+            for offset, content in enumerate(self.contents(start, start + CHUNK)):
+                if not _is_content(content, self.kind):
+                    wrong.append(self.ids[start + offset])
+                elif _is_empty(content):
+                    empty.append(self.ids[start + offset])
+                else:
+                    hashes.append(text_hash(content))
+        if wrong:
+            raise DataError(
+                f"{self.source} has {len(wrong)} rows whose {self._text_column!r} is not "
+                f"{'a list of messages' if self.kind == 'messages' else 'text'} "
+                f"(ids {first_few(wrong)}); remove or repair them."
+            )
+        if empty:
+            raise DataError(
+                f"{self.source} has {len(empty)} rows with an empty text (ids {first_few(empty)}); "
+                "remove them."
+            )
+        return hashes
+
+
+def _is_content(content: Any, kind: Kind) -> bool:
+    if kind == "messages":
+        return isinstance(content, list) and all(
+            isinstance(m, dict) and "role" in m and "content" in m for m in content
+        )
+    if kind == "pair":
+        return all(isinstance(part, str) for part in content)
+    return isinstance(content, str)
+
+
+def _is_empty(content: Content) -> bool:
+    if isinstance(content, str):
+        return not content.strip()
+    if isinstance(content, tuple):
+        return not "".join(content).strip()
+    return not content

@@ -1,0 +1,90 @@
+"""Every error that probekit raises on purpose, as one tree.
+
+ProbekitError                exit code 1
+├── UsageError               exit code 2: the arguments are wrong
+├── DataError                rows, files and what is in them
+│   ├── LabelsError          weak labels or ground truth
+│   └── OutputExistsError    nothing is overwritten unless asked
+├── StoreError               an activation store
+│   ├── NotAStoreError       another or a damaged file
+│   ├── StaleStoreError      made from other rows, another model or another spec
+│   └── IncompleteStoreError its extraction has not finished
+├── ModelError               a model or tokenizer cannot be loaded or used
+└── ProbeError               a probe cannot be fitted or applied
+
+A message is one sentence: what is wrong, where, what is allowed, what was found, how to repair it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = [
+    "DataError",
+    "IncompleteStoreError",
+    "LabelsError",
+    "ModelError",
+    "NotAStoreError",
+    "OutputExistsError",
+    "ProbeError",
+    "ProbekitError",
+    "StaleStoreError",
+    "StoreError",
+    "UsageError",
+    "first_few",
+]
+
+
+class ProbekitError(Exception):
+    """Anything probekit refuses to do; ``exit_code`` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(ProbekitError, ValueError):
+    """Wrong arguments."""
+
+    exit_code = 2
+
+
+class DataError(ProbekitError, ValueError):
+    """Rows, or a file that holds them, are not what they must be."""
+
+
+class LabelsError(DataError):
+    """Weak labels or ground truth do not fit their rows or are not labels."""
+
+
+class OutputExistsError(DataError):
+    """The output is already there and overwriting was not asked for."""
+
+
+class StoreError(ProbekitError):
+    """An activation store cannot be read or written."""
+
+
+class NotAStoreError(StoreError):
+    """The file is damaged or not an activation store."""
+
+
+class StaleStoreError(StoreError):
+    """The store was made from other rows, another model or another spec."""
+
+
+class IncompleteStoreError(StoreError):
+    """The extraction that makes this store has not finished."""
+
+
+class ModelError(ProbekitError):
+    """A model or its tokenizer cannot be loaded or used."""
+
+
+class ProbeError(ProbekitError, ValueError):
+    """A probe cannot be fitted or applied; a ValueError, as scikit-learn's contract asks."""
+
+
+def first_few(items: Iterable[object], limit: int = 3) -> str:
+    """Write the first ``limit`` items as ``'a', 'b', 'c', …`` for a message."""
+    listed = list(items)
+    text = ", ".join(repr(str(item)) for item in listed[:limit])
+    return text + (", …" if len(listed) > limit else "")

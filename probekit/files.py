@@ -1,0 +1,251 @@
+"""Reading and writing small files: rows of a table in any common format, whole or not at all."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from probekit.errors import DataError, OutputExistsError
+
+__all__ = ["atomic_write", "check_output", "read_columns", "suffix_of", "write_table"]
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+
+
+def suffix_of(path: str | Path) -> str:
+    """Return the format's suffix, looking through ``.gz`` and ``.bz2``: ``x.csv.gz`` gives ``.csv``."""
+    suffixes = [s.lower() for s in Path(path).suffixes]
+    while suffixes and suffixes[-1] in (".gz", ".bz2"):
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def check_output(path: str | Path, *, overwrite: bool) -> Path:
+    """Return ``path`` ready to be written, or refuse before any work is done."""
+    path = Path(path)
+    if path.is_dir():
+        raise OutputExistsError(f"{path} is a folder, not a file; name a file to write.")
+    if path.exists() and not overwrite:
+        raise OutputExistsError(
+            f"{path} exists already; pass --overwrite to replace it or name another file."
+        )
+    if not path.parent.is_dir():
+        raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")
+    return path
+
+
+@contextmanager
+def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Write a file beside ``path`` and move it there at the end, so that a reader never sees half.
+
+    A failure (a full disk, Ctrl-C) leaves whatever stood at ``path`` as it was.
+    """
+    path = Path(path)
+    encoding = None if "b" in mode else "utf-8"
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_columns(path: str | Path) -> dict[str, Sequence[Any]]:
+    """Read a JSONL, JSON, CSV, TSV, Parquet or Arrow file, or a saved data set, as named columns.
+
+    CSV follows RFC 4180, TSV has no quoting (as GLUE's files); both give strings. Parquet and Arrow
+    columns stay in Arrow and are turned into Python values slice by slice.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist.")
+    try:
+        if path.is_dir():
+            return _read_saved_dataset(path)
+        suffix = suffix_of(path)
+        if suffix not in SUFFIXES:
+            raise DataError(
+                f"{path} has the ending {suffix or 'none'!r}; allowed are {', '.join(SUFFIXES)} "
+                "(also .gz or .bz2 behind the text formats)."
+            )
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty.")
+        if suffix in (".parquet", ".arrow"):
+            return _read_arrow(path, suffix)
+        with _open_text(path) as file:
+            if suffix in (".csv", ".tsv"):
+                return _read_delimited(path, file, suffix)
+            return _read_json(path, file, suffix)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 text (byte {error.start}); convert it first."
+        ) from None
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is cut off or damaged: {error}.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _open_text(path: Path) -> IO[str]:
+    opener: Any = {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix.lower(), open)
+    # utf-8-sig: spreadsheets write a byte order mark, which must not become part of a column name.
+    file: IO[str] = opener(path, "rt", encoding="utf-8-sig", newline="")
+    return file
+
+
+def _read_delimited(path: Path, file: IO[str], suffix: str) -> dict[str, Sequence[Any]]:
+    csv.field_size_limit(1 << 30)
+    reader = (
+        csv.reader(file, strict=True)
+        if suffix == ".csv"
+        else csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    )
+    try:
+        header = next(reader, [])
+        if len(set(header)) != len(header):
+            raise DataError(f"{path} names a column twice in its header: {', '.join(header)}.")
+        columns: dict[str, list[str]] = {name: [] for name in header}
+        lists = list(columns.values())
+        for record in reader:
+            if not record:
+                continue
+            if len(record) != len(header):
+                raise DataError(
+                    f"{path}, line {reader.line_num}: {len(record)} fields where the header has "
+                    f"{len(header)}; quote fields that hold separators."
+                )
+            for values, value in zip(lists, record, strict=True):
+                values.append(value)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}.") from None
+    return dict(columns)
+
+
+def _read_json(path: Path, file: IO[str], suffix: str) -> dict[str, Sequence[Any]]:
+    records: list[Mapping[str, Any]] = []
+    if suffix == ".json":
+        text = file.read()
+        try:
+            loaded = json.loads(text)
+        except json.JSONDecodeError as error:
+            if "\n" not in text.strip() or error.msg != "Extra data":
+                raise DataError(f"{path}, line {error.lineno}: no JSON ({error.msg}).") from None
+            loaded = [
+                _json_line(path, i, line)
+                for i, line in enumerate(text.splitlines(), 1)
+                if line.strip()
+            ]
+        if isinstance(loaded, dict):
+            loaded = [loaded]
+        records = loaded
+        if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+            raise DataError(f"{path} must hold a list of JSON objects, one per row.")
+    else:
+        records = [_json_line(path, i, line) for i, line in enumerate(file, 1) if line.strip()]
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: [record.get(name) for record in records] for name in names}
+
+
+def _json_line(path: Path, number: int, line: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {number}: no JSON ({error.msg}).") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{path}, line {number}: one JSON object per line is expected.")
+    return record
+
+
+def _read_arrow(path: Path, suffix: str) -> dict[str, Sequence[Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if suffix == ".parquet":
+            table = pq.read_table(path, memory_map=True)
+        else:
+            source = pa.memory_map(str(path))
+            try:
+                table = pa.ipc.open_file(source).read_all()
+            except pa.ArrowInvalid:
+                source.seek(0)
+                table = pa.ipc.open_stream(source).read_all()
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} is damaged or no {suffix[1:]} file: {reason}") from None
+    return {name: ArrowColumn(table.column(name)) for name in table.column_names}
+
+
+def _read_saved_dataset(path: Path) -> dict[str, Sequence[Any]]:
+    if not ((path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()):
+        raise DataError(
+            f"{path} is a folder but no saved data set (dataset_info.json is missing); "
+            "name one of the files in it."
+        )
+    import datasets
+
+    loaded = datasets.load_from_disk(str(path))
+    if isinstance(loaded, datasets.DatasetDict):
+        raise DataError(
+            f"{path} holds the splits {', '.join(loaded)}; name one of these folders in it."
+        )
+    return dataset_columns(loaded)
+
+
+def dataset_columns(dataset: Any) -> dict[str, Sequence[Any]]:
+    """Columns of a ``datasets.Dataset``, in its order, without copying it into memory."""
+    if getattr(dataset, "_indices", None) is not None:
+        dataset = dataset.flatten_indices()
+    table = dataset.data.table
+    return {name: ArrowColumn(table.column(name)) for name in table.column_names}
+
+
+class ArrowColumn(Sequence[Any]):
+    """An Arrow column that gives Python values, slice by slice."""
+
+    def __init__(self, column: Any) -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            values = self.column.slice(start, max(stop - start, 0)).to_pylist()
+            return values if step == 1 else values[::step]
+        return self.column[index].as_py()
+
+
+def write_table(columns: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write columns as Parquet (with ``metadata`` in its schema) or JSONL, by the path's ending."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table(dict(columns)).replace_schema_metadata(dict(metadata))
+    suffix = suffix_of(path)
+    if suffix == ".parquet":
+        with atomic_write(path) as file:
+            pq.write_table(table, file)
+    elif suffix == ".jsonl":
+        with atomic_write(path, "w") as file:
+            for start in range(0, table.num_rows, 8192):
+                for record in table.slice(start, 8192).to_pylist():
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    else:
+        raise DataError(f"{path} has the ending {suffix!r}; allowed are .parquet and .jsonl.")
