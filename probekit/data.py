@@ -104,7 +104,7 @@ class Rows:
 
     @classmethod
     def from_any(cls, data: Any, **options: Any) -> Rows:
-        """Take a file's path, Rows, ``datasets.Dataset``, DataFrame, mapping of columns, list of dicts or of strings."""
+        """Take a path, Rows, ``datasets.Dataset``, DataFrame, columns, list of dicts or of strings."""
         if isinstance(data, Rows):
             return data
         if isinstance(data, str | Path):
@@ -132,7 +132,7 @@ class Rows:
         return rows_fingerprint(self.ids, self.hashes)
 
     def contents(self, start: int = 0, stop: int | None = None) -> list[Content]:
-        """Contents of rows ``start`` to ``stop``: strings, pairs of strings or lists of messages."""
+        """Contents of rows ``start`` to ``stop``: strings, pairs of strings or messages."""
         part = slice(start, self._length if stop is None else min(stop, self._length))
         texts = self.columns[self._text_column][part]
         if self.kind == "pair":

@@ -21,7 +21,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
 
 def suffix_of(path: str | Path) -> str:
-    """Return the format's suffix, looking through ``.gz`` and ``.bz2``: ``x.csv.gz`` gives ``.csv``."""
+    """Return the suffix that names the format: ``x.csv.gz`` gives ``.csv``."""
     suffixes = [s.lower() for s in Path(path).suffixes]
     while suffixes and suffixes[-1] in (".gz", ".bz2"):
         suffixes.pop()
