@@ -104,7 +104,7 @@ class Rows:
 
     @classmethod
     def from_any(cls, data: Any, **options: Any) -> Rows:
-        """Take a path, Rows, ``datasets.Dataset``, DataFrame, columns, list of dicts or of strings."""
+        """Take a path, Rows, data set, DataFrame, mapping of columns, list of dicts or of texts."""
         if isinstance(data, Rows):
             return data
         if isinstance(data, str | Path):
