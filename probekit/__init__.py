@@ -1,1 +1,71 @@
-"""Probekit."""
+"""Filter and relabel weakly labelled training sets with probes on a strong model's hidden states."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from probekit.activations.extract import extract
+    from probekit.activations.store import ActivationStore
+    from probekit.cleaning.filter import filter_labels
+    from probekit.cleaning.relabel import relabel
+    from probekit.data import Rows
+    from probekit.errors import ProbekitError
+    from probekit.labels import WeakLabels, load_labels
+    from probekit.probes.knn import KNNProbe
+    from probekit.probes.logistic import LogisticProbe
+    from probekit.probes.out_of_fold import out_of_fold
+    from probekit.probes.saving import load_probe
+    from probekit.probes.topofilter import TopoFilterProbe
+    from probekit.sources import load_rows
+    from probekit.verdicts import Verdicts
+
+# Imported at first use: `probekit --help` must not wait for torch, transformers and scikit-learn.
+_HOMES = {
+    "ActivationStore": "probekit.activations.store",
+    "KNNProbe": "probekit.probes.knn",
+    "LogisticProbe": "probekit.probes.logistic",
+    "ProbekitError": "probekit.errors",
+    "Rows": "probekit.data",
+    "TopoFilterProbe": "probekit.probes.topofilter",
+    "Verdicts": "probekit.verdicts",
+    "WeakLabels": "probekit.labels",
+    "extract": "probekit.activations.extract",
+    "filter_labels": "probekit.cleaning.filter",
+    "load_labels": "probekit.labels",
+    "load_probe": "probekit.probes.saving",
+    "load_rows": "probekit.sources",
+    "out_of_fold": "probekit.probes.out_of_fold",
+    "relabel": "probekit.cleaning.relabel",
+}
+
+__all__ = [
+    "ActivationStore",
+    "KNNProbe",
+    "LogisticProbe",
+    "ProbekitError",
+    "Rows",
+    "TopoFilterProbe",
+    "Verdicts",
+    "WeakLabels",
+    "extract",
+    "filter_labels",
+    "load_labels",
+    "load_probe",
+    "load_rows",
+    "out_of_fold",
+    "relabel",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'probekit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

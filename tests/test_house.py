@@ -1,0 +1,176 @@
+"""The house rules that a machine can check: exports, packaging, import direction, light start."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+SOURCES = sorted(
+    [*ROOT.glob("activations/*.py"), *ROOT.glob("cli/*.py"), *ROOT.glob("probekit/*.py")]
+    + [p for p in ROOT.glob("probekit/*/*.py") if p.parent.name not in ("activations", "cli")]
+)
+PACKAGES = sorted(set(PYPROJECT["tool"]["setuptools"]["packages"]))
+
+# Lower may not import higher; equal may import each other.
+LEVELS = {
+    "probekit.errors": 0,
+    "probekit.files": 1,
+    "probekit.data": 2,
+    "probekit.tasks": 3,
+    "probekit.sources": 4,
+    "probekit.activations": 5,
+    "probekit.folds": 6,
+    "probekit.metrics": 6,
+    "probekit.labels": 6,
+    "probekit.verdicts": 6,
+    "probekit.probes": 7,
+    "probekit.cleaning": 8,
+    "probekit.experiments": 9,
+    "probekit.reports": 9,
+    "probekit.cli": 10,
+}
+HEAVY = ("torch", "transformers", "datasets", "sklearn", "faiss", "pandas", "pyarrow", "matplotlib")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "probekit" else ("probekit", *parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def level(module: str) -> int | None:
+    matches = [name for name in LEVELS if module == name or module.startswith(name + ".")]
+    return LEVELS[max(matches, key=len)] if matches else None
+
+
+def imports_of(tree: ast.AST) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found.append(str(node.module))
+    return found
+
+
+def test_packages_in_pyproject_are_those_of_the_tree() -> None:
+    assert sorted({module_name(p) for p in SOURCES if p.name == "__init__.py"}) == PACKAGES
+
+
+@pytest.mark.parametrize("name", ["activations", "cli"])
+def test_packaging_links_are_relative_and_lead_to_the_folder(name: str) -> None:
+    link = ROOT / "probekit" / name
+    assert os.readlink(link) == f"../{name}"
+    assert (link / "__init__.py").samefile(ROOT / name / "__init__.py")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_exports_are_sorted_and_exist(package: str) -> None:
+    module = importlib.import_module(package)
+    exported = getattr(module, "__all__", [])
+    assert list(exported) == sorted(exported)
+    for name in exported:
+        assert getattr(module, name) is not None
+
+
+def test_public_api_is_what_it_was() -> None:
+    import probekit
+
+    assert sorted(probekit._HOMES) == list(probekit.__all__) == dir(probekit)
+    assert {"ActivationStore", "KNNProbe", "LogisticProbe", "TopoFilterProbe", "Verdicts"} <= set(
+        probekit.__all__
+    )
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = probekit.nothing
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_run_one_way(path: Path) -> None:
+    own = level(module_name(path))
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if own is None:  # the package itself and __main__ stand above everything
+        return
+    for imported in imports_of(tree):
+        theirs = level(imported)
+        assert theirs is None or theirs <= own, f"{module_name(path)} imports {imported}"
+
+
+def test_import_direction_check_can_fail() -> None:
+    assert level("probekit.cli.main") > level("probekit.probes.knn") > level("probekit.data")
+    assert imports_of(ast.parse("from probekit.cli.main import cli")) == ["probekit.cli.main"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_nothing_is_pickled(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"\bimport (pickle|joblib|dill)\b|torch\.(save|load)\(|allow_pickle", text)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from probekit.cli.main import cli\n"
+        "cli(['--help'], standalone_mode=False)\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "extract" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_heavy_import_check_can_fail() -> None:
+    code = f"import sys, sklearn\nprint([m for m in {HEAVY!r} if m in sys.modules])\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "sklearn" in done.stdout
+
+
+def load_script(path: Path) -> object:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_command_line_page_is_up_to_date() -> None:
+    script = load_script(ROOT / "docs" / "make_cli.py")
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == script.render(), "run `make docs`"
+
+
+def test_links_of_the_pages_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    assert pages
+    for page in pages:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links {target}"
+
+
+def test_constraints_pin_what_pyproject_admits() -> None:
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    assert pins["torch"] == "2.13.0"
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    for requirement in [*PYPROJECT["project"]["dependencies"], *extras["dev"], *extras["demo"]]:
+        name = re.split(r"[<>=;\s]", requirement)[0].lower()
+        if "faiss-cpu" not in requirement:
+            assert name in pins, f"{name} has no pin in constraints.txt"
