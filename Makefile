@@ -1,18 +1,21 @@
 # The contributor's front door; `make` alone lists the targets.
-PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The first Python that is new enough.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test test-lowest lint docs bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile
 
 # One stamp: everything is installed once, and again only when what is installed changes.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "probekit needs Python >= 3.11 with venv (on Debian: apt install python3 python3-venv)."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
 	@touch $@
 
 demo: $(VENV)/.installed  ## run the main job offline on a real model and real text
@@ -21,7 +24,17 @@ demo: $(VENV)/.installed  ## run the main job offline on a real model and real t
 test: $(VENV)/.installed  ## run the tests
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.installed  ## ruff and mypy --strict
+# The oldest versions that pyproject.toml admits; pulls a CUDA build of torch where no other is at hand.
+$(VENV)-lowest/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(PYTHON) tests/lowest.py > $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/constraints.txt --editable '.[demo]' pytest pandas
+	@touch $@
+
+test-lowest: $(VENV)-lowest/.installed  ## run the tests with the oldest versions that are admitted
+	$(VENV)-lowest/bin/python -m pytest --ignore tests/test_house.py
+
+lint: $(VENV)/.installed  ## ruff, ruff format, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -29,8 +42,8 @@ lint: $(VENV)/.installed  ## ruff and mypy --strict
 docs: $(VENV)/.installed  ## write docs/cli.md from --help
 	$(BIN)/python docs/make_cli.py
 
-bench: $(VENV)/.installed  ## run the benchmarks
+bench: $(VENV)/.installed  ## run the benchmarks and print one table
 	$(BIN)/python benchmarks/run_all.py
 
-clean:  ## remove the virtual environment and caches
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+clean:  ## remove environments and caches
+	rm -rf $(VENV) $(VENV)-lowest build *.egg-info .mypy_cache .ruff_cache .pytest_cache
