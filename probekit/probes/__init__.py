@@ -1,1 +1,37 @@
-"""."""
+"""Probes on frozen hidden states, as scikit-learn estimators that take hard or soft labels."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Not on first use: importing a module later would put it in the place of its namesake here.
+from probekit.probes.out_of_fold import out_of_fold
+
+if TYPE_CHECKING:
+    from probekit.probes.knn import KNNProbe
+    from probekit.probes.logistic import LogisticProbe
+    from probekit.probes.saving import load_probe
+    from probekit.probes.topofilter import TopoFilterProbe
+
+__all__ = ["KNNProbe", "LogisticProbe", "TopoFilterProbe", "load_probe", "out_of_fold"]
+
+# Imported on first use: scikit-learn alone takes a second, which `probekit --help` must not pay.
+_HOMES = {
+    "KNNProbe": "probekit.probes.knn",
+    "LogisticProbe": "probekit.probes.logistic",
+    "TopoFilterProbe": "probekit.probes.topofilter",
+    "load_probe": "probekit.probes.saving",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

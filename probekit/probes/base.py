@@ -1,0 +1,278 @@
+"""What every probe shares: labels as a matrix, checked input, the rule from P to a class."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import DataConversionWarning
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from probekit.errors import ProbeError, first_few
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["BaseProbe", "Training", "hard_labels", "label_matrix", "row_chunks"]
+
+ROW_SUM_TOLERANCE = 1e-3  # float16 probabilities of a dozen classes sum to 1 within this
+CHUNK_BYTES = 1 << 25
+
+
+class Training(NamedTuple):
+    """Checked training input: X (n, d), Y (n, C), weights and group numbers (n,) or None."""
+
+    X: NDArray[Any]
+    Y: NDArray[np.float64]
+    weight: NDArray[np.float64] | None
+    groups: NDArray[np.int64] | None
+
+
+def label_matrix(
+    y: ArrayLike, *, classes: ArrayLike | None = None
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Write labels as class probabilities.
+
+    Parameters
+    ----------
+    y
+        Hard labels (n,), numbers, booleans or strings; or P(second class) (n,), floats in [0, 1];
+        or class probabilities (n, C) whose rows sum to 1.
+    classes
+        Class of each column; by default the labels found, sorted, or 0 ... C - 1 for soft labels.
+
+    Returns
+    -------
+    classes (C,) and Y (n, C) float64, rows summing to 1.
+
+    Raises
+    ------
+    ProbeError
+        NaN, a probability outside [0, 1], continuous values, an unknown label, or one class only.
+    """
+    values = _as_array(y)
+    names = None if classes is None else np.asarray(classes)
+    if names is not None and (names.ndim != 1 or len(np.unique(names)) != len(names)):
+        raise ProbeError("classes must be a list of different class names.")
+    if values.ndim == 2 and values.shape[1] == 1:
+        warnings.warn(
+            "A column-vector y was passed when a 1d array was expected; pass y.ravel().",
+            DataConversionWarning,
+            stacklevel=2,
+        )
+        values = values.ravel()
+    if values.ndim not in (1, 2) or values.size == 0:
+        raise ProbeError(f"y should be a 1d array or (n, C) with rows, got shape {values.shape}.")
+    if values.ndim == 2:
+        names, Y = _soft_rows(values, names)
+    elif values.dtype.kind == "f" and np.all((values >= 0) & (values <= 1)):
+        second = values.astype(np.float64)
+        names, Y = _named(np.column_stack([1 - second, second]), names)
+    else:
+        names, Y = _hard_rows(values, names)
+    held = np.flatnonzero(Y.max(axis=0) > 0)
+    if len(held) < 2:
+        raise ProbeError(
+            f"y holds one class only ({names[held[0]]!s}); a probe needs rows of at least two "
+            "classes."
+        )
+    return names, Y
+
+
+def _as_array(y: ArrayLike) -> NDArray[Any]:
+    if y is None:
+        raise ProbeError("A probe requires y to be passed, but the target y is None.")
+    try:
+        values = np.asarray(y)
+        if values.dtype.kind == "O":
+            y = values.tolist()
+            values = np.asarray(y)
+    except ValueError as error:
+        raise ProbeError(f"y is not a rectangular array of labels: {error}.") from None
+    if values.dtype.kind == "U" and isinstance(y, list) and not all(isinstance(v, str) for v in y):
+        raise ProbeError("y mixes strings with other values; give one kind of label.")
+    if values.dtype.kind not in "biufU":
+        raise ProbeError(
+            f"y holds values of type {values.dtype}; allowed are numbers, booleans and strings."
+        )
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        rows = np.unique(np.nonzero(~np.isfinite(values))[0])
+        raise ProbeError(
+            f"Input y contains NaN or infinity in {len(rows)} rows (first: {first_few(rows)}); "
+            "leave these rows out."
+        )
+    return values
+
+
+def _named(
+    Y: NDArray[np.float64], classes: NDArray[Any] | None
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    if classes is None:
+        return np.arange(Y.shape[1]), Y
+    if len(classes) != Y.shape[1]:
+        raise ProbeError(f"y has {Y.shape[1]} classes but {len(classes)} class names were given.")
+    return classes, Y
+
+
+def _soft_rows(
+    values: NDArray[Any], classes: NDArray[Any] | None
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    if values.dtype.kind not in "biuf":
+        raise ProbeError("y with several columns must hold class probabilities, not strings.")
+    Y = values.astype(np.float64)
+    total = Y.sum(axis=1)
+    bad = np.flatnonzero((Y < 0).any(axis=1) | (np.abs(total - 1) > ROW_SUM_TOLERANCE))
+    if len(bad):
+        raise ProbeError(
+            f"y holds {len(bad)} rows that are no class probabilities (first: {first_few(bad)}); "
+            "each row must lie in [0, 1] and sum to 1."
+        )
+    return _named(Y / total[:, None], classes)
+
+
+def _hard_rows(
+    values: NDArray[Any], classes: NDArray[Any] | None
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    if values.dtype.kind == "f":
+        broken = np.flatnonzero(values != np.rint(values))
+        if len(broken):
+            outside = np.flatnonzero((values < 0) | (values > 1))
+            raise ProbeError(
+                f"Unknown label type: continuous. y must hold class labels or probabilities in "
+                f"[0, 1], got {values[outside[0]]:g} in row {outside[0]}."
+            )
+    found, column = np.unique(values, return_inverse=True)
+    if classes is None:
+        classes = found
+    else:
+        place = {name: i for i, name in enumerate(classes.tolist())}
+        unknown = [name for name in found.tolist() if name not in place]
+        if unknown:
+            raise ProbeError(
+                f"y holds {first_few(unknown)}, which is none of the classes "
+                f"{first_few(classes.tolist(), 10)}."
+            )
+        column = np.array([place[name] for name in found.tolist()])[column]
+    Y = np.zeros((len(values), len(classes)))
+    Y[np.arange(len(values)), column.ravel()] = 1
+    return classes, Y
+
+
+def hard_labels(Y: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Return each row's most probable column (n,); ties go to the first, so 0.5 is class 0."""
+    return np.asarray(np.argmax(Y, axis=1), dtype=np.int64)
+
+
+def row_chunks(n: int, row_bytes: int, budget: int = CHUNK_BYTES) -> Iterator[slice]:
+    """Cut ``n`` rows into slices of about ``budget`` bytes."""
+    step = max(1, budget // max(1, row_bytes))
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
+class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+    """Base of all probes: a scikit-learn classifier that also takes soft labels.
+
+    A subclass gives ``fit(X, y, sample_weight=None, groups=None)``, which begins with
+    ``_check_fit``; ``predict_proba(X)``, which begins with ``_check_predict``; and ``_arrays`` with
+    ``_restore``, which carry what ``fit`` learned to disk and back.
+    """
+
+    classes_: NDArray[Any]
+    n_features_in_: int
+    oof_proba_: NDArray[np.float64]
+
+    def _check_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Training:
+        """Check everything that ``fit`` gets; sets ``classes_`` and ``n_features_in_``."""
+        if y is None:
+            raise ProbeError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None."
+            )
+        X = self._check_states(X, reset=True)
+        classes, Y = label_matrix(y)
+        n = len(X)
+        if len(Y) != n:
+            raise ProbeError(f"X has {n} rows but y has {len(Y)}; they must be the same rows.")
+        weight = None if sample_weight is None else _check_weight(sample_weight, Y)
+        numbers = None if groups is None else _check_groups(groups, n)
+        self.classes_ = classes
+        return Training(X, Y, weight, numbers)
+
+    def _check_predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Check the states of new rows against those the probe was fitted on."""
+        check_is_fitted(self)
+        return self._check_states(X, reset=False)
+
+    def _check_states(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
+        if getattr(X, "dtype", None) == np.float16:
+            X = np.asarray(X, dtype=np.float32)
+        states: NDArray[Any] = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,
+            ensure_min_samples=2 if reset else 1,
+        )
+        bad: list[int] = []
+        for rows in row_chunks(len(states), states.shape[1]):
+            finite = np.isfinite(states[rows]).all(axis=1)
+            bad += (np.flatnonzero(~finite) + rows.start).tolist()
+        if bad:
+            raise ProbeError(
+                f"X contains NaN or inf in {len(bad)} of {len(states)} rows "
+                f"(first: {first_few(bad)}); leave these rows out or extract them again in float32."
+            )
+        return states
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return class probabilities (n, C) of new rows X (n, d), columns as in ``classes_``."""
+        raise NotImplementedError
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Return the most probable class of each new row (n,); ties go to the smaller class."""
+        proba = self.predict_proba(X)
+        return self.classes_[hard_labels(proba)]
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything learned, except ``classes_``, by name."""
+        raise NotImplementedError
+
+    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Take back what ``_arrays`` gave; parameters and ``classes_`` are set already."""
+        raise NotImplementedError
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
+        """Write the fitted probe to ``folder`` as ``probe.json`` and ``probe.safetensors``."""
+        from probekit.probes.saving import save_probe
+
+        save_probe(self, folder, overwrite=overwrite)
+        return self
+
+
+def _check_weight(sample_weight: ArrayLike, Y: NDArray[np.float64]) -> NDArray[np.float64]:
+    weight = np.asarray(sample_weight, dtype=np.float64)
+    if weight.shape != (len(Y),):
+        raise ProbeError(f"sample_weight must have shape ({len(Y)},), got {weight.shape}.")
+    if not (np.isfinite(weight) & (weight >= 0)).all():
+        raise ProbeError("sample_weight must hold finite numbers of at least 0.")
+    if np.count_nonzero(weight @ Y) < 2:
+        raise ProbeError("sample_weight leaves rows of one class only; at least two are needed.")
+    return weight
+
+
+def _check_groups(groups: ArrayLike, n: int) -> NDArray[np.int64]:
+    values = np.asarray(groups)
+    if values.shape != (n,):
+        raise ProbeError(f"groups must have shape ({n},), one group per row, got {values.shape}.")
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
