@@ -1,8 +1,8 @@
-"""What every benchmark shares: the machine, fair timing, peak memory, and one JSON line per result."""
+"""What benchmarks share: the machine, fair timing, peak memory, one JSON line per result."""
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import importlib.metadata
 import json
 import os
@@ -68,7 +68,7 @@ def _gpus() -> list[str]:
 def interleaved(
     fns: Mapping[str, Callable[[], Any]], runs: int = 5, *, warmup: int = 1
 ) -> dict[str, float]:
-    """Median seconds of each function, run in turn, so that a busy minute hits all of them alike."""
+    """Median seconds of each function, run in turn: a busy minute hits all of them alike."""
     times: dict[str, list[float]] = {name: [] for name in fns}
     for turn in range(warmup + runs):
         for name, fn in fns.items():
@@ -105,7 +105,7 @@ def record(name: str, row: Mapping[str, Any]) -> Path:
     """Append ``row`` with the hardware and the date to ``benchmarks/results/<name>.jsonl``."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.jsonl"
-    when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%MZ")
+    when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%MZ")
     line = json.dumps({**row, "when": when, "hardware": hardware()}, ensure_ascii=False)
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
