@@ -1,0 +1,152 @@
+"""What the store's writer asks of the file system: one writer, space set aside, whole files."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from probekit.activations.layout import human_bytes
+from probekit.errors import StoreError
+
+__all__ = [
+    "full_disk_told",
+    "lock",
+    "move_into_place",
+    "new_file",
+    "open_to_write",
+    "reserve",
+    "sync",
+    "temporary_name",
+    "write_at",
+]
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNSUPPORTED = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def open_to_write(path: Path, *, create: bool = False) -> BinaryIO:
+    """Open a file without a buffer of its own, for reading and writing."""
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be opened for writing: {error.strerror}.") from None
+    return cast(BinaryIO, os.fdopen(handle, "r+b", buffering=0))
+
+
+def lock(file: BinaryIO, path: Path, *, shown: Path) -> None:
+    """Take the one lock of a store's writer, which the system gives back when the process ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreError(
+            f"{shown} is being written by another process (or held open by a program that locks "
+            "it); wait until that has ended, or name another output."
+        ) from None
+    except OSError as error:
+        # Some network file systems have no locks; one writer is then the user's care, as in HDF5.
+        if error.errno not in UNSUPPORTED:
+            raise
+    # Between opening and locking, the process that held the lock may have moved the file away.
+    if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+        raise StoreError(f"{shown} was replaced by another process just now; run this again.")
+
+
+def temporary_name(path: Path) -> Path:
+    """Name a file while it is made; always the same one, so that the next run clears it away."""
+    return path.with_name(f".{path.name}.new")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """Give an empty, locked file beside ``path`` and its name; both vanish if the block fails.
+
+    The file stays open and locked after the block, which moves it into place itself.
+    """
+    temporary = temporary_name(path)
+    file = open_to_write(temporary, create=True)
+    try:
+        lock(file, temporary, shown=path)
+        try:
+            file.truncate(0)  # a kill may have left anything here, and much of it
+            yield file, temporary
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except BaseException:
+        file.close()
+        raise
+
+
+def move_into_place(file: BinaryIO, temporary: Path, path: Path) -> None:
+    """Give a finished file its name; a power cut leaves the old file or the new one there."""
+    os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Have the file system set ``size`` bytes aside, or raise its OSError (full, over a limit)."""
+    allocate: Callable[[int, int, int], None] | None = getattr(os, "posix_fallocate", None)
+    if allocate is not None:
+        try:
+            allocate(file.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+    # No such call here (macOS, some network file systems): ask for the free space instead.
+    missing = size - os.fstat(file.fileno()).st_size
+    free = os.fstatvfs(file.fileno())
+    if missing > free.f_bavail * free.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if missing > 0:
+        file.truncate(size)
+
+
+@contextmanager
+def full_disk_told(path: Path, needed: int, *, advice: str = "") -> Iterator[None]:
+    """Turn a full disk, quota or size limit into one sentence: what was needed, what there is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if error.errno == errno.EDQUOT:
+            have = "your quota on its disk is less; free some space"
+        elif error.errno == errno.ENOSPC:
+            have = f"{human_bytes(_free_bytes(path))} are free on its disk; free some space"
+        elif limit != resource.RLIM_INFINITY:
+            have = f"a file may have {human_bytes(limit)} here (ulimit -f); raise that limit"
+        else:
+            have = "its file system takes no file of that size; choose another one"
+        advice = advice or "or store fewer layers or a smaller dtype"
+        raise StoreError(f"{path} needs {human_bytes(needed)}, but {have}, {advice}.") from None
+
+
+def _free_bytes(path: Path) -> int:
+    free = os.statvfs(path.parent)
+    return free.f_bavail * free.f_frsize
+
+
+def write_at(file: BinaryIO, data: memoryview, offset: int) -> None:
+    """Write all of ``data`` at ``offset``; unlike a map, a write on a full disk can be refused."""
+    while len(data):
+        written = os.pwrite(file.fileno(), data, offset)
+        data, offset = data[written:], offset + written
+
+
+def sync(file: BinaryIO) -> None:
+    """Wait until what was written is on the disk."""
+    getattr(os, "fdatasync", os.fsync)(file.fileno())

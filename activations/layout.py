@@ -1,0 +1,238 @@
+"""The activation store's layout on disk, version 1: names, dtypes, header (docs/format.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from probekit.errors import NotAStoreError, StoreError
+
+__all__ = [
+    "FORMAT",
+    "ROW_COLUMNS",
+    "STORE_DTYPES",
+    "VERSION",
+    "Header",
+    "LayerInfo",
+    "damaged",
+    "human_bytes",
+    "open_hdf5",
+    "read_header",
+    "read_strings",
+    "spec_json",
+    "widen",
+]
+
+Array: TypeAlias = npt.NDArray[Any]
+
+FORMAT = "probekit-activations"
+VERSION = 1
+
+# Name of a layer's dtype -> how its numbers lie on disk; HDF5 has no bfloat16, bits are kept.
+STORE_DTYPES: dict[str, np.dtype[Any]] = {
+    "bfloat16": np.dtype("<u2"),
+    "float16": np.dtype("<f2"),
+    "float32": np.dtype("<f4"),
+}
+
+# /rows/<name> -> dtype kind and item size; the size of an id is that of the longest one.
+ROW_COLUMNS = {
+    "done": ("u", 1),
+    "id": ("S", None),
+    "n_tokens": ("i", 4),
+    "text_hash": ("S", 16),
+    "truncated": ("u", 1),
+}
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """Where one layer's (n, width) states lie; ``offset`` is None where they cannot be mapped."""
+
+    dtype: str
+    width: int
+    offset: int | None
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a store says about itself."""
+
+    spec: dict[str, Any]
+    rows_fingerprint: str
+    source: str | None
+    complete: bool
+    n_rows: int
+    layers: dict[int, LayerInfo]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over spec, rows and completeness: equal for equal extractions."""
+        text = "\x1f".join([spec_json(self.spec), self.rows_fingerprint, str(int(self.complete))])
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def spec_json(spec: Mapping[str, Any]) -> str:
+    """Write a spec as the one JSON text that equal specs share."""
+    return json.dumps(spec, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def human_bytes(count: int) -> str:
+    """Write a number of bytes for people: ``1.2 GB``."""
+    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        units.pop(0)
+    return f"{count} bytes" if units[0] == "bytes" else f"{value:.1f} {units[0]}"
+
+
+def widen(raw: Array, out: Array) -> None:
+    """Copy stored numbers into ``out`` of a float dtype.
+
+    uint16 holds the bits of bfloat16, which are the upper half of a float32.
+    """
+    if raw.dtype != np.uint16:
+        out[...] = raw
+    elif out.dtype == np.float32:
+        bits = out.view(np.uint32)
+        bits[...] = raw
+        bits <<= 16
+    else:
+        single = np.empty(raw.shape, np.float32)
+        widen(raw, single)
+        out[...] = single
+
+
+@contextmanager
+def damaged(path: Path) -> Iterator[None]:
+    """Turn whatever HDF5 and NumPy raise on a damaged file into one sentence."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+        # h5py gives HDF5's failures as any of these; its text names the spot for a bug report.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NotAStoreError(
+            f"{path} is damaged or cut off and cannot be read ({reason.rstrip('.')}); "
+            "restore it from a copy or extract it again with --overwrite."
+        ) from error
+
+
+def open_hdf5(path: Path, stream: BinaryIO | None = None) -> h5py.File:
+    """Open an HDF5 file for reading, without a lock, or say in one sentence why that cannot be.
+
+    ``stream`` is the file where it is open already.
+    """
+    if path.is_dir():
+        raise NotAStoreError(f"{path} is a folder, not an activation store; name a file.")
+    if not path.exists():
+        raise NotAStoreError(f"{path} does not exist; make it with `probekit extract`.")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}.") from None
+    if empty:
+        raise NotAStoreError(f"{path} is empty; make it with `probekit extract`.")
+    if not h5py.is_hdf5(str(path)):
+        raise NotAStoreError(
+            f"{path} is no HDF5 file, so no activation store; make one with `probekit extract`."
+        )
+    with damaged(path):
+        if stream is not None:
+            return h5py.File(stream, "r")
+        return h5py.File(path, "r", locking=False)
+
+
+def read_header(file: h5py.File, path: Path) -> Header:
+    """Read and check everything but the numbers; ``path`` is for messages.
+
+    Raises
+    ------
+    NotAStoreError
+        Where the file is another HDF5 file, a newer version, or damaged.
+    """
+    with damaged(path):
+        found = file.attrs.get("format")
+        if found != FORMAT:
+            raise NotAStoreError(
+                f"{path} is an HDF5 file but no activation store: its root attribute 'format' is "
+                f"{found!r}, not {FORMAT!r}; make one with `probekit extract`."
+            )
+        version = int(file.attrs["version"])
+        if version != VERSION:
+            raise NotAStoreError(
+                f"{path} has version {version} of the store format and this probekit reads "
+                f"version {VERSION}; install a newer probekit."
+            )
+        size = path.stat().st_size
+        n_rows = _check_rows(file["rows"], size)
+        spec = json.loads(file.attrs["spec"])
+        if not isinstance(spec, dict):
+            raise ValueError("its spec is no JSON object")
+        source = file.attrs.get("source")
+        return Header(
+            spec=spec,
+            rows_fingerprint=str(file.attrs["rows_fingerprint"]),
+            source=None if source is None else str(source),
+            complete=bool(file.attrs["complete"]),
+            n_rows=n_rows,
+            layers=_read_layers(file["layers"], n_rows, size),
+        )
+
+
+def read_strings(file: h5py.File, name: str, path: Path) -> list[str]:
+    """Read ``/rows/<name>`` as n strings."""
+    with damaged(path):
+        return [value.decode("utf-8", "surrogatepass") for value in file["rows"][name][:].tolist()]
+
+
+def _check_rows(group: h5py.Group, size: int) -> int:
+    n_rows = len(group["id"])
+    for name, (kind, itemsize) in ROW_COLUMNS.items():
+        data = group[name]
+        if data.shape != (n_rows,) or n_rows == 0:
+            raise ValueError(f"/rows/{name} has the shape {data.shape}, /rows/id ({n_rows},)")
+        if data.dtype.kind != kind or (itemsize and data.dtype.itemsize != itemsize):
+            raise ValueError(f"/rows/{name} has the dtype {data.dtype}")
+        _check_extent(data, size)
+    return n_rows
+
+
+def _read_layers(group: h5py.Group, n_rows: int, size: int) -> dict[int, LayerInfo]:
+    layers = {}
+    for name in sorted(group, key=int):
+        data = group[name]
+        if data.ndim != 2 or data.shape[0] != n_rows:
+            raise ValueError(f"/layers/{name} has the shape {data.shape} for {n_rows} rows")
+        marked = data.attrs.get("dtype")
+        dtype = str(marked) if data.dtype == np.uint16 else str(data.dtype)
+        if STORE_DTYPES.get(dtype) != data.dtype:
+            raise ValueError(f"/layers/{name} has the dtype {data.dtype.str}, marked {marked!r}")
+        offset = _check_extent(data, size)
+        layers[int(name)] = LayerInfo(dtype=dtype, width=data.shape[1], offset=offset)
+    if not layers:
+        raise ValueError("it holds no layers")
+    return layers
+
+
+def _check_extent(data: h5py.Dataset, size: int) -> int | None:
+    """Offset of a data set that lies in one piece, checked against the file's size, else None."""
+    offset = data.id.get_offset()
+    if data.chunks is not None or offset is None or data.external:
+        return None
+    end = offset + data.size * data.dtype.itemsize
+    if end > size:
+        raise ValueError(f"{data.name} ends at byte {end}, the file at {size}")
+    # Maps of foreign files may start anywhere; numbers that are not aligned are read, not mapped.
+    return int(offset) if offset % data.dtype.itemsize == 0 else None

@@ -1,0 +1,168 @@
+"""Create a store: every name and attribute, and room for every row, before the first is known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from probekit.activations.disk import full_disk_told, move_into_place, new_file, reserve
+from probekit.activations.layout import FORMAT, STORE_DTYPES, VERSION, spec_json
+from probekit.data import rows_fingerprint
+from probekit.errors import DataError, UsageError, first_few
+
+__all__ = ["HDF5_OPTIONS", "Plan", "create_store", "portable_source"]
+
+# Superblock 0 carries no mark "open for writing", so a killed writer's file opens again. Data sets
+# begin at multiples of 64 bytes (a cache line), so that a map of them is aligned for any reader.
+HDF5_OPTIONS = {
+    "libver": ("earliest", "v108"),
+    "alignment_threshold": 1,
+    "alignment_interval": 64,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a store is to hold."""
+
+    spec: dict[str, Any]
+    """What makes the states, as JSON types."""
+    ids: Sequence[str]
+    """n ids, unique."""
+    hashes: Sequence[str]
+    """n text hashes."""
+    widths: dict[int, int]
+    """Layer number to width of its states."""
+    store_dtype: str
+    """One of ``STORE_DTYPES``."""
+    source: str | None = None
+    """Where the rows came from."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be stored."""
+        if not len(self.ids):
+            raise DataError("There are no rows to store.")
+        if len(self.ids) != len(self.hashes):
+            raise UsageError(f"{len(self.ids)} ids and {len(self.hashes)} text hashes were given.")
+        if not self.widths:
+            raise UsageError("No layer was asked for; name at least one.")
+        if self.store_dtype not in STORE_DTYPES:
+            allowed = ", ".join(STORE_DTYPES)
+            raise UsageError(f"A store's dtype is one of {allowed}, not {self.store_dtype!r}.")
+        ending = [i for i in self.ids if i.endswith("\0")]
+        if ending:
+            raise DataError(
+                f"{len(ending)} ids end with a NUL character (ids {first_few(ending)}), which "
+                "HDF5 cannot keep; rename them."
+            )
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """How the states lie on disk."""
+        return STORE_DTYPES[self.store_dtype]
+
+    @property
+    def rows_fingerprint(self) -> str:
+        """Fingerprint of ids and text hashes."""
+        return rows_fingerprint(self.ids, self.hashes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk, some kB more than are needed."""
+        longest = max(len(_encode(i)) for i in self.ids)
+        per_row = sum(self.widths.values()) * self.dtype.itemsize + longest + 16 + 4 + 1 + 1
+        names = 4 * len(spec_json(self.spec)) + 4096 * (len(self.widths) + 8)
+        return len(self.ids) * per_row + names
+
+
+def create_store(path: Path, plan: Plan) -> BinaryIO:
+    """Make the whole file beside ``path`` and move it there; it comes back open and locked.
+
+    Raises
+    ------
+    StoreError
+        Where there is no room for it or another process writes it; nothing is left behind.
+    """
+    with new_file(path) as (file, temporary):
+        with full_disk_told(path, plan.nbytes):
+            try:
+                # HDF5 must not be the one to find the disk full: it leaves its file half open.
+                reserve(file, plan.nbytes)
+                file.truncate(0)
+                _write_skeleton(file, plan, path.parent)
+                reserve(file, os.fstat(file.fileno()).st_size)
+            except BaseException:
+                file.truncate(0)  # give back what was had, so that the sentence tells what is free
+                raise
+        move_into_place(file, temporary, path)
+    return file
+
+
+def _write_skeleton(file: BinaryIO, plan: Plan, folder: Path) -> None:
+    n = len(plan.ids)
+    ids = [_encode(i) for i in plan.ids]
+    columns = {
+        "id": np.array(ids, h5py.string_dtype("utf-8", max(map(len, ids)))),
+        "text_hash": np.array([h.encode("ascii") for h in plan.hashes], "S16"),
+        "n_tokens": np.zeros(n, "<i4"),
+        "truncated": np.zeros(n, "u1"),
+        "done": np.zeros(n, "u1"),
+    }
+    with h5py.File(file, "w", **HDF5_OPTIONS) as store:
+        write_attributes(store, plan, folder)
+        for name, values in columns.items():
+            _in_one_piece(store, f"rows/{name}", values.shape, values.dtype)[...] = values
+        for layer, width in sorted(plan.widths.items()):
+            data = _in_one_piece(store, f"layers/{layer}", (n, width), plan.dtype)
+            if plan.store_dtype == "bfloat16":
+                data.attrs["dtype"] = "bfloat16"
+
+
+def write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
+    """Write the root attributes of an incomplete store."""
+    store.attrs["format"] = FORMAT
+    store.attrs["version"] = np.int32(VERSION)
+    # Strings of variable length lie outside the header, which holds 64 kB; templates may be long.
+    store.attrs["spec"] = spec_json(plan.spec)
+    store.attrs["rows_fingerprint"] = plan.rows_fingerprint
+    if plan.source is not None:
+        store.attrs["source"] = portable_source(plan.source, folder)
+    store.attrs["complete"] = np.bool_(False)
+
+
+def _in_one_piece(
+    store: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> h5py.Dataset:
+    """Make a contiguous data set whose place is fixed now; not filled: zeros cost a second pass."""
+    options = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    options.set_layout(h5py.h5d.CONTIGUOUS)
+    options.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    options.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    return store.create_dataset(name, shape, dtype, dcpl=options)
+
+
+def portable_source(source: str, folder: Path) -> str:
+    """Name the rows without this machine's paths: relative to ``folder`` if inside, else the name.
+
+    What is no path here (a task, ``hf:…``) stays as it is.
+    """
+    path = Path(source)
+    if path.exists():
+        resolved, home = path.resolve(), folder.resolve()
+        source = (
+            resolved.relative_to(home).as_posix()
+            if resolved.is_relative_to(home)
+            else resolved.name
+        )
+    # A file name need not be UTF-8; the attribute must be.
+    return source.encode("utf-8", "replace").decode("utf-8")
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,295 @@
+"""Read a store: one layer as an array, some rows of it, or batches larger than memory."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from probekit.activations.layout import (
+    Array,
+    LayerInfo,
+    damaged,
+    open_hdf5,
+    read_header,
+    read_strings,
+    widen,
+)
+from probekit.errors import IncompleteStoreError, StoreError, UsageError
+
+__all__ = ["ActivationStore"]
+
+Selection: TypeAlias = "slice | Array | list[int]"
+
+BLOCK_BYTES = 1 << 23
+READ_DTYPES = ("float16", "float32", "float64")
+
+
+class ActivationStore:
+    """A frozen model's hidden states of n rows, read layer by layer (docs/format.md).
+
+    Opening reads the header only; a layer is read when it is asked for, and mapped where it can be.
+
+    Parameters
+    ----------
+    path
+        The file that ``probekit extract`` wrote.
+    allow_incomplete
+        Also open a store whose extraction has not finished; see ``done``.
+
+    Attributes
+    ----------
+    layers
+        Numbers of the stored layers, as in ``hidden_states``: 0 is the embeddings.
+    spec
+        What made the states: model, layers, pooling, …
+    complete
+        Whether every row is done.
+    fingerprint
+        16 hex digits that tell this extraction from any other.
+    rows_fingerprint
+        16 hex digits over ids and text hashes.
+    source
+        Where the rows came from, if that was said.
+
+    Raises
+    ------
+    NotAStoreError
+        Where the file is missing, damaged, of a newer version or of another kind.
+    IncompleteStoreError
+        Where the extraction has not finished, unless ``allow_incomplete``.
+    """
+
+    def __init__(self, path: str | Path, *, allow_incomplete: bool = False) -> None:
+        self.path = Path(path)
+        self._file = open_hdf5(self.path)
+        try:
+            header = read_header(self._file, self.path)
+            self.spec = header.spec
+            self.complete = header.complete
+            self.source = header.source
+            self.rows_fingerprint = header.rows_fingerprint
+            self.fingerprint = header.fingerprint
+            self.layers = list(header.layers)
+            self._n_rows = header.n_rows
+            self._layers = header.layers
+            self._maps: dict[int, Array] = {}
+            if not (header.complete or allow_incomplete):
+                raise IncompleteStoreError(
+                    f"{self.path} is incomplete: {int(self.done.sum())} of {len(self)} rows are "
+                    "done; run the same extract command again to finish it."
+                )
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def __repr__(self) -> str:
+        return f"ActivationStore({str(self.path)!r}, rows={len(self)}, layers={self.layers})"
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """N row ids."""
+        return read_strings(self._open(), "id", self.path)
+
+    @cached_property
+    def hashes(self) -> list[str]:
+        """N text hashes, 16 hex digits each."""
+        return read_strings(self._open(), "text_hash", self.path)
+
+    @cached_property
+    def n_tokens(self) -> Array:
+        """(n,) int32, tokens that the model read of each row."""
+        return self._column("n_tokens")
+
+    @cached_property
+    def truncated(self) -> Array:
+        """(n,) bool, rows whose text was longer than the model read."""
+        return self._column("truncated").astype(bool)
+
+    @cached_property
+    def done(self) -> Array:
+        """(n,) bool, rows whose states are stored; the others' states mean nothing."""
+        return self._column("done").astype(bool)
+
+    def info(self, layer: int | None = None) -> LayerInfo:
+        """Dtype, width and place of a layer.
+
+        Raises
+        ------
+        UsageError
+            Where it is not stored, or is left out and several are.
+        """
+        return self._layers[self._choose(layer)]
+
+    def layer(self, layer: int | None = None, *, dtype: str | None = "float32") -> Array:
+        """All states of one layer, (n, width).
+
+        What is stored in ``dtype`` comes as a read-only memory map; else it is converted block by
+        block, so that no more than the result is held in memory. ``dtype=None`` gives what is
+        stored: for bfloat16 its bits, as uint16. ``layer`` may be left out where only one is
+        stored.
+        """
+        layer = self._choose(layer)
+        raw = self._raw(layer)
+        if dtype is None or dtype == self._layers[layer].dtype:
+            return raw if isinstance(raw, np.ndarray) else self._slice(layer, 0, len(self))
+        if dtype not in READ_DTYPES:
+            raise UsageError(
+                f"States can be read as {', '.join(READ_DTYPES)}, or as {self._layers[layer].dtype}"
+                f" as they are stored, not as {dtype!r}."
+            )
+        out = np.empty((len(self), self._layers[layer].width), dtype)
+        for start, block in self._blocks(layer):
+            widen(block, out[start : start + len(block)])
+        return out
+
+    def read(self, layer: int | None, rows: Selection) -> Array:
+        """States of some rows, float32; ``rows`` is a slice, row numbers or a (n,) boolean mask.
+
+        A slice of a float32 layer is a view of its map; anything else is a copy.
+        """
+        layer = self._choose(layer)
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step != 1:
+                return self._gather(layer, np.arange(start, stop, step))
+            return _single(self._slice(layer, start, max(start, stop)))
+        return self._gather(layer, self._numbers(rows))
+
+    def batches(
+        self,
+        layer: int | None = None,
+        batch_size: int = 1024,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+    ) -> Iterator[tuple[Array, Array]]:
+        """Row numbers (b,) and their states (b, width) float32, batch by batch, every row once.
+
+        Only rows that are done take part. Memory is one batch, however large the layer.
+        """
+        layer = self._choose(layer)
+        if operator.index(batch_size) < 1:
+            raise UsageError(f"A batch has at least one row, not {batch_size}.")
+        order = np.flatnonzero(self.done) if not self.complete else np.arange(len(self))
+        if shuffle:
+            order = np.random.default_rng(seed).permutation(order)
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            yield rows, self._gather(layer, rows)
+
+    def close(self) -> None:
+        """Close the file; arrays that were read, maps too, stay usable."""
+        self._file.close()
+
+    def __enter__(self) -> ActivationStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _choose(self, layer: int | None) -> int:
+        stored = ", ".join(map(str, self.layers))
+        if layer is None:
+            if len(self.layers) > 1:
+                raise UsageError(
+                    f"{self.path} holds the layers {stored}; say which with --layer (layer=)."
+                )
+            return self.layers[0]
+        if layer not in self._layers:
+            raise UsageError(f"{self.path} holds no layer {layer}; it holds {stored}.")
+        return int(layer)
+
+    def _open(self) -> Any:
+        if not self._file:
+            raise StoreError(f"{self.path} was closed; open it again to read more of it.")
+        return self._file
+
+    def _column(self, name: str) -> Array:
+        file = self._open()
+        with damaged(self.path):
+            values: Array = file["rows"][name][...]
+            return values
+
+    def _raw(self, layer: int) -> Any:
+        """The stored numbers: a read-only map, or the HDF5 data set where there can be none."""
+        if layer in self._maps:
+            return self._maps[layer]
+        data = self._open()["layers"][str(layer)]
+        place = self._layers[layer].offset
+        if place is None or data.size == 0:
+            return data
+        # Through HDF5's own handle: the name may lead to another file by now.
+        with open(data.file.id.get_vfd_handle(), "rb", closefd=False) as raw, damaged(self.path):
+            mapped = np.memmap(raw, data.dtype, "r", offset=place, shape=data.shape)
+        self._maps[layer] = np.asarray(mapped)
+        return self._maps[layer]
+
+    def _slice(self, layer: int, start: int, stop: int) -> Array:
+        with damaged(self.path):
+            block: Array = self._raw(layer)[start:stop]
+            return block
+
+    def _blocks(self, layer: int) -> Iterator[tuple[int, Array]]:
+        """Stored numbers from the first row to the last, in blocks of some megabytes."""
+        raw, row_bytes = self._raw(layer), self._layers[layer].width * 4
+        size = max(1, BLOCK_BYTES // max(1, row_bytes))
+        if (chunks := getattr(raw, "chunks", None)) is not None:
+            size = -(-size // chunks[0]) * chunks[0]  # whole chunks: each is unpacked once
+        for start in range(0, len(self), size):
+            yield start, self._slice(layer, start, min(start + size, len(self)))
+
+    def _gather(self, layer: int, rows: Array) -> Array:
+        """States of ``rows`` in their order, read in the order of the file."""
+        raw = self._raw(layer)
+        order = np.argsort(rows, kind="stable")
+        out = np.empty((len(rows), self._layers[layer].width), np.float32)
+        if isinstance(raw, np.ndarray):
+            out[order] = _single(raw[rows[order]])
+            return out
+        step = raw.chunks[0] if raw.chunks is not None else len(self)
+        chunk_of = rows[order] // step
+        for chunk in np.unique(chunk_of).tolist():
+            these = order[chunk_of == chunk]
+            first, last = int(rows[these].min()), int(rows[these].max())
+            out[these] = _single(self._slice(layer, first, last + 1)[rows[these] - first])
+        return out
+
+    def _numbers(self, rows: Any) -> Array:
+        rows = np.asarray(rows)
+        if rows.dtype == bool and rows.shape == (len(self),):
+            return np.flatnonzero(rows)
+        if rows.size == 0:
+            return np.zeros(0, np.int64)
+        if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+            raise UsageError(
+                f"Rows are a slice, a list of numbers or a mask of {len(self)} booleans, not an "
+                f"array of shape {rows.shape} and dtype {rows.dtype}."
+            )
+        rows = rows.astype(np.int64)
+        outside = rows[(rows < -len(self)) | (rows >= len(self))]
+        if len(outside):
+            raise UsageError(
+                f"{self.path} has {len(self)} rows, numbered from 0; row {outside[0]} is none."
+            )
+        numbers: Array = np.where(rows < 0, rows + len(self), rows)
+        return numbers
+
+
+def _single(raw: Array) -> Array:
+    """Stored numbers as float32; what is float32 already is not copied."""
+    if raw.dtype == np.float32:
+        return raw
+    out = np.empty(raw.shape, np.float32)
+    widen(raw, out)
+    return out

@@ -1,0 +1,309 @@
+"""Write a store row by row, in any order; a kill at any moment loses little and harms nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, cast
+
+import h5py
+import numpy as np
+
+from probekit.activations.compression import check_compression, compress_store
+from probekit.activations.disk import (
+    full_disk_told,
+    lock,
+    open_to_write,
+    reserve,
+    sync,
+    temporary_name,
+    write_at,
+)
+from probekit.activations.layout import (
+    Array,
+    Header,
+    damaged,
+    open_hdf5,
+    read_header,
+    read_strings,
+    spec_json,
+)
+from probekit.activations.skeleton import Plan, create_store
+from probekit.activations.staleness import rows_difference, spec_difference
+from probekit.errors import (
+    DataError,
+    NotAStoreError,
+    OutputExistsError,
+    StaleStoreError,
+    StoreError,
+    UsageError,
+)
+
+__all__ = ["StoreWriter"]
+
+# Row columns are written in pieces of so many rows, and only the pieces that changed.
+PIECE = 4096
+
+
+class StoreWriter:
+    """Writes one store; made by :meth:`open`.
+
+    Rows go to the file as they come. :meth:`flush` waits until they are on the disk and only then
+    marks them done, so what is marked done is right after ``kill -9`` and after a power cut.
+
+    Attributes
+    ----------
+    done
+        (n,) bool, rows that are stored for good.
+    complete
+        Whether the store is finished.
+    """
+
+    def __init__(self, file: BinaryIO, path: Path, plan: Plan, compression: str | None) -> None:
+        self.path = path
+        self._file = file
+        self._plan = plan
+        self._compression = compression
+        self._pending: list[Array] = []
+        with open_hdf5(path, file) as store:
+            header = read_header(store, path)
+            columns = {name: store["rows"][name] for name in ("n_tokens", "truncated", "done")}
+            with damaged(path):
+                self._columns: dict[str, Array] = {k: data[...] for k, data in columns.items()}
+                self._places = {k: data.id.get_offset() for k, data in columns.items()}
+        self.complete = header.complete
+        self._layers = header.layers
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        spec: Mapping[str, Any],
+        ids: Sequence[str],
+        hashes: Sequence[str],
+        widths: Mapping[int, int],
+        store_dtype: str,
+        source: str | None = None,
+        overwrite: bool = False,
+        compression: str | None = None,
+    ) -> StoreWriter:
+        """Create a store with room for all rows, or resume the one that the same call began.
+
+        Parameters
+        ----------
+        spec
+            What makes the states (JSON types); a store with another spec is stale.
+        ids, hashes
+            n row ids and text hashes, in order.
+        widths
+            Layer number to width of its states.
+        store_dtype
+            ``float16``, ``float32`` or ``bfloat16``.
+        source
+            Where the rows came from; paths are made relative to the store or cut to the name.
+        overwrite
+            Replace whatever else stands at ``path``. A begun store of the same spec and rows is
+            resumed all the same: its rows would come out as they are.
+        compression
+            ``gzip`` or ``lzf``: :meth:`finish` packs the file, which then cannot be mapped.
+
+        Raises
+        ------
+        StoreError
+            Where there is no room, or another process writes this store.
+        StaleStoreError
+            Where the file was made from other rows or another spec.
+        OutputExistsError
+            Where another kind of file stands at ``path``.
+        """
+        check_compression(compression)
+        # A link to a bigger disk stays one: what it leads to is written and replaced.
+        path = Path(os.path.realpath(path))
+        widths = {int(layer): int(width) for layer, width in sorted(widths.items())}
+        plan = Plan(json.loads(spec_json(spec)), ids, hashes, widths, store_dtype, source)
+        if not path.parent.is_dir():
+            raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")
+        if path.exists() and not path.is_file():
+            raise OutputExistsError(f"{path} is no plain file; name a file to write.")
+        old = open_to_write(path) if path.exists() else None
+        try:
+            if old is not None:
+                lock(old, path, shown=path)
+                if _goes_on(old, path, plan, overwrite=overwrite):
+                    # Nobody else writes this store, so this is what a killed run left half made.
+                    temporary_name(path).unlink(missing_ok=True)
+                    writer = cls(old, path, plan, compression)
+                    old = None
+                    return writer
+            return cls(create_store(path, plan), path, plan, compression)
+        finally:
+            if old is not None:
+                old.close()
+
+    @property
+    def done(self) -> Array:
+        """(n,) bool: rows that are stored for good."""
+        return self._columns["done"].astype(bool)
+
+    def write(
+        self, rows: Array, states: Mapping[int, Array], n_tokens: Array, truncated: Array
+    ) -> None:
+        """Store the states of ``rows``; they count as done after the next :meth:`flush`.
+
+        Parameters
+        ----------
+        rows
+            (b,) row numbers; rows that are done already are left as they are.
+        states
+            Layer number to (b, width) states of the store's dtype; uint16 bits for bfloat16.
+        n_tokens, truncated
+            (b,) tokens that were read, and whether the text had more.
+
+        Raises
+        ------
+        StoreError
+            Where the disk is full; what is marked done stays right.
+        """
+        rows = np.asarray(rows, np.int64)
+        self._check(rows, states)
+        # A row that is marked done is never touched: a kill halfway would leave it wrong.
+        chosen = np.flatnonzero(self._columns["done"][rows] == 0)
+        chosen = chosen[np.argsort(rows[chosen], kind="stable")]
+        rows = rows[chosen]
+        runs = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
+        with full_disk_told(self.path, self._plan.nbytes):
+            for layer, info in self._layers.items():
+                block = np.ascontiguousarray(states[layer][chosen])
+                stride = info.width * block.itemsize
+                view = block.view(np.uint8).reshape(-1).data
+                for start, stop in zip(runs, [*runs[1:], len(rows)], strict=True):
+                    place = cast(int, info.offset) + int(rows[start]) * stride
+                    write_at(self._file, view[start * stride : stop * stride], place)
+        self._columns["n_tokens"][rows] = np.asarray(n_tokens)[chosen]
+        self._columns["truncated"][rows] = np.asarray(truncated)[chosen]
+        self._pending.append(rows)
+
+    def flush(self) -> None:
+        """Wait until the rows written so far are on the disk, then mark them done."""
+        if not self._pending:
+            return
+        rows = np.concatenate(self._pending)
+        with full_disk_told(self.path, self._plan.nbytes):
+            self._write_column("n_tokens", rows)
+            self._write_column("truncated", rows)
+            sync(self._file)
+            self._columns["done"][rows] = 1
+            self._write_column("done", rows)
+        self._pending.clear()
+
+    def finish(self) -> None:
+        """Flush, pack if compression was asked for, and mark the store complete.
+
+        Raises
+        ------
+        StoreError
+            Where rows are missing.
+        """
+        self.flush()
+        if self.complete:
+            return
+        missing = int((self._columns["done"] == 0).sum())
+        if missing:
+            raise StoreError(
+                f"{self.path} lacks {missing} of {len(self._plan.ids)} rows; extract them first."
+            )
+        sync(self._file)
+        if self._compression is not None:
+            self._file = compress_store(self.path, self._file, self._compression)
+        else:
+            with damaged(self.path), h5py.File(self._file, "r+") as store:
+                store.attrs.modify("complete", np.bool_(True))
+            sync(self._file)
+        self.complete = True
+
+    def close(self) -> None:
+        """Flush and let the store go."""
+        try:
+            if not self._file.closed:
+                self.flush()
+        finally:
+            self._file.close()
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        # What went wrong first is what the user must hear; a full disk fails here again.
+        with suppress(StoreError, OSError):
+            self.close()
+
+    def _write_column(self, name: str, rows: Array) -> None:
+        values = self._columns[name]
+        for piece in np.unique(rows // PIECE).tolist():
+            part = np.ascontiguousarray(values[piece * PIECE : (piece + 1) * PIECE])
+            place = self._places[name] + piece * PIECE * values.itemsize
+            write_at(self._file, part.view(np.uint8).data, place)
+
+    def _check(self, rows: Array, states: Mapping[int, Array]) -> None:
+        n = len(self._plan.ids)
+        if len(rows) and not (rows.min() >= 0 and rows.max() < n):
+            raise UsageError(f"Row numbers go from 0 to {n - 1}, not {rows.min()} to {rows.max()}.")
+        if sorted(states) != list(self._layers):
+            raise UsageError(
+                f"States of the layers {sorted(states)} were given for {list(self._layers)}."
+            )
+        for layer, info in self._layers.items():
+            wanted, got = (len(rows), info.width), states[layer]
+            if got.shape != wanted or got.dtype != self._plan.dtype:
+                raise UsageError(
+                    f"Layer {layer} takes states of shape {wanted} and dtype {self._plan.dtype}, "
+                    f"not {got.shape} and {got.dtype}."
+                )
+
+
+def _goes_on(file: BinaryIO, path: Path, plan: Plan, *, overwrite: bool) -> bool:
+    """Whether the file at ``path`` is gone on with; False where it is to be replaced."""
+    try:
+        with open_hdf5(path, file) as store:
+            header = read_header(store, path)
+            different = _difference(store, path, header, plan)
+    except NotAStoreError as error:
+        if overwrite:
+            return False
+        # Whatever it is, it is somebody's file.
+        raise OutputExistsError(
+            f"{path} exists and cannot be gone on with: {str(error).rstrip('.')} "
+            "(or name another output, or pass --overwrite to replace it)."
+        ) from None
+    if different:
+        if overwrite:
+            return False
+        raise StaleStoreError(
+            f"{path} {different}; name another output, or pass --overwrite to replace it."
+        )
+    if not header.complete:
+        with full_disk_told(path, plan.nbytes):
+            reserve(file, path.stat().st_size)  # a copy of a store may have holes
+    return not (overwrite and header.complete)
+
+
+def _difference(store: h5py.File, path: Path, header: Header, plan: Plan) -> str:
+    """Say why a store is not the one that ``plan`` makes; empty where it is."""
+    if different := spec_difference(header, plan):
+        return f"was made with another spec: {different}"
+    if header.rows_fingerprint != plan.rows_fingerprint:
+        ids, hashes = (read_strings(store, name, path) for name in ("id", "text_hash"))
+        return f"was made from other rows: {rows_difference(ids, hashes, plan)}"
+    if not header.complete and any(layer.offset is None for layer in header.layers.values()):
+        return "is incomplete and its layers are in pieces, so that no row can be added"
+    return ""
