@@ -97,6 +97,11 @@ def move_into_place(file: BinaryIO, temporary: Path, path: Path) -> None:
 
 def reserve(file: BinaryIO, size: int) -> None:
     """Have the file system set ``size`` bytes aside, or raise its OSError (full, over a limit)."""
+    # Asked first: a file system may fill up to the last block before it says that it cannot.
+    status, disk = os.fstat(file.fileno()), os.fstatvfs(file.fileno())
+    missing = size - status.st_blocks * 512
+    if disk.f_blocks and missing > disk.f_bavail * disk.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     allocate: Callable[[int, int, int], None] | None = getattr(os, "posix_fallocate", None)
     if allocate is not None:
         try:
@@ -105,12 +110,8 @@ def reserve(file: BinaryIO, size: int) -> None:
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
-    # No such call here (macOS, some network file systems): ask for the free space instead.
-    missing = size - os.fstat(file.fileno()).st_size
-    free = os.fstatvfs(file.fileno())
-    if missing > free.f_bavail * free.f_frsize:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    if missing > 0:
+    # No such call here (macOS, some network file systems): the size is set, room is only likely.
+    if size > status.st_size:
         file.truncate(size)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +43,8 @@ def _shown(*values: object) -> list[str]:
     texts = ["not set" if value is MISSING else repr(value) for value in values]
     if max(map(len, texts)) <= SHOWN:
         return texts
-    start = max(0, len(os.path.commonprefix(texts)) - SHOWN // 3)
+    parting = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
+    start = max(0, parting - SHOWN // 3)
     return [
         ("…" if start else "") + text[start : start + SHOWN] + "…" * (start + SHOWN < len(text))
         for text in texts

@@ -20,6 +20,7 @@ from probekit.activations.layout import (
     read_strings,
     widen,
 )
+from probekit.data import rows_fingerprint
 from probekit.errors import IncompleteStoreError, StoreError, UsageError
 
 __all__ = ["ActivationStore"]
@@ -185,6 +186,10 @@ class ActivationStore:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             yield rows, self._gather(layer, rows)
+
+    def rows_intact(self) -> bool:
+        """Whether ids and text hashes are still those that the store was made with."""
+        return rows_fingerprint(self.ids, self.hashes) == self.rows_fingerprint
 
     def close(self) -> None:
         """Close the file; arrays that were read, maps too, stay usable."""

@@ -1,0 +1,103 @@
+"""``probekit info``: what a store holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from probekit.cli.options import emit, json_option
+
+if TYPE_CHECKING:
+    from probekit.activations.store import ActivationStore
+    from probekit.activations.summary import LayerSummary
+
+SHOWN = 72
+
+
+@click.command("info")
+@click.argument("store", type=click.Path(path_type=Path))
+@json_option
+def command(store: Path, *, as_json: bool) -> None:
+    """Tell what an activation store holds, complete or not.
+
+    Example: probekit info acts.h5
+    """
+    from probekit.activations.store import ActivationStore
+    from probekit.activations.summary import summarize_layer
+
+    with ActivationStore(store, allow_incomplete=True) as opened:
+        layers = [summarize_layer(opened, layer) for layer in opened.layers]
+        result = _describe(opened, layers)
+    emit(result, _text(result), as_json=as_json)
+
+
+def _describe(store: ActivationStore, layers: list[LayerSummary]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    done = store.done
+    return {
+        "path": str(store.path),
+        "complete": store.complete,
+        "rows": len(store),
+        "rows_done": int(done.sum()),
+        "rows_truncated": int(store.truncated[done].sum()),
+        "tokens": int(store.n_tokens[done].sum(dtype="int64")),
+        "bytes": store.path.stat().st_size,
+        "source": store.source,
+        "fingerprint": store.fingerprint,
+        "rows_fingerprint": store.rows_fingerprint,
+        "rows_intact": store.rows_intact(),
+        "spec": store.spec,
+        "layers": [asdict(layer) for layer in layers],
+    }
+
+
+def _text(result: dict[str, Any]) -> str:
+    from probekit.activations.layout import human_bytes
+
+    rows, done = result["rows"], result["rows_done"]
+    state = (
+        "complete"
+        if result["complete"]
+        else f"incomplete: {done:,} of {rows:,} rows are done; run the same extract command again"
+    )
+    lines = [
+        f"{result['path']}: {state}",
+        f"  rows       {rows:,}" + (f" from {result['source']}" if result["source"] else ""),
+        f"  tokens     {result['tokens']:,}; {result['rows_truncated']:,} rows were truncated",
+        f"  size       {human_bytes(result['bytes'])}",
+        f"  spec       {_spec_text(result['spec'])}",
+        f"  store      fingerprint {result['fingerprint']}, rows {result['rows_fingerprint']}",
+        "",
+        f"  {'layer':>5}  {'shape':>16}  {'dtype':>9}  {'mean norm':>10}  not finite",
+    ]
+    if not result["rows_intact"]:
+        lines.insert(1, "  WARNING    ids or text hashes are not those it was made with: damaged")
+    lines += [_layer_line(layer) for layer in result["layers"]]
+    return "\n".join(lines)
+
+
+def _spec_text(spec: dict[str, Any]) -> str:
+    parts = []
+    for key, value in spec.items():
+        if value is None:
+            continue
+        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        text = " ".join(text.split())
+        parts.append(f"{key}: {text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}")
+    return "\n             ".join(parts)
+
+
+def _layer_line(layer: dict[str, Any]) -> str:
+    shape = "{:,} x {:,}".format(*layer["shape"])
+    norm = "-" if layer["mean_norm"] is None else f"{layer['mean_norm']:.4g}"
+    wrong = (
+        f"{layer['nonfinite_values']:,} values in {layer['nonfinite_rows']:,} rows"
+        if layer["nonfinite_values"]
+        else "none"
+    )
+    packed = "" if layer["mapped"] else "  (not mapped)"
+    dtype = layer["dtype"]
+    return f"  {layer['layer']:>5}  {shape:>16}  {dtype:>9}  {norm:>10}  {wrong}{packed}"
