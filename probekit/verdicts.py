@@ -1,0 +1,295 @@
+"""Verdicts: for every row, in data order, whether to keep it and what to train it on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.data import Rows, text_hash
+from probekit.errors import DataError, first_few
+from probekit.files import atomic_write, dataset_columns, read_columns, suffix_of, write_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Verdicts"]
+
+FORMAT = "probekit-verdicts"
+VERSION = 1
+NO_FOLD = -1
+MATRICES = ("weak", "probe", "label")
+COLUMNS = ("id", "text_hash", *MATRICES, "keep", "weight", "disagreement", "fold")
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """One verdict per row, n rows and C classes, in data order.
+
+    ``load`` reads a file that ``save`` wrote; ``apply`` carries the verdicts to a data set.
+    """
+
+    ids: Sequence[str]
+    """n row ids."""
+    hashes: Sequence[str]
+    """n text hashes (docs/format.md)."""
+    classes: tuple[str, ...]
+    """C class names; columns of the three matrices."""
+    weak: NDArray[np.float32]
+    """Weak labels (n, C)."""
+    probe: NDArray[np.float32]
+    """The probe's class probabilities (n, C), out of fold unless asked otherwise."""
+    label: NDArray[np.float32]
+    """What to train on (n, C)."""
+    keep: NDArray[np.bool_]
+    """Whether to train on the row at all (n,)."""
+    weight: NDArray[np.float32]
+    """Weight of the row in the loss (n,)."""
+    disagreement: NDArray[np.float32]
+    """Half the absolute difference of ``probe`` and ``weak``, in [0, 1] (n,)."""
+    fold: NDArray[np.int16]
+    """Fold whose model predicted the row (n,), -1 where it was left out alone."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """What made them: probe and parameters, layer, fingerprints, version, seed."""
+
+    def __post_init__(self) -> None:
+        """Check shapes: a mistake here would train a student on another row's label."""
+        n, c = len(self.ids), len(self.classes)
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(MATRICES, (n, c))
+        shapes |= dict.fromkeys(("keep", "weight", "disagreement", "fold"), (n,))
+        for name, shape in shapes.items():
+            found = getattr(self, name).shape
+            if found != shape:
+                raise DataError(f"Verdicts' {name!r} has the shape {found}, not {shape}.")
+        if len(self.hashes) != n:
+            raise DataError(f"Verdicts have {n} ids and {len(self.hashes)} text hashes.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def hard(self) -> NDArray[np.int64]:
+        """Column of each row's class to train on (n,); ties go to the first."""
+        return np.asarray(self.label.argmax(axis=1), np.int64)
+
+    def class_values(self) -> list[Any]:
+        """Class names as they are written into data: whole numbers where all of them are."""
+        try:
+            return [int(name) for name in self.classes]
+        except ValueError:
+            return list(self.classes)
+
+    def save(self, path: str | Path) -> None:
+        """Write Parquet, or JSONL with the metadata beside it in ``<path>.meta.json``."""
+        import pyarrow as pa
+
+        offsets = np.arange(len(self) + 1, dtype=np.int32) * len(self.classes)
+        columns: dict[str, Any] = {"id": pa.array(list(self.ids), pa.string())}
+        columns["text_hash"] = pa.array(list(self.hashes), pa.string())
+        for name in MATRICES:
+            values = getattr(self, name).astype(np.float32).ravel()
+            columns[name] = pa.ListArray.from_arrays(offsets, values)
+        columns["keep"] = pa.array(self.keep)
+        columns["weight"] = pa.array(self.weight.astype(np.float32))
+        columns["disagreement"] = pa.array(self.disagreement.astype(np.float32))
+        columns["fold"] = pa.array(self.fold.astype(np.int16), mask=self.fold == NO_FOLD)
+        metadata = {
+            "format": FORMAT,
+            "version": VERSION,
+            "classes": list(self.classes),
+            "provenance": dict(self.provenance),
+        }
+        text = json.dumps(metadata, ensure_ascii=False)
+        write_table(columns, path, {"probekit": text})
+        if suffix_of(path) == ".jsonl":
+            with atomic_write(_sidecar(path), "w") as file:
+                file.write(text + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Verdicts:
+        """Read a file that ``save`` wrote.
+
+        Raises
+        ------
+        DataError
+            Where the file is missing, damaged or holds no verdicts.
+        """
+        columns = read_columns(path)
+        missing = [name for name in COLUMNS if name not in columns]
+        if missing:
+            raise DataError(
+                f"{path} holds no verdicts: the columns {', '.join(missing)} are missing; make one "
+                "with `probekit filter` or `probekit relabel`."
+            )
+        metadata = _read_metadata(Path(path))
+        classes = tuple(str(name) for name in metadata["classes"])
+        fold = [NO_FOLD if value is None else value for value in columns["fold"][:]]
+        try:
+            matrices = {
+                name: np.array(columns[name][:], np.float32).reshape(-1, len(classes))
+                for name in MATRICES
+            }
+            return cls(
+                ids=[str(value) for value in columns["id"][:]],
+                hashes=[str(value) for value in columns["text_hash"][:]],
+                classes=classes,
+                **matrices,
+                keep=np.array(columns["keep"][:], bool),
+                weight=np.array(columns["weight"][:], np.float32),
+                disagreement=np.array(columns["disagreement"][:], np.float32),
+                fold=np.array(fold, np.int16),
+                provenance=metadata["provenance"],
+            )
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path} is damaged: {error}.") from None
+
+    def apply(
+        self, dataset: Any, *, text_column: str | None = None, id_column: str | None = None
+    ) -> Any:
+        """Return the data set with kept rows only, and ``label``, ``probs`` and ``weight`` set.
+
+        Parameters
+        ----------
+        dataset
+            A ``datasets.Dataset``, pandas DataFrame or list of dicts; the same kind is returned.
+            Rows are found by id (row number where there is no id column), and their text hashes are
+            compared where the text is there. Rows without a verdict are left out.
+
+        Raises
+        ------
+        DataError
+            Where rows of the verdicts are not in the data set, or their texts differ.
+        """
+        columns, kind = _columns_of(dataset)
+        where, mine = self._join(columns, text_column, id_column)
+        values = self.class_values()
+        added = {
+            "label": [values[c] for c in self.hard[mine]],
+            "probs": self.label[mine].tolist(),
+            "weight": self.weight[mine].tolist(),
+        }
+        if kind == "list":
+            rows = [dict(dataset[i]) for i in where]
+            for name, column in added.items():
+                for row, value in zip(rows, column, strict=True):
+                    row[name] = value
+            return rows
+        if kind == "frame":
+            return dataset.iloc[where].assign(**added)
+        chosen = dataset.select(where)
+        chosen = chosen.remove_columns([n for n in added if n in chosen.column_names])
+        for name, column in added.items():
+            chosen = chosen.add_column(name, column)
+        return chosen
+
+    def write_data(self, rows: Rows, path: str | Path) -> int:
+        """Write the kept rows with their own columns as JSONL; returns how many they are.
+
+        Each line gets ``label`` (class to train on), ``probs`` (soft form) and ``weight``.
+        """
+        place = self._verdict_of(rows.ids, rows.hashes)
+        values, hard = self.class_values(), self.hard
+        written = 0
+        with atomic_write(path, "w") as file:
+            for record, verdict in zip(rows.records(), place, strict=True):
+                if verdict is None or not self.keep[verdict]:
+                    continue
+                record["label"] = values[hard[verdict]]
+                record["probs"] = [float(f"{p:.7g}") for p in self.label[verdict]]
+                record["weight"] = float(self.weight[verdict])
+                file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+                written += 1
+        return written
+
+    def _join(
+        self, columns: Mapping[str, Any], text_column: str | None, id_column: str | None
+    ) -> tuple[list[int], list[int]]:
+        """Row numbers of the kept rows in the data set, in its order, and their verdicts."""
+        length = len(next(iter(columns.values()), ()))
+        text = text_column or next((n for n in ("text", "messages") if n in columns), None)
+        name = id_column or "id"
+        if name in columns:
+            ids = [str(value) for value in columns[name][:]]
+        elif length == len(self):
+            ids = list(self.ids)  # no ids, as many rows: the same rows in the same order
+        else:
+            ids = [str(i) for i in range(length)]
+        hashes = None
+        if text is not None:
+            contents = Rows(
+                {k: v for k, v in columns.items() if k in (text, "text_pair")}, text_column=text
+            ).contents()
+            hashes = [text_hash(content) for content in contents]
+        place = self._verdict_of(ids, hashes)
+        pairs = [(i, v) for i, v in enumerate(place) if v is not None and self.keep[v]]
+        return [i for i, _ in pairs], [v for _, v in pairs]
+
+    def _verdict_of(self, ids: Sequence[str], hashes: Sequence[str] | None) -> list[int | None]:
+        """Verdict of each data row, None where there is none; checks that none is left over."""
+        known = {row_id: i for i, row_id in enumerate(self.ids)}
+        place = [known.get(row_id) for row_id in ids]
+        found = {i for i in place if i is not None}
+        if len(found) < len(self):
+            lost = [row_id for i, row_id in enumerate(self.ids) if i not in found]
+            raise DataError(
+                f"{len(lost)} of {len(self)} rows of the verdicts are not in the data set (ids "
+                f"{first_few(lost)}); apply verdicts to the rows that they were made from."
+            )
+        if len(found) < sum(i is not None for i in place):
+            raise DataError("The data set holds an id twice; make ids unique.")
+        if hashes is not None:
+            other = [
+                row_id
+                for row_id, i, digest in zip(ids, place, hashes, strict=True)
+                if i is not None and self.hashes[i] != digest
+            ]
+            if other:
+                raise DataError(
+                    f"{len(other)} rows have another text than the verdicts were made from (ids "
+                    f"{first_few(other)}); apply verdicts to the rows that they were made from."
+                )
+        return place
+
+
+def _columns_of(dataset: Any) -> tuple[Mapping[str, Any], str]:
+    if hasattr(dataset, "features") and hasattr(dataset, "data"):
+        return dataset_columns(dataset), "dataset"
+    if hasattr(dataset, "iloc"):
+        return {str(c): dataset[c].tolist() for c in dataset.columns}, "frame"
+    if isinstance(dataset, Sequence) and all(isinstance(row, Mapping) for row in dataset):
+        names = dict.fromkeys(name for row in dataset for name in row)
+        return {name: [row.get(name) for row in dataset] for name in names}, "list"
+    raise DataError(
+        f"Verdicts apply to a datasets.Dataset, a DataFrame or a list of dicts, not to "
+        f"{type(dataset).__name__}."
+    )
+
+
+def _sidecar(path: str | Path) -> Path:
+    return Path(f"{path}.meta.json")
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    sentence = f"{path} holds no verdicts' metadata; make it with `probekit filter` or `relabel`."
+    try:
+        if suffix_of(path) == ".parquet":
+            text = (pq.read_schema(path).metadata or {})[b"probekit"].decode("utf-8")
+        else:
+            text = _sidecar(path).read_text(encoding="utf-8")
+        metadata: dict[str, Any] = json.loads(text)
+    except (KeyError, OSError, ValueError):
+        raise DataError(sentence) from None
+    if metadata.get("format") != FORMAT:
+        raise DataError(sentence)
+    if metadata.get("version") != VERSION:
+        raise DataError(
+            f"{path} has version {metadata.get('version')} of the verdicts format and this "
+            f"probekit reads version {VERSION}; install a newer probekit."
+        )
+    return metadata
