@@ -266,6 +266,8 @@ def _check_weight(sample_weight: ArrayLike, Y: NDArray[np.float64]) -> NDArray[n
         raise ProbeError(f"sample_weight must have shape ({len(Y)},), got {weight.shape}.")
     if not (np.isfinite(weight) & (weight >= 0)).all():
         raise ProbeError("sample_weight must hold finite numbers of at least 0.")
+    if not weight.any():
+        raise ProbeError("sample_weight is zero in every row; some rows must count.")
     if np.count_nonzero(weight @ Y) < 2:
         raise ProbeError("sample_weight leaves rows of one class only; at least two are needed.")
     return weight

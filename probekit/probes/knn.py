@@ -1,0 +1,206 @@
+"""The k-nearest-neighbour probe: a row's probability is the mean label of its nearest rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from probekit.errors import ProbeError
+from probekit.folds import duplicate_groups
+from probekit.probes.base import BaseProbe, Training, row_chunks
+from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["KNNProbe", "best_k", "neighbor_means"]
+
+Weights = Literal["uniform", "cosine"]
+WEIGHTS = ("uniform", "cosine")
+
+
+def neighbor_means(
+    found: Neighbors,
+    Y: NDArray[np.float64],
+    ks: Sequence[int],
+    *,
+    weight: NDArray[np.float64] | None = None,
+    weights: Weights = "uniform",
+) -> NDArray[np.float64]:
+    """Return the mean label of the first k neighbours for every k: (len(ks), m, C).
+
+    ``weight`` (n,) are sample weights; ``weights="cosine"`` also weighs a neighbour by
+    max(cos, 0). Where all weights are zero, the neighbours count alike.
+    """
+    out = np.empty((len(ks), len(found.index), Y.shape[1]))
+    width = max(ks)
+    for rows in row_chunks(len(found.index), 24 * width * Y.shape[1]):
+        index = found.index[rows, :width]
+        voted = Y[index]
+        votes = None if weight is None else weight[index]
+        if weights == "cosine":
+            cosine = 1 - 0.5 * found.distance[rows, :width].astype(np.float64) ** 2
+            cosine = np.maximum(cosine, 0)
+            votes = cosine if votes is None else votes * cosine
+        for place, k in enumerate(ks):
+            # Not a running sum over k: each mean must be the same whichever ks are asked for.
+            out[place, rows] = _mean(voted[:, :k], None if votes is None else votes[:, :k])
+    return out
+
+
+def _mean(voted: NDArray[np.float64], votes: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    if votes is None:
+        return np.asarray(voted.mean(axis=1))
+    total = votes.sum(axis=1, keepdims=True)
+    share = np.where(total > 0, votes, 1.0) / np.where(total > 0, total, votes.shape[1])
+    return np.asarray(np.einsum("ik,ikc->ic", share, voted))
+
+
+def best_k(
+    X: ArrayLike,
+    Y: NDArray[np.float64],
+    *,
+    k_max: int | None = None,
+    metric: Metric = "cosine",
+    groups: ArrayLike | None = None,
+    backend: str = "auto",
+) -> tuple[int, NDArray[np.float64]]:
+    """Return the k of least leave-one-out Brier score and its leave-one-out means (n, C).
+
+    Parameters
+    ----------
+    X, Y
+        States (n, d) and class probabilities (n, C).
+    k_max
+        Largest k tried, by default n - 1 as in EleutherAI's ``knn_relabel``: then the neighbour
+        lists hold n (n - 1) numbers, so give a bound for more than a few thousand rows.
+
+    Equal scores go to the smaller k. Source: https://github.com/EleutherAI/w2s, branch topo.
+    """
+    rows = np.asarray(X)
+    k_max = len(rows) - 1 if k_max is None else k_max
+    index = NeighborIndex(rows, metric=metric, backend=backend).others(k_max, groups=groups).index
+    score = np.zeros(k_max)
+    for part in row_chunks(len(rows), 24 * k_max * Y.shape[1]):
+        means = np.cumsum(Y[index[part]], axis=1) / np.arange(1, k_max + 1)[:, None]
+        score += ((means - Y[part, None, :]) ** 2).sum(axis=(0, 2))
+    # Sums in another order differ in the last digits: within those, scores are equal.
+    k = int(np.flatnonzero(score <= score.min() * (1 + 1e-12))[0]) + 1
+    return k, np.asarray(Y[index[:, :k]].mean(axis=1))
+
+
+class KNNProbe(BaseProbe):
+    """Mean label of the k nearest rows.
+
+    Parameters
+    ----------
+    k
+        Number of neighbours. On sentence states 30 did better than 10; [EB] used 50.
+    metric
+        ``"cosine"`` (centred unit rows) or ``"euclidean"``, as :mod:`probekit.probes.neighbors`.
+    weights
+        ``"uniform"``, or ``"cosine"``: a neighbour counts max(cos, 0); all zero counts as uniform.
+    self_neighbor
+        ``oof_proba_`` lets each row vote for itself, to reproduce EleutherAI's numbers.
+    backend
+        ``"auto"``, ``"faiss"`` or ``"torch"``; all give the same neighbours.
+
+    Attributes
+    ----------
+    classes_, n_features_in_
+        Classes in column order; width of X.
+    oof_proba_
+        Leave-one-out P (n, C): without the row, by its number, and without its duplicates.
+
+    ``fit(X, y, sample_weight=None, groups=None)``: weights weigh the votes; rows of one group never
+    vote for each other in ``oof_proba_`` (by default rows with the very same states form a group).
+    ``predict_proba`` treats all rows as new: a stored row that is asked for votes for itself.
+
+    Source: https://blog.eleuther.ai/weak-to-strong/ and https://github.com/EleutherAI/w2s.
+    """
+
+    leave_one_out = True
+
+    def __init__(
+        self,
+        k: int = 30,
+        *,
+        metric: Metric = "cosine",
+        weights: Weights = "uniform",
+        self_neighbor: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        self.k = k
+        self.metric = metric
+        self.weights = weights
+        self.self_neighbor = self_neighbor
+        self.backend = backend
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
+        """Store the rows and their labels; compute the leave-one-out probabilities."""
+        if self.weights not in WEIGHTS:
+            raise ProbeError(f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}.")
+        if self.weights == "cosine" and self.metric != "cosine":
+            raise ProbeError(f"weights='cosine' needs metric='cosine', got metric={self.metric!r}.")
+        data = self._check_fit(X, y, sample_weight, groups)
+        if data.groups is None:
+            data = data._replace(groups=duplicate_groups(data.X))
+        self._store(data)
+        self.oof_proba_ = self.oof_path([self.k])[0]
+        return self
+
+    def _store(self, data: Training) -> None:
+        self._data = data
+        self._index = NeighborIndex(data.X, metric=self.metric, backend=self.backend)
+
+    def oof_path(self, ks: Sequence[int]) -> NDArray[np.float64]:
+        """Return what ``oof_proba_`` would be for every k of ``ks``: (len(ks), n, C), one search.
+
+        Raises
+        ------
+        ProbeError
+            The largest k exceeds n - 1, or what a group of duplicates leaves.
+        """
+        check_is_fitted(self)
+        if not len(ks):
+            raise ProbeError("ks must name at least one k.")
+        if self.self_neighbor:
+            found = self._index.query(self._data.X, max(ks))
+        else:
+            found = self._index.others(max(ks), groups=self._data.groups)
+        return self._means(found, ks)
+
+    def _means(self, found: Neighbors, ks: Sequence[int]) -> NDArray[np.float64]:
+        return neighbor_means(
+            found,
+            self._data.Y,
+            ks,
+            weight=self._data.weight,
+            weights=self.weights,
+        )
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return the mean label (m, C) of the k nearest stored rows of each row of X (m, d)."""
+        states = self._check_predict(X)
+        means: NDArray[np.float64] = self._means(self._index.query(states, self.k), [self.k])[0]
+        return means
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        data = self._data
+        assert data.groups is not None
+        arrays = {"X": data.X, "Y": data.Y, "groups": data.groups, "oof_proba": self.oof_proba_}
+        return arrays if data.weight is None else arrays | {"weight": data.weight}
+
+    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self.oof_proba_ = arrays["oof_proba"]
+        self._store(Training(arrays["X"], arrays["Y"], arrays.get("weight"), arrays["groups"]))

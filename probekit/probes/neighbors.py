@@ -1,0 +1,218 @@
+"""Nearest rows, exactly, to the last tie: one search at the largest k serves every smaller one.
+
+Distance is Euclidean between rows that are centred and, for ``cosine``, then scaled to unit length
+(the default: in Euclidean distance a few rows of real hidden states are neighbours of almost all
+others). Equal float32 distances go to the smaller row number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from probekit.errors import ProbeError
+from probekit.probes.neighbors_backends import search
+from probekit.probes.neighbors_exact import Space, exact_search, settle
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["METRICS", "Metric", "NeighborIndex", "Neighbors", "nearest", "nearest_others"]
+
+Metric = Literal["cosine", "euclidean"]
+METRICS = ("cosine", "euclidean")
+
+# Candidates beyond k: they show where the order is open, and stand in for excluded duplicates.
+MARGIN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbors:
+    """Row numbers (m, k) int64 and distances (m, k) float32, nearest first."""
+
+    index: NDArray[np.int64]
+    distance: NDArray[np.float32]
+
+    def first(self, k: int) -> Neighbors:
+        """Return the k nearest of those found."""
+        return Neighbors(self.index[:, :k], self.distance[:, :k])
+
+
+class NeighborIndex:
+    """Rows X (n, d), made ready once to be searched many times.
+
+    Parameters
+    ----------
+    X
+        Stored rows, float32 or float64, finite. Kept, not copied, beside a centred float32 copy.
+    metric
+        ``"cosine"`` (centred unit rows) or ``"euclidean"`` (centred rows).
+    backend
+        ``"auto"``, ``"faiss"`` or ``"torch"``: all give the same neighbours.
+    """
+
+    def __init__(self, X: ArrayLike, *, metric: Metric = "cosine", backend: str = "auto") -> None:
+        if metric not in METRICS:
+            raise ProbeError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}.")
+        self.X = _rows(X)
+        self.backend = backend
+        self.space = Space(self.X, metric=metric)
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def others(
+        self,
+        k: int,
+        *,
+        groups: ArrayLike | None = None,
+        among: NDArray[np.bool_] | None = None,
+        precise: bool = False,
+    ) -> Neighbors:
+        """Return the k nearest other rows of every stored row, its group left out.
+
+        ``among`` (n,) restricts the neighbours, not the rows that are asked for, to some rows.
+
+        Raises
+        ------
+        ProbeError
+            k > n - 1, or a row whose group leaves fewer than k others.
+        """
+        n = len(self)
+        chosen = np.arange(n) if among is None else np.flatnonzero(among)
+        _check_k(k, len(chosen) - 1, f"n = {len(chosen)} rows have {len(chosen) - 1} others each")
+        numbers = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+        if numbers.shape != (n,):
+            raise ProbeError(f"groups must have one entry for each of {n} rows.")
+        left = len(chosen) - np.bincount(numbers[chosen], minlength=n)[numbers]
+        if left.min() < k:
+            row = int(left.argmin())
+            raise ProbeError(
+                f"k = {k} is too large: row {row} has {left[row]} others that are no duplicates of "
+                f"it (n = {len(chosen)}); use a smaller k or leave duplicates out."
+            )
+        space = self.space if among is None else self.space.subset(chosen)
+        asked = _Asked(self.X, self.space.rows, self.space.norms)
+        found = self._search(space, asked, k, (numbers, numbers[chosen]), precise=precise)
+        return found if among is None else Neighbors(chosen[found.index], found.distance)
+
+    def query(
+        self,
+        X: ArrayLike,
+        k: int,
+        *,
+        among: NDArray[np.bool_] | None = None,
+        precise: bool = False,
+    ) -> Neighbors:
+        """Return the k nearest stored rows of each new row of X (m, d), or of those in ``among``.
+
+        Every stored row counts: one that is asked for finds itself.
+        """
+        chosen = np.arange(len(self)) if among is None else np.flatnonzero(among)
+        _check_k(k, len(chosen), f"there are n = {len(chosen)} stored rows")
+        queries = _rows(X)
+        if queries.shape[1] != self.X.shape[1]:
+            raise ProbeError(
+                f"The rows asked for have {queries.shape[1]} columns, those stored "
+                f"{self.X.shape[1]}."
+            )
+        space = self.space if among is None else self.space.subset(chosen)
+        asked = _Asked(queries, *space.place(queries))
+        found = self._search(space, asked, k, None, precise=precise)
+        return found if among is None else Neighbors(chosen[found.index], found.distance)
+
+    def _search(
+        self,
+        space: Space,
+        asked: _Asked,
+        k: int,
+        groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+        *,
+        precise: bool,
+    ) -> Neighbors:
+        if not len(asked.X):
+            return Neighbors(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
+        width = min(len(space.X), k + MARGIN + (groups is not None))
+        square, index = search(space.rows, asked.rows, width, backend=self.backend)
+        if groups is not None:
+            square[groups[1][index] == groups[0][:, None]] = np.inf
+        distance, index, is_open = settle(
+            space, asked.X, asked.norms, (square, index), k, precise=precise
+        )
+        rows = np.flatnonzero(is_open)
+        if len(rows):
+            pair = None if groups is None else (groups[0][rows], groups[1])
+            distance[rows], index[rows] = exact_search(
+                space, asked.X[rows], k, groups=pair, precise=precise
+            )
+        return Neighbors(index, distance)
+
+
+class _Asked(NamedTuple):
+    """Rows that are asked for: as given, as the search takes them, and their squared lengths."""
+
+    X: NDArray[Any]
+    rows: NDArray[np.float32]
+    norms: NDArray[np.float64]
+
+
+def nearest_others(
+    X: ArrayLike,
+    k: int,
+    *,
+    metric: Metric = "cosine",
+    groups: ArrayLike | None = None,
+    backend: str = "auto",
+    precise: bool = False,
+) -> Neighbors:
+    """Return the k nearest other rows of every row of X (n, d).
+
+    A row is left out of its own list by its number, never by distance, and so are the rows of its
+    group (duplicates). ``precise`` orders the k + 16 nearest by float64 distance, where otherwise
+    distances count as equal when they are equal in float32.
+
+    Raises
+    ------
+    ProbeError
+        k > n - 1, a group that leaves fewer than k others, or an unknown metric or backend.
+    """
+    return NeighborIndex(X, metric=metric, backend=backend).others(
+        k, groups=groups, precise=precise
+    )
+
+
+def nearest(
+    X_base: ArrayLike,
+    X_query: ArrayLike,
+    k: int,
+    *,
+    metric: Metric = "cosine",
+    backend: str = "auto",
+    precise: bool = False,
+) -> Neighbors:
+    """Return the k nearest rows of X_base (n, d) for each row of X_query (m, d).
+
+    Both are centred with the mean of X_base; a query that is also stored finds itself.
+    """
+    return NeighborIndex(X_base, metric=metric, backend=backend).query(X_query, k, precise=precise)
+
+
+def _rows(X: ArrayLike) -> NDArray[Any]:
+    rows = np.asarray(X)
+    if rows.ndim != 2:
+        raise ProbeError(f"Rows must have shape (n, d), got {rows.shape}.")
+    if rows.dtype not in (np.float32, np.float64):
+        rows = rows.astype(np.float32 if rows.dtype == np.float16 else np.float64)
+    # The largest and smallest value show NaN and inf without a mask of the size of X.
+    if rows.size and not (np.isfinite(rows.max()) and np.isfinite(rows.min())):
+        raise ProbeError("Rows contain NaN or inf, which have no neighbours; leave them out.")
+    return rows
+
+
+def _check_k(k: int, largest: int, why: str) -> None:
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
+        raise ProbeError(f"k must be a whole number of at least 1, got {k!r}.")
+    if k > largest:
+        raise ProbeError(f"k = {k} is too large: {why}; allowed are 1 to {largest}.")

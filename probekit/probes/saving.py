@@ -1,0 +1,143 @@
+"""Fitted probes on disk: ``probe.json`` says what they are, ``probe.safetensors`` holds numbers.
+
+Nothing is pickled: loading a probe runs no code that the folder brings along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.errors import OutputExistsError, ProbeError
+from probekit.files import atomic_write
+
+if TYPE_CHECKING:
+
+    from probekit.probes.base import BaseProbe
+
+__all__ = ["load_probe", "save_probe"]
+
+FORMAT, VERSION = "probekit-probe", 1
+DESCRIPTION, NUMBERS = "probe.json", "probe.safetensors"
+PROBES = {
+    "KNNProbe": "probekit.probes.knn",
+    "LogisticProbe": "probekit.probes.logistic",
+    "TopoFilterProbe": "probekit.probes.topofilter",
+}
+
+
+def save_probe(probe: BaseProbe, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Write a fitted probe to ``folder``, which is made if need be.
+
+    Raises
+    ------
+    OutputExistsError
+        The folder holds a probe already and ``overwrite`` is not set.
+    ProbeError
+        The class cannot be loaded again, or a parameter cannot be written as JSON.
+    """
+    from safetensors.numpy import save
+    from sklearn.utils.validation import check_is_fitted
+
+    check_is_fitted(probe)
+    name = type(probe).__name__
+    if name not in PROBES or type(probe).__module__ != PROBES[name]:
+        raise ProbeError(f"Only {', '.join(PROBES)} can be saved, got {name}.")
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputExistsError(f"{folder} is a file; name a folder to save the probe in.")
+    if not overwrite and any((folder / file).exists() for file in (DESCRIPTION, NUMBERS)):
+        raise OutputExistsError(f"{folder} holds a probe already; pass overwrite=True.")
+    numbers = save({key: np.ascontiguousarray(a) for key, a in probe._arrays().items()})
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "class": name,
+        "params": {key: _plain(value) for key, value in probe.get_params(deep=False).items()},
+        "classes": _plain(probe.classes_),
+        "classes_dtype": probe.classes_.dtype.str,
+        "n_features_in": int(probe.n_features_in_),
+        "sha256": hashlib.sha256(numbers).hexdigest(),
+        "made_with": {p: metadata.version(p) for p in ("probekit", "scikit-learn", "numpy")},
+    }
+    if hasattr(probe, "feature_names_in_"):
+        description["feature_names_in"] = probe.feature_names_in_.tolist()
+    try:
+        text = json.dumps(description, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ProbeError(f"A parameter of {name} cannot be written as JSON: {error}.") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    # The description comes last and tells by a hash which numbers it belongs to: halves of two
+    # probes never pass for one.
+    with atomic_write(folder / NUMBERS) as file:
+        file.write(numbers)
+    with atomic_write(folder / DESCRIPTION, "w") as file:
+        file.write(text + "\n")
+
+
+def load_probe(folder: str | Path) -> Any:
+    """Read a fitted probe from ``folder``; it predicts bit for bit as the one saved.
+
+    Raises
+    ------
+    ProbeError
+        No probe there, a damaged file, or one of another version or class.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    folder = Path(folder)
+    path = folder / DESCRIPTION
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        numbers = (folder / NUMBERS).read_bytes()
+    except FileNotFoundError as error:
+        raise ProbeError(f"{folder} holds no probe: {error.filename} is missing.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ProbeError(f"{path} cannot be read: {error}.") from None
+    try:
+        probe = _unfitted(description, path)
+        if hashlib.sha256(numbers).hexdigest() != description["sha256"]:
+            raise ProbeError(f"{folder / NUMBERS} is damaged, or was not written with {path}.")
+        arrays = load(numbers)
+        probe.classes_ = np.array(
+            description["classes"], dtype=np.dtype(description["classes_dtype"])
+        )
+        probe.n_features_in_ = int(description["n_features_in"])
+        if "feature_names_in" in description:
+            probe.feature_names_in_ = np.array(description["feature_names_in"], dtype=object)
+        probe._restore(arrays)
+    except SafetensorError as error:
+        raise ProbeError(f"{folder / NUMBERS} is damaged: {error}.") from None
+    except (KeyError, TypeError) as error:
+        raise ProbeError(f"{folder} holds a damaged probe: {error} is missing or wrong.") from None
+    return probe
+
+
+def _unfitted(description: Any, path: Path) -> Any:
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ProbeError(f"{path} does not describe a probe of probekit.")
+    if description.get("version") != VERSION:
+        raise ProbeError(
+            f"{path} has version {description.get('version')!r}; this probekit reads version "
+            f"{VERSION}: save the probe again, or upgrade probekit."
+        )
+    name = description.get("class")
+    if name not in PROBES:
+        raise ProbeError(f"{path} names the class {name!r}; allowed are {', '.join(PROBES)}.")
+    cls = getattr(import_module(PROBES[name]), name)
+    unknown = set(description["params"]) - set(inspect.signature(cls.__init__).parameters)
+    if unknown:
+        raise ProbeError(f"{path} sets {', '.join(sorted(unknown))}, which {name} does not have.")
+    return cls(**description["params"])
+
+
+def _plain(value: Any) -> Any:
+    """Numpy numbers and arrays as what JSON can hold."""
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
