@@ -117,7 +117,7 @@ def _kinds(
 def _deal(
     counts: NDArray[np.int64], many: NDArray[np.int64], n_folds: int, rng: np.random.Generator
 ) -> NDArray[np.int16]:
-    """Fold of every group, kind by kind: ``many[t]`` groups of kind t, each of ``counts[t]`` rows."""
+    """Fold of every group, kind by kind: ``many[t]`` groups of kind t with ``counts[t]`` rows."""
     counts = counts[: len(many)]
     # Rows count relative to their class, else a rare class would be dealt by chance.
     weight = 1 / np.maximum(many @ counts, 1)

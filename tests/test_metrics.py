@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from scipy.optimize import linear_sum_assignment
+
+from probekit.errors import DataError
+from probekit.metrics import (
+    accuracy,
+    agreement,
+    auroc,
+    brier,
+    calibration_error,
+    log_loss,
+    prior_matched,
+    prior_threshold,
+    recall_at_fpr,
+)
+from probekit.prior import class_counts
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "auroc.npz")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def dirichlet(rng, n, n_classes):
+    return rng.dirichlet(np.ones(n_classes), n)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "rounded", "binary", "constant"])
+def test_auroc_is_the_golden_midrank_value(kind):
+    scores = GOLDEN[f"scores_{kind}"]
+    assert abs(auroc(GOLDEN["y"], scores) - GOLDEN[f"midrank_{kind}"]) < 1e-12
+    assert auroc(GOLDEN["y"][::-1], scores[::-1]) == auroc(GOLDEN["y"], scores)
+
+
+def test_golden_auroc_tells_the_tie_bug_apart():
+    for kind in ("rounded", "binary", "constant"):
+        assert abs(GOLDEN[f"w2s_{kind}"] - GOLDEN[f"midrank_{kind}"]) > 1e-4
+
+
+def test_auroc_of_many_classes_is_scikit_learns(rng):
+    truth, proba = rng.integers(0, 4, 300), dirichlet(rng, 300, 4)
+    expected = sklearn.metrics.roc_auc_score(truth, proba, multi_class="ovr", average="macro")
+    assert abs(auroc(truth, proba) - expected) < 1e-12
+
+
+def test_auroc_with_one_class_or_nan(rng):
+    assert np.isnan(auroc(np.ones(5), rng.random(5)))
+    assert np.isnan(auroc(np.ones(5), dirichlet(rng, 5, 3)))
+    with pytest.raises(DataError, match="1 scores are NaN"):
+        auroc([0, 1], [0.5, np.nan])
+
+
+def test_auroc_of_a_class_that_never_occurs_is_left_out(rng):
+    truth, proba = rng.integers(0, 2, 100), dirichlet(rng, 100, 3)
+    by_class = [sklearn.metrics.roc_auc_score(truth == c, proba[:, c]) for c in (0, 1)]
+    assert abs(auroc(truth, proba) - np.mean(by_class)) < 1e-12
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_brier_and_log_loss_are_scikit_learns(rng, n_classes):
+    truth, proba = rng.integers(0, n_classes, 200), dirichlet(rng, 200, n_classes)
+    proba[0] = np.eye(n_classes)[(truth[0] + 1) % n_classes]  # sure and wrong: loss must be finite
+    given = proba[:, 1] if n_classes == 2 else proba
+    assert abs(brier(truth, given) - sklearn.metrics.brier_score_loss(truth, given)) < 1e-12
+    # scikit-learn renormalises the clipped row, which moves one row of 200 by less than 1e-12.
+    assert abs(log_loss(truth, given) - sklearn.metrics.log_loss(truth, given)) < 1e-12
+
+
+def test_both_forms_of_two_classes_are_one(rng):
+    truth, one = rng.integers(0, 2, 100), rng.random(100)
+    both = np.column_stack([1 - one, one])
+    for metric in (auroc, brier, log_loss, calibration_error):
+        assert metric(truth, one) == pytest.approx(metric(truth, both), abs=1e-15)
+
+
+def test_calibration_error_bin_by_bin(rng):
+    truth, proba = rng.integers(0, 3, 500), dirichlet(rng, 500, 3)
+    proba[:50] = np.round(proba[:50] * 15) / 15  # some on the edges of bins
+    proba /= proba.sum(axis=1, keepdims=True)
+    confidence, right = proba.max(axis=1), proba.argmax(axis=1) == truth
+    total = 0.0
+    for i in range(15):
+        inside = (confidence > i / 15) & (confidence <= (i + 1) / 15)
+        if inside.any():
+            total += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    assert abs(calibration_error(truth, proba) - total) < 1e-12
+    assert calibration_error([0, 1, 1], [0.0, 1.0, 1.0]) == 0
+
+
+@pytest.mark.parametrize("decimals", [1, 8])
+def test_recall_at_fpr_is_the_roc_curves(rng, decimals):
+    truth = rng.integers(0, 2, 1000)
+    score = np.round(rng.normal(size=1000) + truth, decimals)
+    fpr, tpr, _ = sklearn.metrics.roc_curve(truth, score, drop_intermediate=False)
+    for level in (0.01, 0.2):
+        assert recall_at_fpr(truth, score, fpr=level) == pytest.approx(tpr[fpr <= level].max())
+    assert np.isnan(recall_at_fpr(np.ones(3), np.arange(3)))
+    assert recall_at_fpr([0, 1], [1.0, 0.0]) == 0
+
+
+def test_agreement_obeys_its_identities(rng):
+    for n_classes in (2, 4):
+        truth, weak, student = rng.integers(0, n_classes, (3, 500))
+        parts = agreement(truth, weak, student)
+        w = accuracy(truth, weak)
+        assert parts.weak == w
+        assert parts.overall == pytest.approx(w * parts.right + (1 - w) * parts.wrong)
+        got = w * parts.right + (1 - w) * (1 - parts.wrong)
+        is_identity = got == pytest.approx(accuracy(truth, student))
+        assert is_identity == (n_classes == 2)  # wrong otherwise: more than one way to be wrong
+    assert np.isnan(agreement([0, 1], [0, 1], [0, 0]).wrong)
+
+
+def test_prior_matched_takes_the_largest_scores_and_the_first_of_equal_ones():
+    score = [0.2, 0.9, 0.4, 0.4, 0.4, 0.1]
+    assert prior_matched(score, 0.5).tolist() == [0, 1, 1, 1, 0, 0]
+    assert prior_matched(score, 0).sum() == 0
+    assert prior_matched(score, 1).sum() == 6
+    assert prior_matched(score, 2.5 / 6).sum() == 3  # halves are rounded up
+
+
+def test_prior_matched_gives_a_count_back_exactly():
+    score = np.linspace(0, 1, 997)
+    for count in range(0, 998, 7):
+        assert prior_matched(score, count / 997).sum() == count
+
+
+def test_prior_threshold_decides_as_prior_matched(rng):
+    score = rng.random(300)
+    for share in (0.1, 0.5, 0.77):
+        assert np.array_equal(score > prior_threshold(score, share), prior_matched(score, share))
+    assert prior_threshold(score, 0) == np.inf
+    assert prior_threshold(score, 1) == -np.inf
+
+
+@pytest.mark.parametrize(("n_classes", "votes"), [(3, 5), (4, 30), (5, None), (3, 4)])
+def test_prior_matched_for_many_classes_is_the_optimal_assignment(rng, n_classes, votes):
+    P = dirichlet(rng, 150, n_classes)
+    if votes:  # a kNN probe's probabilities: almost all of them tied
+        P = np.array([rng.multinomial(votes, p) for p in P]) / votes
+    share = rng.dirichlet(np.ones(n_classes) * 2)
+    counts = class_counts(150, share)
+    decided = prior_matched(P, share)
+    assert np.bincount(decided, minlength=n_classes).tolist() == counts.tolist()
+    seats = np.repeat(np.arange(n_classes), counts)
+    rows, seat = linear_sum_assignment(-P[:, seats])
+    # Both sum the same float64 numbers in another order.
+    assert P[np.arange(150), decided].sum() == pytest.approx(P[rows, seats[seat]].sum(), abs=1e-9)
+    assert P[np.arange(150), P.argmax(axis=1)].sum() > P[rows, seats[seat]].sum()
+
+
+def test_two_columns_are_one_score(rng):
+    P = dirichlet(rng, 80, 2)
+    assert np.array_equal(prior_matched(P, [0.3, 0.7]), prior_matched(P[:, 1], 0.7))
+
+
+def test_class_counts_sum_up():
+    assert class_counts(10, [1 / 3, 1 / 3, 1 / 3]).tolist() == [3, 3, 4]
+    assert class_counts(5, 0.5).tolist() == [2, 3]
+    assert class_counts(7, [0, 1.0]).tolist() == [0, 7]
+    with pytest.raises(DataError, match="sum to 1"):
+        class_counts(5, [0.5, 0.6])
+
+
+def test_rows_must_be_the_same():
+    for metric in (accuracy, auroc, brier):
+        with pytest.raises(DataError, match="same rows"):
+            metric([0, 1, 1], [0.5, 0.5])
+    with pytest.raises(DataError, match="class numbers from 0 to 1"):
+        brier([0, 2], [0.5, 0.5])
+    with pytest.raises(DataError, match="as many shares"):
+        prior_matched(np.ones((2, 3)) / 3, [0.5, 0.5])
+    with pytest.raises(DataError, match="without NaN"):
+        prior_matched([0.5, np.nan], 0.5)
+    assert np.isnan(accuracy([], []))
