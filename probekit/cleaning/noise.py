@@ -1,0 +1,145 @@
+"""How much of each weak class cannot be told from another class: two estimates without truth.
+
+Neither is a noise rate. Both assume that errors do not depend on the hidden states given the class,
+which a weak model's errors do (docs/methods.md): on real labels they measure unpredictability.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from probekit.errors import ProbeError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["HOC", "confident_joint", "confident_shares", "hoc"]
+
+# Shares of wrong labels that the fit starts from; the best of the fits is taken.
+STARTS = (0.05, 0.2, 0.35, 0.45)
+
+
+@dataclass(frozen=True, eq=False)
+class HOC:
+    """Prior and transition matrix that explain how labels of neighbours agree."""
+
+    prior: NDArray[np.float64]
+    """p (C,): share of each true class."""
+    transition: NDArray[np.float64]
+    """T (C, C): T[i, j] = P(label j | true class i)."""
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Share (C,) of the rows labelled c that are of another class: 1 − T[c,c] p[c] / q[c]."""
+        labelled = self.prior @ self.transition
+        right = np.diagonal(self.transition) * self.prior
+        shares: NDArray[np.float64] = np.clip(1 - right / np.maximum(labelled, 1e-12), 0, 1)
+        return shares
+
+
+def hoc(hard: NDArray[np.int64], neighbors: NDArray[np.int64], n_classes: int) -> HOC:
+    """Fit prior and transition matrix to the labels of rows and their two nearest others.
+
+    A row and its nearest others are taken to be of one true class with independent labels. Shares
+    of single labels, pairs and triples then follow from p and T; they are matched by least squares.
+    Zhu, Song & Liu 2021, https://arxiv.org/abs/2102.05291.
+
+    Parameters
+    ----------
+    hard
+        Weak classes (n,), 0 … C − 1.
+    neighbors
+        Row numbers (n, k >= 2) of nearest others, nearest first.
+    n_classes
+        C.
+    """
+    from scipy.optimize import linear_sum_assignment, minimize
+
+    if neighbors.ndim != 2 or neighbors.shape[1] < 2:
+        raise ProbeError(f"HOC needs two neighbours of each row, got shape {neighbors.shape}.")
+    triples = np.stack([hard, hard[neighbors[:, 0]], hard[neighbors[:, 1]]])
+    counts = np.zeros((n_classes,) * 3)
+    np.add.at(counts, tuple(triples), 1 / len(hard))
+    # One pair of the three is counted as often as another: a neighbour is nobody's first choice.
+    targets = (counts.sum((1, 2)), counts.sum(2), counts)
+    best = None
+    for wrong in STARTS:
+        start = np.full((n_classes, n_classes), wrong / (n_classes - 1))
+        np.fill_diagonal(start, 1 - wrong)
+        logits = np.concatenate([np.log(np.maximum(targets[0], 1e-6)), np.log(start).ravel()])
+        fit = minimize(_mismatch, logits, args=(targets,), jac=True, method="L-BFGS-B")
+        if best is None or fit.fun < best.fun - 1e-12:
+            best = fit
+    assert best is not None
+    prior, transition = _unpack(best.x, n_classes)
+    # True classes have no names of their own: give each the label that it mostly shows.
+    order, names = linear_sum_assignment(-prior[:, None] * transition)
+    place = np.empty(n_classes, np.int64)
+    place[names] = order
+    return HOC(prior[place], transition[place])
+
+
+def _unpack(logits: NDArray[np.float64], c: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def softmax(z: NDArray[np.float64]) -> NDArray[np.float64]:
+        shifted = np.exp(z - z.max(-1, keepdims=True))
+        out: NDArray[np.float64] = shifted / shifted.sum(-1, keepdims=True)
+        return out
+
+    return softmax(logits[:c]), softmax(logits[c:].reshape(c, c))
+
+
+def _mismatch(
+    logits: NDArray[np.float64], targets: tuple[NDArray[np.float64], ...]
+) -> tuple[float, NDArray[np.float64]]:
+    """Sum of squared differences of the three orders, and its gradient by the logits."""
+    c = len(targets[0])
+    p, T = _unpack(logits, c)
+    one = p @ T - targets[0]
+    two = np.einsum("i,ia,ib->ab", p, T, T, optimize=True) - targets[1]
+    three = np.einsum("i,ia,ib,ic->abc", p, T, T, T, optimize=True) - targets[2]
+    value = float((one**2).sum() + (two**2).sum() + (three**2).sum())
+    both = two + two.T
+    cyclic = three + three.transpose(1, 0, 2) + three.transpose(2, 0, 1)
+    inner = np.einsum("jbc,ib,ic->ij", cyclic, T, T, optimize=True)
+    grad_T = 2 * p[:, None] * (one + T @ both + inner)
+    grad_p = 2 * (
+        T @ one
+        + np.einsum("ab,ia,ib->i", two, T, T, optimize=True)
+        + np.einsum("abc,ia,ib,ic->i", three, T, T, T, optimize=True)
+    )
+    by_p = p * (grad_p - p @ grad_p)
+    by_T = T * (grad_T - (T * grad_T).sum(1, keepdims=True))
+    return value, np.concatenate([by_p, by_T.ravel()])
+
+
+def confident_joint(hard: NDArray[np.int64], proba: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Count rows by weak class and by the class that the probe is confident of: (C, C).
+
+    Confident of j: the probability of j is at least its mean over the rows labelled j; of several
+    such classes the most probable. Each line is scaled to the number of rows with that label.
+    Northcutt, Jiang & Chuang 2021, https://arxiv.org/abs/1911.00068.
+    """
+    c = proba.shape[1]
+    held = np.bincount(hard, minlength=c)
+    if (held == 0).any():
+        raise ProbeError(f"No row has the weak class {int(np.argmin(held))}; leave it out.")
+    threshold = np.array([proba[hard == j, j].mean() for j in range(c)])
+    # Rounding of the mean must not take from a class whose probabilities are all alike.
+    sure = np.where(proba >= threshold - 1e-6, proba, -1.0)
+    confident = sure.max(axis=1) >= 0
+    joint = np.zeros((c, c))
+    np.add.at(joint, (hard[confident], sure.argmax(axis=1)[confident]), 1)
+    none = joint.sum(axis=1) == 0
+    joint[none, none] = 1  # nobody is confident of these rows: nothing speaks against their labels
+    scaled: NDArray[np.float64] = joint * (held / joint.sum(axis=1))[:, None]
+    return scaled
+
+
+def confident_shares(hard: NDArray[np.int64], proba: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share (C,) of the rows labelled c that lie off the diagonal of the confident joint."""
+    joint = confident_joint(hard, proba)
+    shares: NDArray[np.float64] = 1 - np.diagonal(joint) / joint.sum(axis=1)
+    return shares
