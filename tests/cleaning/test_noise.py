@@ -71,9 +71,8 @@ def test_one_neighbour_is_too_few() -> None:
 def slow_confident_joint(hard: np.ndarray, proba: np.ndarray) -> np.ndarray:
     """The definition, row by row."""
     c = proba.shape[1]
-    thresholds = [
-        np.mean([p[j] for p, h in zip(proba, hard, strict=True) if h == j]) for j in range(c)
-    ]
+    rows = list(zip(proba, hard, strict=True))
+    thresholds = [np.mean([p[j] for p, h in rows if h == j]) for j in range(c)]
     joint = np.zeros((c, c))
     for p, h in rows:
         above = [j for j in range(c) if p[j] >= thresholds[j] - 1e-6]
