@@ -18,7 +18,6 @@ from probekit.errors import OutputExistsError, ProbeError
 from probekit.files import atomic_write
 
 if TYPE_CHECKING:
-
     from probekit.probes.base import BaseProbe
 
 __all__ = ["load_probe", "save_probe"]
