@@ -13,6 +13,7 @@ import numpy as np
 from probekit.data import Rows, text_hash
 from probekit.errors import DataError, first_few
 from probekit.files import atomic_write, dataset_columns, read_columns, suffix_of, write_table
+from probekit.label_columns import class_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,10 +79,7 @@ class Verdicts:
 
     def class_values(self) -> list[Any]:
         """Class names as they are written into data: whole numbers where all of them are."""
-        try:
-            return [int(name) for name in self.classes]
-        except ValueError:
-            return list(self.classes)
+        return class_values(self.classes)
 
     def save(self, path: str | Path) -> None:
         """Write Parquet, or JSONL with the metadata beside it in ``<path>.meta.json``."""

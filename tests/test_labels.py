@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from probekit.data import text_hash
+from probekit.errors import DataError, LabelsError
+from probekit.labels import WeakLabels, load_labels
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(name, content):
+        path = tmp_path / name
+        if isinstance(content, str):
+            path.write_text(content, encoding="utf-8")
+        elif name.endswith(".parquet"):
+            pd.DataFrame(content).to_parquet(path)
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
+        return path
+
+    return make
+
+
+def rows(**columns):
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values())]  # noqa: B905
+
+
+# --- forms of a label ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "hard"),
+    [
+        ([1, 0, 1], ("0", "1"), [1, 0, 1]),
+        ([10, 9, -1], ("-1", "9", "10"), [2, 1, 0]),  # by number, not as text; -1 is a class
+        ([True, False, True], ("0", "1"), [1, 0, 1]),
+        ([1.0, 0.0, 2.0], ("0", "1", "2"), [1, 0, 2]),
+        (["pos", "neg", "pos"], ("neg", "pos"), [1, 0, 1]),
+        (["10", "9", "9"], ("9", "10"), [1, 0, 0]),
+        (["1.0", "0.0", "1.0"], ("0", "1"), [1, 0, 1]),  # as pandas writes whole floats
+        (["01", "b", "01"], ("01", "b"), [0, 1, 0]),
+        (["10", "b", "9"], ("10", "9", "b"), [0, 2, 1]),
+    ],
+)
+def test_hard_labels(write, values, classes, hard):
+    labels = load_labels(write("l.jsonl", rows(id=["a", "b", "c"], label=values)))
+    assert labels.classes == classes
+    assert labels.hard.tolist() == hard
+    assert labels.probs.tolist() == np.eye(len(classes))[hard].tolist()
+
+
+@pytest.mark.parametrize("name", ["l.jsonl", "l.parquet"])
+def test_probabilities_before_prob_before_label(write, name):
+    columns = {"id": ["a", "b"], "label": [0, 1], "prob": [0.9, 0.2], "probs": [[0.5, 0.5], [1, 0]]}
+    labels = load_labels(write(name, rows(**columns)))
+    assert labels.probs.tolist() == [[0.5, 0.5], [1, 0]]
+    assert labels.hard.tolist() == [0, 0]  # 0.5 is class 0
+    del columns["probs"]
+    assert load_labels(write(name, rows(**columns))).probs[:, 1].tolist() == [0.9, 0.2]
+    chosen = load_labels(write(name, rows(**columns)), label_column="label")
+    assert chosen.hard.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("field", "probs"),
+    [
+        ("0.25", [0.75, 0.25]),
+        ('"[0.25, 0.75]"', [0.25, 0.75]),
+    ],
+)
+def test_columns_of_other_names_are_read_by_what_they_hold(write, field, probs):
+    path = write("l.csv", f"key,p\nx,{field}\ny,{field}\n")
+    labels = load_labels(path, id_column="key", label_column="p")
+    assert labels.ids == ["x", "y"]
+    assert labels.probs[0].tolist() == probs
+    words = write("w.tsv", "key\tp\nx\tyes\ny\tno\n")
+    assert load_labels(words, id_column="key", label_column="p").classes == ("no", "yes")
+
+
+def test_float16_probabilities_are_scaled_to_sum_to_one(write):
+    raw = np.random.default_rng(0).dirichlet(np.ones(12), 5).astype(np.float16).astype(float)
+    path = write("l.jsonl", rows(id=list("abcde"), probs=raw.tolist()))
+    assert np.abs(load_labels(path).probs.sum(axis=1) - 1).max() < 1e-12
+
+
+def test_without_ids_rows_are_numbered_and_texts_hashed(write):
+    path = write("l.jsonl", rows(text=["one", "two"], label=[0, 1]))
+    labels = load_labels(path)
+    assert labels.ids == ["0", "1"]
+    assert labels.hashes == [text_hash("one"), text_hash("two")]
+
+
+def test_texts_of_every_kind_are_hashed(write):
+    pair = load_labels(write("p.jsonl", rows(text=["a", "b"], text_pair=["c", "d"], label=[0, 1])))
+    assert pair.hashes == [text_hash(("a", "c")), text_hash(("b", "d"))]
+    chat = [{"role": "user", "content": "hi"}]
+    talk = load_labels(write("m.jsonl", rows(messages=[chat, chat], label=[0, 1])))
+    assert talk.hashes == [text_hash(chat)] * 2
+    named = load_labels(
+        write("n.csv", "body,label\none,0\n,1\n"), text_column="body"
+    )  # an empty text is joined by id alone
+    assert named.hashes == [text_hash("one"), ""]
+    assert load_labels(write("i.csv", "id,label\n1,0\n2,1\n")).hashes is None
+
+
+def test_null_is_no_label(write):
+    labels = load_labels(write("l.jsonl", rows(id=["a", "b", "c"], label=[0, None, 1])))
+    assert labels.ids == ["a", "c"]
+    assert load_labels(write("l.csv", "id,label\na,0\nb,\nc,1\n")).ids == ["a", "c"]
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        ({"prob": [0.5, 1.5, -1, 2]}, r"3 rows whose 'prob' is no prob.*first 1.5.*'b', 'c', 'd'"),
+        ({"prob": [0.5, float("nan"), 0, 1]}, r"1 rows whose 'prob' is no probability.*'b'"),
+        ({"prob": ["high", "low", "0.1", "0.2"]}, "2 rows whose 'prob' is no probability"),
+        ({"probs": [[0.5, 0.5], [0.5, 0.6], [1, 0], [0, 1]]}, r"no class probabilities.*'b'"),
+        ({"probs": [[0.5, 0.5], [1.2, -0.2], [1, 0], [0, 1]]}, r"no class probabilities.*'b'"),
+        ({"probs": [[0.5, 0.5], [0.2, 0.3, 0.5], [1, 0], [0, 1]]}, "has 3 numbers where the first"),
+        ({"probs": [[1.0], [1.0], [1.0], [1.0]]}, "4 rows whose 'probs' has 1 numbers"),
+        ({"probs": ["x", [1, 0], [1, 0], [1, 0]]}, "is no list of numbers, the first 'x'"),
+        ({"label": [0, 1, 0.3, 1]}, r"1 rows whose 'label' is no class, the first 0.3.*'prob'"),
+        ({"label": [0, float("nan"), 0, 1]}, "is no class, the first nan"),
+        ({"label": [0, {"a": 1}, 0, 1]}, "is no class"),
+        ({"label": [1, 1, 1, 1]}, r"one class only \('1' in all 4 rows\)"),
+        ({"label": ["a", "a", "a", "a"]}, r"one class only \('a'"),
+        ({"label": [None, None, None, None]}, "no label in any of its 4 rows"),
+        ({"score": [1, 2, 3, 4]}, "no column 'probs', 'prob' or 'label'; it has id, score"),
+    ],
+)
+def test_labels_that_are_none(write, columns, sentence):
+    path = write("l.jsonl", rows(id=list("abcd"), **columns))
+    with pytest.raises(LabelsError, match=sentence) as told:
+        load_labels(path)
+    assert str(path) in str(told.value)
+    assert str(told.value).count("\n") == 0
+
+
+def test_columns_that_are_not_there(write):
+    path = write("l.csv", "id,label\n1,0\n2,1\n")
+    with pytest.raises(LabelsError, match=r"no column 'y'; it has id, label.*--label-column"):
+        load_labels(path, label_column="y")
+    with pytest.raises(LabelsError, match=r"no column 'key'.*--id-column"):
+        load_labels(path, id_column="key")
+    with pytest.raises(LabelsError, match="2 rows without an id"):
+        load_labels(write("n.jsonl", rows(id=[None, "", "c"], label=[0, 1, 1])))
+
+
+def test_files_that_cannot_be_read(write, tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        load_labels(tmp_path / "none.parquet")
+    with pytest.raises(DataError, match="is empty"):
+        load_labels(write("e.jsonl", ""))
+    with pytest.raises(DataError, match="damaged or no parquet"):
+        load_labels(write("d.parquet.", "x").rename(tmp_path / "d.parquet"))
+
+
+def test_an_id_twice(write):
+    path = write("l.jsonl", rows(id=["a", "b", "a", "b", "c"], label=[0, 1, 0, 1, 1]))
+    with pytest.raises(LabelsError, match=r"2 ids more than once \(ids 'a', 'b'\)"):
+        load_labels(path)
+
+
+def test_one_class_is_a_truth(write):
+    path = write("l.jsonl", rows(id=["a", "b"], label=[1, 1]))
+    assert load_labels(path, one_class=True).hard.tolist() == [0, 0]
+    soft = write("s.jsonl", rows(id=["a", "b"], prob=[0.9, 0.8]))  # both classes have mass
+    assert load_labels(soft).hard.tolist() == [1, 1]
+
+
+# --- joining ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labels():
+    return WeakLabels(
+        ids=["c", "a", "b"],
+        hashes=["hc", "ha", ""],
+        probs=np.array([[0, 1], [1, 0], [0.5, 0.5]]),
+        classes=("0", "1"),
+        source="weak.csv",
+    )
+
+
+def test_labels_come_in_the_order_of_the_rows(labels):
+    rows_, mine = labels.align(["a", "b", "c"], ["ha", "hb", "hc"])
+    assert rows_.tolist() == [0, 1, 2]
+    assert mine.ids == ["a", "b", "c"]
+    assert mine.probs.tolist() == [[1, 0], [0.5, 0.5], [0, 1]]
+
+
+def test_rows_without_a_label(labels):
+    ids = ["a", "x", "b", "y", "c", "z", "v"]
+    with pytest.raises(
+        LabelsError, match=r"no label for 4 of 7 rows.*'x', 'y', 'z', …\).*--only-labelled"
+    ):
+        labels.align(ids)
+    rows_, mine = labels.align(ids, only_labelled=True)
+    assert rows_.tolist() == [0, 2, 4]
+    assert mine.ids == ["a", "b", "c"]
+
+
+def test_labels_of_unknown_rows(labels):
+    for only in (False, True):
+        with pytest.raises(LabelsError, match=r"2 labels for ids that are not in the store.*'c'"):
+            labels.align(["a"], only_labelled=only)
+    assert labels.align(["a"], allow_unknown=True).labels.ids == ["a"]
+
+
+def test_no_row_in_common_is_told_with_both_sides(labels):
+    with pytest.raises(LabelsError, match=r"no label for any row.*'c', 'a', 'b', the rows' '0'"):
+        labels.align(["0", "1"], only_labelled=True)
+
+
+def test_texts_that_differ(labels):
+    with pytest.raises(LabelsError, match=r"another text than the store in 1 of 3 rows \(ids 'c'"):
+        labels.align(["a", "b", "c"], ["ha", "hb", "other"])
+    assert len(labels.align(["a", "b", "c"], ["ha", "whatever", "hc"]).labels) == 3
+
+
+def test_classes_are_translated_by_name(labels):
+    assert labels.codes(("x", "1", "0")).tolist() == [1, 2, 2]
+    with pytest.raises(LabelsError, match="classes '0', '1', the labels have 'neg', 'pos'"):
+        labels.codes(("neg", "pos"))
+    assert labels.align(["a"], allow_unknown=True).labels.codes(("0",)).tolist() == [0]
+
+
+def test_shapes_are_checked():
+    with pytest.raises(LabelsError, match="do not fit"):
+        WeakLabels(["a"], None, np.zeros((1, 3)), ("0", "1"))
+    with pytest.raises(LabelsError, match="do not fit"):
+        WeakLabels(["a"], ["h", "h"], np.zeros((1, 2)), ("0", "1"))
+
+
+# --- on disk ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["w.parquet", "w.jsonl"])
+@pytest.mark.parametrize("classes", [("0", "1"), ("neg", "pos"), ("a", "b", "c")])
+def test_what_is_saved_comes_back(tmp_path, name, classes):
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(len(classes)), 20)
+    ids = [f"r{i}" for i in range(20)]
+    labels = WeakLabels(ids, ids, probs, classes, provenance={"seed": 3})
+    labels.save(tmp_path / name)
+    back = load_labels(tmp_path / name)
+    assert back.classes == classes
+    assert back.ids == ids
+    assert back.hashes == ids
+    assert back.provenance == {"seed": 3}
+    assert np.abs(back.probs - probs).max() < 1e-15
+    hard = load_labels(tmp_path / name, label_column="label")
+    assert [hard.classes[c] for c in hard.hard] == [classes[c] for c in labels.hard]
+
+
+def test_saved_labels_have_the_documented_columns(tmp_path):
+    WeakLabels(["a"], None, np.array([[0.25, 0.75]]), ("0", "1")).save(tmp_path / "w.parquet")
+    frame = pd.read_parquet(tmp_path / "w.parquet")
+    assert frame.to_dict("records") == [{"id": "a", "prob": 0.75, "label": 1}]
+
+
+def test_fingerprint_sees_every_part(labels):
+    import dataclasses
+
+    def with_(**changes):
+        return dataclasses.replace(labels, **changes).fingerprint
+
+    others = {
+        with_(probs=labels.probs[::-1].copy()),
+        with_(ids=["c", "a", "x"]),
+        with_(classes=("0", "2")),
+    }
+    assert len(others | {labels.fingerprint}) == 4
+    assert with_(source="elsewhere") == labels.fingerprint
