@@ -1,0 +1,340 @@
+"""Logistic regression for a whole path of penalties, and all their folds, in one computation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from scipy.special import expit, softmax
+from sklearn.exceptions import ConvergenceWarning
+
+from probekit.errors import ProbeError
+from probekit.probes.base import label_matrix
+from probekit.probes.logistic_design import Design, StandardRows
+from probekit.probes.logistic_solver import Objective, Solution, minimise
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
+
+__all__ = ["LogisticPath", "logistic_path", "logits_to_proba"]
+
+Precision = Literal["float32", "float64"]
+TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
+MAX_COLUMNS = 512  # fits x classes that are iterated at once; bounds memory with many classes
+
+
+@dataclass(frozen=True)
+class LogisticPath:
+    """Fits for P penalties; V = 1 vector with two classes, V = C with more (summing to 0).
+
+    Everything is in the space of X: logits are ``X @ coef_[p].T + intercept_[p]``, for two classes
+    those of the second.
+    """
+
+    penalties: NDArray[np.float64]
+    """(P,) as given."""
+    classes: NDArray[Any]
+    """(C,) class of each column."""
+    coef_: NDArray[np.float64]
+    """(P, V, d)."""
+    intercept_: NDArray[np.float64]
+    """(P, V)."""
+    n_iter_: NDArray[np.int64]
+    """(P,) passes over the rows."""
+    grad_max_: NDArray[np.float64]
+    """(P,) largest entry of the objective's gradient at the end, for standardised features."""
+    converged_: NDArray[np.bool_]
+    """(P,) whether the tolerance, or all that the precision allows, was reached."""
+    folds: NDArray[np.int64] | None = None
+    """(n,) place of each row's fold in the arrays below."""
+    fold_coef_: NDArray[np.float64] | None = None
+    """(P, F, V, d), fitted without the fold's rows."""
+    fold_intercept_: NDArray[np.float64] | None = None
+    """(P, F, V)."""
+    fold_n_iter_: NDArray[np.int64] | None = None
+    """(P, F)."""
+    fold_grad_max_: NDArray[np.float64] | None = None
+    """(P, F)."""
+    oof_logits: NDArray[np.float64] | None = None
+    """(P, n, V) of every row by the fit without its fold."""
+
+    @property
+    def oof_proba(self) -> NDArray[np.float64] | None:
+        """Class probabilities (P, n, C) of every row by the fit without its fold."""
+        return None if self.oof_logits is None else logits_to_proba(self.oof_logits)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Checked input of a path."""
+
+    X: Any
+    classes: NDArray[Any]
+    targets: NDArray[np.float64]
+    """(V, n)."""
+    weight: NDArray[np.float64]
+    """(n,), summing to 1."""
+    folds: NDArray[np.int64] | None
+    n_folds: int
+
+
+def logistic_path(
+    X: Any,
+    y: ArrayLike,
+    penalties: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    folds: ArrayLike | None = None,
+    standardize: bool = False,
+    dtype: Precision = "float32",
+    tol: float | None = None,
+    max_iter: int = 500,
+    device: str = "auto",
+) -> LogisticPath:
+    """Minimise Σ w CE / Σ w + l2 ‖W‖² for every penalty at once, and for every fold left out.
+
+    The bias is not penalised, labels may be soft. Two classes have one weight vector, more have
+    one each under a softmax: going from two classes to three halves the effective penalty, as in
+    scikit-learn, whose ``C`` is 1 / (2 l2 Σ w).
+
+    Parameters
+    ----------
+    X
+        States (n, d): an array of any float type, a memory map, an HDF5 data set, a tensor;
+        anything that gives rows for a slice. More than 1 GiB is read in passes, not copied.
+    y
+        Labels as :func:`probekit.probes.base.label_matrix` takes them.
+    penalties
+        l2 (P,), each at least 0.
+    sample_weight
+        Row weights (n,).
+    folds
+        Number of each row's fold (n,). Fits without a fold give its rows weight 0; centre, scale
+        and preconditioner are those of all rows.
+    standardize
+        Penalise the coefficients of columns divided by their (weighted) spread; a column without
+        spread is divided by 1.
+    tol
+        Largest entry of the gradient at the end, for columns divided by their spread or, without
+        ``standardize``, by one scale common to all. Default 1e-6 in float32, 1e-10 in float64.
+    max_iter
+        Most passes over the rows.
+    device
+        ``"auto"`` (CUDA if there), or a torch device.
+
+    Raises
+    ------
+    ProbeError
+        NaN or infinity; lengths, penalties, weights, folds or settings that do not fit.
+
+    Warns
+    -----
+    ConvergenceWarning
+        ``max_iter`` passes were not enough, or l2 = 0 and the labels are linearly separable, so
+        that no optimum exists; ``converged_`` is False there.
+
+    Notes
+    -----
+    The method is described in :mod:`probekit.probes.logistic_solver`. Bounds on the Hessian that
+    led to it: Böhning (1988), https://doi.org/10.1007/BF00049423, and Böhning (1992),
+    https://doi.org/10.1007/BF00048682.
+    """
+    task = _check(X, y, sample_weight, folds)
+    l2 = _check_penalties(penalties)
+    if dtype not in TOLERANCE:
+        raise ProbeError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
+    tol = TOLERANCE[dtype] if tol is None else tol
+    if not (np.isfinite(tol) and tol > 0) or max_iter < 1:
+        raise ProbeError(f"tol must be positive and max_iter at least 1, got {tol}, {max_iter}.")
+    precision, place = getattr(torch, dtype), _device(device)
+    with torch.inference_mode(), _full_precision():
+        rows = StandardRows(
+            task.X, task.weight, standardize=standardize, dtype=precision, device=place
+        )
+        solver = _Path(task, Design(rows, task.weight), l2)
+        solution = solver.solve(tol=tol, max_iter=max_iter)
+        return solver.result(solution)
+
+
+class _Path:
+    """Every fit of a path: for each penalty one with all rows, then one without each fold."""
+
+    def __init__(self, task: _Task, design: Design, l2: NDArray[np.float64]) -> None:
+        self.task, self.design, self.penalties = task, design, l2
+        row_weight = [task.weight]
+        for fold in range(task.n_folds):
+            assert task.folds is not None
+            kept = np.where(task.folds == fold, 0.0, task.weight)
+            row_weight.append(kept / kept.sum())
+        self.fits = len(row_weight)
+        self.objective = Objective(
+            design,
+            torch.as_tensor(task.targets, dtype=design.dtype, device=design.device),
+            torch.as_tensor(np.stack(row_weight), dtype=design.dtype, device=design.device),
+            torch.arange(self.fits, device=design.device).repeat(len(l2)),
+            torch.as_tensor(np.repeat(l2, self.fits), device=design.device)
+            / design.rows.common_scale**2,
+        )
+
+    def solve(self, *, tol: float, max_iter: int) -> Solution:
+        block = max(1, MAX_COLUMNS // len(self.task.targets))
+        fits = torch.arange(len(self.objective.l2), device=self.design.device)
+        parts = [
+            vars(minimise(self.objective.pick(fits[i : i + block]), tol=tol, max_iter=max_iter))
+            for i in range(0, len(fits), block)
+        ]
+        return Solution(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+    def result(self, solution: Solution) -> LogisticPath:
+        theta = solution.theta
+        if theta.shape[1] > 1:
+            # Only differences between the classes matter; choose those that sum to 0.
+            theta = theta - theta.mean(1, keepdim=True)
+        fits, vectors, _ = theta.shape
+        coef, intercept = self.design.to_states(
+            theta[..., :-1].reshape(fits * vectors, -1), theta[..., -1].reshape(-1)
+        )
+        shape = (len(self.penalties), self.fits, vectors)
+        coefs, intercepts = _numpy(coef).reshape(*shape, -1), _numpy(intercept).reshape(shape)
+        n_iter, peak, converged = (
+            _numpy(value).reshape(shape[:2])
+            for value in (solution.n_iter, solution.peak, solution.converged)
+        )
+        theta = theta.view(*shape, -1)
+        converged &= ~self._separable(theta[:, 0])[:, None]
+        self._warn(converged, peak)
+        path = LogisticPath(
+            self.penalties,
+            self.task.classes,
+            coefs[:, 0],
+            intercepts[:, 0],
+            n_iter[:, 0],
+            peak[:, 0],
+            converged[:, 0],
+        )
+        if self.task.folds is None:
+            return path
+        own = {name: getattr(path, name) for name in path.__dataclass_fields__}
+        own |= {
+            "folds": self.task.folds,
+            "fold_coef_": coefs[:, 1:],
+            "fold_intercept_": intercepts[:, 1:],
+            "fold_n_iter_": n_iter[:, 1:],
+            "fold_grad_max_": peak[:, 1:],
+            "oof_logits": self._logits(theta[:, 1:], self.task.folds),
+        }
+        return LogisticPath(**own)
+
+    def _logits(self, theta: Tensor, which: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Logits (P, n, V) of every row by fit ``which`` (n,) of theta (P, F, V, r + 1)."""
+        some, fits, vectors, _ = theta.shape
+        columns = some * fits * vectors
+        weights = self.design.weights(theta[..., :-1].reshape(columns, -1))
+        bias = theta[..., -1].reshape(columns, 1).to(weights.dtype)
+        chosen = torch.as_tensor(which, device=theta.device)
+        out = np.empty((some, self.design.n, vectors))
+        for rows, x in self.design.chunks(columns):
+            logits = torch.addmm(bias, weights, x.T).view(some, fits, vectors, -1)
+            index = chosen[rows].expand(some, 1, vectors, -1)
+            out[:, rows] = _numpy(logits.gather(1, index)[:, 0].mT)
+        return out
+
+    def _separable(self, theta: Tensor) -> NDArray[np.bool_]:
+        """Penalties (P,) that are 0 where the fit gets every hard label right: no optimum."""
+        found = np.zeros(len(self.penalties), dtype=bool)
+        targets = self.task.targets[:, self.task.weight > 0]
+        if (self.penalties > 0).all() or not np.isin(targets, (0, 1)).all():
+            return found
+        free = np.flatnonzero(self.penalties == 0)
+        logits = self._logits(theta[free[:1]][:, None], np.zeros(self.design.n, dtype=np.int64))
+        proba = logits_to_proba(logits[0, self.task.weight > 0])
+        own = targets[0] if len(targets) == 1 else targets.argmax(axis=0)
+        found[free] = (proba.argmax(axis=1) == own).all()
+        return found
+
+    def _warn(self, converged: NDArray[np.bool_], peak: NDArray[np.float64]) -> None:
+        if converged.all():
+            return
+        lost = sorted({float(p) for p in self.penalties[~converged.all(axis=1)]})
+        warnings.warn(
+            f"The logistic fit did not converge for l2 = {', '.join(f'{p:g}' for p in lost)} "
+            f"(largest gradient {peak[~converged].max():.1e}): raise max_iter or tol; with l2 = 0 "
+            "and separable labels there is no optimum, so give a positive l2.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+
+def logits_to_proba(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Class probabilities (..., C) of logits (..., V), where V = 1 stands for two classes."""
+    if logits.shape[-1] == 1:
+        return np.concatenate([expit(-logits), expit(logits)], axis=-1)
+    return np.asarray(softmax(logits, axis=-1))
+
+
+def _check(X: Any, y: ArrayLike, sample_weight: ArrayLike | None, folds: Any) -> _Task:
+    X = X if hasattr(X, "shape") else np.asarray(X)
+    if len(X.shape) != 2 or not X.shape[0] or not X.shape[1]:
+        raise ProbeError(f"X must be states (n, d) with rows and columns, got {tuple(X.shape)}.")
+    n = X.shape[0]
+    classes, Y = label_matrix(y)
+    if len(Y) != n:
+        raise ProbeError(f"X has {n} rows but y has {len(Y)}; they must be the same rows.")
+    weight = np.ones(n) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    if weight.shape != (n,) or not (np.isfinite(weight) & (weight >= 0)).all():
+        raise ProbeError(f"sample_weight must be ({n},) finite numbers of at least 0.")
+    if np.count_nonzero(weight @ Y) < 2:
+        raise ProbeError("sample_weight leaves rows of one class only; at least two are needed.")
+    targets = Y[:, 1:].T if Y.shape[1] == 2 else Y.T
+    numbers, count = None, 0
+    if folds is not None:
+        values = np.asarray(folds)
+        if values.shape != (n,):
+            raise ProbeError(f"folds must have shape ({n},), one per row, got {values.shape}.")
+        found, numbers = np.unique(values, return_inverse=True)
+        numbers, count = numbers.astype(np.int64), len(found)
+        for fold in range(count):
+            if not weight[numbers != fold].any():
+                raise ProbeError(f"No row with weight is outside fold {found[fold]}.")
+    return _Task(X, classes, np.ascontiguousarray(targets), weight / weight.sum(), numbers, count)
+
+
+def _check_penalties(penalties: ArrayLike) -> NDArray[np.float64]:
+    values = np.array(penalties, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or not (np.isfinite(values) & (values >= 0)).all():
+        raise ProbeError(f"penalties must be a list of numbers of at least 0, got {penalties!r}.")
+    return values
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ProbeError(f"device {name!r} cannot be used: {reason}") from None
+    return device
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep TF32 and bfloat16 out of float32 products, whatever the caller has chosen."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _numpy(value: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = value.cpu().numpy()
+    return array
