@@ -21,6 +21,8 @@ __all__ = ["KNNProbe", "best_k", "neighbor_means"]
 
 Weights = Literal["uniform", "cosine"]
 WEIGHTS = ("uniform", "cosine")
+# A right angle comes out of float32 distances as a cosine of this size, of either sign.
+COSINE_NOISE = 1e-6
 
 
 def neighbor_means(
@@ -44,7 +46,7 @@ def neighbor_means(
         votes = None if weight is None else weight[index]
         if weights == "cosine":
             cosine = 1 - 0.5 * found.distance[rows, :width].astype(np.float64) ** 2
-            cosine = np.maximum(cosine, 0)
+            cosine[cosine < COSINE_NOISE] = 0
             votes = cosine if votes is None else votes * cosine
         for place, k in enumerate(ks):
             # Not a running sum over k: each mean must be the same whichever ks are asked for.

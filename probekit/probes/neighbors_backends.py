@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["BACKENDS", "Backend", "search"]
+__all__ = ["BACKENDS", "Backend", "choose", "search"]
 
 Backend = Literal["auto", "faiss", "torch"]
 BACKENDS = ("auto", "faiss", "torch")
@@ -43,13 +43,14 @@ def search(
     if backend not in BACKENDS:
         raise ProbeError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
     if backend == "auto":
-        backend = _choose(k)
+        backend = choose(k)
     if backend == "faiss":
         return _search_faiss(base, queries, k)
     return _search_torch(base, queries, k)
 
 
-def _choose(k: int) -> str:
+def choose(k: int) -> str:
+    """Return the faster backend that this machine and ``k`` allow."""
     import faiss
 
     if faiss.get_num_gpus() > 0 and k <= FAISS_GPU_MAX_K:

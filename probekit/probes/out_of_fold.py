@@ -30,8 +30,9 @@ def out_of_fold(
     Parameters
     ----------
     X, y
-        States (n, d); labels as :func:`probekit.probes.base.label_matrix` takes them. An estimator
-        that is no probekit probe is fitted on the hard labels.
+        States (n, d); labels as :func:`probekit.probes.base.label_matrix` takes them. A probekit
+        probe (also as the last step of a Pipeline) is fitted on soft labels, any other classifier
+        on the hard ones.
     groups
         Rows of one group are never used to predict each other (n,); by default rows with the very
         same states.
@@ -61,6 +62,14 @@ def out_of_fold(
         return probe.oof_proba_, np.full(len(Y), -1, dtype=np.int16)
 
     hard = hard_labels(Y)
+    # The last step of a Pipeline decides what it can be fitted on, and is named in its arguments.
+    last, prefix = probe, ""
+    if hasattr(probe, "steps"):
+        prefix, last = f"{probe.steps[-1][0]}__", probe.steps[-1][1]
+    soft = isinstance(last, BaseProbe)
+    extra = {} if weight is None else {f"{prefix}sample_weight": weight}
+    if soft:
+        extra[f"{prefix}groups"] = np.asarray(groups)
     fold = stratified_folds(hard, n_folds=n_folds, groups=np.asarray(groups), seed=seed)
     proba = np.zeros_like(Y)
     for number in np.unique(fold):
@@ -71,9 +80,9 @@ def out_of_fold(
                 f"Class {lost[0]!s} has no row outside fold {number}; use fewer folds or leave "
                 "this class out."
             )
-        targets = Y[seen] if isinstance(probe, BaseProbe) else hard[seen]
-        extra = {} if weight is None else {"sample_weight": weight[seen]}
-        fitted = clone(probe).fit(states[seen], targets, **extra)
+        targets = Y[seen] if soft else hard[seen]
+        given = {name: values[seen] for name, values in extra.items()}
+        fitted = clone(probe).fit(states[seen], targets, **given)
         columns = np.asarray(fitted.classes_, dtype=np.int64)
         proba[np.ix_(held, columns)] = fitted.predict_proba(states[held])
     return proba, fold
