@@ -1,0 +1,182 @@
+"""Filter: leave out the rows whose weak label the probe disagrees with most."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from probekit.cleaning.noise import confident_shares, hoc
+from probekit.cleaning.scoring import Scored, make_probe, score_rows
+from probekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from probekit.activations.store import ActivationStore
+    from probekit.labels import WeakLabels
+    from probekit.verdicts import Verdicts
+
+__all__ = ["filter_labels", "most_disagreeing"]
+
+PER_CLASS_SHARE = 0.2
+GLOBAL_SHARE = 0.1
+
+
+def filter_labels(
+    states: ActivationStore | ArrayLike,
+    labels: WeakLabels | ArrayLike | str | Path,
+    *,
+    probe: Any = "knn",
+    layer: int | None = None,
+    contamination: float | Literal["auto"] | None = None,
+    per_class: bool = True,
+    threshold: float | None = None,
+    in_sample: bool = False,
+    n_folds: int = 5,
+    seed: int = 0,
+    only_labelled: bool = False,
+) -> Verdicts:
+    """Keep the rows whose weak label agrees with a probe that has not seen it.
+
+    Parameters
+    ----------
+    states, labels, probe, layer, in_sample, n_folds, seed, only_labelled
+        As :func:`probekit.cleaning.scoring.score_rows`.
+    contamination
+        Share to drop, in (0, 1): the ⌊c · n⌋ most disagreeing rows, of equal ones the smaller row
+        number first; by default 0.2 of each weak class, or 0.1 of all rows. ``"auto"``: for each
+        class the smaller of two estimates of how much cannot be told from other classes. A
+        TopoFilter probe takes it as its own.
+    per_class
+        Drop within each weak class rather than over all rows (EleutherAI).
+    threshold
+        Instead of a share: drop where the disagreement ½ ‖P − Y‖₁ exceeds it.
+
+    Returns
+    -------
+    Verdicts whose ``label`` is the weak label; ``provenance`` says what was done.
+    """
+    _check_amount(contamination, threshold)
+    probe = _with_amount(probe, contamination, threshold, per_class=per_class)
+    scored = score_rows(
+        states,
+        labels,
+        probe,
+        layer=layer,
+        in_sample=in_sample,
+        n_folds=n_folds,
+        seed=seed,
+        only_labelled=only_labelled,
+    )
+    action: dict[str, Any] = {"action": "filter"}
+    if hasattr(type(scored.probe), "keep_"):
+        keep = scored.probe.keep_
+    elif threshold is not None:
+        keep = scored.disagreement <= threshold
+        action["threshold"] = threshold
+    else:
+        keep, amount = _by_share(scored, contamination, per_class=per_class)
+        action |= amount
+    return scored.verdicts(label=scored.labels.probs, keep=keep, action=action)
+
+
+def most_disagreeing(
+    disagreement: NDArray[np.float64], counts: ArrayLike, hard: NDArray[np.int64] | None = None
+) -> NDArray[np.bool_]:
+    """Mark the rows of largest disagreement (n,): ``counts[k]`` of class k, or so many of all.
+
+    Of equal ones those with the smaller row number.
+    """
+    chosen = np.zeros(len(disagreement), dtype=bool)
+    numbers = np.zeros(len(disagreement), dtype=np.int64) if hard is None else hard
+    for k, count in enumerate(np.atleast_1d(np.asarray(counts))):
+        rows = np.flatnonzero(numbers == k)
+        chosen[rows[np.argsort(-disagreement[rows], kind="stable")[:count]]] = True
+    return chosen
+
+
+def _by_share(
+    scored: Scored, contamination: float | str | None, *, per_class: bool
+) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+    hard, n_classes = scored.labels.hard, len(scored.labels.classes)
+    size = np.bincount(hard, minlength=n_classes)
+    told: dict[str, Any] = {"per_class": per_class, "contamination": contamination}
+    if contamination == "auto":
+        estimates = _estimates(scored)
+        told["estimates"] = {name: share.tolist() for name, share in estimates.items()}
+        shares = np.minimum(estimates["hoc"], estimates["confident_joint"])
+    else:
+        share = PER_CLASS_SHARE if per_class else GLOBAL_SHARE
+        told["contamination"] = share if contamination is None else contamination
+        shares = np.full(n_classes, told["contamination"])
+    if per_class:
+        counts = [_floor(share * n) for share, n in zip(shares, size, strict=True)]
+        return ~most_disagreeing(scored.disagreement, counts, hard), told
+    return ~most_disagreeing(scored.disagreement, _floor(float(shares @ size))), told
+
+
+def _floor(amount: float) -> int:
+    # 0.29 * 100 is 28.999999999999996, yet 29 rows are meant.
+    return math.floor(amount + 1e-9)
+
+
+def _estimates(scored: Scored) -> dict[str, NDArray[np.float64]]:
+    """Two estimates of the share of each weak class that cannot be told from another class."""
+    from probekit.probes.neighbors import nearest_others
+
+    hard, n_classes = scored.labels.hard, len(scored.labels.classes)
+    size = np.bincount(hard, minlength=n_classes)
+    held = np.flatnonzero(size)  # classes may have lost all their rows to the join
+    number = np.searchsorted(held, hard)
+    near = nearest_others(scored.X, 2, groups=scored.groups).index
+    found = {
+        "hoc": hoc(number, near, len(held)).shares,
+        "confident_joint": confident_shares(number, scored.proba[:, held]),
+    }
+    shares = {name: np.zeros(n_classes) for name in found}
+    for name, share in found.items():
+        shares[name][held] = share
+    return shares
+
+
+def _check_amount(contamination: float | str | None, threshold: float | None) -> None:
+    if contamination is not None and threshold is not None:
+        raise UsageError("Give a contamination or a threshold, not both.")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UsageError(f"The threshold on disagreement lies in [0, 1], got {threshold}.")
+    if contamination is None or contamination == "auto":
+        return
+    if isinstance(contamination, str) or not 0 < contamination < 1:
+        raise UsageError(
+            "contamination must be 'auto' or lie between 0 and 1, both excluded, got "
+            f"{contamination}."
+        )
+
+
+def _with_amount(
+    probe: Any, contamination: float | str | None, threshold: float | None, *, per_class: bool
+) -> Any:
+    """Hand the amount to a TopoFilter probe, which decides itself; leave others as they are."""
+    if probe != "topofilter" and not hasattr(type(probe), "keep_"):
+        return probe
+    from sklearn.base import clone
+
+    probe = make_probe(probe) if isinstance(probe, str) else clone(probe)
+    if contamination == "auto" or threshold is not None:
+        raise UsageError(
+            "TopoFilter drops rows by its own rule; give it a contamination in (0, 1) with "
+            "variant 'eleuther' or rank, or use another probe."
+        )
+    if contamination is not None:
+        probe.set_params(contamination=contamination)
+    if probe.variant == "paper" and not probe.rank and (contamination is not None or not per_class):
+        what = "share to drop" if contamination is not None else "choice of all rows or each class"
+        raise UsageError(
+            f"TopoFilter's variant 'paper' has no {what}; add --rank (rank=True), or use "
+            "--variant eleuther."
+        )
+    return probe

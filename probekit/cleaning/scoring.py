@@ -1,0 +1,280 @@
+"""What filter and relabel share: rows, weak labels, and what a probe says without seeing them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.errors import DataError, LabelsError, ProbeError, UsageError, first_few
+from probekit.folds import duplicate_groups
+from probekit.labels import WeakLabels, load_labels
+from probekit.verdicts import NO_FOLD, Verdicts
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from probekit.activations.store import ActivationStore
+
+__all__ = ["PROBES", "Scored", "check_finite", "make_probe", "score_rows"]
+
+# Name on the command line -> parameters that can be given with it.
+PROBES = {
+    "knn": ("k", "metric", "weights", "self_neighbor"),
+    "logreg": ("l2", "standardize", "n_folds"),
+    "topofilter": (
+        "variant",
+        "k_cc",
+        "k_zeta",
+        "zeta",
+        "contamination",
+        "cap",
+        "rank",
+        "metric",
+        "self_neighbor",
+    ),
+}
+FINITE_CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Rows with weak labels, and a probe's probabilities for them."""
+
+    X: NDArray[Any]
+    """States (n, d)."""
+    groups: NDArray[np.int64]
+    """Rows of one number are exact duplicates (n,)."""
+    labels: WeakLabels
+    """Weak labels in the order of the rows."""
+    hashes: Sequence[str]
+    """n text hashes, "" where unknown."""
+    proba: NDArray[np.float64]
+    """P (n, C), out of fold unless asked otherwise."""
+    fold: NDArray[np.int16]
+    """Fold whose fit predicted the row (n,), -1 where the row alone was left out."""
+    probe: Any
+    """The fitted probe."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """What made them."""
+
+    @property
+    def disagreement(self) -> NDArray[np.float64]:
+        """½ ‖P − Y‖₁ (n,), to 12 decimals: sums of the same numbers in another order are equal."""
+        distance = 0.5 * np.abs(self.proba - self.labels.probs).sum(axis=1)
+        return np.asarray(np.round(distance, 12))
+
+    def verdicts(
+        self, *, label: NDArray[np.float64], keep: NDArray[np.bool_], action: dict[str, Any]
+    ) -> Verdicts:
+        """Verdicts that train on ``label`` (n, C) where ``keep`` (n,)."""
+        return Verdicts(
+            ids=list(self.labels.ids),
+            hashes=list(self.hashes),
+            classes=self.labels.classes,
+            weak=self.labels.probs.astype(np.float32),
+            probe=self.proba.astype(np.float32),
+            label=label.astype(np.float32),
+            keep=keep,
+            weight=np.ones(len(keep), dtype=np.float32),
+            disagreement=self.disagreement.astype(np.float32),
+            fold=self.fold.astype(np.int16),
+            provenance={**self.provenance, **action},
+        )
+
+
+def make_probe(name: str, *, n_folds: int | None = None, seed: int = 0, **params: Any) -> Any:
+    """Make the probe that ``--probe`` names; a parameter that is None was not given.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name, or a parameter that this probe does not have.
+    """
+    from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe
+
+    if name not in PROBES:
+        raise UsageError(f"There is no probe {name!r}; allowed are {', '.join(PROBES)}.")
+    given = {key: value for key, value in params.items() if value is not None}
+    if n_folds is not None:
+        given["n_folds"] = n_folds
+    foreign = [key for key in given if key not in PROBES[name]]
+    if foreign:
+        raise UsageError(
+            f"The probe {name!r} has no parameter {', '.join(foreign)}; it has "
+            f"{', '.join(PROBES[name])}."
+        )
+    if name == "knn":
+        return KNNProbe(**given)
+    if name == "topofilter":
+        return TopoFilterProbe(**given)
+    return LogisticProbe(random_state=seed, **given)
+
+
+def score_rows(
+    states: ActivationStore | ArrayLike,
+    labels: WeakLabels | ArrayLike | str | Path,
+    probe: Any = "knn",
+    *,
+    layer: int | None = None,
+    in_sample: bool = False,
+    n_folds: int = 5,
+    seed: int = 0,
+    only_labelled: bool = False,
+) -> Scored:
+    """Join rows and labels, fit the probe, and predict every row without itself.
+
+    Parameters
+    ----------
+    states
+        An :class:`ActivationStore`, or states (n, d).
+    labels
+        Weak labels or a file of them, joined to a store by id; for plain states WeakLabels, hard
+        labels (n,), P(second class) (n,) or class probabilities (n, C), in the order of the rows.
+    probe
+        ``"knn"``, ``"logreg"``, ``"topofilter"``, or any scikit-learn classifier, which is cloned.
+    in_sample
+        Predict rows that were fitted on, as EleutherAI does; it hides what this is about.
+    n_folds, seed
+        For a probe named, and for classifiers that are no probekit probes.
+
+    Raises
+    ------
+    LabelsError, ProbeError, UsageError
+        Where labels do not fit the rows, states are not finite, or the probe refuses.
+    """
+    X, hashes, aligned, where = _join(states, labels, layer, only_labelled=only_labelled)
+    check_finite(X, aligned.ids)
+    known = all(hashes)
+    groups = duplicate_groups(hashes=hashes) if known else duplicate_groups(X)
+    if isinstance(probe, str):
+        folds = n_folds if probe == "logreg" else None
+        probe = make_probe(probe, n_folds=folds, seed=seed)
+    fitted, proba, fold = _predict(
+        probe, X, aligned.probs, groups, in_sample=in_sample, n_folds=n_folds, seed=seed
+    )
+    provenance = {
+        "probekit": version("probekit"),
+        "probe": {"name": type(fitted).__name__, "parameters": _parameters(fitted)},
+        "in_sample": in_sample,
+        "seed": seed,
+        "labels": {"source": Path(aligned.source).name, "fingerprint": aligned.fingerprint},
+        **where,
+    }
+    if hasattr(fitted, "l2_"):
+        provenance["probe"]["l2"] = fitted.l2_
+    if getattr(fitted, "notes_", ()):
+        provenance["notes"] = list(fitted.notes_)
+    return Scored(X, groups, aligned, hashes, proba, fold, fitted, provenance)
+
+
+def _join(
+    states: Any, labels: Any, layer: int | None, *, only_labelled: bool
+) -> tuple[NDArray[Any], list[str], WeakLabels, dict[str, Any]]:
+    """States, text hashes and labels of the rows that take part, and where the states are from."""
+    if isinstance(labels, str | Path):
+        labels = load_labels(labels)
+    if not hasattr(states, "layer"):
+        return _join_array(np.asarray(states), labels, layer)
+    if not isinstance(labels, WeakLabels):
+        raise UsageError(
+            "Labels for a store are joined by id: give WeakLabels or a file, not an array."
+        )
+    rows, aligned = labels.align(
+        states.ids, states.hashes, only_labelled=only_labelled, rows_name=str(states.path)
+    )
+    whole = len(rows) == len(states)
+    X = states.layer(layer) if whole else states.read(layer, rows)
+    where = {
+        "layer": states.layers[0] if layer is None else layer,
+        "store": {
+            "name": states.path.name,
+            "fingerprint": states.fingerprint,
+            "rows_fingerprint": states.rows_fingerprint,
+        },
+    }
+    return X, [states.hashes[i] for i in rows], aligned, where
+
+
+def _join_array(
+    X: NDArray[Any], labels: Any, layer: int | None
+) -> tuple[NDArray[Any], list[str], WeakLabels, dict[str, Any]]:
+    if layer is not None:
+        raise UsageError("A layer can be chosen from a store only, not from an array of states.")
+    if not isinstance(labels, WeakLabels):
+        from probekit.probes.base import label_matrix
+
+        classes, Y = label_matrix(labels)
+        ids = [str(i) for i in range(len(Y))]
+        labels = WeakLabels(ids, None, Y, tuple(map(str, classes.tolist())))
+    if X.ndim != 2 or len(X) != len(labels):
+        raise LabelsError(
+            f"States of shape {X.shape} and {len(labels)} labels are not of the same rows."
+        )
+    return X, list(labels.hashes or [""] * len(labels)), labels, {}
+
+
+def check_finite(X: NDArray[Any], ids: Sequence[str]) -> None:
+    """Refuse states (n, d) that are not all finite, naming the rows."""
+    bad: list[int] = []
+    for start in range(0, len(X), FINITE_CHUNK):
+        finite = np.isfinite(X[start : start + FINITE_CHUNK]).all(axis=1)
+        bad += (np.flatnonzero(~finite) + start).tolist()
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(X)} rows have hidden states with NaN or infinity (ids "
+            f"{first_few(ids[i] for i in bad)}); leave these rows out, or extract them again with "
+            "--dtype float32."
+        )
+
+
+def _predict(
+    probe: Any,
+    X: NDArray[Any],
+    Y: NDArray[np.float64],
+    groups: NDArray[np.int64],
+    *,
+    in_sample: bool,
+    n_folds: int,
+    seed: int,
+) -> tuple[Any, NDArray[np.float64], NDArray[np.int16]]:
+    """Fitted probe, its probabilities for its own rows, and the folds they come from."""
+    from sklearn.base import clone
+
+    from probekit.probes.base import BaseProbe
+    from probekit.probes.out_of_fold import out_of_fold
+
+    none = np.full(len(X), NO_FOLD, dtype=np.int16)
+    ours = isinstance(probe, BaseProbe)
+    if not ours and not in_sample:
+        proba, fold = out_of_fold(probe, X, Y, groups=groups, n_folds=n_folds, seed=seed)
+        return probe, proba, fold
+    fitted = clone(probe)
+    if ours:
+        fitted.fit(X, Y, groups=groups)
+    else:
+        fitted.fit(X, Y.argmax(axis=1))
+    if in_sample:
+        proba = np.zeros_like(Y)
+        proba[:, np.asarray(fitted.classes_, dtype=np.int64)] = fitted.predict_proba(X)
+        return fitted, proba, none
+    fold = getattr(fitted, "fold_", none)
+    if hasattr(fitted, "fold_") and (fold == NO_FOLD).all():
+        raise ProbeError(
+            "Too few rows to predict any of them out of fold: at least two classes need two "
+            "different rows each."
+        )
+    return fitted, fitted.oof_proba_, fold
+
+
+def _parameters(probe: Any) -> dict[str, Any]:
+    """Parameters as JSON holds them."""
+    plain = (str, int, float, bool, type(None))
+    return {
+        name: value if isinstance(value, plain) else repr(value)
+        for name, value in probe.get_params(deep=False).items()
+    }

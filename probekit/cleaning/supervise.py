@@ -1,0 +1,157 @@
+"""A cheap weak supervisor: a probe on a weaker model's states labels the rows it was not shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from probekit.cleaning.scoring import check_finite
+from probekit.errors import LabelsError, UsageError, first_few
+from probekit.folds import duplicate_groups
+from probekit.labels import WeakLabels
+from probekit.prior import class_counts
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from probekit.activations.store import ActivationStore
+
+__all__ = ["Supervised", "split_rows", "weak_labels"]
+
+
+class Supervised(NamedTuple):
+    """Weak labels of the rows that were not trained on, the probe, and the rows on either side."""
+
+    labels: WeakLabels
+    probe: Any
+    trained: NDArray[np.int64]
+    labelled: NDArray[np.int64]
+
+
+def split_rows(
+    hard: ArrayLike, groups: ArrayLike, *, rows: int, seed: int = 0
+) -> NDArray[np.bool_]:
+    """Choose at most ``rows`` rows at random: (n,) bool; class shares kept, groups kept whole.
+
+    Exactly so many where no group has several rows.
+    """
+    labels, numbers = np.asarray(hard), np.unique(groups, return_inverse=True)[1].ravel()
+    first = np.unique(numbers, return_index=True)[1]
+    size = np.bincount(numbers)
+    order = np.random.default_rng(seed).permutation(len(first))
+    shares = np.bincount(labels) / max(len(labels), 1)
+    chosen = np.zeros(len(first), dtype=bool)
+    for c, wanted in enumerate(class_counts(rows, shares)):
+        # A group counts for the class of its first row.
+        mine = order[labels[first[order]] == c]
+        chosen[mine[np.cumsum(size[mine]) <= wanted]] = True
+    return np.asarray(chosen[numbers])
+
+
+def weak_labels(
+    store: ActivationStore,
+    truth: WeakLabels,
+    *,
+    train_ids: Sequence[str] | None = None,
+    train_share: float | None = None,
+    train_rows: int | None = None,
+    layer: int | None = None,
+    l2: float | Literal["auto"] = "auto",
+    seed: int = 0,
+) -> Supervised:
+    """Fit a LogisticProbe on the ground truth of some rows and label all others.
+
+    Parameters
+    ----------
+    store
+        A weaker model's states.
+    truth
+        Ground truth, joined by id; rows without it are never trained on.
+    train_ids, train_share, train_rows
+        Which rows with truth to train on, one of the three: those, or that share (by default 0.5)
+        or number of them at random, stratified, duplicates on one side.
+    layer, l2, seed
+        Layer of the store; penalty of the probe; seed of split and folds.
+    """
+    from probekit.probes import LogisticProbe
+
+    if sum(given is not None for given in (train_ids, train_share, train_rows)) > 1:
+        raise UsageError("Give one of train ids, train share and train rows.")
+    groups = duplicate_groups(hashes=store.hashes)
+    rows, known = truth.align(
+        store.ids,
+        store.hashes,
+        only_labelled=True,
+        allow_unknown=True,
+        rows_name=str(store.path),
+    )
+    if train_ids is not None:
+        trained = _named_rows(train_ids, store, rows)
+    else:
+        many = _number(train_share, train_rows, len(rows))
+        trained = rows[split_rows(known.hard, groups[rows], rows=many, seed=seed)]
+    # A text that was trained on is no new row, whichever id it has.
+    labelled = np.flatnonzero(~np.isin(groups, groups[trained]))
+    if not len(labelled):
+        raise UsageError(
+            f"All {len(store)} rows would be trained on and none is left to label; train on fewer."
+        )
+    X, Y = store.layer(layer), known.probs[np.searchsorted(rows, trained)]
+    check_finite(X, store.ids)
+    if np.count_nonzero(Y.max(axis=0, initial=0) > 0) < 2:
+        raise LabelsError(
+            f"The {len(trained)} rows to train on hold one class only; choose more of them."
+        )
+    probe = LogisticProbe(l2=l2, random_state=seed).fit(X[trained], Y, groups=groups[trained])
+    labels = WeakLabels(
+        ids=[store.ids[i] for i in labelled],
+        hashes=[store.hashes[i] for i in labelled],
+        probs=probe.predict_proba(X[labelled]),
+        classes=known.classes,
+        provenance={
+            "probekit": version("probekit"),
+            "supervisor": "LogisticProbe",
+            "l2": probe.l2_,
+            "layer": store.layers[0] if layer is None else layer,
+            "store": {"name": store.path.name, "fingerprint": store.fingerprint},
+            "truth": {"source": Path(truth.source).name, "fingerprint": known.fingerprint},
+            "trained_rows": len(trained),
+            "seed": seed,
+        },
+    )
+    return Supervised(labels, probe, trained, labelled)
+
+
+def _named_rows(
+    train_ids: Sequence[str], store: ActivationStore, rows: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    place = {name: i for i, name in enumerate(store.ids)}
+    unknown = [name for name in train_ids if name not in place]
+    if unknown:
+        raise LabelsError(
+            f"{len(unknown)} of {len(train_ids)} train ids are not in {store.path} (ids "
+            f"{first_few(unknown)})."
+        )
+    chosen = np.unique([place[name] for name in train_ids]).astype(np.int64)
+    without = chosen[~np.isin(chosen, rows)]
+    if len(without):
+        raise LabelsError(
+            f"{len(without)} of {len(chosen)} train ids have no truth (ids "
+            f"{first_few(store.ids[i] for i in without)})."
+        )
+    return chosen
+
+
+def _number(share: float | None, rows: int | None, n: int) -> int:
+    if rows is not None:
+        if not 1 < rows <= n:
+            raise UsageError(f"There are {n} rows with truth to train on; {rows} were asked for.")
+        return rows
+    part = 0.5 if share is None else share
+    if not 0 < part <= 1:
+        raise UsageError(f"The train share must lie in (0, 1], got {part}.")
+    return round(n * part)
