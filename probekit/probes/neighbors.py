@@ -82,7 +82,7 @@ class NeighborIndex:
         """
         n = len(self)
         chosen = np.arange(n) if among is None else np.flatnonzero(among)
-        _check_k(k, len(chosen) - 1, f"n = {len(chosen)} rows have {len(chosen) - 1} others each")
+        k = _check_k(k, len(chosen) - 1, f"n = {len(chosen)} rows have {len(chosen) - 1} others each")
         numbers = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
         if numbers.shape != (n,):
             raise ProbeError(f"groups must have one entry for each of {n} rows.")
@@ -111,7 +111,7 @@ class NeighborIndex:
         Every stored row counts: one that is asked for finds itself.
         """
         chosen = np.arange(len(self)) if among is None else np.flatnonzero(among)
-        _check_k(k, len(chosen), f"there are n = {len(chosen)} stored rows")
+        k = _check_k(k, len(chosen), f"there are n = {len(chosen)} stored rows")
         queries = _rows(X)
         if queries.shape[1] != self.X.shape[1]:
             raise ProbeError(
@@ -211,8 +211,9 @@ def _rows(X: ArrayLike) -> NDArray[Any]:
     return rows
 
 
-def _check_k(k: int, largest: int, why: str) -> None:
+def _check_k(k: int, largest: int, why: str) -> int:
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
         raise ProbeError(f"k must be a whole number of at least 1, got {k!r}.")
     if k > largest:
         raise ProbeError(f"k = {k} is too large: {why}; allowed are 1 to {largest}.")
+    return int(k)

@@ -258,24 +258,21 @@ class TopoFilterProbe(BaseProbe):
     def _check_params(self, previous: ArrayLike | None) -> None:
         if self.variant not in K_CC:
             raise ProbeError(f"variant must be paper or eleuther, got {self.variant!r}.")
-        foreign: dict[str, Any] = {"zeta": self.zeta, "rank": self.rank, "previous": previous}
+        # cap and rank are off as False; per_class is off as None, for False means over all rows.
+        given = {
+            "zeta": self.zeta is not None,
+            "rank": bool(self.rank),
+            "previous": previous is not None,
+            "contamination": self.contamination is not None,
+            "per_class": self.per_class is not None,
+            "cap": bool(self.cap),
+        }
+        foreign, repair = ["zeta", "rank", "previous"], "use variant='paper'"
         if self.variant == "paper":
-            foreign = {
-                "contamination": self.contamination,
-                "per_class": self.per_class,
-                "cap": self.cap,
-            }
-            if self.rank:
-                foreign = {}
-        wrong = [
-            name for name, value in foreign.items() if value is not None and value is not False
-        ]
+            foreign = [] if self.rank else ["contamination", "per_class", "cap"]
+            repair = "add rank=True, or use variant='eleuther'"
+        wrong = [name for name in foreign if given[name]]
         if wrong:
-            repair = (
-                "add rank=True, or use variant='eleuther'"
-                if self.variant == "paper"
-                else "use variant='paper'"
-            )
             raise ProbeError(
                 f"TopoFilter's variant {self.variant!r} has no {', '.join(wrong)}; {repair}."
             )

@@ -178,7 +178,7 @@ def test_backends_give_the_same_probe(rows):
 
 
 def test_works_in_pipelines_searches_and_clones(rows):
-    X, p, queries = rows
+    X, _, queries = rows
     y = (X[:, 0] > 0).astype(int)
     search = GridSearchCV(
         make_pipeline(StandardScaler(), KNNProbe(k=3)), {"knnprobe__k": [1, 5, 15]}, cv=3

@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.sparse.csgraph import connected_components
+from sklearn.base import clone
+
+from probekit.errors import ProbeError
+from probekit.probes import KNNProbe, TopoFilterProbe
+from probekit.probes.topofilter import topofilter
+from probekit.probes.topofilter_steps import drop_ranked, drop_to_share, largest_components
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C"])
+def test_golden_eleuther(golden, name):
+    data = golden(f"eleuther_topo_{name}")
+    X, y = data["X"], data["y"]
+    for k_cc, k_zeta in data["kcc_kzeta"].tolist():
+        lists = f"kcc{k_cc}_kz{k_zeta}"
+        for share in data["contamination"].tolist():
+            probe = TopoFilterProbe(
+                "eleuther", k_cc=k_cc, k_zeta=k_zeta, contamination=share, metric="euclidean"
+            ).fit(X, y)
+            assert np.array_equal(probe.component_, data[f"cc_k{k_cc}"])
+            score, keep = data[f"aux_score_{lists}"], data[f"keep_{lists}_c{share}"]
+            inside = ~np.isnan(score)
+            # The reference averages in float32.
+            assert np.allclose(probe.result_.disagreement[inside], score[inside], atol=1e-6)
+            assert probe.keep_.sum() == keep.sum()
+            removed = probe.component_ & ~probe.keep_
+            if data[f"aux_tie_{lists}_c{share}"]:
+                assert score[probe.keep_].max() <= score[removed].min() + 1e-6
+            else:
+                assert np.array_equal(probe.keep_, keep)
+        label = probe.predict_proba(data["Xq"])[:, 1]
+        assert np.allclose(label, data[f"topolabel_q_{lists}"], atol=1e-6)
+        own = clone(probe).set_params(self_neighbor=True).fit(X, y).oof_proba_[:, 1]
+        assert np.allclose(own, data[f"topolabel_self_{lists}"], atol=1e-6)
+        if name != "A":  # A's labels are hard and its components pure: nothing to tell apart
+            assert not np.allclose(own, probe.oof_proba_[:, 1], atol=1e-3)
+
+
+def test_golden_paper_two_rounds(golden):
+    data = golden("topofilter_orig3")
+    for k_cc in data["kccs"].tolist():
+        for i, (k_zeta, zeta) in enumerate(data["filters"].tolist()):
+            how = {"k_cc": k_cc, "k_zeta": int(k_zeta), "zeta": zeta, "metric": "euclidean"}
+            first = topofilter(data["X"], data["y"], **how)
+            assert np.array_equal(first.component, data[f"lcc_k{k_cc}"])
+            assert np.array_equal(first.keep, data[f"keep_k{k_cc}_f{i}"])
+            second = topofilter(data["X2"], data["y"], previous=first.keep, **how)
+            assert np.array_equal(second.component, data[f"lcc2_k{k_cc}"])
+            assert np.array_equal(second.keep, data[f"keep2_k{k_cc}_f{i}"])
+
+
+def test_the_variants_are_different_filters(golden):
+    data = golden("eleuther_topo_C")
+    kept = [
+        topofilter(
+            data["X"], data["y"], variant=v, k_cc=5, k_zeta=5, metric="euclidean"
+        ).component.sum()
+        for v in ("paper", "eleuther")
+    ]
+    assert kept == [1388, 780]  # as published with the definitions
+
+
+@pytest.fixture
+def noisy():
+    """Two overlapping blobs of 200 rows, one label in five flipped."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1], 200)
+    X = rng.standard_normal((400, 6)) + truth[:, None] * 1.5
+    y = np.where(rng.random(400) < 0.2, 1 - truth, truth)
+    return X, y, truth
+
+
+@pytest.mark.parametrize("connection", ["weak", "strong"])
+def test_components_are_those_of_the_dense_graph(noisy, by_the_book, connection):
+    X, y, _ = noisy
+    index = by_the_book(X, 4, "euclidean")[0]
+    dense = np.zeros((400, 400), dtype=bool)
+    np.put_along_axis(dense, index, True, axis=1)
+    keep, notes = largest_components(index, y, connection=connection, classes=np.arange(2))
+    assert notes == []
+    for c in (0, 1):
+        rows = np.flatnonzero(y == c)
+        part = connected_components(dense[np.ix_(rows, rows)], connection=connection)[1]
+        assert np.array_equal(keep[rows], part == np.bincount(part).argmax())
+
+
+def test_topolabel_of_a_row_is_the_mean_of_its_neighbours_in_the_component(noisy, by_the_book):
+    X, y, _ = noisy
+    soft = np.where(y == 1, 0.9, 0.2)
+    probe = TopoFilterProbe("eleuther", k_cc=4, k_zeta=9, metric="euclidean").fit(X, soft)
+    assert not probe.component_.all()
+    near = by_the_book(X, 9, "euclidean", among=probe.component_)[0]
+    assert np.allclose(probe.oof_proba_[:, 1], soft[near].mean(axis=1), atol=1e-12)
+
+
+def test_with_all_rows_in_the_component_it_is_the_knn_probe(noisy):
+    X, _, truth = noisy
+    X = X + 100 * truth[:, None]
+    topo = TopoFilterProbe("paper", k_cc=30, k_zeta=7).fit(X, truth)
+    assert topo.component_.all()
+    knn = KNNProbe(k=7).fit(X, truth)
+    assert np.array_equal(topo.oof_proba_, knn.oof_proba_)
+    assert np.array_equal(topo.predict_proba(X[:9] + 0.1), knn.predict_proba(X[:9] + 0.1))
+
+
+def test_it_finds_flipped_labels(noisy):
+    X, y, truth = noisy
+    for variant in ("paper", "eleuther"):
+        result = topofilter(X, y, variant=variant, k_cc=8, k_zeta=16)
+        clean = (y == truth)[result.keep].mean()
+        assert clean > (y == truth).mean() + 0.05, variant
+
+
+def test_a_class_without_a_cycle_keeps_a_row_of_its_own():
+    """The reference keeps row 0 here, whatever its class."""
+    X = np.concatenate([np.arange(12.0), [100, 110, 130]])[:, None]
+    y = np.array([0] * 12 + [1, 1, 1])
+    result = topofilter(
+        X, y, variant="eleuther", k_cc=1, k_zeta=1, contamination=0.01, metric="euclidean"
+    )
+    index = np.array([[1], [0], [1], [2]])
+    keep, notes = largest_components(
+        index, np.array([0, 0, 1, 1]), connection="strong", classes=np.array(["a", "b"])
+    )
+    assert keep.tolist() == [True, True, True, False]
+    assert notes == [
+        "Class b has 2 components of 1 rows and none larger; the one that holds row 2 is kept."
+    ]
+    assert result.component[y == 1].any()
+    assert result.component[y == 0].any()
+
+
+def test_a_class_of_one_row_keeps_it_and_says_so():
+    rng = np.random.default_rng(1)
+    X, y = rng.standard_normal((20, 3)), np.array(["many"] * 19 + ["one"])
+    for variant in ("paper", "eleuther"):
+        result = topofilter(X, y, variant=variant, k_cc=5, k_zeta=3)
+        assert result.component[-1]
+        assert "Class one has one row, which is kept." in result.notes
+
+
+def test_equal_components_go_to_the_smallest_row_number():
+    index = np.array([[3], [2], [1], [0], [5], [4]])
+    keep, notes = largest_components(
+        index, np.zeros(6, dtype=int), connection="weak", classes=np.arange(1)
+    )
+    assert keep.tolist() == [True, False, False, True, False, False]
+    assert "3 components of 2 rows" in notes[0]
+    assert "holds row 0" in notes[0]
+
+
+def test_overshoot_is_told_and_cap_takes_the_least_disagreeing_back(golden):
+    data = golden("eleuther_topo_C")
+    how = {"variant": "eleuther", "k_cc": 5, "k_zeta": 5, "metric": "euclidean"}
+    plain = topofilter(data["X"], data["y"], contamination=0.1, **how)
+    assert (~plain.keep).sum() == 720
+    assert "alone dropped 720 of 1500 rows where 150 were asked for" in plain.notes[0]
+    assert sum(plain.dropped["component"].values()) == 720
+    capped = topofilter(data["X"], data["y"], contamination=0.1, cap=True, **how)
+    assert (~capped.keep).sum() == 150
+    assert "taken back" in capped.notes[0]
+    back = capped.keep & ~plain.component
+    assert capped.disagreement[back].max() <= capped.disagreement[~capped.keep].min()
+    loose = topofilter(data["X"], data["y"], contamination=0.6, cap=True, **how)
+    assert (~loose.keep).sum() == 900  # nothing to take back: the share is reached from inside
+    assert loose.notes == ()
+
+
+def test_shares_can_hold_within_each_class():
+    score = np.array([0.9, 0.8, 0.7, 0.1, 0.2, 0.3, 0.6, 0.5])
+    hard = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    whole = np.ones(8, dtype=bool)
+    how = {"share": 0.25, "cap": False}
+    overall, _ = drop_to_share(whole, score, hard, per_class=False, **how)
+    assert np.flatnonzero(~overall).tolist() == [0, 1]
+    each, _ = drop_to_share(whole, score, hard, per_class=True, **how)
+    assert np.flatnonzero(~each).tolist() == [0, 6]
+    ranked = drop_ranked(score != 0.1, score, hard, share=0.25, per_class=True)
+    assert np.flatnonzero(~ranked).tolist() == [3, 6]  # the rejected row goes first
+
+
+def test_equal_scores_go_by_row_number():
+    hard, whole = np.zeros(5, dtype=int), np.ones(5, dtype=bool)
+    score = np.array([0.3, 0.1 + 0.2, 0.3, 0.3, 0.1])  # 0.1 + 0.2 > 0.3 in floating point
+    dropped, _ = drop_to_share(whole, score, hard, share=0.2, per_class=False, cap=False)
+    assert np.flatnonzero(~dropped).tolist() == [0]
+    assert np.flatnonzero(
+        ~drop_ranked(whole, score, hard, share=0.4, per_class=False)
+    ).tolist() == [0, 1]
+
+
+def test_a_decimal_share_drops_the_number_it_means():
+    score = np.linspace(0, 1, 100)
+    keep = drop_ranked(np.ones(100, bool), score, np.zeros(100, int), share=0.29, per_class=False)
+    assert (~keep).sum() == 29  # 0.29 * 100 < 29 in floating point
+
+
+def test_rank_drops_the_share_and_rejected_rows_first(noisy):
+    X, y, _ = noisy
+    plain = topofilter(X, y, k_cc=8, k_zeta=16)
+    rejected = int((~plain.keep).sum())
+    for share in (0.1, 0.4):
+        ranked = topofilter(X, y, k_cc=8, k_zeta=16, rank=True, contamination=share)
+        gone = int((~ranked.keep).sum())
+        assert gone == int(400 * share)
+        assert (ranked.keep | ~plain.keep).all() == (gone <= rejected)
+        assert (ranked.keep & ~plain.keep).any() == (gone < rejected)
+    assert (~topofilter(X, y, k_cc=8, k_zeta=16, rank=True).keep).sum() == 80  # 20 %
+
+
+def test_majority_ties_go_to_the_smallest_label():
+    # Three rows far from each other's classes: each sees one vote for either class.
+    X = np.array([[0.0], [1.0], [2.5], [100.0], [101.0], [103.0]])
+    y = np.array([0, 0, 0, 1, 1, 1])
+    kept = topofilter(X, y, k_cc=2, k_zeta=1, zeta=2, metric="euclidean").keep
+    assert kept.all()
+    y = np.array([0, 1, 0, 1, 0, 1])
+    result = topofilter(X, y, k_cc=5, k_zeta=1, zeta=2, metric="euclidean")
+    assert result.component.all()
+    # 1-nearest others are 1, 0, 1, 4, 3, 4: votes of every row tie, so class 0 wins.
+    assert result.keep.tolist() == (y == 0).tolist()
+
+
+def test_copies_have_no_part_in_judging_each_other(noisy):
+    X, y, _ = noisy
+    flipped = 7
+    copies = np.vstack([X, np.repeat(X[flipped : flipped + 1], 12, axis=0)])
+    labels = np.concatenate([y, np.full(12, y[flipped])])
+    how = {"k_cc": 20, "k_zeta": 8}
+    alone = topofilter(copies, labels, **how)
+    blind = topofilter(copies, labels, groups=np.arange(412), **how)
+    assert np.allclose(alone.proba[400:], alone.proba[flipped])
+    assert blind.proba[flipped, y[flipped]] == 1
+    assert alone.proba[flipped, y[flipped]] < 1
+
+
+def test_more_than_two_soft_classes(noisy):
+    X, y, _ = noisy
+    three = np.where(np.arange(400) % 7 == 0, 2, y)
+    hard = topofilter(X, three, k_cc=8, k_zeta=8)
+    soft = topofilter(X, np.eye(3)[three] * 0.7 + 0.1, k_cc=8, k_zeta=8)
+    assert np.array_equal(hard.keep, soft.keep)
+    assert np.allclose(soft.proba, hard.proba * 0.7 + 0.1, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"variant": "wu"}, "paper or eleuther, got 'wu'"),
+        ({"contamination": 0.1}, "'paper' has no contamination; add rank=True"),
+        ({"cap": True, "per_class": False}, "has no per_class, cap"),
+        ({"variant": "eleuther", "zeta": 0.5}, "'eleuther' has no zeta; use variant='paper'"),
+        ({"variant": "eleuther", "rank": True}, "has no rank"),
+        ({"variant": "eleuther", "previous": np.ones(400, bool)}, "has no previous"),
+        ({"variant": "eleuther", "contamination": 0.0}, "between 0 and 1.*got 0.0"),
+        ({"rank": True, "contamination": 1.0}, "between 0 and 1"),
+        ({"zeta": -1}, "at least 0"),
+        ({"k_cc": 400}, "k = 400 is too large"),
+        ({"k_zeta": 399, "k_cc": 2}, r"k_zeta = 399 is too large: .*left \d+ of 400 rows"),
+        ({"previous": np.ones(3, bool)}, "mask of 400 booleans"),
+        ({"previous": np.ones(400)}, "mask of 400 booleans, got float64"),
+    ],
+)
+def test_what_a_variant_does_not_have_is_refused(noisy, params, words):
+    with pytest.raises(ProbeError, match=words):
+        topofilter(noisy[0], noisy[1], **params)
+
+
+def test_memory_does_not_grow_with_the_square(noisy):
+    import tracemalloc
+
+    rng = np.random.default_rng(2)
+    n = 6000
+    X, y = rng.standard_normal((n, 4)).astype(np.float32), np.arange(n) % 2
+    topofilter(noisy[0], noisy[1], k_cc=8, k_zeta=8)  # imports
+    tracemalloc.start()
+    topofilter(X, y, k_cc=8, k_zeta=8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < n * n  # a dense matrix of booleans
