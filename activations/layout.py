@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +54,10 @@ ROW_COLUMNS = {
     "text_hash": ("S", 16),
     "truncated": ("u", 1),
 }
+
+
+# The strings of attributes lie at the head of the file.
+HEAD_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -144,14 +150,32 @@ def open_hdf5(path: Path, stream: BinaryIO | None = None) -> h5py.File:
         raise StoreError(f"{path} cannot be read: {error.strerror}.") from None
     if empty:
         raise NotAStoreError(f"{path} is empty; make it with `probekit extract`.")
-    if not h5py.is_hdf5(str(path)):
+    if not h5py.is_hdf5(path):
         raise NotAStoreError(
             f"{path} is no HDF5 file, so no activation store; make one with `probekit extract`."
         )
     with damaged(path):
+        _check_heaps(path)
         if stream is not None:
             return h5py.File(stream, "r")
         return h5py.File(path, "r", locking=False)
+
+
+def _check_heaps(path: Path) -> None:
+    """Refuse a damaged heap of strings: HDF5 would walk it for ever at an entry of no size.
+
+    https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, "Global Heap".
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    for found in re.finditer(rb"GCOL\x01\0\0\0", head):
+        (size,) = struct.unpack_from("<Q", head.ljust(found.end() + 8, b"\0"), found.end())
+        at, end = found.start() + 16, found.start() + size
+        while at + 16 <= min(end, len(head)):
+            index, taken = struct.unpack_from("<H6xQ", head, at)
+            if index == 0 and taken != end - at:
+                raise ValueError(f"the heap of strings is broken at byte {at}")
+            at += taken if index == 0 else 16 + -(-taken // 8) * 8
 
 
 def read_header(file: h5py.File, path: Path) -> Header:

@@ -18,10 +18,11 @@ from probekit.errors import DataError, UsageError, first_few
 
 __all__ = ["HDF5_OPTIONS", "Plan", "create_store", "portable_source"]
 
-# Superblock 0 carries no mark "open for writing", so a killed writer's file opens again. Data sets
-# begin at multiples of 64 bytes (a cache line), so that a map of them is aligned for any reader.
+# Version 1.8 of the file format has checksums over all metadata, which 1.6 has not, and no mark
+# "open for writing", which 1.10 has: a damaged file is told and a killed writer's opens again. Data
+# sets begin at multiples of 64 bytes (a cache line), so that a map is aligned for any reader.
 HDF5_OPTIONS = {
-    "libver": ("earliest", "v108"),
+    "libver": ("v108", "v108"),
     "alignment_threshold": 1,
     "alignment_interval": 64,
 }
@@ -126,6 +127,8 @@ def _write_skeleton(file: BinaryIO, plan: Plan, folder: Path) -> None:
 
 def write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
     """Write the root attributes of an incomplete store."""
+    # First, so that it lies in the file's first page: setting it is one write, whole or not at all.
+    store.attrs["complete"] = np.bool_(False)
     store.attrs["format"] = FORMAT
     store.attrs["version"] = np.int32(VERSION)
     # Strings of variable length lie outside the header, which holds 64 kB; templates may be long.
@@ -133,7 +136,6 @@ def write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
     store.attrs["rows_fingerprint"] = plan.rows_fingerprint
     if plan.source is not None:
         store.attrs["source"] = portable_source(plan.source, folder)
-    store.attrs["complete"] = np.bool_(False)
 
 
 def _in_one_piece(
