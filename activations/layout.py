@@ -107,7 +107,8 @@ def widen(raw: Array, out: Array) -> None:
     uint16 holds the bits of bfloat16, which are the upper half of a float32.
     """
     if raw.dtype != np.uint16:
-        out[...] = raw
+        with np.errstate(invalid="ignore"):  # a NaN is told where states are checked, not here
+            out[...] = raw
     elif out.dtype == np.float32:
         bits = out.view(np.uint32)
         bits[...] = raw
@@ -115,7 +116,7 @@ def widen(raw: Array, out: Array) -> None:
     else:
         single = np.empty(raw.shape, np.float32)
         widen(raw, single)
-        out[...] = single
+        widen(single, out)
 
 
 @contextmanager
@@ -241,7 +242,8 @@ def _read_layers(group: h5py.Group, n_rows: int, size: int) -> dict[int, LayerIn
             raise ValueError(f"/layers/{name} has the shape {data.shape} for {n_rows} rows")
         marked = data.attrs.get("dtype")
         dtype = str(marked) if data.dtype == np.uint16 else str(data.dtype)
-        if STORE_DTYPES.get(dtype) != data.dtype:
+        # None is a name of float64 to NumPy, so a missing name must not be compared.
+        if dtype not in STORE_DTYPES or STORE_DTYPES[dtype] != data.dtype:
             raise ValueError(f"/layers/{name} has the dtype {data.dtype.str}, marked {marked!r}")
         offset = _check_extent(data, size)
         layers[int(name)] = LayerInfo(dtype=dtype, width=data.shape[1], offset=offset)

@@ -1,0 +1,249 @@
+"""The file format: old files stay readable, damaged and foreign ones get one sentence."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from probekit.activations.layout import (
+    VERSION,
+    Header,
+    human_bytes,
+    open_hdf5,
+    read_header,
+    spec_json,
+    widen,
+)
+from probekit.activations.store import ActivationStore
+from probekit.errors import NotAStoreError, StoreError
+
+OLD = Path(__file__).parent / "data" / "v1.h5"
+
+
+def test_importing_the_store_does_not_import_torch() -> None:
+    code = (
+        "import sys, probekit.activations\n"
+        "from probekit.activations import ActivationStore\n"
+        "print([m for m in ('torch', 'transformers', 'pandas', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_name_of_the_package_is_an_attribute_error() -> None:
+    import probekit.activations
+
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = probekit.activations.nothing
+    assert dir(probekit.activations) == probekit.activations.__all__
+
+
+def test_version_1_stays_readable() -> None:
+    # Committed when version 1 was made; never to be written again.
+    with ActivationStore(OLD) as store:
+        assert store.layers == [0, 2]
+        assert store.ids == ["a", "b", "ü", "row 4", "5"]
+        assert store.hashes == [f"{i:016x}" for i in range(5)]
+        assert store.n_tokens.tolist() == [3, 1, 4, 1, 5]
+        assert store.truncated.tolist() == [False, False, True, False, False]
+        assert store.spec == {"layers": [0, 2], "model": "tiny", "pooling": "last"}
+        assert store.source == "rows.jsonl"
+        assert store.complete
+        assert store.rows_intact()
+        assert store.fingerprint == "6ec1bba93a92f5be"
+        expected = np.arange(5)[:, None] + np.arange(4) / 4
+        for layer in store.layers:
+            np.testing.assert_array_equal(store.layer(layer), expected - layer)
+
+
+def test_version_1_lies_as_the_page_says(tmp_path: Path) -> None:
+    with h5py.File(OLD, "r") as file:
+        assert file.attrs["format"] == "probekit-activations"
+        assert file.attrs["version"] == 1
+        assert sorted(file) == ["layers", "rows"]
+        assert sorted(file["rows"]) == ["done", "id", "n_tokens", "text_hash", "truncated"]
+        layer = file["layers/0"]
+        assert layer.attrs["dtype"] == "bfloat16"
+        assert layer.dtype == np.uint16
+        assert layer.chunks is None
+        assert layer.id.get_offset() % 64 == 0
+
+
+def write_foreign(path: Path, **attributes: object) -> Path:
+    """A file with the right names made by plain h5py; as ``docs/format.md`` says."""
+    with h5py.File(path, "w") as file:
+        marks = {
+            "format": "probekit-activations",
+            "version": 1,
+            "spec": "{}",
+            "rows_fingerprint": "0" * 16,
+            "complete": True,
+            **attributes,
+        }
+        for name, value in marks.items():
+            if value is not None:
+                file.attrs[name] = value
+        file["rows/id"] = np.array([b"a", b"b"])
+        file["rows/text_hash"] = np.array([b"0" * 16] * 2)
+        file["rows/n_tokens"] = np.array([1, 2], np.int32)
+        file["rows/truncated"] = np.zeros(2, np.uint8)
+        file["rows/done"] = np.ones(2, np.uint8)
+        file["layers/1"] = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    return path
+
+
+def test_a_file_made_by_plain_h5py_is_a_store(tmp_path: Path) -> None:
+    with ActivationStore(write_foreign(tmp_path / "a.h5")) as store:
+        assert store.layer().tolist() == [[1, 2, 3], [4, 5, 6]]
+        assert store.source is None
+        assert not store.rows_intact()  # its fingerprint is not that of these rows
+
+
+def change(path: Path, name: str, values: object) -> None:
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        if values is not None:
+            file[name] = values
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("rows/done", None, "done"),
+        ("rows/done", np.ones(3, np.uint8), "/rows/done has the shape"),
+        ("rows/n_tokens", np.ones(2, np.float32), "/rows/n_tokens has the dtype"),
+        ("rows/id", np.zeros(0, "S1"), "has the shape"),
+        ("layers/1", np.ones((3, 2), np.float32), "/layers/1 has the shape"),
+        ("layers/1", np.ones((2, 3), np.float64), "/layers/1 has the dtype"),
+        ("layers/1", np.ones((2, 3), ">f4"), "/layers/1 has the dtype"),
+        ("layers/1", np.ones((2, 3), np.uint16), "marked None"),
+        ("layers/1", None, "holds no layers"),
+        ("layers", None, "layers"),
+    ],
+)
+def test_wrong_contents_are_told(tmp_path: Path, name: str, values: object, told: str) -> None:
+    path = write_foreign(tmp_path / "a.h5")
+    change(path, name, values)
+    with pytest.raises(NotAStoreError, match=told) as caught:
+        ActivationStore(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "told"),
+    [
+        ({"format": None}, "no activation store: its root attribute 'format' is None"),
+        ({"format": "AnnData"}, "'AnnData', not 'probekit-activations'"),
+        ({"version": VERSION + 1}, "version 2 .* install a newer probekit"),
+        ({"version": "x"}, "damaged"),
+        ({"spec": "no json"}, "damaged"),
+        ({"spec": "[1]"}, "spec is no JSON object"),
+        ({"rows_fingerprint": None}, "damaged"),
+    ],
+)
+def test_wrong_marks_are_told(tmp_path: Path, attributes: dict[str, object], told: str) -> None:
+    with pytest.raises(NotAStoreError, match=told):
+        ActivationStore(write_foreign(tmp_path / "a.h5", **attributes))
+
+
+def test_other_files_are_told(tmp_path: Path) -> None:
+    empty, text = tmp_path / "empty.h5", tmp_path / "text.h5"
+    empty.touch()
+    text.write_text("id,label\n1,0\n" * 100, encoding="utf-8")
+    for path, told in [
+        (tmp_path / "none.h5", "does not exist"),
+        (tmp_path, "is a folder"),
+        (empty, "is empty"),
+        (text, "no HDF5 file"),
+    ]:
+        with pytest.raises(NotAStoreError, match=told):
+            ActivationStore(path)
+
+
+def test_a_store_cut_anywhere_is_told(tmp_path: Path) -> None:
+    good = OLD.read_bytes()
+    for length in [*range(1, len(good), 191), len(good) - 1]:
+        path = tmp_path / "cut.h5"
+        path.write_bytes(good[:length])
+        with pytest.raises(NotAStoreError):
+            ActivationStore(path)
+
+
+def test_zeroed_pieces_and_flipped_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
+    # 0 in the heap of strings once made HDF5 loop for ever, and a flipped type made it crash.
+    good, path = OLD.read_bytes(), tmp_path / "broken.h5"
+    rng = random.Random(0)
+    zeroed = [good[:at] + bytes(64) + good[at + 64 :] for at in range(0, len(good) - 64, 64)]
+    flipped = []
+    for _ in range(150):
+        data = bytearray(good)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        flipped.append(bytes(data))
+    sentences = []
+    for data in zeroed + flipped:
+        path.write_bytes(data)
+        try:
+            with ActivationStore(path, allow_incomplete=True) as store:
+                store.rows_intact()
+                for layer in store.layers:
+                    store.layer(layer)
+        except StoreError as error:
+            sentences.append(str(error))
+    assert all("\n" not in sentence for sentence in sentences)
+    assert len(sentences) > 50  # much of so small a file is metadata
+
+
+def test_fingerprint_tells_spec_rows_and_completeness() -> None:
+    def fingerprint(**changes: object) -> str:
+        values = {"spec": {"a": 1, "b": [2]}, "rows_fingerprint": "0" * 16, "complete": True}
+        return Header(source=None, n_rows=1, layers={}, **{**values, **changes}).fingerprint  # type: ignore[arg-type]
+
+    first = fingerprint()
+    assert len(first) == 16
+    assert fingerprint(spec={"b": [2], "a": 1}) == first
+    others = {
+        fingerprint(spec={"a": 1, "b": [3]}),
+        fingerprint(rows_fingerprint="1" * 16),
+        fingerprint(complete=False),
+    }
+    assert len(others | {first}) == 4
+
+
+def test_header_is_read_without_the_numbers(tmp_path: Path) -> None:
+    with open_hdf5(OLD) as file:
+        header = read_header(file, OLD)
+    assert header.n_rows == 5
+    assert header.layers[2].width == 4
+    assert header.layers[2].dtype == "bfloat16"
+
+
+def test_bfloat16_widens_to_the_float32_whose_upper_half_it_is() -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)  # every bfloat16 there is, infinities and NaN too
+    out = np.empty(bits.shape, np.float32)
+    widen(bits, out)
+    import torch
+
+    expected = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).float().numpy()
+    np.testing.assert_array_equal(out.view(np.uint32), expected.view(np.uint32))
+    double = np.empty(bits.shape, np.float64)
+    widen(bits, double)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(double, expected.astype(np.float64))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1234, "1.2 kB"), (5 * 10**9, "5.0 GB")],
+)
+def test_bytes_are_written_for_people(count: int, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+def test_spec_has_one_text_whatever_its_order() -> None:
+    assert spec_json({"b": 1, "a": "é"}) == spec_json({"a": "é", "b": 1}) == '{"a":"é","b":1}'
