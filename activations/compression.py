@@ -37,7 +37,7 @@ def compress_store(path: Path, file: BinaryIO, compression: str) -> BinaryIO:
             reserve(packed, size)  # random numbers do not shrink
             packed.truncate(0)
             with (
-                h5py.File(path, "r", locking=False) as old,
+                h5py.File(file, "r") as old,
                 h5py.File(packed, "w", **HDF5_OPTIONS) as new,
             ):
                 _copy(old, new, compression)

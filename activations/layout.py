@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -25,6 +27,7 @@ __all__ = [
     "VERSION",
     "Header",
     "LayerInfo",
+    "StoreFile",
     "damaged",
     "human_bytes",
     "open_hdf5",
@@ -56,6 +59,7 @@ ROW_COLUMNS = {
 }
 
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # The strings of attributes lie at the head of the file.
 HEAD_BYTES = 1 << 20
 
@@ -135,40 +139,77 @@ def damaged(path: Path) -> Iterator[None]:
         ) from error
 
 
-def open_hdf5(path: Path, stream: BinaryIO | None = None) -> h5py.File:
-    """Open an HDF5 file for reading, without a lock, or say in one sentence why that cannot be.
+class StoreFile(io.RawIOBase):
+    """A file for HDF5 to read through, which takes no lock and no position.
 
-    ``stream`` is the file where it is open already.
+    HDF5's own opening would refuse a file that is being written, and one that the same process has
+    opened otherwise; positions are shared with forked workers, whose reads would cross.
     """
-    if path.is_dir():
-        raise NotAStoreError(f"{path} is a folder, not an activation store; name a file.")
-    if not path.exists():
-        raise NotAStoreError(f"{path} does not exist; make it with `probekit extract`.")
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}.") from None
-    if empty:
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        if path.is_dir():
+            raise NotAStoreError(f"{path} is a folder, not an activation store; name a file.")
+        try:
+            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotAStoreError(
+                f"{path} does not exist; make it with `probekit extract`."
+            ) from None
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}.") from None
+        self._at = 0
+
+    def fileno(self) -> int:
+        """The system's number of this file."""
+        return self._handle
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move this object's own position."""
+        start = (0, self._at, os.fstat(self._handle).st_size)[whence]
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read at the position."""
+        count = os.preadv(self._handle, [buffer], self._at)
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        """Close the file once."""
+        if not self.closed and hasattr(self, "_at"):
+            os.close(self._handle)
+        super().close()
+
+
+def open_hdf5(path: Path, stream: BinaryIO | StoreFile) -> h5py.File:
+    """Open the HDF5 file in ``stream`` for reading; ``path`` is for messages."""
+    head = os.pread(stream.fileno(), HEAD_BYTES, 0)
+    if not head:
         raise NotAStoreError(f"{path} is empty; make it with `probekit extract`.")
-    if not h5py.is_hdf5(path):
+    if not head.startswith(SIGNATURE):
         raise NotAStoreError(
             f"{path} is no HDF5 file, so no activation store; make one with `probekit extract`."
         )
     with damaged(path):
-        _check_heaps(path)
-        if stream is not None:
-            return h5py.File(stream, "r")
-        return h5py.File(path, "r", locking=False)
+        _check_heaps(head)
+        return h5py.File(stream, "r")
 
 
-def _check_heaps(path: Path) -> None:
+def _check_heaps(head: bytes) -> None:
     """Refuse a damaged heap of strings: HDF5 would walk it for ever at an entry of no size.
 
     https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, "Global Heap".
     """
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
     for found in re.finditer(rb"GCOL\x01\0\0\0", head):
         (size,) = struct.unpack_from("<Q", head.ljust(found.end() + 8, b"\0"), found.end())
         at, end = found.start() + 16, found.start() + size
@@ -200,7 +241,7 @@ def read_header(file: h5py.File, path: Path) -> Header:
                 f"{path} has version {version} of the store format and this probekit reads "
                 f"version {VERSION}; install a newer probekit."
             )
-        size = path.stat().st_size
+        size = file.id.get_filesize()
         n_rows = _check_rows(file["rows"], size)
         spec = json.loads(file.attrs["spec"])
         if not isinstance(spec, dict):

@@ -14,6 +14,7 @@ import numpy as np
 from probekit.activations.layout import (
     Array,
     LayerInfo,
+    StoreFile,
     damaged,
     open_hdf5,
     read_header,
@@ -68,8 +69,9 @@ class ActivationStore:
 
     def __init__(self, path: str | Path, *, allow_incomplete: bool = False) -> None:
         self.path = Path(path)
-        self._file = open_hdf5(self.path)
+        self._stream = StoreFile(self.path)
         try:
+            self._file = open_hdf5(self.path, self._stream)
             header = read_header(self._file, self.path)
             self.spec = header.spec
             self.complete = header.complete
@@ -86,7 +88,7 @@ class ActivationStore:
                     "done; run the same extract command again to finish it."
                 )
         except BaseException:
-            self._file.close()
+            self._stream.close()
             raise
 
     def __len__(self) -> int:
@@ -194,6 +196,7 @@ class ActivationStore:
     def close(self) -> None:
         """Close the file; arrays that were read, maps too, stay usable."""
         self._file.close()
+        self._stream.close()
 
     def __enter__(self) -> ActivationStore:
         return self
@@ -234,9 +237,9 @@ class ActivationStore:
         place = self._layers[layer].offset
         if place is None or data.size == 0:
             return data
-        # Through HDF5's own handle: the name may lead to another file by now.
-        with open(data.file.id.get_vfd_handle(), "rb", closefd=False) as raw, damaged(self.path):
-            mapped = np.memmap(raw, data.dtype, "r", offset=place, shape=data.shape)
+        # Through the open file: its name may lead to another one by now.
+        with open(self._stream.fileno(), "rb", closefd=False) as file, damaged(self.path):
+            mapped = np.memmap(file, data.dtype, "r", offset=place, shape=data.shape)
         self._maps[layer] = np.asarray(mapped)
         return self._maps[layer]
 

@@ -14,6 +14,7 @@ import pytest
 from probekit.activations.layout import (
     VERSION,
     Header,
+    StoreFile,
     human_bytes,
     open_hdf5,
     read_header,
@@ -216,7 +217,7 @@ def test_fingerprint_tells_spec_rows_and_completeness() -> None:
 
 
 def test_header_is_read_without_the_numbers(tmp_path: Path) -> None:
-    with open_hdf5(OLD) as file:
+    with StoreFile(OLD) as stream, open_hdf5(OLD, stream) as file:
         header = read_header(file, OLD)
     assert header.n_rows == 5
     assert header.layers[2].width == 4

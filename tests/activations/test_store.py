@@ -1,0 +1,234 @@
+"""Reading a store: whole layers, slices, batches; agreement with the arrays that went in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from probekit.activations.store import ActivationStore
+from probekit.activations.writer import StoreWriter
+from probekit.errors import IncompleteStoreError, StoreError, UsageError
+
+KINDS = [
+    ("float32", None),
+    ("float16", None),
+    ("bfloat16", None),
+    ("float32", "gzip"),
+    ("bfloat16", "lzf"),
+]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}-{kind[1]}")
+def made(request: pytest.FixtureRequest, tmp_path: Path, example: Callable[..., Any]) -> Any:
+    """An example and its store, of every dtype, mapped and packed."""
+    dtype, compression = request.param
+    rows = example(store_dtype=dtype)
+    path = rows.make(tmp_path / "acts.h5", compression=compression)
+    with ActivationStore(path) as store:
+        yield rows, store
+
+
+def test_everything_comes_back(made: Any) -> None:
+    rows, store = made
+    assert len(store) == rows.n
+    assert store.layers == [0, 3]
+    assert store.ids == rows.ids
+    assert store.hashes == rows.hashes
+    assert store.spec == rows.spec
+    assert store.source == "docstrings"
+    assert store.complete
+    assert store.done.dtype == store.truncated.dtype == bool
+    assert store.done.all()
+    np.testing.assert_array_equal(store.n_tokens, rows.n_tokens)
+    np.testing.assert_array_equal(store.truncated, rows.truncated)
+    for layer, states in rows.states.items():
+        read = store.layer(layer)
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(read, states)
+        np.testing.assert_array_equal(store.layer(layer, dtype="float64"), states)
+        np.testing.assert_array_equal(store.layer(layer, dtype="float16"), states)
+        np.testing.assert_array_equal(store.layer(layer, dtype=None), rows.stored(layer))
+
+
+def test_plain_h5py_reads_the_same(made: Any) -> None:
+    rows, store = made
+    with h5py.File(store.path, "r") as file:
+        for layer in rows.states:
+            np.testing.assert_array_equal(file[f"layers/{layer}"][:], rows.stored(layer))
+        assert file["rows/id"].asstr()[:].tolist() == rows.ids
+        assert file["rows/text_hash"].asstr()[:].tolist() == rows.hashes
+
+
+def test_rows_are_read_in_the_order_asked_for(made: Any) -> None:
+    rows, store = made
+    states = rows.states[3]
+    mask = np.arange(rows.n) % 3 == 0
+    for selection in (
+        slice(None),
+        slice(10, 20),
+        slice(20, 10),
+        slice(None, None, -7),
+        slice(-5, None),
+        np.array([5, 99, 5, 0]),
+        [-1, 2],
+        mask,
+        np.zeros(0, np.int64),
+        [],
+    ):
+        read = store.read(3, selection)
+        assert read.dtype == np.float32
+        expected = states[selection] if len(read) else states[:0]
+        np.testing.assert_array_equal(read, expected)
+    assert len(store.read(3, [])) == len(store.read(3, slice(20, 10))) == 0
+    assert len(store.read(3, slice(-5, None))) == 5
+
+
+@pytest.mark.parametrize("selection", [[100], [-101], [0.5], [[1, 2]], np.ones(7, bool), 3])
+def test_rows_that_are_none_are_refused(made: Any, selection: object) -> None:
+    with pytest.raises(UsageError):
+        made[1].read(0, selection)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100, 1000])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_batches_hold_every_row_once(made: Any, batch_size: int, shuffle: bool) -> None:
+    rows, store = made
+    seen = []
+    for numbers, states in store.batches(0, batch_size, shuffle=shuffle):
+        assert states.shape == (len(numbers), 8)
+        np.testing.assert_array_equal(states, rows.states[0][numbers])
+        seen.append(numbers)
+    order = np.concatenate(seen)
+    assert sorted(order.tolist()) == list(range(rows.n))
+    assert (order.tolist() == list(range(rows.n))) is not shuffle
+    assert {len(numbers) for numbers in seen[:-1]} <= {batch_size}
+
+
+def test_shuffling_follows_its_seed(made: Any) -> None:
+    def order(seed: int) -> list[int]:
+        batches = made[1].batches(0, 16, shuffle=True, seed=seed)
+        return np.concatenate([numbers for numbers, _ in batches]).tolist()
+
+    assert order(1) == order(1) != order(2)
+
+
+def test_only_float32_in_one_piece_is_mapped(made: Any) -> None:
+    rows, store = made
+    mapped = store.info(0).offset is not None and rows.store_dtype == "float32"
+    read = store.layer(0)
+    assert read.flags.writeable is not mapped
+    assert np.shares_memory(read, store.layer(0)) is mapped
+    if mapped:
+        with pytest.raises(ValueError, match="read-only"):
+            read[0, 0] = 1
+
+
+def test_maps_outlive_the_store_and_a_replaced_file(
+    tmp_path: Path, example: Callable[..., Any]
+) -> None:
+    rows = example()
+    store = ActivationStore(rows.make(tmp_path / "acts.h5"))
+    other = example()
+    other.states[3] = other.states[3] + 100
+    other.make(tmp_path / "acts.h5", spec={"model": "other"}, overwrite=True)
+    states = store.layer(3)  # mapped after the file was replaced
+    store.close()
+    np.testing.assert_array_equal(states, rows.states[3])
+
+
+def test_a_layer_is_read_without_the_others(tmp_path: Path, example: Callable[..., Any]) -> None:
+    rows = example()
+    path = rows.make(tmp_path / "acts.h5")
+    with ActivationStore(path) as store:
+        place, size = store.info(0).offset, rows.stored(0).nbytes
+        store.layer(3)
+        assert set(store._maps) == {3}
+    with path.open("r+b") as file:  # garbage in layer 0 does not matter to layer 3
+        file.seek(place)
+        file.write(b"\xff" * size)
+    with ActivationStore(path) as store:
+        np.testing.assert_array_equal(store.layer(3), rows.states[3])
+        assert np.isnan(store.layer(0)).all()
+
+
+def test_the_only_layer_needs_no_name(tmp_path: Path, example: Callable[..., Any]) -> None:
+    one = example(widths={5: 4})
+    with ActivationStore(one.make(tmp_path / "one.h5")) as store:
+        np.testing.assert_array_equal(store.layer(), one.states[5])
+        assert len(list(store.batches())) == 1
+    with (
+        ActivationStore(example().make(tmp_path / "two.h5")) as store,
+        pytest.raises(UsageError, match=r"holds the layers 0, 3; say which"),
+    ):
+        store.layer()
+
+
+def test_wrong_wishes_are_refused(made: Any) -> None:
+    store = made[1]
+    with pytest.raises(UsageError, match=r"holds no layer 7; it holds 0, 3"):
+        store.layer(7)
+    with pytest.raises(UsageError, match="float16, float32, float64"):
+        store.layer(0, dtype="int8")
+    with pytest.raises(UsageError, match="at least one row"):
+        next(store.batches(0, 0))
+
+
+def test_a_closed_store_says_so(tmp_path: Path, example: Callable[..., Any]) -> None:
+    store = ActivationStore(example().make(tmp_path / "acts.h5"))
+    store.close()
+    with pytest.raises(StoreError, match="was closed"):
+        store.layer(0)
+
+
+def test_an_incomplete_store_opens_only_on_request(
+    tmp_path: Path, example: Callable[..., Any]
+) -> None:
+    rows, path = example(), tmp_path / "acts.h5"
+    done = np.array([3, 50, 7])
+    with StoreWriter.open(path, **rows.options()) as writer:
+        rows.write(writer, done)
+    with pytest.raises(IncompleteStoreError, match=r"3 of 100 rows are done; run the same"):
+        ActivationStore(path)
+    with ActivationStore(path, allow_incomplete=True) as store:
+        assert not store.complete
+        assert np.flatnonzero(store.done).tolist() == [3, 7, 50]
+        (batch,) = store.batches(3)
+        assert batch[0].tolist() == [3, 7, 50]
+        np.testing.assert_array_equal(batch[1], rows.states[3][[3, 7, 50]])
+        unfinished = store.fingerprint
+    with StoreWriter.open(path, **rows.options()) as writer:
+        rows.write(writer, np.flatnonzero(~writer.done))
+        writer.finish()
+    with ActivationStore(path) as store:
+        assert store.fingerprint != unfinished
+
+
+def test_what_a_foreign_writer_left_unaligned_is_read(
+    tmp_path: Path, example: Callable[..., Any]
+) -> None:
+    rows = example(widths={1: 3})
+    path = rows.make(tmp_path / "acts.h5")
+    data = path.read_bytes()
+    with h5py.File(path, "r+", alignment_threshold=1 << 30) as file:
+        # 1-byte data sets push what follows to an odd place.
+        del file["layers/1"]
+        for pad in range(3):
+            file.create_dataset(f"pad{pad}", data=np.zeros(1 + pad, np.uint8))
+        file.create_dataset("layers/1", data=rows.states[1])
+    assert path.read_bytes() != data
+    with ActivationStore(path) as store:
+        np.testing.assert_array_equal(store.layer(), rows.states[1])
+        np.testing.assert_array_equal(store.read(1, [9, 2]), rows.states[1][[9, 2]])
+
+
+def test_ids_of_any_script_come_back(tmp_path: Path, example: Callable[..., Any]) -> None:
+    rows = example(n=4)
+    rows.ids = ["日本語", "a b\tc", "x" * 300, "lone \ud800"]
+    with ActivationStore(rows.make(tmp_path / "acts.h5")) as store:
+        assert store.ids == rows.ids
+        assert store.rows_intact()
