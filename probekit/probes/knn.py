@@ -26,26 +26,27 @@ COSINE_NOISE = 1e-6
 
 
 def neighbor_means(
-    found: Neighbors,
+    index: NDArray[np.int64],
     Y: NDArray[np.float64],
     ks: Sequence[int],
     *,
     weight: NDArray[np.float64] | None = None,
-    weights: Weights = "uniform",
+    distance: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float64]:
     """Return the mean label of the first k neighbours for every k: (len(ks), m, C).
 
-    ``weight`` (n,) are sample weights; ``weights="cosine"`` also weighs a neighbour by
-    max(cos, 0). Where all weights are zero, the neighbours count alike.
+    ``index`` (m, w) numbers neighbours, nearest first, and ``weight`` (n,) are sample weights. With
+    ``distance`` (m, w) between unit rows, a neighbour's vote is also weighed by max(cos, 0). Where
+    all weights are zero, the neighbours count alike.
     """
-    out = np.empty((len(ks), len(found.index), Y.shape[1]))
+    out = np.empty((len(ks), len(index), Y.shape[1]))
     width = max(ks)
-    for rows in row_chunks(len(found.index), 24 * width * Y.shape[1]):
-        index = found.index[rows, :width]
-        voted = Y[index]
-        votes = None if weight is None else weight[index]
-        if weights == "cosine":
-            cosine = 1 - 0.5 * found.distance[rows, :width].astype(np.float64) ** 2
+    for rows in row_chunks(len(index), 24 * width * Y.shape[1]):
+        near = index[rows, :width]
+        voted = Y[near]
+        votes = None if weight is None else weight[near]
+        if distance is not None:
+            cosine = 1 - 0.5 * distance[rows, :width].astype(np.float64) ** 2
             cosine[cosine < COSINE_NOISE] = 0
             votes = cosine if votes is None else votes * cosine
         for place, k in enumerate(ks):
@@ -183,12 +184,9 @@ class KNNProbe(BaseProbe):
         return self._means(found, ks)
 
     def _means(self, found: Neighbors, ks: Sequence[int]) -> NDArray[np.float64]:
+        distance = found.distance if self.weights == "cosine" else None
         return neighbor_means(
-            found,
-            self._data.Y,
-            ks,
-            weight=self._data.weight,
-            weights=self.weights,
+            found.index, self._data.Y, ks, weight=self._data.weight, distance=distance
         )
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:

@@ -68,12 +68,14 @@ class NeighborIndex:
         k: int,
         *,
         groups: ArrayLike | None = None,
+        rows: NDArray[np.int64] | None = None,
         among: NDArray[np.bool_] | None = None,
         precise: bool = False,
     ) -> Neighbors:
         """Return the k nearest other rows of every stored row, its group left out.
 
-        ``among`` (n,) restricts the neighbours, not the rows that are asked for, to some rows.
+        ``rows`` are the numbers of the rows asked for, by default all; ``among`` (n,) is a mask of
+        those that may be neighbours.
 
         Raises
         ------
@@ -82,7 +84,9 @@ class NeighborIndex:
         """
         n = len(self)
         chosen = np.arange(n) if among is None else np.flatnonzero(among)
-        k = _check_k(k, len(chosen) - 1, f"n = {len(chosen)} rows have {len(chosen) - 1} others each")
+        k = _check_k(
+            k, len(chosen) - 1, f"n = {len(chosen)} rows have {len(chosen) - 1} others each"
+        )
         numbers = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
         if numbers.shape != (n,):
             raise ProbeError(f"groups must have one entry for each of {n} rows.")
@@ -94,8 +98,10 @@ class NeighborIndex:
                 f"it (n = {len(chosen)}); use a smaller k or leave duplicates out."
             )
         space = self.space if among is None else self.space.subset(chosen)
-        asked = _Asked(self.X, self.space.rows, self.space.norms)
-        found = self._search(space, asked, k, (numbers, numbers[chosen]), precise=precise)
+        source = self.space if rows is None else self.space.subset(rows)
+        asked = _Asked(source.X, source.rows, source.norms)
+        pair = (numbers if rows is None else numbers[rows], numbers[chosen])
+        found = self._search(space, asked, k, pair, precise=precise)
         return found if among is None else Neighbors(chosen[found.index], found.distance)
 
     def query(

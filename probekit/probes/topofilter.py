@@ -179,11 +179,14 @@ class TopoFilterProbe(BaseProbe):
         candidates = None if previous is None else _mask(previous, len(data.X))
         index = NeighborIndex(data.X, metric=self.metric, backend=self.backend)
         hard = hard_labels(data.Y)
-        edges = index.others(self._number("k_cc"), groups=data.groups).index
+        wide = self._wide(index, data.groups)
         component, notes = largest_components(
-            edges, hard, connection=CONNECTION[self.variant], classes=self.classes_
+            wide.index[:, : self._number("k_cc")],
+            hard,
+            connection=CONNECTION[self.variant],
+            classes=self.classes_,
         )
-        near = self._among(index, data, component)
+        near = self._among(index, data, component, wide)
         proba = self._mean(near, data)
         disagreement = 0.5 * np.abs(data.Y - proba).sum(axis=1)
         if self.variant == "eleuther":
@@ -194,9 +197,9 @@ class TopoFilterProbe(BaseProbe):
         else:
             candidates = component if candidates is None else component | candidates
             if not np.array_equal(candidates, component):
-                near = self._among(index, data, candidates)
+                near = self._among(index, data, candidates, wide)
             zeta = ZETA if self.zeta is None else self.zeta
-            keep = candidates & majority(near.index, hard, len(self.classes_), zeta=zeta)
+            keep = candidates & majority(near, hard, len(self.classes_), zeta=zeta)
             if self.rank:
                 keep = drop_ranked(keep, disagreement, hard, **self._amount())
         dropped = _dropped(keep, component, hard, self.classes_)
@@ -226,15 +229,23 @@ class TopoFilterProbe(BaseProbe):
 
     def _topolabel(self, X: NDArray[Any]) -> NDArray[np.float64]:
         found = self._index.query(X, self._number("k_zeta"), among=self._component)
-        return self._mean(found, self._data)
+        return self._mean(found.index, self._data)
 
-    def _mean(self, found: Neighbors, data: Training) -> NDArray[np.float64]:
-        means: NDArray[np.float64] = neighbor_means(
-            found, data.Y, [found.index.shape[1]], weight=data.weight
-        )[0]
-        return means
+    def _mean(self, index: NDArray[np.int64], data: Training) -> NDArray[np.float64]:
+        means = neighbor_means(index, data.Y, [index.shape[1]], weight=data.weight)
+        return np.asarray(means[0])
 
-    def _among(self, index: NeighborIndex, data: Training, kept: NDArray[np.bool_]) -> Neighbors:
+    def _wide(self, index: NeighborIndex, groups: NDArray[np.int64] | None) -> Neighbors:
+        """Search once for the graph and, in most rows, for the k_zeta nearest of the kept set."""
+        k_cc, k_zeta = self._number("k_cc"), self._number("k_zeta")
+        largest_group = 1 if groups is None else int(np.bincount(groups).max())
+        spare = min(k_zeta + k_zeta // 2, len(index) - largest_group)
+        return index.others(max(k_cc, spare), groups=groups)
+
+    def _among(
+        self, index: NeighborIndex, data: Training, kept: NDArray[np.bool_], wide: Neighbors
+    ) -> NDArray[np.int64]:
+        """Row numbers (n, k_zeta) of the nearest others in ``kept``, from ``wide`` if it can."""
         k, size = self._number("k_zeta"), int(kept.sum())
         if k > size - 1:
             raise ProbeError(
@@ -242,7 +253,15 @@ class TopoFilterProbe(BaseProbe):
                 f"left {size} of {len(kept)} rows; allowed are 1 to {size - 1}, and a larger k_cc "
                 "leaves more rows."
             )
-        return index.others(k, groups=data.groups, among=kept)
+        rank = np.cumsum(kept[wide.index], axis=1)
+        first = kept[wide.index] & (rank <= k)
+        short = np.flatnonzero(rank[:, -1] < k)
+        first[short] = False
+        near = np.empty((len(kept), k), dtype=np.int64)
+        near[rank[:, -1] >= k] = wide.index[first].reshape(-1, k)
+        if len(short):
+            near[short] = index.others(k, groups=data.groups, rows=short, among=kept).index
+        return near
 
     def _number(self, name: str) -> int:
         given = getattr(self, name)

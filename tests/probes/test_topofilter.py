@@ -88,10 +88,11 @@ def test_components_are_those_of_the_dense_graph(noisy, by_the_book, connection)
         assert np.array_equal(keep[rows], part == np.bincount(part).argmax())
 
 
-def test_topolabel_of_a_row_is_the_mean_of_its_neighbours_in_the_component(noisy, by_the_book):
+@pytest.mark.parametrize("k_cc", [3, 4, 8])  # L holds 82, 233 and 298 of 400 rows
+def test_topolabel_is_the_mean_of_neighbours_in_the_component(noisy, by_the_book, k_cc):
     X, y, _ = noisy
     soft = np.where(y == 1, 0.9, 0.2)
-    probe = TopoFilterProbe("eleuther", k_cc=4, k_zeta=9, metric="euclidean").fit(X, soft)
+    probe = TopoFilterProbe("eleuther", k_cc=k_cc, k_zeta=9, metric="euclidean").fit(X, soft)
     assert not probe.component_.all()
     near = by_the_book(X, 9, "euclidean", among=probe.component_)[0]
     assert np.allclose(probe.oof_proba_[:, 1], soft[near].mean(axis=1), atol=1e-12)
