@@ -13,6 +13,7 @@ from probekit.cleaning.scoring import check_finite
 from probekit.errors import LabelsError, UsageError, first_few
 from probekit.folds import duplicate_groups
 from probekit.labels import WeakLabels
+from probekit.metrics import accuracy, auroc
 from probekit.prior import class_counts
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from probekit.activations.store import ActivationStore
 
-__all__ = ["Supervised", "split_rows", "weak_labels"]
+__all__ = ["Supervised", "judge", "split_rows", "weak_labels"]
 
 
 class Supervised(NamedTuple):
@@ -43,10 +44,10 @@ def split_rows(
     first = np.unique(numbers, return_index=True)[1]
     size = np.bincount(numbers)
     order = np.random.default_rng(seed).permutation(len(first))
-    shares = np.bincount(labels) / max(len(labels), 1)
+    # A group counts for the class of its first row.
+    shares = np.bincount(labels[first], weights=size) / len(labels)
     chosen = np.zeros(len(first), dtype=bool)
     for c, wanted in enumerate(class_counts(rows, shares)):
-        # A group counts for the class of its first row.
         mine = order[labels[first[order]] == c]
         chosen[mine[np.cumsum(size[mine]) <= wanted]] = True
     return np.asarray(chosen[numbers])
@@ -155,3 +156,19 @@ def _number(share: float | None, rows: int | None, n: int) -> int:
     if not 0 < part <= 1:
         raise UsageError(f"The train share must lie in (0, 1], got {part}.")
     return round(n * part)
+
+
+def judge(labels: WeakLabels, truth: WeakLabels) -> dict[str, Any]:
+    """Accuracy and AUROC of weak labels on those of their rows that have a truth."""
+    place = {name: i for i, name in enumerate(labels.ids)}
+    numbers = truth.codes(labels.classes)
+    pairs = [(place[name], c) for name, c in zip(truth.ids, numbers, strict=True) if name in place]
+    if not pairs:
+        return {"judged_rows": 0, "accuracy": None, "auroc": None}
+    rows, true = (np.array(side) for side in zip(*pairs, strict=True))
+    order = auroc(true, labels.probs[rows])
+    return {
+        "judged_rows": len(rows),
+        "accuracy": accuracy(true, labels.hard[rows]),
+        "auroc": None if np.isnan(order) else order,
+    }

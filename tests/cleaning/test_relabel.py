@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from probekit.cleaning.evaluate import summarize
+from probekit.cleaning.relabel import relabel
+from probekit.cleaning.scoring import score_rows
+from probekit.errors import UsageError
+from probekit.metrics import prior_matched
+from probekit.probes import KNNProbe, LogisticProbe
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.mark.parametrize(("how", "beta"), [({}, 0.75), ({"blend": 0.3}, 0.3), ({"blend": 1}, 1)])
+def test_soft_labels_are_a_blend(blobs, how, beta):
+    data = blobs(n=300, noise=(0.3, 0.1, 0.2))
+    verdicts = relabel(data.X, data.weak, **how)
+    scored = score_rows(data.X, data.weak)
+    expected = (1 - beta) * np.eye(3)[data.weak] + beta * scored.proba
+    assert np.abs(verdicts.label - expected).max() < 1e-7  # float32 columns
+    assert verdicts.keep.all()
+    assert (verdicts.weight == 1).all()
+    assert verdicts.provenance["blend"] == beta
+
+
+def test_hard_labels_have_the_weak_class_shares(blobs):
+    data = blobs(n=403, noise=(0.35, 0.05))
+    verdicts = relabel(data.X, data.weak, hard=True)
+    assert set(np.unique(verdicts.label)) == {0, 1}
+    assert np.bincount(verdicts.hard).tolist() == np.bincount(data.weak).tolist()
+    score = score_rows(data.X, data.weak).proba[:, 1]
+    assert score[verdicts.hard == 1].min() >= score[verdicts.hard == 0].max()
+    at_half = relabel(data.X, data.weak, threshold=0.5)
+    assert np.bincount(at_half.hard).tolist() != np.bincount(data.weak).tolist()
+
+
+def test_hard_labels_of_soft_ones_have_the_shares_of_their_classes(blobs):
+    data = blobs(n=300)
+    soft = np.where(data.weak == 1, 0.51, 0.2)
+    verdicts = relabel(data.X, soft, hard=True)
+    assert np.bincount(verdicts.hard).tolist() == np.bincount(data.weak).tolist()
+
+
+def test_hard_labels_of_three_classes(blobs):
+    data = blobs(n=600, noise=(0.5, 0.1, 0.2))
+    verdicts = relabel(data.X, data.weak, hard=True, probe="logreg")
+    share = np.bincount(data.weak) / 600
+    scored = score_rows(data.X, data.weak, "logreg")
+    assert np.array_equal(verdicts.hard, prior_matched(scored.proba, share))
+    assert np.bincount(verdicts.hard).tolist() == np.bincount(data.weak).tolist()
+
+
+def test_a_threshold_cuts_the_second_class(blobs):
+    data = blobs(n=300)
+    proba = score_rows(data.X, data.weak, KNNProbe(k=10)).proba[:, 1]
+    for cut in (0.5, 0.3):
+        verdicts = relabel(data.X, data.weak, probe=KNNProbe(k=10), threshold=cut)
+        votes = np.round(proba * 10).astype(int)  # exact: a tie is class 0
+        assert np.array_equal(verdicts.hard, votes > cut * 10)
+        assert (votes == cut * 10).any()
+
+
+def test_only_above_leaves_the_others_alone(blobs):
+    data = blobs(n=300)
+    score = score_rows(data.X, data.weak).disagreement
+    some = relabel(data.X, data.weak, blend=1, only_above=0.6)
+    full = relabel(data.X, data.weak, blend=1)
+    above = score > 0.6
+    assert 0 < above.sum() < 300
+    assert np.array_equal(some.label[above], full.label[above])
+    assert np.array_equal(some.label[~above], some.weak[~above])
+    assert not np.array_equal(full.label[~above], full.weak[~above])
+
+
+def test_relabelling_repairs_labels(blobs):
+    data = blobs(n=1000)
+    before = np.mean(data.weak == data.truth)
+    for probe in ("knn", "logreg", "topofilter"):
+        assert np.mean(relabel(data.X, data.weak, probe=probe).hard == data.truth) > before + 0.05
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
+def test_in_sample_is_the_reference(labels):
+    golden = np.load(GOLDEN / f"eleuther_probes_{labels}.npz")
+    y = golden["y"].astype(np.float64)
+    for k in golden["knn_ks"]:
+        verdicts = relabel(
+            golden["X"], y, probe=KNNProbe(int(k), metric="euclidean"), in_sample=True, blend=1
+        )
+        # The reference averages in float32; so is the column.
+        assert np.abs(verdicts.label[:, 1] - golden[f"knn_train_k{k}"]).max() < 1e-6
+    for l2 in golden["l2s"]:
+        probe = LogisticProbe(l2=float(l2), standardize=False)
+        verdicts = relabel(golden["X"], y, probe=probe, in_sample=True, blend=1)
+        # The reference's own float32 optimiser stops this far from the optimum.
+        assert np.abs(verdicts.label[:, 1] - golden[f"log_train_l{l2}"]).max() < 1e-3
+
+
+def test_seeing_the_labels_makes_relabelling_a_no_op():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 300)).astype(np.float32)  # more columns than rows: all is separable
+    y = rng.integers(0, 2, 200)
+    probe = LogisticProbe(l2=1e-3)
+    seen = summarize(relabel(X, y, probe=probe, in_sample=True, threshold=0.5))
+    assert seen.changed == 0
+    assert "relabels equal the weak labels" in seen.alarms[0]
+    hidden = summarize(relabel(X, y, probe=probe, threshold=0.5))
+    assert hidden.changed > 60
+    assert not hidden.alarms
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [
+        ({"blend": 0}, r"\(0, 1\], got 0"),
+        ({"blend": 1.5}, r"\(0, 1\]"),
+        ({"threshold": 0}, "between 0 and 1"),
+        ({"threshold": 1.0}, "between 0 and 1"),
+        ({"only_above": 1}, r"\[0, 1\)"),
+        ({"hard": True, "blend": 0.5}, "one of blend, hard and threshold"),
+        ({"hard": True, "threshold": 0.5}, "one of blend, hard and threshold"),
+    ],
+)
+def test_forms_that_make_no_sense(blobs, how, sentence):
+    data = blobs(n=100)
+    with pytest.raises(UsageError, match=sentence):
+        relabel(data.X, data.weak, **how)
+
+
+def test_a_threshold_needs_two_classes(blobs):
+    data = blobs(n=100, noise=(0.1, 0.1, 0.1))
+    with pytest.raises(UsageError, match="there are 3; use --hard"):
+        relabel(data.X, data.weak, threshold=0.5)
