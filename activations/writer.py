@@ -173,6 +173,8 @@ class StoreWriter:
         self._check(rows, states)
         # A row that is marked done is never touched: a kill halfway would leave it wrong.
         chosen = np.flatnonzero(self._columns["done"][rows] == 0)
+        if not len(chosen):
+            return
         chosen = chosen[np.argsort(rows[chosen], kind="stable")]
         rows = rows[chosen]
         runs = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
