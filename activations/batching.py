@@ -1,0 +1,162 @@
+"""Rows into windows, windows into batches of equal cost, batches into padded arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from probekit.data import Content, Rows
+from probekit.errors import UsageError
+
+__all__ = ["Batch", "Encoded", "cut_batches", "default_batch_tokens", "pad", "windows"]
+
+Array: TypeAlias = npt.NDArray[Any]
+
+# Rows are sorted by length within a window: memory stays flat, and the next one is tokenised while
+# this one runs. The first is small so that the first batch does not wait.
+FIRST_ROWS, WINDOW_ROWS = 1024, 16384
+WINDOW_CHARACTERS = 1 << 24
+
+# Padded tokens per batch. Large matrices do not help a processor whose caches they leave.
+BATCH_TOKENS = {"cpu": 4096, "mps": 8192}
+GPU_BATCH_TOKENS = 32768
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of some rows, one behind the other."""
+
+    flat: Array
+    """int32, all rows' ids."""
+    lengths: Array
+    """(n,) int64, tokens of each row."""
+    truncated: Array
+    """(n,) bool, rows that had more."""
+    types: Array | None = None
+    """Like ``flat``: token types, where they are not all 0."""
+
+    @cached_property
+    def starts(self) -> Array:
+        """(n,) where each row begins in ``flat``."""
+        return np.cumsum(self.lengths) - self.lengths
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of one window that are forwarded together, the longest first."""
+
+    rows: Array
+    """(b,) row numbers in the data."""
+    places: Array
+    """(b,) places of these rows in the window."""
+    lengths: Array
+    """(b,) tokens of each row."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens with padding."""
+        return len(self.rows) * int(self.lengths.max())
+
+    def pieces(self, budget: int) -> list[Batch]:
+        """Return this batch, or the pieces of it that fit into ``budget`` padded tokens."""
+        if self.padded_tokens <= budget:
+            return [self]
+        return [
+            Batch(self.rows[part], self.places[part], self.lengths[part])
+            for part in cut_batches(self.lengths, budget)
+        ]
+
+
+def default_batch_tokens(device: str) -> int:
+    """Padded tokens per batch for a kind of device (``cpu``, ``cuda``, ``mps``)."""
+    return BATCH_TOKENS.get(device, GPU_BATCH_TOKENS)
+
+
+def windows(rows: Rows) -> Iterator[tuple[int, list[Content]]]:
+    """Cut rows into windows: the first row's number and the contents.
+
+    Where a window ends depends on the rows alone, so a resumed run has the same ones.
+    """
+    start, size, limit = 0, 0, FIRST_ROWS
+    window: list[Content] = []
+    for begin in range(0, len(rows), FIRST_ROWS):
+        for content in rows.contents(begin, begin + FIRST_ROWS):
+            characters = _characters(content)
+            if window and (len(window) >= limit or size + characters > WINDOW_CHARACTERS):
+                yield start, window
+                start, size, limit, window = start + len(window), 0, WINDOW_ROWS, []
+            window.append(content)
+            size += characters
+    if window:
+        yield start, window
+
+
+def _characters(content: Content) -> int:
+    if isinstance(content, str):
+        return len(content)
+    return sum(len(part) if isinstance(part, str) else len(str(part)) for part in content)
+
+
+def cut_batches(lengths: Array, budget: int) -> list[Array]:
+    """Cut rows, the longest first (equal ones in their order), into batches of at most ``budget``.
+
+    Parameters
+    ----------
+    lengths
+        (n,) tokens of each row.
+    budget
+        Padded tokens per batch; a row that is longer makes a batch of its own.
+
+    Returns
+    -------
+    list
+        Places of each batch's rows; together every place once.
+    """
+    if budget < 1:
+        raise UsageError(f"A batch takes at least one token, not {budget}.")
+    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        longest = max(1, int(lengths[order[start]]))
+        size = max(1, budget // longest)
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+def pad(
+    encoded: Encoded, places: Array, *, pad_id: int, side: str = "right"
+) -> tuple[Array, Array | None, Array | None]:
+    """Put the rows at ``places`` of a window side by side.
+
+    Returns
+    -------
+    tuple
+        Ids (b, s) int64; the mask of real tokens (b, s) bool, or None where nothing is padded;
+        token types (b, s) int64, or None.
+    """
+    lengths, starts = encoded.lengths[places], encoded.starts[places]
+    width = int(lengths.max())
+    mask = np.arange(width) < lengths[:, None]
+    if side == "left":
+        mask = mask[:, ::-1]
+    # Token j of the row that begins at s lies at flat[s + j]; real tokens come in row order.
+    ends = np.cumsum(lengths)
+    source = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
+
+    def spread(flat: Array, filler: int) -> Array:
+        out = np.full((len(places), width), filler, np.int64)
+        out[mask] = flat[source]
+        return out
+
+    ids = spread(encoded.flat, pad_id)
+    types = None if encoded.types is None else spread(encoded.types, 0)
+    return ids, (None if int(lengths.min()) == width else mask), types

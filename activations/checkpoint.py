@@ -1,0 +1,333 @@
+"""What is known of a model before its weights are loaded: shape, tokenizer, identity."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probekit.activations.identity import folder_weights, loaded_weights
+from probekit.activations.quiet import quiet
+from probekit.activations.spec import DTYPES
+from probekit.activations.tapping import plain_states
+from probekit.errors import ModelError, UsageError
+
+__all__ = ["Checkpoint", "open_checkpoint", "open_loaded", "text_root", "why"]
+
+# Tokenizers without a limit say so with a number like 1e30.
+SANE_LENGTH = 1 << 24
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm", "*.tiktoken", "merges.txt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and its tokenizer, the weights not loaded yet (or loaded by the caller)."""
+
+    name: str
+    """Hub name or folder, as transformers takes it."""
+    label: str
+    """Name without a place, for the store."""
+    revision: str | None
+    """Commit on the hub."""
+    config: Any
+    tokenizer: Any
+    skeleton: torch.nn.Module
+    """The model without weights; where ``loaded``, the model itself."""
+    dtype: torch.dtype
+    """Numbers that the model computes in."""
+    loaded: bool = False
+    trust_remote_code: bool = False
+
+    @property
+    def root(self) -> torch.nn.Module:
+        """The part that reads text, without weights."""
+        return text_root(self.skeleton, self.config)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, L."""
+        config: Any = self.root.config
+        depth = getattr(config.get_text_config(), "num_hidden_layers", None)
+        if not isinstance(depth, int) or depth < 1:
+            raise ModelError(
+                f"{self.label} does not say how many layers it has (num_hidden_layers of its "
+                "configuration); only stacks of blocks can be read."
+            )
+        return depth
+
+    @cached_property
+    def weights(self) -> str:
+        """Fingerprint of weights and configuration."""
+        if self.loaded:
+            return loaded_weights(self.skeleton)
+        if self.revision is not None:
+            return f"commit:{self.revision[:16]}"
+        return folder_weights(Path(self.name))
+
+    @cached_property
+    def widths(self) -> dict[int, int]:
+        """Width of every layer's states, found by running the skeleton."""
+        if self.loaded:
+            with quiet():
+                return {i: s.shape[-1] for i, s in plain_states(self.root, self.depth).items()}
+        try:
+            with quiet():
+                return {i: s.shape[-1] for i, s in plain_states(self.root, self.depth).items()}
+        except ModelError:
+            # Some models look at numbers on the way, which a skeleton has not.
+            width = int(self.config.get_text_config().hidden_size)
+            return dict.fromkeys(range(self.depth + 1), width)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token embeddings."""
+        embeddings: Any = self.skeleton.get_input_embeddings()  # type: ignore[operator]
+        return int(embeddings.weight.shape[0])
+
+    @property
+    def position_limit(self) -> int | None:
+        """Most tokens that the model can read; None where nothing limits it."""
+        if (counted := self._counted_positions()) is not None:
+            return int(counted.num_embeddings) - int(counted.padding_idx or 0) - 1
+        limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return limit if isinstance(limit, int) and 0 < limit < SANE_LENGTH else None
+
+    @property
+    def counts_own_positions(self) -> bool:
+        """Whether the model counts positions itself, over ids that are not the padding id."""
+        return self._counted_positions() is not None
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills padded places; any will do where the mask hides it."""
+        counted = self._counted_positions()
+        known = [
+            counted.padding_idx if counted is not None else None,
+            getattr(self.tokenizer, "pad_token_id", None),
+        ]
+        valid = [i for i in known if isinstance(i, int) and 0 <= i < self.vocabulary]
+        return valid[0] if valid else 0
+
+    def _counted_positions(self) -> torch.nn.Embedding | None:
+        # RoBERTa's kind: positions begin at padding_idx + 1 of the embedding.
+        for name, module in self.root.named_modules():
+            if isinstance(module, torch.nn.Embedding) and "position" in name.rsplit(".", 1)[-1]:
+                return module if module.padding_idx is not None else None
+        return None
+
+    def length(self, asked: int | None) -> int | None:
+        """Tokens that are read of a row: as asked, or what tokenizer and model are made for."""
+        limit = self.position_limit
+        if asked is not None:
+            if asked < 1:
+                raise UsageError(f"A row has at least one token, not {asked}.")
+            if limit is not None and asked > limit:
+                raise UsageError(
+                    f"{self.label} reads at most {limit} tokens, not {asked}; lower --max-length."
+                )
+            return asked
+        own = getattr(self.tokenizer, "model_max_length", None)
+        known = [n for n in (own, limit) if n is not None and 0 < n < SANE_LENGTH]
+        return int(min(known)) if known else None
+
+    @property
+    def default_pool(self) -> str:
+        """``mean`` for models that read both ways, ``last`` for those that read left to right."""
+        from transformers.models.auto import modeling_auto as auto
+
+        config = self.config.get_text_config()
+        kinds = {self.config.model_type, config.model_type}
+        causal = bool(kinds & set(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+        both_ways = bool(kinds & set(auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)) or bool(
+            getattr(config, "use_bidirectional_attention", False)
+        )
+        if getattr(self.config, "is_encoder_decoder", False):
+            return "mean"
+        if both_ways and not getattr(config, "is_decoder", False):
+            return "mean"
+        if causal or getattr(config, "is_decoder", False):
+            return "last"
+        if kinds & set(auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES):
+            return "mean"
+        raise UsageError(
+            f"Whether {self.label} ({config.model_type}) reads left to right or both ways is not "
+            "known; say how to pool: --pool last, first, mean or max."
+        )
+
+
+def text_root(model: torch.nn.Module, config: Any) -> torch.nn.Module:
+    """The encoder of an encoder-decoder model, else the model."""
+    if getattr(config, "is_encoder_decoder", False):
+        encoder: torch.nn.Module = model.get_encoder()  # type: ignore[operator]
+        return encoder
+    return model
+
+
+def open_loaded(model: Any, tokenizer: Any) -> Checkpoint:
+    """Take a model that the caller has loaded, with or without a head, and its tokenizer."""
+    if not isinstance(model, torch.nn.Module) or not callable(tokenizer):
+        raise UsageError("A loaded model is a pair: (transformers model, tokenizer).")
+    given: Any = model
+    base: Any = given.get_base_model() if hasattr(given, "get_base_model") else given
+    base = getattr(base, "base_model", base)
+    if not hasattr(base, "config") or not hasattr(base, "get_input_embeddings"):
+        raise UsageError(f"{type(model).__name__} is no model of transformers.")
+    name = str(getattr(base.config, "_name_or_path", "") or type(base).__name__)
+    label = Path(name).name if Path(name).is_dir() else name
+    dtype = next((p.dtype for p in base.parameters() if p.dtype.is_floating_point), torch.float32)
+    return Checkpoint(name, label, None, base.config, tokenizer, base, dtype, loaded=True)
+
+
+def open_checkpoint(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+) -> Checkpoint:
+    """Read configuration and tokenizer of a folder or of a model on the hub.
+
+    Raises
+    ------
+    ModelError
+        Where it does not exist, has no tokenizer, or only pickled weights.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise UsageError(f"A model's dtype is auto, {', '.join(DTYPES)}, not {dtype!r}.")
+    local = Path(name).expanduser()
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if local.is_dir():
+        name = str(local)
+        _check_folder(local)
+    elif local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(
+            f"The model folder {name} does not exist or is no folder; give a folder that "
+            "save_pretrained wrote, or a name on the Hugging Face hub."
+        )
+    else:
+        options["revision"] = revision or "main"
+    with quiet():
+        config = _open_config(name, options)
+        tokenizer = _open_tokenizer(name, options)
+        commit = None if local.is_dir() else str(getattr(config, "_commit_hash", None) or revision)
+        skeleton = _build_skeleton(name, config, trust_remote_code=trust_remote_code)
+        found = getattr(torch, dtype) if dtype != "auto" else _own_dtype(name, config, commit)
+    label = local.resolve().name if local.is_dir() else name
+    return Checkpoint(
+        name,
+        label,
+        commit,
+        config,
+        tokenizer,
+        skeleton,
+        found,
+        trust_remote_code=trust_remote_code,
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} has no config.json; give a folder that save_pretrained wrote.")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted({*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")})
+        if pickled:
+            raise ModelError(
+                f"{folder} has only pickled weights ({pickled[0].name}), which can run any code "
+                "when they are read; convert them to safetensors where you trust them."
+            )
+        raise ModelError(f"{folder} has no weights: no file ends with .safetensors.")
+    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise ModelError(
+            f"{folder} has no tokenizer (tokenizer.json); save the one that the model was trained "
+            "with into it."
+        )
+
+
+def _open_config(name: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, **options)
+    except Exception as error:  # transformers, hub and HTTP raise some twenty kinds
+        raise ModelError(f"The model {name} cannot be opened: {why(error)}") from error
+
+
+def _open_tokenizer(name: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except Exception as error:  # as above, and whatever a damaged tokenizer.json leads to
+        raise ModelError(f"The tokenizer of {name} cannot be opened: {why(error)}") from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        raise ModelError(
+            f"The tokenizer of {name} has no vocabulary; save the one that the model was trained "
+            "with beside it."
+        )
+    return tokenizer
+
+
+def _build_skeleton(name: str, config: Any, *, trust_remote_code: bool) -> torch.nn.Module:
+    from transformers import AutoModel, AutoModelForTextEncoding
+    from transformers.initialization import no_init_weights
+
+    encoder_only = getattr(config, "is_encoder_decoder", False) and (
+        type(config) in AutoModelForTextEncoding._model_mapping
+    )
+    auto: Any = AutoModelForTextEncoding if encoder_only else AutoModel
+    try:
+        with torch.device("meta"), no_init_weights():
+            skeleton: torch.nn.Module = auto.from_config(
+                config, trust_remote_code=trust_remote_code
+            )
+    except Exception as error:  # a configuration may be wrong in any way
+        raise ModelError(f"The model {name} cannot be built: {why(error)}") from error
+    return skeleton.eval()
+
+
+def _own_dtype(name: str, config: Any, commit: str | None) -> torch.dtype:
+    dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+    if dtype is not None:
+        found: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        return found
+    folder = Path(name)
+    if commit is not None:
+        from transformers.utils.hub import cached_file
+
+        options = {"revision": commit, "_raise_exceptions_for_missing_entries": False}
+        file = cached_file(name, "model.safetensors", **options)
+        folder = Path(file).parent if file else folder
+    names = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(size)) if size < path.stat().st_size else {}
+        for tensor in header.values():
+            if tensor.get("dtype") in names:
+                return names[tensor["dtype"]]
+    return torch.float32
+
+
+def why(error: BaseException) -> str:
+    """Write a library's error as the end of one sentence, with what usually repairs it."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "connect" in text or "offline" in text.lower() or "LocalEntryNotFound" in text:
+        return (
+            "it is no folder here and the Hugging Face hub cannot be reached; check the name and "
+            "the connection, or give a local folder."
+        )
+    if "trust_remote_code" in text:
+        return (
+            "it brings code of its own; read that code, then pass --trust-remote-code if you trust "
+            "it."
+        )
+    if "not a valid model identifier" in text or "Repository Not Found" in text:
+        return (
+            "it is neither a folder here nor a model on the Hugging Face hub (private ones need "
+            "`hf auth login`)."
+        )
+    return (text if len(text) <= 300 else text[:299] + "…").rstrip(".") + "."

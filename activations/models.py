@@ -1,0 +1,202 @@
+"""Load as much of a model as the layers asked for need, and tap it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from probekit.activations.checkpoint import Checkpoint, text_root, why
+from probekit.activations.pooling import Pooler
+from probekit.activations.quiet import quiet
+from probekit.activations.tapping import Tap, find_blocks, plain_states, release, tapped_states
+from probekit.errors import ModelError, UsageError
+
+__all__ = ["Placement", "resolve_device", "tapped"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model's weights go, and what they become on the way."""
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or ``map``: accelerate spreads them."""
+    quantization: dict[str, Any] | None = None
+    """Arguments of transformers' BitsAndBytesConfig; None: weights stay as they are stored."""
+
+
+def resolve_device(device: str) -> str:
+    """Name the device that ``auto`` stands for, and refuse one that is not there."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda:0"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if device in ("cpu", "map"):
+        return device
+    if device == "mps" and torch.backends.mps.is_available():
+        return device
+    if kind == "cuda" and (number.isdigit() or not _):
+        count = torch.cuda.device_count()
+        if int(number or 0) < count:
+            return f"cuda:{number or 0}"
+        raise UsageError(f"There is no device {device!r} here; CUDA devices: {count}.")
+    raise UsageError(
+        f"There is no device {device!r} here; allowed are auto, cpu, cuda, cuda:N, mps and map."
+    )
+
+
+@contextmanager
+def tapped(
+    checkpoint: Checkpoint, layers: Sequence[int], take: Pooler, placement: Placement
+) -> Iterator[Tap]:
+    """Load a model up to the deepest layer and give it with its taps.
+
+    A model that the caller has loaded is left as it was found.
+
+    Raises
+    ------
+    ModelError
+        Where weights are missing or damaged, do not fit into memory, or give no states.
+    """
+    depth = checkpoint.depth
+    with quiet():
+        if checkpoint.loaded:
+            tap = _tap_loaded(checkpoint, layers, take)
+        else:
+            tap = _tap_fresh(checkpoint, layers, take, placement)
+    training = tap.root.training
+    tap.root.eval()
+    try:
+        _check_widths(checkpoint, tap, depth)
+        yield tap
+    finally:
+        tap.remove()
+        tap.root.train(training)
+
+
+def _tap_loaded(checkpoint: Checkpoint, layers: Sequence[int], take: Pooler) -> Tap:
+    root, depth = checkpoint.root, checkpoint.depth
+    training = root.training
+    root.eval()
+    try:
+        blocks = find_blocks(root, depth)
+        if blocks is not None and tapped_states(root, layers, depth, blocks) is None:
+            blocks = None
+        if blocks is None:
+            plain_states(root, depth)
+    finally:
+        root.train(training)
+    return Tap(root, layers, depth=depth, take=take, blocks=blocks)
+
+
+def _tap_fresh(
+    checkpoint: Checkpoint, layers: Sequence[int], take: Pooler, placement: Placement
+) -> Tap:
+    depth, deepest = checkpoint.depth, max(layers)
+    if find_blocks(checkpoint.root, depth) is not None:
+        model = _load(checkpoint, placement, keep=min(deepest + 1, depth))
+        root = text_root(model, checkpoint.config)
+        blocks = find_blocks(root, min(deepest + 1, depth))
+        if blocks is not None and tapped_states(root, layers, depth, blocks) is not None:
+            if deepest < depth:
+                release(root, blocks[deepest])
+            return Tap(root, layers, depth=depth, take=take, blocks=blocks)
+        del model, root, blocks
+    # No list of blocks, or not one whose inputs are the hidden states: let the model give them.
+    root = text_root(_load(checkpoint, placement, keep=depth), checkpoint.config)
+    plain_states(root, depth)
+    return Tap(root, layers, depth=depth, take=take, blocks=None)
+
+
+def _load(checkpoint: Checkpoint, placement: Placement, *, keep: int) -> Any:
+    """Load a model whose blocks from ``keep`` on are never made, so never read from disk."""
+    options: dict[str, Any] = {
+        "config": copy.deepcopy(checkpoint.config),
+        "dtype": checkpoint.dtype,
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "device_map": _device_map(placement.device),
+    }
+    if checkpoint.revision is not None:
+        options["revision"] = checkpoint.revision
+    if placement.quantization is not None:
+        options["quantization_config"] = _quantization(placement)
+    try:
+        model, info = _shortened(checkpoint, keep).from_pretrained(checkpoint.name, **options)
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        raise ModelError(
+            f"The model {checkpoint.label} does not fit into the memory of {placement.device}; "
+            "take fewer layers, a smaller dtype, --load-in 8bit or 4bit, or --device map."
+        ) from error
+    except Exception as error:  # safetensors, accelerate, quantisers and the hub have their own
+        raise ModelError(f"The model {checkpoint.label} cannot be loaded: {why(error)}") from error
+    missing = [key for key in sorted(info["missing_keys"]) if "pooler" not in key]
+    if missing:
+        raise ModelError(
+            f"The weights of {checkpoint.label} lack {len(missing)} tensors that the model needs "
+            f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); they belong to "
+            "another model or are incomplete."
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _shortened(checkpoint: Checkpoint, keep: int) -> Any:
+    """Class of the model whose constructor drops the blocks from ``keep`` on.
+
+    The configuration stays whole: some models compute from their full depth.
+    """
+    whole: Any = type(checkpoint.skeleton)
+    depth, config_of_all = checkpoint.depth, checkpoint.config
+
+    def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        whole.__init__(self, config, *args, **kwargs)
+        blocks = find_blocks(text_root(self, config_of_all), depth)
+        if blocks is not None:
+            del blocks[keep:]
+
+    return type(whole.__name__, (whole,), {"__init__": init, "__module__": whole.__module__})
+
+
+def _device_map(device: str) -> Any:
+    if device == "map":
+        return "auto"
+    return None if device == "cpu" else {"": device}
+
+
+def _quantization(placement: Placement) -> Any:
+    import importlib.util
+
+    import transformers
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(
+            "Quantised loading needs the package bitsandbytes, which is not installed; "
+            "pip install bitsandbytes."
+        )
+    try:
+        make: Any = transformers.BitsAndBytesConfig
+        return make(**(placement.quantization or {}))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"The quantisation cannot be used: {why(error)}") from None
+
+
+def _check_widths(checkpoint: Checkpoint, tap: Tap, depth: int) -> None:
+    """Compare what a real forward gives with what the store was made for."""
+    ids = torch.tensor([[5 % checkpoint.vocabulary]], device=input_device(tap.root))
+    for layer, states in tap(ids).items():
+        if states.shape[-1] != checkpoint.widths[layer]:
+            raise ModelError(
+                f"Layer {layer} of {depth} of {checkpoint.label} is {states.shape[-1]} wide where "
+                f"its configuration says {checkpoint.widths[layer]}."
+            )
+
+
+def input_device(root: torch.nn.Module) -> torch.device:
+    """Device that token ids go to."""
+    devices = (p.device for p in root.parameters() if p.device.type != "meta" and p.numel())
+    return next(devices, torch.device("cpu"))

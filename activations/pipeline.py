@@ -1,0 +1,244 @@
+"""The forward loop: tokenise ahead, run the model, write behind."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from probekit.activations.batching import Array, Batch, Encoded, cut_batches, pad, windows
+from probekit.activations.encoding import Encoder
+from probekit.activations.progress import Progress
+from probekit.activations.tapping import Tap
+from probekit.activations.threads import Ahead, Behind
+from probekit.activations.writer import StoreWriter
+from probekit.data import Rows
+from probekit.errors import ModelError
+
+__all__ = ["Counts", "Feed", "Sink", "Window", "forward_all", "read_windows"]
+
+# Rows are marked done this often; a kill loses no more than what was forwarded since.
+FLUSH_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """Some rows in sequence, tokenised and cut into batches."""
+
+    encoded: Encoded
+    batches: list[Batch]
+
+
+@dataclass
+class Counts:
+    """What a run has done itself."""
+
+    rows: int = 0
+    tokens: int = 0
+    batches: int = 0
+    batch_tokens: int = 0
+    nonfinite: dict[int, int] = field(default_factory=dict)
+    """Layer to number of rows with inf or NaN, where there are any."""
+
+
+def read_windows(
+    rows: Rows, encoder: Encoder, done: Array, *, batch_tokens: int, vocabulary: int
+) -> Iterator[Window]:
+    """Tokenise the windows that hold rows which are not done, and cut them into batches.
+
+    Raises
+    ------
+    ModelError
+        Where the tokenizer gives ids that the model has no embedding for.
+    """
+    for start, contents in windows(rows):
+        stop = start + len(contents)
+        if done[start:stop].all():
+            continue
+        encoded = encoder.encode(contents, rows.ids[start:stop])
+        if (largest := int(encoded.flat.max())) >= vocabulary:
+            raise ModelError(
+                f"The tokenizer gives ids up to {largest} and the model has {vocabulary} "
+                "embeddings; they do not belong together."
+            )
+        yield Window(
+            encoded,
+            [
+                Batch(start + places, places, encoded.lengths[places])
+                for places in cut_batches(encoded.lengths, batch_tokens)
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How a batch becomes the model's input."""
+
+    tap: Tap
+    device: torch.device
+    pad_id: int
+    side: str = "right"
+    """Right padding leaves every model's own positions right; left is for comparison."""
+    counts_own_positions: bool = False
+
+    def states(self, window: Window, batch: Batch) -> dict[int, torch.Tensor]:
+        """Pooled states of a batch, by layer, on the device."""
+        ids, mask, types = pad(window.encoded, batch.places, pad_id=self.pad_id, side=self.side)
+        positions = None
+        if self.side == "left" and mask is not None and not self.counts_own_positions:
+            positions = np.maximum(np.cumsum(mask, 1) - 1, 0) if self.tap.takes_positions else None
+        return self.tap(
+            self._move(ids),
+            None if mask is None else self._move(mask),
+            types=None if types is None else self._move(types),
+            positions=None if positions is None else self._move(positions),
+        )
+
+    def _move(self, array: Array) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+
+class Sink:
+    """Writes batches into the store, in a thread of its own.
+
+    Parameters
+    ----------
+    writer
+        Open store.
+    dtype
+        Numbers that are stored.
+    flush_rows
+        Mark rows done at least every so many; None: by time alone.
+    """
+
+    def __init__(
+        self, writer: StoreWriter, *, dtype: torch.dtype, flush_rows: int | None = None
+    ) -> None:
+        self.writer = writer
+        self.nonfinite: dict[int, int] = {}
+        self._dtype = dtype
+        self._flush_rows = flush_rows
+        self._unflushed = 0
+        self._flushed = time.monotonic()
+        self._behind: Behind[tuple[Window, Batch, dict[int, torch.Tensor]]] = Behind(self._write)
+
+    def put(self, window: Window, batch: Batch, states: dict[int, torch.Tensor]) -> None:
+        """Hand a batch's states over; raises what went wrong with an earlier one."""
+        self._behind.put((window, batch, states))
+
+    def close(self) -> None:
+        """Write all that was handed over and mark it done."""
+        self._behind.close()
+        self.writer.flush()
+
+    def _write(self, item: tuple[Window, Batch, dict[int, torch.Tensor]]) -> None:
+        window, batch, states = item
+        arrays = {}
+        for layer, pooled in states.items():
+            # Here, not in the loop: to wait for the device here lets it go on with the next batch.
+            stored = pooled.to(self._dtype).cpu().contiguous()
+            finite = torch.isfinite(stored).all(1)
+            if not bool(finite.all()):
+                wrong = int((~finite).sum())
+                self.nonfinite[layer] = self.nonfinite.get(layer, 0) + wrong
+            arrays[layer] = _as_stored(stored)
+        truncated = window.encoded.truncated[batch.places]
+        self.writer.write(batch.rows, arrays, batch.lengths, truncated)
+        self._unflushed += len(batch)
+        due = self._flush_rows is not None and self._unflushed >= self._flush_rows
+        if due or time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.writer.flush()
+            self._unflushed, self._flushed = 0, time.monotonic()
+
+
+def _as_stored(states: torch.Tensor) -> Array:
+    if states.dtype == torch.bfloat16:
+        return states.view(torch.int16).numpy().view(np.uint16)
+    return states.numpy()
+
+
+def forward_all(
+    source: Ahead[Window],
+    feed: Feed,
+    sink: Sink,
+    *,
+    ids: list[str],
+    batch_tokens: int,
+    progress: Progress,
+    on_batch: Callable[[Batch], None] | None = None,
+) -> Counts:
+    """Forward every batch that has a row not done yet.
+
+    A batch that does not fit into memory is run in halves, and later ones are cut to that size.
+
+    Raises
+    ------
+    ModelError
+        Where a single row does not fit.
+    """
+    done = sink.writer.done
+    counts = Counts(batch_tokens=batch_tokens)
+    for window in source:
+        todo = deque(batch for batch in window.batches if not done[batch.rows].all())
+        progress.plan(sum(map(len, todo)), sum(int(b.lengths.sum()) for b in todo))
+        while todo:
+            batch = todo.popleft()
+            if len(batch) > 1 and batch.padded_tokens > counts.batch_tokens:
+                todo.extendleft(reversed(batch.pieces(counts.batch_tokens)))
+                continue
+            states = _try(feed, window, batch)
+            if states is None:
+                counts.batch_tokens = _halve(batch, ids, progress)
+                todo.appendleft(batch)
+                continue
+            sink.put(window, batch, states)
+            counts.rows += len(batch)
+            counts.tokens += int(batch.lengths.sum())
+            counts.batches += 1
+            progress.advance(len(batch), int(batch.lengths.sum()))
+            if on_batch is not None:
+                on_batch(batch)
+    return counts
+
+
+def _try(feed: Feed, window: Window, batch: Batch) -> dict[int, torch.Tensor] | None:
+    """States of a batch, or None where memory does not suffice."""
+    try:
+        return feed.states(window, batch)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+    # Outside the handler: the error held on to the failed forward's tensors.
+    if feed.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    text = str(error)
+    signs = ("not enough memory", "DefaultCPUAllocator", "out of memory")
+    return any(sign in text for sign in signs)
+
+
+def _halve(batch: Batch, ids: list[str], progress: Progress) -> int:
+    if len(batch) == 1:
+        raise ModelError(
+            f"The row with id {ids[int(batch.rows[0])]!r} ({int(batch.lengths[0])} tokens) does "
+            "not fit into memory even alone; lower --max-length, take a smaller dtype or another "
+            "device."
+        )
+    budget = batch.padded_tokens // 2
+    progress.note(
+        f"Out of memory at {len(batch)} rows of {int(batch.lengths.max())} tokens; going on with "
+        f"at most {budget} tokens per batch (--batch-tokens {budget} begins there)."
+    )
+    return budget

@@ -1,0 +1,250 @@
+"""What a user asks an extraction for, and the job that it becomes before any weight is loaded."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from probekit.activations.batching import default_batch_tokens
+from probekit.activations.checkpoint import Checkpoint, open_checkpoint, open_loaded
+from probekit.activations.compression import check_compression
+from probekit.activations.encoding import Encoder, read_template
+from probekit.activations.identity import hashed, tokenizer_fingerprint
+from probekit.activations.layout import human_bytes
+from probekit.activations.models import Placement, input_device, resolve_device
+from probekit.activations.quiet import quiet
+from probekit.activations.skeleton import Plan
+from probekit.activations.spec import DTYPES, POOLS, ExtractionSpec, parse_layers
+from probekit.activations.store import ActivationStore
+from probekit.data import Rows
+from probekit.errors import DataError, OutputExistsError, StoreError, UsageError
+from probekit.sources import load_rows
+
+__all__ = ["Job", "Request", "prepare"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that can be said about an extraction; see ``probekit extract -h``."""
+
+    rows: Any
+    """Task name, path, ``hf:…``, Rows, data set, DataFrame or list."""
+    model: Any
+    """Hub name, folder, or a pair (model, tokenizer) that is loaded."""
+    output: str | Path
+    """Store to write."""
+    layers: Any = "mid"
+    """See ``parse_layers``."""
+    pool: str = "auto"
+    """``auto``: last token for models that read left to right, mean for the others."""
+    dtype: str = "auto"
+    """Numbers the model computes in; ``auto``: those of the checkpoint."""
+    store_dtype: str = "same"
+    """Numbers that are stored; ``same``: the model's."""
+    max_length: int | None = None
+    """Tokens per row; None: what tokenizer and model are made for."""
+    batch_tokens: int | None = None
+    """Padded tokens per batch; None: by the kind of device."""
+    device: str = "auto"
+    """See ``Placement``."""
+    template: str | Path | None = None
+    """File with a Jinja2 template."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    text_column: str | None = None
+    id_column: str | None = None
+    limit: int | None = None
+    """Only the first rows."""
+    trust_remote_code: bool = False
+    """Run code that a checkpoint brings."""
+    quantization: dict[str, Any] | None = None
+    """See ``Placement``."""
+    compression: str | None = None
+    """``gzip`` or ``lzf``; such a store is smaller, and cannot be mapped."""
+    overwrite: bool = False
+    padding_side: str = "right"
+    """Where batches are padded; results do not depend on it."""
+    flush_rows: int | None = None
+    """Mark rows done at least this often, besides every two seconds."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can be told to be wrong without reading anything."""
+        for name in ("max_length", "batch_tokens", "limit", "flush_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name.replace('_', '-')} is at least 1, not {value}.")
+        for name, allowed in (
+            ("pool", ("auto", *POOLS)),
+            ("dtype", ("auto", *DTYPES)),
+            ("store_dtype", ("same", *DTYPES)),
+            ("padding_side", ("left", "right")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UsageError(
+                    f"{name.replace('_', '-')} is one of {', '.join(allowed)}, not "
+                    f"{getattr(self, name)!r}."
+                )
+        check_compression(self.compression)
+
+
+@dataclass(frozen=True)
+class Job:
+    """An extraction that is ready to run."""
+
+    request: Request
+    path: Path
+    rows: Rows
+    checkpoint: Checkpoint
+    encoder: Encoder
+    spec: ExtractionSpec
+    placement: Placement
+    batch_tokens: int
+
+    @property
+    def widths(self) -> dict[int, int]:
+        """Layer to width of its states."""
+        return {layer: self.checkpoint.widths[layer] for layer in self.spec.layers}
+
+    @property
+    def store_plan(self) -> Plan:
+        """What the store is to hold."""
+        return Plan(
+            self.spec.to_json(),
+            self.rows.ids,
+            self.rows.hashes,
+            self.widths,
+            self.spec.store_dtype,
+            self.rows.source,
+        )
+
+    @property
+    def free_bytes(self) -> int:
+        """Room on the output's disk."""
+        return shutil.disk_usage(self.path.parent).free
+
+
+def prepare(request: Request) -> Job:
+    """Read rows, configuration and tokenizer, and check all that can be checked without weights.
+
+    Raises
+    ------
+    ProbekitError
+        One sentence about whatever is wrong.
+    """
+    path = _checked_output(Path(request.output))
+    rows = _rows(request)
+    if isinstance(request.model, tuple | list):
+        checkpoint = _loaded(request)
+    else:
+        checkpoint = open_checkpoint(
+            str(request.model),
+            revision=request.revision,
+            dtype=request.dtype,
+            trust_remote_code=request.trust_remote_code,
+        )
+    max_length = checkpoint.length(request.max_length)
+    with quiet():
+        encoder = Encoder(
+            checkpoint.tokenizer,
+            kind=rows.kind,
+            max_length=max_length,
+            template=read_template(request.template),
+        )
+    placement = _placement(request, checkpoint)
+    spec = _keep_label(_spec(request, checkpoint, encoder), path)
+    kind = placement.device.partition(":")[0]
+    job = Job(
+        request,
+        path,
+        rows,
+        checkpoint,
+        encoder,
+        spec,
+        placement,
+        batch_tokens=request.batch_tokens or default_batch_tokens(kind),
+    )
+    if not path.exists() and job.store_plan.nbytes > job.free_bytes:
+        raise StoreError(
+            f"{path} needs {human_bytes(job.store_plan.nbytes)}, but {human_bytes(job.free_bytes)} "
+            "are free on its disk; free some space, or store fewer layers or a smaller dtype."
+        )
+    return job
+
+
+def _checked_output(path: Path) -> Path:
+    if path.is_dir():
+        raise OutputExistsError(f"{path} is a folder; name a file to write.")
+    if not path.parent.is_dir():
+        raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")
+    return path
+
+
+def _rows(request: Request) -> Rows:
+    columns = {"text_column": request.text_column, "id_column": request.id_column}
+    if isinstance(request.rows, str | Path):
+        rows = load_rows(request.rows, **columns)
+    else:
+        rows = Rows.from_any(request.rows, **{k: v for k, v in columns.items() if v is not None})
+    if request.limit is not None and request.limit < len(rows):
+        return rows.select(range(request.limit))
+    return rows
+
+
+def _loaded(request: Request) -> Checkpoint:
+    if len(request.model) != 2:
+        raise UsageError("A loaded model is a pair: (transformers model, tokenizer).")
+    given = {
+        "revision": request.revision is not None,
+        "dtype": request.dtype != "auto",
+        "device": request.device != "auto",
+        "quantization": request.quantization is not None,
+        "trust_remote_code": request.trust_remote_code,
+    }
+    if wrong := [name for name, is_given in given.items() if is_given]:
+        raise UsageError(
+            f"A model that is loaded already is taken as it is; leave out {', '.join(wrong)}."
+        )
+    return open_loaded(*request.model)
+
+
+def _placement(request: Request, checkpoint: Checkpoint) -> Placement:
+    if checkpoint.loaded:
+        return Placement(str(input_device(checkpoint.root)))
+    quantization = request.quantization
+    if quantization is not None and quantization.get("load_in_4bit"):
+        # transformers would compute in float32 unless told.
+        name = str(checkpoint.dtype).removeprefix("torch.")
+        quantization = {"bnb_4bit_compute_dtype": name, **quantization}
+    return Placement(resolve_device(request.device), quantization)
+
+
+def _spec(request: Request, checkpoint: Checkpoint, encoder: Encoder) -> ExtractionSpec:
+    dtype = str(checkpoint.dtype).removeprefix("torch.")
+    same = dtype if dtype in DTYPES else "float32"
+    return ExtractionSpec(
+        model=checkpoint.label,
+        revision=checkpoint.revision,
+        weights=checkpoint.weights,
+        tokenizer=tokenizer_fingerprint(checkpoint.tokenizer),
+        layers=parse_layers(request.layers, checkpoint.depth),
+        pooling=checkpoint.default_pool if request.pool == "auto" else request.pool,
+        dtype=dtype,
+        store_dtype=same if request.store_dtype == "same" else request.store_dtype,
+        max_length=encoder.max_length,
+        kind=encoder.kind,
+        template=None if encoder.template is None else hashed(encoder.template),
+        quantization=request.quantization,
+    )
+
+
+def _keep_label(spec: ExtractionSpec, path: Path) -> ExtractionSpec:
+    """Go on under the name that a store began with where only the folder was renamed."""
+    try:
+        with ActivationStore(path, allow_incomplete=True) as store:
+            there = store.spec
+    except StoreError:
+        return spec
+    renamed = replace(spec, model=str(there.get("model")))
+    return renamed if renamed.to_json() == there else spec

@@ -1,0 +1,252 @@
+"""Take states out of a running model, layer by layer, and stop it after the deepest one.
+
+hidden_states[i] of transformers is the input of block i for i < L (after whatever stands between
+blocks), and hidden_states[L] the base model's result, after the final norm. So a hook before block
+i gives layer i, for pre-norm and post-norm models alike, and the hook of the deepest layer can end
+the forward pass. That this holds for the model at hand is checked once, on three tokens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from probekit.errors import ModelError
+
+__all__ = ["Tap", "find_blocks", "plain_states", "release", "tapped_states"]
+
+Tensor: TypeAlias = torch.Tensor
+Take: TypeAlias = Callable[[Tensor, "Tensor | None"], Tensor]
+
+# Whatever an unknown architecture raises when it meets fewer blocks than it was built with.
+_CANNOT = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+class _Stop(Exception):  # noqa: N818 (no error: it ends a forward pass that has given its states)
+    """The deepest layer asked for was reached."""
+
+
+def find_blocks(root: torch.nn.Module, depth: int) -> torch.nn.ModuleList | None:
+    """The one list of ``depth`` distinct blocks that is not part of another one, else None."""
+    found: list[tuple[str, torch.nn.ModuleList]] = []
+    for name, module in root.named_modules():
+        if not isinstance(module, torch.nn.ModuleList) or len(module) != depth:
+            continue
+        if any(name.startswith(f"{outer}.") for outer, _ in found):
+            continue
+        found.append((name, module))
+    if len(found) > 1:
+        # A text model with a tower for images or sound beside it.
+        found = [f for f in found if "language_model" in f[0]] or found
+    if len(found) != 1 or len(set(map(id, found[0][1]))) != depth:
+        return None
+    return found[0][1]
+
+
+class Tap:
+    """A model that gives pooled states of the layers asked for and runs no further.
+
+    Parameters
+    ----------
+    root
+        Base model or encoder, without a head, in evaluation mode.
+    layers
+        Layers to take.
+    depth
+        Number of the model's blocks.
+    take
+        From a layer's states (b, s, d) and the mask of real tokens to what is kept of them.
+    blocks
+        The model's blocks, at least up to the deepest layer; None: every block runs and the states
+        come from ``output_hidden_states``.
+    """
+
+    def __init__(
+        self,
+        root: torch.nn.Module,
+        layers: Sequence[int],
+        *,
+        depth: int,
+        take: Take,
+        blocks: torch.nn.ModuleList | None,
+    ) -> None:
+        self.root = root
+        self.layers = tuple(layers)
+        self.depth = depth
+        self.take = take
+        self._blocks = blocks
+        self._accepts = set(inspect.signature(root.forward).parameters)
+        self._found: dict[int, Tensor] = {}
+        self._mask: Tensor | None = None
+        self._hooks = []
+        if blocks is not None:
+            for layer in self.layers:
+                if layer < depth:
+                    hook = blocks[layer].register_forward_pre_hook(
+                        self._hook(layer), with_kwargs=True
+                    )
+                    self._hooks.append(hook)
+
+    @property
+    def takes_positions(self) -> bool:
+        """Whether the model can be told the positions of its tokens."""
+        return "position_ids" in self._accepts
+
+    @property
+    def takes_types(self) -> bool:
+        """Whether the model reads token types."""
+        return "token_type_ids" in self._accepts
+
+    def __call__(
+        self,
+        ids: Tensor,
+        mask: Tensor | None = None,
+        *,
+        types: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> dict[int, Tensor]:
+        """Run ids (b, s) with their mask (b, s) of real tokens; what was taken, by layer."""
+        self._found, self._mask = {}, mask
+        inputs: dict[str, Any] = {"input_ids": ids, "return_dict": True}
+        if mask is not None:
+            inputs["attention_mask"] = mask.long()
+        if types is not None and self.takes_types:
+            inputs["token_type_ids"] = types
+        if positions is not None:
+            inputs["position_ids"] = positions
+        if "use_cache" in self._accepts:
+            inputs["use_cache"] = False
+        try:
+            with torch.inference_mode():
+                self._run(inputs)
+        except _Stop:
+            pass
+        finally:
+            found, self._found, self._mask = self._found, {}, None
+        return found
+
+    def remove(self) -> None:
+        """Take the hooks out of the model."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    def _run(self, inputs: Mapping[str, Any]) -> None:
+        if self._blocks is not None:
+            result = self.root(**inputs)
+            if self.depth in self.layers:
+                self._keep(self.depth, _last_states(result))
+            return
+        states = self.root(**inputs, output_hidden_states=True).hidden_states
+        for layer in self.layers:
+            self._keep(layer, states[layer])
+
+    def _hook(self, layer: int) -> Callable[..., None]:
+        def hook(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states = args[0] if args else kwargs["hidden_states"]
+            self._keep(layer, states)
+            if layer == self.layers[-1]:
+                raise _Stop
+
+        return hook
+
+    def _keep(self, layer: int, states: Tensor) -> None:
+        mask = self._mask
+        if mask is not None and mask.device != states.device:
+            mask = mask.to(states.device)
+        # At once: later blocks may write into these states, and pooled ones are small.
+        self._found[layer] = self.take(states, mask)
+
+
+def _last_states(result: Any) -> Tensor:
+    states: Tensor = result.last_hidden_state if hasattr(result, "last_hidden_state") else result[0]
+    return states
+
+
+def _whole(states: Tensor, _: Tensor | None) -> Tensor:
+    return states.clone()
+
+
+def tapped_states(
+    root: torch.nn.Module, layers: Sequence[int], depth: int, blocks: torch.nn.ModuleList
+) -> dict[int, Tensor] | None:
+    """States (1, 3, d) that hooks take from three tokens; None unless they are hidden_states.
+
+    ``blocks`` may be cut, but must hold the block whose input is the deepest layer.
+    """
+    tap = Tap(root, layers, depth=depth, take=_whole, blocks=blocks)
+    ids = _three_tokens(root)
+    try:
+        found = tap(ids)
+        tap.remove()
+        with torch.inference_mode():
+            plain = root(input_ids=ids, output_hidden_states=True, return_dict=True).hidden_states
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except _CANNOT:
+        return None
+    finally:
+        tap.remove()
+    for layer in layers:
+        if layer not in found or plain is None or len(plain) <= layer:
+            return None
+        if not _same(found[layer], plain[layer]):
+            return None
+    return found
+
+
+def plain_states(root: torch.nn.Module, depth: int) -> dict[int, Tensor]:
+    """States (1, 3, d) of all layers for three tokens, by ``output_hidden_states``.
+
+    Raises
+    ------
+    ModelError
+        Where the model gives no states, or not one per token and layer.
+    """
+    try:
+        with torch.inference_mode():
+            found = root(
+                input_ids=_three_tokens(root), output_hidden_states=True, return_dict=True
+            ).hidden_states
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except _CANNOT as error:
+        raise ModelError(
+            f"{type(root).__name__} does not run on text alone: {' '.join(str(error).split())}."
+        ) from error
+    if found is None or len(found) != depth + 1 or any(s.shape[:2] != (1, 3) for s in found):
+        shapes = "none" if found is None else [tuple(states.shape) for states in found]
+        raise ModelError(
+            f"{type(root).__name__} does not give one state per token and layer: of 3 tokens and "
+            f"{depth} blocks its hidden_states are {shapes}."
+        )
+    return dict(enumerate(found))
+
+
+def _three_tokens(root: torch.nn.Module) -> Tensor:
+    embeddings: Any = root.get_input_embeddings()  # type: ignore[operator]
+    vocabulary = int(embeddings.weight.shape[0])
+    device = next((p.device for p in root.parameters() if p.device.type != "meta"), None)
+    return torch.tensor([[i % vocabulary for i in (5, 7, 6)]], device=device or "meta")
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    a, b = a.float(), b.float().to(a.device)
+    # The same operations on the same numbers: equal up to kernels that are not deterministic.
+    scale = float(b.abs().nan_to_num(posinf=0).max())
+    return torch.allclose(a, b, rtol=1e-2, atol=1e-2 * scale, equal_nan=True)
+
+
+def release(root: torch.nn.Module, block: torch.nn.Module) -> None:
+    """Free the weights of a block that never runs; those that other modules share are kept."""
+    own = set(block.modules())
+    kept = {id(p) for m in root.modules() if m not in own for p in m._parameters.values()}
+    for module in own:
+        for value in [*module._parameters.values(), *module._buffers.values()]:
+            if value is not None and id(value) not in kept:
+                value.data = value.data.new_empty(0)

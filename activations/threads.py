@@ -1,0 +1,96 @@
+"""Two helpers that overlap work: make the next item ahead, store the last one behind."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Ahead", "Behind"]
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.1
+_END: Any = object()
+
+
+class Ahead(Generic[T]):
+    """Iterates over ``items`` in a thread, at most ``depth`` finished ones ahead of the reader.
+
+    What the source raises is raised at the reader's place. ``close`` ends the thread early.
+    """
+
+    def __init__(self, items: Iterable[T], *, depth: int = 1) -> None:
+        self._queue: queue.Queue[Any] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, args=(items,), daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        while (item := self._queue.get()) is not _END:
+            yield item
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Stop after the item that is being made."""
+        self._stop.set()
+        self._thread.join()
+
+    def _work(self, items: Iterable[T]) -> None:
+        try:
+            for item in items:
+                if not self._put(item):
+                    return
+        except BaseException as error:
+            self._error = error
+        self._put(_END)
+
+    def _put(self, item: Any) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=POLL_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+class Behind(Generic[T]):
+    """Calls ``work`` on items in a thread, in order, at most ``depth`` items behind the giver.
+
+    What ``work`` raises is raised at the giver's next ``put`` or at ``close``; later items are
+    dropped.
+    """
+
+    def __init__(self, work: Callable[[T], None], *, depth: int = 2) -> None:
+        self._work_on = work
+        self._queue: queue.Queue[Any] = queue.Queue(depth)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def put(self, item: T) -> None:
+        """Hand an item over; waits while ``depth`` items are waiting."""
+        self._raise()
+        self._queue.put(item)
+
+    def close(self) -> None:
+        """Wait until every item is worked on."""
+        self._queue.put(_END)
+        self._thread.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not _END:
+            if self._error is None:
+                try:
+                    self._work_on(item)
+                except BaseException as error:
+                    self._error = error

@@ -1,0 +1,106 @@
+"""Rows by name: a task, a local file or folder, or a data set on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+from probekit.data import Rows
+from probekit.errors import DataError, UsageError
+from probekit.files import SUFFIXES, dataset_columns, suffix_of
+
+__all__ = ["load_rows"]
+
+_HUB = re.compile(r"hf:(?P<name>[^:@\s]+)(:(?P<config>[^:@\s]+))?(@(?P<split>[^:@\s]+))?")
+
+
+def load_rows(
+    source: str | Path, *, text_column: str | None = None, id_column: str | None = None
+) -> Rows:
+    """Read rows by the name that a user gives on the command line.
+
+    Parameters
+    ----------
+    source
+        A registered task (``docstrings`` or ``docstrings@student``), a path (JSONL, JSON, CSV, TSV,
+        Parquet, Arrow or a saved data set), or ``hf:org/name[:config]@split``. What exists as a
+        path is read as one.
+    text_column, id_column
+        Names of these columns where they are others.
+
+    Raises
+    ------
+    DataError
+        Where nothing of that name can be read.
+    UsageError
+        Where a name is no task (the nearest ones are named) or ``hf:`` is not followed by a data
+        set and its split.
+    """
+    columns = {"text_column": text_column, "id_column": id_column}
+    if isinstance(source, Path) or Path(source).exists():
+        return Rows.from_any(source, **columns)
+    if source.startswith("hf:"):
+        return _load_hub(source, columns)
+    if suffix_of(source) in SUFFIXES or "/" in source or source.startswith((".", "~")):
+        return Rows.from_any(Path(source).expanduser(), **columns)
+    return _load_task(source, columns)
+
+
+def _load_task(source: str, columns: dict[str, str | None]) -> Rows:
+    # A task may read packages and files of its own; nobody else should wait for them.
+    from probekit.tasks.registry import load_task_rows, task_names
+
+    names = task_names()
+    name = source.partition("@")[0]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}" if near else f"tasks are {', '.join(names)}"
+        raise UsageError(
+            f"{source!r} is neither a file here nor a task; {hint}? "
+            "(Data sets on the hub are written hf:org/name@split.)"
+        )
+    rows = load_task_rows(source)
+    if any(columns.values()):
+        return Rows(rows.columns, source=rows.source, **columns)
+    return rows
+
+
+def _load_hub(source: str, columns: dict[str, str | None]) -> Rows:
+    matched = _HUB.fullmatch(source)
+    if matched is None or matched["split"] is None:
+        raise UsageError(
+            f"{source!r} does not name a split of a data set on the hub; write "
+            "hf:org/name@split or hf:org/name:config@split, e.g. hf:stanfordnlp/sst2@train."
+        )
+    import datasets
+
+    was_shown = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.utils.logging.disable_progress_bar()
+    try:
+        dataset = datasets.load_dataset(matched["name"], matched["config"], split=matched["split"])
+    except Exception as error:  # datasets, hub and HTTP raise some twenty kinds
+        raise DataError(f"{source} cannot be read: {_why(error)}") from error
+    finally:
+        if was_shown:
+            datasets.utils.logging.enable_progress_bar()
+    return Rows(_as_columns(dataset), source=source, **columns)
+
+
+def _as_columns(dataset: Any) -> dict[str, Any]:
+    return dict(dataset_columns(dataset))
+
+
+def _why(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ConnectionError) or "offline" in text.lower():
+        return (
+            "the Hugging Face hub cannot be reached and the data set is not in its cache; check "
+            "the connection, or give a local file."
+        )
+    if "doesn't exist on the Hub" in text or "NotFound" in type(error).__name__:
+        return (
+            "there is no such data set on the Hugging Face hub (private ones need `hf auth login`)."
+        )
+    return (text if len(text) <= 300 else text[:299] + "…").rstrip(".") + "."
