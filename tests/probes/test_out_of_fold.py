@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -125,3 +128,19 @@ def test_a_class_that_lies_in_one_fold_is_told(rows):
 def test_rows_and_labels_must_be_equally_many(rows):
     with pytest.raises(ProbeError, match="120 rows but y has 119"):
         out_of_fold(GaussianNB(), rows[0], rows[1][:-1])
+
+
+def test_the_package_imports_light_and_its_function_is_not_its_module():
+    program = """
+import sys
+import probekit.probes.out_of_fold
+import probekit.probes
+assert probekit.probes.__all__ == sorted(probekit.probes.__all__)
+assert callable(probekit.probes.out_of_fold)
+heavy = {"numpy", "sklearn", "torch", "faiss", "scipy"} & set(sys.modules)
+assert not heavy, heavy
+assert all(callable(getattr(probekit.probes, name)) for name in probekit.probes.__all__)
+assert callable(probekit.probes.out_of_fold)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

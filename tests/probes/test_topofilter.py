@@ -4,11 +4,27 @@ import numpy as np
 import pytest
 from scipy.sparse.csgraph import connected_components
 from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from probekit.errors import ProbeError
 from probekit.probes import KNNProbe, TopoFilterProbe
 from probekit.probes.topofilter import topofilter
 from probekit.probes.topofilter_steps import drop_ranked, drop_to_share, largest_components
+
+
+def expected_failures(probe):
+    return {
+        "check_sample_weight_equivalence_on_dense_data": "A row of weight 0 has no vote but keeps "
+        "its place in the graph, and one of weight 2 takes one place, not two."
+    }
+
+
+@parametrize_with_checks(
+    [TopoFilterProbe(k_cc=3, k_zeta=3), TopoFilterProbe("eleuther", k_cc=3, k_zeta=3)],
+    expected_failed_checks=expected_failures,
+)
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
 
 
 @pytest.mark.parametrize("name", ["A", "B", "C"])
