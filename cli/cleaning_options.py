@@ -1,0 +1,119 @@
+"""Options that filter and relabel share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from probekit.cli.options import json_option, output_option, overwrite_option, seed_option
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+__all__ = ["label_options", "penalty_type", "probe_options", "result_options"]
+
+FILE = click.Path(path_type=Path)
+
+
+class AutoOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since 8.4
+    """A number, or the word ``auto``."""
+
+    name = "auto|number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | str:
+        """Read one or the other."""
+        if value == "auto":
+            return "auto"
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither 'auto' nor a number.", param, ctx)
+
+
+penalty_type = AutoOrNumber()
+
+
+def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+label_options = _all(
+    click.argument("acts", type=FILE),
+    click.option(
+        "--labels",
+        required=True,
+        help="Weak labels: JSONL, CSV, TSV or Parquet with id and label, prob or probs.",
+    ),
+    click.option("--label-column", help="Column of the label, if not probs, prob or label."),
+    click.option("--id-column", help="Column of the id in labels and rows, if not id."),
+    click.option("--only-labelled", is_flag=True, help="Leave rows without a label out."),
+    click.option("--layer", type=int, help="Which layer; needed where several are stored."),
+    click.option(
+        "--truth",
+        help="Ground truth (id and label) to judge the verdicts; opened once these are written.",
+    ),
+    click.option("--truth-column", help="Column of the truth, if not label."),
+)
+
+probe_options = _all(
+    click.option(
+        "--probe",
+        type=click.Choice(["knn", "logreg", "topofilter"]),
+        default="knn",
+        help="What predicts each row without having seen its label.",
+    ),
+    click.option("--k", type=click.IntRange(min=1), help="knn: neighbours (30)."),
+    click.option(
+        "--weights", type=click.Choice(["uniform", "cosine"]), help="knn: votes (uniform)."
+    ),
+    click.option(
+        "--metric",
+        type=click.Choice(["cosine", "euclidean"]),
+        help="knn, topofilter: distance (cosine, of centred rows).",
+    ),
+    click.option("--l2", type=penalty_type, help="logreg: penalty (auto)."),
+    click.option("--folds", type=click.IntRange(min=2), help="logreg: folds (5)."),
+    click.option(
+        "--variant",
+        type=click.Choice(["paper", "eleuther"]),
+        help="topofilter: which of the two published ones (paper).",
+    ),
+    click.option("--k-cc", type=click.IntRange(min=1), help="topofilter: neighbours of the graph."),
+    click.option("--k-zeta", type=click.IntRange(min=1), help="topofilter: neighbours that vote."),
+    click.option(
+        "--in-sample",
+        is_flag=True,
+        help="Predict rows that were fitted on, as EleutherAI did: hides wrong labels.",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(["eleuther"]),
+        help="EleutherAI's settings: euclidean, in-sample, k 50, l2 0.01 not standardised; "
+        "filter: 10 % of all rows; relabel: hard at 0.5.",
+    ),
+)
+
+result_options = _all(
+    output_option("Verdicts to write: .parquet or .jsonl."),
+    click.option(
+        "--write-data",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Also write the training set as JSONL: the rows' own columns, label, probs, weight.",
+    ),
+    click.option(
+        "--rows", help="The rows that were extracted, for --write-data, if not to be found."
+    ),
+    click.option("--text-column", help="Column of the text in rows and labels, if not text."),
+    overwrite_option,
+    seed_option,
+    json_option,
+)

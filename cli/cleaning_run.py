@@ -1,0 +1,214 @@
+"""The course of filter and relabel: check, compute, write, and only then look at the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probekit.cli.options import emit, say
+from probekit.errors import DataError, UsageError, first_few
+from probekit.files import SUFFIXES, check_output, suffix_of
+
+if TYPE_CHECKING:
+    from probekit.activations.store import ActivationStore
+    from probekit.data import Rows
+    from probekit.verdicts import Verdicts
+
+__all__ = ["ELEUTHER", "pick", "run_cleaning"]
+
+# Preset -> parameters of each probe.
+ELEUTHER: dict[str, dict[str, Any]] = {
+    "knn": {"k": 50, "metric": "euclidean", "self_neighbor": True},
+    "logreg": {"l2": 1e-2, "standardize": False},
+    "topofilter": {"variant": "eleuther", "metric": "euclidean", "self_neighbor": True},
+}
+PROBE_OPTIONS = ("k", "weights", "metric", "l2", "variant", "k_cc", "k_zeta")
+
+
+def pick(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Take the options of these names that were given."""
+    return {name: options[name] for name in names if options.get(name) is not None}
+
+
+def run_cleaning(
+    act: Callable[..., Verdicts],
+    options: Mapping[str, Any],
+    *,
+    probe_params: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> None:
+    """Run one of the two actions from options to printed result.
+
+    Parameters
+    ----------
+    act
+        :func:`filter_labels` or :func:`relabel`.
+    options
+        What the user gave, by name.
+    probe_params
+        Parameters of the probe beside those of ``PROBE_OPTIONS``.
+    how
+        Arguments of ``act`` beyond those that both take.
+    """
+    from probekit.activations.store import ActivationStore
+    from probekit.labels import load_labels
+
+    _check_files(options)
+    probe = _probe(options, probe_params or {})
+    with ActivationStore(options["acts"]) as store:
+        rows = _rows(store, options) if options["write_data"] is not None else None
+        labels = load_labels(
+            options["labels"], **pick(options, "id_column", "label_column", "text_column")
+        )
+        verdicts = act(
+            store,
+            labels,
+            probe=probe,
+            layer=options["layer"],
+            in_sample=options["in_sample"] or options["preset"] is not None,
+            seed=options["seed"],
+            only_labelled=options["only_labelled"],
+            **how,
+        )
+    verdicts.save(options["output"])
+    say(f"{len(verdicts):,} verdicts written to {options['output']}")
+    written = None
+    if rows is not None:
+        written = verdicts.write_data(rows, options["write_data"])
+        say(f"{written:,} rows written to {options['write_data']}")
+    _tell(verdicts, options, written)
+
+
+def _tell(verdicts: Verdicts, options: Mapping[str, Any], written: int | None) -> None:
+    from probekit.cleaning.evaluate import evaluate, summarize
+    from probekit.cli.cleaning_report import as_json, as_text
+
+    summary = summarize(verdicts)
+    for note in verdicts.provenance.get("notes", ()):
+        say(f"Note: {note}")
+    for alarm in summary.alarms:
+        say(f"Warning: {alarm}")
+    evaluation = None
+    if options["truth"] is not None:
+        evaluation = evaluate(verdicts, _truth(verdicts, options))
+    result = as_json(verdicts, summary, evaluation)
+    result |= {"output": str(options["output"]), "rows_written": written}
+    emit(result, as_text(verdicts, summary, evaluation), as_json=options["as_json"])
+
+
+def _check_files(options: Mapping[str, Any]) -> None:
+    """Refuse what cannot be written or is not there, before any work."""
+    output, data = options["output"], options["write_data"]
+    check_output(output, overwrite=options["overwrite"])
+    if output.suffix not in (".parquet", ".jsonl"):
+        raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
+    if data is not None:
+        check_output(data, overwrite=options["overwrite"])
+        if data.suffix != ".jsonl":
+            raise UsageError(f"{data} must end in .jsonl; the training set is written so.")
+        if data.resolve() == output.resolve():
+            raise UsageError(f"{data} is named twice: for the verdicts and for the training set.")
+    inputs = [options["acts"], *(options[n] for n in ("labels", "truth", "rows") if options[n])]
+    for target in (output, data):
+        if target is not None and target.exists():
+            for source in inputs:
+                if Path(source).exists() and target.samefile(source):
+                    raise UsageError(f"{target} is read here; write to another file.")
+    truth = options["truth"]
+    if truth is not None and suffix_of(truth) in SUFFIXES and not Path(truth).exists():
+        raise DataError(f"{truth} does not exist.")
+
+
+def _probe(options: Mapping[str, Any], more: Mapping[str, Any]) -> Any:
+    """Make the probe named, from the preset and what was given."""
+    from probekit.cleaning.scoring import PROBES, make_probe
+
+    name = options["probe"]
+    params = pick(options, *PROBE_OPTIONS) | {k: v for k, v in more.items() if v}
+    given = {**params, **({} if options["folds"] is None else {"folds": options["folds"]})}
+    names = [n.replace("n_folds", "folds") for n in PROBES[name]]
+    foreign = [_flag(key) for key in given if key not in names]
+    if foreign:
+        known = ", ".join(_flag(n) for n in names if n not in ("self_neighbor", "standardize"))
+        raise UsageError(f"The probe {name!r} has no {', '.join(foreign)}; what it has is {known}.")
+    if options["preset"] is not None:
+        params = {**ELEUTHER[name], **params}
+    return make_probe(name, n_folds=options["folds"], seed=options["seed"], **params)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _truth(verdicts: Verdicts, options: Mapping[str, Any]) -> Any:
+    """Class numbers of the truth, in the order of the verdicts."""
+    from probekit.files import read_columns
+    from probekit.labels import load_labels
+
+    source, id_column = options["truth"], options["id_column"]
+    if id_column is not None and not (Path(source).exists() and id_column in read_columns(source)):
+        id_column = None  # the labels' file may call it otherwise than the truth's
+    truth = load_labels(
+        source, id_column=id_column, label_column=options["truth_column"], one_class=True
+    )
+    aligned = truth.align(
+        verdicts.ids, verdicts.hashes, allow_unknown=True, rows_name="the verdicts"
+    )
+    return aligned.labels.codes(verdicts.classes)
+
+
+def _rows(store: ActivationStore, options: Mapping[str, Any]) -> Rows:
+    """Rows that the store was made from, with their own columns; others are refused."""
+    from probekit.data import Rows
+    from probekit.sources import load_rows
+
+    source = options["rows"] or _recorded(store)
+    text_column, id_column = options["text_column"], options["id_column"]
+    rows = load_rows(source, text_column=text_column)
+    if id_column is not None and id_column in rows.columns:
+        rows = Rows(rows.columns, text_column=text_column, id_column=id_column, source=source)
+    hashes = dict(zip(rows.ids, rows.hashes, strict=True))
+    missing = [name for name in store.ids if name not in hashes]
+    if missing:
+        raise DataError(
+            f"{source} lacks {len(missing)} of {len(store)} rows of {store.path} (ids "
+            f"{first_few(missing)}); name the rows that were extracted with --rows, and their id "
+            "with --id-column."
+        )
+    other = [
+        name for name, digest in zip(store.ids, store.hashes, strict=True) if hashes[name] != digest
+    ]
+    if other:
+        raise DataError(
+            f"{source} has another text than {store.path} in {len(other)} of {len(store)} rows "
+            f"(ids {first_few(other)}); name the rows that were extracted with --rows, and their "
+            "text with --text-column."
+        )
+    return rows
+
+
+def _recorded(store: ActivationStore) -> str:
+    """The source that the store names: a task, or a file that lies beside the store.
+
+    A store may come from anywhere, so no other path in it is followed.
+    """
+    from probekit.tasks.registry import task_names
+
+    source = store.source
+    if source is not None and source.partition("@")[0] in task_names():
+        return source
+    if source is not None and not Path(source).is_absolute():
+        folder = store.path.resolve().parent
+        path = (folder / source).resolve()
+        if path.is_relative_to(folder) and path.exists():
+            return str(path)
+    recorded = (
+        "does not say where its rows are from"
+        if source is None
+        else f"names {source!r}, which is no task and no file beside it"
+    )
+    raise UsageError(
+        f"--write-data needs the rows' own columns, and {store.path} {recorded}; name them with "
+        "--rows."
+    )

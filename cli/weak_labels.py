@@ -1,0 +1,116 @@
+"""``probekit weak-labels``: a weaker model's probe labels the rows it was not trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from probekit.cli.cleaning_options import penalty_type
+from probekit.cli.options import (
+    emit,
+    json_option,
+    output_option,
+    overwrite_option,
+    say,
+    seed_option,
+)
+
+__all__ = ["command"]
+
+
+@click.command("weak-labels")
+@click.argument("acts", type=click.Path(path_type=Path))
+@click.option("--truth", required=True, help="Ground truth: a file with id and label, or a task.")
+@click.option("--truth-column", help="Column of the truth, if not label.")
+@click.option("--id-column", help="Column of the id, if not id.")
+@click.option(
+    "--train-ids",
+    type=click.Path(path_type=Path),
+    help="Rows to train on: a text file of ids, or a table with a column id.",
+)
+@click.option("--train-share", type=float, help="Share of the rows with truth to train on (0.5).")
+@click.option("--train-rows", type=int, help="Number of rows with truth to train on.")
+@click.option("--layer", type=int, help="Which layer; needed where several are stored.")
+@click.option("--l2", type=penalty_type, default="auto", help="Penalty of the probe.")
+@output_option("Weak labels to write: .parquet or .jsonl.")
+@overwrite_option
+@seed_option
+@json_option
+def command(**options: Any) -> None:
+    """Train a logistic probe on some rows' ground truth and label all others with it.
+
+    ACTS is the activation store of a weaker model. Its errors are a weak supervisor's; finetune
+    one for errors that are a finetuned model's.
+
+    Example: probekit weak-labels weak.h5 --truth truth.csv --train-rows 200 -o weak.parquet
+    """
+    from probekit.activations.store import ActivationStore
+    from probekit.cleaning.supervise import judge, weak_labels
+    from probekit.errors import UsageError
+    from probekit.files import check_output
+    from probekit.labels import load_labels
+
+    output = check_output(options["output"], overwrite=options["overwrite"])
+    if output.suffix not in (".parquet", ".jsonl"):
+        raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
+    truth = load_labels(
+        options["truth"], id_column=options["id_column"], label_column=options["truth_column"]
+    )
+    with ActivationStore(options["acts"]) as store:
+        done = weak_labels(
+            store,
+            truth,
+            train_ids=None if options["train_ids"] is None else _ids(options["train_ids"]),
+            train_share=options["train_share"],
+            train_rows=options["train_rows"],
+            layer=options["layer"],
+            l2=options["l2"],
+            seed=options["seed"],
+        )
+    done.labels.save(output)
+    say(f"{len(done.labels):,} weak labels written to {output}")
+    result = {
+        "output": str(output),
+        "trained_rows": len(done.trained),
+        "labelled_rows": len(done.labels),
+        "l2": done.probe.l2_,
+        **judge(done.labels, truth),
+    }
+    emit(result, _text(result), as_json=options["as_json"])
+
+
+def _ids(path: Path) -> list[str]:
+    """Ids of a table's column ``id``, or of a text file's lines."""
+    from probekit.errors import DataError
+    from probekit.files import SUFFIXES, read_columns, suffix_of
+
+    if suffix_of(path) in SUFFIXES:
+        columns = read_columns(path)
+        if "id" not in columns:
+            raise DataError(f"{path} has no column 'id'; it has {', '.join(columns)}.")
+        ids = [str(value) for value in columns["id"][:]]
+    else:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise DataError(f"{path} is not UTF-8 text; give one id per line.") from None
+        ids = [line.strip() for line in lines if line.strip()]
+    if not ids:
+        raise DataError(f"{path} holds no ids.")
+    return ids
+
+
+def _text(result: dict[str, Any]) -> str:
+    lines = [
+        f"trained on {result['trained_rows']:,} rows (l2 {result['l2']:.3g}), "
+        f"labelled {result['labelled_rows']:,}"
+    ]
+    if result["judged_rows"]:
+        auroc = "-" if result["auroc"] is None else f"{result['auroc']:.4f}"
+        lines.append(
+            f"of these {result['judged_rows']:,} have a truth: accuracy {result['accuracy']:.4f}, "
+            f"AUROC {auroc}"
+        )
+    return "\n".join(lines)

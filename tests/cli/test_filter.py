@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+import json
+import resource
+import signal
+
+import h5py
+import numpy as np
+import pytest
+
+import probekit.labels
+from probekit.activations.store import ActivationStore
+from probekit.cleaning.filter import filter_labels
+from probekit.labels import load_labels
+from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe
+from probekit.verdicts import Verdicts
+
+
+@pytest.fixture
+def run(probekit, chain):
+    def start(*more, output=chain.out):
+        result = probekit("filter", chain.acts, "--labels", chain.weak, "-o", output, *more)
+        assert result.exit_code == 0, result.output
+        return result
+
+    return start
+
+
+@pytest.fixture
+def no(refused, chain):
+    """Refused, and nothing written."""
+
+    def start(*more, acts=None, labels=chain.weak, output=chain.out, code=(1, 2)):
+        acts = chain.acts if acts is None else acts
+        before = sorted(chain.folder.iterdir())
+        sentence = refused("filter", acts, "--labels", labels, "-o", output, *more, code=code)
+        assert sorted(chain.folder.iterdir()) == before
+        return sentence
+
+    return start
+
+
+def python(chain, **how):
+    with ActivationStore(chain.acts) as store:
+        return filter_labels(store, load_labels(chain.weak), **how)
+
+
+def test_the_command_is_the_function(run, chain):
+    result = run()
+    found, expected = Verdicts.load(chain.out), python(chain)
+    for name in ("keep", "probe", "weak", "label", "disagreement", "fold", "weight"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    assert found.ids == chain.ids
+    assert found.classes == ("0", "1")
+    assert found.provenance == expected.provenance
+    assert "verdicts written to" in result.stderr
+    assert "KNNProbe (k 30, metric cosine" in result.stdout
+    weak = np.bincount(chain.weak_of)
+    line = next(line for line in result.stdout.splitlines() if line.startswith("0 "))
+    assert line.split()[:3] == ["0", str(weak[0]), str(int(0.2 * weak[0]))]
+
+
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [
+        (["--k", "7", "--metric", "euclidean"], {"probe": KNNProbe(7, metric="euclidean")}),
+        (["--weights", "cosine"], {"probe": KNNProbe(weights="cosine")}),
+        (["--probe", "logreg", "--l2", "0.1", "--folds", "3", "--seed", "4"], {
+            "probe": LogisticProbe(0.1, n_folds=3, random_state=4), "seed": 4}),
+        (["--probe", "logreg", "--l2", "auto"], {"probe": "logreg"}),
+        (["--probe", "topofilter"], {"probe": "topofilter"}),
+        (["--probe", "topofilter", "--rank", "--contamination", "0.3"], {
+            "probe": TopoFilterProbe(rank=True), "contamination": 0.3}),
+        (["--probe", "topofilter", "--k-cc", "6", "--k-zeta", "9", "--zeta", "0.7"], {
+            "probe": TopoFilterProbe(k_cc=6, k_zeta=9, zeta=0.7)}),
+        (["--probe", "topofilter", "--variant", "eleuther", "--cap", "--global", "--k-cc", "8"], {
+            "probe": TopoFilterProbe("eleuther", k_cc=8, cap=True), "per_class": False}),
+        (["--contamination", "0.1", "--global"], {"contamination": 0.1, "per_class": False}),
+        (["--contamination", "auto"], {"contamination": "auto"}),
+        (["--threshold", "0.7"], {"threshold": 0.7}),
+        (["--in-sample", "--layer", "6"], {"in_sample": True, "layer": 6}),
+        (["--preset", "eleuther"], {
+            "probe": KNNProbe(50, metric="euclidean", self_neighbor=True), "in_sample": True,
+            "per_class": False, "contamination": 0.1}),
+        (["--preset", "eleuther", "--probe", "logreg", "--contamination", "0.2"], {
+            "probe": LogisticProbe(1e-2, standardize=False), "in_sample": True,
+            "per_class": False, "contamination": 0.2}),
+        (["--preset", "eleuther", "--probe", "topofilter", "--k-cc", "9"], {
+            "probe": TopoFilterProbe("eleuther", k_cc=9, metric="euclidean", self_neighbor=True),
+            "in_sample": True, "per_class": False, "contamination": 0.1}),
+    ],
+)  # fmt: skip
+def test_options_reach_the_method(run, chain, options, how):
+    run(*options)
+    found, expected = Verdicts.load(chain.out), python(chain, **how)
+    assert np.array_equal(found.keep, expected.keep)
+    assert np.array_equal(found.probe, expected.probe)
+    assert found.provenance == expected.provenance
+
+
+def test_json_is_for_machines(run, chain):
+    result = run("--json", "--truth", chain.truth, "--contamination", "auto")
+    told = json.loads(result.stdout)
+    assert told["summary"]["rows"] == 300
+    assert told["action"] == "filter"
+    assert set(told["estimates"]) == {"hoc", "confident_joint"}
+    assert told["evaluation"]["labels"]["before"] == np.mean(chain.weak_of == chain.truth_of)
+    assert told["output"] == str(chain.out)
+
+
+def test_truth_is_compared_beside_a_random_drop(run, chain):
+    result = run("--truth", chain.truth)
+    for words in ("random choice", "precision of the drop", "recall of the drop", "at weak prior",
+                  "AUROC", "Brier", "label accuracy before", "label accuracy after"):  # fmt: skip
+        assert words in result.stdout
+
+
+def test_truth_is_opened_only_after_the_verdicts_are_written(run, chain, monkeypatch):
+    opened = []
+    original = probekit.labels.read_columns
+
+    def watched(path):
+        opened.append((str(path), chain.out.exists()))
+        return original(path)
+
+    monkeypatch.setattr(probekit.labels, "read_columns", watched)
+    run("--truth", chain.truth)
+    assert opened == [(str(chain.weak), False), (str(chain.truth), True)]
+
+
+def test_truth_changes_nothing_but_what_is_printed(run, chain, write_rows):
+    run("--truth", chain.truth)
+    first = chain.out.read_bytes()
+    lies = write_rows("lies.jsonl", [{"id": i, "label": 0} for i in chain.ids])
+    run("--truth", lies, "--overwrite")
+    assert chain.out.read_bytes() == first
+    run("--overwrite")
+    assert chain.out.read_bytes() == first
+
+
+def test_truth_may_know_more_rows_but_not_fewer(run, refused, chain, write_rows):
+    records = [{"id": i, "gold": int(t)} for i, t in zip(chain.ids, chain.truth_of, strict=True)]
+    more = write_rows("more.jsonl", [*records, {"id": "other", "gold": 1}])
+    assert "random choice" in run("--truth", more, "--truth-column", "gold").stdout
+    fewer = write_rows("fewer.jsonl", records[:-2])
+    sentence = refused(
+        "filter", chain.acts, "--labels", chain.weak, "-o", chain.folder / "v2.parquet",
+        "--truth", fewer, "--truth-column", "gold",
+    )  # fmt: skip
+    assert "no label for 2 of 300 rows of the verdicts (ids 'r298', 'r299')" in sentence
+    named = write_rows("named.jsonl", [{"id": i, "label": "yes"} for i in chain.ids])
+    sentence = refused(
+        "filter", chain.acts, "--labels", chain.weak, "-o", chain.folder / "v3.parquet",
+        "--truth", named,
+    )  # fmt: skip
+    assert "has the classes 'yes', the labels have '0', '1'" in sentence
+
+
+def test_written_data_is_the_kept_rows(run, chain):
+    data = chain.folder / "clean.jsonl"
+    result = run("--write-data", data)
+    lines = [json.loads(line) for line in data.read_text().splitlines()]
+    verdicts = Verdicts.load(chain.out)
+    assert [line["id"] for line in lines] == list(np.array(chain.ids)[verdicts.keep])
+    first = lines[0]
+    assert set(first) == {"id", "text", "note", "label", "probs", "weight"}
+    assert first["label"] == int(verdicts.hard[verdicts.keep][0])
+    assert f"{len(lines)} rows written" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "source", [None, "../secret.jsonl", "ABSOLUTE", "link.jsonl", "gone.jsonl", "no-such-task"]
+)
+def test_rows_are_found_beside_the_store_and_nowhere_else(run, no, chain, source):
+    folder = chain.folder / "inner"
+    folder.mkdir()
+    acts = chain.acts.rename(folder / "acts.h5")
+    secret = chain.rows.rename(chain.folder / "secret.jsonl")  # the right rows, out of bounds
+    (folder / "link.jsonl").symlink_to(secret)
+    with h5py.File(acts, "r+") as file:
+        del file.attrs["source"]
+        if source is not None:
+            file.attrs["source"] = str(secret) if source == "ABSOLUTE" else source
+    data = chain.folder / "clean.jsonl"
+    sentence = no("--write-data", data, acts=acts, code=2)
+    assert ("does not say" if source is None else "which is no task and no file beside") in sentence
+    assert sentence.endswith("name them with --rows.")
+    chain.acts = acts
+    run("--write-data", data, "--rows", secret)
+    assert data.exists()
+
+
+def test_other_rows_are_refused(no, chain, write_rows):
+    data = chain.folder / "clean.jsonl"
+    few = write_rows("few.jsonl", [{"id": "r0", "text": chain.texts[0]}])
+    sentence = no("--write-data", data, "--rows", few)
+    assert "lacks 299 of 300 rows" in sentence
+    assert "'r1', 'r2', 'r3', …" in sentence
+    other = write_rows("o.jsonl", [{"id": i, "text": "x" + i} for i in chain.ids])
+    assert "another text than" in no("--write-data", data, "--rows", other)
+
+
+def test_columns_of_other_names(run, chain):
+    table = chain.folder / "table.csv"
+    lines = [f"{i},{t},{'ok' if w else 'bad'}" for i, t, w in
+             zip(chain.ids, chain.texts, chain.weak_of, strict=True)]  # fmt: skip
+    table.write_text("key,body,verdict\n" + "\n".join(lines) + "\n")
+    data = chain.folder / "clean.jsonl"
+    run("--labels", table, "--id-column", "key", "--label-column", "verdict",
+        "--text-column", "body", "--rows", table, "--write-data", data)  # fmt: skip
+    first = json.loads(data.read_text().splitlines()[0])
+    assert first["label"] in ("ok", "bad")
+    assert set(first) == {"key", "body", "verdict", "label", "probs", "weight"}
+    assert Verdicts.load(chain.out).classes == ("bad", "ok")
+
+
+def test_a_subset_with_labels(run, no, chain, write_rows):
+    half = write_rows("half.jsonl", [
+        {"id": i, "label": int(w)} for i, w in zip(chain.ids[::2], chain.weak_of[::2], strict=True)
+    ])  # fmt: skip
+    assert "no label for 150 of 300 rows" in no(labels=half)
+    data = chain.folder / "clean.jsonl"
+    run("--labels", half, "--only-labelled", "--write-data", data)
+    verdicts = Verdicts.load(chain.out)
+    assert verdicts.ids == chain.ids[::2]
+    assert len(data.read_text().splitlines()) == verdicts.keep.sum()
+
+
+def test_overshoot_and_alarms_are_told(run, chain, write_rows):
+    told = run("--probe", "topofilter", "--variant", "eleuther", "--k-cc", "3",
+               "--contamination", "0.01")  # fmt: skip
+    assert "Note: The component step alone dropped" in told.stderr
+    nothing = run("--threshold", "1", "--overwrite")
+    assert "Warning: No row is dropped" in nothing.stderr
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def test_files_that_are_no_store(no, chain, tmp_path):
+    missing = no(acts=tmp_path / "none.h5")
+    assert "none.h5 does not exist" in missing
+    (tmp_path / "empty.h5").touch()
+    assert "is empty" in no(acts=tmp_path / "empty.h5")
+    assert "is no HDF5 file" in no(acts=chain.rows)
+    cut = tmp_path / "cut.h5"
+    cut.write_bytes(chain.acts.read_bytes()[:3000])
+    assert "damaged or cut off" in no(acts=cut)
+
+
+def test_an_incomplete_store(no, chain, make_acts):
+    acts = make_acts(chain.X, chain.ids, chain.texts, name="half.h5", finish=False)
+    sentence = no(acts=acts)
+    assert "is incomplete" in sentence
+    assert "run the same extract command again" in sentence
+
+
+def test_labels_that_do_not_fit(no, chain, write_rows):
+    records = [{"id": i, "label": int(w)} for i, w in zip(chain.ids, chain.weak_of, strict=True)]
+    assert "does not exist" in no(labels=chain.folder / "none.parquet")
+    fewer = no(labels=write_rows("fewer.jsonl", records[4:]))
+    assert "no label for 4 of 300 rows" in fewer
+    assert "'r0', 'r1', 'r2', …" in fewer
+    twice = no(labels=write_rows("twice.jsonl", [*records, *records[:2]]))
+    assert "2 ids more than once (ids 'r0', 'r1')" in twice
+    unknown = no(labels=write_rows("more.jsonl", [*records, {"id": "x", "label": 1}]))
+    assert "1 labels for ids that are not in" in unknown
+    other = [{**r, "text_hash": "0" * 16} for r in records[:5]] + records[5:]
+    differ = no(labels=write_rows("other.jsonl", other))
+    assert "another text than" in differ
+    assert "5 of 300 rows (ids 'r0', 'r1', 'r2', …)" in differ
+    one = no(labels=write_rows("one.jsonl", [{**r, "label": 1} for r in records]))
+    assert "one class only" in one
+
+
+@pytest.mark.parametrize("value", [1.2, -0.1, float("nan")])
+def test_probabilities_that_are_none(no, chain, write_rows, value):
+    records = [{"id": i, "prob": 0.4} for i in chain.ids]
+    records[5]["prob"] = records[9]["prob"] = value
+    sentence = no(labels=write_rows("p.jsonl", records))
+    assert "2 rows whose 'prob' is no probability" in sentence
+    assert "(ids 'r5', 'r9'); allowed is" in sentence
+
+
+def test_states_that_are_not_finite(no, chain, make_acts):
+    chain.X[[4, 8], 1] = np.nan
+    acts = make_acts(chain.X, chain.ids, chain.texts, name="nan.h5")
+    sentence = no(acts=acts)
+    assert "2 of 300 rows have hidden states with NaN or infinity (ids 'r4', 'r8')" in sentence
+
+
+def test_layers(no, run, chain, make_acts):
+    sentence = no("--layer", "3", code=2)
+    assert "holds no layer 3; it holds 6" in sentence
+    acts = make_acts(chain.X, chain.ids, chain.texts, name="two.h5", layers=(2, 6))
+    assert "holds the layers 2, 6; say which with --layer" in no(acts=acts, code=2)
+
+
+def test_k_must_leave_a_row_out(no):
+    sentence = no("--k", "300", code=1)
+    assert "k = 300 is too large" in sentence
+    assert "300 rows have 299 others" in sentence
+
+
+@pytest.mark.parametrize("share", ["0", "1", "-0.2", "1.5", "nan"])
+def test_contamination_outside_0_and_1(no, share):
+    assert "lie between 0 and 1, both excluded" in no("--contamination", share, code=2)
+
+
+@pytest.mark.parametrize(
+    "options", [["--contamination", "0.2"], ["--global"]], ids=["contamination", "global"]
+)
+def test_contamination_with_a_variant_that_has_none(no, options):
+    assert "add --rank (rank=True), or use --variant eleuther" in no(
+        "--probe", "topofilter", *options, code=2
+    )
+
+
+def test_cap_with_a_variant_that_has_none(no):
+    assert "'paper' has no cap" in no("--probe", "topofilter", "--cap")
+
+
+@pytest.mark.parametrize(
+    ("probe", "option"),
+    [
+        ("logreg", ["--k", "5"]),
+        ("logreg", ["--metric", "cosine"]),
+        ("logreg", ["--variant", "paper"]),
+        ("knn", ["--l2", "1"]),
+        ("knn", ["--folds", "3"]),
+        ("knn", ["--cap"]),
+        ("knn", ["--zeta", "0.5"]),
+        ("topofilter", ["--k", "5"]),
+        ("topofilter", ["--weights", "cosine"]),
+    ],
+)
+def test_an_option_that_the_probe_does_not_have(no, probe, option):
+    sentence = no("--probe", probe, *option, code=2)
+    assert sentence.startswith(f"The probe '{probe}' has no {option[0]}; what it has is --")
+
+
+def test_options_that_exclude_each_other(no):
+    assert "not both" in no("--contamination", "0.1", "--threshold", "0.5", code=2)
+
+
+def test_nothing_is_overwritten(no, run, chain):
+    chain.out.write_text("mine")
+    sentence = no()
+    assert "exists already; pass --overwrite" in sentence
+    assert chain.out.read_text() == "mine"
+    data = chain.folder / "clean.jsonl"
+    data.write_text("mine")
+    other = chain.folder / "v.parquet"
+    assert "clean.jsonl exists already" in no("--write-data", data, output=other)
+    run("--overwrite", "--write-data", data)
+    assert Verdicts.load(chain.out).ids == chain.ids
+    assert data.read_text() != "mine"
+
+
+def test_outputs_that_cannot_be_written(no, chain):
+    assert "must end in .parquet or .jsonl" in no(output=chain.folder / "v.csv", code=2)
+    assert "does not exist" in no(output=chain.folder / "none" / "v.parquet")
+    assert "must end in .jsonl" in no("--write-data", chain.folder / "c.csv", code=2)
+    assert "named twice" in no(
+        "--write-data", chain.folder / "v.jsonl", output=chain.folder / "v.jsonl", code=2
+    )
+    assert "is read here" in no("--overwrite", output=chain.weak, code=2)
+    assert "is read here" in no("--overwrite", "--write-data", chain.rows, "--rows", chain.rows,
+                                code=2)  # fmt: skip
+
+
+def test_a_truth_that_is_not_there_is_told_before_any_work(no, chain):
+    assert "none.csv does not exist" in no("--truth", chain.folder / "none.csv")
+
+
+def test_a_full_disk(no, chain):
+    """A file-size limit stands in for it: the write fails, and nothing half-made is left."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        sentence = no(code=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "large" in sentence
+
+
+def test_ctrl_c(chain, probekit, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("probekit.cleaning.filter.score_rows", interrupt)
+    result = probekit("filter", chain.acts, "--labels", chain.weak, "-o", chain.out)
+    assert result.exit_code == 1
+    assert "Aborted!" in result.stderr
+    assert not chain.out.exists()
+
+
+def test_help_has_an_example(probekit):
+    text = probekit("filter", "-h").stdout
+    assert "probekit filter acts.h5 --labels weak.parquet" in " ".join(text.split())
