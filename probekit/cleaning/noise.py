@@ -97,19 +97,16 @@ def _mismatch(
     """Sum of squared differences of the three orders, and its gradient by the logits."""
     c = len(targets[0])
     p, T = _unpack(logits, c)
+    pairs = (T[:, :, None] * T[:, None, :]).reshape(c, c * c)  # row i: T[i, a] T[i, b]
     one = p @ T - targets[0]
-    two = np.einsum("i,ia,ib->ab", p, T, T, optimize=True) - targets[1]
-    three = np.einsum("i,ia,ib,ic->abc", p, T, T, T, optimize=True) - targets[2]
+    two = (p[:, None] * T).T @ T - targets[1]
+    three = ((p[:, None] * T).T @ pairs).reshape(c, c, c) - targets[2]
     value = float((one**2).sum() + (two**2).sum() + (three**2).sum())
     both = two + two.T
     cyclic = three + three.transpose(1, 0, 2) + three.transpose(2, 0, 1)
-    inner = np.einsum("jbc,ib,ic->ij", cyclic, T, T, optimize=True)
+    inner = pairs @ cyclic.reshape(c, c * c).T
     grad_T = 2 * p[:, None] * (one + T @ both + inner)
-    grad_p = 2 * (
-        T @ one
-        + np.einsum("ab,ia,ib->i", two, T, T, optimize=True)
-        + np.einsum("abc,ia,ib,ic->i", three, T, T, T, optimize=True)
-    )
+    grad_p = 2 * (T @ one + pairs @ two.ravel() + (T * (pairs @ three.reshape(c, -1).T)).sum(1))
     by_p = p * (grad_p - p @ grad_p)
     by_T = T * (grad_T - (T * grad_T).sum(1, keepdims=True))
     return value, np.concatenate([by_p, by_T.ravel()])
