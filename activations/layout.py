@@ -229,13 +229,14 @@ def read_header(file: h5py.File, path: Path) -> Header:
         Where the file is another HDF5 file, a newer version, or damaged.
     """
     with damaged(path):
-        found = file.attrs.get("format")
+        attrs = file.attrs
+        found = attrs.get("format")
         if found != FORMAT:
             raise NotAStoreError(
                 f"{path} is an HDF5 file but no activation store: its root attribute 'format' is "
                 f"{found!r}, not {FORMAT!r}; make one with `probekit extract`."
             )
-        version = int(file.attrs["version"])
+        version = int(attrs["version"])
         if version != VERSION:
             raise NotAStoreError(
                 f"{path} has version {version} of the store format and this probekit reads "
@@ -243,15 +244,15 @@ def read_header(file: h5py.File, path: Path) -> Header:
             )
         size = file.id.get_filesize()
         n_rows = _check_rows(file["rows"], size)
-        spec = json.loads(file.attrs["spec"])
+        spec = json.loads(attrs["spec"])
         if not isinstance(spec, dict):
             raise ValueError("its spec is no JSON object")
-        source = file.attrs.get("source")
+        source = attrs.get("source")
         return Header(
             spec=spec,
-            rows_fingerprint=str(file.attrs["rows_fingerprint"]),
+            rows_fingerprint=str(attrs["rows_fingerprint"]),
             source=None if source is None else str(source),
-            complete=bool(file.attrs["complete"]),
+            complete=bool(attrs["complete"]),
             n_rows=n_rows,
             layers=_read_layers(file["layers"], n_rows, size),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,12 +69,12 @@ class Plan:
         """How the states lie on disk."""
         return STORE_DTYPES[self.store_dtype]
 
-    @property
+    @cached_property
     def rows_fingerprint(self) -> str:
         """Fingerprint of ids and text hashes."""
         return rows_fingerprint(self.ids, self.hashes)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes on disk, some kB more than are needed."""
         longest = max(len(_encode(i)) for i in self.ids)

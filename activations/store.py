@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Iterator
 from functools import cached_property
@@ -21,6 +22,7 @@ from probekit.activations.layout import (
     read_strings,
     widen,
 )
+from probekit.activations.prefetch import prefetch
 from probekit.data import rows_fingerprint
 from probekit.errors import IncompleteStoreError, StoreError, UsageError
 
@@ -185,9 +187,11 @@ class ActivationStore:
         order = np.flatnonzero(self.done) if not self.complete else np.arange(len(self))
         if shuffle:
             order = np.random.default_rng(seed).permutation(order)
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            yield rows, self._gather(layer, rows)
+        parts = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+        for rows, following in itertools.zip_longest(parts, parts[1:], fillvalue=order[:0]):
+            states = self._gather(layer, rows)
+            self._prefetch(layer, following)  # the disk works while the caller does
+            yield rows, states
 
     def rows_intact(self) -> bool:
         """Whether ids and text hashes are still those that the store was made with."""
@@ -250,25 +254,37 @@ class ActivationStore:
 
     def _blocks(self, layer: int) -> Iterator[tuple[int, Array]]:
         """Stored numbers from the first row to the last, in blocks of some megabytes."""
-        raw, row_bytes = self._raw(layer), self._layers[layer].width * 4
-        size = max(1, BLOCK_BYTES // max(1, row_bytes))
-        if (chunks := getattr(raw, "chunks", None)) is not None:
-            size = -(-size // chunks[0]) * chunks[0]  # whole chunks: each is unpacked once
+        size = self._block_rows(layer)
         for start in range(0, len(self), size):
             yield start, self._slice(layer, start, min(start + size, len(self)))
 
+    def _block_rows(self, layer: int) -> int:
+        """Rows that are some megabytes; where there are chunks, whole ones."""
+        rows = max(1, BLOCK_BYTES // max(1, self._layers[layer].width * 4))
+        chunks = getattr(self._raw(layer), "chunks", None)
+        return rows if chunks is None else -(-rows // int(chunks[0])) * int(chunks[0])
+
+    def _prefetch(self, layer: int, rows: Array) -> None:
+        info, raw = self._layers[layer], self._raw(layer)
+        if isinstance(raw, np.ndarray):
+            stride = info.width * raw.itemsize
+            prefetch(self._stream.fileno(), rows, offset=info.offset or 0, stride=stride)
+
     def _gather(self, layer: int, rows: Array) -> Array:
-        """States of ``rows`` in their order, read in the order of the file."""
-        raw = self._raw(layer)
-        order = np.argsort(rows, kind="stable")
+        """States of ``rows`` in their order."""
+        raw, size = self._raw(layer), self._block_rows(layer)
         out = np.empty((len(rows), self._layers[layer].width), np.float32)
         if isinstance(raw, np.ndarray):
-            out[order] = _single(raw[rows[order]])
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
+                self._prefetch(layer, part)
+                widen(raw[part], out[start : start + size])
             return out
-        step = raw.chunks[0] if raw.chunks is not None else len(self)
-        chunk_of = rows[order] // step
-        for chunk in np.unique(chunk_of).tolist():
-            these = order[chunk_of == chunk]
+        # In the order of the file, so that each chunk is unpacked once.
+        order = np.argsort(rows, kind="stable")
+        block_of = rows[order] // size
+        for block in np.unique(block_of).tolist():
+            these = order[block_of == block]
             first, last = int(rows[these].min()), int(rows[these].max())
             out[these] = _single(self._slice(layer, first, last + 1)[rows[these] - first])
         return out
