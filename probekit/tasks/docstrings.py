@@ -126,12 +126,13 @@ def _split(
             "them with their source files (.py)."
         )
     share = min(1.0, available / wanted)
-    dealt = [sorted(each, key=lambda text: _draw(text, seed)) for each in texts]
+    dealt = [sorted(each, key=lambda text: _draw(text, seed, "deal")) for each in texts]
     splits, start = {}, 0
     for name, size in sizes.items():
         stop = start + int(size * share) // 2
         rows = [(text, label) for label in (0, 1) for text in dealt[label][start:stop]]
-        rows.sort(key=lambda row: _draw(row[0], seed))
+        # By the draw that deals them the larger class would come first, split after split.
+        rows.sort(key=lambda row: _draw(row[0], seed, "order"))
         splits[name] = Rows(
             {
                 "id": [f"doc-{text_hash(text)}" for text, _ in rows],
@@ -144,8 +145,8 @@ def _split(
     return splits
 
 
-def _draw(text: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}\x1f{text}".encode("utf-8", "surrogatepass")).digest()
+def _draw(text: str, seed: int, use: str) -> bytes:
+    return hashlib.sha256(f"{use}\x1f{seed}\x1f{text}".encode("utf-8", "surrogatepass")).digest()
 
 
 @lru_cache(maxsize=2)
