@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -62,6 +61,7 @@ ROW_COLUMNS = {
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # The strings of attributes lie at the head of the file.
 HEAD_BYTES = 1 << 20
+HEAP = b"GCOL\x01\0\0\0"
 
 
 @dataclass(frozen=True)
@@ -210,14 +210,16 @@ def _check_heaps(head: bytes) -> None:
 
     https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, "Global Heap".
     """
-    for found in re.finditer(rb"GCOL\x01\0\0\0", head):
-        (size,) = struct.unpack_from("<Q", head.ljust(found.end() + 8, b"\0"), found.end())
-        at, end = found.start() + 16, found.start() + size
+    start = head.find(HEAP)
+    while start >= 0:
+        (size,) = struct.unpack_from("<Q", head.ljust(start + 16, b"\0"), start + 8)
+        at, end = start + 16, start + size
         while at + 16 <= min(end, len(head)):
             index, taken = struct.unpack_from("<H6xQ", head, at)
             if index == 0 and taken != end - at:
                 raise ValueError(f"the heap of strings is broken at byte {at}")
             at += taken if index == 0 else 16 + -(-taken // 8) * 8
+        start = head.find(HEAP, start + 16)
 
 
 def read_header(file: h5py.File, path: Path) -> Header:
@@ -282,11 +284,11 @@ def _read_layers(group: h5py.Group, n_rows: int, size: int) -> dict[int, LayerIn
         data = group[name]
         if data.ndim != 2 or data.shape[0] != n_rows:
             raise ValueError(f"/layers/{name} has the shape {data.shape} for {n_rows} rows")
-        marked = data.attrs.get("dtype")
-        dtype = str(marked) if data.dtype == np.uint16 else str(data.dtype)
+        found = data.dtype
+        dtype = str(data.attrs.get("dtype") if found == np.uint16 else found)
         # None is a name of float64 to NumPy, so a missing name must not be compared.
-        if dtype not in STORE_DTYPES or STORE_DTYPES[dtype] != data.dtype:
-            raise ValueError(f"/layers/{name} has the dtype {data.dtype.str}, marked {marked!r}")
+        if dtype not in STORE_DTYPES or STORE_DTYPES[dtype] != found:
+            raise ValueError(f"/layers/{name} has the dtype {found.str} and the mark {dtype}")
         offset = _check_extent(data, size)
         layers[int(name)] = LayerInfo(dtype=dtype, width=data.shape[1], offset=offset)
     if not layers:

@@ -123,7 +123,7 @@ def change(path: Path, name: str, values: object) -> None:
         ("layers/1", np.ones((3, 2), np.float32), "/layers/1 has the shape"),
         ("layers/1", np.ones((2, 3), np.float64), "/layers/1 has the dtype"),
         ("layers/1", np.ones((2, 3), ">f4"), "/layers/1 has the dtype"),
-        ("layers/1", np.ones((2, 3), np.uint16), "marked None"),
+        ("layers/1", np.ones((2, 3), np.uint16), "and the mark None"),
         ("layers/1", None, "holds no layers"),
         ("layers", None, "layers"),
     ],
