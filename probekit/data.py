@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from probekit.errors import DataError, first_few
-from probekit.files import dataset_columns, read_columns
+from probekit.files import dataset_columns, frame_columns, read_columns
 
 __all__ = ["Content", "Rows", "rows_fingerprint", "text_hash"]
 
@@ -99,6 +99,7 @@ class Rows:
         if self._length == 0:
             raise DataError(f"{source} holds no rows.")
         self.kind, self._text_column = self._find_text(text_column)
+        self._id_column = "id" if id_column is None and "id" in self.columns else id_column
         self.ids = self._find_ids(id_column)
         self.hashes = self._check_and_hash()
 
@@ -111,10 +112,10 @@ class Rows:
             return cls(read_columns(data), **{"source": str(data), **options})
         if isinstance(data, Mapping):
             return cls(data, **options)
+        if hasattr(data, "iloc"):
+            return cls(frame_columns(data), **options)
         if hasattr(data, "data") and hasattr(data, "features"):
             return cls(dataset_columns(data), **options)
-        if hasattr(data, "to_dict") and hasattr(data, "columns"):
-            return cls({str(c): data[c].tolist() for c in data.columns}, **options)
         listed = list(data)
         if all(isinstance(row, str) for row in listed):
             return cls({"text": listed}, **options)
@@ -149,9 +150,14 @@ class Rows:
     def select(self, indices: Sequence[int]) -> Rows:
         """The rows at ``indices``, ids kept."""
         columns = {name: [values[i] for i in indices] for name, values in self.columns.items()}
-        if "id" not in columns:
+        if self._id_column is None:
             columns = {"id": [self.ids[i] for i in indices], **columns}
-        return Rows(columns, text_column=self._text_column, source=self.source)
+        return Rows(
+            columns,
+            text_column=self._text_column,
+            id_column=self._id_column,
+            source=self.source,
+        )
 
     def _find_text(self, text_column: str | None) -> tuple[Kind, str]:
         names = list(self.columns)

@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,17 @@ from typing import IO, Any
 
 from probekit.errors import DataError, OutputExistsError
 
-__all__ = ["atomic_write", "check_output", "read_columns", "suffix_of", "write_table"]
+__all__ = [
+    "ArrowColumn",
+    "atomic_write",
+    "check_output",
+    "dataset_columns",
+    "frame_columns",
+    "json_line",
+    "read_columns",
+    "suffix_of",
+    "write_table",
+]
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 
@@ -39,6 +50,8 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
         )
     if not path.parent.is_dir():
         raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"The folder {path.parent} of the output {path.name} cannot be written to.")
     return path
 
 
@@ -48,7 +61,7 @@ def atomic_write(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
     A failure (a full disk, Ctrl-C) leaves whatever stood at ``path`` as it was.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one; what it leads to is replaced
     encoding = None if "b" in mode else "utf-8"
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -95,7 +108,7 @@ def read_columns(path: str | Path) -> dict[str, Sequence[Any]]:
         raise DataError(
             f"{path} is not UTF-8 text (byte {error.start}); convert it first."
         ) from None
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is cut off or damaged: {error}.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
@@ -164,8 +177,9 @@ def _read_json(path: Path, file: IO[str], suffix: str) -> dict[str, Sequence[Any
 def _json_line(path: Path, number: int, line: str) -> Mapping[str, Any]:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number}: no JSON ({error.msg}).") from None
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+        reason = getattr(error, "msg", error)
+        raise DataError(f"{path}, line {number}: no JSON ({reason}).") from None
     if not isinstance(record, dict):
         raise DataError(f"{path}, line {number}: one JSON object per line is expected.")
     return record
@@ -185,9 +199,9 @@ def _read_arrow(path: Path, suffix: str) -> dict[str, Sequence[Any]]:
             except pa.ArrowInvalid:
                 source.seek(0)
                 table = pa.ipc.open_stream(source).read_all()
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{path} is damaged or no {suffix[1:]} file: {reason}") from None
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DataError(f"{path} is damaged or no {suffix[1:]} file: {reason}.") from None
     return {name: ArrowColumn(table.column(name)) for name in table.column_names}
 
 
@@ -215,6 +229,24 @@ def dataset_columns(dataset: Any) -> dict[str, Sequence[Any]]:
     return {name: ArrowColumn(table.column(name)) for name in table.column_names}
 
 
+def frame_columns(frame: Any) -> dict[str, Sequence[Any]]:
+    """Columns of a pandas DataFrame as Python values; arrays in cells (as from Parquet) as lists.
+
+    Raises
+    ------
+    DataError
+        Where a column's name stands twice.
+    """
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) < len(names):
+        raise DataError(f"The DataFrame names a column twice: {', '.join(names)}.")
+    columns = {name: frame.iloc[:, i].tolist() for i, name in enumerate(names)}
+    return {
+        name: [v.tolist() if hasattr(v, "tolist") else v for v in values]
+        for name, values in columns.items()
+    }
+
+
 class ArrowColumn(Sequence[Any]):
     """An Arrow column that gives Python values, slice by slice."""
 
@@ -227,9 +259,20 @@ class ArrowColumn(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
-            values = self.column.slice(start, max(stop - start, 0)).to_pylist()
-            return values if step == 1 else values[::step]
+            if step != 1:
+                return self.column.to_pylist()[index]
+            return self.column.slice(start, max(stop - start, 0)).to_pylist()
         return self.column[index].as_py()
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """Write a record as one line of JSONL; what is no JSON (a date) becomes its text."""
+    line = json.dumps(record, ensure_ascii=False, default=str)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:  # a lone surrogate is no UTF-8, but JSON can escape it
+        line = json.dumps(record, default=str)
+    return line + "\n"
 
 
 def write_table(columns: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -237,7 +280,10 @@ def write_table(columns: Mapping[str, Any], path: str | Path, metadata: Mapping[
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table(dict(columns)).replace_schema_metadata(dict(metadata))
+    try:
+        table = pa.table(dict(columns)).replace_schema_metadata(dict(metadata))
+    except UnicodeEncodeError as error:
+        raise DataError(f"{path} cannot hold text that is no Unicode: {error.object!r}.") from None
     suffix = suffix_of(path)
     if suffix == ".parquet":
         with atomic_write(path) as file:
@@ -245,7 +291,6 @@ def write_table(columns: Mapping[str, Any], path: str | Path, metadata: Mapping[
     elif suffix == ".jsonl":
         with atomic_write(path, "w") as file:
             for start in range(0, table.num_rows, 8192):
-                for record in table.slice(start, 8192).to_pylist():
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.writelines(map(json_line, table.slice(start, 8192).to_pylist()))
     else:
         raise DataError(f"{path} has the ending {suffix!r}; allowed are .parquet and .jsonl.")

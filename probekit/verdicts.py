@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,15 @@ import numpy as np
 
 from probekit.data import Rows, text_hash
 from probekit.errors import DataError, first_few
-from probekit.files import atomic_write, dataset_columns, read_columns, suffix_of, write_table
+from probekit.files import (
+    atomic_write,
+    dataset_columns,
+    frame_columns,
+    json_line,
+    read_columns,
+    suffix_of,
+    write_table,
+)
 from probekit.label_columns import class_values
 
 if TYPE_CHECKING:
@@ -37,7 +46,7 @@ class Verdicts:
     ids: Sequence[str]
     """n row ids."""
     hashes: Sequence[str]
-    """n text hashes (docs/format.md)."""
+    """n text hashes (docs/format.md), "" where unknown."""
     classes: tuple[str, ...]
     """C class names; columns of the three matrices."""
     weak: NDArray[np.float32]
@@ -68,6 +77,17 @@ class Verdicts:
                 raise DataError(f"Verdicts' {name!r} has the shape {found}, not {shape}.")
         if len(self.hashes) != n:
             raise DataError(f"Verdicts have {n} ids and {len(self.hashes)} text hashes.")
+        if len(set(self.ids)) < n:
+            twice = [name for name, many in Counter(self.ids).items() if many > 1]
+            raise DataError(f"Verdicts have {len(twice)} ids more than once ({first_few(twice)}).")
+        for name in (*MATRICES, "weight", "disagreement"):
+            finite = np.isfinite(getattr(self, name)).reshape(n, -1).all(axis=1)
+            if not finite.all():
+                bad = [self.ids[i] for i in np.flatnonzero(~finite).tolist()]
+                raise DataError(
+                    f"Verdicts' {name!r} is missing or not finite in {len(bad)} rows (ids "
+                    f"{first_few(bad)})."
+                )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -124,25 +144,31 @@ class Verdicts:
                 "with `probekit filter` or `probekit relabel`."
             )
         metadata = _read_metadata(Path(path))
-        classes = tuple(str(name) for name in metadata["classes"])
-        fold = [NO_FOLD if value is None else value for value in columns["fold"][:]]
         try:
+            classes = tuple(str(name) for name in metadata["classes"])
+            keep = list(columns["keep"][:])
+            if not all(isinstance(value, bool) for value in keep):
+                raise ValueError("'keep' holds something else than true and false")
             matrices = {
-                name: np.array(columns[name][:], np.float32).reshape(-1, len(classes))
+                name: np.array(columns[name][:], np.float32).reshape(len(keep), len(classes))
                 for name in MATRICES
             }
+            fold = [NO_FOLD if value is None else value for value in columns["fold"][:]]
             return cls(
                 ids=[str(value) for value in columns["id"][:]],
-                hashes=[str(value) for value in columns["text_hash"][:]],
+                hashes=[value or "" for value in columns["text_hash"][:]],
                 classes=classes,
                 **matrices,
-                keep=np.array(columns["keep"][:], bool),
+                keep=np.array(keep, bool),
                 weight=np.array(columns["weight"][:], np.float32),
                 disagreement=np.array(columns["disagreement"][:], np.float32),
                 fold=np.array(fold, np.int16),
                 provenance=metadata["provenance"],
             )
-        except (ValueError, TypeError) as error:
+        except DataError as error:
+            error.add_note(f"In {path}.")
+            raise
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise DataError(f"{path} is damaged: {error}.") from None
 
     def apply(
@@ -199,7 +225,7 @@ class Verdicts:
                 record["label"] = values[hard[verdict]]
                 record["probs"] = [float(f"{p:.7g}") for p in self.label[verdict]]
                 record["weight"] = float(self.weight[verdict])
-                file.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+                file.write(json_line(record))
                 written += 1
         return written
 
@@ -212,6 +238,10 @@ class Verdicts:
         name = id_column or "id"
         if name in columns:
             ids = [str(value) for value in columns[name][:]]
+        elif id_column is not None:
+            raise DataError(
+                f"The data set has no column {id_column!r}; it has {', '.join(columns)}."
+            )
         elif length == len(self):
             ids = list(self.ids)  # no ids, as many rows: the same rows in the same order
         else:
@@ -243,7 +273,7 @@ class Verdicts:
             other = [
                 row_id
                 for row_id, i, digest in zip(ids, place, hashes, strict=True)
-                if i is not None and self.hashes[i] != digest
+                if i is not None and self.hashes[i] and self.hashes[i] != digest
             ]
             if other:
                 raise DataError(
@@ -254,10 +284,10 @@ class Verdicts:
 
 
 def _columns_of(dataset: Any) -> tuple[Mapping[str, Any], str]:
+    if hasattr(dataset, "iloc"):
+        return frame_columns(dataset), "frame"
     if hasattr(dataset, "features") and hasattr(dataset, "data"):
         return dataset_columns(dataset), "dataset"
-    if hasattr(dataset, "iloc"):
-        return {str(c): dataset[c].tolist() for c in dataset.columns}, "frame"
     if isinstance(dataset, Sequence) and all(isinstance(row, Mapping) for row in dataset):
         names = dict.fromkeys(name for row in dataset for name in row)
         return {name: [row.get(name) for row in dataset] for name in names}, "list"

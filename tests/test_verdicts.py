@@ -153,3 +153,70 @@ def test_what_is_no_verdicts_file_is_told(tmp_path: Path) -> None:
         dataclasses.replace(verdicts(), keep=np.array([True]))
     with pytest.raises(DataError, match="not to int"):
         verdicts().apply(3)
+
+
+def test_a_file_that_was_tampered_with_is_told(tmp_path: Path) -> None:
+    verdicts().save(tmp_path / "v.jsonl")
+    good = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    for change, sentence in [
+        ({"keep": "no"}, "'keep' holds something else"),
+        ({"keep": None}, "'keep' holds something else"),
+        ({"label": [None, 1.0]}, r"'label' is missing or not finite in 1 rows \(ids 'b'\)"),
+        ({"probe": [1.0]}, "damaged"),
+        ({"weight": None}, "'weight' is missing"),
+        ({"id": "a"}, r"1 ids more than once \('a'\)"),
+        ({"fold": 1 << 40}, "damaged"),
+    ]:
+        rows = [good[0], {**good[1], **change}, *good[2:]]
+        (tmp_path / "v.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(DataError, match=sentence):
+            Verdicts.load(tmp_path / "v.jsonl")
+    meta = tmp_path / "v.jsonl.meta.json"
+    meta.write_text(meta.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(DataError, match="install a newer probekit"):
+        Verdicts.load(tmp_path / "v.jsonl")
+
+
+def test_unknown_texts_are_not_compared() -> None:
+    unknown = dataclasses.replace(verdicts(), hashes=["", "", "", ""])
+    assert len(unknown.apply([{**row, "text": "another"} for row in records()])) == 3
+
+
+def test_an_id_column_that_is_not_there_is_told() -> None:
+    with pytest.raises(DataError, match="no column 'key'; it has id, text, label, note"):
+        verdicts().apply(records(), id_column="key")
+    renamed = [{"key": r["id"], "body": r["text"]} for r in records()]
+    assert len(verdicts().apply(renamed, id_column="key", text_column="body")) == 3
+
+
+def test_class_names_come_back_as_they_were() -> None:
+    for names, expected in [
+        (("0", "1"), [0, 1]),
+        (("-1", "10"), [-1, 10]),
+        (("01", "02"), ["01", "02"]),  # codes, not numbers
+        (("1", "x"), ["1", "x"]),
+    ]:
+        assert verdicts(classes=names).class_values() == expected
+
+
+def test_a_frame_keeps_its_index_and_its_columns() -> None:
+    frame = pd.DataFrame(records(), index=[7, 5, 3, 1])
+    frame["data"], frame["features"] = 1, 2  # names that a Dataset has as attributes
+    kept = verdicts().apply(frame)
+    assert list(kept.index) == [7, 5, 1]
+    assert list(kept.columns) == ["id", "text", "label", "note", "data", "features", "probs",
+                                  "weight"]  # fmt: skip
+    assert list(frame["label"]) == [0, 0, 0, 0]
+
+
+def test_text_that_is_no_unicode_is_escaped(tmp_path: Path) -> None:
+    bad = "alpha\ud800"
+    rows = Rows.from_any([{"id": "a", "text": bad, "note": "ü"}])
+    one = verdicts()
+    one = Verdicts(
+        ids=["a"], hashes=[text_hash(bad)], classes=one.classes, weak=one.weak[:1],
+        probe=one.probe[:1], label=one.label[:1], keep=one.keep[:1], weight=one.weight[:1],
+        disagreement=one.disagreement[:1], fold=one.fold[:1],
+    )  # fmt: skip
+    assert one.write_data(rows, tmp_path / "x.jsonl") == 1
+    assert json.loads((tmp_path / "x.jsonl").read_text())["text"] == bad
