@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -281,8 +282,9 @@ def _build_skeleton(name: str, config: Any, *, trust_remote_code: bool) -> torch
     auto: Any = AutoModelForTextEncoding if encoder_only else AutoModel
     try:
         with torch.device("meta"), no_init_weights():
+            # A copy: encoders of T5's kind write into the configuration.
             skeleton: torch.nn.Module = auto.from_config(
-                config, trust_remote_code=trust_remote_code
+                copy.deepcopy(config), trust_remote_code=trust_remote_code
             )
     except Exception as error:  # a configuration may be wrong in any way
         raise ModelError(f"The model {name} cannot be built: {why(error)}") from error

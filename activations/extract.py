@@ -208,8 +208,6 @@ def _forward(
         tap,
         input_device(tap.root),
         checkpoint.pad_id,
-        request.padding_side,
-        checkpoint.counts_own_positions,
     )
     dtype = getattr(torch, job.spec.store_dtype)
     sink = Sink(writer, dtype=dtype, flush_rows=request.flush_rows)

@@ -82,8 +82,9 @@ class Feed:
     device: torch.device
     pad_id: int
     side: str = "right"
-    """Right padding leaves every model's own positions right; left is for comparison."""
+    """Right padding, whatever the tokenizer says: a model's own positions are then right too."""
     counts_own_positions: bool = False
+    """Whether the model finds positions by the padding id; matters on the left only."""
 
     def states(self, window: Window, batch: Batch) -> dict[int, torch.Tensor]:
         """Pooled states of a batch, by layer, on the device."""

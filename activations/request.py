@@ -64,8 +64,6 @@ class Request:
     compression: str | None = None
     """``gzip`` or ``lzf``; such a store is smaller, and cannot be mapped."""
     overwrite: bool = False
-    padding_side: str = "right"
-    """Where batches are padded; results do not depend on it."""
     flush_rows: int | None = None
     """Mark rows done at least this often, besides every two seconds."""
 
@@ -79,7 +77,6 @@ class Request:
             ("pool", ("auto", *POOLS)),
             ("dtype", ("auto", *DTYPES)),
             ("store_dtype", ("same", *DTYPES)),
-            ("padding_side", ("left", "right")),
         ):
             if getattr(self, name) not in allowed:
                 raise UsageError(

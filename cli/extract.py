@@ -1,0 +1,185 @@
+"""``probekit extract``: rows and a model in, a store of hidden states out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from probekit.cli.options import emit, json_option, output_option, overwrite_option, say
+
+if TYPE_CHECKING:
+    from probekit.activations.batching import Batch
+    from probekit.activations.extract import Report
+
+# Repeated from probekit.activations.spec, which imports no torch but lies beside what does; a test
+# compares them.
+POOLS = ("last", "first", "mean", "max")
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@click.command("extract")
+@click.argument("rows")
+@click.option("-m", "--model", required=True, help="Hugging Face name or local folder.")
+@output_option("HDF5 file to write.")
+@click.option(
+    "--layers",
+    default="mid",
+    help="Numbers (0 = embeddings, -1 = last), ranges 3-6, mid, last, all; comma between.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["auto", *POOLS]),
+    default="auto",
+    help="One state per row, over real tokens; auto: last for decoders, mean for encoders.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", *DTYPES]),
+    default="auto",
+    help="Numbers the model computes in; auto: those of the checkpoint.",
+)
+@click.option(
+    "--store-dtype",
+    type=click.Choice(["same", *DTYPES]),
+    default="same",
+    help="Numbers in the file; same: the model's.",
+)
+@click.option("--max-length", type=click.IntRange(1), help="Tokens per row.  [default: model's]")
+@click.option(
+    "--batch-tokens",
+    type=click.IntRange(1),
+    help="Padded tokens per batch.  [default: by device]",
+)
+@click.option(
+    "--device",
+    default="auto",
+    help="auto, cpu, cuda, cuda:N, mps, or map to spread a large model over all there is.",
+)
+@click.option("--text-column", help="Column of the text or messages.  [default: text, messages]")
+@click.option("--id-column", help="Column of the row ids.  [default: id, else row numbers]")
+@click.option(
+    "--template",
+    type=click.Path(path_type=Path),
+    help="Jinja2 file over text and text_pair, or a chat template over messages.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Take only the first rows.")
+@click.option("--revision", help="Branch, tag or commit on the hub.")
+@click.option("--load-in", type=click.Choice(["8bit", "4bit"]), help="Quantise while loading.")
+@click.option(
+    "--quantization",
+    type=click.Path(path_type=Path),
+    help="JSON file with arguments of BitsAndBytesConfig.",
+)
+@click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings.")
+@click.option(
+    "--compression", type=click.Choice(["gzip", "lzf"]), help="Pack the file; it maps no more."
+)
+@click.option("--dry-run", is_flag=True, help="Count rows, tokens and bytes; load no weights.")
+@overwrite_option
+@json_option
+@click.option("--flush-rows", type=click.IntRange(1), hidden=True)
+@click.option("--forward-log", type=click.Path(path_type=Path), hidden=True)
+def command(
+    *,
+    dry_run: bool,
+    as_json: bool,
+    load_in: str | None,
+    quantization: Path | None,
+    forward_log: Path | None,
+    **asked: Any,
+) -> None:
+    """Store a model's hidden states of every row; run again to go on after a stop.
+
+    ROWS is a task (docstrings), a file (JSONL, CSV, TSV, Parquet), a saved data set, or
+    hf:org/name[:config]@split, with a column text, text and text_pair, or messages.
+
+    Example: probekit extract rows.jsonl -m sentence-transformers/all-MiniLM-L6-v2 -o acts.h5
+    """
+    quantized = _quantization(load_in, quantization)
+    from probekit.activations.extract import estimate, run
+    from probekit.activations.request import Request, prepare
+
+    request = Request(**asked, quantization=quantized)
+    job = prepare(request)
+    if dry_run:
+        found = estimate(job)
+        emit(found, _estimate_text(found), as_json=as_json)
+        return
+    try:
+        report = run(job, on_batch=None if forward_log is None else _logger(forward_log))
+    except KeyboardInterrupt as error:
+        _interrupted(error)
+    say(_report_text(report))
+    if as_json:
+        from dataclasses import asdict
+
+        emit(asdict(report), "", as_json=True)
+
+
+def _quantization(load_in: str | None, path: Path | None) -> dict[str, Any] | None:
+    from probekit.errors import UsageError
+
+    if load_in is not None and path is not None:
+        raise UsageError("--load-in and --quantization say the same; give one of them.")
+    if load_in is not None:
+        return {f"load_in_{load_in}": True}
+    if path is None:
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise UsageError(f'{path} must hold a JSON object, e.g. {{"load_in_4bit": true}}.')
+    return found
+
+
+def _interrupted(error: KeyboardInterrupt) -> None:
+    from probekit.errors import ProbekitError
+
+    notes = getattr(error, "__notes__", [])
+    raise ProbekitError(" ".join(["Interrupted.", *notes])) from None
+
+
+def _logger(path: Path) -> Any:
+    def log(batch: Batch) -> None:
+        with path.open("a", encoding="ascii") as file:
+            file.write(f"{len(batch)}\n")
+
+    return log
+
+
+def _report_text(report: Report) -> str:
+    rate = report.tokens_forwarded / max(report.forward_seconds, 1e-9)
+    again = report.rows - report.rows_forwarded
+    return (
+        f"{report.path}: {report.rows:,} rows, {report.tokens:,} tokens, "
+        f"{report.truncated:,} rows truncated, layers {', '.join(map(str, report.layers))}; "
+        + (f"{again:,} rows were done before, " if again else "")
+        + f"{report.seconds:.1f} s"
+        + (f" ({rate:,.0f} tokens/s on {report.device})." if report.rows_forwarded else ".")
+    )
+
+
+def _estimate_text(found: dict[str, Any]) -> str:
+    from probekit.activations.layout import human_bytes
+
+    spec = found["spec"]
+    lines = [
+        f"{found['rows']:,} rows, {found['tokens']:,} tokens, the longest {found['longest']:,}; "
+        f"{found['truncated']:,} rows truncated"
+        + (f" at {spec['max_length']:,}" if spec["max_length"] else ""),
+        f"{found['batches']:,} batches of at most {found['batch_tokens']:,} tokens, pooled by "
+        f"{spec['pooling']}, stored as {spec['store_dtype']}",
+    ]
+    for layer, size in found["bytes_per_layer"].items():
+        lines.append(f"  layer {layer:>3}: {found['widths'][layer]:,} wide, {human_bytes(size)}")
+    lines.append(
+        f"{human_bytes(found['bytes'])} on disk in all; {human_bytes(found['free_bytes'])} are free"
+    )
+    return "\n".join(lines)
