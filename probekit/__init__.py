@@ -1,4 +1,4 @@
-"""Filter and relabel weakly labelled training sets with probes on a strong model's hidden states."""
+"""Filter and relabel weak labels with probes on a strong model's hidden states."""
 
 from __future__ import annotations
 

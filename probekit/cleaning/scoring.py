@@ -95,8 +95,6 @@ def make_probe(name: str, *, n_folds: int | None = None, seed: int = 0, **params
     UsageError
         For an unknown name, or a parameter that this probe does not have.
     """
-    from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe
-
     if name not in PROBES:
         raise UsageError(f"There is no probe {name!r}; allowed are {', '.join(PROBES)}.")
     given = {key: value for key, value in params.items() if value is not None}
@@ -108,10 +106,17 @@ def make_probe(name: str, *, n_folds: int | None = None, seed: int = 0, **params
             f"The probe {name!r} has no parameter {', '.join(foreign)}; it has "
             f"{', '.join(PROBES[name])}."
         )
+    # Each probe brings imports that the others do without.
     if name == "knn":
+        from probekit.probes.knn import KNNProbe
+
         return KNNProbe(**given)
     if name == "topofilter":
+        from probekit.probes.topofilter import TopoFilterProbe
+
         return TopoFilterProbe(**given)
+    from probekit.probes.logistic import LogisticProbe
+
     return LogisticProbe(random_state=seed, **given)
 
 
