@@ -153,8 +153,8 @@ class LogisticProbe(BaseProbe):
         if self.l2 == "auto":
             return np.asarray(PENALTIES if self.penalties is None else self.penalties, np.float64)
         l2: Any = self.l2
-        if isinstance(l2, Real) and 0 <= l2 < np.inf:
-            return np.array([l2], dtype=np.float64)
+        if isinstance(l2, Real) and 0 <= float(l2) < np.inf:
+            return np.array([float(l2)])
         raise ProbeError(f"l2 must be 'auto' or a number of at least 0, got {l2!r}.")
 
     def _folds(self, data: Training) -> NDArray[np.int16] | None:

@@ -21,7 +21,8 @@ CHUNK_BYTES_CUDA = 1 << 28
 COPY_BYTES = 1 << 30  # larger states are read again in every pass
 PILOT_ROWS = 31
 GRAM_ROWS = 64  # per feature: the Gram matrix only preconditions, so a sample will do
-JITTER = 1e-15
+JITTER = 1e-14
+VANISHED = 100  # times the jitter: such a pivot is rounding
 
 
 class StandardRows:
@@ -151,14 +152,16 @@ class Design:
 
     A point is a set of coordinates c (..., r). ``weights(c)`` are what ``chunks`` are multiplied
     with; the logits of a chunk x are ``x @ weights(c).T``. With more features than rows, x is the
-    triangular Cholesky factor of the rows' inner products, an isometric image of the rows (n, n).
+    Cholesky factor of the rows' inner products, an isometric image of the rows (n, rank).
     """
 
     def __init__(self, rows: StandardRows, weight: NDArray[np.float64]) -> None:
         self.rows, self.n, self.dtype, self.device = rows, rows.n, rows.dtype, rows.device
-        self.factor = _factor(rows) if rows.n < rows.d else None
-        self.image = None if self.factor is None else self.factor.to(rows.dtype)
-        self.width = rows.d if self.image is None else rows.n
+        self.image, self.width = None, rows.d
+        if rows.n < rows.d:
+            self.factor, self.independent = _factor(rows)
+            self.image = self.factor.to(rows.dtype)
+            self.width = len(self.independent)
         moments = self._second_moments(torch.as_tensor(weight, dtype=self.dtype).to(self.device))
         spread, self.basis = torch.linalg.eigh(moments)
         # Below this the decomposition knows nothing; it also keeps l2 = 0 from dividing by 0.
@@ -188,9 +191,14 @@ class Design:
     def to_states(self, c: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
         """Coef (m, d) and intercept (m,) in the space of X, float64."""
         weights = self.weights(c).double()
-        if self.factor is not None:
-            dual = torch.linalg.solve_triangular(self.factor.T, weights.T, upper=True)
-            weights = torch.zeros(len(c), self.rows.d, dtype=torch.float64, device=self.device)
+        if self.image is not None:
+            # Rows X_i = L Q' with L triangular and Q orthonormal; the weights Q w are X_i' L⁻ᵀ w.
+            triangle = self.factor[self.independent]
+            dual = weights.new_zeros(self.n, len(c))
+            dual[self.independent] = torch.linalg.solve_triangular(
+                triangle.T, weights.T, upper=True
+            )
+            weights = weights.new_zeros(len(c), self.rows.d)
             for rows, x in self.rows.chunks():
                 weights += dual[rows].T @ x.double()
         return self.rows.to_states(weights, intercept)
@@ -204,11 +212,11 @@ class Design:
         return total
 
 
-def _factor(rows: StandardRows) -> Tensor:
-    """Cholesky factor (n, n) of the rows' inner products, float64.
+def _factor(rows: StandardRows) -> tuple[Tensor, Tensor]:
+    """Cholesky factor (n, rank) of the rows' inner products, and the rows (rank,) it stands on.
 
-    Double precision, because single loses what weakly penalised fits need; a jitter in the last
-    digits, because centred rows are linearly dependent.
+    Double precision, because single loses what weakly penalised fits need. A row that is a
+    combination of earlier ones (duplicates; the last of centred rows) has pivot 0: its column goes.
     """
     inner = torch.zeros(rows.n, rows.n, dtype=torch.float64, device=rows.device)
     data = rows.data if rows.data is not None else torch.cat([x for _, x in rows.chunks()])
@@ -216,14 +224,16 @@ def _factor(rows: StandardRows) -> Tensor:
         block = data[:, start : start + 1024].double()
         inner.addmm_(block, block.T)
     diagonal = inner.diagonal()
-    jitter = JITTER * float(diagonal.sum().clamp(min=1e-30))
-    factor: Tensor
+    jitter = JITTER * float(diagonal.max().clamp(min=1e-30))
+    diagonal.add_(jitter)
     factor, failed = torch.linalg.cholesky_ex(inner)
     while failed:
-        diagonal.add_(jitter)
-        factor, failed = torch.linalg.cholesky_ex(inner)
+        diagonal.add_(9 * jitter)
         jitter *= 10
-    return factor
+        factor, failed = torch.linalg.cholesky_ex(inner)
+    pivot = factor.diagonal().square()
+    kept = torch.nonzero((pivot > VANISHED * jitter) | (pivot == pivot.max()))[:, 0]
+    return factor[:, kept], kept
 
 
 def _chunk_rows(width: int, dtype: torch.dtype, device: torch.device) -> int:

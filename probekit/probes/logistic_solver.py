@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from probekit.probes.logistic_hessian import MeanHessian, OwnHessian
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,7 +32,6 @@ DECREASE = 1e-4  # Armijo
 SLOPE = 0.9  # Wolfe
 IDLE = 8  # passes without progress after which rounding has the last word
 LEAST_SHARE = 1e-6  # a class that a fold's training rows lack starts, and stays, here
-LEAST_CURVATURE = 1e-7
 
 
 @dataclass
@@ -46,9 +47,11 @@ class Point:
     def pick(self, keep: Tensor) -> Point:
         return Point(*(value[keep] for value in vars(self).values()))
 
-    def update(self, other: Point, where: Tensor) -> None:
-        for name, value in vars(other).items():
-            vars(self)[name][where] = value[where]
+    def moved(self, other: Point, where: Tensor) -> Point:
+        if where.all():
+            return other
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Point(*(torch.where(where.view(-1, *[1] * (a.ndim - 1)), b, a) for a, b in pairs))
 
 
 @dataclass
@@ -99,8 +102,7 @@ class Objective:
         """Evaluate every fit at theta (J, K, r + 1) in one pass over the rows."""
         fits, vectors, _ = theta.shape
         columns = fits * vectors
-        weights = self.design.weights(theta[..., :-1].reshape(columns, -1))
-        bias = theta[..., -1].reshape(columns, 1).to(weights.dtype)
+        weights, bias = self._columns(theta)
         loss = theta.new_zeros(fits)
         curvature = theta.new_zeros(fits, vectors, vectors)
         slope, bias_slope = theta.new_zeros(columns, self.design.width), theta.new_zeros(columns)
@@ -120,6 +122,33 @@ class Objective:
         grad = torch.cat([self.design.coordinates(slope), bias_slope[:, None]], 1)
         peak = torch.maximum(slope.abs().amax(1), bias_slope.abs())
         return Point(theta, loss, grad.view_as(theta), peak.view(fits, vectors).amax(1), curvature)
+
+    def hessian(self, theta: Tensor) -> Tensor:
+        """Hessian of every fit (J, K (w + 1), K (w + 1)), in features rather than coordinates."""
+        fits, vectors, _ = theta.shape
+        weights, bias = self._columns(theta)
+        width = self.design.width + 1
+        total = theta.new_zeros(fits, vectors, width, vectors, width)
+        for rows, x in self.design.chunks(fits * vectors):
+            z = torch.addmm(bias, weights, x.T).view(fits, vectors, -1)
+            p = torch.sigmoid(z) if vectors == 1 else torch.softmax(z, 1)
+            mass = p * self.row_weight[:, rows][self.fold][:, None]
+            one = torch.cat([x, x.new_ones(len(x), 1)], 1)
+            for j in range(fits):
+                for k in range(vectors):
+                    for m in range(vectors):
+                        share = mass[j, k] * (int(k == m) - p[j, m])
+                        total[j, k, :, m] += (one * share[:, None]).T @ one
+        total = total.view(fits, vectors * width, vectors * width)
+        penalty = total.new_full((vectors, width), 2.0)
+        penalty[:, -1] = 0
+        total.diagonal(dim1=1, dim2=2).add_(self.l2[:, None] * penalty.flatten())
+        return total
+
+    def _columns(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        flat = theta.view(-1, theta.shape[-1])
+        weights = self.design.weights(flat[:, :-1])
+        return weights, flat[:, -1:].to(weights.dtype)
 
 
 def _binary(z: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,24 +170,6 @@ def _softmax(z: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tens
     return loss, (p - y).mul_(weight[:, None]), curvature.double()
 
 
-class _Hessian:
-    """Inverse of curvature ⊗ second moments + 2 l2, the bias unpenalised."""
-
-    def __init__(self, objective: Objective, curvature: Tensor) -> None:
-        spread = torch.cat([objective.design.spread, curvature.new_ones(1)])
-        penalty = torch.ones_like(spread)
-        penalty[-1] = 0
-        # Sorted ascending; with more than one class the first is 0: adding the same vector to
-        # every class changes nothing, and no gradient ever points there.
-        value, self.vectors = torch.linalg.eigh(curvature)
-        value = value.clamp(min=LEAST_CURVATURE)
-        self.inverse = 1 / (value[..., None] * spread + 2 * objective.l2[:, None, None] * penalty)
-
-    def solve(self, g: Tensor) -> Tensor:
-        product: Tensor = self.vectors @ (self.inverse * (self.vectors.mT @ g))
-        return product
-
-
 @dataclass
 class _Memory:
     """Last steps s and changes of gradient y of every fit; zeros where a step was refused."""
@@ -175,7 +186,7 @@ class _Memory:
     def pick(self, keep: Tensor) -> _Memory:
         return _Memory([(s[keep], y[keep], scale[keep]) for s, y, scale in self.pairs])
 
-    def direction(self, grad: Tensor, hessian: _Hessian) -> Tensor:
+    def direction(self, grad: Tensor, hessian: MeanHessian | OwnHessian) -> Tensor:
         q, used = grad.clone(), []
         for s, y, scale in reversed(self.pairs):
             a = (scale * _dot(s, q))[:, None, None]
@@ -187,6 +198,71 @@ class _Memory:
         return -q
 
 
+class _Run:
+    """The fits that still go on: where they stand, where they are heading, what they remember."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.point = point = objective(objective.start())
+        self.number = torch.arange(len(point.loss), device=point.loss.device)
+        self.direction, self.step = torch.zeros_like(point.theta), torch.ones_like(point.loss)
+        self.fresh = torch.ones_like(point.loss, dtype=torch.bool)
+        self.loss, self.peak, self.idle = point.loss, point.peak, torch.zeros_like(point.loss)
+        self.memory, self.since = _Memory(), 0
+        self.own: OwnHessian | None = None
+        self.eps = torch.finfo(objective.design.dtype).eps
+
+    def pick(self, keep: Tensor) -> None:
+        """Go on with some of the fits."""
+        self.objective, self.point = self.objective.pick(keep), self.point.pick(keep)
+        self.memory = self.memory.pick(keep)
+        self.own = self.own.pick(keep) if self.own else None
+        for name in ("number", "direction", "step", "fresh", "loss", "peak", "idle"):
+            setattr(self, name, getattr(self, name)[keep])
+
+    def hessian(self) -> MeanHessian | OwnHessian:
+        return self.own or MeanHessian(self.objective, self.point.curvature)
+
+    def state(self, tol: float) -> tuple[Tensor, Tensor]:
+        """Which fits end here (J,), and which of those have converged."""
+        grad, peak = self.point.grad, self.point.peak
+        change = _dot(grad, self.hessian().solve(grad)).clamp(min=0).sqrt()
+        small = (peak <= tol) & (change <= 100 * tol)
+        stuck = self.idle >= IDLE
+        return small | stuck, small | (stuck & ((peak <= tol) | (change <= self.eps**0.5)))
+
+    def advance(self) -> None:
+        """Take one step, or shorten the last one where it led nowhere."""
+        point, self.since = self.point, self.since + 1
+        delay = OwnHessian.delay(self.objective)
+        if delay is not None and self.since > delay:
+            self.own = OwnHessian(self.objective, point.theta)
+            self.memory, self.since = _Memory(), 0
+        new = self.memory.direction(point.grad, self.hessian())
+        self.direction = torch.where(self.fresh[:, None, None], new, self.direction)
+        self.step = torch.where(self.fresh, 1.0, self.step)
+        trial = self.objective(point.theta + self.step[:, None, None] * self.direction)
+        before, after = _dot(point.grad, self.direction), _dot(trial.grad, self.direction)
+        rounding = self.eps * point.loss.abs()
+        fell = trial.loss <= point.loss + DECREASE * self.step * before + rounding
+        # The loss is convex: a slope that still points down proves more than the loss itself can,
+        # unless rounding has spoiled both.
+        down = (after <= 0) & (trial.loss <= point.loss + 100 * rounding)
+        self.fresh = down | (fell & (after <= SLOPE * before.abs()))
+        shrink = torch.nan_to_num(before.abs() / (before.abs() + after), nan=0.1).clamp(0.1, 0.7)
+        self.step = self.step * shrink
+        self.memory.add(trial.theta - point.theta, trial.grad - point.grad, self.fresh)
+        self.point = point.moved(trial, self.fresh)
+        self._look_back()
+
+    def _look_back(self) -> None:
+        """Count the passes since a fit last got anywhere."""
+        loss, peak = self.point.loss, self.point.peak
+        better = (loss < self.loss - self.eps * self.loss.abs()) | (peak < 0.9 * self.peak)
+        self.loss, self.peak = torch.minimum(self.loss, loss), torch.minimum(self.peak, peak)
+        self.idle = torch.where(better, 0.0, self.idle + 1)
+
+
 def minimise(objective: Objective, *, tol: float, max_iter: int) -> Solution:
     """Minimise every fit until its gradient is small, nothing moves any more, or ``max_iter``.
 
@@ -194,70 +270,26 @@ def minimise(objective: Objective, *, tol: float, max_iter: int) -> Solution:
     quadratic model proposes changes logits by less than 100 ``tol`` (root mean square, each row
     weighted by p(1 - p)); or when rounding allows no further progress.
     """
-    point = objective(objective.start())
-    fits, device = len(point.loss), point.loss.device
+    run = _Run(objective)
     result = Solution(
-        theta=point.theta.clone(),
-        n_iter=torch.zeros(fits, dtype=torch.int64, device=device),
-        peak=point.peak.clone(),
-        converged=torch.zeros(fits, dtype=torch.bool, device=device),
+        theta=run.point.theta.clone(),
+        n_iter=torch.zeros_like(run.number),
+        peak=run.point.peak.clone(),
+        converged=torch.zeros_like(run.fresh),
     )
-    active = torch.arange(fits, device=device)
-    memory, track = _Memory(), _Progress(point)
-    direction, step = torch.zeros_like(point.theta), torch.ones_like(point.loss)
-    fresh = torch.ones(fits, dtype=torch.bool, device=device)
-    eps = torch.finfo(objective.design.dtype).eps
     for passes in range(1, max_iter + 1):
-        hessian = _Hessian(objective, point.curvature)
-        decrement = _dot(point.grad, hessian.solve(point.grad)).clamp(min=0).sqrt()
-        small = (point.peak <= tol) & (decrement <= 100 * tol)
-        stuck = track.idle >= IDLE
-        done = small | stuck | torch.full_like(small, passes == max_iter)
+        done, converged = run.state(tol)
+        if passes == max_iter:
+            done = torch.ones_like(done)
         if done.any():
-            ended = active[done]
-            result.theta[ended], result.peak[ended] = point.theta[done], point.peak[done]
-            result.n_iter[ended] = passes
-            result.converged[ended] = small[done] | (stuck & (decrement <= eps**0.5))[done]
-            keep = ~done
-            if not keep.any():
+            ended = run.number[done]
+            result.theta[ended], result.peak[ended] = run.point.theta[done], run.point.peak[done]
+            result.n_iter[ended], result.converged[ended] = passes, converged[done]
+            if done.all():
                 break
-            active, objective, point = active[keep], objective.pick(keep), point.pick(keep)
-            memory, track = memory.pick(keep), track.pick(keep)
-            direction, step, fresh = direction[keep], step[keep], fresh[keep]
-            hessian = _Hessian(objective, point.curvature)
-        new = memory.direction(point.grad, hessian)
-        direction = torch.where(fresh[:, None, None], new, direction)
-        step = torch.where(fresh, 1.0, step)
-        trial = objective(point.theta + step[:, None, None] * direction)
-        before, after = _dot(point.grad, direction), _dot(trial.grad, direction)
-        # The loss is convex: a slope that still points down proves that it fell.
-        fell = trial.loss <= point.loss + DECREASE * step * before + eps * point.loss.abs()
-        fresh = (after <= 0) | (fell & (after <= SLOPE * before.abs()))
-        shrink = torch.nan_to_num(before.abs() / (before.abs() + after), nan=0.1).clamp(0.1, 0.7)
-        step = step * shrink
-        memory.add(trial.theta - point.theta, trial.grad - point.grad, fresh)
-        point.update(trial, fresh)
-        track.update(point, eps)
+            run.pick(~done)
+        run.advance()
     return result
-
-
-class _Progress:
-    """How many passes ago a fit last got anywhere."""
-
-    def __init__(self, point: Point) -> None:
-        self.loss, self.peak = point.loss.clone(), point.peak.clone()
-        self.idle = torch.zeros_like(point.loss)
-
-    def pick(self, keep: Tensor) -> _Progress:
-        for name, value in vars(self).items():
-            vars(self)[name] = value[keep]
-        return self
-
-    def update(self, point: Point, eps: float) -> None:
-        better = (point.loss < self.loss - eps * self.loss.abs()) | (point.peak < 0.9 * self.peak)
-        self.loss = torch.minimum(self.loss, point.loss)
-        self.peak = torch.minimum(self.peak, point.peak)
-        self.idle = torch.where(better, 0.0, self.idle + 1)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,90 @@
+"""Two models of a logistic objective's curvature, to take steps with."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from probekit.probes.logistic_solver import Objective
+
+__all__ = ["MeanHessian", "OwnHessian"]
+
+LEAST_CURVATURE = 1e-7
+LEAST_RIDGE = 1e-12
+OWN_BYTES = 1 << 29
+WAIT = 25
+
+
+class MeanHessian:
+    """Inverse of curvature ⊗ second moments + 2 l2, the bias unpenalised.
+
+    ``curvature`` (J, K, K) is the mean of diag(p) - pp' over the rows: one decomposition of the
+    second moments serves all fits, wherever they stand.
+    """
+
+    def __init__(self, objective: Objective, curvature: Tensor) -> None:
+        spread = torch.cat([objective.design.spread, curvature.new_ones(1)])
+        penalty = torch.ones_like(spread)
+        penalty[-1] = 0
+        # With more than one class the smallest is 0: adding the same vector to every class changes
+        # nothing, and no gradient ever points there.
+        value, self.vectors = torch.linalg.eigh(curvature)
+        value = value.clamp(min=LEAST_CURVATURE)
+        self.inverse = 1 / (value[..., None] * spread + 2 * objective.l2[:, None, None] * penalty)
+
+    def solve(self, g: Tensor) -> Tensor:
+        """Return the inverse times g (J, K, r + 1)."""
+        product: Tensor = self.vectors @ (self.inverse * (self.vectors.mT @ g))
+        return product
+
+
+class OwnHessian:
+    """Inverse of every fit's own Hessian at one point.
+
+    Good also where p(1 - p) differs so much between rows that its mean says little (labels that
+    can be fitted exactly under a small penalty), but it costs as much as ``delay`` passes.
+    """
+
+    def __init__(self, objective: Objective, theta: Tensor) -> None:
+        self.basis = objective.design.basis.double()
+        hessian = objective.hessian(theta)
+        diagonal = hessian.diagonal(dim1=-2, dim2=-1)
+        vectors = theta.shape[1]
+        if vectors > 1:
+            # Adding the same to every class changes nothing; this gives that direction curvature
+            # and leaves all others as they are.
+            same = torch.ones(vectors, vectors, dtype=hessian.dtype, device=hessian.device)
+            each = torch.eye(hessian.shape[-1] // vectors, dtype=hessian.dtype).to(same.device)
+            hessian += torch.kron(same, each) * diagonal.mean(-1)[:, None, None]
+        ridge = LEAST_RIDGE * diagonal.amax(-1, keepdim=True).clamp(min=LEAST_CURVATURE)
+        factor, failed = torch.linalg.cholesky_ex(hessian)
+        # Singular without penalty, or by rounding.
+        while failed.any():
+            diagonal += torch.where(failed[:, None] > 0, ridge, 0.0)
+            ridge = 10 * ridge
+            factor, failed = torch.linalg.cholesky_ex(hessian)
+        self.factor = factor
+
+    @staticmethod
+    def delay(objective: Objective) -> int | None:
+        """Passes after which it pays to compute it; None where it does not fit into memory."""
+        width = len(objective.targets) * (objective.design.width + 1)
+        fits = 8 * len(objective.l2) * width**2 <= OWN_BYTES
+        return max(WAIT, width // 8) if fits else None
+
+    def pick(self, keep: Tensor) -> OwnHessian:
+        """Return those of some of the fits."""
+        other = copy(self)
+        other.factor = self.factor[keep]
+        return other
+
+    def solve(self, g: Tensor) -> Tensor:
+        """Return the inverse times g (J, K, r + 1)."""
+        wide = torch.cat([g[..., :-1] @ self.basis.T, g[..., -1:]], -1)
+        solved = torch.cholesky_solve(wide.reshape(len(g), -1, 1), self.factor).view_as(wide)
+        return torch.cat([solved[..., :-1] @ self.basis, solved[..., -1:]], -1)
