@@ -204,11 +204,7 @@ class Verdicts:
             return rows
         if kind == "frame":
             return dataset.iloc[where].assign(**added)
-        chosen = dataset.select(where)
-        chosen = chosen.remove_columns([n for n in added if n in chosen.column_names])
-        for name, column in added.items():
-            chosen = chosen.add_column(name, column)
-        return chosen
+        return _with_columns(dataset.select(where), added)
 
     def write_data(self, rows: Rows, path: str | Path) -> int:
         """Write the kept rows with their own columns as JSONL; returns how many they are.
@@ -295,6 +291,26 @@ def _columns_of(dataset: Any) -> tuple[Mapping[str, Any], str]:
         f"Verdicts apply to a datasets.Dataset, a DataFrame or a list of dicts, not to "
         f"{type(dataset).__name__}."
     )
+
+
+def _with_columns(dataset: Any, added: Mapping[str, list[Any]]) -> Any:
+    """Set columns of a ``datasets.Dataset``, without its progress bars."""
+    from datasets.utils.logging import (
+        disable_progress_bar,
+        enable_progress_bar,
+        is_progress_bar_enabled,
+    )
+
+    was_enabled = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        dataset = dataset.remove_columns([n for n in added if n in dataset.column_names])
+        for name, column in added.items():
+            dataset = dataset.add_column(name, column)
+    finally:
+        if was_enabled:
+            enable_progress_bar()
+    return dataset
 
 
 def _sidecar(path: str | Path) -> Path:

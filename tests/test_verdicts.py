@@ -220,3 +220,14 @@ def test_text_that_is_no_unicode_is_escaped(tmp_path: Path) -> None:
     )  # fmt: skip
     assert one.write_data(rows, tmp_path / "x.jsonl") == 1
     assert json.loads((tmp_path / "x.jsonl").read_text())["text"] == bad
+
+
+def test_a_dataset_keeps_its_columns_and_nothing_is_printed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    dataset = datasets.Dataset.from_list(records()).select([3, 2, 1, 0])
+    kept = verdicts().apply(dataset)
+    assert kept.column_names == ["id", "text", "note", "label", "probs", "weight"]
+    assert kept["id"][:] == ["d", "b", "a"]
+    assert capfd.readouterr().err == ""
+    assert datasets.utils.logging.is_progress_bar_enabled()
