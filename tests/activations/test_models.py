@@ -25,7 +25,20 @@ from probekit.errors import ModelError, UsageError
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = Placement("cpu")
-LISTED = "bert roberta deberta-v3 gpt2 gpt-neox opt opt-projected llama qwen2 gemma2 phi t5".split()
+LISTED = [
+    "bert",
+    "roberta",
+    "deberta-v3",
+    "gpt2",
+    "gpt-neox",
+    "opt",
+    "opt-projected",
+    "llama",
+    "qwen2",
+    "gemma2",
+    "phi",
+    "t5",
+]
 BEYOND = ["albert", "bart"]  # no list of blocks; an encoder beside its decoder
 
 # Sums of float32 run in another order when a batch has another shape: a few units in the last
