@@ -23,6 +23,7 @@ __all__ = [
     "dataset_columns",
     "frame_columns",
     "json_line",
+    "no_progress_bars",
     "read_columns",
     "suffix_of",
     "write_table",
@@ -221,10 +222,29 @@ def _read_saved_dataset(path: Path) -> dict[str, Sequence[Any]]:
     return dataset_columns(loaded)
 
 
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep the datasets library from drawing on the terminal."""
+    from datasets.utils.logging import (
+        disable_progress_bar,
+        enable_progress_bar,
+        is_progress_bar_enabled,
+    )
+
+    was_enabled = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            enable_progress_bar()
+
+
 def dataset_columns(dataset: Any) -> dict[str, Sequence[Any]]:
     """Columns of a ``datasets.Dataset``, in its order, without copying it into memory."""
     if getattr(dataset, "_indices", None) is not None:
-        dataset = dataset.flatten_indices()
+        with no_progress_bars():
+            dataset = dataset.flatten_indices()
     table = dataset.data.table
     return {name: ArrowColumn(table.column(name)) for name in table.column_names}
 

@@ -18,6 +18,7 @@ from probekit.files import (
     dataset_columns,
     frame_columns,
     json_line,
+    no_progress_bars,
     read_columns,
     suffix_of,
     write_table,
@@ -294,22 +295,11 @@ def _columns_of(dataset: Any) -> tuple[Mapping[str, Any], str]:
 
 
 def _with_columns(dataset: Any, added: Mapping[str, list[Any]]) -> Any:
-    """Set columns of a ``datasets.Dataset``, without its progress bars."""
-    from datasets.utils.logging import (
-        disable_progress_bar,
-        enable_progress_bar,
-        is_progress_bar_enabled,
-    )
-
-    was_enabled = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
+    """Set columns of a ``datasets.Dataset``."""
+    with no_progress_bars():
         dataset = dataset.remove_columns([n for n in added if n in dataset.column_names])
         for name, column in added.items():
             dataset = dataset.add_column(name, column)
-    finally:
-        if was_enabled:
-            enable_progress_bar()
     return dataset
 
 
