@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,20 +66,21 @@ def tapped(
     depth = checkpoint.depth
     with quiet():
         if checkpoint.loaded:
-            tap = _tap_loaded(checkpoint, layers, take)
+            root, blocks = _look_at_loaded(checkpoint, layers)
         else:
-            tap = _tap_fresh(checkpoint, layers, take, placement)
-    training = tap.root.training
-    tap.root.eval()
+            root, blocks = _load_and_look(checkpoint, layers, placement)
+    training = root.training
+    tap = Tap(root.eval(), layers, depth=depth, take=take, blocks=blocks)
     try:
-        _check_widths(checkpoint, tap, depth)
         yield tap
     finally:
         tap.remove()
-        tap.root.train(training)
+        root.train(training)
 
 
-def _tap_loaded(checkpoint: Checkpoint, layers: Sequence[int], take: Pooler) -> Tap:
+def _look_at_loaded(
+    checkpoint: Checkpoint, layers: Sequence[int]
+) -> tuple[torch.nn.Module, torch.nn.ModuleList | None]:
     root, depth = checkpoint.root, checkpoint.depth
     training = root.training
     root.eval()
@@ -91,26 +92,29 @@ def _tap_loaded(checkpoint: Checkpoint, layers: Sequence[int], take: Pooler) -> 
             plain_states(root, depth)
     finally:
         root.train(training)
-    return Tap(root, layers, depth=depth, take=take, blocks=blocks)
+    return root, blocks
 
 
-def _tap_fresh(
-    checkpoint: Checkpoint, layers: Sequence[int], take: Pooler, placement: Placement
-) -> Tap:
+def _load_and_look(
+    checkpoint: Checkpoint, layers: Sequence[int], placement: Placement
+) -> tuple[torch.nn.Module, torch.nn.ModuleList | None]:
     depth, deepest = checkpoint.depth, max(layers)
+    keep = min(deepest + 1, depth)
     if find_blocks(checkpoint.root, depth) is not None:
-        model = _load(checkpoint, placement, keep=min(deepest + 1, depth))
-        root = text_root(model, checkpoint.config)
-        blocks = find_blocks(root, min(deepest + 1, depth))
-        if blocks is not None and tapped_states(root, layers, depth, blocks) is not None:
+        root = text_root(_load(checkpoint, placement, keep=keep), checkpoint.config)
+        blocks = find_blocks(root, keep)
+        states = None if blocks is None else tapped_states(root, layers, depth, blocks)
+        if blocks is not None and states is not None:
+            _check_widths(checkpoint, states)
             if deepest < depth:
                 release(root, blocks[deepest])
-            return Tap(root, layers, depth=depth, take=take, blocks=blocks)
-        del model, root, blocks
+            return root, blocks
+        del root, blocks
     # No list of blocks, or not one whose inputs are the hidden states: let the model give them.
     root = text_root(_load(checkpoint, placement, keep=depth), checkpoint.config)
-    plain_states(root, depth)
-    return Tap(root, layers, depth=depth, take=take, blocks=None)
+    states = plain_states(root, depth)
+    _check_widths(checkpoint, {layer: states[layer] for layer in layers})
+    return root, None
 
 
 def _load(checkpoint: Checkpoint, placement: Placement, *, keep: int) -> Any:
@@ -185,14 +189,13 @@ def _quantization(placement: Placement) -> Any:
         raise UsageError(f"The quantisation cannot be used: {why(error)}") from None
 
 
-def _check_widths(checkpoint: Checkpoint, tap: Tap, depth: int) -> None:
-    """Compare what a real forward gives with what the store was made for."""
-    ids = torch.tensor([[5 % checkpoint.vocabulary]], device=input_device(tap.root))
-    for layer, states in tap(ids).items():
-        if states.shape[-1] != checkpoint.widths[layer]:
+def _check_widths(checkpoint: Checkpoint, states: Mapping[int, torch.Tensor]) -> None:
+    """Compare what the model gives with what the store was made for."""
+    for layer, found in states.items():
+        if found.shape[-1] != checkpoint.widths[layer]:
             raise ModelError(
-                f"Layer {layer} of {depth} of {checkpoint.label} is {states.shape[-1]} wide where "
-                f"its configuration says {checkpoint.widths[layer]}."
+                f"Layer {layer} of {checkpoint.label} is {found.shape[-1]} wide where its "
+                f"configuration says {checkpoint.widths[layer]}."
             )
 
 

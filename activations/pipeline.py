@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from probekit.activations.batching import Array, Batch, Encoded, cut_batches, pad, windows
+from probekit.activations.checkpoint import why
 from probekit.activations.encoding import Encoder
 from probekit.activations.progress import Progress
-from probekit.activations.tapping import Tap
+from probekit.activations.tapping import CANNOT_RUN, Tap
 from probekit.activations.threads import Ahead, Behind
 from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
@@ -213,9 +214,12 @@ def _try(feed: Feed, window: Window, batch: Batch) -> dict[int, torch.Tensor] | 
     """States of a batch, or None where memory does not suffice."""
     try:
         return feed.states(window, batch)
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, *CANNOT_RUN) as error:
         if not _out_of_memory(error):
-            raise
+            raise ModelError(
+                f"The model cannot run {len(batch)} rows of {int(batch.lengths.max())} tokens: "
+                f"{why(error)}"
+            ) from error
     # Outside the handler: the error held on to the failed forward's tensors.
     if feed.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -16,13 +16,14 @@ import torch
 
 from probekit.errors import ModelError
 
-__all__ = ["Tap", "find_blocks", "plain_states", "release", "tapped_states"]
+__all__ = ["CANNOT_RUN", "Tap", "find_blocks", "plain_states", "release", "tapped_states"]
 
 Tensor: TypeAlias = torch.Tensor
 Take: TypeAlias = Callable[[Tensor, "Tensor | None"], Tensor]
 
-# Whatever an unknown architecture raises when it meets fewer blocks than it was built with.
-_CANNOT = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# Whatever a model raises that cannot run: on these inputs, or with fewer blocks than it was built
+# with.
+CANNOT_RUN = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class _Stop(Exception):  # noqa: N818 (no error: it ends a forward pass that has given its states)
@@ -186,7 +187,7 @@ def tapped_states(
             plain = root(input_ids=ids, output_hidden_states=True, return_dict=True).hidden_states
     except torch.cuda.OutOfMemoryError:
         raise
-    except _CANNOT:
+    except CANNOT_RUN:
         return None
     finally:
         tap.remove()
@@ -213,7 +214,7 @@ def plain_states(root: torch.nn.Module, depth: int) -> dict[int, Tensor]:
             ).hidden_states
     except torch.cuda.OutOfMemoryError:
         raise
-    except _CANNOT as error:
+    except CANNOT_RUN as error:
         raise ModelError(
             f"{type(root).__name__} does not run on text alone: {' '.join(str(error).split())}."
         ) from error

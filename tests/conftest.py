@@ -236,7 +236,8 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any], Callable[[], Any]]] = {
             "num_layers": DEPTH,
             "num_decoder_layers": 2,
             "num_heads": 4,
-            "initializer_factor": 1.0,  # its attention is not scaled: more makes a cliff of the softmax
+            # Its attention is not scaled; larger weights make a cliff of the softmax.
+            "initializer_factor": 1.0,
             "pad_token_id": 0,
             "eos_token_id": 1,
             "decoder_start_token_id": 0,

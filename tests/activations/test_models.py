@@ -26,18 +26,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = Placement("cpu")
 LISTED = [
-    "bert",
-    "roberta",
-    "deberta-v3",
-    "gpt2",
-    "gpt-neox",
-    "opt",
-    "opt-projected",
-    "llama",
-    "qwen2",
-    "gemma2",
-    "phi",
-    "t5",
+    *("bert", "roberta", "deberta-v3", "gpt2", "gpt-neox", "opt", "opt-projected"),
+    *("llama", "qwen2", "gemma2", "phi", "t5"),
 ]
 BEYOND = ["albert", "bart"]  # no list of blocks; an encoder beside its decoder
 

@@ -1,0 +1,142 @@
+"""Token ids against the tokenizer's own calls; templates; truncation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from probekit.activations.encoding import Encoder, read_template
+from probekit.errors import DataError, UsageError
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_model: Callable[..., Path]) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_model("llama"))
+
+
+@pytest.fixture(scope="module")
+def bert(tiny_model: Callable[..., Path]) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_model("bert"))
+
+
+def rows_of(encoder: Encoder, contents: list[Any]) -> list[list[int]]:
+    found = encoder.encode(contents, [str(i) for i in range(len(contents))])
+    return [part.tolist() for part in np.split(found.flat, np.cumsum(found.lengths)[:-1])]
+
+
+def test_texts_are_tokenised_as_by_the_tokenizer(bert: Any, texts: list[str]) -> None:
+    many = texts * 40  # more than one part
+    assert rows_of(Encoder(bert, kind="text"), many) == bert(many)["input_ids"]
+
+
+def test_pairs_carry_their_types(bert: Any) -> None:
+    found = Encoder(bert, kind="pair").encode([("a b", "c"), ("d", "e f")], ["0", "1"])
+    plain = bert(["a b", "d"], ["c", "e f"])
+    assert found.flat.tolist() == [i for row in plain["input_ids"] for i in row]
+    assert found.types is not None
+    assert found.types.tolist() == [i for row in plain["token_type_ids"] for i in row]
+    assert sum(found.types) > 0
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_truncation_is_counted_and_keeps_special_tokens(
+    bert: Any, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bert, "truncation_side", side)
+    contents: list[Any] = ["one two three four five six seven", "one"]
+    found = Encoder(bert, kind="text", max_length=6).encode(contents, ["0", "1"])
+    assert found.truncated.tolist() == [True, False]
+    assert found.lengths.tolist() == [6, len(bert("one")["input_ids"])]
+    plain = bert(contents[0], truncation=True, max_length=6)["input_ids"]
+    assert found.flat[:6].tolist() == plain
+    assert plain[0] == bert.cls_token_id
+    assert plain[-1] == bert.sep_token_id
+    whole = bert(contents[0])["input_ids"]
+    assert plain[1:-1] == (whole[-5:-1] if side == "left" else whole[1:5])
+
+
+def test_exactly_the_limit_is_not_truncated(bert: Any) -> None:
+    length = len(bert("one two three")["input_ids"])
+    for limit, cut in ((length, False), (length - 1, True)):
+        found = Encoder(bert, kind="text", max_length=limit).encode(["one two three"], ["0"])
+        assert found.truncated.tolist() == [cut]
+
+
+def test_a_limit_without_room_is_refused(bert: Any) -> None:
+    with pytest.raises(UsageError, match="leaves no room: this tokenizer adds 3"):
+        Encoder(bert, kind="pair", max_length=3)
+
+
+MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+
+
+def test_messages_take_the_chat_template_with_one_bos(llama: Any) -> None:
+    (ids,) = rows_of(Encoder(llama, kind="messages"), [MESSAGES])
+    assert ids == llama.apply_chat_template(MESSAGES, tokenize=True, return_dict=False)
+    assert ids.count(llama.bos_token_id) == 1
+    rendered = llama.apply_chat_template(MESSAGES, tokenize=False)
+    assert llama(rendered)["input_ids"].count(llama.bos_token_id) == 2  # control
+
+
+def test_a_template_without_bos_gets_the_tokenizers_one(llama: Any) -> None:
+    template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    (ids,) = rows_of(Encoder(llama, kind="messages", template=template), [MESSAGES])
+    assert ids == llama("hi\nho\n")["input_ids"]
+    assert ids.count(llama.bos_token_id) == 1
+
+
+def test_rows_that_start_with_bos_and_rows_that_do_not_keep_their_order(llama: Any) -> None:
+    encoder = Encoder(llama, kind="text", template="{{ text }}")
+    contents: list[Any] = ["<s>a", "b", "<s>c", "d"]
+    assert rows_of(encoder, contents) == llama(["a", "b", "c", "d"])["input_ids"]
+
+
+def test_absent_keys_filled_in_with_none_make_no_difference(llama: Any) -> None:
+    template = (
+        "{% for m in messages %}{% if m.name is defined %}!{% endif %}{{ m.content }}{% endfor %}"
+    )
+    encoder = Encoder(llama, kind="messages", template=template)
+    filled = [{**m, "name": None} for m in MESSAGES]
+    named = [{**m, "name": "x"} for m in MESSAGES]
+    plain, same, other = rows_of(encoder, [MESSAGES, filled, named])
+    assert plain == same
+    assert plain != other
+
+
+def test_a_text_template_sees_text_and_pair_only(llama: Any) -> None:
+    encoder = Encoder(llama, kind="pair", template="Q: {{ text }} A: {{ text_pair }}")
+    assert rows_of(encoder, [("x", "y")]) == [llama("Q: x A: y")["input_ids"]]
+    with pytest.raises(DataError, match="refuses the row with id '7': 'label' is undefined"):
+        Encoder(llama, kind="text", template="{{ text }} {{ label }}").encode(["x"], ["7"])
+
+
+def test_a_template_is_sandboxed(llama: Any) -> None:
+    attack = "{{ text.__class__.__mro__[1].__subclasses__() }}"
+    with pytest.raises(DataError, match="unsafe"):
+        Encoder(llama, kind="text", template=attack).encode(["x"], ["0"])
+
+
+def test_templates_that_cannot_be_used_are_refused(llama: Any, bert: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no chat template; give one with --template"):
+        Encoder(bert, kind="messages")
+    with pytest.raises(UsageError, match="is no Jinja2"):
+        Encoder(bert, kind="text", template="{{ text")
+    with pytest.raises(DataError, match="refuses the row with id '0'"):
+        Encoder(llama, kind="messages", template="{{ nothing.at.all }}").encode([MESSAGES], ["0"])
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        read_template(tmp_path / "none.jinja")
+    (tmp_path / "empty.jinja").write_text(" \n")
+    with pytest.raises(UsageError, match="is empty"):
+        read_template(tmp_path / "empty.jinja")
+
+
+def test_rows_without_a_token_are_named(llama: Any, tiny_model: Callable[..., Path]) -> None:
+    plain = AutoTokenizer.from_pretrained(tiny_model("gpt2"))
+    encoder = Encoder(plain, kind="text", template="{{ text | trim }}")
+    with pytest.raises(DataError, match=r"1 rows have no token \(ids 'b'\)"):
+        encoder.encode(["x", " \n"], ["a", "b"])
