@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.activations.summary import LayerSummary
 
-SHOWN = 72
+SHOWN = 60
+POOLED = {
+    "first": "state of the first token",
+    "last": "state of the last token",
+    "max": "largest state of the tokens",
+    "mean": "mean state of the tokens",
+}
 
 
 @click.command("info")
@@ -80,14 +86,24 @@ def _text(result: dict[str, Any]) -> str:
 
 
 def _spec_text(spec: dict[str, Any]) -> str:
-    parts = []
-    for key, value in spec.items():
-        if value is None:
-            continue
-        text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        text = " ".join(text.split())
-        parts.append(f"{key}: {text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}")
-    return "\n             ".join(parts)
+    """Say in words what every extraction has; list what else there is."""
+    left = {key: _short(value) for key, value in spec.items() if value is not None}
+    lines = []
+    if {"model", "layers", "pooling"} <= left.keys():
+        pooled = POOLED.get(left["pooling"], left["pooling"])
+        lines.append(f"{pooled} of {left.pop('model')}, layers {left.pop('layers')}")
+        del left["pooling"]
+    if {"dtype", "store_dtype"} <= left.keys():
+        lines.append(f"computed in {left.pop('dtype')}, stored as {left.pop('store_dtype')}")
+    if "max_length" in left:
+        lines.append(f"at most {left.pop('max_length')} tokens of a text")
+    return "\n             ".join([*lines, *(f"{key}: {text}" for key, text in left.items())])
+
+
+def _short(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
 def _layer_line(layer: dict[str, Any]) -> str:

@@ -25,7 +25,16 @@ def make(path: Path, *, rows: Any = range(50), finish: bool = True, **changes: A
     states = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
     states[4, 1], states[4, 2], states[9, 0] = np.nan, np.inf, -np.inf
     options = {
-        "spec": {"model": "tiny", "layers": [0, 2], "template": "x" * 500, "revision": None},
+        "spec": {
+            "model": "tiny",
+            "layers": [0, 2],
+            "pooling": "mean",
+            "dtype": "bfloat16",
+            "store_dtype": "float32",
+            "max_length": 128,
+            "template": "x" * 500,
+            "revision": None,
+        },
         "ids": ids,
         "hashes": [text_hash(i) for i in ids],
         "widths": {0: 3, 2: 6},
@@ -81,7 +90,9 @@ def test_text_says_it_for_people(tmp_path: Path) -> None:
     assert lines[0] == f"{path}: complete"
     assert "rows       50 from docstrings@weak" in result.stdout
     assert "5 rows were truncated" in result.stdout
-    assert "layers: 0, 2" in result.stdout
+    assert "mean state of the tokens of tiny, layers 0, 2\n" in result.stdout
+    assert "computed in bfloat16, stored as float32\n" in result.stdout
+    assert "at most 128 tokens of a text\n" in result.stdout
     assert "revision" not in result.stdout  # what is not set is not said
     assert max(map(len, lines[1:])) <= 100  # a template does not flood the screen
     assert lines[-2].split() == ["0", "50", "x", "3", "float32", "3.464", "none"]
