@@ -307,7 +307,8 @@ def test_states_come_in_any_container(tmp_path, monkeypatch, shape, standardize)
             got = logistic_path(container, y, PENALTIES, **options)
             # Sums over rows may be formed in another order.
             assert np.allclose(got.coef_, want.coef_, rtol=0, atol=1e-8), name
-            assert np.allclose(got.oof_logits, want.oof_logits, rtol=0, atol=1e-7), name
+            # Held-out logits near 20 under a penalty of 2e-6 in units of the columns.
+            assert np.allclose(got.oof_logits, want.oof_logits, rtol=0, atol=1e-5), name
     file.close()
 
 
