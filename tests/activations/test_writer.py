@@ -530,7 +530,7 @@ def test_a_kill_while_a_file_is_made_harms_nothing(
 N_ROWS, WIDTH, LAYERS = 3000, 96, (0, 5)
 
 WRITER = f"""
-import os, sys
+import sys, time
 import numpy as np
 from probekit.activations.writer import StoreWriter
 n, width, layers = {N_ROWS}, {WIDTH}, {LAYERS}
@@ -539,6 +539,7 @@ class Careless(StoreWriter):
         late, self.late = self.late, []
         self._pending = [rows for rows, *_ in late]
         super().flush()
+        time.sleep(0.02)  # so that a kill is likely to come between
         for rows, *rest in late:
             self._columns["done"][rows] = 0
             StoreWriter.write(self, rows, *rest)
