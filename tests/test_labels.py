@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from probekit.data import text_hash
-from probekit.errors import DataError, LabelsError
+from probekit.errors import DataError, LabelsError, UsageError
 from probekit.labels import WeakLabels, load_labels
 
 
@@ -281,3 +281,40 @@ def test_fingerprint_sees_every_part(labels):
     }
     assert len(others | {labels.fingerprint}) == 4
     assert with_(source="elsewhere") == labels.fingerprint
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A task called toy, with one split."""
+    from probekit.data import Rows
+    from probekit.tasks import registry
+
+    rows_ = Rows({"id": ["a", "b"], "text": ["one", "two"], "label": [0, 1]}, source="toy")
+    task = registry.Task(
+        name="toy", description="", source="", licence="", classes=("0", "1"), splits=("only",),
+        load=lambda *_: rows_,
+    )  # fmt: skip
+    monkeypatch.setitem(registry._registered, "toy", task)
+
+
+def test_a_tasks_own_labels(toy):
+    labels = load_labels("toy@only")
+    assert labels.ids == ["a", "b"]
+    assert labels.hashes == [text_hash("one"), text_hash("two")]
+    assert labels.hard.tolist() == [0, 1]
+    with pytest.raises(UsageError, match="neither a file here nor a task"):
+        load_labels("tou")
+
+
+@pytest.mark.parametrize("column", ["probs", "p"])
+def test_lists_that_are_none(write, column):
+    path = write("l.csv", f'id,{column}\n1,"[0.5, 0.5]"\n2,"[0.5, ["\n3,"[0.1, null]"\n')
+    with pytest.raises(LabelsError, match=r"2 rows whose .* is no list of numbers.*'2', '3'"):
+        load_labels(path, label_column=column)
+
+
+def test_metadata_of_another_width_is_told(write):
+    WeakLabels(["a"], None, np.array([[0.2, 0.3, 0.5]]), ("x", "y", "z")).save(write("w.jsonl", []))
+    path = write("w.jsonl", [{"id": "a", "probs": [0.5, 0.5]}])
+    with pytest.raises(LabelsError, match="names 3 classes but 'probs' has 2"):
+        load_labels(path)

@@ -11,8 +11,10 @@ import pytest
 import probekit.labels
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.filter import filter_labels
+from probekit.data import Rows
 from probekit.labels import load_labels
 from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe
+from probekit.tasks import registry
 from probekit.verdicts import Verdicts
 
 
@@ -188,6 +190,20 @@ def test_rows_are_found_beside_the_store_and_nowhere_else(run, no, chain, source
     chain.acts = acts
     run("--write-data", data, "--rows", secret)
     assert data.exists()
+
+
+def test_a_task_is_rows_and_truth(run, chain, make_acts, monkeypatch):
+    columns = {"id": chain.ids, "text": chain.texts, "label": chain.truth_of.tolist()}
+    task = registry.Task(
+        name="toy", description="", source="", licence="", classes=("0", "1"), splits=("all",),
+        load=lambda *_: Rows(columns, source="toy"),
+    )  # fmt: skip
+    monkeypatch.setitem(registry._registered, "toy", task)
+    chain.acts = make_acts(chain.X, chain.ids, chain.texts, name="toy.h5", source="toy@all")
+    data = chain.folder / "clean.jsonl"
+    result = run("--write-data", data, "--truth", "toy@all")
+    assert "random choice" in result.stdout
+    assert len(data.read_text().splitlines()) == Verdicts.load(chain.out).keep.sum()
 
 
 def test_other_rows_are_refused(no, chain, write_rows):
