@@ -41,9 +41,9 @@ def command(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Run the whole chain on real text, offline, and show whether it helped.
+    """Run the whole chain on real text and show whether it helped.
 
-    Weak labels from a model's first layer, the full model's states, every probe as filter and
+    Offline. Weak labels from a model's first layer, the full model's states, every probe as filter and
     relabeller, and a linear student for each training set. commands.sh in the folder repeats it.
 
     Example: probekit demo -o probekit-demo

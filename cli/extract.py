@@ -91,10 +91,11 @@ def command(
     forward_log: Path | None,
     **asked: Any,
 ) -> None:
-    """Store a model's hidden states of every row; run again to go on after a stop.
+    """Store a model's hidden states of every row.
 
     ROWS is a task (docstrings), a file (JSONL, CSV, TSV, Parquet), a saved data set, or
-    hf:org/name[:config]@split, with a column text, text and text_pair, or messages.
+    hf:org/name[:config]@split, with a column text, text and text_pair, or messages. After a stop,
+    the same command goes on where it was.
 
     Example: probekit extract rows.jsonl -m sentence-transformers/all-MiniLM-L6-v2 -o acts.h5
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from typing import Any
@@ -36,6 +37,7 @@ class Group(click.Group):
             return None
         module = importlib.import_module(f"probekit.cli.{COMMANDS[cmd_name]}")
         command: click.Command = module.command
+        _set_example_apart(command)
         return command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -49,6 +51,16 @@ class Group(click.Group):
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             _fail(error, f"{error.strerror or error}{where}.", 1)
+
+
+def _set_example_apart(command: click.Command) -> None:
+    """Give the example a line of its own, never wrapped, so that it can be pasted."""
+    text, found, example = inspect.cleandoc(command.help or "").partition("Example: ")
+    if found:
+        command.help = f"{text}\b\nExample:\n  {' '.join(example.split())}"
+    if isinstance(command, click.Group):
+        for sub in command.commands.values():
+            _set_example_apart(sub)
 
 
 def _fail(error: BaseException, sentence: str, code: int) -> None:
@@ -67,6 +79,9 @@ def _fail(error: BaseException, sentence: str, code: int) -> None:
 def cli() -> None:
     """Filter and relabel weak labels with probes on a strong model's hidden states.
 
-    Example: probekit extract rows.jsonl -m MODEL -o acts.h5, then
-    probekit filter acts.h5 --labels weak.parquet --probe knn -o verdicts.parquet
+    Example: probekit extract rows.jsonl -m MODEL -o acts.h5 &&
+    probekit filter acts.h5 --labels weak.csv -o verdicts.parquet --write-data clean.jsonl
     """
+
+
+_set_example_apart(cli)

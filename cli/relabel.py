@@ -24,7 +24,7 @@ __all__ = ["command"]
 @click.option("--only-above", type=float, help="Leave labels whose disagreement is not above this.")
 @result_options
 def command(**options: Any) -> None:
-    """Relabel every row by a blend of its weak label and the probe's probability.
+    """Relabel every row by a blend of its weak label and a probe.
 
     The probe never predicts a row that it has seen the label of. ACTS is an activation store.
 

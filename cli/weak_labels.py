@@ -39,10 +39,10 @@ __all__ = ["command"]
 @seed_option
 @json_option
 def command(**options: Any) -> None:
-    """Train a logistic probe on some rows' ground truth and label all others with it.
+    """Label rows with a probe that some true labels have taught.
 
-    ACTS is the activation store of a weaker model. Its errors are a weak supervisor's; finetune
-    one for errors that are a finetuned model's.
+    ACTS is the activation store of a weaker model. A logistic probe is trained on the rows chosen
+    and labels all others: a cheap weak supervisor.
 
     Example: probekit weak-labels weak.h5 --truth truth.csv --train-rows 200 -o weak.parquet
     """
