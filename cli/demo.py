@@ -43,8 +43,9 @@ def command(
 ) -> None:
     """Run the whole chain on real text and show whether it helped.
 
-    Offline. Weak labels from a model's first layer, the full model's states, every probe as filter and
-    relabeller, and a linear student for each training set. commands.sh in the folder repeats it.
+    Offline. Weak labels from a model's first layer, the full model's states, every probe as filter
+    and relabeller, and a linear student for each training set. commands.sh in the folder repeats
+    it.
 
     Example: probekit demo -o probekit-demo
     """

@@ -57,7 +57,8 @@ def _set_example_apart(command: click.Command) -> None:
     """Give the example a line of its own, never wrapped, so that it can be pasted."""
     text, found, example = inspect.cleandoc(command.help or "").partition("Example: ")
     if found:
-        command.help = f"{text}\b\nExample:\n  {' '.join(example.split())}"
+        lines = " ".join(example.split()).replace(" && ", "\n  ")
+        command.help = f"{text}\b\nExample:\n  {lines}"
     if isinstance(command, click.Group):
         for sub in command.commands.values():
             _set_example_apart(sub)
