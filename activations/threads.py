@@ -25,7 +25,7 @@ class Ahead(Generic[T]):
         self._queue: queue.Queue[Any] = queue.Queue(depth)
         self._stop = threading.Event()
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, args=(items,), daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(items,), name="ahead", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[T]:
@@ -69,7 +69,7 @@ class Behind(Generic[T]):
         self._work_on = work
         self._queue: queue.Queue[Any] = queue.Queue(depth)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread = threading.Thread(target=self._work, name="behind", daemon=True)
         self._thread.start()
 
     def put(self, item: T) -> None:

@@ -13,7 +13,7 @@ from probekit.files import SUFFIXES, dataset_columns, suffix_of
 
 __all__ = ["load_rows"]
 
-_HUB = re.compile(r"hf:(?P<name>[^:@\s]+)(:(?P<config>[^:@\s]+))?(@(?P<split>[^:@\s]+))?")
+_HUB = re.compile(r"hf:(?P<name>[^:@\s]+)(:(?P<config>[^:@\s]+))?(@(?P<split>\S+))?")
 
 
 def load_rows(

@@ -215,7 +215,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(
     monkeypatch.setattr(Feed, "states", true_states)
     again = run(prepare(request))
     assert (again.rows_forwarded, again.batches, again.tokens) == (0, 0, report.tokens)
-    assert not [t for t in threading.enumerate() if t is not threading.main_thread() and t.daemon]
+    assert not {t.name for t in threading.enumerate()} & {"ahead", "behind"}
 
 
 def test_a_complete_store_is_not_made_again_and_needs_no_weights(
@@ -401,8 +401,8 @@ def test_states_too_large_for_the_file_are_counted(
     model = AutoModel.from_pretrained(tiny_model("gpt2"))
     tokenizer = AutoTokenizer.from_pretrained(tiny_model("gpt2"))
     with torch.no_grad():
-        model.wte.weight[tokenizer("boat")["input_ids"][-1]] = 1e6
-    rows = ["my boat", "the heron", "boat"]
+        model.wte.weight[tokenizer(" boat")["input_ids"][-1]] = 1e6
+    rows = ["my boat", "the heron", "a boat"]
     pair = (model, tokenizer)
     request = Request(rows, pair, out, layers="0", store_dtype="float16")
     report = run(prepare(request))
