@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -220,16 +220,15 @@ class _Path:
         )
         if self.task.folds is None:
             return path
-        own = {name: getattr(path, name) for name in path.__dataclass_fields__}
-        own |= {
-            "folds": self.task.folds,
-            "fold_coef_": coefs[:, 1:],
-            "fold_intercept_": intercepts[:, 1:],
-            "fold_n_iter_": n_iter[:, 1:],
-            "fold_grad_max_": peak[:, 1:],
-            "oof_logits": self._logits(theta[:, 1:], self.task.folds),
-        }
-        return LogisticPath(**own)
+        return replace(
+            path,
+            folds=self.task.folds,
+            fold_coef_=coefs[:, 1:],
+            fold_intercept_=intercepts[:, 1:],
+            fold_n_iter_=n_iter[:, 1:],
+            fold_grad_max_=peak[:, 1:],
+            oof_logits=self._logits(theta[:, 1:], self.task.folds),
+        )
 
     def _logits(self, theta: Tensor, which: NDArray[np.int64]) -> NDArray[np.float64]:
         """Logits (P, n, V) of every row by fit ``which`` (n,) of theta (P, F, V, r + 1)."""
