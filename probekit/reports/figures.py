@@ -11,8 +11,9 @@ from probekit.reports.tables import recovered
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["demo_figure"]
+__all__ = ["demo_figure", "draw_demo"]
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 COLORS = {"weak": "#52606d", "random": "#9aa5b1", "filter": "#b4540a", "relabel": "#0b69a3"}
@@ -21,7 +22,14 @@ PGR_AT = 1.08  # of the width of the students' panel
 
 
 def demo_figure(results: Mapping[str, Any], path: str | Path) -> None:
-    """Draw how right each training set is, and how far its student gets, as a PNG.
+    """Write :func:`draw_demo` as a PNG."""
+    figure = draw_demo(results)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.2)
+
+
+def draw_demo(results: Mapping[str, Any]) -> Figure:
+    """Draw how right each training set is, and how far its student gets.
 
     ``results`` as in :func:`probekit.reports.tables.demo_table`.
     """
@@ -42,8 +50,7 @@ def demo_figure(results: Mapping[str, Any], path: str | Path) -> None:
     _labels_panel(left, arms)
     _students_panel(right, arms, results)
     _caption(left, results)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.2)
+    return figure
 
 
 def _plain(axes: Axes, rows: int) -> None:
