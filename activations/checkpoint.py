@@ -41,7 +41,6 @@ class Checkpoint:
     dtype: torch.dtype
     """Numbers that the model computes in."""
     loaded: bool = False
-    trust_remote_code: bool = False
 
     @property
     def root(self) -> torch.nn.Module:
@@ -209,25 +208,16 @@ def open_checkpoint(
             f"The model folder {name} does not exist or is no folder; give a folder that "
             "save_pretrained wrote, or a name on the Hugging Face hub."
         )
-    else:
-        options["revision"] = revision or "main"
     with quiet():
+        commit = None if local.is_dir() else _find_commit(name, revision)
+        if commit is not None:
+            options["revision"] = commit
         config = _open_config(name, options)
         tokenizer = _open_tokenizer(name, options)
-        commit = None if local.is_dir() else str(getattr(config, "_commit_hash", None) or revision)
         skeleton = _build_skeleton(name, config, trust_remote_code=trust_remote_code)
         found = getattr(torch, dtype) if dtype != "auto" else _own_dtype(name, config, commit)
     label = local.resolve().name if local.is_dir() else name
-    return Checkpoint(
-        name,
-        label,
-        commit,
-        config,
-        tokenizer,
-        skeleton,
-        found,
-        trust_remote_code=trust_remote_code,
-    )
+    return Checkpoint(name, label, commit, config, tokenizer, skeleton, found)
 
 
 def _check_folder(folder: Path) -> None:
@@ -248,12 +238,26 @@ def _check_folder(folder: Path) -> None:
         )
 
 
+def _find_commit(name: str, revision: str | None) -> str:
+    """Commit that a branch or tag on the hub (or in its cache) stands at now."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        file = cached_file(name, "config.json", revision=revision or "main")
+        commit = extract_commit_hash(file, None)
+    except Exception as error:  # hub and HTTP raise some twenty kinds
+        raise ModelError(f"The model {name} cannot be opened: {why(error)}") from error
+    if commit is None:
+        raise ModelError(f"The model {name} cannot be opened: its commit on the hub is not known.")
+    return commit
+
+
 def _open_config(name: str, options: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(name, **options)
-    except Exception as error:  # transformers, hub and HTTP raise some twenty kinds
+    except Exception as error:  # as above
         raise ModelError(f"The model {name} cannot be opened: {why(error)}") from error
 
 

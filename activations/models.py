@@ -16,7 +16,7 @@ from probekit.activations.quiet import quiet
 from probekit.activations.tapping import Tap, find_blocks, plain_states, release, tapped_states
 from probekit.errors import ModelError, UsageError
 
-__all__ = ["Placement", "resolve_device", "tapped"]
+__all__ = ["Placement", "input_device", "kind_of", "resolve_device", "tapped"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,13 @@ def resolve_device(device: str) -> str:
     raise UsageError(
         f"There is no device {device!r} here; allowed are auto, cpu, cuda, cuda:N, mps and map."
     )
+
+
+def kind_of(device: str) -> str:
+    """Kind of a resolved device: ``cpu``, ``cuda`` or ``mps``; ``map`` fills the best there is."""
+    if device == "map":
+        device = resolve_device("auto")
+    return device.partition(":")[0]
 
 
 @contextmanager

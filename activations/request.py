@@ -13,7 +13,7 @@ from probekit.activations.compression import check_compression
 from probekit.activations.encoding import Encoder, read_template
 from probekit.activations.identity import hashed, tokenizer_fingerprint
 from probekit.activations.layout import human_bytes
-from probekit.activations.models import Placement, input_device, resolve_device
+from probekit.activations.models import Placement, input_device, kind_of, resolve_device
 from probekit.activations.quiet import quiet
 from probekit.activations.skeleton import Plan
 from probekit.activations.spec import DTYPES, POOLS, ExtractionSpec, parse_layers
@@ -151,7 +151,7 @@ def prepare(request: Request) -> Job:
         )
     placement = _placement(request, checkpoint)
     spec = _keep_label(_spec(request, checkpoint, encoder), path)
-    kind = placement.device.partition(":")[0]
+    kind = kind_of(placement.device)
     job = Job(
         request,
         path,

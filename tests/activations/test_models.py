@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 from probekit.activations.batching import Batch, cut_batches
 from probekit.activations.checkpoint import open_checkpoint, open_loaded, text_root
 from probekit.activations.encoding import Encoder
-from probekit.activations.models import Placement, resolve_device, tapped
+from probekit.activations.models import Placement, kind_of, resolve_device, tapped
 from probekit.activations.pipeline import Feed, Window
 from probekit.activations.pooling import POOLERS, pooler
 from probekit.activations.tapping import find_blocks
@@ -311,6 +311,21 @@ def test_unknown_names_are_refused_in_one_sentence() -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(ModelError, match="does not exist"):
         open_checkpoint("./no/such/folder")
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+def test_accelerate_places_the_weights_and_the_states_stay(
+    name: str, tiny_model: Callable[..., Path]
+) -> None:
+    checkpoint = open_checkpoint(str(tiny_model(name)))
+    ids = torch.tensor([[5, 9, 30]])
+    found = []
+    for device in ("cpu", "map"):
+        with tapped(checkpoint, [0, 2], pooler("mean"), Placement(device)) as tap:
+            found.append({k: v.cpu() for k, v in tap(ids).items()})
+    for layer in (0, 2):
+        torch.testing.assert_close(found[1][layer], found[0][layer])
+    assert kind_of("map") == resolve_device("auto").partition(":")[0]
 
 
 def test_devices() -> None:

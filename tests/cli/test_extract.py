@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +175,30 @@ def test_nothing_but_the_last_line_is_said(
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_model_of_the_hub_is_taken_from_its_cache_by_commit(
+    rows: Path, tiny_model: Callable[..., Path], out: Path, tmp_path: Path
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    home = tmp_path / "home"
+    cached = home / "hub" / "models--org--tiny"
+    shutil.copytree(tiny_model("bert"), cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    # The cache's place is read when a process starts.
+    done = subprocess.run(
+        [*COMMAND, rows, "-m", "org/tiny", "-o", out],
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, "HF_HOME": str(home)},
+    )
+    assert done.returncode == 0, done.stderr
+    with ActivationStore(out) as store:
+        assert store.spec["model"] == "org/tiny"
+        assert store.spec["revision"] == commit
+        assert store.spec["weights"] == f"commit:{commit[:16]}"
+        assert len(store) == 40
 
 
 # Starting Python with torch takes seconds. This process does it once; each run is a fork of it, a
