@@ -9,7 +9,10 @@ import click
 from probekit.cli.main import cli
 
 TARGET = Path(__file__).parent / "cli.md"
-HEAD = "# Command line\n\nWritten by `make docs` from `--help`; a test checks that it is up to date.\n"
+HEAD = """# Command line
+
+Written by `make docs` from `--help`; a test checks that it is up to date.
+"""
 
 
 def _pages(command: click.Command, name: str, parent: click.Context | None = None) -> list[str]:
