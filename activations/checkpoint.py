@@ -286,9 +286,12 @@ def _build_skeleton(name: str, config: Any, *, trust_remote_code: bool) -> torch
     auto: Any = AutoModelForTextEncoding if encoder_only else AutoModel
     try:
         with torch.device("meta"), no_init_weights():
-            # A copy: encoders of T5's kind write into the configuration.
+            # A copy: encoders of T5's kind write into the configuration. Eager: masks of other kinds
+            # of attention may look at numbers, which a skeleton has not.
             skeleton: torch.nn.Module = auto.from_config(
-                copy.deepcopy(config), trust_remote_code=trust_remote_code
+                copy.deepcopy(config),
+                trust_remote_code=trust_remote_code,
+                attn_implementation="eager",
             )
     except Exception as error:  # a configuration may be wrong in any way
         raise ModelError(f"The model {name} cannot be built: {why(error)}") from error
