@@ -23,8 +23,13 @@ FIRST_ROWS, WINDOW_ROWS = 1024, 16384
 WINDOW_CHARACTERS = 1 << 24
 
 # Padded tokens per batch. Large matrices do not help a processor whose caches they leave.
-BATCH_TOKENS = {"cpu": 4096, "mps": 8192}
+BATCH_TOKENS = {"cpu": 2048, "mps": 8192}
 GPU_BATCH_TOKENS = 32768
+
+# A batch costs as much as this part of its budget in tokens, besides its tokens.
+OVERHEAD_SHARE = 64
+# How many different lengths a batch may span; more would be padding.
+LOOKBACK = 256
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,9 @@ def _characters(content: Content) -> int:
 def cut_batches(lengths: Array, budget: int) -> list[Array]:
     """Cut rows, the longest first (equal ones in their order), into batches of at most ``budget``.
 
+    Where to cut is chosen so that padding and the cost of a batch as such are least together: few
+    rows of very different lengths make small batches, many rows full ones with hardly any padding.
+
     Parameters
     ----------
     lengths
@@ -122,14 +130,43 @@ def cut_batches(lengths: Array, budget: int) -> list[Array]:
     """
     if budget < 1:
         raise UsageError(f"A batch takes at least one token, not {budget}.")
-    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
-    batches, start = [], 0
-    while start < len(order):
-        longest = max(1, int(lengths[order[start]]))
-        size = max(1, budget // longest)
-        batches.append(order[start : start + size])
-        start += size
+    lengths = np.maximum(np.asarray(lengths, np.int64), 1)
+    order = np.argsort(-lengths, kind="stable")
+    values, counts = np.unique(-lengths, return_counts=True)
+    ends = np.cumsum(counts)
+    capacity = np.maximum(budget // -values, 1)
+    batches = []
+    for first, last in _segments(-values, ends, capacity, overhead=budget // OVERHEAD_SHARE):
+        start, stop = int(ends[first] - counts[first]), int(ends[last])
+        number = -(-(stop - start) // int(capacity[first]))
+        # Of even size: a last batch of a few rows would cost as much as a full one.
+        batches += np.array_split(order[start:stop], number)
     return batches
+
+
+def _segments(
+    values: Array, ends: Array, capacity: Array, *, overhead: int
+) -> list[tuple[int, int]]:
+    """Part G descending lengths into runs that are padded to their longest, at the least cost.
+
+    ``values`` (G,) are the lengths, ``ends`` (G,) the rows up to and with each, ``capacity`` (G,)
+    the rows that fit into a batch of each. Returns first and last of each run.
+    """
+    size = len(values)
+    before = np.concatenate([[0], ends])
+    cost = np.zeros(size + 1, np.int64)  # of the best parting of the first so many lengths
+    begin = np.zeros(size + 1, np.int64)
+    for stop in range(1, size + 1):
+        first = np.arange(max(0, stop - LOOKBACK), stop)
+        rows = before[stop] - before[first]
+        total = cost[first] + rows * values[first] - (-rows // capacity[first]) * overhead
+        begin[stop] = first[int(total.argmin())]
+        cost[stop] = total.min()
+    runs, stop = [], size
+    while stop > 0:
+        runs.append((int(begin[stop]), stop - 1))
+        stop = int(begin[stop])
+    return runs[::-1]
 
 
 def pad(

@@ -286,8 +286,8 @@ def _build_skeleton(name: str, config: Any, *, trust_remote_code: bool) -> torch
     auto: Any = AutoModelForTextEncoding if encoder_only else AutoModel
     try:
         with torch.device("meta"), no_init_weights():
-            # A copy: encoders of T5's kind write into the configuration. Eager: masks of other kinds
-            # of attention may look at numbers, which a skeleton has not.
+            # A copy: encoders of T5's kind write into the configuration. Eager: other
+            # kinds' masks may look at numbers, which a skeleton has not.
             skeleton: torch.nn.Module = auto.from_config(
                 copy.deepcopy(config),
                 trust_remote_code=trust_remote_code,

@@ -310,23 +310,28 @@ OUT_OF_MEMORY = [
 def test_the_budget_halves_itself_and_says_so(
     error: Exception,
     tiny_model: Folder,
-    texts: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tiny_model("qwen2")
-    extract(texts, folder, output=tmp_path / "whole.h5", layers=2, batch_tokens=150)
-    scarce = Scarce(150, error)
+    texts = [f"{i % 10} herons" for i in range(40)]
+    (size,) = {len(ids) for ids in AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]}
+    extract(texts, folder, output=tmp_path / "whole.h5", layers=2, batch_tokens=size)
+    scarce = Scarce(10 * size, error)
     monkeypatch.setattr(Feed, "states", lambda *a: scarce(*a))
     job = prepare(Request(texts, folder, tmp_path / "a.h5", layers=2, batch_tokens=1000))
     report = run(job)
-    assert report.rows_forwarded == len(texts)
-    assert 75 <= report.batch_tokens <= 150
-    assert max(scarce.sizes) <= 150
-    said = capsys.readouterr().err
-    assert said.count("Out of memory at ") == 3  # 1000 -> 500 -> 250 -> 125, less what padding took
-    assert f"--batch-tokens {report.batch_tokens} begins there" in said
+    assert report.rows_forwarded == 40
+    # 40 rows do not fit, 20 neither, 10 do; and nobody tries 20 again.
+    assert report.batch_tokens == 10 * size
+    assert scarce.sizes == [10 * size] * 4
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(";")[0] for line in said] == [
+        f"Out of memory at 40 rows of {size} tokens",
+        f"Out of memory at 20 rows of {size} tokens",
+    ]
+    assert said[-1].endswith(f"(--batch-tokens {10 * size} begins there).")
     whole, found = finished(tmp_path / "whole.h5"), finished(tmp_path / "a.h5")
     np.testing.assert_allclose(found["layer 2"], whole["layer 2"], atol=1e-4)
 
@@ -345,7 +350,7 @@ def test_another_failure_of_the_model_is_one_sentence(
 ) -> None:
     scarce = Scarce(0, RuntimeError("mat1 and mat2\nshapes cannot be multiplied"))
     monkeypatch.setattr(Feed, "states", lambda *a: scarce(*a))
-    with pytest.raises(ModelError, match=r"cannot run 40 rows of .* mat2 shapes cannot") as caught:
+    with pytest.raises(ModelError, match=r"cannot run \d+ rows of .* mat2 shapes cannot") as caught:
         extract(texts, tiny_model("gpt2"), output=out, layers=1)
     assert caught.value.__notes__ == [
         f"0 of 40 rows are stored in {out}; the same command goes on from there."
@@ -450,7 +455,7 @@ def test_done_windows_are_not_tokenised_again(
 
     def stop(batch: Any) -> None:
         seen.append(len(batch))
-        if len(seen) == 2:
+        if sum(seen) == 20:  # two windows
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
