@@ -28,18 +28,29 @@ class MeanHessian:
     """
 
     def __init__(self, objective: Objective, curvature: Tensor) -> None:
-        spread = torch.cat([objective.design.spread, curvature.new_ones(1)])
-        penalty = torch.ones_like(spread)
-        penalty[-1] = 0
-        # With more than one class the smallest is 0: adding the same vector to every class changes
-        # nothing, and no gradient ever points there.
+        design = objective.design
+        self.basis = design.basis
+        # With more than one class the smallest is 0, but no gradient ever points there.
         value, self.vectors = torch.linalg.eigh(curvature)
         value = value.clamp(min=LEAST_CURVATURE)
-        self.inverse = 1 / (value[..., None] * spread + 2 * objective.l2[:, None, None] * penalty)
+        self.bias = 1 / value
+        value, penalty = value[..., None], 2 * objective.l2[:, None, None]
+        self.inverse = 1 / (value * design.spread + penalty)
+        # Directions that the basis leaves out, if any.
+        self.other: Tensor | float = 0.0
+        if self.basis.shape[1] < design.width:
+            floor = float(design.spread[0]) * 1e-3
+            self.other = 1 / (value * max(design.rest, floor) + penalty)
 
     def solve(self, g: Tensor) -> Tensor:
-        """Return the inverse times g (J, K, r + 1)."""
-        product: Tensor = self.vectors @ (self.inverse * (self.vectors.mT @ g))
+        """Return the inverse times g (J, K, width + 1)."""
+        g = self.vectors.mT @ g
+        weights = g[..., :-1]
+        inside = (weights.to(self.basis.dtype) @ self.basis).double()
+        inside = ((self.inverse - self.other) * inside).to(self.basis.dtype)
+        weights = self.other * weights + (inside @ self.basis.T).double()
+        g = torch.cat([weights, (self.bias * g[..., -1])[..., None]], -1)
+        product: Tensor = self.vectors @ g
         return product
 
 
@@ -51,7 +62,6 @@ class OwnHessian:
     """
 
     def __init__(self, objective: Objective, theta: Tensor) -> None:
-        self.basis = objective.design.basis.double()
         hessian = objective.hessian(theta)
         diagonal = hessian.diagonal(dim1=-2, dim2=-1)
         vectors = theta.shape[1]
@@ -84,7 +94,5 @@ class OwnHessian:
         return other
 
     def solve(self, g: Tensor) -> Tensor:
-        """Return the inverse times g (J, K, r + 1)."""
-        wide = torch.cat([g[..., :-1] @ self.basis.T, g[..., -1:]], -1)
-        solved = torch.cholesky_solve(wide.reshape(len(g), -1, 1), self.factor).view_as(wide)
-        return torch.cat([solved[..., :-1] @ self.basis, solved[..., -1:]], -1)
+        """Return the inverse times g (J, K, width + 1)."""
+        return torch.cholesky_solve(g.reshape(len(g), -1, 1), self.factor).view_as(g)

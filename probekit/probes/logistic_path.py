@@ -15,7 +15,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from probekit.errors import ProbeError
 from probekit.probes.base import label_matrix
-from probekit.probes.logistic_design import Design, StandardRows
+from probekit.probes.logistic_design import Design
+from probekit.probes.logistic_rows import StandardRows
 from probekit.probes.logistic_solver import Objective, Solution, minimise
 
 if TYPE_CHECKING:
@@ -231,11 +232,11 @@ class _Path:
         )
 
     def _logits(self, theta: Tensor, which: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Logits (P, n, V) of every row by fit ``which`` (n,) of theta (P, F, V, r + 1)."""
+        """Logits (P, n, V) of every row by fit ``which`` (n,) of theta (P, F, V, width + 1)."""
         some, fits, vectors, _ = theta.shape
         columns = some * fits * vectors
-        weights = self.design.weights(theta[..., :-1].reshape(columns, -1))
-        bias = theta[..., -1].reshape(columns, 1).to(weights.dtype)
+        flat = theta.reshape(columns, -1).to(self.design.dtype)
+        weights, bias = flat[:, :-1], flat[:, -1:]
         chosen = torch.as_tensor(which, device=theta.device)
         out = np.empty((some, self.design.n, vectors))
         for rows, x in self.design.chunks(columns):

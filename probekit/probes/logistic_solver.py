@@ -2,9 +2,9 @@
 
 All fits (penalties x folds x classes) share the rows, so each iteration is two matrix products for
 all of them. Every fit runs its own L-BFGS [1]_, preconditioned with the Hessian that one
-eigendecomposition of the rows' second moments gives for any penalty and any mean curvature (the
-mean of p(1 - p), or of diag(p) - pp' with more classes): exact at the start, close later. A fit
-that has converged drops out of the products.
+decomposition of the rows' second moments gives for any penalty and any mean curvature (the mean of
+p(1 - p), or of diag(p) - pp' with more classes): exact at the start, close later. A fit that has
+converged drops out of the products.
 
 .. [1] Nocedal & Wright, Numerical Optimization (2006), algorithm 7.4;
    https://doi.org/10.1007/978-0-387-40065-5
@@ -36,12 +36,12 @@ LEAST_SHARE = 1e-6  # a class that a fold's training rows lack starts, and stays
 
 @dataclass
 class Point:
-    """Where each fit stands: everything a step needs, J fits of K vectors in r coordinates."""
+    """Where each fit stands: everything a step needs, for J fits of K vectors."""
 
-    theta: Tensor  # (J, K, r + 1), bias last
+    theta: Tensor  # (J, K, width + 1), bias last
     loss: Tensor  # (J,)
-    grad: Tensor  # (J, K, r + 1)
-    peak: Tensor  # (J,) largest entry of the gradient, in features rather than coordinates
+    grad: Tensor  # (J, K, width + 1)
+    peak: Tensor  # (J,) largest entry of the gradient
     curvature: Tensor  # (J, K, K) mean of diag(p) - pp'
 
     def pick(self, keep: Tensor) -> Point:
@@ -56,7 +56,7 @@ class Point:
 
 @dataclass
 class Solution:
-    """Minimisers (J, K, r + 1), passes over the rows, gradient's peak, whether it converged."""
+    """Minimisers (J, K, width + 1), passes over the rows, gradient's peak, whether it converged."""
 
     theta: Tensor
     n_iter: Tensor
@@ -70,7 +70,7 @@ class Objective:
     Parameters
     ----------
     design
-        The rows and their basis.
+        The rows and their second moments.
     targets
         (K, n): P(second class) for K = 1, else every class's probability.
     row_weight
@@ -99,7 +99,7 @@ class Objective:
         return theta
 
     def __call__(self, theta: Tensor) -> Point:
-        """Evaluate every fit at theta (J, K, r + 1) in one pass over the rows."""
+        """Evaluate every fit at theta (J, K, width + 1) in one pass over the rows."""
         fits, vectors, _ = theta.shape
         columns = fits * vectors
         weights, bias = self._columns(theta)
@@ -117,14 +117,16 @@ class Objective:
             slope += residual @ x
             bias_slope += residual.sum(1, dtype=torch.float64)
         wide = weights.double()
-        loss += self.l2 * wide.view(fits, -1).square().sum(1)
+        loss += self.l2 * wide.reshape(fits, -1).square().sum(1)
         slope += 2 * self.l2.repeat_interleave(vectors)[:, None] * wide
-        grad = torch.cat([self.design.coordinates(slope), bias_slope[:, None]], 1)
-        peak = torch.maximum(slope.abs().amax(1), bias_slope.abs())
-        return Point(theta, loss, grad.view_as(theta), peak.view(fits, vectors).amax(1), curvature)
+        grad = torch.cat([slope, bias_slope[:, None]], 1).view_as(theta)
+        if vectors > 1:
+            # Adding the same to every class changes nothing: only rounding points there.
+            grad -= grad.mean(1, keepdim=True)
+        return Point(theta, loss, grad, grad.abs().amax((1, 2)), curvature)
 
     def hessian(self, theta: Tensor) -> Tensor:
-        """Hessian of every fit (J, K (w + 1), K (w + 1)), in features rather than coordinates."""
+        """Hessian of every fit (J, K (width + 1), K (width + 1)) at theta."""
         fits, vectors, _ = theta.shape
         weights, bias = self._columns(theta)
         width = self.design.width + 1
@@ -147,8 +149,8 @@ class Objective:
 
     def _columns(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         flat = theta.view(-1, theta.shape[-1])
-        weights = self.design.weights(flat[:, :-1])
-        return weights, flat[:, -1:].to(weights.dtype)
+        flat = flat.to(self.design.dtype)
+        return flat[:, :-1], flat[:, -1:]
 
 
 def _binary(z: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -229,7 +231,9 @@ class _Run:
         change = _dot(grad, self.hessian().solve(grad)).clamp(min=0).sqrt()
         small = (peak <= tol) & (change <= 100 * tol)
         stuck = self.idle >= IDLE
-        return small | stuck, small | (stuck & ((peak <= tol) | (change <= self.eps**0.5)))
+        return small | stuck, small | (
+            stuck & ((peak <= max(10 * tol, 100 * self.eps)) | (change <= self.eps**0.5))
+        )
 
     def advance(self) -> None:
         """Take one step, or shorten the last one where it led nowhere."""

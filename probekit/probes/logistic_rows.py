@@ -1,0 +1,163 @@
+"""States as the logistic solver reads them: centred, scaled, in chunks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from probekit.errors import ProbeError, first_few
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["StandardRows", "chunk_rows"]
+
+CHUNK_BYTES = 1 << 23  # states and their logits stay in the processor's cache between two products
+CHUNK_BYTES_CUDA = 1 << 28
+COPY_BYTES = 1 << 30  # larger states are read again in every pass
+PILOT_ROWS = 31
+
+
+class StandardRows:
+    """X (n, d) with each column centred and divided by its scale, read in chunks of rows.
+
+    Parameters
+    ----------
+    X
+        Anything with ``shape`` that gives rows for a slice: an array, a memory map, an HDF5 data
+        set, a tensor of any float type. What fits is copied; more is read again in every pass.
+    weight
+        Row weights (n,) that sum to 1.
+    standardize
+        Divide every column by its own spread (by 1 where that is 0); otherwise all columns by one
+        common scale, which only makes tolerances mean the same for states of any size.
+
+    Raises
+    ------
+    ProbeError
+        NaN, infinity, or numbers whose squares overflow.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        weight: NDArray[np.float64],
+        *,
+        standardize: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.X, self.dtype, self.device = X, dtype, device
+        self.n, self.d = X.shape
+        self.step = chunk_rows(self.d, dtype, device)
+        self.pilot = self._pilot()
+        self.offset: Tensor | None = None
+        self.data = self._copy() if self._fits() else None
+        mean, variance = self._moments(torch.as_tensor(weight, dtype=dtype, device=device))
+        self.common_scale = 1.0
+        if standardize:
+            scale = torch.where(variance > 0, variance.sqrt(), 1.0)
+        else:
+            rms = float(variance.mean().sqrt())
+            self.common_scale = rms if rms > 0 else 1.0
+            scale = torch.full_like(variance, self.common_scale)
+        self.offset, self.inverse = mean.to(dtype), (1 / scale).to(dtype)
+        if self.data is not None:
+            self.data.sub_(self.offset).mul_(self.inverse)
+
+    def chunks(self, step: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Yield row slices and their standardised states (b, d), in order."""
+        step = step or self.step
+        for start in range(0, self.n, step):
+            rows = slice(start, min(self.n, start + step))
+            yield rows, self._read(rows) if self.data is None else self.data[rows]
+
+    def to_states(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+        """Fold centre and scale into coef (..., d) and intercept (...), both float64."""
+        assert self.offset is not None
+        coef = coef.double() * self.inverse.double()
+        centre = torch.as_tensor(self.pilot, dtype=torch.float64, device=self.device)
+        return coef, intercept.double() - coef @ (centre + self.offset.double())
+
+    def _fits(self) -> bool:
+        size = self.n * self.d * self.dtype.itemsize
+        if self.device.type == "cuda":
+            return bool(size <= torch.cuda.mem_get_info(self.device)[0] // 2)
+        return bool(size <= COPY_BYTES)
+
+    def _copy(self) -> Tensor:
+        data = torch.empty(self.n, self.d, dtype=self.dtype, device=self.device)
+        for start in range(0, self.n, self.step):
+            rows = slice(start, min(self.n, start + self.step))
+            data[rows] = self._read(rows)
+        return data
+
+    def _read(self, rows: slice) -> Tensor:
+        """Rows minus the pilot, and standardised once mean and scale are known."""
+        # In the wider of both precisions: a large offset would cost digits otherwise.
+        wide = torch.promote_types(self.dtype, torch.as_tensor(self.pilot).dtype)
+        block = torch.from_numpy(
+            np.subtract(_numbers(self.X[rows]), self.pilot, dtype=str(wide).removeprefix("torch."))
+        )
+        x = block.to(self.device, self.dtype)
+        return x if self.offset is None else x.sub_(self.offset).mul_(self.inverse)
+
+    def _pilot(self) -> NDArray[Any]:
+        """Median of a few rows (d,): a value of each column, so a constant column becomes 0."""
+        count = min(self.n, PILOT_ROWS)
+        count -= 1 - count % 2
+        places = np.linspace(0, self.n - 1, count).astype(int)
+        sample = np.concatenate([_numbers(self.X[i : i + 1]) for i in places.tolist()])
+        if not np.isfinite(sample).all():
+            raise self._not_finite()
+        pilot: NDArray[Any] = np.sort(sample, axis=0)[count // 2]
+        return pilot
+
+    def _moments(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted mean (d,), less the pilot, and weighted variance (d,), float64."""
+        first = torch.zeros(self.d, dtype=torch.float64, device=self.device)
+        second = torch.zeros_like(first)
+        for rows, x in self.chunks():
+            first += weight[rows] @ x
+            second += weight[rows] @ x.square()
+        if not (torch.isfinite(first) & torch.isfinite(second)).all():
+            raise self._not_finite()
+        return first, (second - first.square()).clamp_(min=0)
+
+    def _not_finite(self) -> ProbeError:
+        bad: list[int] = []
+        for start in range(0, self.n, self.step):
+            block = _numbers(self.X[start : start + self.step])
+            bad += (np.flatnonzero(~np.isfinite(block).all(axis=1)) + start).tolist()
+        if bad:
+            return ProbeError(
+                f"X contains NaN or inf in {len(bad)} of {self.n} rows (first: {first_few(bad)}); "
+                "leave these rows out or extract them again in float32."
+            )
+        return ProbeError(
+            "X holds numbers whose squares overflow "
+            f"{str(self.dtype).removeprefix('torch.')}; divide X by a constant first."
+        )
+
+
+def chunk_rows(width: int, dtype: torch.dtype, device: torch.device) -> int:
+    """Rows of ``width`` numbers that are worked on at once."""
+    budget = CHUNK_BYTES_CUDA if device.type == "cuda" else CHUNK_BYTES
+    return max(64, budget // (width * dtype.itemsize))
+
+
+def _numbers(block: Any) -> NDArray[Any]:
+    """Float32 or float64 rows of an array, data set or tensor."""
+    if isinstance(block, torch.Tensor):
+        wide = block.dtype in (torch.float64, torch.int32, torch.int64)
+        block = block.detach().to("cpu", torch.float64 if wide else torch.float32).numpy()
+    values = np.asarray(block)
+    if values.dtype in (np.float32, np.float64):
+        return values
+    # Two-byte floats (bfloat16 too, whose kind is "V") are exact in float32.
+    wide = values.dtype.kind in "biu" or values.dtype.itemsize > 2
+    return values.astype(np.float64 if wide else np.float32)
