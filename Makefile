@@ -24,11 +24,11 @@ demo: $(VENV)/.installed  ## run the main job offline on a real model and real t
 test: $(VENV)/.installed  ## run the tests
 	$(BIN)/python -m pytest
 
-# The oldest versions that pyproject.toml admits; pulls a CUDA build of torch where no other is at hand.
+# The oldest versions that pyproject.toml admits (pytest 9.1 warns of the old scikit-learn's checks); pulls a CUDA build of torch where no other is at hand.
 $(VENV)-lowest/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(PYTHON) tests/lowest.py > $(VENV)-lowest/constraints.txt
-	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/constraints.txt --editable '.[demo]' pytest pandas
+	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/constraints.txt --editable '.[demo]' pytest==9.0.0 pandas
 	@touch $@
 
 test-lowest: $(VENV)-lowest/.installed  ## run the tests with the oldest versions that are admitted
