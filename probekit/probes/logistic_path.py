@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +16,7 @@ from probekit.probes.base import label_matrix
 from probekit.probes.logistic_design import Design
 from probekit.probes.logistic_rows import StandardRows
 from probekit.probes.logistic_solver import Objective, Solution, minimise
+from probekit.probes.precision import full_float32
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -154,7 +153,7 @@ def logistic_path(
     if not (np.isfinite(tol) and tol > 0) or max_iter < 1:
         raise ProbeError(f"tol must be positive and max_iter at least 1, got {tol}, {max_iter}.")
     precision, place = getattr(torch, dtype), _device(device)
-    with torch.inference_mode(), _full_precision():
+    with torch.inference_mode(), full_float32():
         rows = StandardRows(
             task.X, task.weight, standardize=standardize, dtype=precision, device=place
         )
@@ -322,17 +321,6 @@ def _device(name: str) -> torch.device:
         reason = str(error).split("\n")[0]
         raise ProbeError(f"device {name!r} cannot be used: {reason}") from None
     return device
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Keep TF32 and bfloat16 out of float32 products, whatever the caller has chosen."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _numpy(value: Tensor) -> NDArray[Any]:

@@ -9,13 +9,12 @@ the bare matrix product 1.3-1.5 s: without a GPU ``auto`` is FAISS.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from probekit.errors import ProbeError
+from probekit.probes.precision import full_float32
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +86,7 @@ def _search_torch(
     rows = max(1, budget // (4 * min(len(base), TILE_COLUMNS)))
     distance = np.empty((len(queries), k), dtype=np.float32)
     index = np.empty((len(queries), k), dtype=np.int64)
-    with torch.inference_mode(), _full_float32():
+    with torch.inference_mode(), full_float32():
         stored = _tensor(base).to(device)
         norms = (stored * stored).sum(1)
         for start in range(0, len(queries), rows):
@@ -125,16 +124,3 @@ def _tensor(rows: NDArray[np.float32]) -> torch.Tensor:
 
     # torch warns of read-only arrays, which it would be able to write to; here it only reads.
     return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """Keep TF32 and bfloat16 out of matrix products, whatever the program around has set."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
