@@ -23,7 +23,7 @@ FIRST_ROWS, WINDOW_ROWS = 1024, 16384
 WINDOW_CHARACTERS = 1 << 24
 
 # Padded tokens per batch. Large matrices do not help a processor whose caches they leave.
-BATCH_TOKENS = {"cpu": 2048, "mps": 8192}
+BATCH_TOKENS = {"cpu": 4096, "mps": 8192}
 GPU_BATCH_TOKENS = 32768
 
 # A batch costs as much as this part of its budget in tokens, besides its tokens.

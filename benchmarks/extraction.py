@@ -5,7 +5,10 @@
 The bare forward has everything given: token ids as tensors, sorted by length, in batches of the
 best size for it, nothing pooled or written. extract tokenises, pools, brings rows back into order
 and writes the store. Times are medians of interleaved runs, so a busy machine slows all alike;
-ratios are what counts. ``--sweep`` times the bare forward at several batch sizes first.
+ratios are what counts; on a machine that others use too, set OMP_WAIT_POLICY=PASSIVE or
+OMP_NUM_THREADS=1 (threads that spin while they wait for each other's core made all arms ten times
+slower, at random).
+``--sweep`` times the bare forward at several batch sizes first.
 """
 
 from __future__ import annotations
@@ -117,6 +120,7 @@ def main() -> None:
     bare = Bare(rows, *pair, device)
     best = default_batch_tokens(kind)
     result: dict[str, Any] = {"rows": len(rows), "tokens": bare.tokens, "device": kind}
+    result["threads"] = torch.get_num_threads()
     if asked.sweep:
         swept = interleaved({str(b): bare.forward(b) for b in BUDGETS[kind]}, asked.runs)
         best = int(min(swept, key=lambda b: swept[b]))
