@@ -38,6 +38,7 @@ LEVELS = {
     "probekit.prior": 6,
     "probekit.verdicts": 6,
     "probekit.probes": 7,
+    "probekit.students": 7,
     "probekit.cleaning": 8,
     "probekit.experiments": 9,
     "probekit.reports": 9,

@@ -1,0 +1,1 @@
+"""Students: losses for weak labels, and finetuning on the Hugging Face Trainer."""
