@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,19 @@ from probekit.activations.spec import DTYPES
 from probekit.activations.tapping import plain_states
 from probekit.errors import ModelError, UsageError
 
-__all__ = ["Checkpoint", "open_checkpoint", "open_loaded", "text_root", "why"]
+__all__ = [
+    "Checkpoint",
+    "open_checkpoint",
+    "open_loaded",
+    "split_model_name",
+    "text_root",
+    "truncate_config",
+    "why",
+]
 
 # Tokenizers without a limit say so with a number like 1e30.
 SANE_LENGTH = 1 << 24
+_TRUNCATED = re.compile(r"(?P<name>.+)@layers=(?P<layers>.*)")
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm", "*.tiktoken", "merges.txt")
 
 
@@ -41,6 +51,8 @@ class Checkpoint:
     dtype: torch.dtype
     """Numbers that the model computes in."""
     loaded: bool = False
+    cut: int | None = None
+    """Blocks that are kept of a model named ``…@layers=K``."""
 
     @property
     def root(self) -> torch.nn.Module:
@@ -65,8 +77,10 @@ class Checkpoint:
         if self.loaded:
             return loaded_weights(self.skeleton)
         if self.revision is not None:
-            return f"commit:{self.revision[:16]}"
-        return folder_weights(Path(self.name))
+            found = f"commit:{self.revision[:16]}"
+        else:
+            found = folder_weights(Path(self.name))
+        return found if self.cut is None else f"{found}@layers={self.cut}"
 
     @cached_property
     def widths(self) -> dict[int, int]:
@@ -191,6 +205,8 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Read configuration and tokenizer of a folder or of a model on the hub.
 
+    ``name`` may end in ``@layers=K``: then only the first K blocks are the model.
+
     Raises
     ------
     ModelError
@@ -198,6 +214,7 @@ def open_checkpoint(
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"A model's dtype is auto, {', '.join(DTYPES)}, not {dtype!r}.")
+    name, cut = split_model_name(name)
     local = Path(name).expanduser()
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if local.is_dir():
@@ -213,11 +230,45 @@ def open_checkpoint(
         if commit is not None:
             options["revision"] = commit
         config = _open_config(name, options)
+        if cut is not None:
+            truncate_config(config, cut, name)
         tokenizer = _open_tokenizer(name, options)
         skeleton = _build_skeleton(name, config, trust_remote_code=trust_remote_code)
         found = getattr(torch, dtype) if dtype != "auto" else _own_dtype(name, config, commit)
     label = local.resolve().name if local.is_dir() else name
-    return Checkpoint(name, label, commit, config, tokenizer, skeleton, found)
+    label = label if cut is None else f"{label}@layers={cut}"
+    return Checkpoint(name, label, commit, config, tokenizer, skeleton, found, cut=cut)
+
+
+def split_model_name(name: str) -> tuple[str, int | None]:
+    """Take ``NAME@layers=K`` apart: the name, and how many blocks are kept (None: all).
+
+    Raises
+    ------
+    UsageError
+        Where K is no whole number above 0.
+    """
+    found = _TRUNCATED.fullmatch(name)
+    if found is None or Path(name).expanduser().exists():
+        return name, None
+    layers = found["layers"]
+    if not layers.isdecimal() or int(layers) < 1:
+        raise UsageError(
+            f"A model is cut as NAME@layers=K with K at least 1, got {layers!r} in {name!r}."
+        )
+    return found["name"], int(layers)
+
+
+def truncate_config(config: Any, layers: int, name: str) -> None:
+    """Leave only the first ``layers`` blocks in a configuration, and in its lists per block."""
+    text = config.get_text_config()
+    depth = getattr(text, "num_hidden_layers", None)
+    if not isinstance(depth, int) or not 1 <= layers <= depth:
+        raise UsageError(f"{name} has {depth} layers; @layers={layers} cannot be cut from it.")
+    for key, value in list(vars(text).items()):
+        if isinstance(value, list) and len(value) == depth and key != "architectures":
+            setattr(text, key, value[:layers])
+    text.num_hidden_layers = layers
 
 
 def _check_folder(folder: Path) -> None:

@@ -22,7 +22,12 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @click.command("extract")
 @click.argument("rows")
-@click.option("-m", "--model", required=True, help="Hugging Face name or local folder.")
+@click.option(
+    "-m",
+    "--model",
+    required=True,
+    help="Hugging Face name or local folder; NAME@layers=K is its first K blocks.",
+)
 @output_option("HDF5 file to write.")
 @click.option(
     "--layers",
