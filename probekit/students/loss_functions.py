@@ -1,0 +1,314 @@
+"""The losses as plain functions: give them logits and weak labels in any PyTorch loop.
+
+All take logits (B, C), columns class 0 first, and targets (B, C) of class probabilities or (B,) of
+class numbers, compute in float32 (float64 stays) and return (1/B) Σ w_i · loss_i with the weights
+``weight`` (B,), 1 where there are none. ``progress`` is the share of the training steps done,
+``step`` their number. With coefficient 0 every auxiliary loss is ``xent`` bit for bit. The
+definitions and their sources are in docs/methods.md.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, one_hot
+
+from probekit.errors import UsageError
+from probekit.students.loss_state import (
+    RecentPredictions,
+    cut_at_level,
+    harden_to_prior,
+    warm_up,
+    warm_up_with_jump,
+)
+
+__all__ = [
+    "entropy",
+    "entropy_additive",
+    "entropy_eleuther",
+    "kl",
+    "logconf",
+    "logconf_eleuther",
+    "logconf_openai",
+    "logconf_paper",
+    "midweak_radius",
+    "product",
+    "reverse_kl",
+    "window",
+    "xent",
+]
+
+Weight = Tensor | None
+
+
+def xent(logits: Tensor, targets: Tensor, *, weight: Weight = None) -> Tensor:
+    """Cross-entropy, -Σ_c t_c log p_c."""
+    z, t = _prepared(logits, targets)
+    return _mean(_xent(z, t), weight)
+
+
+def kl(logits: Tensor, targets: Tensor, *, weight: Weight = None) -> Tensor:
+    """KL(t ‖ p): cross-entropy less the entropy of the targets; the same gradient."""
+    z, t = _prepared(logits, targets)
+    return _mean(_xent(z, t) + torch.xlogy(t, t).sum(dim=1), weight)
+
+
+def reverse_kl(
+    logits: Tensor, targets: Tensor, *, floor: float = 1e-6, weight: Weight = None
+) -> Tensor:
+    """KL(p ‖ t), which seeks modes; targets below ``floor`` count as it.
+
+    Source: https://arxiv.org/abs/2502.11107.
+    """
+    z, t = _prepared(logits, targets)
+    log_p = log_softmax(z, dim=1)
+    return _mean((log_p.exp() * (log_p - t.clamp_min(floor).log())).sum(dim=1), weight)
+
+
+def logconf(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    prior: Tensor,
+    recent: RecentPredictions,
+    progress: float,
+    a_max: float = 0.5,
+    warmup: float = 0.2,
+    weight: Weight = None,
+    training: bool = True,
+) -> Tensor:
+    """Log-confidence loss: (1-a) of the target, a of the student's own hardened prediction.
+
+    ``prior`` (C,) is the mean weak label of the whole training set, ``recent`` this run's buffer of
+    predictions; together they set the threshold, so that batches of one row work and class shares
+    are the weak labels'. a rises linearly to ``a_max`` over the share ``warmup`` of the steps.
+
+    Source: https://arxiv.org/abs/2312.09390, with the buffer of https://github.com/EleutherAI/w2s.
+    """
+    z, t = _prepared(logits, targets)
+    p = _own(z)
+    hard = harden_to_prior(p, recent.joined(p, keep=training), prior)
+    return _mean(_xent(z, _mixed(t, _hot(hard, z), warm_up(progress, warmup, a_max))), weight)
+
+
+def logconf_paper(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    progress: float,
+    a_max: float = 0.5,
+    warmup: float = 0.2,
+    weight: Weight = None,
+) -> Tensor:
+    """Log-confidence loss as https://arxiv.org/abs/2312.09390 tells it, for balanced binary tasks.
+
+    The threshold is the batch's median, so that half of it is class 1 (½ for a batch of one row);
+    linear warm-up. The paper's largest students take ``a_max`` 0.75.
+    """
+    z, t = _prepared(logits, targets, binary="logconf_paper")
+    p1 = _own(z)[:, 1]
+    threshold = torch.quantile(p1, 0.5) if len(p1) > 1 else 0.5
+    hard = (p1 > threshold).long()
+    return _mean(_xent(z, _mixed(t, _hot(hard, z), warm_up(progress, warmup, a_max))), weight)
+
+
+def logconf_openai(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    progress: float,
+    a_max: float = 0.5,
+    warmup: float = 0.1,
+    weight: Weight = None,
+) -> Tensor:
+    """Log-confidence loss as released: https://github.com/openai/weak-to-strong; binary.
+
+    The threshold is the batch's quantile at its mean weak label. The warm-up is the released one,
+    which jumps from ``a_max * warmup`` to ``a_max``.
+    """
+    z, t = _prepared(logits, targets, binary="logconf_openai")
+    p = _own(z)
+    hard = cut_at_level(p, p, t[:, 1].mean())
+    a = warm_up_with_jump(progress, warmup, a_max)
+    return _mean(_xent(z, _mixed(t, _hot(hard, z), a)), weight)
+
+
+def logconf_eleuther(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    recent: RecentPredictions,
+    step: int,
+    a_max: float = 0.5,
+    warmup_steps: float = 100,
+    balance_batch: bool = False,
+    weight: Weight = None,
+    training: bool = True,
+) -> Tensor:
+    """Log-confidence loss of https://github.com/EleutherAI/w2s; binary.
+
+    The threshold is the quantile of ``recent``, this batch included, at the batch's mean weak label
+    (½ for a batch of one row). ``balance_batch`` centres the batch's weak log-odds and takes ½.
+    Unlike the reference, evaluation leaves the buffer alone.
+    """
+    z, t = _prepared(logits, targets, binary="logconf_eleuther")
+    p = _own(z)
+    alone = balance_batch or len(t) == 1
+    t = _balanced(t) if balance_batch else t
+    hard = cut_at_level(p, recent.joined(p, keep=training), 0.5 if alone else t[:, 1].mean())
+    return _mean(_xent(z, _mixed(t, _hot(hard, z), warm_up(step, warmup_steps, a_max))), weight)
+
+
+def entropy(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    progress: float = 1.0,
+    a_max: float = 0.5,
+    warmup: float = 0.2,
+    weight: Weight = None,
+) -> Tensor:
+    """(1-a) cross-entropy + a · entropy of the prediction, with the entropy's own gradient.
+
+    ∂H/∂z_c = -p_c (log p_c + H); a rises linearly as in :func:`logconf`. The formula of
+    EleutherAI's "Experiments in Weak-to-Strong Generalization" (2024).
+    """
+    z, t = _prepared(logits, targets)
+    a = warm_up(progress, warmup, a_max)
+    return _mean((1 - a) * _xent(z, t) + a * _entropy(z), weight)
+
+
+def entropy_eleuther(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    step: int,
+    a_max: float = 0.5,
+    warmup_steps: float = 100,
+    balance_batch: bool = False,
+    weight: Weight = None,
+) -> Tensor:
+    """The "entropy" loss released in https://github.com/EleutherAI/w2s.
+
+    The prediction is detached, so its gradient is (1-a) times that of cross-entropy: a scaled
+    learning rate and no entropy loss. ``balance_batch`` as in :func:`logconf_eleuther`; binary.
+    """
+    z, t = _prepared(
+        logits, targets, binary="entropy_eleuther with balance_batch" if balance_batch else None
+    )
+    t = _balanced(t) if balance_batch else t
+    return _mean(_xent(z, _mixed(t, _own(z), warm_up(step, warmup_steps, a_max))), weight)
+
+
+def entropy_additive(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    strength: float = 0.5,
+    temperature: float = 1.0,
+    weight: Weight = None,
+) -> Tensor:
+    """Cross-entropy + ``strength`` · entropy of softmax(z / ``temperature``), with its gradient."""
+    z, t = _prepared(logits, targets)
+    return _mean(_xent(z, t) + strength * _entropy(z / temperature), weight)
+
+
+def window(
+    logits: Tensor, targets: Tensor, *, radius: float = 0.15, weight: Weight = None
+) -> Tensor:
+    """Cross-entropy of the rows that the student is unsure of: max p < ½ + ``radius``.
+
+    The sum is divided by B, not by the rows left; without any the loss and its gradient are 0.
+    Source: https://github.com/EleutherAI/w2s; their "midweak" radius is :func:`midweak_radius`.
+    """
+    z, t = _prepared(logits, targets)
+    unsure = _own(z).max(dim=1).values < 0.5 + radius
+    return _mean(torch.where(unsure, _xent(z, t), 0.0), weight)
+
+
+def midweak_radius(weak: Tensor) -> float:
+    """Radius for :func:`window` from all weak labels (n, C): lower median of max_c t_c - ½.
+
+    For two classes that is |y - ½|.
+    """
+    weak = weak.float()
+    distance = (weak[:, 1] - 0.5).abs() if weak.shape[1] == 2 else weak.amax(dim=1) - 0.5
+    return float(distance.median())
+
+
+def product(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    weight: Weight = None,
+) -> Tensor:
+    """Cross-entropy to the target p^beta · t^alpha, renormalised and without gradient.
+
+    A row where that is 0 for every class keeps its target. Source:
+    https://github.com/openai/weak-to-strong.
+    """
+    z, t = _prepared(logits, targets)
+    both = _own(z) ** beta * t**alpha
+    total = both.sum(dim=1, keepdim=True)
+    return _mean(_xent(z, torch.where(total > 0, both / total, t)), weight)
+
+
+def _prepared(
+    logits: Tensor, targets: Tensor, *, binary: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Bring both to (B, C) in at least float32, or say what their shapes must be."""
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise UsageError(
+            f"A loss takes logits of shape (B, C) with at least two classes, got "
+            f"{tuple(logits.shape)}; write one output s as the columns [0, s]."
+        )
+    if binary and logits.shape[1] != 2:
+        raise UsageError(
+            f"{binary} is defined for two classes and the logits have {logits.shape[1]}; "
+            "logconf and entropy take any number."
+        )
+    z = logits if logits.dtype == torch.float64 else logits.float()
+    if targets.ndim == 1 and not targets.is_floating_point() and len(targets) == len(z):
+        targets = one_hot(targets.long(), z.shape[1])
+    if targets.shape != z.shape:
+        raise UsageError(
+            f"Targets have the shape {tuple(targets.shape)} for logits of {tuple(z.shape)}; give "
+            "class probabilities (B, C) or whole class numbers (B,)."
+        )
+    return z, targets.to(z)
+
+
+def _xent(z: Tensor, t: Tensor) -> Tensor:
+    return -(t * log_softmax(z, dim=1)).sum(dim=1)
+
+
+def _entropy(z: Tensor) -> Tensor:
+    log_p = log_softmax(z, dim=1)
+    return -(log_p.exp() * log_p).sum(dim=1)
+
+
+def _own(z: Tensor) -> Tensor:
+    """The student's probabilities, as a constant."""
+    return z.detach().softmax(dim=1)
+
+
+def _hot(hard: Tensor, like: Tensor) -> Tensor:
+    return one_hot(hard, like.shape[1]).to(like)
+
+
+def _mixed(t: Tensor, own: Tensor, a: float) -> Tensor:
+    return (1 - a) * t + a * own
+
+
+def _balanced(t: Tensor) -> Tensor:
+    """Centre the weak log-odds of a batch, as EleutherAI's ``balance_batch``."""
+    y = t[:, 1]
+    odds = torch.log(y + 1e-7) - torch.log(1 - y + 1e-7)
+    y = torch.sigmoid(odds - odds.mean())
+    return torch.stack([1 - y, y], dim=1)
+
+
+def _mean(rows: Tensor, weight: Weight) -> Tensor:
+    return (rows if weight is None else rows * weight.to(rows)).mean()

@@ -1,0 +1,272 @@
+"""Losses by name: published ways to train a student on weak labels, ready for a trainer.
+
+``make_loss("logconf", total_steps=300, weak=labels)`` holds what a loss needs besides the batch:
+its schedule, what it knows of the whole training set, the latest predictions. The same losses as
+plain functions are exported here too, for loops that keep these things themselves.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probekit.errors import UsageError
+from probekit.students import loss_functions
+from probekit.students.loss_functions import (
+    entropy,
+    entropy_additive,
+    entropy_eleuther,
+    kl,
+    logconf,
+    logconf_eleuther,
+    logconf_openai,
+    logconf_paper,
+    midweak_radius,
+    product,
+    reverse_kl,
+    window,
+    xent,
+)
+from probekit.students.loss_state import BUFFER_SIZE, RecentPredictions
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+__all__ = [
+    "Loss",
+    "RecentPredictions",
+    "entropy",
+    "entropy_additive",
+    "entropy_eleuther",
+    "kl",
+    "logconf",
+    "logconf_eleuther",
+    "logconf_openai",
+    "logconf_paper",
+    "loss_names",
+    "loss_options",
+    "make_loss",
+    "midweak_radius",
+    "product",
+    "reverse_kl",
+    "window",
+    "xent",
+]
+
+MIDWEAK = "window_midweak"
+FUNCTIONS: dict[str, Callable[..., Tensor]] = {
+    name: getattr(loss_functions, name)
+    for name in loss_functions.__all__
+    if name != "midweak_radius"
+} | {MIDWEAK: window}
+
+# Filled in by Loss; every other keyword of a function is an option of the loss.
+GIVEN = {"weight", "training", "step", "progress", "recent", "prior"}
+
+# Option -> what its value must satisfy, and that in words.
+ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "a_max": (lambda v: 0 <= v <= 1, "a number in [0, 1]"),
+    "warmup": (lambda v: 0 <= v <= 1, "a share of the steps in [0, 1]"),
+    "warmup_steps": (lambda v: v >= 0, "a number of steps of at least 0"),
+    "buffer_size": (lambda v: v >= 1 and v == int(v), "a whole number of at least 1"),
+    "strength": (lambda v: v >= 0, "a number of at least 0"),
+    "temperature": (lambda v: v > 0, "a number above 0"),
+    "alpha": (lambda v: v >= 0, "a number of at least 0"),
+    "beta": (lambda v: v >= 0, "a number of at least 0"),
+    "floor": (lambda v: 0 < v < 1, "a number in (0, 1)"),
+    "radius": (lambda v: -0.5 <= v < float("inf"), "a number of at least -0.5 or midweak"),
+    "balance_batch": (lambda v: isinstance(v, bool), "true or false"),
+}
+
+
+def loss_names() -> list[str]:
+    """Names that :func:`make_loss` knows, sorted."""
+    return sorted(FUNCTIONS)
+
+
+def loss_options(name: str) -> dict[str, Any]:
+    """Options of a loss and their defaults.
+
+    Raises
+    ------
+    UsageError
+        Where there is no such loss.
+    """
+    if name not in FUNCTIONS:
+        raise UsageError(
+            f"There is no loss {name!r}{_near(name, FUNCTIONS)}; there are "
+            f"{', '.join(loss_names())}."
+        )
+    parameters = inspect.signature(FUNCTIONS[name]).parameters
+    options = {
+        each.name: each.default
+        for each in parameters.values()
+        if each.kind is each.KEYWORD_ONLY and each.name not in GIVEN
+    }
+    if "recent" in parameters:
+        options["buffer_size"] = BUFFER_SIZE
+    if name == MIDWEAK:
+        del options["radius"]
+    return options
+
+
+def make_loss(
+    name: str, *, total_steps: int, weak: ArrayLike | None = None, **options: Any
+) -> Loss:
+    """Make a loss for one training.
+
+    Parameters
+    ----------
+    name
+        One of :func:`loss_names`.
+    total_steps
+        Optimizer steps of the whole training: schedules are shares of it.
+    weak
+        All training labels (n, C), for losses that know the whole set (``logconf``, midweak).
+    options
+        See :func:`loss_options`; the arguments of the function of the same name.
+
+    Raises
+    ------
+    UsageError
+        Where the name, an option or its value is unknown (it names the nearest), or ``weak`` is
+        missing.
+    """
+    known = loss_options(name)
+    for option, value in options.items():
+        if option not in known:
+            allowed = f"it has {', '.join(known)}" if known else "it has none"
+            raise UsageError(
+                f"The loss {name} has no option {option!r}{_near(option, known)}; {allowed}."
+            )
+        if not (option == "radius" and value == "midweak"):
+            _check_value(name, option, value)
+    if isinstance(total_steps, bool) or total_steps != int(total_steps) or total_steps < 1:
+        raise UsageError(f"total_steps is a whole number of at least 1, got {total_steps!r}.")
+    function = FUNCTIONS[name]
+    if name == MIDWEAK or options.get("radius") == "midweak":
+        options = {**options, "radius": midweak_radius(_whole_set(name, weak))}
+    prior = None
+    if "prior" in inspect.signature(function).parameters:
+        prior = _whole_set(name, weak).mean(dim=0).float()
+    return Loss(name, function, total_steps=int(total_steps), options=options, prior=prior)
+
+
+class Loss:
+    """A loss of one training run, made by :func:`make_loss`.
+
+    Its state changes in training steps only; ``state_dict`` carries it over a restart. Each process
+    of a distributed training holds its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Tensor],
+        *,
+        total_steps: int,
+        options: Mapping[str, Any],
+        prior: Tensor | None = None,
+    ) -> None:
+        self.name = name
+        self.total_steps = total_steps
+        self.prior = prior
+        self._function = function
+        self._takes = set(inspect.signature(function).parameters)
+        self.options = {k: v for k, v in options.items() if k != "buffer_size"}
+        self.recent: RecentPredictions | None = None
+        if "recent" in self._takes:
+            self.recent = RecentPredictions(int(options.get("buffer_size", BUFFER_SIZE)))
+
+    def __repr__(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
+        return f"Loss({self.name}, total_steps={self.total_steps}{options})"
+
+    def __call__(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        *,
+        step: int,
+        weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Mean loss of a batch, (1/B) Σ w_i · loss_i, as a scalar.
+
+        Parameters
+        ----------
+        logits
+            (B, C), class 0 first; half precision is computed in float32.
+        targets
+            Class probabilities (B, C) or class numbers (B,).
+        step
+            Optimizer steps done before this one, from 0.
+        weight
+            Weights of the rows (B,), of mean 1 over the training set; None: all 1.
+        training
+            False: the value that training would give, without any change of state.
+        """
+        given = {
+            "weight": weight,
+            "training": training,
+            "step": step,
+            "progress": step / self.total_steps,
+            "recent": self.recent,
+            "prior": self.prior,
+        }
+        fitting = {name: value for name, value in given.items() if name in self._takes}
+        return self._function(logits, targets, **fitting, **self.options)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a continued training needs; empty for losses without a state."""
+        return {} if self.recent is None else self.recent.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from a ``state_dict`` of the same loss.
+
+        Raises
+        ------
+        UsageError
+            Where it comes from another loss.
+        """
+        strange = set(state) - ({"rows"} if self.recent is not None else set())
+        if strange:
+            raise UsageError(
+                f"This state ({', '.join(sorted(strange))}) is not one of the loss {self.name}; "
+                "continue with the loss that the training began with."
+            )
+        if self.recent is not None:
+            self.recent.load_state_dict(dict(state))
+
+
+def _whole_set(name: str, weak: ArrayLike | None) -> Tensor:
+    if weak is None:
+        raise UsageError(
+            f"The loss {name} needs all weak labels of the training set; give them as `weak` "
+            "(n, C)."
+        )
+    labels = np.asarray(weak, dtype=np.float64)
+    if labels.ndim != 2 or labels.shape[1] < 2 or not len(labels):
+        raise UsageError(
+            f"`weak` holds class probabilities (n, C) of at least one row, got the shape "
+            f"{labels.shape}."
+        )
+    return torch.from_numpy(labels)
+
+
+def _check_value(name: str, option: str, value: Any) -> None:
+    test, words = ALLOWED[option]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not ((number or option == "balance_batch") and test(value)):
+        raise UsageError(f"The loss {name}'s {option} is {words}, got {value!r}.")
+
+
+def _near(name: str, names: Any) -> str:
+    close = difflib.get_close_matches(str(name), list(names), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
