@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,16 @@ from probekit.activations.threads import Ahead
 from probekit.activations.writer import StoreWriter
 from probekit.errors import StoreError
 
-__all__ = ["Report", "estimate", "extract", "run"]
+__all__ = [
+    "Report",
+    "estimate",
+    "extract",
+    "forward_job",
+    "job_windows",
+    "open_writer",
+    "report_on",
+    "run",
+]
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ def estimate(job: Job) -> dict[str, Any]:
     nothing_done = np.zeros(len(job.rows), bool)
     tokens = truncated = longest = batches = 0
     with quiet():
-        for window in _windows(job, nothing_done):
+        for window in job_windows(job, nothing_done):
             tokens += int(window.encoded.lengths.sum())
             truncated += int(window.encoded.truncated.sum())
             longest = max(longest, int(window.encoded.lengths.max()))
@@ -149,34 +158,37 @@ def run(
         writer = None
         # What is there is looked at before the model is loaded, and replaced only after.
         if job.path.exists() and not job.request.overwrite:
-            writer = stack.enter_context(_open_writer(job))
+            writer = stack.enter_context(open_writer(job))
         if writer is not None and writer.done.all():
             writer.finish()
-            return _report(job, Counts(batch_tokens=job.batch_tokens), (start, time.monotonic()))
+            return report_on(job, Counts(batch_tokens=job.batch_tokens), (start, time.monotonic()))
         done = np.zeros(len(job.rows), bool) if writer is None else writer.done
-        source = Ahead(_windows(job, done))  # tokenises while the weights are read
+        source = Ahead(job_windows(job, done))  # tokenises while the weights are read
         stack.callback(source.close)
         take = pooler(job.spec.pooling)
         tap = stack.enter_context(tapped(job.checkpoint, job.spec.layers, take, job.placement))
         if writer is None:
-            writer = stack.enter_context(_open_writer(job))
+            writer = stack.enter_context(open_writer(job))
         loaded = time.monotonic()
-        counts = _forward(job, tap, source, writer, show=show, on_batch=on_batch)
+        counts = forward_job(job, tap, source, writer, show=show, on_batch=on_batch)
         writer.finish()
-    return _report(job, counts, (start, loaded))
+    return report_on(job, counts, (start, loaded))
 
 
-def _windows(job: Job, done: Array) -> Any:
+def job_windows(job: Job, done: Array, share: tuple[int, int] = (0, 1)) -> Iterator[Window]:
+    """Tokenised windows of the rows that are not done; ``share`` as in ``read_windows``."""
     return read_windows(
         job.rows,
         job.encoder,
         done,
         batch_tokens=job.batch_tokens,
         vocabulary=job.checkpoint.vocabulary,
+        share=share,
     )
 
 
-def _open_writer(job: Job) -> StoreWriter:
+def open_writer(job: Job) -> StoreWriter:
+    """Make or resume the store of a job."""
     return StoreWriter.open(
         job.path,
         spec=job.spec.to_json(),
@@ -190,7 +202,7 @@ def _open_writer(job: Job) -> StoreWriter:
     )
 
 
-def _forward(
+def forward_job(
     job: Job,
     tap: Tap,
     source: Ahead[Window],
@@ -199,6 +211,7 @@ def _forward(
     show: bool | None,
     on_batch: Callable[[Batch], None] | None,
 ) -> Counts:
+    """Forward what ``source`` gives and write it; what is done stays, whatever happens."""
     checkpoint, request = job.checkpoint, job.request
     before = int(writer.done.sum())
     progress = Progress(len(job.rows), done=before, show=show)
@@ -242,7 +255,8 @@ def _forward(
     return replace(counts, nonfinite=dict(sorted(sink.nonfinite.items())))
 
 
-def _report(job: Job, counts: Counts, times: tuple[float, float]) -> Report:
+def report_on(job: Job, counts: Counts, times: tuple[float, float]) -> Report:
+    """Sum up a job whose store is complete; ``times`` are those of its start and of the model's."""
     end = time.monotonic()
     with ActivationStore(job.path) as store:
         tokens, truncated = int(store.n_tokens.sum(dtype=np.int64)), int(store.truncated.sum())

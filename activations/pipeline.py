@@ -47,16 +47,26 @@ class Counts:
 
 
 def read_windows(
-    rows: Rows, encoder: Encoder, done: Array, *, batch_tokens: int, vocabulary: int
+    rows: Rows,
+    encoder: Encoder,
+    done: Array,
+    *,
+    batch_tokens: int,
+    vocabulary: int,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Window]:
     """Tokenise the windows that hold rows which are not done, and cut them into batches.
+
+    Of several processes the one of number ``share[0]`` gets every ``share[1]``-th batch: all plan
+    the same batches, which are sorted by length, so that each has as much to do.
 
     Raises
     ------
     ModelError
         Where the tokenizer gives ids that the model has no embedding for.
     """
-    for start, contents in windows(rows):
+    first, step = share
+    for number, (start, contents) in enumerate(windows(rows)):
         stop = start + len(contents)
         if done[start:stop].all():
             continue
@@ -70,7 +80,9 @@ def read_windows(
             encoded,
             [
                 Batch(start + places, places, encoded.lengths[places])
-                for places in cut_batches(encoded.lengths, batch_tokens)
+                for places in cut_batches(encoded.lengths, batch_tokens)[
+                    (first - number) % step :: step
+                ]
             ],
         )
 

@@ -32,6 +32,7 @@ from probekit.activations.layout import (
     read_strings,
     spec_json,
 )
+from probekit.activations.notes import all_notes, read_notes
 from probekit.activations.skeleton import Plan, create_store
 from probekit.activations.staleness import rows_difference, spec_difference
 from probekit.errors import (
@@ -139,7 +140,10 @@ class StoreWriter:
                     temporary_name(path).unlink(missing_ok=True)
                     writer = cls(old, path, plan, compression)
                     old = None
+                    writer.take_notes()
                     return writer
+            for notes in all_notes(path):  # of a store that is gone
+                notes.unlink()
             return cls(create_store(path, plan), path, plan, compression)
         finally:
             if old is not None:
@@ -198,10 +202,22 @@ class StoreWriter:
         with full_disk_told(self.path, self._plan.nbytes):
             self._write_column("n_tokens", rows)
             self._write_column("truncated", rows)
-            sync(self._file)
+            self._sync()
             self._columns["done"][rows] = 1
             self._write_column("done", rows)
         self._pending.clear()
+
+    def take_notes(self) -> None:
+        """Mark rows done that other processes have written, synced and noted; remove the notes."""
+        for notes in all_notes(self.path):
+            found = read_notes(notes, self._columns)
+            if found is not None:
+                rows = np.flatnonzero((found["done"] == 1) & (self._columns["done"] == 0))
+                for name in ("n_tokens", "truncated"):
+                    self._columns[name][rows] = found[name][rows]
+                self._pending.append(rows)
+                self.flush()
+            notes.unlink()
 
     def finish(self) -> None:
         """Flush, pack if compression was asked for, and mark the store complete.
@@ -254,7 +270,13 @@ class StoreWriter:
         for piece in np.unique(rows // PIECE).tolist():
             part = np.ascontiguousarray(values[piece * PIECE : (piece + 1) * PIECE])
             place = self._places[name] + piece * PIECE * values.itemsize
-            write_at(self._file, part.view(np.uint8).data, place)
+            write_at(self._column_file(), part.view(np.uint8).data, place)
+
+    def _column_file(self) -> BinaryIO:
+        return self._file
+
+    def _sync(self) -> None:
+        sync(self._file)
 
     def _check(self, rows: Array, states: Mapping[int, Array]) -> None:
         n = len(self._plan.ids)

@@ -13,6 +13,7 @@ from probekit.cli.options import emit, json_option, output_option, overwrite_opt
 if TYPE_CHECKING:
     from probekit.activations.batching import Batch
     from probekit.activations.extract import Report
+    from probekit.activations.ranks import Ranks
 
 # Repeated from probekit.activations.spec, which imports no torch but lies beside what does; a test
 # compares them.
@@ -106,8 +107,13 @@ def command(
     """
     quantized = _quantization(load_in, quantization)
     from probekit.activations.extract import estimate, run
+    from probekit.activations.ranks import local_device, ranks_from_environment
     from probekit.activations.request import Request, prepare
+    from probekit.activations.together import run_together
 
+    ranks = ranks_from_environment()
+    if ranks is not None:
+        asked["device"] = local_device(asked["device"], ranks)
     request = Request(**asked, quantization=quantized)
     job = prepare(request)
     if dry_run:
@@ -115,14 +121,34 @@ def command(
         emit(found, _estimate_text(found), as_json=as_json)
         return
     try:
-        report = run(job, on_batch=None if forward_log is None else _logger(forward_log))
+        log = None if forward_log is None else _logger(forward_log)
+        if ranks is None:
+            report: Report | None = run(job, on_batch=log)
+        else:
+            report = run_together(job, ranks, on_batch=log)
     except KeyboardInterrupt as error:
         _interrupted(error)
+    if report is None:
+        _say_share(job.path, ranks)
+        return
     say(_report_text(report))
     if as_json:
         from dataclasses import asdict
 
         emit(asdict(report), "", as_json=True)
+
+
+def _say_share(path: Path, ranks: Ranks | None) -> None:
+    """Tell, once per disk, what to do with a store that holds a share of the rows."""
+    from probekit.activations.store import ActivationStore
+
+    with ActivationStore(path, allow_incomplete=True) as store:
+        if store.complete or ranks is None or ranks.local:
+            return
+        say(
+            f"{path} holds {int(store.done.sum()):,} of {len(store):,} rows, the share of this "
+            "disk's processes; join the shares with `probekit merge`."
+        )
 
 
 def _quantization(load_in: str | None, path: Path | None) -> dict[str, Any] | None:

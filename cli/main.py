@@ -18,6 +18,7 @@ COMMANDS = {
     "extract": "extract",
     "filter": "filter",
     "info": "info",
+    "merge": "merge",
     "relabel": "relabel",
     "tasks": "tasks",
     "weak-labels": "weak_labels",

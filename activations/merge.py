@@ -1,0 +1,137 @@
+"""Join stores that hold parts: of the same rows, or rows one behind the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from probekit.activations.layout import Array
+from probekit.activations.store import ActivationStore
+from probekit.activations.writer import StoreWriter
+from probekit.errors import StaleStoreError, StoreError, UsageError, first_few
+
+__all__ = ["merge"]
+
+CHUNK = 4096
+
+
+def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> int:
+    """Write one store from several of the same spec; returns its rows.
+
+    Parts of the same rows, each with another share of them done (processes that wrote to disks of
+    their own), make one store of these rows. Complete stores of different rows make one with the
+    rows of the first, then of the second, and so on.
+
+    Raises
+    ------
+    StaleStoreError
+        Where the parts were made by another model or with another spec.
+    StoreError
+        Where rows are missing in all parts, or stand in two.
+    """
+    if len(parts) < 2:
+        raise UsageError("Merging takes two stores or more.")
+    paths = [Path(part) for part in parts]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("A store is named twice among those to merge.")
+    if Path(output).resolve() in {path.resolve() for path in paths}:
+        raise UsageError(f"{output} is one of the stores to merge; write to another file.")
+    with ExitStack() as stack:
+        stores = [
+            stack.enter_context(ActivationStore(path, allow_incomplete=True)) for path in paths
+        ]
+        for store in stores[1:]:
+            _check_spec(stores[0], store)
+        same = len({store.rows_fingerprint for store in stores}) == 1
+        ids, hashes, places = _shares(stores) if same else _one_behind_the_other(stores)
+        first = stores[0]
+        writer = stack.enter_context(
+            StoreWriter.open(
+                output,
+                spec=first.spec,
+                ids=ids,
+                hashes=hashes,
+                widths={layer: first.info(layer).width for layer in first.layers},
+                store_dtype=first.info(first.layers[0]).dtype,
+                source=first.source if same else None,
+                overwrite=overwrite,
+            )
+        )
+        for store, (rows, targets) in zip(stores, places, strict=True):
+            _copy(store, rows, targets, writer)
+        writer.finish()
+    return len(ids)
+
+
+def _check_spec(first: ActivationStore, other: ActivationStore) -> None:
+    different = [key for key in first.spec if first.spec[key] != other.spec.get(key)]
+    if different or first.spec.keys() != other.spec.keys():
+        raise StaleStoreError(
+            f"{other.path} differs from {first.path} in {', '.join(different) or 'its spec'}; only "
+            "stores of one model and one spec can be merged."
+        )
+
+
+Place = tuple[Array, Array]
+
+
+def _shares(stores: Sequence[ActivationStore]) -> tuple[list[str], list[str], list[Place]]:
+    """Rows that each part gives: those that no part before it has."""
+    first = stores[0]
+    left = np.ones(len(first), dtype=bool)
+    places = []
+    for store in stores:
+        rows = np.flatnonzero(store.done & left)
+        left[rows] = False
+        places.append((rows, rows))
+    if left.any():
+        missing = [first.ids[i] for i in np.flatnonzero(left)[:4]]
+        raise StoreError(
+            f"{int(left.sum()):,} of {len(first):,} rows are done in none of the stores (ids "
+            f"{first_few(missing)}); run the extraction that is missing again, then merge."
+        )
+    return first.ids, first.hashes, places
+
+
+def _one_behind_the_other(
+    stores: Sequence[ActivationStore],
+) -> tuple[list[str], list[str], list[Place]]:
+    ids: list[str] = []
+    hashes: list[str] = []
+    places: list[Place] = []
+    for store in stores:
+        if not store.complete:
+            raise StoreError(
+                f"{store.path} is not complete and its rows are others than those of "
+                f"{stores[0].path}; finish its extraction first."
+            )
+        rows = np.arange(len(store))
+        places.append((rows, rows + len(ids)))
+        ids += store.ids
+        hashes += store.hashes
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        twice = [name for name in ids if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+        raise StoreError(
+            f"{len(twice)} ids stand in two of the stores (ids {first_few(twice)}); merge stores "
+            "whose ids differ."
+        )
+    return ids, hashes, places
+
+
+def _copy(store: ActivationStore, rows: Array, targets: Array, writer: StoreWriter) -> None:
+    n_tokens, truncated = store.n_tokens, store.truncated
+    bits = {layer: store.info(layer).dtype == "bfloat16" for layer in store.layers}
+    for start in range(0, len(rows), CHUNK):
+        part = rows[start : start + CHUNK]
+        states = {}
+        for layer in store.layers:
+            block = store.read(layer, part)
+            if bits[layer]:  # float32 holds bfloat16's bits in its upper half
+                block = (np.ascontiguousarray(block).view(np.uint32) >> 16).astype(np.uint16)
+            states[layer] = block.astype(np.uint16 if bits[layer] else store.info(layer).dtype)
+        writer.write(targets[start : start + CHUNK], states, n_tokens[part], truncated[part])
+        writer.flush()

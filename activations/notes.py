@@ -1,0 +1,49 @@
+"""What each of several processes has done of one store, noted in files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from probekit.activations.disk import open_to_write, reserve, write_at
+from probekit.activations.layout import Array
+
+__all__ = ["COLUMNS", "all_notes", "new_notes", "read_notes"]
+
+COLUMNS = ("n_tokens", "truncated", "done")
+
+
+def all_notes(path: Path) -> list[Path]:
+    """Every file of notes beside a store."""
+    return sorted(path.parent.glob(f"{path.name}.rank*"))
+
+
+def new_notes(path: Path, rank: int, columns: Mapping[str, Array]) -> BinaryIO:
+    """Make the notes of a process, blank, one column behind the other."""
+    place = path.with_name(f"{path.name}.rank{rank}")
+    place.unlink(missing_ok=True)
+    file = open_to_write(place, create=True)
+    reserve(file, sum(columns[name].nbytes for name in COLUMNS))
+    start = 0
+    for name in COLUMNS:
+        blank = np.zeros_like(columns[name])
+        write_at(file, blank.view(np.uint8).data, start)
+        start += blank.nbytes
+    return file
+
+
+def read_notes(notes: Path, columns: Mapping[str, Array]) -> dict[str, Array] | None:
+    """Columns (n,) as a process has noted them; None where it was stopped while making the file."""
+    data = notes.read_bytes()
+    if len(data) != sum(columns[name].nbytes for name in COLUMNS):
+        return None
+    found: dict[str, Array] = {}
+    start = 0
+    for name in COLUMNS:
+        like = columns[name]
+        found[name] = np.frombuffer(data, like.dtype, count=len(like), offset=start)
+        start += like.nbytes
+    return found
