@@ -1,0 +1,307 @@
+"""Generative finetuning: a language-model loss on texts, or on completions of prompts."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from probekit.activations.identity import tokenizer_fingerprint
+from probekit.activations.quiet import quiet
+from probekit.data import Rows
+from probekit.errors import DataError, ModelError
+from probekit.students.completion import (
+    CompletionRows,
+    Completions,
+    load_completions,
+    prompts_of,
+)
+from probekit.students.greedy import Speller, write_greedily
+from probekit.students.language_model import (
+    LanguageModel,
+    Tokens,
+    open_language_model,
+    perplexity,
+)
+from probekit.students.texts import (
+    hide_some,
+    masking_collator,
+    plain_collator,
+    split_held_out,
+    text_tokens,
+)
+from probekit.students.token_trainer import Folder, plain_settings, token_trainer
+
+__all__ = ["Completed", "finetune_completion", "finetune_lm"]
+
+
+@dataclass(frozen=True, eq=False)
+class Completed:
+    """A model that has learned completions, and what it wrote."""
+
+    folder: Path
+    model: Path | None
+    """Folder of the model; None where it was not kept."""
+    predictions: dict[str, Completions] = field(default_factory=dict)
+    """Greedy completions of each of ``predict``; also ``predictions/<name>.parquet``."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def finetune_lm(
+    config: Any,
+    rows: Rows,
+    output: str | Path,
+    *,
+    validation: Rows | None = None,
+    resume: bool = True,
+) -> Path:
+    """Train a language model on texts, without labels, and save it as a new base model.
+
+    Decoders take the loss of the next token, encoders that of hidden tokens. ``metrics.json`` holds
+    the perplexity on held-out texts before and after.
+
+    Parameters
+    ----------
+    config
+        A FinetuneConfig.
+    rows
+        Texts, pairs or messages; no other column is read.
+    output
+        Folder. One with the same run in it is gone on with, or used as it is where it is finished.
+    validation
+        Held-out texts; None: 5 % of the rows, which are then not trained on.
+    resume
+        False: begin again.
+
+    Returns
+    -------
+    Folder of the new model: configuration, tokenizer, safetensors.
+
+    Raises
+    ------
+    ModelError
+        Where the model has no language-model head, or the loss is not finite.
+    OutputExistsError
+        Where the folder holds another run.
+    """
+    language = open_language_model(config)
+    settings = {
+        **_settings("lm", config, language),
+        "rows": rows.fingerprint,
+        "validation": None if validation is None else validation.fingerprint,
+    }
+    folder = Folder.claim(Path(output), settings, resume=resume)
+    if folder.metrics is None:
+        held = validation
+        if validation is None:
+            rows, held = split_held_out(rows, seed=config.seed)
+        train = text_tokens(language, rows, config.max_length)
+        held_out = [] if held is None else _judged(language, held, config.max_length)
+        metrics = _train(config, language, train, folder, held_out=held_out)
+        folder.finish({"objective": "lm", "kind": language.kind, **metrics})
+    return folder.model
+
+
+def finetune_completion(
+    config: Any,
+    rows: CompletionRows,
+    output: str | Path,
+    *,
+    predict: Mapping[str, Rows] | None = None,
+    max_new_tokens: int | None = None,
+    resume: bool = True,
+) -> Completed:
+    """Train a decoder to complete prompts, and let it complete others greedily.
+
+    The loss is on the completion's tokens and its end only (mean over these tokens).
+
+    Parameters
+    ----------
+    config
+        A FinetuneConfig; ``save="none"`` keeps no model.
+    rows
+        Prompts and completions, from :func:`completion_rows`: the truth, or a supervisor's.
+    output
+        Folder, as for :func:`finetune_lm`.
+    predict
+        Prompts by name; columns other than id and text are not read.
+    max_new_tokens
+        Where to stop a completion that does not end; None: at the longest that was learned.
+    resume
+        False: begin again.
+
+    Raises
+    ------
+    ModelError
+        Where the model is no decoder, its tokenizer knows no end, or the loss is not finite.
+    OutputExistsError
+        Where the folder holds another run.
+    """
+    predict = predict or {}
+    if not len(rows):
+        raise DataError("There is no row to train on; give at least one prompt and completion.")
+    language = open_language_model(config, only_causal=True)
+    speller = Speller(language.checkpoint, config.max_length)
+    settings = {
+        **_settings("completion", config, language),
+        "rows": rows.fingerprint,
+        "predict": {name: each.fingerprint for name, each in predict.items()},
+        "max_new_tokens": max_new_tokens,
+    }
+    folder = Folder.claim(Path(output), settings, resume=resume)
+    places = {name: folder.path / "predictions" / f"{name}.parquet" for name in predict}
+    if folder.metrics is None:
+        train = speller.rows(rows)
+        longest = max_new_tokens or max(map(len, speller.completions(rows.completions)))
+
+        def write(model: Any) -> None:
+            for name, each in predict.items():
+                written = _complete(model, speller, each, longest, config.batch_size)
+                places[name].parent.mkdir(exist_ok=True)
+                replace(written, provenance={"run": folder.key}).save(places[name])
+
+        metrics = _train(config, language, train, folder, use=write, keep=config.save != "none")
+        folder.finish({"objective": "completion", **metrics})
+    return Completed(
+        folder=folder.path,
+        model=folder.model if folder.model.is_dir() else None,
+        predictions={name: load_completions(path) for name, path in places.items()},
+        metrics=folder.metrics or {},
+    )
+
+
+def _complete(
+    model: Any, speller: Speller, rows: Rows, max_new_tokens: int, batch_size: int
+) -> Completions:
+    written = write_greedily(
+        model, speller, prompts_of(rows), max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    return Completions(
+        ids=list(rows.ids),
+        hashes=list(rows.hashes),
+        texts=[each.text for each in written],
+        logprob=np.array([each.logprob for each in written]),
+    )
+
+
+def _settings(objective: str, config: Any, language: LanguageModel) -> dict[str, Any]:
+    """What decides the result, beside the rows; the model is known by its weights."""
+    return {
+        "objective": objective,
+        "config": plain_settings(config),
+        "weights": language.checkpoint.weights,
+        "tokenizer": tokenizer_fingerprint(language.checkpoint.tokenizer),
+    }
+
+
+def _train(
+    config: Any,
+    language: LanguageModel,
+    rows: Sequence[Tokens],
+    folder: Folder,
+    *,
+    held_out: Sequence[Tokens] = (),
+    use: Callable[[Any], None] | None = None,
+    keep: bool = True,
+) -> dict[str, Any]:
+    """Train, measure, use and save a model; return what was measured."""
+    started, checkpoint = time.perf_counter(), language.checkpoint
+    loaded = language.load()
+    cached = loaded.config.use_cache if hasattr(loaded.config, "use_cache") else None
+    model = _with_adapter(loaded, config) if config.lora else loaded
+    trainer = token_trainer(config, model, rows, folder, _collator(language))
+
+    def judge() -> float | None:
+        if not held_out:
+            return None
+        return perplexity(
+            trainer.model,
+            held_out,
+            pad_id=checkpoint.pad_id,
+            shifted=language.kind == "causal",
+            batch_size=config.batch_size,
+            autocast=trainer.accelerator.autocast(),
+        )
+
+    before = judge()
+    with quiet(python_warnings=False):
+        trained = trainer.train(resume_from_checkpoint=folder.last_checkpoint())
+    model = cast(Any, trainer.model)
+    _check_finite(model, checkpoint.label)
+    metrics = {
+        "rows": len(rows),
+        "tokens": sum(len(row.ids) for row in rows),
+        "steps": trainer.state.global_step,
+        "train_loss": trained.training_loss,
+        "held_out_rows": len(held_out),
+        "perplexity_before": before,
+        "perplexity_after": judge(),
+        "history": trainer.state.log_history,
+    }
+    if cached is not None:
+        loaded.config.use_cache = cached
+    if use is not None:
+        use(model)
+    if keep:
+        _save(model.merge_and_unload() if config.lora else model, language, folder.model)
+    return {**metrics, "seconds": time.perf_counter() - started}
+
+
+def _with_adapter(model: Any, config: Any) -> Any:
+    """Freeze the model and add low-rank adapters to its linear layers (arXiv 2106.09685)."""
+    from peft import LoraConfig, get_peft_model
+
+    adapter = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+    )
+    return get_peft_model(model, adapter)
+
+
+def _collator(language: LanguageModel) -> Any:
+    checkpoint = language.checkpoint
+    if language.kind == "causal":
+        return plain_collator(checkpoint.pad_id)
+    mask_id = checkpoint.tokenizer.mask_token_id
+    return masking_collator(checkpoint.pad_id, mask_id=mask_id, vocabulary=checkpoint.vocabulary)
+
+
+def _judged(language: LanguageModel, rows: Rows, max_length: int | None) -> list[Tokens]:
+    """Held-out rows as tokens; hidden ones are the same before and after."""
+    tokens = text_tokens(language, rows, max_length)
+    if language.kind == "causal":
+        return tokens
+    checkpoint, generator = language.checkpoint, torch.Generator().manual_seed(0)
+    mask_id, vocabulary = checkpoint.tokenizer.mask_token_id, checkpoint.vocabulary
+    return [
+        hide_some(row, mask_id=mask_id, vocabulary=vocabulary, generator=generator)
+        for row in tokens
+    ]
+
+
+def _check_finite(model: Any, label: str) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ModelError(
+                f"The weights {name} of {label} are not finite after training; lower the learning "
+                "rate, or train in float32."
+            )
+
+
+def _save(model: Any, language: LanguageModel, folder: Path) -> None:
+    """Write a folder that every command can load, in the numbers that the model came in."""
+    beside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(beside, ignore_errors=True)
+    with quiet():
+        model.to(language.checkpoint.dtype).save_pretrained(beside)
+        language.checkpoint.tokenizer.save_pretrained(beside)
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)

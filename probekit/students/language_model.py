@@ -1,0 +1,177 @@
+"""Open a model with its language-model head, and measure how well it predicts tokens."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from probekit.activations.checkpoint import Checkpoint, open_checkpoint, why
+from probekit.activations.quiet import quiet
+from probekit.errors import ModelError, UsageError
+
+__all__ = ["IGNORED", "LanguageModel", "Tokens", "collate", "open_language_model", "perplexity"]
+
+IGNORED = -100
+"""Label of a token that no loss is taken on, as in transformers."""
+
+HEADS = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM"}
+HEAD_NAMES = {"causal": "language-model head", "masked": "masked-LM head"}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One row: m token ids, and the label of each (its id, or IGNORED)."""
+
+    ids: Sequence[int]
+    labels: Sequence[int]
+    types: Sequence[int] | None = None
+    """Token types of a pair."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model that predicts tokens, its weights not loaded yet."""
+
+    checkpoint: Checkpoint
+    kind: str
+    """``causal`` (predicts the next token) or ``masked`` (predicts hidden ones)."""
+    trust_remote_code: bool = False
+
+    def load(self) -> Any:
+        """Load the model with the head that it was pretrained with, in float32.
+
+        Raises
+        ------
+        ModelError
+            Where its weights were saved without that head.
+        """
+        return _load(self.checkpoint, self.kind, self.trust_remote_code)
+
+
+def open_language_model(config: Any, *, only_causal: bool = False) -> LanguageModel:
+    """Find out how ``config.model`` predicts tokens.
+
+    Parameters
+    ----------
+    config
+        What is finetuned: model (may end in ``@layers=K``), revision, trust_remote_code.
+    only_causal
+        Refuse what does not write text from left to right.
+
+    Raises
+    ------
+    ModelError
+        Where its kind has no language-model head.
+    """
+    trust = bool(config.trust_remote_code)
+    checkpoint = open_checkpoint(config.model, revision=config.revision, trust_remote_code=trust)
+    kind = _kind(checkpoint)
+    if only_causal and kind != "causal":
+        raise ModelError(
+            f"{checkpoint.label} reads both ways and cannot write a completion; take a decoder."
+        )
+    if kind == "masked" and checkpoint.tokenizer.mask_token_id is None:
+        raise ModelError(
+            f"The tokenizer of {checkpoint.label} has no mask token, which masked-LM loss needs; "
+            "take a decoder or another encoder."
+        )
+    return LanguageModel(checkpoint, kind, trust)
+
+
+def _kind(checkpoint: Checkpoint) -> str:
+    if getattr(checkpoint.config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{checkpoint.label} is an encoder-decoder, for which a language-model loss on texts "
+            "is not defined here; take a decoder, or an encoder with a masked-LM head."
+        )
+    try:
+        return "causal" if checkpoint.default_pool == "last" else "masked"
+    except UsageError:
+        raise ModelError(
+            f"{checkpoint.label} ({checkpoint.config.model_type}) is not known to have a "
+            "language-model head; take a decoder, or an encoder with a masked-LM head."
+        ) from None
+
+
+def _load(checkpoint: Checkpoint, kind: str, trust_remote_code: bool) -> Any:
+    import transformers
+
+    options: dict[str, Any] = {
+        "config": copy.deepcopy(checkpoint.config),
+        "dtype": torch.float32,  # small steps vanish in half precision
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "trust_remote_code": trust_remote_code,
+    }
+    if checkpoint.revision is not None:
+        options["revision"] = checkpoint.revision
+    auto: Any = getattr(transformers, HEADS[kind])
+    with quiet():
+        try:
+            model, info = auto.from_pretrained(checkpoint.name, **options)
+        except Exception as error:  # safetensors, accelerate and the hub have their own
+            raise ModelError(f"{checkpoint.label} cannot be loaded: {why(error)}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{checkpoint.label} was saved without its {HEAD_NAMES[kind]} ({missing[0]} is "
+            "missing), so a language-model loss would train random weights; take a checkpoint "
+            "that has one."
+        )
+    return model
+
+
+def collate(rows: Sequence[Tokens], pad_id: int) -> dict[str, torch.Tensor]:
+    """Pad rows on the right: input_ids, attention_mask, labels, each (B, longest)."""
+    width = max(len(row.ids) for row in rows)
+
+    def padded(parts: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+        return torch.tensor([[*part, *[value] * (width - len(part))] for part in parts])
+
+    batch = {
+        "input_ids": padded([row.ids for row in rows], pad_id),
+        "attention_mask": padded([[1] * len(row.ids) for row in rows], 0),
+        "labels": padded([row.labels for row in rows], IGNORED),
+    }
+    if any(row.types is not None for row in rows):
+        batch["token_type_ids"] = padded([row.types or [0] * len(row.ids) for row in rows], 0)
+    return batch
+
+
+def perplexity(
+    model: Any,
+    rows: Sequence[Tokens],
+    *,
+    pad_id: int,
+    shifted: bool,
+    batch_size: int = 32,
+    autocast: AbstractContextManager[Any] | None = None,
+) -> float:
+    """Return exp of the mean negative log-probability of the labelled tokens.
+
+    The mean is over tokens, not rows. ``shifted``: a label is predicted from the place before it.
+    """
+    device = next(model.parameters()).device
+    total, many, training = 0.0, 0, model.training
+    model.eval()
+    with torch.inference_mode(), autocast or nullcontext():
+        for start in range(0, len(rows), batch_size):
+            batch = collate(rows[start : start + batch_size], pad_id)
+            labels = batch.pop("labels").to(device)
+            logits = model(**{name: part.to(device) for name, part in batch.items()}).logits
+            if shifted:
+                logits, labels = logits[:, :-1], labels[:, 1:]
+            kept = labels != IGNORED
+            loss = torch.nn.functional.cross_entropy(
+                logits[kept].float(), labels[kept], reduction="sum"
+            )
+            total, many = total + float(loss), many + int(kept.sum())
+    model.train(training)
+    # A model that has gone astray may be so wrong that exp overflows.
+    return math.exp(min(total / many, 700.0)) if many else float("nan")

@@ -1,0 +1,209 @@
+"""Train on tokens with Hugging Face Trainer, in a folder that can be gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from probekit.activations.quiet import quiet
+from probekit.errors import DataError, ModelError, OutputExistsError
+from probekit.files import atomic_write
+from probekit.students.language_model import Tokens
+
+__all__ = ["Folder", "TokenTrainer", "plain_settings", "token_trainer"]
+
+# Settings that change nothing in the result.
+INCIDENTAL = ("model", "device", "report_to")
+CHECKPOINTS = 8
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a model is trained: ``run.json`` first, ``metrics.json`` when all is done."""
+
+    path: Path
+    key: str
+
+    @classmethod
+    def claim(cls, path: Path, settings: Mapping[str, Any], *, resume: bool = True) -> Folder:
+        """Take a folder for these settings, new or begun with the same.
+
+        ``resume=False`` empties one that holds the same run.
+
+        Raises
+        ------
+        OutputExistsError
+            Where it holds anything else.
+        """
+        text = json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
+        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        note = path / "run.json"
+        if note.is_file():
+            known = _read(note)
+            if known.get("key") != key:
+                raise OutputExistsError(
+                    f"{path} holds another run ({_difference(known, settings)}); name another "
+                    "folder."
+                )
+            if not resume:
+                (path / "metrics.json").unlink(missing_ok=True)
+                shutil.rmtree(path / "checkpoints", ignore_errors=True)
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise OutputExistsError(f"{path} exists already and holds no run; name another folder.")
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            with atomic_write(note, "w") as file:
+                json.dump({"key": key, "settings": json.loads(text)}, file, indent=1)
+        return cls(path, key)
+
+    @property
+    def model(self) -> Path:
+        """Folder of the trained model."""
+        return self.path / "model"
+
+    @property
+    def metrics(self) -> dict[str, Any] | None:
+        """What was measured; None while the run is not finished."""
+        path = self.path / "metrics.json"
+        return _read(path) if path.is_file() else None
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Write the metrics, which says that all else is there, and drop the checkpoints."""
+        with atomic_write(self.path / "metrics.json", "w") as file:
+            json.dump(dict(metrics), file, indent=1)
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+    def last_checkpoint(self) -> str | None:
+        """Return the newest checkpoint that was written to its end."""
+        while (found := self._newest()) is not None:
+            # The Trainer writes its state last.
+            if (Path(found) / "trainer_state.json").is_file():
+                return found
+            shutil.rmtree(found)
+        return None
+
+    def _newest(self) -> str | None:
+        folder = self.path / "checkpoints"
+        find: Any = get_last_checkpoint
+        found: str | None = find(str(folder)) if folder.is_dir() else None
+        return found
+
+
+def plain_settings(config: Any) -> dict[str, Any]:
+    """Settings of a configuration that decide the result."""
+    return {k: v for k, v in config.to_json().items() if k not in INCIDENTAL}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged; remove its folder and run again.")
+    return content
+
+
+def _difference(known: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    before = known.get("settings", {})
+    flat, now = ({**each, **each.get("config", {})} for each in (before, settings))
+    names = [n for n in now if n != "config" and flat.get(n) != _plain(now[n])]
+    return f"{', '.join(names)} differ" if names else "its settings differ"
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
+class TokenTrainer(Trainer):
+    """A Trainer that stops at a loss that is no number."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Take one step of forward and backward.
+
+        Raises
+        ------
+        ModelError
+            Where the loss is not finite; the weights are still those before the step.
+        """
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss).all():
+            raise ModelError(
+                f"The loss of step {self.state.global_step + 1} is {loss.mean().item()}, so "
+                "training stopped before that step; lower the learning rate, or train in float32."
+            )
+        return loss
+
+
+def token_trainer(
+    config: Any,
+    model: Any,
+    rows: Sequence[Tokens],
+    folder: Folder,
+    collator: Callable[[Sequence[Tokens]], dict[str, torch.Tensor]],
+) -> TokenTrainer:
+    """Make the Trainer of ``config`` for these rows; checkpoints go to the folder."""
+    per_epoch = math.ceil(math.ceil(len(rows) / config.batch_size) / config.grad_accum)
+    steps = config.max_steps or math.ceil(per_epoch * config.epochs)
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    half = config.dtype == "bfloat16" or (
+        config.dtype == "auto" and cuda and torch.cuda.is_bf16_supported()
+    )
+    arguments = TrainingArguments(
+        output_dir=str(folder.path / "checkpoints"),
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.grad_accum,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup,
+        weight_decay=config.weight_decay,
+        bf16=half,
+        use_cpu=config.device == "cpu",
+        seed=config.seed,
+        report_to=config.report_to or "none",
+        save_strategy="steps",
+        save_steps=max(1, math.ceil(steps / CHECKPOINTS)),
+        save_total_limit=2,
+        logging_steps=max(1, steps // 50),
+        logging_nan_inf_filter=False,
+        train_sampling_strategy="group_by_length",
+        length_column_name="length",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=cuda,
+    )
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    with quiet():
+        trainer = TokenTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=_Dataset(rows),
+            data_collator=lambda items: collator([item["row"] for item in items]),
+        )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+class _Dataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Rows as mappings, whose ``input_ids`` the Trainer measures to group lengths."""
+
+    def __init__(self, rows: Sequence[Tokens]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"input_ids": self.rows[index].ids, "row": self.rows[index]}
