@@ -5,11 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any
 
 from probekit.data import Rows
-from probekit.errors import DataError, UsageError
-from probekit.files import SUFFIXES, dataset_columns, suffix_of
+from probekit.errors import UsageError
+from probekit.files import SUFFIXES, suffix_of
 
 __all__ = ["load_rows"]
 
@@ -74,33 +73,7 @@ def _load_hub(source: str, columns: dict[str, str | None]) -> Rows:
             f"{source!r} does not name a split of a data set on the hub; write "
             "hf:org/name@split or hf:org/name:config@split, e.g. hf:stanfordnlp/sst2@train."
         )
-    import datasets
+    from probekit.tasks.hub import read_hub
 
-    was_shown = datasets.utils.logging.is_progress_bar_enabled()
-    datasets.utils.logging.disable_progress_bar()
-    try:
-        dataset = datasets.load_dataset(matched["name"], matched["config"], split=matched["split"])
-    except Exception as error:  # datasets, hub and HTTP raise some twenty kinds
-        raise DataError(f"{source} cannot be read: {_why(error)}") from error
-    finally:
-        if was_shown:
-            datasets.utils.logging.enable_progress_bar()
-    return Rows(_as_columns(dataset), source=source, **columns)
-
-
-def _as_columns(dataset: Any) -> dict[str, Any]:
-    return dict(dataset_columns(dataset))
-
-
-def _why(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, ConnectionError) or "offline" in text.lower():
-        return (
-            "the Hugging Face hub cannot be reached and the data set is not in its cache; check "
-            "the connection, or give a local file."
-        )
-    if "doesn't exist on the Hub" in text or "NotFound" in type(error).__name__:
-        return (
-            "there is no such data set on the Hugging Face hub (private ones need `hf auth login`)."
-        )
-    return (text if len(text) <= 300 else text[:299] + "…").rstrip(".") + "."
+    found = read_hub(matched["name"], matched["config"], matched["split"])
+    return Rows(found, source=source, **columns)

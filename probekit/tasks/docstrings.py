@@ -181,5 +181,6 @@ TASKS = (
         classes=("standard library", "science"),
         splits=tuple(SPLITS),
         load=_load,
+        halves=("weak", "student"),
     ),
 )

@@ -1,29 +1,37 @@
-"""Tasks by name: what each is, where it is from, and its rows split by split."""
+"""Tasks by name: what each is, where it is from, and its rows split by split.
+
+Tasks are known from three places: the families below, installed packages that name theirs under
+the entry point group ``probekit.tasks``, and :func:`register`.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+import importlib.metadata
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from probekit.data import Rows
-from probekit.errors import UsageError
+from probekit.errors import DataError, UsageError
 
 __all__ = ["Task", "get_task", "load_task_rows", "register", "task_names"]
 
 # A family of tasks is one module with a tuple TASKS, imported when a task is first asked for.
 FAMILIES = ("probekit.tasks.docstrings",)
 
+ENTRY_POINTS = "probekit.tasks"
+KINDS = ("classify", "reward", "completion")
+
 _registered: dict[str, Task] = {}
 
 
 @dataclass(frozen=True)
 class Task:
-    """A named classification task whose truth is known.
+    """A named task whose truth is known.
 
     ``load`` gives the rows of a split for a seed, with the columns id, text and label (the number
-    of the class).
+    of the class), or id, text and completion where ``kind`` is ``completion``.
     """
 
     name: str
@@ -40,9 +48,27 @@ class Task:
     """Names of the splits; no row is in two of them."""
     load: Callable[[str, int], Rows]
     """Split and seed to rows."""
+    kind: str = "classify"
+    """``classify``, ``reward`` (preference pairs) or ``completion``."""
+    pool: str = "train"
+    """Split that is halved between supervisor and student."""
+    test: str = "test"
+    """Split to test on."""
+    halves: tuple[str, str] | None = None
+    """Splits of supervisor and student, where a task brings its halves itself."""
+    card: str = ""
+    """Link of the data-set card."""
+    notes: str = ""
+    """What to know of the splits: which were carved, which give way to which."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(
+                f"A task's kind is {', '.join(KINDS)}, got {self.kind!r} for {self.name!r}."
+            )
 
     def rows(self, split: str, *, seed: int = 0) -> Rows:
-        """Rows of one split: columns id, text and label (class number), in an order of the seed.
+        """Rows of one split, in an order of the seed.
 
         Raises
         ------
@@ -105,10 +131,37 @@ def load_task_rows(source: str, *, seed: int = 0) -> Rows:
 
 
 def _known() -> dict[str, Task]:
-    known = dict(_registered)
+    known: dict[str, Task] = {}
     for family in FAMILIES:
         known.update({task.name: task for task in importlib.import_module(family).TASKS})
-    return known
+    for task, where in _installed():
+        if task.name in known:
+            raise DataError(
+                f"{where} brings a task {task.name!r}, a name that is taken; rename it there or "
+                "uninstall the package."
+            )
+        known[task.name] = task
+    return {**known, **_registered}
+
+
+def _installed() -> Iterator[tuple[Task, str]]:
+    """Tasks of installed packages, each with the entry point that names it."""
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        where = f"The entry point {point.name} = {point.value!r} of {ENTRY_POINTS}"
+        try:
+            found = point.load()
+        except Exception as error:  # importing another's module may raise anything
+            raise DataError(
+                f"{where} cannot be loaded: {type(error).__name__}: {error}; repair or uninstall "
+                "the package."
+            ) from error
+        tasks = (found,) if isinstance(found, Task) else found
+        if not isinstance(tasks, tuple | list) or not all(isinstance(t, Task) for t in tasks):
+            raise DataError(
+                f"{where} must lead to a probekit.tasks.Task or a tuple of them, got "
+                f"{type(found).__name__}."
+            )
+        yield from ((task, where) for task in tasks)
 
 
 def _nearest(name: str, names: Mapping[str, object] | tuple[str, ...]) -> str:
