@@ -212,7 +212,7 @@ class Verdicts:
 
         Each line gets ``label`` (class to train on), ``probs`` (soft form) and ``weight``.
         """
-        place = self._verdict_of(rows.ids, rows.hashes)
+        place = self.join(rows)
         values, hard = self.class_values(), self.hard
         written = 0
         with atomic_write(path, "w") as file:
@@ -225,6 +225,16 @@ class Verdicts:
                 file.write(json_line(record))
                 written += 1
         return written
+
+    def join(self, rows: Rows) -> list[int | None]:
+        """Verdict of each row by id, None where there is none; texts must be the same.
+
+        Raises
+        ------
+        DataError
+            Where verdicts are left over, or rows have another text than they were made from.
+        """
+        return self._verdict_of(rows.ids, rows.hashes)
 
     def _join(
         self, columns: Mapping[str, Any], text_column: str | None, id_column: str | None

@@ -1,0 +1,238 @@
+"""A pretrained backbone with a linear head on its pooled state, for any architecture."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from probekit.activations.checkpoint import Checkpoint, text_root, why
+from probekit.activations.pooling import Pooler, pooler
+from probekit.activations.quiet import quiet
+from probekit.errors import ModelError, UsageError
+from probekit.files import atomic_write
+from probekit.students.config import FinetuneConfig
+
+__all__ = [
+    "Classifier",
+    "HeadInfo",
+    "load_backbone",
+    "read_head",
+    "save_classifier",
+    "with_adapters",
+]
+
+HEAD, HEAD_WEIGHTS = "classifier.json", "classifier.safetensors"
+# Small, so that training starts from even odds; not 0, so that all classes' rows differ.
+HEAD_SPREAD = 0.01
+
+
+@dataclass(frozen=True)
+class HeadInfo:
+    """What a saved classifier's head is, beside its weights."""
+
+    classes: tuple[str, ...]
+    pool: str
+    objective: str
+
+
+class Classifier(torch.nn.Module):
+    """Logits from token ids: backbone, pooling over real tokens, linear head in float32.
+
+    With the objective ``reward`` the head has one output, and the rows of a batch come in pairs:
+    first and second completion. Their two scores are the logits, so that softmax is σ(s₂ − s₁).
+    """
+
+    def __init__(
+        self, backbone: Any, take: Pooler, *, width: int, n_classes: int, reward: bool = False
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.reward = reward
+        self._take = take
+        self.head = torch.nn.Linear(width, 1 if reward else n_classes, bias=not reward)
+        torch.nn.init.normal_(self.head.weight, std=HEAD_SPREAD / width**0.5)
+        if not reward:
+            torch.nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Logits (B, C) of token ids (B, s); of pairs (2B, s) with the objective ``reward``."""
+        more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        states = self.backbone(
+            input_ids=input_ids, attention_mask=attention_mask, **more
+        ).last_hidden_state
+        pooled = self._take(states, attention_mask.bool())
+        # Mixed precision would round the logits.
+        with torch.autocast(pooled.device.type, enabled=False):
+            logits: torch.Tensor = self.head(pooled.float())
+        return logits.view(-1, 2) if self.reward else logits
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """Hand the Trainer's wish on to the backbone."""
+        self.backbone.gradient_checkpointing_enable(**options)
+
+
+def load_backbone(checkpoint: Checkpoint, config: FinetuneConfig) -> Any:
+    """Load the part of a model that reads text, ready to be trained.
+
+    In float32, where steps are small; a frozen base under adapters stays in its own numbers.
+
+    Raises
+    ------
+    ModelError
+        Where weights are missing or damaged, or adapters find no layer.
+    """
+    auto: Any = type(checkpoint.skeleton)
+    options: dict[str, Any] = {
+        "config": copy.deepcopy(checkpoint.config),
+        "dtype": checkpoint.dtype if config.lora else torch.float32,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
+    if checkpoint.revision is not None:
+        options["revision"] = checkpoint.revision
+    with quiet():
+        try:
+            model, info = auto.from_pretrained(checkpoint.name, **options)
+        except Exception as error:  # safetensors, accelerate and the hub have their own
+            raise ModelError(f"{checkpoint.label} cannot be loaded: {why(error)}") from error
+    missing = [key for key in sorted(info["missing_keys"]) if "pooler" not in key]
+    if missing:
+        raise ModelError(
+            f"The weights of {checkpoint.label} lack {len(missing)} tensors that the model needs "
+            f"({', '.join(missing[:3])}); they belong to another model or are incomplete."
+        )
+    backbone = text_root(model, checkpoint.config)
+    if hasattr(backbone.config, "use_cache"):
+        backbone.config.use_cache = False
+    for name, parameter in backbone.named_parameters():
+        # It is not part of what the head reads; without a gradient it would stop DDP.
+        if "pooler" in name:
+            parameter.requires_grad_(False)
+    return with_adapters(backbone, checkpoint, config) if config.lora else backbone
+
+
+def with_adapters(backbone: Any, checkpoint: Checkpoint, config: FinetuneConfig) -> Any:
+    """Freeze the backbone and add low-rank adapters (Hu et al. 2021, arXiv 2106.09685)."""
+    from peft import LoraConfig, get_peft_model
+
+    modules = list(config.lora_modules) if config.lora_modules else linear_names(backbone)
+    adapter = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=modules,
+    )
+    try:
+        if not modules:
+            raise ValueError("it has no linear layer")
+        with quiet():
+            model: Any = get_peft_model(backbone, adapter)
+    except ValueError as error:
+        named = {name.rsplit(".", 1)[-1] for name, _ in _linear_layers(backbone)}
+        raise ModelError(
+            f"LoRA finds no module to adapt in {checkpoint.label} "
+            f"({', '.join(modules) or why(error)}); its linear layers are called "
+            f"{', '.join(sorted(named)) or 'nothing: it has none'}."
+        ) from None
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def linear_names(backbone: Any) -> list[str]:
+    """Last names of the linear layers inside the blocks, whatever the architecture calls them."""
+    return sorted({name.rsplit(".", 1)[-1] for name, _ in _linear_layers(backbone)})
+
+
+def _linear_layers(backbone: Any) -> list[tuple[str, Any]]:
+    from transformers.pytorch_utils import Conv1D
+
+    return [
+        (name, module)
+        for name, module in backbone.named_modules()
+        # Layers of the blocks stand in a numbered list; embeddings' projections and poolers do not.
+        if isinstance(module, torch.nn.Linear | Conv1D)
+        and any(part.isdigit() for part in name.split("."))
+    ]
+
+
+def make_classifier(
+    checkpoint: Checkpoint, config: FinetuneConfig, classes: Sequence[str]
+) -> tuple[Classifier, HeadInfo]:
+    """Load a backbone and give it a new head, drawn with the configuration's seed."""
+    pool = checkpoint.default_pool if config.pool == "auto" else config.pool
+    backbone = load_backbone(checkpoint, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = Classifier(
+            backbone,
+            pooler(pool),
+            width=checkpoint.widths[checkpoint.depth],
+            n_classes=len(classes),
+            reward=config.objective == "reward",
+        )
+    return model, HeadInfo(tuple(classes), pool, config.objective)
+
+
+def save_classifier(
+    model: Classifier, info: HeadInfo, checkpoint: Checkpoint, folder: Path, *, adapter: bool
+) -> None:
+    """Write backbone, tokenizer and head; ``extract`` and ``finetune`` read the folder as a model.
+
+    Adapters are merged into the backbone, or written alone.
+    """
+    beside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(beside, ignore_errors=True)
+    backbone = model.backbone
+    with quiet():
+        if not adapter and hasattr(backbone, "merge_and_unload"):
+            backbone = backbone.merge_and_unload()
+        if not adapter:
+            backbone.config.use_cache = getattr(checkpoint.config, "use_cache", False)
+            backbone = backbone.to(checkpoint.dtype)
+        backbone.save_pretrained(beside)
+        checkpoint.tokenizer.save_pretrained(beside)
+    head = {
+        name: value.detach().cpu().contiguous() for name, value in model.head.named_parameters()
+    }
+    save_file(head, beside / HEAD_WEIGHTS)
+    content = {"classes": list(info.classes), "pool": info.pool, "objective": info.objective}
+    with atomic_write(beside / HEAD, "w") as file:
+        file.write(json.dumps(content, ensure_ascii=False) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
+
+
+def read_head(folder: Path) -> tuple[HeadInfo, dict[str, torch.Tensor]]:
+    """Head of a saved classifier.
+
+    Raises
+    ------
+    UsageError
+        Where the folder holds no classifier.
+    """
+    try:
+        content = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        info = HeadInfo(tuple(content["classes"]), content["pool"], content["objective"])
+        return info, load_file(folder / HEAD_WEIGHTS)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder} holds no classifier; give the folder `model` of what `probekit finetune` "
+            "wrote."
+        ) from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ModelError(f"The classifier in {folder} is damaged: {why(error)}") from None
