@@ -73,7 +73,7 @@ def encode_rows(
     if not reward:
         texts: list[list[Content]] = [list(contents)]
     elif kind == "pair":
-        texts = [[str(pair[side]) for pair in contents] for side in (0, 1)]  # type: ignore[index]
+        texts = [[str(pair[side]) for pair in contents] for side in (0, 1)]
         kind = "text"
     else:
         raise DataError(

@@ -210,11 +210,15 @@ def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def total_steps(config: FinetuneConfig, rows: int) -> int:
-    """Optimizer steps of a training over so many rows, by all processes together."""
+def total_steps(config: FinetuneConfig, rows: int, processes: int | None = None) -> int:
+    """Optimizer steps of a training over so many rows, by all ``processes`` together.
+
+    None: those that torchrun or accelerate started.
+    """
+    processes = _processes() if processes is None else processes
     if config.max_steps is not None:
         return config.max_steps
-    per_epoch = math.ceil(rows / (config.batch_size * _processes() * config.grad_accum))
+    per_epoch = math.ceil(rows / (config.batch_size * processes * config.grad_accum))
     return max(1, math.ceil(per_epoch * config.epochs))
 
 
