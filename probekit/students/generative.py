@@ -15,13 +15,15 @@ import torch
 from probekit.activations.identity import tokenizer_fingerprint
 from probekit.activations.quiet import quiet
 from probekit.data import Rows
-from probekit.errors import DataError, ModelError
+from probekit.errors import DataError, ModelError, UsageError
+from probekit.students.classifier import with_adapters
 from probekit.students.completion import (
     CompletionRows,
     Completions,
     load_completions,
     prompts_of,
 )
+from probekit.students.config import FinetuneConfig
 from probekit.students.greedy import Speller, write_greedily
 from probekit.students.language_model import (
     LanguageModel,
@@ -54,7 +56,7 @@ class Completed:
 
 
 def finetune_lm(
-    config: Any,
+    config: FinetuneConfig,
     rows: Rows,
     output: str | Path,
     *,
@@ -69,7 +71,7 @@ def finetune_lm(
     Parameters
     ----------
     config
-        A FinetuneConfig.
+        Settings; those of loss, pool and early stopping are not looked at.
     rows
         Texts, pairs or messages; no other column is read.
     output
@@ -109,7 +111,7 @@ def finetune_lm(
 
 
 def finetune_completion(
-    config: Any,
+    config: FinetuneConfig,
     rows: CompletionRows,
     output: str | Path,
     *,
@@ -124,7 +126,7 @@ def finetune_completion(
     Parameters
     ----------
     config
-        A FinetuneConfig; ``save="none"`` keeps no model.
+        Settings, as for :func:`finetune_lm`; ``save="none"`` keeps no model.
     rows
         Prompts and completions, from :func:`completion_rows`: the truth, or a supervisor's.
     output
@@ -190,8 +192,12 @@ def _complete(
     )
 
 
-def _settings(objective: str, config: Any, language: LanguageModel) -> dict[str, Any]:
+def _settings(objective: str, config: FinetuneConfig, language: LanguageModel) -> dict[str, Any]:
     """What decides the result, beside the rows; the model is known by its weights."""
+    if config.save == "adapter":
+        raise UsageError(
+            "A language model is saved whole, its adapters merged; take save model or none."
+        )
     return {
         "objective": objective,
         "config": plain_settings(config),
@@ -201,7 +207,7 @@ def _settings(objective: str, config: Any, language: LanguageModel) -> dict[str,
 
 
 def _train(
-    config: Any,
+    config: FinetuneConfig,
     language: LanguageModel,
     rows: Sequence[Tokens],
     folder: Folder,
@@ -212,9 +218,9 @@ def _train(
 ) -> dict[str, Any]:
     """Train, measure, use and save a model; return what was measured."""
     started, checkpoint = time.perf_counter(), language.checkpoint
-    loaded = language.load()
+    loaded = language.load(frozen=config.lora)
     cached = loaded.config.use_cache if hasattr(loaded.config, "use_cache") else None
-    model = _with_adapter(loaded, config) if config.lora else loaded
+    model = with_adapters(loaded, checkpoint, config) if config.lora else loaded
     trainer = token_trainer(config, model, rows, folder, _collator(language))
 
     def judge() -> float | None:
@@ -230,7 +236,7 @@ def _train(
         )
 
     before = judge()
-    with quiet(python_warnings=False):
+    with quiet():  # peft and the Trainer warn of each other's old names
         trained = trainer.train(resume_from_checkpoint=folder.last_checkpoint())
     model = cast(Any, trainer.model)
     _check_finite(model, checkpoint.label)
@@ -246,24 +252,13 @@ def _train(
     }
     if cached is not None:
         loaded.config.use_cache = cached
-    if use is not None:
-        use(model)
-    if keep:
-        _save(model.merge_and_unload() if config.lora else model, language, folder.model)
+    if trainer.is_world_process_zero():
+        if use is not None:
+            use(loaded)  # adapters are inside of it; a wrapper would hide its way of generating
+        if keep:
+            _save(model.merge_and_unload() if config.lora else model, language, folder.model)
+    trainer.accelerator.wait_for_everyone()
     return {**metrics, "seconds": time.perf_counter() - started}
-
-
-def _with_adapter(model: Any, config: Any) -> Any:
-    """Freeze the model and add low-rank adapters to its linear layers (arXiv 2106.09685)."""
-    from peft import LoraConfig, get_peft_model
-
-    adapter = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear",
-    )
-    return get_peft_model(model, adapter)
 
 
 def _collator(language: LanguageModel) -> Any:

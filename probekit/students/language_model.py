@@ -14,6 +14,7 @@ import torch
 from probekit.activations.checkpoint import Checkpoint, open_checkpoint, why
 from probekit.activations.quiet import quiet
 from probekit.errors import ModelError, UsageError
+from probekit.students.config import FinetuneConfig
 
 __all__ = ["IGNORED", "LanguageModel", "Tokens", "collate", "open_language_model", "perplexity"]
 
@@ -43,18 +44,21 @@ class LanguageModel:
     """``causal`` (predicts the next token) or ``masked`` (predicts hidden ones)."""
     trust_remote_code: bool = False
 
-    def load(self) -> Any:
-        """Load the model with the head that it was pretrained with, in float32.
+    def load(self, *, frozen: bool = False) -> Any:
+        """Load the model with the head that it was pretrained with.
+
+        In float32, where steps are small; a base that stays frozen in its own numbers.
 
         Raises
         ------
         ModelError
             Where its weights were saved without that head.
         """
-        return _load(self.checkpoint, self.kind, self.trust_remote_code)
+        dtype = self.checkpoint.dtype if frozen else torch.float32
+        return _load(self.checkpoint, self.kind, dtype, self.trust_remote_code)
 
 
-def open_language_model(config: Any, *, only_causal: bool = False) -> LanguageModel:
+def open_language_model(config: FinetuneConfig, *, only_causal: bool = False) -> LanguageModel:
     """Find out how ``config.model`` predicts tokens.
 
     Parameters
@@ -69,7 +73,7 @@ def open_language_model(config: Any, *, only_causal: bool = False) -> LanguageMo
     ModelError
         Where its kind has no language-model head.
     """
-    trust = bool(config.trust_remote_code)
+    trust = config.trust_remote_code
     checkpoint = open_checkpoint(config.model, revision=config.revision, trust_remote_code=trust)
     kind = _kind(checkpoint)
     if only_causal and kind != "causal":
@@ -99,12 +103,12 @@ def _kind(checkpoint: Checkpoint) -> str:
         ) from None
 
 
-def _load(checkpoint: Checkpoint, kind: str, trust_remote_code: bool) -> Any:
+def _load(checkpoint: Checkpoint, kind: str, dtype: torch.dtype, trust_remote_code: bool) -> Any:
     import transformers
 
     options: dict[str, Any] = {
         "config": copy.deepcopy(checkpoint.config),
-        "dtype": torch.float32,  # small steps vanish in half precision
+        "dtype": dtype,
         "use_safetensors": True,
         "output_loading_info": True,
         "trust_remote_code": trust_remote_code,

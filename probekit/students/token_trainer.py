@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ from transformers.trainer_utils import get_last_checkpoint
 from probekit.activations.quiet import quiet
 from probekit.errors import DataError, ModelError, OutputExistsError
 from probekit.files import atomic_write
+from probekit.students.class_trainer import total_steps
+from probekit.students.config import FinetuneConfig
 from probekit.students.language_model import Tokens
 
 __all__ = ["Folder", "TokenTrainer", "plain_settings", "token_trainer"]
 
 # Settings that change nothing in the result.
 INCIDENTAL = ("model", "device", "report_to")
-CHECKPOINTS = 8
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Folder:
             if not resume:
                 (path / "metrics.json").unlink(missing_ok=True)
                 shutil.rmtree(path / "checkpoints", ignore_errors=True)
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and not _is_empty(path):
             raise OutputExistsError(f"{path} exists already and holds no run; name another folder.")
         else:
             path.mkdir(parents=True, exist_ok=True)
@@ -78,7 +80,12 @@ class Folder:
         return _read(path) if path.is_file() else None
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Write the metrics, which says that all else is there, and drop the checkpoints."""
+        """Write the metrics, which says that all else is there, and drop the checkpoints.
+
+        Of several processes the first does it.
+        """
+        if os.environ.get("RANK", "0") != "0":
+            return
         with atomic_write(self.path / "metrics.json", "w") as file:
             json.dump(dict(metrics), file, indent=1)
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
@@ -99,7 +106,12 @@ class Folder:
         return found
 
 
-def plain_settings(config: Any) -> dict[str, Any]:
+def _is_empty(path: Path) -> bool:
+    # Another process of the same run may be writing its note, under a hidden name.
+    return path.is_dir() and all(each.name.startswith(".") for each in path.iterdir())
+
+
+def plain_settings(config: FinetuneConfig) -> dict[str, Any]:
     """Settings of a configuration that decide the result."""
     return {k: v for k, v in config.to_json().items() if k not in INCIDENTAL}
 
@@ -146,15 +158,15 @@ class TokenTrainer(Trainer):
 
 
 def token_trainer(
-    config: Any,
+    config: FinetuneConfig,
     model: Any,
     rows: Sequence[Tokens],
     folder: Folder,
     collator: Callable[[Sequence[Tokens]], dict[str, torch.Tensor]],
 ) -> TokenTrainer:
     """Make the Trainer of ``config`` for these rows; checkpoints go to the folder."""
-    per_epoch = math.ceil(math.ceil(len(rows) / config.batch_size) / config.grad_accum)
-    steps = config.max_steps or math.ceil(per_epoch * config.epochs)
+    steps = total_steps(config, len(rows), int(os.environ.get("WORLD_SIZE", "1")))
+    every = max(1, math.ceil(steps / config.evals))
     cuda = config.device != "cpu" and torch.cuda.is_available()
     half = config.dtype == "bfloat16" or (
         config.dtype == "auto" and cuda and torch.cuda.is_bf16_supported()
@@ -166,19 +178,20 @@ def token_trainer(
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_schedule,
         warmup_steps=config.warmup,
         weight_decay=config.weight_decay,
+        adam_beta2=config.adam_beta2,
         bf16=half,
         use_cpu=config.device == "cpu",
         seed=config.seed,
         report_to=config.report_to or "none",
         save_strategy="steps",
-        save_steps=max(1, math.ceil(steps / CHECKPOINTS)),
+        save_steps=every,
         save_total_limit=2,
-        logging_steps=max(1, steps // 50),
+        logging_steps=max(1, every // 4),
         logging_nan_inf_filter=False,
         train_sampling_strategy="group_by_length",
-        length_column_name="length",
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=cuda,

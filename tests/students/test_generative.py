@@ -21,6 +21,7 @@ from probekit.students.completion import (
     exact_match,
     load_completions,
 )
+from probekit.students.config import FinetuneConfig
 from probekit.students.generative import finetune_completion, finetune_lm
 from probekit.students.greedy import Speller, write_greedily
 from probekit.students.language_model import (
@@ -39,33 +40,9 @@ COLOURS = ("red", "green", "dark blue", "white")
 DECODERS = ("llama", "gpt2", "qwen2")
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    model: str
-    epochs: float = 2.0
-    max_steps: int | None = None
-    learning_rate: float = 2e-3
-    batch_size: int = 8
-    grad_accum: int = 1
-    lora: bool = False
-    max_length: int | None = None
-    warmup: float = 0.0
-    weight_decay: float = 0.0
-    seed: int = 0
-    dtype: str = "float32"
-    device: str = "cpu"
-    gradient_checkpointing: bool = False
-    report_to: str | None = None
-    save: str = "model"
-    revision: str | None = None
-    trust_remote_code: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-
-def config(model: Any, **settings: Any) -> Any:
-    return Settings(str(model), **settings)
+def config(model: Any, **settings: Any) -> FinetuneConfig:
+    chosen = {"lr": 2e-3, "batch_size": 8, "device": "cpu", "dtype": "float32", **settings}
+    return FinetuneConfig(model=str(model), **chosen)
 
 
 def story_rows(count: int = 60) -> Rows:
@@ -119,9 +96,9 @@ def test_the_loss_is_on_the_completion_and_its_end_only(tiny_model: Callable[...
 def test_trainings_loss_is_the_mean_over_the_completions_tokens(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A learning rate of 0 leaves the model as it is; its loss is then computed by hand."""
+    """A learning rate of nothing leaves the model as it is; its loss is then computed by hand."""
     rows = colour_rows(8)
-    settings = config(tiny_model("llama"), learning_rate=0.0, epochs=1.0, save="none")
+    settings = config(tiny_model("llama"), lr=1e-30, epochs=1.0, save="none")
     finetune_completion(settings, completion_rows(rows), tmp_path / "run")
     language = open_language_model(settings)
     model = language.load().eval()
@@ -212,6 +189,37 @@ def test_a_cut_model_becomes_a_model_of_so_many_layers(
     new = finetune_lm(config(f"{tiny_model('llama')}@layers=2"), story_rows(), tmp_path / "lm")
     assert open_checkpoint(str(new)).depth == 2
     assert json.loads((new / "config.json").read_text())["use_cache"] is True
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_adapters_are_trained_alone_and_merged(
+    name: str, tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    settings = config(tiny_model(name), lora=True, lr=1e-2)
+    new = finetune_lm(settings, story_rows(), tmp_path / "lm")
+    metrics = metrics_of(tmp_path / "lm")
+    assert metrics["perplexity_after"] < metrics["perplexity_before"]
+    before, after = weights_of(tiny_model(name)), weights_of(new)
+    assert before.keys() == after.keys()
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved
+    assert all((before[key].ndim == 2 and ".layers." in key) or ".h." in key for key in moved)
+    done = finetune_completion(
+        settings, completion_rows(colour_rows(8)), tmp_path / "c", predict={"test": colour_rows(4)}
+    )
+    assert len(done.predictions["test"]) == 4
+    # What was written is what the merged model writes.
+    assert done.model is not None
+    language = open_language_model(config(done.model))
+    speller = Speller(language.checkpoint, None)
+    again = write_greedily(
+        language.load(), speller, colour_rows(4).columns["text"], max_new_tokens=4
+    )
+    expected = [
+        text[: len(each.text)]
+        for text, each in zip(done.predictions["test"].texts, again, strict=True)
+    ]
+    assert [each.text for each in again] == expected
 
 
 def test_an_encoder_learns_hidden_tokens(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
@@ -342,8 +350,8 @@ def test_a_finished_folder_is_used_and_another_runs_folder_refused(
         assert finetune_lm(settings, story_rows(), tmp_path / "lm") == tmp_path / "lm" / "model"
         with pytest.raises(KeyboardInterrupt):  # the control: begun again, it would train
             finetune_lm(settings, story_rows(), tmp_path / "lm", resume=False)
-    with pytest.raises(OutputExistsError, match=r"holds another run \(learning_rate differ"):
-        finetune_lm(dataclasses.replace(settings, learning_rate=1.0), story_rows(), tmp_path / "lm")
+    with pytest.raises(OutputExistsError, match=r"holds another run \(lr differ"):
+        finetune_lm(dataclasses.replace(settings, lr=1.0), story_rows(), tmp_path / "lm")
     with pytest.raises(OutputExistsError, match=r"\(rows differ"):
         finetune_lm(settings, story_rows(50), tmp_path / "lm")
     (tmp_path / "mine").mkdir()
@@ -380,7 +388,7 @@ def test_a_decoder_learns_to_complete(
 ) -> None:
     rows, test = colour_rows(), colour_rows(12, start=100)
     done = finetune_completion(
-        config(tiny_model(name), epochs=30.0, learning_rate=5e-3),
+        config(tiny_model(name), epochs=30.0, lr=5e-3),
         completion_rows(rows),
         tmp_path / "run",
         predict={"train": rows, "test": test},

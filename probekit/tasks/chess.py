@@ -1,0 +1,303 @@
+"""Tasks from Lichess puzzles: is this move the solution, and what is the solution.
+
+A puzzle's FEN is the position *before* the opponent's move: the solver sees it after the first of
+``Moves``, and the second is the solution. Lichess makes puzzles whose solution is the only good
+move, save mates in one: there any mate is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import chess
+
+from probekit.data import Rows
+from probekit.errors import DataError
+from probekit.tasks.hub import read_hub
+from probekit.tasks.registry import Task
+
+__all__ = [
+    "SPLITS",
+    "TASKS",
+    "Puzzle",
+    "alternative",
+    "game_text",
+    "parse_puzzle",
+    "position_text",
+    "short_san",
+]
+
+HUB = "Lichess/chess-puzzles"
+COLUMNS = ("PuzzleId", "FEN", "Moves")
+SPLITS = {"weak": 5000, "student": 5000, "validation": 1000, "test": 4000}
+"""Most rows of each split. A puzzle's split is drawn from its id, in these proportions."""
+
+# A file in which so many puzzles are unusable is not what it should be (FEN after the move?).
+BROKEN_SHARE = 0.5
+SIDES = {chess.WHITE: "White", chess.BLACK: "Black"}
+
+
+@dataclass(frozen=True)
+class Puzzle:
+    """A position to solve."""
+
+    id: str
+    fen: str
+    """Position before the opponent's move."""
+    last: chess.Move
+    """The opponent's move."""
+    solution: chess.Move
+
+    @property
+    def before(self) -> chess.Board:
+        """A new board before the opponent's move."""
+        return chess.Board(self.fen)
+
+    @property
+    def board(self) -> chess.Board:
+        """A new board of the position to solve."""
+        board = self.before
+        board.push(self.last)
+        return board
+
+
+def parse_puzzle(name: str, fen: Any, moves: Any) -> Puzzle | str:
+    """Read a puzzle in Lichess' format, or say in a few words why it is none.
+
+    ``moves`` are UCI moves with spaces between; the first is the opponent's.
+    """
+    try:
+        board = chess.Board(str(fen))
+    except ValueError:
+        return "no position"
+    if not board.is_valid():
+        return "no position"
+    line = str(moves or "").split()
+    if len(line) < 2:
+        return "fewer than two moves"
+    try:
+        found = [board.push_uci(text) for text in line]
+    except ValueError:
+        return "an illegal move"
+    if not all(found):  # "0000", the null move, is never refused
+        return "an illegal move"
+    return Puzzle(str(name), str(fen), found[0], found[1])
+
+
+def short_san(board: chess.Board, move: chess.Move) -> str:
+    """Write a move in SAN without the marks of check and mate, which would give the answer away."""
+    return board.san(move).rstrip("+#")
+
+
+def position_text(puzzle: Puzzle) -> str:
+    """Describe the position to solve: its FEN, the opponent's move, and whose turn it is."""
+    board = puzzle.board
+    return (
+        f"Position: {board.fen()}\n"
+        f"Last move: {puzzle.before.san(puzzle.last)}\n"
+        f"{SIDES[board.turn]} to move."
+    )
+
+
+def game_text(puzzle: Puzzle) -> str:
+    """Write the moves so far as PGN does, up to where the solution would be written."""
+    before, board = puzzle.before, puzzle.board
+    number = f"{before.fullmove_number}{'.' if before.turn == chess.WHITE else '...'}"
+    text = f'[FEN "{puzzle.fen}"]\n\n{number} {before.san(puzzle.last)}'
+    return f"{text} {board.fullmove_number}." if board.turn == chess.WHITE else text
+
+
+def alternative(puzzle: Puzzle, *, seed: int) -> chess.Move | None:
+    """Draw a legal move that is not the solution; None where there is none.
+
+    Left out are mates, which are right whatever the solution is, and the solution with another
+    piece promoted to, which is often as good.
+    """
+    board, right = puzzle.board, puzzle.solution
+    others = [
+        move
+        for move in board.legal_moves
+        if (move.from_square, move.to_square) != (right.from_square, right.to_square)
+    ]
+    others.sort(key=lambda move: _draw(f"{puzzle.id}\x1f{move.uci()}", seed, "alternative"))
+    return next((move for move in others if not _mates(board, move)), None)
+
+
+def _mates(board: chess.Board, move: chess.Move) -> bool:
+    board.push(move)
+    mate = board.is_checkmate()
+    board.pop()
+    return mate
+
+
+def _has_other_mate(puzzle: Puzzle) -> bool:
+    board = puzzle.board
+    return _mates(board, puzzle.solution) and any(
+        _mates(board, move) for move in board.legal_moves if move != puzzle.solution
+    )
+
+
+def _draw(text: str, seed: int, use: str) -> bytes:
+    return hashlib.sha256(f"{use}\x1f{seed}\x1f{text}".encode("utf-8", "surrogatepass")).digest()
+
+
+# Texts: name of the form -> the question, and the position with a candidate.
+TEXTS: dict[str, tuple[Callable[[Puzzle], str], str, str]] = {
+    "": (position_text, "\nBest move:", "\nCandidate: {}"),
+    "-pgn": (game_text, "", " {}"),
+}
+
+
+def _binary_rows(
+    puzzles: Iterator[Puzzle], left_out: Counter[str], *, size: int, seed: int, form: str
+) -> dict[str, list[Any]]:
+    """One candidate per puzzle, right or wrong by a draw; as many of either."""
+    write, _, ending = TEXTS[form]
+    rows: list[tuple[str, str, int]] = []
+    many = [0, 0]
+    for puzzle in puzzles:
+        label = _draw(puzzle.id, seed, "label")[0] % 2
+        if many[label] == size // 2:
+            if min(many) == size // 2:
+                break
+            continue
+        other = alternative(puzzle, seed=seed)
+        if other is None:
+            left_out["no other move"] += 1
+            continue
+        move = puzzle.solution if label else other
+        text = write(puzzle) + ending.format(short_san(puzzle.board, move))
+        rows.append((f"lichess-{puzzle.id}-{move.uci()}", text, label))
+        many[label] += 1
+    kept, taken = [], [0, 0]
+    for row in rows:
+        if taken[row[2]] < min(many):
+            kept.append(row)
+            taken[row[2]] += 1
+    return {name: [row[i] for row in kept] for i, name in enumerate(("id", "text", "label"))}
+
+
+def _move_rows(
+    puzzles: Iterator[Puzzle], left_out: Counter[str], *, size: int, seed: int, form: str
+) -> dict[str, list[Any]]:
+    """The position as a prompt and the solution as its completion."""
+    del seed  # the order of the puzzles is all that is drawn
+    write, ending, _ = TEXTS[form]
+    columns: dict[str, list[Any]] = {"id": [], "text": [], "completion": []}
+    for puzzle in puzzles:
+        if len(columns["id"]) == size:
+            break
+        if _has_other_mate(puzzle):
+            left_out["several mates"] += 1
+            continue
+        columns["id"].append(f"lichess-{puzzle.id}")
+        columns["text"].append(write(puzzle) + ending)
+        columns["completion"].append(short_san(puzzle.board, puzzle.solution))
+    return columns
+
+
+def _load(
+    split: str, seed: int, *, name: str, form: str, make: Callable[..., dict[str, list[Any]]]
+) -> Rows:
+    columns, places = _dealt(os.environ.get("PROBEKIT_DATASETS"))
+    ids = columns["PuzzleId"]
+    order = sorted(places[split], key=lambda place: _draw(str(ids[place]), seed, "order"))
+    left_out: Counter[str] = Counter()
+    size = SPLITS[split]
+    made = make(_parsed(columns, order, left_out), left_out, size=size, seed=seed, form=form)
+    reasons = ", ".join(f"{many} for {reason}" for reason, many in sorted(left_out.items()))
+    unusable = sum(left_out.values())
+    if not made["id"] or unusable > BROKEN_SHARE * (unusable + len(made["id"])):
+        raise DataError(
+            f"The split {split!r} of the task {name!r} has {len(made['id'])} usable puzzles among "
+            f"{len(order):,} of {HUB} ({reasons or 'none left out'}); it takes Lichess' format, "
+            "where FEN is the position before the first of Moves, and needs a few hundred puzzles."
+        )
+    source = f"{name}@{split}"
+    return Rows(made, source=f"{source} ({unusable} left out: {reasons})" if unusable else source)
+
+
+def _parsed(
+    columns: Mapping[str, Sequence[Any]], order: Sequence[int], left_out: Counter[str]
+) -> Iterator[Puzzle]:
+    """Puzzles in order, parsed only as far as the reader goes: the hub has millions."""
+    for place in order:
+        found = parse_puzzle(*(columns[name][place] for name in COLUMNS))
+        if isinstance(found, str):
+            left_out[found] += 1
+        else:
+            yield found
+
+
+@lru_cache(maxsize=1)
+def _dealt(where: str | None) -> tuple[Mapping[str, Sequence[Any]], dict[str, list[int]]]:
+    """Columns of the puzzles, and the places of each split: drawn from the puzzle's id alone."""
+    del where  # only so that another folder is another entry of the cache
+    columns = read_hub(HUB, None, "train")
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise DataError(
+            f"{HUB} has no column {missing[0]!r}; it has {', '.join(columns)}, and Lichess' format "
+            f"has {', '.join(COLUMNS)}."
+        )
+    places: dict[str, list[int]] = {split: [] for split in SPLITS}
+    seen: set[str] = set()
+    for place, puzzle_id in enumerate(columns["PuzzleId"][:]):
+        if str(puzzle_id) not in seen:
+            seen.add(str(puzzle_id))
+            places[_split_of(str(puzzle_id))].append(place)
+    return columns, places
+
+
+def _split_of(puzzle_id: str) -> str:
+    draw = int.from_bytes(_draw(puzzle_id, 0, "deal")[:8], "big") % sum(SPLITS.values())
+    for split, size in SPLITS.items():
+        if draw < size:
+            return split
+        draw -= size
+    raise AssertionError("a draw lies below the sum of the sizes")
+
+
+_FACTS: dict[str, Any] = {
+    "source": f"hf:{HUB} (columns {', '.join(COLUMNS)})",
+    "card": f"https://huggingface.co/datasets/{HUB}",
+    "licence": "CC0-1.0",
+    "splits": tuple(SPLITS),
+    "halves": ("weak", "student"),
+    "notes": "Splits are drawn from the PuzzleId, one row per puzzle.",
+}
+_POSITION = {"": "a position", "-pgn": "the moves so far in PGN"}
+
+TASKS = tuple(
+    task
+    for form, shown in _POSITION.items()
+    for task in (
+        Task(
+            name=f"chess{form}",
+            description=(
+                f"Lichess puzzles: {shown} and a candidate move; is it the solution (1) or another "
+                "legal move (0)?"
+            ),
+            classes=("wrong", "right"),
+            load=partial(_load, name=f"chess{form}", form=form, make=_binary_rows),
+            **_FACTS,
+        ),
+        Task(
+            name=f"chess-move{form}",
+            description=(
+                f"Lichess puzzles: {shown}; the completion is the solution's first move in SAN, "
+                "without marks of check and mate."
+            ),
+            classes=(),
+            kind="completion",
+            load=partial(_load, name=f"chess-move{form}", form=form, make=_move_rows),
+            **_FACTS,
+        ),
+    )
+)
