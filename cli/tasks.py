@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 SHOWN = 2
 WRITTEN = (".jsonl", ".parquet")
+LISTED = ("name", "kind", "description")
+TOLD = (*LISTED, "source", "card", "licence", "prompt", "notes")
+TRUTH = ("label", "completion")
 
 
 @click.group("tasks")
@@ -42,7 +45,7 @@ def list_tasks(*, as_json: bool) -> None:
     from probekit.tasks.registry import get_task, task_names
 
     tasks = [get_task(name) for name in task_names()]
-    result = {"tasks": [{"name": t.name, "description": t.description} for t in tasks]}
+    result = {"tasks": [{field: getattr(task, field) for field in LISTED} for task in tasks]}
     width = max(len(task.name) for task in tasks)
     lines = [f"{task.name:<{width}}  {task.description}" for task in tasks]
     emit(result, "\n".join(lines), as_json=as_json)
@@ -53,25 +56,34 @@ def list_tasks(*, as_json: bool) -> None:
 @seed_option
 @json_option
 def show(name: str, *, seed: int, as_json: bool) -> None:
-    """Tell where a task is from, its licence, its splits, and show two rows.
+    """Tell where a task is from, its licence, prompt and splits, and show two rows.
 
     Example: probekit tasks show docstrings
     """
+    from probekit.errors import ProbekitError
     from probekit.tasks.registry import get_task
 
     task = get_task(name)
-    splits = {split: task.rows(split, seed=seed) for split in task.splits}
+    splits: dict[str, Rows] = {}
+    unread = None
+    try:
+        splits = {split: task.rows(split, seed=seed) for split in task.splits}
+    except ProbekitError as error:  # what is known without the rows is worth showing
+        unread = str(error)
     result = {
-        "name": task.name,
-        "description": task.description,
-        "source": task.source,
-        "licence": task.licence,
+        **{field: getattr(task, field) for field in TOLD},
         "classes": list(task.classes),
         "splits": {
-            split: {"rows": len(rows), "class_shares": _shares(rows, len(task.classes))}
-            for split, rows in splits.items()
+            split: {
+                "rows": len(splits[split]),
+                "class_shares": _shares(splits[split], len(task.classes)),
+            }
+            if split in splits
+            else None
+            for split in task.splits
         },
-        "examples": _examples(next(iter(splits.values()))),
+        "examples": _examples(next(iter(splits.values()))) if splits else [],
+        "unread": unread,
     }
     emit(result, _show_text(task, result), as_json=as_json)
 
@@ -79,8 +91,8 @@ def show(name: str, *, seed: int, as_json: bool) -> None:
 @command.command("export")
 @click.argument("name")
 @click.option("--split", required=True, help="Split to write; `tasks show` names them.")
-@output_option("Rows to write: .jsonl or .parquet with id, text and label.")
-@click.option("--no-label", is_flag=True, help="Leave the column label (the truth) out.")
+@output_option("Rows to write: .jsonl or .parquet with id, text and label (or completion).")
+@click.option("--no-label", is_flag=True, help="Leave the truth (label or completion) out.")
 @click.option(
     "--limit", type=click.IntRange(min=1), help="Write only so many rows, the first of the order."
 )
@@ -113,7 +125,7 @@ def export(
         )
     rows = get_task(name).rows(split, seed=seed)
     written = len(rows) if limit is None else min(limit, len(rows))
-    kept = [column for column in rows.columns if not (no_label and column == "label")]
+    kept = [column for column in rows.columns if not (no_label and column in TRUTH)]
     write_table({column: rows.columns[column][:written] for column in kept}, output, {})
     if limit is not None and limit > len(rows):
         say(f"{rows.source} has {len(rows):,} rows, fewer than the {limit:,} asked for.")
@@ -126,33 +138,50 @@ def export(
 
 
 def _shares(rows: Rows, n_classes: int) -> list[float]:
-    labels = rows.columns["label"]
+    labels = rows.columns.get("label", ())
     return [sum(label == c for label in labels) / len(labels) for c in range(n_classes)]
 
 
 def _examples(rows: Rows) -> list[dict[str, Any]]:
-    """The first row of each of the first classes."""
+    """The first row of each of the first classes; of a task without classes, the first rows."""
     found: dict[int, dict[str, Any]] = {}
     for record in rows.records():
-        found.setdefault(record["label"], record)
+        found.setdefault(record.get("label", len(found)), record)
         if len(found) == SHOWN:
             break
     return [found[label] for label in sorted(found)]
 
 
 def _show_text(task: Task, result: dict[str, Any]) -> str:
-    classes = ", ".join(f"{number} = {name}" for number, name in enumerate(task.classes))
-    lines = [
-        f"{task.name}: {task.description}",
-        f"  source   {task.source}",
-        f"  licence  {task.licence}",
-        f"  classes  {classes}",
-        "",
-        f"  {'split':<12}{'rows':>8}  share of each class",
-    ]
-    for split, facts in result["splits"].items():
-        shares = " / ".join(f"{share:.1%}" for share in facts["class_shares"])
-        lines.append(f"  {split:<12}{facts['rows']:>8,}  {shares}")
+    facts = {
+        "source": task.source,
+        "card": task.card,
+        "licence": task.licence,
+        "classes": ", ".join(f"{number} = {name}" for number, name in enumerate(task.classes)),
+        "prompt": task.prompt,
+        "notes": task.notes,
+    }
+    lines = [f"{task.name}: {task.description}"]
+    lines += [_hung(key, value, width=7) for key, value in facts.items() if value]
+    if result["unread"] is not None:
+        return "\n".join(
+            [
+                *lines,
+                _hung("splits", ", ".join(task.splits), width=7),
+                "",
+                f"No rows here: {result['unread']}",
+            ]
+        )
+    shares = "share of each class" if task.classes else ""
+    lines += ["", f"  {'split':<12}{'rows':>8}  {shares}".rstrip()]
+    for split, facts_of in result["splits"].items():
+        shares = " / ".join(f"{share:.1%}" for share in facts_of["class_shares"])
+        lines.append(f"  {split:<12}{facts_of['rows']:>8,}  {shares}".rstrip())
     for row in result["examples"]:
-        lines += ["", *(f"  {key:<5}  {value}" for key, value in row.items())]
+        lines += ["", *(_hung(key, value, width=5) for key, value in row.items())]
     return "\n".join(lines)
+
+
+def _hung(key: str, value: object, *, width: int) -> str:
+    """A key and its value, whose further lines stand below its first."""
+    return f"  {key:<{width}}  " + str(value).replace("\n", "\n" + " " * (width + 4))

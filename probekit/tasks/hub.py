@@ -20,7 +20,7 @@ __all__ = ["DATASETS_VARIABLE", "read_hub"]
 
 DATASETS_VARIABLE = "PROBEKIT_DATASETS"
 
-# The hub converts data sets of loading scripts, which datasets 4 refuses to run, on this branch.
+# The hub keeps Parquet copies here: of loading scripts too, which datasets 4 refuses to run.
 CONVERTED = "refs/convert/parquet"
 
 
@@ -66,8 +66,9 @@ def _from_hub(name: str, config: str | None, split: str) -> Any:
 
     try:
         return datasets.load_dataset(name, config, split=split)
-    except RuntimeError as error:
-        if "scripts are no longer supported" not in str(error):
+    except (RuntimeError, ValueError) as error:
+        text = str(error)
+        if "scripts are no longer supported" not in text and "BuilderConfig" not in text:
             raise
     return datasets.load_dataset(name, data_dir=config, revision=CONVERTED, split=split)
 

@@ -18,7 +18,7 @@ from probekit.errors import DataError, UsageError
 __all__ = ["Task", "get_task", "load_task_rows", "register", "task_names"]
 
 # A family of tasks is one module with a tuple TASKS, imported when a task is first asked for.
-FAMILIES = ("probekit.tasks.docstrings",)
+FAMILIES = ("probekit.tasks.chess", "probekit.tasks.docstrings", "probekit.tasks.nlp", "probekit.tasks.chess")
 
 ENTRY_POINTS = "probekit.tasks"
 KINDS = ("classify", "reward", "completion")
@@ -58,6 +58,8 @@ class Task:
     """Splits of supervisor and student, where a task brings its halves itself."""
     card: str = ""
     """Link of the data-set card."""
+    prompt: str = ""
+    """How a row is written, columns in braces."""
     notes: str = ""
     """What to know of the splits: which were carved, which give way to which."""
 
