@@ -125,7 +125,10 @@ def load_backbone(checkpoint: Checkpoint, config: FinetuneConfig) -> Any:
 
 
 def with_adapters(backbone: Any, checkpoint: Checkpoint, config: FinetuneConfig) -> Any:
-    """Freeze the backbone and add low-rank adapters (Hu et al. 2021, arXiv 2106.09685)."""
+    """Freeze the backbone and add low-rank adapters, drawn with the configuration's seed.
+
+    Hu et al. 2021, https://arxiv.org/abs/2106.09685.
+    """
     from peft import LoraConfig, get_peft_model
 
     modules = list(config.lora_modules) if config.lora_modules else linear_names(backbone)
@@ -138,7 +141,8 @@ def with_adapters(backbone: Any, checkpoint: Checkpoint, config: FinetuneConfig)
     try:
         if not modules:
             raise ValueError("it has no linear layer")
-        with quiet():
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
             model: Any = get_peft_model(backbone, adapter)
     except ValueError as error:
         named = {name.rsplit(".", 1)[-1] for name, _ in _linear_layers(backbone)}

@@ -27,6 +27,8 @@ __all__ = ["Folder", "TokenTrainer", "plain_settings", "token_trainer"]
 
 # Settings that change nothing in the result.
 INCIDENTAL = ("model", "device", "report_to")
+# Folders that a run makes beside its two files.
+MADE = ("checkpoints", "model", "predictions", "curves")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Folder:
                 )
             if not resume:
                 (path / "metrics.json").unlink(missing_ok=True)
-                shutil.rmtree(path / "checkpoints", ignore_errors=True)
+                for made in MADE:
+                    shutil.rmtree(path / made, ignore_errors=True)
         elif path.exists() and not _is_empty(path):
             raise OutputExistsError(f"{path} exists already and holds no run; name another folder.")
         else:
@@ -196,9 +199,9 @@ def token_trainer(
         disable_tqdm=True,
         dataloader_pin_memory=cuda,
     )
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    with quiet():
+    with quiet():  # this method has another name in transformers 6
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
         trainer = TokenTrainer(
             model=model,
             args=arguments,

@@ -272,11 +272,14 @@ _FACTS: dict[str, Any] = {
     "halves": ("weak", "student"),
     "notes": "Splits are drawn from the PuzzleId, one row per puzzle.",
 }
-_POSITION = {"": "a position", "-pgn": "the moves so far in PGN"}
+_SHOWN = {
+    "": ("a position", "Position: {FEN to solve}\nLast move: {SAN}\n{White or Black} to move."),
+    "-pgn": ("the moves so far in PGN", '[FEN "{FEN}"]\n\n{number} {last move} {number}'),
+}
 
 TASKS = tuple(
     task
-    for form, shown in _POSITION.items()
+    for form, (shown, prompt) in _SHOWN.items()
     for task in (
         Task(
             name=f"chess{form}",
@@ -285,6 +288,7 @@ TASKS = tuple(
                 "legal move (0)?"
             ),
             classes=("wrong", "right"),
+            prompt=prompt + TEXTS[form][2].format("{candidate}"),
             load=partial(_load, name=f"chess{form}", form=form, make=_binary_rows),
             **_FACTS,
         ),
@@ -296,6 +300,7 @@ TASKS = tuple(
             ),
             classes=(),
             kind="completion",
+            prompt=prompt + TEXTS[form][1],
             load=partial(_load, name=f"chess-move{form}", form=form, make=_move_rows),
             **_FACTS,
         ),

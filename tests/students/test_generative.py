@@ -14,7 +14,7 @@ import torch
 from probekit.activations.checkpoint import open_checkpoint
 from probekit.activations.extract import extract
 from probekit.data import Rows
-from probekit.errors import DataError, LabelsError, ModelError, OutputExistsError
+from probekit.errors import DataError, LabelsError, ModelError, OutputExistsError, UsageError
 from probekit.students.completion import (
     Completions,
     completion_rows,
@@ -291,6 +291,45 @@ def test_held_out_texts_are_not_trained_on_and_given_ones_are_used(
     assert (metrics["rows"], metrics["held_out_rows"]) == (60, 11)
 
 
+def test_half_precision_is_trained_in_float32_and_saved_as_it_came(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Steps of 1e-5 are lost in bfloat16, whose neighbours of 0.3 are 0.002 apart."""
+    model = tiny_model("llama", "bfloat16")
+    new = finetune_lm(config(model, lr=1e-5, epochs=20.0), story_rows(), tmp_path / "lm")
+    metrics = metrics_of(tmp_path / "lm")
+    assert metrics["perplexity_after"] < metrics["perplexity_before"]
+    before, after = weights_of(model), weights_of(new)
+    assert {value.dtype for value in after.values()} == {torch.bfloat16}
+    key = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(before[key], after[key])
+
+
+def test_chat_messages_and_checkpointed_gradients(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    chats = [[{"role": "user", "content": f"Is {i} even?"}] for i in range(50)]
+    rows = Rows({"messages": chats})
+    model = tiny_model("llama")
+    tokens = text_tokens(open_language_model(config(model)), rows, None)
+    assert [token for token in tokens[0].ids if token == 1] == [1]  # the template writes BOS
+    plain = finetune_lm(config(model, max_steps=3), rows, tmp_path / "plain")
+    saving = finetune_lm(
+        config(model, max_steps=3, gradient_checkpointing=True), rows, tmp_path / "saving"
+    )
+    first, second = weights_of(plain), weights_of(saving)
+    # Adam's first steps turn rounding into steps of the learning rate; nearly all agree.
+    same = [torch.isclose(first[k], second[k], atol=1e-4).float().mean() for k in first]
+    assert min(same) > 0.99
+
+
+def test_an_adapter_alone_is_no_base_model(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is saved whole"):
+        finetune_lm(
+            config(tiny_model("llama"), lora=True, save="adapter"), story_rows(), tmp_path / "lm"
+        )
+
+
 # Folders
 
 
@@ -305,19 +344,16 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(TokenTrainer, "training_step", stopping)
 
 
-@pytest.mark.parametrize("objective", ["lm", "masked"])
+@pytest.mark.parametrize("kind", ["causal", "masked", "adapters"])
 def test_a_killed_training_goes_on_to_the_same_weights(
-    objective: str,
+    kind: str,
     tiny_model: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = (
-        tiny_model("llama")
-        if objective == "lm"
-        else masked_bert(tiny_model("bert"), tmp_path / "m")
-    )
-    settings = config(model)  # 2 epochs of 8 steps, a checkpoint every second step
+    llama, bert = tiny_model("llama"), masked_bert(tiny_model("bert"), tmp_path / "bert")
+    # 2 epochs of 8 steps, a checkpoint every second step.
+    settings = config(bert if kind == "masked" else llama, lora=kind == "adapters")
     whole = finetune_lm(settings, story_rows(), tmp_path / "whole")
     with monkeypatch.context() as patched:
         interrupt(patched, 9)

@@ -286,15 +286,17 @@ def config(model: Any, **settings: Any) -> FinetuneConfig:
     return FinetuneConfig(model=str(model), **chosen)
 
 
-def train_both_forms(model: Any, folder: Path, *, epochs: float, lr: float) -> dict[str, float]:
-    """Share of 16 puzzles per form that a model has by heart after training on them."""
-    rows = get_task("chess").rows("student").select(range(16))
+def train_both_forms(
+    model: Any, folder: Path, *, count: int, epochs: float, lr: float
+) -> dict[str, float]:
+    """Share of the first puzzles per form that a model has by heart after training on them."""
+    rows = get_task("chess").rows("student").select(range(count))
     truth = WeakLabels.from_columns({"id": rows.ids, "label": rows.columns["label"]})
     settings = config(model, epochs=epochs, lr=lr)
     classifier = finetune(
         settings, training_rows(rows, truth), folder / "binary", predict={"train": rows}
     )
-    moves = get_task("chess-move").rows("student").select(range(16))
+    moves = get_task("chess-move").rows("student").select(range(count))
     writer = finetune_completion(
         settings, completion_rows(moves), folder / "moves", predict={"train": moves}
     )
@@ -311,7 +313,7 @@ def test_both_forms_train_a_decoder(
 ) -> None:
     """Chance is 50 % for the classes, and for 16 moves, most of them different, near 0."""
     given(many_puzzles(300))
-    found = train_both_forms(tiny_model("llama"), tmp_path, epochs=20.0, lr=5e-3)
+    found = train_both_forms(tiny_model("llama"), tmp_path, count=16, epochs=20.0, lr=5e-3)
     assert found["chess"] >= 0.8
     assert found["chess-move"] >= 0.6
 
@@ -379,6 +381,8 @@ def test_a_real_mate_in_one_has_no_second_mate_as_wrong_answer(
 @pytest.mark.realdata
 @pytest.mark.usefixtures("one_thread", "real_puzzles")
 def test_both_forms_train_a_real_decoder_on_real_puzzles(realdata: Any, tmp_path: Path) -> None:
-    found = train_both_forms(realdata.models / "stories260K", tmp_path, epochs=25.0, lr=5e-3)
+    found = train_both_forms(
+        realdata.models / "stories260K", tmp_path, count=8, epochs=25.0, lr=5e-3
+    )
     assert found["chess"] >= 0.8
     assert found["chess-move"] >= 0.8
