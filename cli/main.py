@@ -20,6 +20,7 @@ COMMANDS = {
     "info": "info",
     "merge": "merge",
     "relabel": "relabel",
+    "run": "run",
     "tasks": "tasks",
     "weak-labels": "weak_labels",
 }

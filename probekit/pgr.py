@@ -12,7 +12,14 @@ from probekit.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Bootstrap", "paired_bootstrap", "pgr", "pgr_undefined"]
+__all__ = [
+    "Bootstrap",
+    "bootstrap_summary",
+    "drawn_aurocs",
+    "paired_bootstrap",
+    "pgr",
+    "pgr_undefined",
+]
 
 UNBOUNDED_SHARE = 0.025  # half of what a 95 % interval leaves out
 CHUNK_NUMBERS = 1 << 22
@@ -86,19 +93,37 @@ def paired_bootstrap(
     values = np.column_stack([np.asarray(v, dtype=np.float64) for v in (weak, student, ceiling)])
     if not len(values) or np.isnan(values).any():
         raise DataError("A bootstrap needs rows, and values that are not NaN.")
-    columns = [values] if truth is None else [np.asarray(truth).reshape(len(values), 1), values]
-    patterns, many = np.unique(np.hstack(columns), axis=0, return_counts=True)
-    metric = _weighted_means if truth is None else _weighted_aurocs
-    point = metric(patterns, many[None].astype(np.float64))[0]
+    if truth is not None:
+        return bootstrap_summary(*drawn_aurocs(truth, values, draws=draws, seed=seed))
+    patterns, many = np.unique(values, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK_NUMBERS // len(patterns))
     drawn = np.concatenate(
         [
-            metric(patterns, _draw(rng, many, min(step, draws - start)))
+            _weighted_means(patterns, _draw(rng, many, min(step, draws - start)))
             for start in range(0, draws, step)
         ]
     )
-    return _summary(point, drawn)
+    return bootstrap_summary(_weighted_means(patterns, many[None].astype(np.float64))[0], drawn)
+
+
+def drawn_aurocs(
+    truth: ArrayLike, scores: ArrayLike, *, draws: int = 10_000, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """AUROC of k scores (n, k) on all rows, (k,), and on rows drawn with replacement, (draws, k).
+
+    All scores are judged on the same draws; NaN where a draw holds one class only.
+    """
+    columns, positive = np.asarray(scores, np.float64), np.asarray(truth).reshape(-1) == 1
+    n, rng = len(columns), np.random.default_rng(seed)
+    step = max(1, CHUNK_NUMBERS // n)
+    found = [_weighted_aurocs(columns, positive, np.ones((1, n)))]
+    for start in range(0, draws, step):
+        many = min(step, draws - start)
+        rows = rng.integers(n, size=(many, n)) + n * np.arange(many)[:, None]
+        weight = np.bincount(rows.ravel(), minlength=many * n).reshape(many, n)
+        found.append(_weighted_aurocs(columns, positive, weight.astype(np.float64)))
+    return found[0][0], np.concatenate(found[1:])
 
 
 def _draw(rng: np.random.Generator, many: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
@@ -114,27 +139,27 @@ def _weighted_means(
 
 
 def _weighted_aurocs(
-    patterns: NDArray[np.float64], weight: NDArray[np.float64]
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], weight: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """AUROC of three scores under row weights (b, p): (b, 3); NaN where a class was not drawn."""
-    positive = weight * (patterns[:, 0] == 1)
-    negative = weight - positive
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
-    result = np.empty((len(weight), 3))
-    for column in range(3):
-        found, place = np.unique(patterns[:, column + 1], return_inverse=True)
-        order = np.argsort(place.ravel(), kind="stable")
-        starts = np.searchsorted(place.ravel()[order], np.arange(len(found)))
-        up = np.add.reduceat(positive[:, order], starts, axis=1)
-        down = np.add.reduceat(negative[:, order], starts, axis=1)
-        wins = (up * (np.cumsum(down, axis=1) - down / 2)).sum(axis=1)
+    """AUROC of k scores (n, k) under row weights (b, n): (b, k); NaN where a class has none."""
+    pairs = weight[:, positive].sum(axis=1) * weight[:, ~positive].sum(axis=1)
+    result = np.empty((len(weight), scores.shape[1]))
+    for column in range(scores.shape[1]):
+        order = np.argsort(scores[:, column], kind="stable")
+        up = weight[:, order] * positive[order]
+        down = weight[:, order] - up
+        starts = np.flatnonzero(np.diff(scores[order, column], prepend=-np.inf) > 0)
+        if len(starts) < len(order):
+            up, down = np.add.reduceat(up, starts, axis=1), np.add.reduceat(down, starts, axis=1)
+        wins = np.einsum("bi,bi->b", up, np.cumsum(down, axis=1) - down / 2)
         result[:, column] = np.divide(
             wins, pairs, out=np.full(len(weight), np.nan), where=pairs > 0
         )
     return result
 
 
-def _summary(point: NDArray[np.float64], drawn: NDArray[np.float64]) -> Bootstrap:
+def bootstrap_summary(point: NDArray[np.float64], drawn: NDArray[np.float64]) -> Bootstrap:
+    """PGR and gain from a metric of weak supervisor, student and ceiling, (3,), drawn (b, 3)."""
     weak, student, ceiling = drawn.T
     gap = ceiling - weak
     open_ = ~(gap > 0)

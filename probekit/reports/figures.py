@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["demo_figure", "draw_demo"]
+__all__ = ["above", "demo_figure", "draw_demo", "plain_axes"]
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 COLORS = {"weak": "#52606d", "random": "#9aa5b1", "filter": "#b4540a", "relabel": "#0b69a3"}
@@ -43,7 +43,7 @@ def draw_demo(results: Mapping[str, Any]) -> Figure:
         1, 2, sharey=True, gridspec_kw={"width_ratios": [1, 2], "wspace": 0.06}
     )
     for axes in (left, right):
-        _plain(axes, len(arms))
+        plain_axes(axes, len(arms))
     left.set_yticks(range(len(arms)), [arm["name"] for arm in arms])
     for tick, arm in zip(left.get_yticklabels(), arms, strict=True):
         tick.set_color(COLORS[arm["kind"]])
@@ -53,7 +53,8 @@ def draw_demo(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _plain(axes: Axes, rows: int) -> None:
+def plain_axes(axes: Axes, rows: int) -> None:
+    """Lay out axes for so many rows: nothing but faint lines down."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_ylim(rows - 0.4, -0.6)
@@ -113,8 +114,8 @@ def _students_panel(
         )
     for value, name in ((floor, "weak supervisor"), (top, "ground truth")):
         axes.axvline(value, color=INK, linewidth=1.2, zorder=1)
-        _above(axes, f"{name}\n{value:.1f}", value)
-    _above(axes, "PGR [95 %]", PGR_AT, left=True)
+        above(axes, f"{name}\n{value:.1f}", value)
+    above(axes, "PGR [95 %]", PGR_AT, left=True)
     span = max(seen) - min(seen)
     axes.set_xlim(min(seen) - 0.06 * span, max(seen) + 0.06 * span)
 
@@ -136,15 +137,15 @@ def _caption(axes: Axes, results: Mapping[str, Any]) -> None:
     )
 
 
-def _above(axes: Axes, text: str, x: float, *, left: bool = False) -> None:
-    """Write above the axes: at a fraction of the width from the left, or centred on a value."""
+def above(axes: Axes, text: str, x: float, *, left: bool = False, align: str | None = None) -> None:
+    """Write above the axes: at a fraction of the width from the left, or at a value, centred."""
     axes.annotate(
         text,
         (x, 1),
         (0, 8),
         xycoords="axes fraction" if left else ("data", "axes fraction"),
         textcoords="offset points",
-        ha="left" if left else "center",
+        ha=align or ("left" if left else "center"),
         va="bottom",
         fontsize=10.5,
         color=INK,

@@ -1,0 +1,173 @@
+"""Steps that are done once: each has a folder, found by the hash of all that it depends on."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from probekit.errors import DataError, ProbekitError
+from probekit.files import atomic_write
+
+__all__ = ["Engine", "Make", "Step", "in_order"]
+
+DONE = "done.json"
+WHAT = "step.json"
+# Raised where a step's result changes for the same inputs, so that old results are not taken.
+VERSION = 1
+PACKAGES = ("probekit", "torch", "transformers", "scikit-learn", "numpy")
+
+Make: TypeAlias = Callable[[Path, Mapping[str, Path]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One thing to compute, and everything that its result depends on."""
+
+    name: str
+    """What people read."""
+    kind: str
+    """First part of the folder's name."""
+    params: Mapping[str, Any]
+    """What it depends on beside its inputs, as JSON can hold it."""
+    make: Make
+    """Fills a folder, given the folders of the inputs; called again there after a kill."""
+    inputs: Mapping[str, Step] = field(default_factory=dict)
+    """Steps that it reads."""
+    rows: int = 0
+    """Rows that go through a model, for the plan."""
+    passes: float = 1.0
+    """How often each of them does, a backward pass counting for two."""
+    model: str | None = None
+    """Which model, for the plan."""
+    disk: int = 0
+    """Bytes that stay on disk, for the plan."""
+
+    @cached_property
+    def key(self) -> str:
+        """16 hex digits over kind, parameters and the keys of the inputs."""
+        content = {
+            "version": VERSION,
+            "kind": self.kind,
+            "params": self.params,
+            "inputs": {name: step.key for name, step in sorted(self.inputs.items())},
+        }
+        text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @property
+    def folder_name(self) -> str:
+        """Name of its folder among all steps."""
+        return f"{self.kind}-{self.key}"
+
+
+def in_order(targets: Iterable[Step]) -> list[Step]:
+    """Every step that the targets need, themselves too, each once and after what it reads."""
+    found: dict[str, Step] = {}
+
+    def visit(step: Step) -> None:
+        if step.key not in found:
+            for each in step.inputs.values():
+                visit(each)
+            found[step.key] = step
+
+    for target in targets:
+        visit(target)
+    return list(found.values())
+
+
+class Engine:
+    """Does steps in a folder that several runs may share.
+
+    Parameters
+    ----------
+    folder
+        Where the steps' folders are.
+    tell
+        Is shown one line per step.
+    """
+
+    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
+        self.folder = folder
+        self._tell = tell
+        self._told: set[str] = set()
+
+    def path(self, step: Step) -> Path:
+        """Folder of a step, done or not."""
+        return self.folder / step.folder_name
+
+    def done(self, step: Step) -> bool:
+        """Whether its result is there."""
+        return (self.path(step) / DONE).is_file()
+
+    def run(self, targets: Sequence[Step]) -> None:
+        """Do all that the targets need and that is not done; tell of each step once."""
+        steps = [
+            step for step in in_order(targets) if not (step.key in self._told and self.done(step))
+        ]
+        width = len(str(len(steps)))
+        for number, step in enumerate(steps, 1):
+            self._told.add(step.key)
+            before = f"[{number:>{width}}/{len(steps)}] {step.name}"
+            if self.done(step):
+                self._tell(f"{before}: done before")
+                continue
+            seconds = self._do(step)
+            self._tell(f"{before}: {seconds:.1f} s")
+
+    def _do(self, step: Step) -> float:
+        folder = self.path(step)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            if self.done(step):  # another run did it while this one waited
+                return 0.0
+            what = {
+                "name": step.name,
+                "kind": step.kind,
+                "params": step.params,
+                "inputs": {name: each.folder_name for name, each in step.inputs.items()},
+            }
+            _write(folder / WHAT, what)
+            began = time.perf_counter()
+            try:
+                step.make(folder, {name: self.path(each) for name, each in step.inputs.items()})
+            except ProbekitError as error:
+                error.add_note(f"In the step {step.name!r}.")
+                raise
+            seconds = time.perf_counter() - began
+            versions = {name: version(name) for name in PACKAGES}
+            versions["python"] = platform.python_version()
+            _write(folder / DONE, {"seconds": round(seconds, 3), "versions": versions})
+        return seconds
+
+    def seconds(self, step: Step) -> float:
+        """How long a step took when it was done."""
+        try:
+            found = json.loads((self.path(step) / DONE).read_text(encoding="utf-8"))
+            return float(found["seconds"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError(
+                f"{self.path(step) / DONE} is damaged; remove the folder and run again."
+            ) from None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes that share the steps out of this one; ends with the process."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")

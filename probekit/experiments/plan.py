@@ -1,0 +1,178 @@
+"""What a run would do: steps, rows, tokens and disk, without doing any of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probekit.data import Rows
+from probekit.errors import ModelError, ProbekitError
+from probekit.experiments.config import RunConfig
+from probekit.experiments.context import Model, look_at_model
+from probekit.experiments.engine import Step, in_order
+from probekit.experiments.run import Run, Sources
+from probekit.experiments.splits import Splits, chain_splits, run_splits
+from probekit.labels import WeakLabels
+
+__all__ = ["plan", "plan_text"]
+
+SAMPLE = 256
+# Where a task cannot be read and the configuration sets no limit.
+UNKNOWN_ROWS = 1000
+# Weights, gradients and Adam's two moments, in float32.
+TRAINING_COPIES = 4
+
+
+class _Reachable(Sources):
+    """Real rows and models where they can be reached, else stand-ins; says which and why."""
+
+    def __init__(self) -> None:
+        self.missing: dict[str, str] = {}
+        self._lengths: dict[tuple[str, str], float] = {}
+        self.real_tasks: dict[str, Splits] = {}
+
+    def splits(self, task: str, config: RunConfig, seed: int) -> Splits:
+        try:
+            found = run_splits(task, config, seed)
+        except ProbekitError as error:
+            self.missing.setdefault(task, str(error))
+            student = config.student_rows or UNKNOWN_ROWS
+            held_out = round(student * config.validation_share)
+            sizes = {
+                "supervisor": config.supervisor_rows or UNKNOWN_ROWS,
+                "student": student - held_out,
+                **({"validation": held_out} if held_out else {}),
+                "test": config.test_rows or UNKNOWN_ROWS,
+            }
+            return _stand_in(task, sizes, seed)
+        self.real_tasks[found.task] = found
+        return found
+
+    def chain_splits(self, task: str, config: RunConfig, seed: int) -> Splits:
+        try:
+            found = chain_splits(task, config, seed)
+        except ProbekitError as error:
+            self.missing.setdefault(task, str(error))
+            sizes = {
+                f"part{i}": (config.student_rows if i else config.supervisor_rows) or UNKNOWN_ROWS
+                for i in range(len(config.chain))
+            }
+            return _stand_in(task, {**sizes, "test": config.test_rows or UNKNOWN_ROWS}, seed)
+        self.real_tasks[found.task] = found
+        return found
+
+    def look(self, model: str, revision: str | None = None) -> Model:
+        try:
+            return look_at_model(model, revision)
+        except ModelError as error:
+            self.missing.setdefault(model, str(error))
+            return Model(model, f"unknown:{model}", 0, 0, 0)
+
+    def tokens_per_row(self, task: str, model: str) -> float | None:
+        """Mean tokens of a sample of the task's rows; None where either cannot be read."""
+        if task not in self.real_tasks or model in self.missing:
+            return None
+        if (task, model) not in self._lengths:
+            from probekit.activations.checkpoint import open_checkpoint
+            from probekit.activations.encoding import Encoder
+
+            checkpoint = open_checkpoint(model)
+            rows = next(iter(self.real_tasks[task].rows.values()))
+            encoder = Encoder(
+                checkpoint.tokenizer, kind=rows.kind, max_length=checkpoint.length(None)
+            )
+            encoded = encoder.encode(rows.contents(0, SAMPLE), rows.ids[:SAMPLE])
+            self._lengths[task, model] = float(encoded.lengths.mean())
+        return self._lengths[task, model]
+
+
+def plan(config: RunConfig, steps: Path) -> dict[str, Any]:
+    """Count the steps of a run, the rows and tokens that go through models, and the disk it needs.
+
+    Rows and models that cannot be reached from here are named, and counted at the configuration's
+    limits; their tokens are not known.
+    """
+    sources = _Reachable()
+    run = Run(config, steps, lambda _: None, sources)
+    ordered = in_order(run.all_steps(planned=True))
+    open_ = [step for step in ordered if not run.engine.done(step)]
+    models = sorted({step.model for step in ordered if step.model is not None})
+    tokens, unknown = _tokens(open_, sources)
+    largest = max((sources.look(model).parameters for model in models), default=0)
+    return {
+        "experiments": len(run.experiments),
+        "tasks": list(config.task),
+        "seeds": list(config.seeds),
+        "models": {model: sources.look(model).parameters or None for model in models},
+        "steps": dict(Counter(step.kind for step in ordered)),
+        "done": len(ordered) - len(open_),
+        "rows_through_models": sum(step.rows for step in open_),
+        "row_passes": round(sum(step.rows * step.passes for step in open_)),
+        "tokens": tokens,
+        "rows_of_unknown_length": unknown,
+        "disk_bytes": sum(step.disk for step in open_),
+        "checkpoint_bytes": largest * 4 * (TRAINING_COPIES - 1),
+        "not_reached": sources.missing,
+    }
+
+
+def _tokens(steps: list[Step], sources: _Reachable) -> tuple[int, int]:
+    """Tokens through models, a backward pass counting for two, and row passes not known."""
+    known, unknown = 0.0, 0.0
+    for step in steps:
+        if step.model is None:
+            continue
+        task = str(step.name.partition(",")[0])
+        length = sources.tokens_per_row(task, step.model)
+        if length is None:
+            unknown += step.rows * step.passes
+        else:
+            known += step.rows * step.passes * length
+    return round(known), round(unknown)
+
+
+def _stand_in(task: str, sizes: dict[str, int], seed: int) -> Splits:
+    """Rows of the right number and no content."""
+    splits = Splits(task, "classify", ("0", "1"))
+    for name, many in sizes.items():
+        rows = Rows({"text": [f"{task} {name} {i} {seed}" for i in range(many)]}, source=task)
+        splits.rows[name] = rows
+        splits.truth[name] = WeakLabels(
+            ids=list(rows.ids),
+            hashes=list(rows.hashes),
+            probs=np.eye(2)[np.arange(many) % 2],
+            classes=splits.classes,
+        )
+    return splits
+
+
+def plan_text(found: dict[str, Any]) -> str:
+    """Write a plan for people."""
+    from probekit.activations.layout import human_bytes
+
+    total = sum(found["steps"].values())
+    kinds = ", ".join(f"{many} {kind}" for kind, many in found["steps"].items())
+    lines = [
+        f"{found['experiments']} experiments: {len(found['tasks'])} tasks, "
+        f"{len(found['seeds'])} seeds",
+        f"{total} steps ({kinds}), {found['done']} of them done",
+        f"{found['rows_through_models']:,} rows through models, {found['row_passes']:,} passes "
+        "(a backward pass counts for two)",
+        f"about {found['tokens']:,} tokens"
+        + (
+            f", and {found['rows_of_unknown_length']:,} passes of rows of unknown length"
+            if found["rows_of_unknown_length"]
+            else ""
+        ),
+        f"{human_bytes(found['disk_bytes'])} of hidden states; up to "
+        f"{human_bytes(found['checkpoint_bytes'])} of checkpoints while a model trains",
+    ]
+    for model, many in found["models"].items():
+        lines.append(f"  {model}: {'size not known' if many is None else f'{many:,} parameters'}")
+    if found["not_reached"]:
+        lines.append("Not reached from here, and counted at the configuration's limits:")
+        lines += [f"  {name}: {reason}" for name, reason in found["not_reached"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,37 @@
+"""Published experiments as complete configurations, one YAML file each."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.resources import files
+from typing import Any
+
+from probekit.errors import UsageError
+
+__all__ = ["preset_names", "read_preset"]
+
+
+def preset_names() -> list[str]:
+    """Names of all presets, sorted."""
+    listed = files("probekit.experiments.presets").iterdir()
+    return sorted(each.name[:-5] for each in listed if each.name.endswith(".yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Fields of a preset.
+
+    Raises
+    ------
+    UsageError
+        Where there is none of that name; the nearest ones are named.
+    """
+    import yaml
+
+    names = preset_names()
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=2, cutoff=0.4)
+        hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+        raise UsageError(f"There is no preset {name!r}{hint}; there are {', '.join(names)}.")
+    text = (files("probekit.experiments.presets") / f"{name}.yaml").read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content

@@ -1,0 +1,206 @@
+"""Steps that read a frozen model: states, verdicts, and probes as students."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.experiments.config import ACTIONS
+from probekit.experiments.context import VERDICTS, Context, Labels, predictions_file
+from probekit.experiments.engine import Step
+
+if TYPE_CHECKING:
+    from probekit.labels import WeakLabels
+    from probekit.verdicts import Verdicts
+
+__all__ = ["linear_student_step", "random_step", "random_verdicts", "states_step", "verdicts_step"]
+
+STORE = "acts.h5"
+
+
+def states_step(context: Context, model: str, part: str, base: Step | None = None) -> Step:
+    """Extract a part's hidden states at the configuration's layer.
+
+    Of preference pairs the difference between the two completions' states.
+    """
+    options, rows = dict(context.config.extract), context.splits.rows[part]
+    pairs = context.splits.kind == "reward"
+    found = context.look(model, options.get("revision"))
+    params = {
+        "weights": None if base is not None else found.weights,
+        "layer": context.config.layer,
+        "options": options,
+        "rows": rows.fingerprint,
+        "pairs": pairs,
+    }
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:
+        take = _extract_differences if pairs else _extract
+        source = model if base is None else str(given["base"] / "model" / "model")
+        layer = context.config.layer
+        take(rows, source, output=folder / STORE, layers=layer, **options).close()
+
+    return Step(
+        context.title(f"states of the {part} rows, {found.label}"),
+        "states",
+        params,
+        make,
+        inputs={} if base is None else {"base": base},
+        rows=len(rows) * (1 + pairs),
+        model=model,
+        disk=len(rows) * found.width * 4,
+    )
+
+
+def verdicts_step(
+    context: Context, probe: str, action: str, *, states: Step, labels: Labels
+) -> Step:
+    """Filter or relabel the student's rows with a probe on their states."""
+    command, told = ACTIONS[action]
+    params, how = _probe_params(context, probe)
+    options = {**told, **how, **context.config.action_options.get(action, {})}
+    if command == "filter" and _decides_itself(probe, params):
+        options.pop("contamination", None)
+        options.pop("per_class", None)
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:
+        from probekit.activations.store import ActivationStore
+        from probekit.cleaning.filter import filter_labels
+        from probekit.cleaning.relabel import relabel
+        from probekit.cleaning.scoring import make_probe
+
+        act = filter_labels if command == "filter" else relabel
+        weak = context.read_weak(labels, "student", given["labels"])
+        made = make_probe(probe, seed=context.seed, **params)
+        with ActivationStore(given["states"] / STORE) as store:
+            act(store, weak, probe=made, seed=context.seed, **options).save(folder / VERDICTS)
+
+    return Step(
+        context.title(f"{action} with {probe}"),
+        "verdicts",
+        {
+            "probe": probe,
+            "params": params,
+            "command": command,
+            "options": options,
+            "labels": labels.name,
+            "seed": context.seed,
+        },
+        make,
+        inputs=_inputs(states=states, labels=labels.step),
+    )
+
+
+def random_step(context: Context, dropped: Sequence[int], draw: int, labels: Labels) -> Step:
+    """Drop ``dropped[c]`` rows of weak class c at random: the control of a filter's size."""
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:
+        weak = context.read_weak(labels, "student", given["labels"])
+        random_verdicts(weak, dropped, seed=[context.seed, draw]).save(folder / VERDICTS)
+
+    return Step(
+        context.title(f"random drop of {sum(dropped)} rows, draw {draw + 1}"),
+        "random",
+        {
+            "dropped": list(dropped),
+            "draw": draw,
+            "seed": context.seed,
+            "labels": labels.name,
+            "rows": context.splits.rows["student"].fingerprint,
+        },
+        make,
+        inputs=_inputs(labels=labels.step),
+    )
+
+
+def linear_student_step(
+    context: Context, probe: str, *, states: Step, test_states: Step, labels: Labels
+) -> Step:
+    """Fit a probe on the weak labels; its predictions are the student's."""
+    params, _ = _probe_params(context, probe)
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:
+        from probekit.activations.store import ActivationStore
+        from probekit.cleaning.scoring import make_probe
+        from probekit.folds import duplicate_groups
+        from probekit.labels import WeakLabels
+
+        weak = context.read_weak(labels, "student", given["labels"])
+        made = make_probe(probe, seed=context.seed, **params)
+        with ActivationStore(given["states"] / STORE) as store:
+            made.fit(store.layer(), weak.probs, groups=duplicate_groups(hashes=store.hashes))
+        with ActivationStore(given["test"] / STORE) as test:
+            found = WeakLabels(
+                ids=list(test.ids),
+                hashes=list(test.hashes),
+                probs=np.asarray(made.predict_proba(test.layer()), dtype=np.float64),
+                classes=weak.classes,
+            )
+        target = folder / predictions_file("test")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        found.save(target)
+
+    return Step(
+        context.title(f"probe {probe} as student"),
+        "probe",
+        {"probe": probe, "params": params, "labels": labels.name, "seed": context.seed},
+        make,
+        inputs=_inputs(states=states, test=test_states, labels=labels.step),
+    )
+
+
+def random_verdicts(weak: WeakLabels, dropped: Sequence[int], *, seed: Sequence[int]) -> Verdicts:
+    """Keep all but ``dropped[c]`` rows of weak class c, chosen at random."""
+    from probekit.verdicts import NO_FOLD, Verdicts
+
+    rng, keep = np.random.default_rng(list(seed)), np.ones(len(weak), dtype=bool)
+    for c, many in enumerate(dropped):
+        keep[rng.choice(np.flatnonzero(weak.hard == c), many, replace=False)] = False
+    probs = weak.probs.astype(np.float32)
+    return Verdicts(
+        ids=list(weak.ids),
+        hashes=list(weak.hashes or [""] * len(weak)),
+        classes=weak.classes,
+        weak=probs,
+        probe=probs,
+        label=probs,
+        keep=keep,
+        weight=np.ones(len(weak), dtype=np.float32),
+        disagreement=np.zeros(len(weak), dtype=np.float32),
+        fold=np.full(len(weak), NO_FOLD, dtype=np.int16),
+        provenance={"action": "random drop", "dropped": list(dropped), "seed": list(seed)},
+    )
+
+
+def _extract(*args: Any, **options: Any) -> Any:
+    from probekit.activations.extract import extract
+
+    return extract(*args, **options)
+
+
+def _extract_differences(*args: Any, **options: Any) -> Any:
+    from probekit.activations.pairs import extract_differences
+
+    return extract_differences(*args, **options)
+
+
+def _probe_params(context: Context, probe: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters of a probe, and how filter and relabel are to use it."""
+    params = dict(context.config.probe_options.get(probe, {}))
+    how = {name: params.pop(name) for name in ("in_sample",) if name in params}
+    if probe == "logreg" and context.splits.kind == "reward":
+        params.setdefault("fit_intercept", False)
+    return params, how
+
+
+def _decides_itself(probe: str, params: Mapping[str, Any]) -> bool:
+    """TopoFilter of the paper has a rule of its own for how many rows go."""
+    own = params.get("variant", "paper") == "paper" and not params.get("rank")
+    return probe == "topofilter" and own
+
+
+def _inputs(**steps: Step | None) -> dict[str, Step]:
+    return {name: step for name, step in steps.items() if step is not None}

@@ -1,0 +1,384 @@
+"""``probekit run``: every task, pair and seed of a configuration, judged, in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.errors import DataError, OutputExistsError, first_few
+from probekit.experiments.bootstrap import Chain
+from probekit.experiments.config import RunConfig, read_config, write_config
+from probekit.experiments.context import VERDICTS, Context, Model, look_at_model, predictions_file
+from probekit.experiments.engine import PACKAGES, Engine, Step
+from probekit.experiments.splits import Splits, chain_splits, run_splits
+from probekit.experiments.weak_to_strong import Pair, PlannedArm
+from probekit.files import atomic_write
+
+if TYPE_CHECKING:
+    from probekit.labels import WeakLabels
+
+__all__ = ["Experiment", "Run", "Sources", "open_folder"]
+
+CONFIG, METRICS = "config.yaml", "metrics.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """One task, one pair of models (or one chain), one seed."""
+
+    source: Pair | Chain
+    weak: str
+    strong: str
+
+    @property
+    def context(self) -> Context:
+        """Its rows and seed."""
+        return self.source.context
+
+    @property
+    def group(self) -> tuple[str, str, str]:
+        """What it has in common with its other seeds."""
+        return self.context.splits.task, self.weak, self.strong
+
+
+class Sources:
+    """Rows and models; a plan has stand-ins for those that cannot be reached."""
+
+    def splits(self, task: str, config: RunConfig, seed: int) -> Splits:
+        """Rows of supervisor, student, validation and test."""
+        return run_splits(task, config, seed)
+
+    def chain_splits(self, task: str, config: RunConfig, seed: int) -> Splits:
+        """Rows of a chain's models, and test rows."""
+        return chain_splits(task, config, seed)
+
+    def look(self, model: str, revision: str | None = None) -> Model:
+        """What is known of a model."""
+        return look_at_model(model, revision)
+
+
+class Run:
+    """All experiments of a configuration.
+
+    Parameters
+    ----------
+    steps
+        Folder of the steps, which runs may share.
+    tell
+        Is shown a line per step.
+    sources
+        Where rows and models are looked up.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        steps: Path,
+        tell: Callable[[str], None],
+        sources: Sources | None = None,
+    ) -> None:
+        self.config = config
+        self.engine = Engine(steps, tell)
+        self._sources = sources or Sources()
+
+    @cached_property
+    def experiments(self) -> list[Experiment]:
+        """Task by task, seed by seed, pair by pair."""
+        return list(self._experiments())
+
+    def _experiments(self) -> Iterator[Experiment]:
+        config, look = self.config, self._sources.look
+        for task in config.task:
+            for seed in config.seeds:
+                if config.weak and config.strong:
+                    splits = self._sources.splits(task, config, seed)
+                    context = Context(config, splits, seed, look)
+                    for weak in config.weak:
+                        for strong in config.strong:
+                            names = look(weak).label, look(strong).label
+                            yield Experiment(Pair(context, weak, strong), *names)
+                if config.chain:
+                    splits = self._sources.chain_splits(task, config, seed)
+                    chain = Chain(Context(config, splits, seed, look), tuple(config.chain))
+                    first, last = look(config.chain[0]).label, look(config.chain[-1]).label
+                    yield Experiment(chain, first, f"{last} (chain)")
+
+    def first_steps(self) -> list[Step]:
+        """What decides which steps follow."""
+        pairs = [each.source for each in self.experiments if isinstance(each.source, Pair)]
+        return [step for pair in pairs for step in pair.first_steps()]
+
+    def arms(self, experiment: Experiment, *, planned: bool = False) -> list[PlannedArm]:
+        """The rows of an experiment's table; ``planned`` before anything is done."""
+        if isinstance(experiment.source, Chain):
+            return experiment.source.arms()
+        return experiment.source.arms(None if planned else self.engine)
+
+    def all_steps(self, *, planned: bool = False) -> list[Step]:
+        """Every step that the tables need."""
+        return [
+            step
+            for experiment in self.experiments
+            for arm in self.arms(experiment, planned=planned)
+            for step in arm.steps
+        ]
+
+    def carry_out(self, folder: Path) -> dict[str, Any]:
+        """Do what is not done, judge it, and write predictions and metrics."""
+        self.engine.run(self.first_steps())
+        self.engine.run(self.all_steps())
+        results = [self._judge(each, folder) for each in self.experiments]
+        summary = _summary(self.config, results)
+        with atomic_write(folder / METRICS, "w") as file:
+            file.write(json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+        return summary
+
+    def _judge(self, experiment: Experiment, folder: Path) -> dict[str, Any]:
+        from probekit.experiments.judge import judge_arms
+
+        context, arms = experiment.context, self.arms(experiment)
+        truth, prior = context.splits.truth, self._weak_prior(experiment, arms)
+        judged = judge_arms(
+            [self._arm(context, arm) for arm in arms],
+            truth=truth["test"].hard,
+            weak_prior=prior,
+            seed=context.seed,
+        )
+        self._copy_predictions(experiment, arms, folder)
+        task, weak, strong = experiment.group
+        result = {
+            "task": task,
+            "weak": weak,
+            "strong": strong,
+            "seed": context.seed,
+            "classes": list(context.splits.classes),
+            "rows": {name: len(rows) for name, rows in context.splits.rows.items()},
+            "weak_prior": prior.tolist(),
+            "parameters": self._parameters(experiment),
+            "alarms": self._alarms(context, arms),
+            "arms": judged,
+            "seconds": {step.name: self.engine.seconds(step) for arm in arms for step in arm.steps},
+        }
+        if self.config.rounds > 1 and isinstance(experiment.source, Pair):
+            result["rounds"] = self._training_set_pgr(experiment.source, arms)
+        if self.config.curves:
+            result["curves"] = self._curves(experiment, arms, judged)
+        return result
+
+    def _arm(self, context: Context, arm: PlannedArm) -> Any:
+        from probekit.experiments.judge import Arm
+
+        rows = context.splits.rows["test"]
+        probs = []
+        for step in arm.steps:
+            found = self._predictions(step, "test")
+            probs.append(found.align(rows.ids, rows.hashes, rows_name="the test rows").labels.probs)
+        right, many = self._training_labels(context, arm)
+        return Arm(
+            name=arm.name, kind=arm.kind, probs=probs, label_accuracy=right, rows=many, notes={}
+        )
+
+    def _predictions(self, step: Step, part: str) -> WeakLabels:
+        from probekit.labels import load_labels
+
+        return load_labels(self.engine.path(step) / predictions_file(part))
+
+    def _training_labels(
+        self, context: Context, arm: PlannedArm
+    ) -> tuple[float | None, int | None]:
+        """Share of an arm's training labels that are right, and how many they are."""
+        if arm.labels is None:
+            return None, None
+        truth = context.splits.truth[arm.part].hard
+        folder = None if arm.labels.step is None else self.engine.path(arm.labels.step)
+        found = context.read(arm.labels, arm.part, folder)
+        keep = getattr(found, "keep", np.ones(len(truth), dtype=bool))
+        return float(np.mean((found.hard == truth)[keep])), int(keep.sum())
+
+    def _weak_prior(self, experiment: Experiment, arms: list[PlannedArm]) -> Any:
+        """Class shares of the weak labels that the plain student trains on."""
+        context = experiment.context
+        plain = next(arm for arm in arms if arm.kind in ("plain", "naive", "chain"))
+        assert plain.labels is not None
+        assert plain.labels.step is not None
+        folder = self.engine.path(plain.labels.step)
+        weak = context.read_weak(plain.labels, plain.part, folder)
+        return np.bincount(weak.hard, minlength=len(weak.classes)) / len(weak)
+
+    def _parameters(self, experiment: Experiment) -> dict[str, int]:
+        source = experiment.source
+        if isinstance(source, Chain):
+            ends = source.models[0], source.models[-1]
+        else:
+            ends = source.weak, source.strong
+        return {
+            name: self._sources.look(model).parameters
+            for name, model in zip(("weak", "strong"), ends, strict=True)
+        }
+
+    def _alarms(self, context: Context, arms: list[PlannedArm]) -> list[str]:
+        from probekit.cleaning.evaluate import summarize
+        from probekit.verdicts import Verdicts
+
+        found = []
+        for arm in arms:
+            if arm.kind in ("filter", "relabel") and arm.labels is not None:
+                assert arm.labels.step is not None
+                verdicts = Verdicts.load(self.engine.path(arm.labels.step) / VERDICTS)
+                alarms = summarize(verdicts).alarms
+                found += [f"{context.title(arm.name)}: {alarm}" for alarm in alarms]
+        return found
+
+    def _training_set_pgr(self, pair: Pair, arms: list[PlannedArm]) -> list[dict[str, Any]]:
+        """How right the labels of each round are, between weak labels and ceiling."""
+        from probekit.pgr import pgr, pgr_undefined
+
+        context = pair.context
+        truth = context.splits.truth["student"].hard
+        rows = context.splits.rows["student"]
+
+        def right(step: Step) -> float:
+            found = self._predictions(step, "student").align(
+                rows.ids, rows.hashes, allow_unknown=True
+            )
+            return float(np.mean(found.labels.hard == truth))
+
+        weak, ceiling = right(pair.floor), right(pair.ceiling)
+        steps = [pair.plain, *(arm.steps[0] for arm in arms if arm.kind == "round")]
+        reported = []
+        for number, step in enumerate(steps[:-1], 2):
+            student = right(step)
+            value = pgr(weak, student, ceiling)
+            reported.append(
+                {
+                    "before_round": number,
+                    "weak": weak,
+                    "student": student,
+                    "ceiling": ceiling,
+                    "pgr": None if np.isnan(value) else value,
+                    "reason": pgr_undefined(weak, ceiling),
+                }
+            )
+        return reported
+
+    def _curves(
+        self, experiment: Experiment, arms: list[PlannedArm], judged: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        from probekit.experiments.curves import judge_curve
+        from probekit.students.predictions import read_curve
+
+        context, found = experiment.context, {}
+        rows = context.splits.rows
+        ends = [each["accuracy"] for each in judged if each["kind"] in ("floor", "ceiling")]
+        for arm in arms:
+            source = experiment.source
+            if arm.kind in ("floor", "ceiling", "probe") or isinstance(source, Chain):
+                continue
+            folder = self.engine.path(arm.steps[0]) / "model"
+            steps, test = read_curve(folder, "test")
+            _, held_out = read_curve(folder, "validation")
+            weak = self._predictions(source.floor, "validation").align(
+                rows["validation"].ids, rows["validation"].hashes, allow_unknown=True
+            )
+            found[arm.name] = judge_curve(
+                steps,
+                test,
+                context.splits.truth["test"].hard,
+                held_out,
+                weak.labels.probs,
+                floor=ends[0],
+                ceiling=ends[-1],
+            )
+        return found
+
+    def _copy_predictions(
+        self, experiment: Experiment, arms: list[PlannedArm], folder: Path
+    ) -> None:
+        """Put every arm's test predictions where people look for them."""
+        target = folder / "predictions"
+        if len({each.group for each in self.experiments}) > 1:
+            target /= "--".join(_slug(part) for part in experiment.group)
+        target /= f"seed{experiment.context.seed}"
+        target.mkdir(parents=True, exist_ok=True)
+        for arm in arms:
+            for number, step in enumerate(arm.steps, 1):
+                name = arm.name if len(arm.steps) == 1 else f"{arm.name} {number}"
+                source = self.engine.path(step) / predictions_file("test")
+                shutil.copyfile(source, target / f"{_slug(name)}.parquet")
+
+
+def open_folder(folder: Path, config: RunConfig) -> None:
+    """Make a run's folder, or go on in one of the same configuration.
+
+    Raises
+    ------
+    OutputExistsError
+        Where the folder holds another run or something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputExistsError(f"{folder} is a file; name a folder with -o.")
+    if (folder / CONFIG).is_file():
+        there = read_config(folder / CONFIG)
+        differing = config.differences(there)
+        if differing:
+            raise OutputExistsError(
+                f"{folder} holds a run of another configuration, which differs in "
+                f"{', '.join(differing)}; "
+                "name another folder with -o, where steps that both share are not done again."
+            )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        listed = first_few(sorted(path.name for path in folder.iterdir()))
+        raise OutputExistsError(f"{folder} holds other files ({listed}); name another folder.")
+    if not folder.absolute().parent.is_dir():
+        raise DataError(f"The folder {folder.parent} of the output {folder.name} does not exist.")
+    folder.mkdir(exist_ok=True)
+    write_config(config, folder / CONFIG)
+
+
+def _summary(config: RunConfig, results: list[dict[str, Any]]) -> dict[str, Any]:
+    from probekit.experiments.seeds import combine_seeds
+
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["task"], result["weak"], result["strong"]), []).append(result)
+    return {
+        "config": config.to_mapping(),
+        "groups": [
+            {
+                "task": task,
+                "weak": weak,
+                "strong": strong,
+                "parameters": found[0]["parameters"],
+                "seeds": [result["seed"] for result in found],
+                "arms": combine_seeds([result["arms"] for result in found]),
+            }
+            for (task, weak, strong), found in groups.items()
+        ],
+        "results": results,
+        "versions": {name: version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "gpu": _gpu()},
+    }
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _slug(name: str) -> str:
+    """A file's name: letters, digits, dots and dashes."""
+    kept = "".join(c if c.isalnum() or c in ".@=" else "-" for c in name)
+    return "-".join(part for part in kept.split("-") if part).strip(".") or "-"

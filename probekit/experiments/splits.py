@@ -1,0 +1,230 @@
+"""A task's rows dealt to supervisor, student, validation and test, ground truth kept apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.data import Rows
+from probekit.errors import DataError, LabelsError, UsageError
+from probekit.folds import duplicate_groups
+from probekit.labels import WeakLabels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from probekit.experiments.config import RunConfig
+
+__all__ = ["Splits", "chain_splits", "contents_only", "run_splits"]
+
+CONTENT = ("text", "text_pair", "messages")
+TEST_SHARE = 0.25
+LEAST_ROWS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Rows without labels, by part, and the ground truth of each part beside them."""
+
+    task: str
+    kind: str
+    """``classify`` or ``reward``."""
+    classes: tuple[str, ...]
+    rows: dict[str, Rows] = field(default_factory=dict)
+    truth: dict[str, WeakLabels] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """What a task offers: rows to train on, dealt already or not, and test rows."""
+
+    task: str
+    kind: str
+    classes: tuple[str, ...]
+    halves: tuple[Rows, ...]
+    """Supervisor's and student's rows; one of Rows where they are not dealt."""
+    test: Rows
+
+
+def run_splits(task: str, config: RunConfig, seed: int) -> Splits:
+    """Deal a task's rows to ``supervisor``, ``student``, ``validation`` and ``test``.
+
+    The training rows are halved by seed, copies of a text on one side; texts that stand in the test
+    set are left out of the halves. Validation rows are taken off the student's half.
+    """
+    source = _open(task, seed)
+    rng = np.random.default_rng([seed, 0])
+    many = (config.supervisor_rows, config.student_rows)
+    if len(source.halves) == 2:
+        parts = [
+            _deal(half, [limit], rng)[0] for half, limit in zip(source.halves, many, strict=True)
+        ]
+    else:
+        parts = _deal(source.halves[0], list(many), rng)
+    train, validation = _hold_out(parts[1], config.validation_share, rng)
+    found = {"supervisor": parts[0], "student": train}
+    if validation is not None:
+        found["validation"] = validation
+    if config.weak_on == "train":
+        found["student"] = parts[0]
+    return _split(source, found, config.test_rows, seed)
+
+
+def chain_splits(task: str, config: RunConfig, seed: int) -> Splits:
+    """Deal a task's training rows to ``part0``, ``part1`` and so on, one per model of the chain."""
+    source = _open(task, seed)
+    pool = source.halves[0] if len(source.halves) == 1 else _joined(source.halves)
+    limits = [config.supervisor_rows] + [config.student_rows] * (len(config.chain) - 1)
+    parts = _deal(pool, limits, np.random.default_rng([seed, 1]))
+    named = {f"part{i}": part for i, part in enumerate(parts)}
+    return _split(source, named, config.test_rows, seed)
+
+
+def contents_only(rows: Rows) -> Rows:
+    """Return the rows with their ids and texts and no other column."""
+    columns: dict[str, Any] = {"id": list(rows.ids)}
+    contents = rows.contents()
+    if rows.kind == "pair":
+        columns["text"] = [content[0] for content in contents]
+        columns["text_pair"] = [content[1] for content in contents]
+    else:
+        columns[rows.kind] = contents
+    return Rows(columns, source=rows.source)
+
+
+def _split(source: _Source, parts: dict[str, Rows], limit: int | None, seed: int) -> Splits:
+    test = source.test
+    if limit is not None and limit < len(test):
+        chosen = np.random.default_rng([seed, 2]).permutation(len(test))[:limit]
+        test = test.select(np.sort(chosen).tolist())
+    splits = Splits(source.task, source.kind, source.classes)
+    for name, rows in {**parts, "test": test}.items():
+        if len(rows) < LEAST_ROWS:
+            raise DataError(
+                f"{source.task} leaves {len(rows)} rows for {name}, at least {LEAST_ROWS} are "
+                "needed; give it more rows."
+            )
+        splits.rows[name] = contents_only(rows)
+        splits.truth[name] = _truth(rows, source)
+    return splits
+
+
+def _truth(rows: Rows, source: _Source) -> WeakLabels:
+    codes = list(rows.columns["label"])
+    return WeakLabels(
+        ids=list(rows.ids),
+        hashes=list(rows.hashes),
+        probs=np.eye(len(source.classes))[codes],
+        classes=source.classes,
+        source=f"the ground truth of {source.task}",
+    )
+
+
+def _deal(rows: Rows, limits: Sequence[int | None], rng: np.random.Generator) -> list[Rows]:
+    """Deal rows to equal parts, copies of a text to one of them, at most ``limits`` to each."""
+    groups = np.unique(duplicate_groups(hashes=rows.hashes), return_inverse=True)[1].ravel()
+    order = rng.permutation(int(groups.max()) + 1)
+    part = np.empty(len(order), dtype=np.int64)
+    for number, chunk in enumerate(np.array_split(order, len(limits))):
+        part[chunk] = number
+    dealt = []
+    for number, limit in enumerate(limits):
+        mine = np.flatnonzero(part[groups] == number)
+        if limit is not None and limit < len(mine):
+            mine = np.sort(rng.permutation(mine)[:limit])
+        if not len(mine):
+            raise DataError(f"{rows.source} has too few rows for {len(limits)} parts.")
+        dealt.append(rows.select(mine.tolist()))
+    return dealt
+
+
+def _hold_out(rows: Rows, share: float, rng: np.random.Generator) -> tuple[Rows, Rows | None]:
+    if not share:
+        return rows, None
+    groups = np.unique(duplicate_groups(hashes=rows.hashes), return_inverse=True)[1].ravel()
+    draw = rng.random(int(groups.max()) + 1)[groups]
+    held = draw < share
+    if held.all() or not held.any():
+        raise UsageError(
+            f"A validation share of {share} of {len(rows)} rows leaves one side empty; give more "
+            "rows or another validation_share."
+        )
+    return rows.select(np.flatnonzero(~held).tolist()), rows.select(np.flatnonzero(held).tolist())
+
+
+def _joined(halves: Sequence[Rows]) -> Rows:
+    names = [name for name in halves[0].columns if all(name in h.columns for h in halves)]
+    columns = {name: [v for half in halves for v in half.columns[name]] for name in names}
+    return Rows(columns, source=halves[0].source.partition("@")[0])
+
+
+def _open(name: str, seed: int) -> _Source:
+    from probekit.tasks.registry import get_task, task_names
+
+    if not Path(name).exists() and name in task_names():
+        task = get_task(name)
+        if task.kind not in ("classify", "reward"):
+            raise UsageError(
+                f"The task {name!r} asks for completions; `probekit run` takes those that ask for "
+                "a class or a preference."
+            )
+        halves = (
+            (task.rows(task.pool, seed=seed),)
+            if task.halves is None
+            else tuple(task.rows(split, seed=seed) for split in task.halves)
+        )
+        test = task.rows(task.test, seed=seed)
+        return _apart(_Source(name, task.kind, task.classes, halves, test))
+    return _apart(_open_file(name))
+
+
+def _open_file(name: str) -> _Source:
+    """A file of rows with a label; its test rows by a column split, else a quarter by text."""
+    from probekit.sources import load_rows
+
+    rows = load_rows(name)
+    if "label" not in rows.columns:
+        raise LabelsError(
+            f"{name} has no column 'label' with the ground truth; it has {', '.join(rows.columns)}."
+        )
+    labels = list(rows.columns["label"])
+    absent = sum(value is None for value in labels)
+    if absent:
+        raise LabelsError(f"{name} has {absent} rows without a label; fill or remove them.")
+    found = WeakLabels.from_columns({"id": rows.ids, "label": labels}, source=name)
+    codes: NDArray[np.int64] = found.hard
+    rows = Rows(
+        {**contents_only(rows).columns, "label": codes.tolist(), "split": _test_column(rows)},
+        source=name,
+    )
+    test = [i for i, split in enumerate(rows.columns["split"]) if split == "test"]
+    train = [i for i, split in enumerate(rows.columns["split"]) if split == "train"]
+    if not test or not train:
+        raise DataError(
+            f"{name} has {len(train)} rows to train on and {len(test)} to test on; a column split "
+            "holds train and test, or is left out."
+        )
+    return _Source(
+        Path(name).name, "classify", found.classes, (rows.select(train),), rows.select(test)
+    )
+
+
+def _test_column(rows: Rows) -> list[str]:
+    if "split" in rows.columns:
+        return [str(value) for value in rows.columns["split"]]
+    # The hash of a text is as good as a draw, and the same for every seed and order.
+    return ["test" if int(h, 16) / 16**16 < TEST_SHARE else "train" for h in rows.hashes]
+
+
+def _apart(source: _Source) -> _Source:
+    """Leave texts of the test set out of the halves."""
+    tested = set(source.test.hashes)
+    halves = []
+    for half in source.halves:
+        kept = [i for i, digest in enumerate(half.hashes) if digest not in tested]
+        halves.append(half if len(kept) == len(half) else half.select(kept))
+    return _Source(source.task, source.kind, source.classes, tuple(halves), source.test)

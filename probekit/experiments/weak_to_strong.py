@@ -1,0 +1,243 @@
+"""Weak-to-strong: a weak supervisor, students on its labels, a ceiling, and what they add up to.
+
+Burns et al. 2023, https://arxiv.org/abs/2312.09390; strong-to-strong rounds and probes as in
+EleutherAI's w2s repository. Only supervisor and ceiling train on ground truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from probekit.experiments.config import ACTIONS
+from probekit.experiments.context import VERDICTS, Context, Labels, predictions_file
+from probekit.experiments.engine import Engine, Step
+from probekit.experiments.finetune_steps import finetune_step, language_model_step
+from probekit.experiments.probe_steps import (
+    linear_student_step,
+    random_step,
+    states_step,
+    verdicts_step,
+)
+
+__all__ = ["CEILING", "FLOOR", "Pair", "PlannedArm"]
+
+FLOOR, CEILING = "weak supervisor", "ground truth"
+TRUTH = Labels()
+PROBE_NAMES = {"knn": "kNN", "logreg": "logistic", "topofilter": "TopoFilter"}
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedArm:
+    """One row of the table: steps whose predictions are judged together."""
+
+    name: str
+    kind: str
+    """As :class:`probekit.experiments.judge.Arm` has it."""
+    steps: tuple[Step, ...]
+    """One per draw."""
+    labels: Labels | None = None
+    """What it trained on; None for the supervisor."""
+    part: str = "student"
+    """The rows it trained on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One weak supervisor and one student's model on one task and seed."""
+
+    context: Context
+    weak: str
+    strong: str
+
+    @cached_property
+    def floor(self) -> Step:
+        """The weak supervisor, trained on ground truth; it labels the student's rows."""
+        parts = ["student", *(["validation"] if self._has_validation else []), "test"]
+        return finetune_step(
+            self.context,
+            f"weak supervisor {self.context.look(self.weak).label}",
+            self.weak,
+            settings=self.context.config.weak_finetune,
+            labels=TRUTH,
+            part="supervisor",
+            predict=parts,
+        )
+
+    @property
+    def _has_validation(self) -> bool:
+        return "validation" in self.context.splits.rows
+
+    @property
+    def weak_labels(self) -> Labels:
+        """Weak labels of the student's rows."""
+        return Labels(self.floor, predictions_file("student"))
+
+    def _held_out(self, step: Step) -> Labels | None:
+        return Labels(step, predictions_file("validation")) if self._has_validation else None
+
+    @cached_property
+    def base(self) -> Step | None:
+        """The student's model after a language-model loss on the task's texts, where asked for."""
+        if not self.context.config.lm_first:
+            return None
+        return language_model_step(self.context, self.strong, "student")
+
+    def _student(
+        self,
+        name: str,
+        labels: Labels,
+        *,
+        held_out: Labels | None,
+        loss: str | None = None,
+        predict: tuple[str, ...] = ("test",),
+    ) -> Step:
+        return finetune_step(
+            self.context,
+            f"{self.context.look(self.strong).label}, {name}",
+            self.strong,
+            settings=self.context.config.strong_finetune,
+            labels=labels,
+            loss=loss or self.context.config.losses[0],
+            held_out=held_out,
+            predict=predict,
+            base=self.base,
+        )
+
+    @property
+    def _all_parts(self) -> tuple[str, ...]:
+        """What rounds read of a student: labels for the next one's rows."""
+        held_out = ("validation",) if self._has_validation else ()
+        return ("student", *held_out, "test")
+
+    @cached_property
+    def plain(self) -> Step:
+        """The student on the weak labels as they are."""
+        return self._student(
+            f"weak labels, {self.context.config.losses[0]}",
+            self.weak_labels,
+            held_out=self._held_out(self.floor),
+            predict=self._all_parts,
+        )
+
+    @cached_property
+    def ceiling(self) -> Step:
+        """The student's model on the same rows with ground truth."""
+        return self._student(
+            "ground truth",
+            TRUTH,
+            held_out=TRUTH if self._has_validation else None,
+            loss="xent",
+            predict=self._all_parts,
+        )
+
+    @cached_property
+    def states(self) -> dict[str, Step]:
+        """Frozen states of the student's and the test rows, where a probe reads them."""
+        config = self.context.config
+        if not config.probes or not (config.actions or config.linear_students):
+            return {}
+        parts = ["student", *(["test"] if config.linear_students else [])]
+        return {part: states_step(self.context, self.strong, part, self.base) for part in parts}
+
+    @cached_property
+    def verdicts(self) -> dict[tuple[str, str], Step]:
+        """(action, probe) to the step that cleans the weak labels so."""
+        return {
+            (action, probe): verdicts_step(
+                self.context,
+                probe,
+                action,
+                states=self.states["student"],
+                labels=self.weak_labels,
+            )
+            for action in self.context.config.actions
+            for probe in self.context.config.probes
+        }
+
+    def first_steps(self) -> list[Step]:
+        """What must be done before the sizes of the random drops are known."""
+        return [self.floor, *self.verdicts.values()]
+
+    def arms(self, engine: Engine | None) -> list[PlannedArm]:
+        """All rows of the table, floor first, ceiling last.
+
+        ``engine`` has done :meth:`first_steps`; without one, for a plan, every filter is taken to
+        need random drops of its own.
+        """
+        config, held_out = self.context.config, self._held_out(self.floor)
+        arms = [
+            PlannedArm(FLOOR, "floor", (self.floor,)),
+            PlannedArm(
+                f"weak labels, {config.losses[0]}", "plain", (self.plain,), self.weak_labels
+            ),
+        ]
+        for loss in config.losses[1:]:
+            name = f"weak labels, {loss}"
+            step = self._student(name, self.weak_labels, held_out=held_out, loss=loss)
+            arms.append(PlannedArm(name, "loss", (step,), self.weak_labels))
+        arms += self._random_arms(engine)
+        for (action, probe), step in self.verdicts.items():
+            name, labels = f"{action} {PROBE_NAMES[probe]}", Labels(step, VERDICTS)
+            student = self._student(name, labels, held_out=held_out)
+            arms.append(PlannedArm(name, ACTIONS[action][0], (student,), labels))
+        arms += self._linear_arms()
+        arms += self._rounds()
+        return [*arms, PlannedArm(CEILING, "ceiling", (self.ceiling,), TRUTH)]
+
+    def _random_arms(self, engine: Engine | None) -> Iterator[PlannedArm]:
+        config, sizes = self.context.config, dict[tuple[int, ...], list[str]]()
+        filters = {probe: s for (a, probe), s in self.verdicts.items() if ACTIONS[a][0] == "filter"}
+        for number, (probe, step) in enumerate(filters.items()):
+            # For a plan any sizes do that differ.
+            many = (number,) if engine is None else dropped(engine, step)
+            sizes.setdefault(many, []).append(PROBE_NAMES[probe])
+        for many, names in sizes.items():
+            name = f"random as {', '.join(names)}"
+            steps, drops = [], []
+            for draw in range(config.random_drops):
+                drop = random_step(self.context, many, draw, self.weak_labels)
+                drops.append(Labels(drop, VERDICTS))
+                held_out = self._held_out(self.floor)
+                steps.append(self._student(f"{name}, {draw + 1}", drops[-1], held_out=held_out))
+            if steps:
+                yield PlannedArm(name, "random", tuple(steps), drops[0])
+
+    def _linear_arms(self) -> Iterator[PlannedArm]:
+        if not self.context.config.linear_students:
+            return
+        for probe in self.context.config.probes:
+            step = linear_student_step(
+                self.context,
+                probe,
+                states=self.states["student"],
+                test_states=self.states["test"],
+                labels=self.weak_labels,
+            )
+            yield PlannedArm(f"probe {PROBE_NAMES[probe]}", "probe", (step,), self.weak_labels)
+
+    def _rounds(self) -> Iterator[PlannedArm]:
+        """Strong-to-strong: a fresh copy on the labels that the copy before it gives its rows."""
+        before = self.plain
+        for number in range(2, self.context.config.rounds + 1):
+            labels = Labels(before, predictions_file("student"))
+            step = self._student(
+                f"round {number}",
+                labels,
+                held_out=self._held_out(before),
+                predict=self._all_parts,
+            )
+            yield PlannedArm(f"strong-to-strong, round {number}", "round", (step,), labels)
+            before = step
+
+
+def dropped(engine: Engine, step: Step) -> tuple[int, ...]:
+    """How many rows of each weak class a filter drops."""
+    from probekit.verdicts import Verdicts
+
+    verdicts = Verdicts.load(engine.path(step) / VERDICTS)
+    gone = verdicts.weak.argmax(axis=1)[~verdicts.keep]
+    return tuple(np.bincount(gone, minlength=len(verdicts.classes)).tolist())

@@ -1,0 +1,128 @@
+"""Steps: done once, in order, found again by what they depend on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probekit.errors import DataError
+from probekit.experiments.engine import Engine, Step, in_order
+
+
+def a_step(
+    name: str, calls: list[str], *inputs: Step, params: Mapping[str, Any] | None = None
+) -> Step:
+    def make(folder: Path, given: Mapping[str, Path]) -> None:
+        calls.append(name)
+        text = "+".join((path / "out").read_text() for path in given.values())
+        (folder / "out").write_text(f"{name}({text})")
+
+    return Step(
+        name,
+        "test",
+        params or {"name": name},
+        make,
+        inputs={str(i): step for i, step in enumerate(inputs)},
+    )
+
+
+def test_each_step_is_done_once_after_what_it_reads(tmp_path: Path) -> None:
+    calls: list[str] = []
+    lines: list[str] = []
+    first = a_step("a", calls)
+    left, right = a_step("b", calls, first), a_step("c", calls, first)
+    last = a_step("d", calls, left, right)
+    engine = Engine(tmp_path, lines.append)
+    engine.run([last, right])
+    assert calls == ["a", "b", "c", "d"]
+    assert (engine.path(last) / "out").read_text() == "d(b(a())+c(a()))"
+    assert [line.split("] ")[1].split(":")[0] for line in lines] == calls
+    assert engine.seconds(last) >= 0
+
+    Engine(tmp_path, lines.append).run([last])
+    assert calls == ["a", "b", "c", "d"]
+    assert all("done before" in line for line in lines[4:])
+
+
+def test_key_follows_everything_that_a_step_depends_on() -> None:
+    calls: list[str] = []
+    one, other = a_step("a", calls), a_step("a", calls, params={"name": "a", "lr": 1e-3})
+    same = a_step("a", calls)
+    assert one.key == same.key != other.key
+    assert a_step("b", calls, one).key == a_step("b", calls, same).key
+    assert a_step("b", calls, one).key != a_step("b", calls, other).key  # through its input
+    assert in_order([a_step("b", calls, one), same])[0].key == one.key
+
+
+def test_names_and_places_are_not_part_of_the_key() -> None:
+    def make(folder: Path, given: Mapping[str, Path]) -> None: ...
+
+    one = Step("first", "test", {"x": 1}, make, rows=5)
+    assert one.key == Step("second", "test", {"x": 1}, make, model="elsewhere").key
+    assert one.key != Step("first", "other", {"x": 1}, make).key
+
+
+def test_failed_step_is_done_again_in_its_folder(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:  # noqa: ARG001
+        calls.append(len(list(folder.glob("part*"))))
+        (folder / f"part{len(calls)}").write_text("")
+        if len(calls) == 1:
+            raise DataError("no")
+
+    step = Step("s", "test", {}, make)
+    engine = Engine(tmp_path, lambda _: None)
+    with pytest.raises(DataError, match="no"):
+        engine.run([step])
+    assert not engine.done(step)
+    engine.run([step])
+    assert calls == [0, 1]  # what the first attempt left is there to go on from
+    assert engine.done(step)
+
+
+def test_failure_names_the_step(tmp_path: Path) -> None:
+    def make(folder: Path, given: Mapping[str, Path]) -> None:
+        raise DataError("The set is empty.")
+
+    with pytest.raises(DataError) as caught:
+        Engine(tmp_path, lambda _: None).run([Step("seed 0: filter", "test", {}, make)])
+    assert caught.value.__notes__ == ["In the step 'seed 0: filter'."]
+
+
+def test_two_processes_do_a_step_once(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import sys, time
+        from pathlib import Path
+        from probekit.experiments.engine import Engine, Step
+
+        def make(folder, given):
+            time.sleep(0.5)
+            with (folder / "calls").open("a") as file:
+                file.write("x")
+
+        Engine(Path(sys.argv[1]), print).run([Step("s", "test", {}, make)])
+        """
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    assert [process.wait(60) for process in started] == [0, 0]
+    assert next(tmp_path.glob("test-*/calls")).read_text() == "x"
+
+
+def test_damaged_record_is_told(tmp_path: Path) -> None:
+    step = a_step("a", [])
+    engine = Engine(tmp_path, lambda _: None)
+    engine.run([step])
+    (engine.path(step) / "done.json").write_text("{")
+    with pytest.raises(DataError, match="damaged; remove the folder"):
+        engine.seconds(step)

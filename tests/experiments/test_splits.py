@@ -1,0 +1,142 @@
+"""A task's rows, dealt so that nobody trains on what it is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from probekit.data import Rows
+from probekit.errors import DataError, LabelsError, UsageError
+from probekit.experiments.config import RunConfig
+from probekit.experiments.splits import Splits, chain_splits, contents_only, run_splits
+
+
+def config(**more: Any) -> RunConfig:
+    return RunConfig.from_mapping({"task": "t", "weak": "a", "strong": "b", **more})
+
+
+def check_disjoint(splits: Splits) -> None:
+    for one, other in combinations(splits.rows.values(), 2):
+        assert not set(one.ids) & set(other.ids)
+        assert not set(one.hashes) & set(other.hashes)
+
+
+@pytest.fixture
+def rows_file(write_jsonl: Callable[..., Path]) -> Path:
+    """200 rows of three classes, each text twice under another id."""
+    rows = [
+        {"id": f"r{i}", "text": f"text {i // 2}", "label": ["red", "green", "blue"][i // 2 % 3]}
+        for i in range(200)
+    ]
+    return write_jsonl(rows)
+
+
+def test_docstrings_keep_their_halves() -> None:
+    settings = config(supervisor_rows=50, student_rows=80, test_rows=30, validation_share=0.25)
+    splits = run_splits("docstrings", settings, 0)
+    assert {"supervisor", "student", "validation", "test"} == set(splits.rows)
+    assert len(splits.rows["supervisor"]) == 50
+    assert len(splits.rows["student"]) + len(splits.rows["validation"]) == 80
+    assert 8 <= len(splits.rows["validation"]) <= 32  # 20 expected; 4 standard deviations
+    assert len(splits.rows["test"]) == 30
+    check_disjoint(splits)
+    assert splits.classes == ("standard library", "science")
+
+
+def test_rows_carry_no_label(rows_file: Path) -> None:
+    for task in ("docstrings", str(rows_file)):
+        splits = run_splits(task, config(test_rows=20), 0)
+        assert all(set(rows.columns) == {"id", "text"} for rows in splits.rows.values())
+
+
+def test_file_is_dealt_with_copies_on_one_side(rows_file: Path) -> None:
+    splits = run_splits(str(rows_file), config(), 0)
+    check_disjoint(splits)
+    assert sum(len(rows) for rows in splits.rows.values()) == 200
+    assert splits.classes == ("blue", "green", "red")
+    for name, rows in splits.rows.items():
+        for row_id, code in zip(rows.ids, splits.truth[name].hard, strict=True):
+            expected = ["red", "green", "blue"][int(row_id[1:]) // 2 % 3]
+            assert splits.classes[code] == expected
+
+
+def test_seed_deals_the_halves_and_leaves_the_test_rows(rows_file: Path) -> None:
+    first, again, other = (run_splits(str(rows_file), config(), seed) for seed in (0, 0, 1))
+    assert first.rows["student"].ids == again.rows["student"].ids
+    assert first.rows["student"].ids != other.rows["student"].ids
+    assert first.rows["test"].ids == other.rows["test"].ids
+
+
+def test_column_split_decides(write_jsonl: Callable[..., Path]) -> None:
+    path = write_jsonl(
+        [
+            {"text": f"t{i}", "label": i % 2, "split": "test" if i < 40 else "train"}
+            for i in range(100)
+        ]
+    )
+    splits = run_splits(str(path), config(validation_share=0), 0)
+    assert sorted(splits.rows["test"].ids, key=int) == [str(i) for i in range(40)]
+    assert set(splits.rows) == {"supervisor", "student", "test"}
+
+
+def test_trained_on_its_own_rows(rows_file: Path) -> None:
+    splits = run_splits(str(rows_file), config(weak_on="train"), 0)
+    assert splits.rows["student"].ids == splits.rows["supervisor"].ids
+    np.testing.assert_array_equal(
+        splits.truth["student"].probs, splits.truth["supervisor"].probs
+    )
+
+
+def test_chain_has_a_part_for_each_model(rows_file: Path) -> None:
+    settings = config(chain=["a", "b", "c"], student_rows=20)
+    splits = chain_splits(str(rows_file), settings, 0)
+    assert list(splits.rows) == ["part0", "part1", "part2", "test"]
+    assert [len(splits.rows[f"part{i}"]) for i in (1, 2)] == [20, 20]
+    check_disjoint(splits)
+
+
+def test_pairs_and_messages_keep_their_text() -> None:
+    pairs = Rows({"text": ["a", "b"], "text_pair": ["c", "d"], "label": [0, 1], "x": [1, 2]})
+    kept = contents_only(pairs)
+    assert kept.columns.keys() == {"id", "text", "text_pair"}
+    assert kept.hashes == pairs.hashes
+    chats = Rows({"messages": [[{"role": "user", "content": "hi"}]], "label": [0]})
+    assert contents_only(chats).hashes == chats.hashes
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "sentence"),
+    [
+        ([{"text": "a"}], LabelsError, "no column 'label' with the ground truth"),
+        ([{"text": "a", "label": None}, {"text": "b", "label": 1}], LabelsError, "1 rows without"),
+        (
+            [{"text": "a", "label": 0, "split": "dev"}, {"text": "b", "label": 1, "split": "dev"}],
+            DataError,
+            "0 rows to train on and 0 to test on",
+        ),
+    ],
+)
+def test_unusable_files_are_told(
+    rows: list[dict[str, Any]],
+    error: type[Exception],
+    sentence: str,
+    write_jsonl: Callable[..., Path],
+) -> None:
+    with pytest.raises(error, match=sentence):
+        run_splits(str(write_jsonl(rows)), config(), 0)
+
+
+def test_too_few_rows(write_jsonl: Callable[..., Path]) -> None:
+    path = write_jsonl([{"text": f"t{i}", "label": i % 2} for i in range(8)])
+    with pytest.raises((DataError, UsageError), match="give (it )?more rows|too few rows"):
+        run_splits(str(path), config(), 0)
+
+
+def test_unknown_task() -> None:
+    with pytest.raises(UsageError, match=r"did you mean docstrings"):
+        run_splits("docstring", config(), 0)
