@@ -16,6 +16,7 @@ from probekit.activations.extract import extract
 from probekit.data import Rows
 from probekit.errors import DataError, LabelsError, ModelError, OutputExistsError, UsageError
 from probekit.students.completion import (
+    CompletionRows,
     Completions,
     completion_rows,
     exact_match,
@@ -547,6 +548,14 @@ def test_texts_without_a_token_to_predict_are_told(
 ) -> None:
     with pytest.raises(DataError, match="no row with a token to predict"):
         finetune_lm(config(tiny_model("gpt2")), Rows({"text": ["a", "b"]}), tmp_path / "lm")
+    with pytest.raises(DataError, match="no row to train on"):
+        finetune_completion(config("nowhere"), CompletionRows([], [], [], []), tmp_path / "c")
+    with pytest.raises(UsageError, match="leaves no room for a prompt in 3"):
+        finetune_completion(
+            config(tiny_model("gpt2"), max_length=3),
+            completion_rows(colour_rows(4)),
+            tmp_path / "c",
+        )
 
 
 # Real models and puzzles
