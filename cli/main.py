@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "demo",
     "extract": "extract",
     "filter": "filter",
+    "finetune": "finetune",
     "info": "info",
     "merge": "merge",
     "relabel": "relabel",

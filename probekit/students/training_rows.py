@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from probekit.data import Content, Rows
-from probekit.errors import DataError, LabelsError
-from probekit.labels import WeakLabels
+from probekit.errors import DataError, LabelsError, UsageError
+from probekit.files import SUFFIXES, read_columns, suffix_of
+from probekit.folds import duplicate_groups
+from probekit.labels import WeakLabels, load_labels
 from probekit.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["TrainingRows", "training_rows"]
+__all__ = ["TrainingRows", "hold_out", "load_training_labels", "training_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,3 +122,37 @@ def training_rows(
         weight / weight.mean(),
         labels.classes,
     )
+
+
+def load_training_labels(
+    path: str, *, id_column: str | None = None, label_column: str | None = None
+) -> WeakLabels | Verdicts:
+    """Read a file of weak labels, or of verdicts, which has a column ``keep``."""
+    if suffix_of(path) in SUFFIXES and Path(path).exists():
+        columns = read_columns(path)
+        if {"keep", "weak", "label", "disagreement"} <= set(columns):
+            return Verdicts.load(path)
+    return load_labels(path, id_column=id_column, label_column=label_column)
+
+
+def hold_out(
+    rows: TrainingRows, share: float, *, seed: int = 0
+) -> tuple[TrainingRows, TrainingRows]:
+    """Take a share of the rows out of training, copies of a text on one side.
+
+    Raises
+    ------
+    UsageError
+        Where the share leaves one side empty.
+    """
+    if not 0 < share < 1:
+        raise UsageError(f"The validation share lies in (0, 1), got {share}.")
+    groups = np.unique(duplicate_groups(hashes=rows.hashes), return_inverse=True)[1].ravel()
+    order = np.random.default_rng([seed, 3]).permutation(int(groups.max()) + 1)
+    held = np.isin(groups, order[: round(share * len(order))])
+    if held.all() or not held.any():
+        raise UsageError(
+            f"A validation share of {share} of {len(rows)} rows leaves one side empty; give more "
+            "rows or another share."
+        )
+    return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))

@@ -1,0 +1,286 @@
+"""``probekit finetune``: train a model on weak labels, on verdicts, or on texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from probekit.cli.options import emit, json_option, say, seed_option
+
+if TYPE_CHECKING:
+    from probekit.data import Rows
+    from probekit.students.config import FinetuneConfig
+    from probekit.students.finetune import Finetuned
+
+__all__ = ["command"]
+
+# Options that go into the configuration under the same name.
+FIELDS = (
+    "model",
+    "objective",
+    "loss",
+    "epochs",
+    "max_steps",
+    "lr",
+    "batch_size",
+    "grad_accum",
+    "lora",
+    "lora_rank",
+    "max_length",
+    "dtype",
+    "early_stop",
+    "patience",
+    "save",
+    "seed",
+    "report_to",
+    "revision",
+    "trust_remote_code",
+    "gradient_checkpointing",
+)
+
+
+@click.command("finetune")
+@click.argument("rows")
+@click.option("-m", "--model", required=True, help="Model; NAME@layers=K is its first K blocks.")
+@click.option("--labels", help="Weak labels, or verdicts of filter or relabel, joined by id.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder.")
+@click.option(
+    "--objective",
+    type=click.Choice(["classify", "reward", "lm", "completion"]),
+    default="classify",
+    help="classes; preference pairs; the texts themselves; the column completion after each text.",
+)
+@click.option(
+    "--predict",
+    multiple=True,
+    metavar="[NAME=]ROWS",
+    help="Rows to predict afterwards; repeatable.",
+)
+@click.option("--truth", help="Ground truth of predicted rows; opened once these are written.")
+@click.option("--loss", default="xent", help="xent, logconf, … (docs/methods.md names them all).")
+@click.option(
+    "--loss-option", "loss_options", multiple=True, metavar="KEY=VALUE", help="Repeatable."
+)
+@click.option("--epochs", type=float, default=2.0, help="Passes over the rows.")
+@click.option("--max-steps", type=int, help="Optimizer steps, instead of epochs.")
+@click.option("--lr", type=float, help="Peak learning rate (5e-5; with --lora 2e-4).")
+@click.option("--batch-size", type=int, default=32, help="Rows per forward and device.")
+@click.option("--grad-accum", type=int, default=1, help="Forwards per optimizer step.")
+@click.option("--lora", is_flag=True, help="Train low-rank adapters and the head only.")
+@click.option("--lora-rank", type=int, default=8, help="Rank of the adapters.")
+@click.option("--max-length", type=int, help="Tokens per row.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    help="bfloat16: mixed precision; auto: that where the GPU has it.",
+)
+@click.option(
+    "--validation-share", type=float, help="Share of the labelled rows that is held out (0.1)."
+)
+@click.option(
+    "--early-stop",
+    type=click.Choice(["log_loss", "accuracy", "auroc"]),
+    help="Keep the evaluation that is best on held-out weak labels.",
+)
+@click.option("--patience", type=int, help="Stop after so many evaluations without a better one.")
+@click.option("--curves", is_flag=True, help="Keep predictions of every evaluation.")
+@click.option(
+    "--save",
+    type=click.Choice(["model", "adapter", "none"]),
+    default="model",
+    help="What to keep beside predictions and metrics.",
+)
+@click.option("--only-labelled", is_flag=True, help="Leave rows without a label out.")
+@click.option("--label-column", help="Column of the label, if not probs, prob or label.")
+@click.option("--id-column", help="Column of the ids, if not id.")
+@click.option("--text-column", help="Column of the text, if not text or messages.")
+@click.option("--revision", help="Branch, tag or commit on the hub.")
+@click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings.")
+@click.option("--gradient-checkpointing", is_flag=True, help="Save memory, take more time.")
+@click.option("--report-to", help="wandb, tensorboard, …: where the Trainer logs.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting; repeatable."
+)
+@click.option("--overwrite", is_flag=True, help="Replace another training in the folder.")
+@seed_option
+@json_option
+def command(**options: Any) -> None:
+    """Finetune a model on rows and their weak labels.
+
+    ROWS is a task, a file or hf:org/name@split; a column with the truth is not read. LABELS may be
+    soft; of verdicts, what to keep, labels and weights are honoured. After a stop, the same command
+    goes on from the last checkpoint.
+
+    Example: probekit finetune rows.jsonl -m MODEL --labels verdicts.parquet -o student
+    --predict test.jsonl
+    """
+    from probekit.sources import load_rows
+    from probekit.students.config import FinetuneConfig
+
+    config = FinetuneConfig.from_mapping(_settings(options))
+    columns = {"text_column": options["text_column"], "id_column": options["id_column"]}
+    rows = load_rows(options["rows"], **columns)
+    predict = {
+        name: load_rows(source, **columns) for name, source in map(_named, options["predict"])
+    }
+    if options["overwrite"]:
+        _clear(options["output"])
+    if config.objective == "lm":
+        _train_texts(config, rows, options)
+    elif config.objective == "completion":
+        _train_completions(config, rows, predict, options)
+    else:
+        _train_classes(config, rows, predict, options)
+
+
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    import yaml
+
+    def pairs(name: str) -> dict[str, Any]:
+        found = {}
+        for given in options[name]:
+            key, equals, value = given.partition("=")
+            if not equals:
+                raise click.UsageError(f"Settings are KEY=VALUE, got {given!r}.")
+            found[key.strip()] = yaml.safe_load(value)
+        return found
+
+    fields = {name: options[name] for name in FIELDS if options[name] is not None}
+    return {**fields, "loss_options": pairs("loss_options"), **pairs("settings")}
+
+
+def _named(given: str) -> tuple[str, str]:
+    """``NAME=ROWS``, or ROWS named after its file or split."""
+    name, equals, source = given.partition("=")
+    if equals and "/" not in name:
+        return name, source
+    task, at, split = given.rpartition("@")
+    if at and task:
+        return split, given
+    return Path(given).stem, given
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier training; nothing else is ever removed."""
+    import shutil
+
+    if (folder / "run.json").is_file():
+        shutil.rmtree(folder)
+
+
+def _train_classes(
+    config: FinetuneConfig, rows: Rows, predict: dict[str, Rows], options: dict[str, Any]
+) -> None:
+    from probekit.errors import UsageError
+    from probekit.students.finetune import finetune, training_rows
+    from probekit.students.training_rows import hold_out, load_training_labels
+
+    if options["labels"] is None:
+        raise UsageError(f"The objective {config.objective} needs --labels.")
+    labels = load_training_labels(
+        options["labels"], id_column=options["id_column"], label_column=options["label_column"]
+    )
+    train = training_rows(rows, labels, only_labelled=options["only_labelled"])
+    share, validation = options["validation_share"], None
+    if share is None and (config.early_stop or options["curves"]):
+        share = 0.1
+    if share:
+        train, validation = hold_out(train, share, seed=config.seed)
+    done = finetune(
+        config,
+        train,
+        options["output"],
+        validation=validation,
+        predict=predict,
+        curves=options["curves"],
+    )
+    result = _result(done, options)
+    emit(result, _text(result), as_json=options["as_json"])
+
+
+def _result(done: Finetuned, options: dict[str, Any]) -> dict[str, Any]:
+    from probekit.labels import load_labels
+    from probekit.students.predictions import evaluate_predictions
+
+    names = ("rows", "steps", "best_step", "train_loss", "parameters", "trained_parameters")
+    result = {name: done.metrics[name] for name in names}
+    result |= {
+        "folder": str(done.folder),
+        "model": None if done.model is None else str(done.model),
+        "predictions": {
+            name: str(done.folder / "predictions" / f"{name}.parquet") for name in done.predictions
+        },
+        "metrics": {},
+    }
+    if options["truth"] is not None:
+        truth = load_labels(options["truth"], one_class=True)
+        for name, predicted in done.predictions.items():
+            result["metrics"][name] = evaluate_predictions(predicted, truth)
+    return result
+
+
+def _text(result: dict[str, Any]) -> str:
+    lines = [
+        f"{result['folder']}: trained {result['trained_parameters']:,} of "
+        f"{result['parameters']:,} parameters on {result['rows']:,} rows in {result['steps']} "
+        f"steps (loss {result['train_loss']:.4f})"
+    ]
+    if result["model"] is not None:
+        lines.append(f"model (for extract and finetune): {result['model']}")
+    lines += [f"predictions: {path}" for path in result["predictions"].values()]
+    for name, metrics in result["metrics"].items():
+        shown = ", ".join(
+            f"{key} {'-' if value is None else f'{value:.4f}'}"
+            for key, value in metrics.items()
+            if key != "rows"
+        )
+        lines.append(f"{name} ({metrics['rows']:,} rows with truth): {shown}")
+    return "\n".join(lines)
+
+
+def _train_texts(config: FinetuneConfig, rows: Rows, options: dict[str, Any]) -> None:
+    import json
+
+    from probekit.students.generative import finetune_lm
+
+    model = finetune_lm(config, rows, options["output"])
+    metrics = json.loads((options["output"] / "metrics.json").read_text(encoding="utf-8"))
+    found = {key: metrics[key] for key in ("rows", "tokens", "steps", "train_loss")}
+    found |= {key: metrics[key] for key in ("perplexity_before", "perplexity_after")}
+    text = f"{model}: a base model trained on {found['tokens']:,} tokens of {found['rows']:,} rows"
+    if found["perplexity_before"] is not None:
+        text += (
+            f"; perplexity on held-out rows {found['perplexity_before']:.2f} before, "
+            f"{found['perplexity_after']:.2f} after"
+        )
+    emit({"model": str(model), **found}, text + ".", as_json=options["as_json"])
+
+
+def _train_completions(
+    config: FinetuneConfig, rows: Rows, predict: dict[str, Rows], options: dict[str, Any]
+) -> None:
+    from probekit.students.completion import completion_rows, exact_match, load_completions
+    from probekit.students.generative import finetune_completion
+
+    taught = None if options["labels"] is None else load_completions(options["labels"])
+    train = completion_rows(rows, taught)
+    done = finetune_completion(config, train, options["output"], predict=predict)
+    result: dict[str, Any] = {
+        "folder": str(done.folder),
+        "model": None if done.model is None else str(done.model),
+        "rows": done.metrics["rows"],
+        "steps": done.metrics["steps"],
+        "exact_match": {},
+    }
+    lines = [f"{done.folder}: learned {result['rows']:,} completions in {result['steps']} steps"]
+    for name, found in done.predictions.items():
+        if "completion" not in predict[name].columns:
+            say(f"{name} has no column completion, so its completions were not graded.")
+            continue
+        share = float(exact_match(found, predict[name]).mean())
+        result["exact_match"][name] = share
+        lines.append(f"{name}: {100 * share:.1f} % of {len(found):,} exactly right")
+    emit(result, "\n".join(lines), as_json=options["as_json"])
