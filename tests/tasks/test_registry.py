@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import sys
+from pathlib import Path
 
 import pytest
 
 from probekit.data import Rows
-from probekit.errors import UsageError
+from probekit.errors import DataError, UsageError
 from probekit.tasks import Task, get_task, load_task_rows, register, task_names
 
 
@@ -84,3 +87,83 @@ def test_an_unknown_split_is_told_with_those_there_are() -> None:
         load_task_rows("colours@tset")
     with pytest.raises(UsageError, match="no split ''"):
         load_task_rows("colours@")
+
+
+def test_every_task_has_a_pool_or_halves_and_a_test_split() -> None:
+    for task in map(get_task, task_names()):
+        assert set(task.halves or (task.pool,)) <= set(task.splits), task.name
+        assert task.test in task.splits, task.name
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"classify, reward, completion, got 'rank' for 'colours'"):
+        dataclasses.replace(TASK, kind="rank")
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path, module: str, points: str) -> None:
+    """Lay a package out as installers do: a module and the metadata of its distribution."""
+    (folder / "colours_tasks.py").write_text(module)
+    info = folder / "colours_tasks-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: colours-tasks\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[probekit.tasks]\n{points}\n")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "colours_tasks", raising=False)
+
+
+MODULE = """
+from probekit.tasks import Task
+one = Task(name="installed", description="d", source="s", licence="l", classes=("a", "b"),
+           splits=("train", "test"), load=lambda split, seed: None)
+both = (one, Task(name="second", description="d", source="s", licence="l", classes=("a", "b"),
+                  splits=("train", "test"), load=lambda split, seed: None))
+taken = Task(name="docstrings", description="d", source="s", licence="l", classes=("a", "b"),
+             splits=("train", "test"), load=lambda split, seed: None)
+number = 7
+"""
+
+
+@pytest.mark.parametrize(
+    ("points", "names"),
+    [("x = colours_tasks:one", {"installed"}), ("x = colours_tasks:both", {"installed", "second"})],
+)
+def test_installed_packages_bring_tasks(
+    points: str, names: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert not names & set(task_names())
+    install(monkeypatch, tmp_path, MODULE, points)
+    assert names <= set(task_names())
+    assert get_task("installed").splits == ("train", "test")
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ("x = colours_tasks:number", "must lead to a probekit.tasks.Task or a tuple of them, got"),
+        ("x = colours_tasks:nothing", "cannot be loaded: AttributeError"),
+        ("x = no_such_module:TASKS", "cannot be loaded: ModuleNotFoundError"),
+        ("x = colours_tasks:taken", "brings a task 'docstrings', a name that is taken"),
+    ],
+)
+def test_a_package_whose_tasks_cannot_be_used_is_named(
+    points: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    install(monkeypatch, tmp_path, MODULE, points)
+    with pytest.raises(
+        DataError, match=r"^The entry point x = '\w+:\w+' of probekit.tasks " + message
+    ):
+        task_names()
+
+
+def test_the_example_of_the_docs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    (module,) = re.findall(r"```python\n(# birds_tasks.py\n.*?)```", page, re.DOTALL)
+    (points,) = re.findall(
+        r'```toml\n\[project.entry-points."probekit.tasks"\]\n(.*?)```', page, re.DOTALL
+    )
+    name, _, target = points.strip().partition(" = ")
+    install(monkeypatch, tmp_path, "", f"{name} = {target.strip(chr(34))}")
+    (tmp_path / "birds_tasks.py").write_text(module)
+    monkeypatch.delitem(sys.modules, "birds_tasks", raising=False)
+    assert load_task_rows("birds@test").columns["label"] == [0, 1]
+    assert len(load_task_rows("birds")) == 5
