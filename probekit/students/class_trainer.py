@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from probekit.activations.quiet import quiet
 from probekit.errors import ModelError
@@ -112,6 +113,10 @@ class ClassTrainer(Trainer):
         proba[order] = shifted / shifted.sum(axis=1, keepdims=True)
         return proba
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
+        return LengthGroups(rows.lengths, self.args.train_batch_size, seed=self.args.seed)
+
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         # The Trainer would group lengths here too, and give predictions in that order.
         return torch.utils.data.SequentialSampler(eval_dataset)
@@ -172,6 +177,34 @@ class ClassTrainer(Trainer):
 
 
 _LABELS = ("targets", "weight")
+
+
+class LengthGroups(torch.utils.data.Sampler[int]):
+    """Rows in a random order in which neighbours are of like length, the same for seed and epoch.
+
+    The Trainer's own draws from the global generator, so that a training that is gone on with in
+    the middle of an epoch would see some rows twice and others never.
+    """
+
+    def __init__(self, lengths: Any, batch_size: int, *, seed: int) -> None:
+        self._lengths = np.asarray(lengths).tolist()
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of another epoch; the Trainer calls this."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(1_000_003 * self._seed + self._epoch)
+        order: Any = get_length_grouped_indices(
+            self._lengths, self._batch_size, generator=generator
+        )
+        return iter(order)
 
 
 class _TimedCheckpoints(TrainerCallback):
@@ -292,7 +325,6 @@ def _arguments(
         greater_is_better=config.early_stop != "log_loss" if keep_best else None,
         logging_steps=max(1, every // 4),
         logging_nan_inf_filter=False,
-        train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         label_names=[],
         disable_tqdm=True,

@@ -55,6 +55,8 @@ class Classifier(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        # A list hides it: the part that reads is inside the backbone, and registered there.
+        self._reader = [reader_of(backbone)]
         self.reward = reward
         self._take = take
         self.head = torch.nn.Linear(width, 1 if reward else n_classes, bias=not reward)
@@ -70,7 +72,7 @@ class Classifier(torch.nn.Module):
     ) -> torch.Tensor:
         """Logits (B, C) of token ids (B, s); of pairs (2B, s) with the objective ``reward``."""
         more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        states = self.backbone(
+        states = self._reader[0](
             input_ids=input_ids, attention_mask=attention_mask, **more
         ).last_hidden_state
         pooled = self._take(states, attention_mask.bool())
@@ -114,14 +116,22 @@ def load_backbone(checkpoint: Checkpoint, config: FinetuneConfig) -> Any:
             f"The weights of {checkpoint.label} lack {len(missing)} tensors that the model needs "
             f"({', '.join(missing[:3])}); they belong to another model or are incomplete."
         )
-    backbone = text_root(model, checkpoint.config)
-    if hasattr(backbone.config, "use_cache"):
-        backbone.config.use_cache = False
-    for name, parameter in backbone.named_parameters():
-        # It is not part of what the head reads; without a gradient it would stop DDP.
-        if "pooler" in name:
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False
+    if config.lora:
+        model = with_adapters(model, checkpoint, config)
+    # Poolers and decoders are not read by the head; unused and trained, they would stop DDP.
+    read = {id(p) for n, p in reader_of(model).named_parameters() if "pooler" not in n}
+    for parameter in model.parameters():
+        if id(parameter) not in read:
             parameter.requires_grad_(False)
-    return with_adapters(backbone, checkpoint, config) if config.lora else backbone
+    return model
+
+
+def reader_of(backbone: Any) -> torch.nn.Module:
+    """The part of a backbone, with adapters or without, that reads text."""
+    base = backbone.get_base_model() if hasattr(backbone, "peft_config") else backbone
+    return text_root(base, base.config)
 
 
 def with_adapters(backbone: Any, checkpoint: Checkpoint, config: FinetuneConfig) -> Any:
@@ -179,8 +189,10 @@ def make_classifier(
 ) -> tuple[Classifier, HeadInfo]:
     """Load a backbone and give it a new head, drawn with the configuration's seed."""
     pool = checkpoint.default_pool if config.pool == "auto" else config.pool
-    backbone = load_backbone(checkpoint, config)
     with torch.random.fork_rng(devices=[]):
+        # Also what a checkpoint lacks, a pooler that nothing reads, is then the same every time.
+        torch.manual_seed(config.seed)
+        backbone = load_backbone(checkpoint, config)
         torch.manual_seed(config.seed)
         model = Classifier(
             backbone,
@@ -206,7 +218,8 @@ def save_classifier(
         if not adapter and hasattr(backbone, "merge_and_unload"):
             backbone = backbone.merge_and_unload()
         if not adapter:
-            backbone.config.use_cache = getattr(checkpoint.config, "use_cache", False)
+            # As it came: some models write into theirs when they are made.
+            backbone.config = copy.deepcopy(checkpoint.config)
             backbone = backbone.to(checkpoint.dtype)
         backbone.save_pretrained(beside)
         checkpoint.tokenizer.save_pretrained(beside)

@@ -1,0 +1,528 @@
+"""Finetuning classifiers: what they learn from, what they never see, and that they go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from probekit.activations.extract import extract
+from probekit.data import Rows
+from probekit.errors import (
+    DataError,
+    LabelsError,
+    ModelError,
+    OutputExistsError,
+    UsageError,
+)
+from probekit.labels import WeakLabels
+from probekit.students.classifier import read_head
+from probekit.students.config import FinetuneConfig
+from probekit.students.finetune import finetune
+from probekit.students.predictions import evaluate_predictions, read_curve
+from probekit.students.training_rows import TrainingRows, hold_out, training_rows
+from probekit.verdicts import Verdicts
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ARCHITECTURES = [
+    "bert",
+    "roberta",
+    "deberta-v3",
+    "gpt2",
+    "gpt-neox",
+    "opt",
+    "opt-projected",
+    "llama",
+    "qwen2",
+    "gemma2",
+    "phi",
+    "t5",
+    "albert",
+    "bart",
+]
+ANIMALS = ["a small cat", "the cats sleep", "one cat and a mouse", "cat", "my cat is old"]
+TOOLS = ["a steel hammer", "hammers and nails", "the hammer fell", "hammer", "an old hammer broke"]
+
+
+def make_rows(n: int = 40, start: int = 0) -> Rows:
+    """Texts about cats (0) and hammers (1); ``label`` is the truth."""
+    texts = [f"{(ANIMALS, TOOLS)[i % 2][i // 2 % 5]} {i // 10}" for i in range(start, start + n)]
+    labels = [i % 2 for i in range(start, start + n)]
+    return Rows({"id": [f"r{i}" for i in range(start, start + n)], "text": texts, "label": labels})
+
+
+def labels_of(rows: Rows, probs: Any = None, classes: tuple[str, ...] = ("cat", "tool")) -> Any:
+    if probs is None:
+        probs = np.eye(len(classes))[list(rows.columns["label"])]
+    return WeakLabels(list(rows.ids), list(rows.hashes), np.asarray(probs, float), classes)
+
+
+def verdicts_of(rows: Rows, **columns: Any) -> Verdicts:
+    n, Y = len(rows), np.eye(2, dtype=np.float32)[list(rows.columns["label"])]
+    fields: dict[str, Any] = {
+        "weak": Y,
+        "probe": Y,
+        "label": Y,
+        "keep": np.ones(n, bool),
+        "weight": np.ones(n, np.float32),
+        "disagreement": np.zeros(n, np.float32),
+        "fold": np.zeros(n, np.int16),
+    }
+    return Verdicts(list(rows.ids), list(rows.hashes), ("cat", "tool"), **{**fields, **columns})
+
+
+@pytest.fixture
+def config(tiny_model: Callable[..., Path]) -> Callable[..., FinetuneConfig]:
+    def make(**more: Any) -> FinetuneConfig:
+        settings: dict[str, Any] = {"lr": 3e-3, "epochs": 6, "batch_size": 8, "device": "cpu"}
+        return FinetuneConfig(**{"model": str(tiny_model("bert")), **settings, **more})
+
+    return make
+
+
+def test_it_learns_what_it_is_taught(config: Any, tmp_path: Path) -> None:
+    rows, test = make_rows(), make_rows(20, 100)
+    done = finetune(config(), training_rows(rows, labels_of(rows)), tmp_path, predict={"t": test})
+    figures = evaluate_predictions(done.predictions["t"], labels_of(test))
+    assert figures["accuracy"] > 0.9
+    assert figures["auroc"] > 0.95
+    assert done.metrics["steps"] == 30
+    assert done.predictions["t"].ids == test.ids
+    assert done.predictions["t"].hashes == test.hashes
+
+
+def test_a_student_of_an_always_wrong_teacher_is_wrong(config: Any, tmp_path: Path) -> None:
+    """If the truth, which stands in a column of the rows, leaked, it would be right."""
+    rows, test = make_rows(), make_rows(20, 100)
+    wrong = labels_of(rows, np.eye(2)[[1 - y for y in rows.columns["label"]]])
+    done = finetune(config(), training_rows(rows, wrong), tmp_path, predict={"t": test})
+    figures = evaluate_predictions(done.predictions["t"], labels_of(test))
+    assert figures["accuracy"] < 0.1
+
+
+def test_training_rows_have_no_place_for_the_truth() -> None:
+    names = {each.name for each in dataclasses.fields(TrainingRows)}
+    assert names == {"contents", "kind", "ids", "hashes", "Y", "weight", "classes"}
+    rows = make_rows(8)
+    train = training_rows(rows, labels_of(rows, np.full((8, 2), 0.5)))
+    assert train.contents == rows.contents()
+    assert (train.Y == 0.5).all()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_predictions_are_the_head_on_extracted_states(
+    name: str, lora: bool, tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A second way: the saved folder, read by extract, times the saved head."""
+    rows = make_rows(12)
+    config = FinetuneConfig(
+        model=str(tiny_model(name)), lr=1e-2, max_steps=3, batch_size=4, lora=lora, device="cpu"
+    )
+    done = finetune(
+        config, training_rows(rows, labels_of(rows)), tmp_path / "out", predict={"t": rows}
+    )
+    assert done.model is not None
+    info, head = read_head(done.model)
+    store = extract(rows, str(done.model), layers="last", output=tmp_path / "acts.h5", pool="auto")
+    with store:
+        assert store.spec["pooling"] == info.pool
+        logits = store.layer() @ head["weight"].numpy().T + head["bias"].numpy()
+    expected = torch.softmax(torch.from_numpy(logits.astype(np.float64)), dim=1).numpy()
+    # Other batches, and adapters merged into the weights: the last bits of float32.
+    np.testing.assert_allclose(done.predictions["t"].probs, expected, atol=2e-5)
+    assert np.ptp(expected[:, 1]) > 1e-3  # the control: rows differ
+    trained, all_ = (done.metrics[key] for key in ("trained_parameters", "parameters"))
+    assert trained < 0.5 * all_ if lora else trained > 0.5 * all_
+
+
+def test_adapter_alone_is_small(config: Any, tmp_path: Path) -> None:
+    rows = make_rows(8)
+    train = training_rows(rows, labels_of(rows))
+    done = finetune(config(lora=True, save="adapter", max_steps=1), train, tmp_path)
+    assert done.model is not None
+    assert (done.model / "adapter_model.safetensors").is_file()
+    assert not (done.model / "model.safetensors").exists()
+
+
+def test_lora_without_a_matching_module_is_told(config: Any, tmp_path: Path) -> None:
+    rows = make_rows(8)
+    with pytest.raises(ModelError, match=r"LoRA finds no module .*nowhere.*are called dense, key"):
+        finetune(
+            config(lora=True, lora_modules=["nowhere"]),
+            training_rows(rows, labels_of(rows)),
+            tmp_path,
+        )
+
+
+def test_three_classes(config: Any, tmp_path: Path) -> None:
+    texts = [f"{word} {i}" for i in range(15) for word in ("cat", "hammer", "seven wizards")]
+    rows = Rows({"text": texts, "label": [i % 3 for i in range(45)]})
+    train = training_rows(rows, labels_of(rows, classes=("a", "b", "c")))
+    done = finetune(config(), train, tmp_path, predict={"t": rows})
+    assert done.predictions["t"].probs.shape == (45, 3)
+    np.testing.assert_allclose(done.predictions["t"].probs.sum(axis=1), 1)
+    assert (done.predictions["t"].hard == np.arange(45) % 3).mean() > 0.9
+
+
+def test_soft_labels_are_learned_as_such(config: Any, tmp_path: Path) -> None:
+    rows = make_rows()
+    done = finetune(
+        config(epochs=8),
+        training_rows(rows, labels_of(rows, np.tile([0.3, 0.7], (40, 1)))),
+        tmp_path,
+        predict={"t": rows},
+    )
+    # Hardened labels would drive it to 1.
+    assert done.predictions["t"].probs[:, 1].mean() == pytest.approx(0.7, abs=0.1)
+
+
+def test_verdicts_keep_label_and_weight_are_honoured(config: Any, tmp_path: Path) -> None:
+    rows = make_rows(16)
+    keep = np.arange(16) >= 4
+    label = np.tile(np.array([[0.25, 0.75]], np.float32), (16, 1))
+    weight = np.where(np.arange(16) % 2, 3, 1).astype(np.float32)
+    train = training_rows(rows, verdicts_of(rows, keep=keep, label=label, weight=weight))
+    assert train.ids == rows.ids[4:]
+    np.testing.assert_allclose(train.Y, label[4:])
+    np.testing.assert_allclose(train.weight, weight[4:] / 2)
+    assert train.weight.mean() == pytest.approx(1)
+    plain = training_rows(rows, labels_of(rows))
+    assert len(plain) == 16
+
+
+def test_rows_of_weight_zero_teach_nothing(config: Any, tmp_path: Path) -> None:
+    """Their labels may be anything: the same predictions to the last bit."""
+    rows = make_rows(24)
+    weight = np.where(np.arange(24) % 3 == 0, 0, 1).astype(np.float32)
+    flipped = np.eye(2, dtype=np.float32)[list(rows.columns["label"])]
+    flipped[weight == 0] = flipped[weight == 0][:, ::-1]
+    found = []
+    for name, columns in (("a", {}), ("b", {"label": flipped})):
+        train = training_rows(rows, verdicts_of(rows, weight=weight, **columns))
+        done = finetune(config(epochs=1), train, tmp_path / name, predict={"t": rows})
+        found.append(done.predictions["t"].probs)
+    np.testing.assert_array_equal(*found)
+    control = training_rows(rows, verdicts_of(rows, label=flipped))
+    done = finetune(config(epochs=1), control, tmp_path / "c", predict={"t": rows})
+    assert np.abs(done.predictions["t"].probs - found[0]).max() > 1e-4
+
+
+def test_same_seed_same_result(config: Any, tmp_path: Path) -> None:
+    rows = make_rows(16)
+    train = training_rows(rows, labels_of(rows))
+    probs = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        done = finetune(config(epochs=1, seed=seed), train, tmp_path / name, predict={"t": rows})
+        probs[name] = done.predictions["t"].probs
+    np.testing.assert_array_equal(probs["a"], probs["b"])
+    assert np.abs(probs["a"] - probs["c"]).max() > 1e-5
+
+
+def test_mixed_precision_leaves_the_head_in_float32(config: Any, tmp_path: Path) -> None:
+    rows = make_rows(16)
+    train = training_rows(rows, labels_of(rows))
+    done = finetune(config(dtype="bfloat16", epochs=1), train, tmp_path, predict={"t": rows})
+    assert done.model is not None
+    head = read_head(done.model)[1]
+    assert {value.dtype for value in head.values()} == {torch.float32}
+    logits = np.log(done.predictions["t"].probs)
+    difference = logits[:, 1] - logits[:, 0]
+    rounded = torch.from_numpy(difference).bfloat16().double().numpy()
+    # bfloat16 logits would be equal to their roundings up to float64's own.
+    assert np.abs(difference - rounded).max() > 1e-6
+
+
+class TestReward:
+    def pairs(self, n: int = 24) -> Rows:
+        """The completion about hammers is preferred."""
+        texts = [
+            (ANIMALS[i % 5] + f" {i}", TOOLS[i % 5] + f" {i}")[:: 1 if i % 2 else -1]
+            for i in range(n)
+        ]
+        return Rows(
+            {
+                "text": [first for first, _ in texts],
+                "text_pair": [second for _, second in texts],
+                "label": [i % 2 for i in range(n)],
+            }
+        )
+
+    def test_probability_is_the_sigmoid_of_a_difference(self, config: Any, tmp_path: Path) -> None:
+        rows = self.pairs()
+        swapped = Rows({"text": rows.columns["text_pair"], "text_pair": rows.columns["text"]})
+        done = finetune(
+            config(objective="reward"),
+            training_rows(rows, labels_of(rows, classes=("first", "second"))),
+            tmp_path / "out",
+            predict={"t": rows, "swapped": swapped},
+        )
+        probs = done.predictions["t"].probs
+        assert (probs.argmax(axis=1) == rows.columns["label"]).mean() > 0.9
+        # Each is scored alone, so exchanging them exchanges the probabilities.
+        np.testing.assert_allclose(done.predictions["swapped"].probs, probs[:, ::-1], atol=1e-5)
+        assert done.model is not None
+        info, head = read_head(done.model)
+        assert info.objective == "reward"
+        assert head.keys() == {"weight"}  # a bias would cancel
+        scores = []
+        for side in ("text", "text_pair"):
+            name = str(done.model)
+            with extract(
+                list(rows.columns[side]), name, layers="last", output=tmp_path / side
+            ) as s:
+                scores.append(s.layer() @ head["weight"].numpy()[0])
+        expected = 1 / (1 + np.exp(-(scores[1] - scores[0]).astype(np.float64)))
+        np.testing.assert_allclose(probs[:, 1], expected, atol=2e-5)
+
+    def test_it_needs_pairs(self, config: Any, tmp_path: Path) -> None:
+        rows = make_rows(8)
+        train = training_rows(rows, labels_of(rows))
+        with pytest.raises(DataError, match="columns text and text_pair"):
+            finetune(config(objective="reward"), train, tmp_path)
+
+
+class TestHeldOut:
+    def test_best_evaluation_on_weak_labels_is_kept(self, config: Any, tmp_path: Path) -> None:
+        rows, held = make_rows(), make_rows(12, 200)
+        noisy = labels_of(held, np.eye(2)[[i % 2 if i % 3 else 1 - i % 2 for i in range(12)]])
+        settings = config(early_stop="log_loss", epochs=8, evals=10, lr=1e-2)
+        done = finetune(
+            settings,
+            training_rows(rows, labels_of(rows)),
+            tmp_path,
+            validation=training_rows(held, noisy),
+            predict={"t": held},
+            curves=True,
+        )
+        losses = {
+            h["step"]: h["eval_log_loss"] for h in done.metrics["history"] if "eval_log_loss" in h
+        }
+        best = min(losses, key=losses.__getitem__)
+        assert done.metrics["best_step"] == best < done.metrics["steps"]
+        steps, probs = read_curve(tmp_path, "t")
+        assert steps == sorted(losses)
+        kept = probs[steps.index(best)]
+        np.testing.assert_allclose(done.predictions["t"].probs, kept, atol=1e-6)
+        # The history's figure, computed again from the curve.
+        weak = noisy.probs * np.log(probs[steps.index(best)])
+        assert losses[best] == pytest.approx(-weak.sum(axis=1).mean(), abs=1e-5)
+
+    def test_patience_stops(self, config: Any, tmp_path: Path) -> None:
+        rows, held = make_rows(), make_rows(12, 200)
+        wrong = labels_of(held, np.eye(2)[[1 - y for y in held.columns["label"]]])
+        done = finetune(
+            config(early_stop="log_loss", patience=2, epochs=8, evals=10, lr=1e-2),
+            training_rows(rows, labels_of(rows)),
+            tmp_path,
+            validation=training_rows(held, wrong),
+        )
+        assert done.metrics["steps"] < 40
+
+    def test_it_needs_rows(self, config: Any, tmp_path: Path) -> None:
+        rows = make_rows(8)
+        with pytest.raises(UsageError, match="needs held-out rows with weak labels"):
+            finetune(config(early_stop="auroc"), training_rows(rows, labels_of(rows)), tmp_path)
+
+    def test_share_is_taken_off_with_copies_together(self) -> None:
+        rows = Rows({"text": [f"t{i // 2}" for i in range(40)], "label": [0, 1] * 20})
+        train, held = hold_out(training_rows(rows, labels_of(rows)), 0.25, seed=3)
+        assert len(held) == 10
+        assert not set(train.hashes) & set(held.hashes)
+        assert sorted(map(int, [*train.ids, *held.ids])) == list(range(40))
+        with pytest.raises(UsageError, match="leaves one side empty"):
+            hold_out(train, 0.001)
+
+
+class TestResume:
+    SCRIPT = textwrap.dedent(
+        """
+        import sys
+        sys.path.insert(0, {tests!r})
+        import torch
+        torch.set_num_threads(1)
+        from test_finetune_rows import make
+        from probekit.students.config import FinetuneConfig
+        from probekit.students.finetune import finetune
+        train, rows = make()
+        config = FinetuneConfig(model=sys.argv[1], lr=3e-3, epochs=4, batch_size=4, device="cpu",
+                                loss="logconf", save_seconds=0.0)
+        finetune(config, train, sys.argv[2], predict={{"t": rows}})
+        """
+    )
+
+    def test_a_killed_training_ends_like_an_unbroken_one(
+        self, tiny_model: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        """With a loss that has a state; every step writes a checkpoint here."""
+        (tmp_path / "test_finetune_rows.py").write_text(
+            textwrap.dedent(
+                """
+                import numpy as np
+                from probekit.data import Rows
+                from probekit.labels import WeakLabels
+                from probekit.students.training_rows import training_rows
+
+                def make():
+                    rows = Rows({"text": [["hammer", "cat"][i % 2] + f" {i}" for i in range(40)]})
+                    probs = np.array([[0.2, 0.8] if i % 2 else [0.7, 0.3] for i in range(40)])
+                    labels = WeakLabels(list(rows.ids), list(rows.hashes), probs, ("a", "b"))
+                    return training_rows(rows, labels), rows
+                """
+            )
+        )
+        script = self.SCRIPT.format(tests=str(tmp_path))
+        model = str(tiny_model("bert"))
+
+        def begin(folder: str) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                [sys.executable, "-c", script, model, str(tmp_path / folder)],
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+
+        assert begin("whole").wait(120) == 0
+        broken, deadline = begin("broken"), time.monotonic() + 60
+        while not any(
+            (
+                tmp_path / "broken" / "checkpoints" / f"checkpoint-{i}" / "trainer_state.json"
+            ).exists()
+            for i in range(5, 40)
+        ):
+            assert time.monotonic() < deadline
+            assert broken.poll() is None
+            time.sleep(0.01)
+        broken.send_signal(signal.SIGKILL)
+        broken.wait()
+        assert not (tmp_path / "broken" / "metrics.json").exists()
+        assert begin("broken").wait(120) == 0
+        weights = [
+            load_file(tmp_path / name / "model" / "model.safetensors")
+            for name in ("whole", "broken")
+        ]
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+        assert not (tmp_path / "broken" / "checkpoints").exists()
+
+    def test_a_finished_folder_is_used_as_it_is(self, config: Any, tmp_path: Path) -> None:
+        rows = make_rows(8)
+        train = training_rows(rows, labels_of(rows))
+        first = finetune(config(epochs=1), train, tmp_path, predict={"t": rows})
+        before = (tmp_path / "metrics.json").stat().st_mtime_ns
+        again = finetune(config(epochs=1), train, tmp_path, predict={"t": rows})
+        assert (tmp_path / "metrics.json").stat().st_mtime_ns == before
+        np.testing.assert_array_equal(first.predictions["t"].probs, again.predictions["t"].probs)
+
+    @pytest.mark.parametrize("change", ["lr", "labels"])
+    def test_another_run_is_refused(self, change: str, config: Any, tmp_path: Path) -> None:
+        rows = make_rows(8)
+        train = training_rows(rows, labels_of(rows))
+        finetune(config(epochs=1), train, tmp_path)
+        other = config(epochs=1, **({"lr": 1e-3} if change == "lr" else {}))
+        if change == "labels":
+            train = training_rows(rows, labels_of(rows, np.full((8, 2), 0.5)))
+        with pytest.raises(OutputExistsError, match=r"another run \((lr|train) differ"):
+            finetune(other, train, tmp_path)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
+    config: Any, tmp_path: Path
+) -> None:
+    rows = make_rows(16)
+    train = training_rows(rows, labels_of(rows))
+    with pytest.raises(ModelError, match=r"The loss of step \d+ is (nan|inf|-inf)"):
+        finetune(config(lr=1e30, save_seconds=0.0), train, tmp_path)
+    kept = list((tmp_path / "checkpoints").glob("checkpoint-*/model.safetensors"))
+    assert kept
+    assert not (tmp_path / "metrics.json").exists()
+
+
+class TestBadInput:
+    def test_labels_that_miss_rows(self) -> None:
+        rows = make_rows(8)
+        some = labels_of(rows.select([0, 1, 2]))
+        with pytest.raises(LabelsError, match="no label for 5 of 8 rows"):
+            training_rows(rows, some)
+        assert len(training_rows(rows, some, only_labelled=True)) == 3
+
+    def test_labels_of_other_texts(self) -> None:
+        rows = make_rows(8)
+        other = Rows({**rows.columns, "text": [f"x{i}" for i in range(8)]})
+        with pytest.raises(LabelsError, match="text"):
+            training_rows(other, labels_of(rows))
+
+    def test_verdicts_of_another_data_set(self) -> None:
+        rows = make_rows(8)
+        with pytest.raises(DataError, match="not in the data set"):
+            training_rows(make_rows(8, 100), verdicts_of(rows))
+        other = Rows({**rows.columns, "text": [f"x{i}" for i in range(8)]})
+        with pytest.raises(DataError, match="have another text than the verdicts"):
+            training_rows(other, verdicts_of(rows))
+
+    def test_everything_filtered_away(self) -> None:
+        rows = make_rows(8)
+        with pytest.raises(DataError, match="all were dropped; filter less"):
+            training_rows(rows, verdicts_of(rows, keep=np.zeros(8, bool)))
+
+    def test_weights_that_leave_nothing(self) -> None:
+        rows = make_rows(8)
+        with pytest.raises(LabelsError, match="must not be negative, nor all 0"):
+            training_rows(rows, verdicts_of(rows, weight=np.zeros(8, np.float32)))
+
+    def test_one_class(self, config: Any, tmp_path: Path) -> None:
+        rows = make_rows(8)
+        labels = labels_of(rows, np.ones((8, 1)), ("only",))
+        with pytest.raises(LabelsError, match="one class only"):
+            finetune(config(), training_rows(rows, labels), tmp_path)
+
+    def test_fewer_classes_in_validation(self, config: Any, tmp_path: Path) -> None:
+        rows = make_rows(8)
+        three = np.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1]]
+        with pytest.raises(LabelsError, match="have the classes a, b, c, validation labels"):
+            finetune(
+                config(),
+                training_rows(rows, labels_of(rows, three, ("a", "b", "c"))),
+                tmp_path,
+                validation=training_rows(rows, labels_of(rows)),
+            )
+
+    def test_unknown_loss(self, config: Any, tmp_path: Path) -> None:
+        rows = make_rows(8)
+        with pytest.raises(UsageError, match="did you mean logconf"):
+            finetune(config(loss="logcnf"), training_rows(rows, labels_of(rows)), tmp_path)
+
+    def test_generative_objectives_are_elsewhere(self, config: Any, tmp_path: Path) -> None:
+        rows = make_rows(8)
+        with pytest.raises(UsageError, match=r"probekit\.students\.generative"):
+            finetune(config(objective="lm"), training_rows(rows, labels_of(rows)), tmp_path)
+
+    @pytest.mark.parametrize(
+        ("settings", "sentence"),
+        [
+            ({"objective": "rank"}, "objective is one of classify"),
+            ({"epochs": 0}, "epochs is above 0"),
+            ({"batch_size": 0}, "batch_size is at least 1"),
+            ({"lr": -1.0}, "lr is above 0"),
+            ({"save": "adapter"}, "Only LoRA has an adapter"),
+            ({"early_stop": "loss"}, "early_stop is one of log_loss"),
+            ({"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),
+            ({"learning_rat": 1}, "no setting 'learning_rat'"),
+            ({"epochs": "two"}, "wrong type"),
+        ],
+    )
+    def test_settings(self, settings: dict[str, Any], sentence: str) -> None:
+        FinetuneConfig.from_mapping({"model": "m"})  # the control
+        with pytest.raises(UsageError, match=sentence):
+            FinetuneConfig.from_mapping({"model": "m", **settings})
