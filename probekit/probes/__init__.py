@@ -9,15 +9,24 @@ from typing import TYPE_CHECKING, Any
 from probekit.probes.out_of_fold import out_of_fold
 
 if TYPE_CHECKING:
+    from probekit.probes.ensemble import EnsembleProbe
     from probekit.probes.knn import KNNProbe
     from probekit.probes.logistic import LogisticProbe
     from probekit.probes.saving import load_probe
     from probekit.probes.topofilter import TopoFilterProbe
 
-__all__ = ["KNNProbe", "LogisticProbe", "TopoFilterProbe", "load_probe", "out_of_fold"]
+__all__ = [
+    "EnsembleProbe",
+    "KNNProbe",
+    "LogisticProbe",
+    "TopoFilterProbe",
+    "load_probe",
+    "out_of_fold",
+]
 
 # Imported on first use: scikit-learn alone takes a second, which `probekit --help` must not pay.
 _HOMES = {
+    "EnsembleProbe": "probekit.probes.ensemble",
     "KNNProbe": "probekit.probes.knn",
     "LogisticProbe": "probekit.probes.logistic",
     "TopoFilterProbe": "probekit.probes.topofilter",

@@ -25,6 +25,7 @@ __all__ = ["load_probe", "save_probe"]
 FORMAT, VERSION = "probekit-probe", 1
 DESCRIPTION, NUMBERS = "probe.json", "probe.safetensors"
 PROBES = {
+    "EnsembleProbe": "probekit.probes.ensemble",
     "KNNProbe": "probekit.probes.knn",
     "LogisticProbe": "probekit.probes.logistic",
     "TopoFilterProbe": "probekit.probes.topofilter",

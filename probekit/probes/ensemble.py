@@ -1,0 +1,274 @@
+"""The closed-form ensemble: leave-one-out ridge and leave-one-out kNN votes over several layers.
+
+Every member is exact without the row (and its duplicates), with no fitting loop over folds.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+from scipy.special import softmax
+
+from probekit.errors import ProbeError
+from probekit.folds import duplicate_groups
+from probekit.probes.base import BaseProbe, Training
+from probekit.probes.calibration import Calibration, calibrate
+from probekit.probes.knn import neighbor_means
+from probekit.probes.neighbors import NeighborIndex
+from probekit.probes.ridge import PENALTIES, RidgeStates, choose_penalty
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from probekit.activations.store import ActivationStore
+
+__all__ = [
+    "Average",
+    "EnsembleProbe",
+    "LayerPlan",
+    "average",
+    "ensemble_for",
+    "plan_layers",
+    "stack_layers",
+]
+
+# Shares of the deepest stored layer: 4, 5, 6 and 3, 5, 6 of 6 were best on all-MiniLM.
+RIDGE_DEPTHS = (4 / 6, 5 / 6, 1.0)
+KNN_DEPTHS = (3 / 6, 5 / 6, 1.0)
+
+
+class LayerPlan(NamedTuple):
+    """Layers that the ensemble reads, and which of these each kind of member takes, by place."""
+
+    layers: tuple[int, ...]
+    ridge: tuple[int, ...]
+    knn: tuple[int, ...]
+
+
+def plan_layers(stored: Sequence[int]) -> LayerPlan:
+    """Choose among stored layers those nearest to the depths that were best (docs/methods.md)."""
+    deepest = max(stored)
+
+    def nearest(depths: Sequence[float]) -> list[int]:
+        # Of two equally near layers the deeper one; the last layer is never the only choice.
+        return sorted({min(stored, key=lambda i: (abs(i - x * deepest), -i)) for x in depths})
+
+    ridge, knn = nearest(RIDGE_DEPTHS), nearest(KNN_DEPTHS)
+    layers = tuple(sorted({*ridge, *knn}))
+    return LayerPlan(layers, tuple(map(layers.index, ridge)), tuple(map(layers.index, knn)))
+
+
+def stack_layers(
+    store: ActivationStore, layers: Sequence[int], rows: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
+    """States (n, Σ width) float32 of several layers side by side, of all rows or those numbered."""
+    widths = [store.info(layer).width for layer in layers]
+    out = np.empty((len(store) if rows is None else len(rows), sum(widths)), np.float32)
+    for layer, part in zip(layers, _slices(widths), strict=True):
+        out[:, part] = store.layer(layer) if rows is None else store.read(layer, rows)
+    return out
+
+
+def ensemble_for(store: ActivationStore, layers: Sequence[int] | None = None) -> EnsembleProbe:
+    """Make the ensemble for ``stack_layers(store, plan_layers(…).layers)``, by default of all."""
+    plan = plan_layers(store.layers if layers is None else layers)
+    widths = tuple(store.info(layer).width for layer in plan.layers)
+    return EnsembleProbe(widths=widths, ridge=plan.ridge, knn=plan.knn)
+
+
+class Average(NamedTuple):
+    """Members' calibrations, that of their mean, the calibrated members (m, n, C), and P (n, C)."""
+
+    calibrations: list[Calibration]
+    last: Calibration
+    log_odds: NDArray[np.float64]
+    proba: NDArray[np.float64]
+
+
+def average(
+    scores: Sequence[NDArray[np.float64]],
+    Y: NDArray[np.float64],
+    weight: NDArray[np.float64] | None = None,
+) -> Average:
+    """Calibrate members' scores (n, C) on labels Y, average their log-odds, calibrate once more."""
+    calibrations = [calibrate(score, Y, weight) for score in scores]
+    log_odds = np.stack([c.log_odds(s) for c, s in zip(calibrations, scores, strict=True)])
+    mean = log_odds.mean(axis=0)
+    last = calibrate(mean, Y, weight)
+    return Average(calibrations, last, log_odds, softmax(last.log_odds(mean), axis=1))
+
+
+class EnsembleProbe(BaseProbe):
+    """Mean of calibrated log-odds of ridge fits and kNN votes, calibrated once more.
+
+    Parameters
+    ----------
+    widths
+        Columns of X that each layer takes, side by side; None: X is one layer.
+    ridge, knn
+        Which of these layers (numbers from 0) have a ridge fit and a kNN vote; None: all.
+    k
+        Neighbours that vote (cosine distance); fewer where duplicates leave fewer others.
+    penalties
+        Ridge penalties λ in units of the states' mean variance; each layer takes its own by the
+        leave-one-out squared error and the one-standard-error rule.
+    backend
+        Of the neighbour search: ``"auto"``, ``"faiss"`` or ``"torch"``.
+
+    Attributes
+    ----------
+    oof_proba_
+        P (n, C) from members without the row, by its number, and without its duplicates.
+    member_log_odds_
+        (members, n, C) calibrated logits, ridge first; not kept on disk.
+    penalties_
+        Penalty chosen for each ridge fit.
+
+    Any number of classes: a member scores each class (ridge on indicators, shares of votes) and is
+    calibrated by one common slope and an intercept per class, for two classes Platt's calibration.
+    The calibrations (two numbers each) and the penalties are fitted to all rows.
+    """
+
+    leave_one_out = True
+
+    def __init__(
+        self,
+        *,
+        widths: Sequence[int] | None = None,
+        ridge: Sequence[int] | None = None,
+        knn: Sequence[int] | None = None,
+        k: int = 30,
+        penalties: Sequence[float] = PENALTIES,
+        backend: str = "auto",
+    ) -> None:
+        self.widths = widths
+        self.ridge = ridge
+        self.knn = knn
+        self.k = k
+        self.penalties = penalties
+        self.backend = backend
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
+        """Fit all members and predict every row without itself; weights and groups as KNNProbe."""
+        data = self._check_fit(X, y, sample_weight, groups)
+        if data.groups is None:
+            data = data._replace(groups=duplicate_groups(data.X))
+        parts = self._parts(data.X.shape[1])
+        scores, self._coef, self._intercept, self.penalties_ = [], [], [], []
+        for part in self._ridge_parts(parts):
+            states = RidgeStates(data.X[:, part], groups=data.groups, weight=data.weight)
+            penalty, score = choose_penalty(states, data.Y, self.penalties)
+            coef, intercept = states.fit(data.Y, penalty)
+            scores.append(score)
+            self.penalties_.append(float(penalty))
+            self._coef.append(coef)
+            self._intercept.append(intercept)
+        self._store(data)
+        for index in self._indexes:
+            near = index.others(self._k, groups=data.groups).index
+            scores.append(neighbor_means(near, data.Y, [self._k], weight=data.weight)[0])
+        self._calibrations, self._last, self.member_log_odds_, self.oof_proba_ = average(
+            scores, data.Y, data.weight
+        )
+        return self
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return P (m, C) of new rows X (m, d): a stored row asked for votes for itself."""
+        states = self._check_predict(X)
+        parts, scores = self._parts(states.shape[1]), []
+        for part, coef, intercept in zip(
+            self._ridge_parts(parts), self._coef, self._intercept, strict=True
+        ):
+            scores.append(states[:, part].astype(np.float64) @ coef + intercept)
+        for part, index in zip(self._knn_parts(parts), self._indexes, strict=True):
+            near = index.query(np.ascontiguousarray(states[:, part]), self._k).index
+            scores.append(
+                neighbor_means(near, self._data.Y, [self._k], weight=self._data.weight)[0]
+            )
+        pairs = zip(self._calibrations, scores, strict=True)
+        mean = np.mean([calibration.log_odds(score) for calibration, score in pairs], axis=0)
+        return np.asarray(softmax(self._last.log_odds(mean), axis=1))
+
+    def _store(self, data: Training) -> None:
+        """Make the neighbour searches ready."""
+        if not isinstance(self.k, int | np.integer) or self.k < 1:
+            raise ProbeError(f"k must be a whole number of at least 1, got {self.k!r}.")
+        assert data.groups is not None
+        left = len(data.X) - int(np.bincount(data.groups).max())
+        if left < 1:
+            raise ProbeError(
+                f"All {len(data.X)} rows are copies of one text; nothing is left to predict them "
+                "from."
+            )
+        self._data, self._k = data, min(int(self.k), left)
+        parts = self._knn_parts(self._parts(data.X.shape[1]))
+        self._indexes = [
+            NeighborIndex(np.ascontiguousarray(data.X[:, part]), backend=self.backend)
+            for part in parts
+        ]
+
+    def _parts(self, width: int) -> list[slice]:
+        """Columns of each layer."""
+        widths = [width] if self.widths is None else list(self.widths)
+        if sum(widths) != width or min(widths, default=0) < 1:
+            raise ProbeError(
+                f"X has {width} columns, and the layers' widths {widths} are to fill them."
+            )
+        if not len(self.penalties) or min(self.penalties) <= 0:
+            raise ProbeError(f"penalties must be above 0, got {self.penalties!r}.")
+        chosen = [*self._numbers(self.ridge, widths), *self._numbers(self.knn, widths)]
+        if not chosen or not all(0 <= i < len(widths) for i in chosen):
+            raise ProbeError(
+                f"ridge and knn name layers 0 to {len(widths) - 1} of X, at least one, got "
+                f"{self.ridge!r} and {self.knn!r}."
+            )
+        return _slices(widths)
+
+    def _numbers(self, given: Sequence[int] | None, widths: Sequence[int]) -> list[int]:
+        return list(range(len(widths)) if given is None else given)
+
+    def _ridge_parts(self, parts: list[slice]) -> list[slice]:
+        return [parts[i] for i in self._numbers(self.ridge, range(len(parts)))]
+
+    def _knn_parts(self, parts: list[slice]) -> list[slice]:
+        return [parts[i] for i in self._numbers(self.knn, range(len(parts)))]
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        data = self._data
+        assert data.groups is not None
+        arrays = {"X": data.X, "Y": data.Y, "groups": data.groups, "oof_proba": self.oof_proba_}
+        if data.weight is not None:
+            arrays["weight"] = data.weight
+        for i, (coef, intercept) in enumerate(zip(self._coef, self._intercept, strict=True)):
+            arrays |= {f"coef.{i}": coef, f"intercept.{i}": intercept}
+        calibrations = [*self._calibrations, self._last]
+        arrays["penalties"] = np.array(self.penalties_)
+        arrays["slopes"] = np.array([c.slope for c in calibrations])
+        arrays["offsets"] = np.stack([c.intercept for c in calibrations])
+        return arrays
+
+    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+        self.oof_proba_ = arrays["oof_proba"]
+        self.penalties_ = arrays["penalties"].tolist()
+        self._coef = [arrays[f"coef.{i}"] for i in range(len(self.penalties_))]
+        self._intercept = [arrays[f"intercept.{i}"] for i in range(len(self.penalties_))]
+        *self._calibrations, self._last = [
+            Calibration(float(slope), offset)
+            for slope, offset in zip(arrays["slopes"], arrays["offsets"], strict=True)
+        ]
+        self._store(Training(arrays["X"], arrays["Y"], arrays.get("weight"), arrays["groups"]))
+
+
+def _slices(widths: Sequence[int]) -> list[slice]:
+    ends = np.cumsum([0, *widths]).tolist()
+    return [slice(start, stop) for start, stop in pairwise(ends)]
