@@ -23,6 +23,8 @@ ELEUTHER: dict[str, dict[str, Any]] = {
     "logreg": {"l2": 1e-2, "standardize": False},
     "topofilter": {"variant": "eleuther", "metric": "euclidean", "self_neighbor": True},
 }
+# Parameters without an option of their own.
+HIDDEN = ("self_neighbor", "standardize", "fit_intercept")
 PROBE_OPTIONS = ("k", "weights", "metric", "l2", "variant", "k_cc", "k_zeta")
 
 
@@ -55,8 +57,9 @@ def run_cleaning(
     from probekit.labels import load_labels
 
     _check_files(options)
-    probe = _probe(options, probe_params or {})
+    _probe(options, probe_params or {})  # what is wrong with it is told before anything is read
     with ActivationStore(options["acts"]) as store:
+        probe = _probe(options, {**(probe_params or {}), **_of_pairs(store, options)})
         rows = _rows(store, options) if options["write_data"] is not None else None
         labels = load_labels(
             options["labels"], **pick(options, "id_column", "label_column", "text_column")
@@ -125,16 +128,27 @@ def _probe(options: Mapping[str, Any], more: Mapping[str, Any]) -> Any:
     from probekit.cleaning.scoring import PROBES, make_probe
 
     name = options["probe"]
-    params = pick(options, *PROBE_OPTIONS) | {k: v for k, v in more.items() if v}
+    params = pick(options, *PROBE_OPTIONS)
+    params |= {k: v for k, v in more.items() if v or k == "fit_intercept"}
     given = {**params, **({} if options["folds"] is None else {"folds": options["folds"]})}
     names = [n.replace("n_folds", "folds") for n in PROBES[name]]
     foreign = [_flag(key) for key in given if key not in names]
     if foreign:
-        known = ", ".join(_flag(n) for n in names if n not in ("self_neighbor", "standardize"))
+        known = ", ".join(_flag(n) for n in names if n not in HIDDEN)
         raise UsageError(f"The probe {name!r} has no {', '.join(foreign)}; what it has is {known}.")
     if options["preset"] is not None:
         params = {**ELEUTHER[name], **params}
     return make_probe(name, n_folds=options["folds"], seed=options["seed"], **params)
+
+
+def _of_pairs(store: ActivationStore, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A logistic probe on differences of two states has no bias."""
+    from probekit.activations.pairs import is_difference
+
+    if options["probe"] != "logreg" or not is_difference(store):
+        return {}
+    say("The store holds differences of pairs, so the probe is fitted without a bias.")
+    return {"fit_intercept": False}
 
 
 def _flag(name: str) -> str:

@@ -83,6 +83,11 @@ DTYPES = ("float32", "float16", "bfloat16")
 @click.option(
     "--compression", type=click.Choice(["gzip", "lzf"]), help="Pack the file; it maps no more."
 )
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Rows are pairs (text, text_pair or chosen, rejected): store second minus first.",
+)
 @click.option("--dry-run", is_flag=True, help="Count rows, tokens and bytes; load no weights.")
 @overwrite_option
 @json_option
@@ -90,6 +95,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 @click.option("--forward-log", type=click.Path(path_type=Path), hidden=True)
 def command(
     *,
+    compare: bool,
     dry_run: bool,
     as_json: bool,
     load_in: str | None,
@@ -114,8 +120,10 @@ def command(
     ranks = ranks_from_environment()
     if ranks is not None:
         asked["device"] = local_device(asked["device"], ranks)
-    request = Request(**asked, quantization=quantized)
-    job = prepare(request)
+    if compare:
+        _extract_differences({**asked, "quantization": quantized}, dry_run, as_json, ranks)
+        return
+    job = prepare(Request(**asked, quantization=quantized))
     if dry_run:
         found = estimate(job)
         emit(found, _estimate_text(found), as_json=as_json)
@@ -136,6 +144,34 @@ def command(
         from dataclasses import asdict
 
         emit(asdict(report), "", as_json=True)
+
+
+def _extract_differences(
+    asked: dict[str, Any], dry_run: bool, as_json: bool, ranks: Ranks | None
+) -> None:
+    """Extract both texts of every pair and store the difference."""
+    from probekit.activations.extract import estimate
+    from probekit.activations.pairs import extract_differences, prepare_texts
+    from probekit.errors import UsageError
+
+    if ranks is not None:
+        raise UsageError("--compare works in one process; start it without torchrun or accelerate.")
+    rows, model = asked.pop("rows"), asked.pop("model")
+    if dry_run:
+        job, _ = prepare_texts(rows, model, **{k: v for k, v in asked.items() if k != "overwrite"})
+        found = estimate(job)
+        emit(found, _estimate_text(found), as_json=as_json)
+        return
+    try:
+        with extract_differences(rows, model, **asked) as store:
+            result: dict[str, Any] = {"path": str(store.path), "rows": len(store)}
+            result["layers"] = store.layers
+    except KeyboardInterrupt as error:
+        _interrupted(error)
+    layers = ", ".join(str(layer) for layer in store.layers)
+    say(f"{store.path}: {result['rows']:,} pairs, second minus first, layers {layers}.")
+    if as_json:
+        emit(result, "", as_json=True)
 
 
 def _say_share(path: Path, ranks: Ranks | None) -> None:

@@ -16,6 +16,7 @@ from probekit.data import text_hash
 from probekit.errors import LabelsError, first_few
 from probekit.files import SUFFIXES, atomic_write, read_columns, suffix_of, write_table
 from probekit.label_columns import class_values, parse_labels
+from probekit.tasks.reward import are_preferences, preference_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -262,6 +263,8 @@ def load_labels(
     if Path(source).exists() or suffix_of(source) in SUFFIXES:
         columns: Mapping[str, Sequence[Any]] = read_columns(source)
         metadata = _metadata(Path(source))
+        if are_preferences(columns):
+            columns = preference_columns(columns, source=str(source))
     else:
         from probekit.sources import load_rows
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from probekit.data import Rows
 from probekit.errors import UsageError
-from probekit.files import SUFFIXES, suffix_of
+from probekit.files import SUFFIXES, read_columns, suffix_of
 
 __all__ = ["load_rows"]
 
@@ -39,12 +41,28 @@ def load_rows(
     """
     columns = {"text_column": text_column, "id_column": id_column}
     if isinstance(source, Path) or Path(source).exists():
-        return Rows.from_any(source, **columns)
+        return _load_file(Path(source), columns)
     if source.startswith("hf:"):
         return _load_hub(source, columns)
     if suffix_of(source) in SUFFIXES or "/" in source or source.startswith((".", "~")):
-        return Rows.from_any(Path(source).expanduser(), **columns)
+        return _load_file(Path(source).expanduser(), columns)
     return _load_task(source, columns)
+
+
+def _load_file(path: Path, columns: dict[str, str | None]) -> Rows:
+    found = read_columns(path)
+    return Rows(_dealt(found, str(path), columns), source=str(path), **columns)
+
+
+def _dealt(
+    found: Mapping[str, Sequence[Any]], source: str, columns: dict[str, str | None]
+) -> Mapping[str, Sequence[Any]]:
+    """Preference pairs become first and second text with a label."""
+    from probekit.tasks.reward import are_preferences, preference_columns
+
+    if columns["text_column"] is None and are_preferences(found):
+        return preference_columns(found, source=source)
+    return found
 
 
 def _load_task(source: str, columns: dict[str, str | None]) -> Rows:
@@ -76,4 +94,4 @@ def _load_hub(source: str, columns: dict[str, str | None]) -> Rows:
     from probekit.tasks.hub import read_hub
 
     found = read_hub(matched["name"], matched["config"], matched["split"])
-    return Rows(found, source=source, **columns)
+    return Rows(_dealt(found, source, columns), source=source, **columns)

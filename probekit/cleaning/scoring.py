@@ -25,7 +25,7 @@ __all__ = ["PROBES", "Scored", "check_finite", "make_probe", "score_rows"]
 # Name on the command line -> parameters that can be given with it.
 PROBES = {
     "knn": ("k", "metric", "weights", "self_neighbor"),
-    "logreg": ("l2", "standardize", "n_folds"),
+    "logreg": ("l2", "standardize", "fit_intercept", "n_folds"),
     "topofilter": (
         "variant",
         "k_cc",

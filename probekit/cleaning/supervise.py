@@ -107,7 +107,10 @@ def weak_labels(
         raise LabelsError(
             f"The {len(trained)} rows to train on hold one class only; choose more of them."
         )
-    probe = LogisticProbe(l2=l2, random_state=seed).fit(X[trained], Y, groups=groups[trained])
+    # Differences of two states: P must not depend on which of the two stands first.
+    probe = LogisticProbe(l2=l2, fit_intercept="pairs" not in store.spec, random_state=seed).fit(
+        X[trained], Y, groups=groups[trained]
+    )
     labels = WeakLabels(
         ids=[store.ids[i] for i in labelled],
         hashes=[store.hashes[i] for i in labelled],

@@ -201,9 +201,8 @@ class LengthGroups(torch.utils.data.Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(1_000_003 * self._seed + self._epoch)
-        order: Any = get_length_grouped_indices(
-            self._lengths, self._batch_size, generator=generator
-        )
+        group: Any = get_length_grouped_indices  # it has no types
+        order = group(self._lengths, self._batch_size, generator=generator)
         return iter(order)
 
 

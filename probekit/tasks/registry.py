@@ -18,7 +18,12 @@ from probekit.errors import DataError, UsageError
 __all__ = ["Task", "get_task", "load_task_rows", "register", "task_names"]
 
 # A family of tasks is one module with a tuple TASKS, imported when a task is first asked for.
-FAMILIES = ("probekit.tasks.chess", "probekit.tasks.docstrings", "probekit.tasks.nlp")
+FAMILIES = (
+    "probekit.tasks.chess",
+    "probekit.tasks.docstrings",
+    "probekit.tasks.nlp",
+    "probekit.tasks.reward",
+)
 
 ENTRY_POINTS = "probekit.tasks"
 KINDS = ("classify", "reward", "completion")

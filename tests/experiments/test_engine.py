@@ -71,7 +71,7 @@ def test_names_and_places_are_not_part_of_the_key() -> None:
 def test_failed_step_is_done_again_in_its_folder(tmp_path: Path) -> None:
     calls: list[int] = []
 
-    def make(folder: Path, given: Mapping[str, Path]) -> None:  # noqa: ARG001
+    def make(folder: Path, given: Mapping[str, Path]) -> None:
         calls.append(len(list(folder.glob("part*"))))
         (folder / f"part{len(calls)}").write_text("")
         if len(calls) == 1:

@@ -87,9 +87,7 @@ def test_column_split_decides(write_jsonl: Callable[..., Path]) -> None:
 def test_trained_on_its_own_rows(rows_file: Path) -> None:
     splits = run_splits(str(rows_file), config(weak_on="train"), 0)
     assert splits.rows["student"].ids == splits.rows["supervisor"].ids
-    np.testing.assert_array_equal(
-        splits.truth["student"].probs, splits.truth["supervisor"].probs
-    )
+    np.testing.assert_array_equal(splits.truth["student"].probs, splits.truth["supervisor"].probs)
 
 
 def test_chain_has_a_part_for_each_model(rows_file: Path) -> None:
@@ -133,7 +131,7 @@ def test_unusable_files_are_told(
 
 def test_too_few_rows(write_jsonl: Callable[..., Path]) -> None:
     path = write_jsonl([{"text": f"t{i}", "label": i % 2} for i in range(8)])
-    with pytest.raises((DataError, UsageError), match="give (it )?more rows|too few rows"):
+    with pytest.raises((DataError, UsageError), match=r"give (it )?more rows|too few rows"):
         run_splits(str(path), config(), 0)
 
 
