@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from probekit.data import Rows
     from probekit.verdicts import Verdicts
 
-__all__ = ["ELEUTHER", "pick", "run_cleaning"]
+__all__ = ["ELEUTHER", "find_rows", "pick", "run_cleaning"]
 
 # Preset -> parameters of each probe.
 ELEUTHER: dict[str, dict[str, Any]] = {
@@ -60,7 +60,7 @@ def run_cleaning(
     _probe(options, probe_params or {})  # what is wrong with it is told before anything is read
     with ActivationStore(options["acts"]) as store:
         probe = _probe(options, {**(probe_params or {}), **_of_pairs(store, options)})
-        rows = _rows(store, options) if options["write_data"] is not None else None
+        rows = find_rows(store, options) if options["write_data"] is not None else None
         labels = load_labels(
             options["labels"], **pick(options, "id_column", "label_column", "text_column")
         )
@@ -172,12 +172,17 @@ def _truth(verdicts: Verdicts, options: Mapping[str, Any]) -> Any:
     return aligned.labels.codes(verdicts.classes)
 
 
-def _rows(store: ActivationStore, options: Mapping[str, Any]) -> Rows:
+def find_rows(
+    store: ActivationStore,
+    options: Mapping[str, Any],
+    *,
+    purpose: str = "--write-data needs the rows' own columns",
+) -> Rows:
     """Rows that the store was made from, with their own columns; others are refused."""
     from probekit.data import Rows
     from probekit.sources import load_rows
 
-    source = options["rows"] or _recorded(store)
+    source = options["rows"] or _recorded(store, purpose)
     text_column, id_column = options["text_column"], options["id_column"]
     rows = load_rows(source, text_column=text_column)
     if id_column is not None and id_column in rows.columns:
@@ -202,7 +207,7 @@ def _rows(store: ActivationStore, options: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def _recorded(store: ActivationStore) -> str:
+def _recorded(store: ActivationStore, purpose: str) -> str:
     """The source that the store names: a task, or a file that lies beside the store.
 
     A store may come from anywhere, so no other path in it is followed.
@@ -222,7 +227,4 @@ def _recorded(store: ActivationStore) -> str:
         if source is None
         else f"names {source!r}, which is no task and no file beside it"
     )
-    raise UsageError(
-        f"--write-data needs the rows' own columns, and {store.path} {recorded}; name them with "
-        "--rows."
-    )
+    raise UsageError(f"{purpose}, and {store.path} {recorded}; name them with --rows.")
