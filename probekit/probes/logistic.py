@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -44,7 +43,7 @@ class LogisticProbe(BaseProbe):
         Penalise the coefficients of columns divided by their spread; ``coef_`` is in the space of
         X all the same.
     fit_intercept
-        False, for two classes: no bias, so that P(X) = 1 − P(−X). What differences of two states
+        False: no bias, so that with two classes P(X) = 1 − P(−X). What differences of two states
         need (which of two completions is preferred, whichever stands first); columns are then
         divided by their root mean square, not centred.
     n_folds
@@ -125,14 +124,28 @@ class LogisticProbe(BaseProbe):
         folds = self._folds(data)
         if folds is None and self.l2 == "auto":
             tried = np.array([FALLBACK])
-        path = self._path(data, tried, folds)
+        path = logistic_path(
+            data.X,
+            data.Y,
+            tried,
+            sample_weight=data.weight,
+            folds=folds,
+            standardize=self.standardize,
+            fit_intercept=self.fit_intercept,
+            dtype=self.dtype,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            device=self.device,
+        )
         weight = np.ones(len(data.Y)) if data.weight is None else data.weight
         self.penalties_ = path.penalties
         if folds is None or path.oof_logits is None:
             self.fold_ = np.full(len(data.Y), -1, dtype=np.int16)
             self.l2_scores_ = np.full(len(tried), np.nan)
             best = 0
-            share = np.average(data.Y, axis=0, weights=weight)
+            share = np.full(data.Y.shape[1], 1 / data.Y.shape[1])
+            if self.fit_intercept:
+                share = np.average(data.Y, axis=0, weights=weight)
             self.oof_proba_ = np.tile(share, (len(data.Y), 1))
         else:
             self.fold_ = folds
@@ -144,41 +157,6 @@ class LogisticProbe(BaseProbe):
         self.coef_, self.intercept_ = path.coef_[best], path.intercept_[best]
         self.n_iter_, self.grad_max_ = int(path.n_iter_[best]), float(path.grad_max_[best])
         return self
-
-    def _path(
-        self, data: Training, tried: NDArray[np.float64], folds: NDArray[np.int16] | None
-    ) -> LogisticPath:
-        how: dict[str, Any] = {
-            "standardize": self.standardize,
-            "dtype": self.dtype,
-            "tol": self.tol,
-            "max_iter": self.max_iter,
-            "device": self.device,
-        }
-        X, Y, weight = data.X, data.Y, data.weight
-        if self.fit_intercept:
-            return logistic_path(X, Y, tried, sample_weight=weight, folds=folds, **how)
-        if Y.shape[1] != 2:
-            raise ProbeError(
-                f"fit_intercept=False is for two classes, the labels have {Y.shape[1]}."
-            )
-        # Every row once more, turned round: its loss is the same, the mean of both is 0 and so is
-        # the best bias.
-        path = logistic_path(
-            np.concatenate([X, -X]),
-            np.concatenate([Y, Y[:, ::-1]]),
-            tried,
-            sample_weight=None if weight is None else np.tile(weight, 2),
-            folds=None if folds is None else np.tile(folds, 2),
-            **how,
-        )
-        oof = path.oof_logits
-        n = len(Y)
-        return replace(
-            path,
-            intercept_=np.zeros_like(path.intercept_),
-            oof_logits=None if oof is None else (oof[:, :n] - oof[:, n:]) / 2,
-        )
 
     def _tried(self) -> NDArray[np.float64]:
         if self.l2 == "auto":

@@ -92,6 +92,7 @@ def logistic_path(
     sample_weight: ArrayLike | None = None,
     folds: ArrayLike | None = None,
     standardize: bool = False,
+    fit_intercept: bool = True,
     dtype: Precision = "float32",
     tol: float | None = None,
     max_iter: int = 500,
@@ -120,6 +121,9 @@ def logistic_path(
     standardize
         Penalise the coefficients of columns divided by their (weighted) spread; a column without
         spread is divided by 1.
+    fit_intercept
+        False: no bias (``intercept_`` is 0), so that with two classes P(X) = 1 − P(−X), as
+        differences of two states ask. Nothing is centred then: spread is the root mean square.
     tol
         Largest entry of the gradient at the end, for columns divided by their spread or, without
         ``standardize``, by one scale common to all. Default 1e-6 in float32, 1e-10 in float64.
@@ -155,9 +159,14 @@ def logistic_path(
     precision, place = getattr(torch, dtype), _device(device)
     with torch.inference_mode(), full_float32():
         rows = StandardRows(
-            task.X, task.weight, standardize=standardize, dtype=precision, device=place
+            task.X,
+            task.weight,
+            standardize=standardize,
+            dtype=precision,
+            device=place,
+            centre=fit_intercept,
         )
-        solver = _Path(task, Design(rows, task.weight), l2)
+        solver = _Path(task, Design(rows, task.weight), l2, bias=fit_intercept)
         solution = solver.solve(tol=tol, max_iter=max_iter)
         return solver.result(solution)
 
@@ -165,7 +174,9 @@ def logistic_path(
 class _Path:
     """Every fit of a path: for each penalty one with all rows, then one without each fold."""
 
-    def __init__(self, task: _Task, design: Design, l2: NDArray[np.float64]) -> None:
+    def __init__(
+        self, task: _Task, design: Design, l2: NDArray[np.float64], *, bias: bool
+    ) -> None:
         self.task, self.design, self.penalties = task, design, l2
         row_weight = [task.weight]
         for fold in range(task.n_folds):
@@ -180,6 +191,7 @@ class _Path:
             torch.arange(self.fits, device=design.device).repeat(len(l2)),
             torch.as_tensor(np.repeat(l2, self.fits), device=design.device)
             / design.rows.common_scale**2,
+            bias=bias,
         )
 
     def solve(self, *, tol: float, max_iter: int) -> Solution:

@@ -1,4 +1,4 @@
-"""States as the logistic solver reads them: centred, scaled, in chunks of rows."""
+"""States as the logistic solver reads them: centred (or not), scaled, in chunks of rows."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ class StandardRows:
     standardize
         Divide every column by its own spread (by 1 where that is 0); otherwise all columns by one
         common scale, which only makes tolerances mean the same for states of any size.
+    centre
+        False: take no mean away, and measure spread from 0 (root mean square). For fits without a
+        bias, which could not undo a shift.
 
     Raises
     ------
@@ -50,14 +53,17 @@ class StandardRows:
         standardize: bool,
         dtype: torch.dtype,
         device: torch.device,
+        centre: bool = True,
     ) -> None:
         self.X, self.dtype, self.device = X, dtype, device
         self.n, self.d = X.shape
         self.step = chunk_rows(self.d, dtype, device)
-        self.pilot = self._pilot()
+        pilot = self._pilot()
+        self.pilot = pilot if centre else np.zeros_like(pilot)
         self.offset: Tensor | None = None
         self.data = self._copy() if self._fits() else None
-        mean, variance = self._moments(torch.as_tensor(weight, dtype=dtype, device=device))
+        shares = torch.as_tensor(weight, dtype=dtype, device=device)
+        mean, variance = self._moments(shares, centre=centre)
         self.common_scale = 1.0
         if standardize:
             scale = torch.where(variance > 0, variance.sqrt(), 1.0)
@@ -117,8 +123,8 @@ class StandardRows:
         pilot: NDArray[Any] = np.sort(sample, axis=0)[count // 2]
         return pilot
 
-    def _moments(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted mean (d,), less the pilot, and weighted variance (d,), float64."""
+    def _moments(self, weight: Tensor, *, centre: bool) -> tuple[Tensor, Tensor]:
+        """Weighted mean (d,), less the pilot, and variance (d,); or 0 and mean square; float64."""
         first = torch.zeros(self.d, dtype=torch.float64, device=self.device)
         second = torch.zeros_like(first)
         for rows, x in self.chunks():
@@ -126,6 +132,8 @@ class StandardRows:
             second += weight[rows] @ x.square()
         if not (torch.isfinite(first) & torch.isfinite(second)).all():
             raise self._not_finite()
+        if not centre:
+            return torch.zeros_like(first), second
         return first, (second - first.square()).clamp_(min=0)
 
     def _not_finite(self) -> ProbeError:

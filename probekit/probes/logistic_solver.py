@@ -12,6 +12,7 @@ converged drops out of the products.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -77,23 +78,36 @@ class Objective:
         (F, n), each row summing to 1: one set of weights for all rows and one per fold.
     fold, l2
         (J,): which set of weights and which penalty a fit has.
+    bias
+        False: the bias is and stays 0.
     """
 
     def __init__(
-        self, design: Design, targets: Tensor, row_weight: Tensor, fold: Tensor, l2: Tensor
+        self,
+        design: Design,
+        targets: Tensor,
+        row_weight: Tensor,
+        fold: Tensor,
+        l2: Tensor,
+        *,
+        bias: bool = True,
     ) -> None:
         self.design, self.targets, self.row_weight = design, targets, row_weight
-        self.fold, self.l2 = fold, l2
+        self.fold, self.l2, self.bias = fold, l2, bias
 
     def pick(self, keep: Tensor) -> Objective:
         """Return the objective of some of the fits."""
-        return Objective(self.design, self.targets, self.row_weight, self.fold[keep], self.l2[keep])
+        some = copy(self)
+        some.fold, some.l2 = self.fold[keep], self.l2[keep]
+        return some
 
     def start(self) -> Tensor:
         """Zero weights and the bias that gives the class shares of the training rows."""
         share = (self.row_weight.double() @ self.targets.double().T)[self.fold]
         share = share.clamp(LEAST_SHARE, 1 - LEAST_SHARE)
         theta = share.new_zeros(*share.shape, self.design.width + 1)
+        if not self.bias:
+            return theta
         single = share.shape[1] == 1
         theta[..., -1] = torch.logit(share) if single else share.log() - share.log().mean(1, True)
         return theta
@@ -115,7 +129,8 @@ class Objective:
             curvature += some_curvature
             residual = residual.reshape(columns, -1)
             slope += residual @ x
-            bias_slope += residual.sum(1, dtype=torch.float64)
+            if self.bias:  # else its gradient is 0, and no step ever moves it
+                bias_slope += residual.sum(1, dtype=torch.float64)
         wide = weights.double()
         loss += self.l2 * wide.reshape(fits, -1).square().sum(1)
         slope += 2 * self.l2.repeat_interleave(vectors)[:, None] * wide
@@ -141,6 +156,9 @@ class Objective:
                     for m in range(vectors):
                         share = mass[j, k] * (int(k == m) - p[j, m])
                         total[j, k, :, m] += (one * share[:, None]).T @ one
+        if not self.bias:  # and it has no say in the step of the weights
+            total[:, :, -1, :, :-1] = 0
+            total[:, :, :-1, :, -1] = 0
         total = total.view(fits, vectors * width, vectors * width)
         penalty = total.new_full((vectors, width), 2.0)
         penalty[:, -1] = 0
