@@ -14,7 +14,9 @@ from probekit.errors import ProbekitError
 
 # Name -> module of probekit.cli, imported only when the command is asked for or listed.
 COMMANDS = {
+    "audit": "audit",
     "demo": "demo",
+    "diagnose": "diagnose",
     "extract": "extract",
     "filter": "filter",
     "finetune": "finetune",

@@ -1,0 +1,209 @@
+"""``probekit audit``: some true labels, asked for in the terminal, settle what to do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from probekit.cli.options import emit, json_option, say, seed_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from probekit.activations.store import ActivationStore
+    from probekit.cleaning.audit import Disputed, Finding
+    from probekit.cleaning.audit_file import AuditFile
+
+__all__ = ["command"]
+
+
+@click.command("audit")
+@click.argument("acts", type=click.Path(path_type=Path))
+@click.option(
+    "--labels",
+    required=True,
+    help="Weak labels: JSONL, CSV, TSV or Parquet with id and label, prob or probs.",
+)
+@click.option(
+    "-m",
+    "--many",
+    default=20,
+    type=click.IntRange(min=1),
+    help="True labels to ask for, those already given counted.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="CSV that keeps rows and answers; there already: go on.  [default: LABELS.audit.csv here]",
+)
+@click.option(
+    "--no-ask",
+    is_flag=True,
+    help="Write the CSV to be filled in, or read it back, instead of asking.",
+)
+@click.option("--rows", help="The rows that were extracted, for their texts, if not to be found.")
+@click.option("--text-column", help="Column of the text in rows and labels, if not text.")
+@click.option("--label-column", help="Column of the label, if not probs, prob or label.")
+@click.option("--id-column", help="Column of the id in labels and rows, if not id.")
+@click.option("--only-labelled", is_flag=True, help="Leave rows without a label out.")
+@click.option(
+    "--layers", help="Layers to choose from: 4,5,6 or 3-6.  [default: all that are stored]"
+)
+@seed_option
+@json_option
+def command(**options: Any) -> None:
+    """Ask for true labels where probe and weak label disagree, and say what to do.
+
+    One key per row; you are not told who said what. Every answer is saved at once: stop when you
+    like, and the same command goes on.
+
+    Example: probekit audit acts.h5 --labels weak.parquet -m 20
+    """
+    from probekit.activations.spec import parse_layers
+    from probekit.activations.store import ActivationStore
+    from probekit.cleaning.audit import conclude, find_disputed, tally
+    from probekit.cleaning.audit_file import AuditFile
+    from probekit.cli.cleaning_run import pick
+    from probekit.labels import load_labels
+
+    output = options["output"] or Path(f"{Path(options['labels']).stem}.audit.csv")
+    _check(output, options)
+    names = pick(options, "id_column", "label_column", "text_column")
+    with ActivationStore(options["acts"]) as store:
+        labels = load_labels(options["labels"], **names)
+        asked = options["layers"]
+        disputed = find_disputed(
+            store,
+            labels,
+            layers=parse_layers(asked, max(store.layers)) if asked else None,
+            **pick(options, "seed", "only_labelled"),
+        )
+        known = dict(zip(store.ids, store.hashes, strict=True))
+        file = AuditFile(output, known, disputed.classes)
+        if len(disputed):
+            _run(file, store, disputed, options)
+    finding = conclude(tally(disputed, file.answers), len(disputed))
+    foreign = len(set(file.answers) - set(disputed.ids))
+    result = _as_json(finding, disputed, output, foreign)
+    emit(result, _text(finding, disputed, file, options), as_json=options["as_json"])
+
+
+def _check(output: Path, options: dict[str, Any]) -> None:
+    from probekit.errors import UsageError
+    from probekit.files import check_output
+
+    check_output(output, overwrite=True)
+    if Path(options["labels"]).exists() and output.exists() and output.samefile(options["labels"]):
+        raise UsageError(f"{output} holds the weak labels; keep the audit in another file.")
+    if not options["no_ask"] and not sys.stdin.isatty():
+        raise UsageError(
+            f"There is no terminal to ask in; add --no-ask, fill in the column true_label of "
+            f"{output}, and run the same command again."
+        )
+
+
+def _run(
+    file: AuditFile, store: ActivationStore, disputed: Disputed, options: dict[str, Any]
+) -> None:
+    """List the rows to ask about, and ask."""
+    from probekit.cleaning.audit import conclude, tally
+    from probekit.cleaning.audit_file import plain_text
+    from probekit.cli.audit_screen import Screen
+    from probekit.cli.cleaning_run import find_rows
+
+    many = min(options["many"], len(disputed))
+    wanted = disputed.ids[:many]
+    if any(name not in file.records for name in wanted) or not options["no_ask"]:
+        rows = find_rows(store, options, purpose="An audit shows the rows' texts")
+        place = {name: i for i, name in enumerate(rows.ids)}
+        contents = rows.select([place[name] for name in wanted]).contents()
+        texts = dict(zip(wanted, map(plain_text, contents), strict=True))
+        if file.add(wanted, disputed.hashes[:many], list(texts.values())):
+            file.write()
+    if options["no_ask"]:
+        return
+
+    def settled() -> bool:
+        return conclude(tally(disputed, file.answers), len(disputed)).settled
+
+    say(
+        f"{len(disputed):,} of {disputed.rows:,} rows are disputed: the probe does not say what "
+        "the weak label says.\n"
+        f"What is the true label? {many} of them, both kinds in their shares; you are not told who "
+        "said what."
+    )
+    Screen(file, texts, disputed.classes, settled).run(wanted)
+
+
+def _as_json(finding: Finding, disputed: Disputed, output: Path, foreign: int) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    result = asdict(finding)
+    if finding.action is None:
+        result["probability"] = None
+    result |= {"rows": disputed.rows, "disputed": len(disputed), "output": str(output)}
+    return {**result, "answers_not_disputed": foreign}
+
+
+def _text(finding: Finding, disputed: Disputed, file: AuditFile, options: dict[str, Any]) -> str:
+    from probekit.cleaning.audit import FILTER_WRONG
+
+    if not len(disputed):
+        return "Probe and weak labels agree on every row: nothing is disputed, leave them alone."
+    counts = finding.tally
+    again = f"probekit audit {options['acts']} --labels {options['labels']}"
+    if options["output"] is not None:
+        again += f" -o {options['output']}"
+    open_rows = [name for name in file.records if name not in file.answers]
+    lines = []
+    if open_rows:
+        lines.append(
+            f"{len(open_rows)} rows in {file.path} wait for an answer (column true_label: "
+            f"{_listed(disputed.classes)}, or ? where you cannot tell).\n"
+        )
+    foreign = len(set(file.answers) - set(disputed.ids))
+    if foreign:
+        lines.append(f"{foreign} answers are for rows that are not disputed; they do not count.\n")
+    if finding.action is None:
+        return "\n".join([*lines, f"No answer yet. Fill them in, then: {again} --no-ask"])
+    score = f"the probe is right {counts.probe:g}, the weak label {counts.weak:g}"
+    score += f", neither {counts.neither:g}" if counts.neither else ""
+    score += f", cannot tell {counts.unsure:g}" if counts.unsure else ""
+    lines += [
+        f"{len(disputed):,} disputed rows of {disputed.rows:,}; of those asked about {score}.",
+        "",
+        f"  relabel  {_bar(finding.relabel)}  the probe is right on most disputed rows",
+        f"  filter   {_bar(finding.filter)}  more than {FILTER_WRONG:.0%} of their weak labels are "
+        "wrong",
+        f"  leave    {_bar(1 - finding.filter)}  they are mostly right",
+        "",
+        f"Answer: {finding.action}. It is right with probability {finding.probability:.2f}.",
+    ]
+    if finding.settled:
+        lines.append("That settles it.")
+    else:
+        total = int(counts.known + counts.unsure) + finding.more
+        lines.append(
+            f"{finding.more} more true labels would settle it, if they go on like these: "
+            f"{again} -m {total}"
+        )
+    if finding.action != "leave":
+        lines.append(
+            f"Next: probekit {finding.action} {options['acts']} --labels {options['labels']} "
+            "-o verdicts.parquet"
+        )
+    return "\n".join(lines)
+
+
+def _bar(probability: float, width: int = 20) -> str:
+    full = round(probability * width)
+    return f"{'█' * full}{'░' * (width - full)} {probability:4.2f}"
+
+
+def _listed(classes: Sequence[str]) -> str:
+    shown = ", ".join(classes[:10])
+    return shown if len(classes) <= 10 else f"{shown}, …"

@@ -1,0 +1,216 @@
+"""``probekit diagnose``: what states and weak labels show without truth, and what follows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from probekit.cli.options import emit, json_option, seed_option
+
+if TYPE_CHECKING:
+    from probekit.cleaning.diagnose import ClassFindings, Diagnosis, Null
+
+__all__ = ["command"]
+
+
+@click.command("diagnose")
+@click.argument("acts", type=click.Path(path_type=Path))
+@click.option(
+    "--labels",
+    required=True,
+    help="Weak labels: JSONL, CSV, TSV or Parquet with id and label, prob or probs.",
+)
+@click.option("--label-column", help="Column of the label, if not probs, prob or label.")
+@click.option("--id-column", help="Column of the id in the labels, if not id.")
+@click.option("--only-labelled", is_flag=True, help="Leave rows without a label out.")
+@click.option(
+    "--layers", help="Layers to choose from: 4,5,6 or 3-6.  [default: all that are stored]"
+)
+@click.option(
+    "--trusted-accuracy",
+    type=float,
+    help="The supervisor's accuracy on rows whose truth you know, instead of its confidences.",
+)
+@click.option(
+    "--cautious", is_flag=True, help="The strong model is not clearly stronger: ask for more."
+)
+@seed_option
+@json_option
+def command(**options: Any) -> None:
+    """Tell, without any truth, whether to filter, to relabel or to leave the labels alone.
+
+    ACTS is an activation store; several layers (extract --layers all) tell more than one. At most
+    2,000 rows are read, in seconds.
+
+    Example: probekit diagnose acts.h5 --labels weak.parquet
+    """
+    from probekit.activations.spec import parse_layers
+    from probekit.activations.store import ActivationStore
+    from probekit.cleaning.advice import check_accuracy
+    from probekit.cleaning.diagnose import diagnose
+    from probekit.cli.cleaning_run import pick
+    from probekit.labels import load_labels
+
+    check_accuracy(options["trusted_accuracy"])
+    with ActivationStore(options["acts"]) as store:
+        asked = options["layers"]
+        layers = None
+        if asked is not None and asked.strip() != "all":
+            layers = parse_layers(asked, max(store.layers))
+        labels = load_labels(options["labels"], **pick(options, "id_column", "label_column"))
+        found = diagnose(
+            store,
+            labels,
+            layers=layers,
+            **pick(options, "trusted_accuracy", "cautious", "seed", "only_labelled"),
+        )
+    paths = (str(options["acts"]), str(options["labels"]))
+    emit(_as_json(found), _text(found, *paths), as_json=options["as_json"])
+
+
+def _as_json(found: Diagnosis) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    result: dict[str, Any] = _finite(asdict(found))
+    return result
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _text(found: Diagnosis, acts: str, labels: str) -> str:
+    parts = [_head(found, acts), _class_table(found.classes), _signals(found)]
+    if found.alarms:
+        parts.append("\n".join(f"ALARM     {alarm}" for alarm in found.alarms))
+    advice = found.advice
+    close = "  (a close call: a bound lies within the interval of pc)" if advice.close else ""
+    parts.append(f"filter    {advice.filter}{close}\nrelabel   {advice.relabel}")
+    parts.append(_what_would(found, acts, labels))
+    return "\n\n".join(parts)
+
+
+def _head(found: Diagnosis, acts: str) -> str:
+    read = ", ".join(str(part.layer) for part in found.layers)
+    drawn = "" if found.rows_read == found.rows else f", {found.rows_read:,} of them read"
+    ranks = [
+        f"{part.effective_rank:.0f} of {part.width} (layer {part.layer})"
+        for part in found.layers
+        if math.isfinite(part.effective_rank)
+    ]
+    wrong = sum(part.nonfinite > 0 or part.constant for part in found.layers)
+    states = (
+        "finite, none constant" if not wrong else f"{wrong} of the layers are damaged, see below"
+    )
+    copies = "none"
+    if found.duplicates:
+        copies = f"{found.duplicates:,} rows share their text with another"
+        copies += f", {found.duplicates_unequal:,} of them with unequal labels"
+    return "\n".join(
+        [
+            f"{acts}: {found.rows:,} rows with a weak label{drawn}; layers {read}; no truth used",
+            f"states    {states}; effective rank {', '.join(ranks)}",
+            f"copies    {copies}",
+        ]
+    )
+
+
+def _class_table(classes: tuple[ClassFindings, ...]) -> str:
+    from probekit.cli.cleaning_report import table
+
+    rows = [
+        [
+            "weak class",
+            "rows",
+            "share",
+            "confident joint",
+            "HOC",
+            "suspected",
+            "expansion",
+            "chance",
+        ]
+    ]
+    rows += [
+        [
+            part.name,
+            f"{part.rows:,}",
+            _share(part.share),
+            _share(part.confident_joint),
+            _share(part.hoc),
+            f"{part.suspected:,}",
+            _share(part.expansion),
+            _share(part.expansion_by_chance),
+        ]
+        for part in classes
+    ]
+    return (
+        f"{table(rows)}\n"
+        "Confident joint and HOC: how much of the class cannot be told from another; neither is a\n"
+        "rate of wrong labels. Suspected: the probe says another class. Expansion: share of a\n"
+        "suspected row's neighbours that are labelled as the probe says."
+    )
+
+
+def _signals(found: Diagnosis) -> str:
+    signals, margins = found.advice.signals, found.advice.margins
+    lines = [
+        f"predictable  AUROC of the weak labels out of fold {_against(found.predictable)}",
+    ]
+    if not math.isnan(signals.pc):
+        low, high = signals.pc_interval
+        lines += [
+            f"pc           {_against(found.concord)}; 95 % of draws {low:.2f} to {high:.2f}",
+            f"               to the bound of filter {margins['pc_filter']:+.2f}, of relabel "
+            f"{margins['pc_relabel']:+.2f}",
+            f"A            the probe agrees with {signals.agreement:.3f} of the weak labels",
+        ]
+    known = {
+        "confidences": f"{signals.confidence:.3f}, the mean confidence of the weak labels",
+        "trusted accuracy": f"{signals.confidence:.3f}, the trusted accuracy",
+        "unknown": "unknown: the labels are hard, so it counts as 1",
+    }[signals.confidence_from]
+    lines.append(f"c            {known}")
+    if margins:
+        lines.append(
+            f"               relabel needs A of {found.agreement_needed:.3f}: "
+            f"{margins['agreement_relabel']:+.3f}"
+        )
+    return "\n".join(lines)
+
+
+def _against(null: Null) -> str:
+    if math.isnan(null.mean):
+        return f"{null.value:.3f}"
+    low, high = null.interval
+    return f"{null.value:.3f}, shuffled labels {null.mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _what_would(found: Diagnosis, acts: str, labels: str) -> str:
+    source = found.advice.signals.confidence_from
+    means = []
+    if source == "unknown":
+        means.append("the supervisor's confidences (a column prob instead of label)")
+    if source != "trusted accuracy":
+        means.append("its accuracy on rows whose truth you know (--trusted-accuracy)")
+    means.append("best of all, twenty true labels where probe and weak label disagree")
+    what = {
+        "unknown": "Hard weak labels alone cannot settle this: wrong labels and a concept that the "
+        "states do not hold look alike.",
+        "confidences": "Weak labels cannot settle this; supervisors are often surer than right.",
+        "trusted accuracy": "A rule that was measured on other tasks advises; it does not settle.",
+    }[source]
+    return (
+        f"{what} Leaving them alone is the default.\nWhat would: {'; '.join(means)}:\n"
+        f"  probekit audit {acts} --labels {labels} -m 20"
+    )
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %" if math.isfinite(value) else "-"

@@ -1,0 +1,234 @@
+"""Audit: a few true labels, where probe and weak label disagree, settle what weak labels cannot.
+
+The rows to ask about come in one fixed order, every beginning of which is a stratified sample; so
+an audit can stop anywhere and go on later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from probekit.errors import DataError, UsageError
+from probekit.folds import duplicate_groups
+from probekit.prior import prior_matched
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from probekit.activations.store import ActivationStore
+    from probekit.labels import WeakLabels
+
+__all__ = ["UNSURE", "Disputed", "Finding", "Tally", "conclude", "find_disputed", "tally"]
+
+UNSURE = "?"
+# Dropping the disputed rows helps where more than this share of their weak labels is wrong.
+FILTER_WRONG = 0.45
+# An answer that is right with this probability is settled.
+SETTLED = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Disputed:
+    """Rows whose weak label is not what the probe says, in the order to ask about them."""
+
+    ids: Sequence[str]
+    hashes: Sequence[str]
+    weak: Sequence[str]
+    """Weak class of each."""
+    probe: Sequence[str]
+    """Class that the probe gives each, at the class shares of the weak labels."""
+    classes: tuple[str, ...]
+    rows: int
+    """Rows with a weak label."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def find_disputed(
+    store: ActivationStore,
+    labels: WeakLabels,
+    *,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+    only_labelled: bool = False,
+) -> Disputed:
+    """Fit the ensemble out of fold and list the rows where it contradicts the weak label.
+
+    Parameters
+    ----------
+    layers
+        To choose from, by default all that are stored.
+    seed
+        Of the order within each stratum (weak class and probe's class).
+
+    Of several copies of a text one is listed. Raises what joining, fitting and reading raise.
+    """
+    from probekit.cleaning.scoring import check_finite
+    from probekit.probes.ensemble import ensemble_for, plan_layers, stack_layers
+
+    missing = [str(layer) for layer in layers or () if layer not in store.layers]
+    if missing:
+        raise UsageError(
+            f"{store.path} holds no layer {', '.join(missing)}; it holds "
+            f"{', '.join(map(str, store.layers))}."
+        )
+    rows, aligned = labels.align(
+        store.ids, store.hashes, only_labelled=only_labelled, rows_name=str(store.path)
+    )
+    X = stack_layers(
+        store,
+        plan_layers(layers or store.layers).layers,
+        None if len(rows) == len(store) else rows,
+    )
+    check_finite(X, aligned.ids)
+    hashes = [store.hashes[i] for i in rows]
+    groups = duplicate_groups(hashes=hashes) if all(hashes) else duplicate_groups(X)
+    proba = ensemble_for(store, layers).fit(X, aligned.probs, groups=groups).oof_proba_
+    weak = aligned.hard
+    share = np.bincount(weak, minlength=len(aligned.classes)) / len(weak)
+    decided = prior_matched(proba, share)
+    found = np.flatnonzero(weak != decided)
+    found = found[np.unique(groups[found], return_index=True)[1]]
+    order = found[stratified_order(weak[found] * len(share) + decided[found], seed)]
+    names = aligned.classes
+    return Disputed(
+        ids=[aligned.ids[i] for i in order],
+        hashes=[hashes[i] for i in order],
+        weak=[names[weak[i]] for i in order],
+        probe=[names[decided[i]] for i in order],
+        classes=names,
+        rows=len(weak),
+    )
+
+
+def stratified_order(strata: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Order rows at random so that every beginning has each stratum in its share."""
+    shuffled = np.random.default_rng(seed).permutation(len(strata))
+    place = np.empty(len(strata))
+    for number in np.unique(strata):
+        mine = shuffled[strata[shuffled] == number]
+        place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+    return shuffled[np.argsort(place[shuffled], kind="stable")]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Of the rows asked about: who was right."""
+
+    probe: float = 0
+    weak: float = 0
+    neither: float = 0
+    unsure: float = 0
+
+    @property
+    def known(self) -> float:
+        """Rows whose true label is known."""
+        return self.probe + self.weak + self.neither
+
+
+def tally(disputed: Disputed, answers: Mapping[str, str]) -> Tally:
+    """Count answers (id -> true class, or ``?``); those for rows not disputed do not count."""
+    counts = dict.fromkeys(("probe", "weak", "neither", "unsure"), 0)
+    for name, weak, probe in zip(disputed.ids, disputed.weak, disputed.probe, strict=True):
+        answer = answers.get(name)
+        if answer is None:
+            continue
+        kinds = {UNSURE: "unsure", weak: "weak", probe: "probe"}
+        counts[kinds.get(answer, "neither")] += 1
+    return Tally(**counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the answers so far amount to."""
+
+    action: Literal["relabel", "filter", "leave"] | None
+    """None without any answer."""
+    probability: float
+    """Of the action being right, as the two probabilities below say."""
+    relabel: float
+    """P(the probe is right on more of the disputed rows than the weak labels)."""
+    filter: float
+    """P(more than 45 % of the disputed weak labels are wrong)."""
+    settled: bool
+    more: int
+    """True labels that would settle it if they go on as so far; 0 where settled."""
+    tally: Tally
+    disputed: int
+
+
+def conclude(counts: Tally, disputed: int) -> Finding:
+    """Answer from a tally of the rows asked about, out of ``disputed`` rows.
+
+    The shares are unknown a priori (uniform, Beta(1, 1)); rows not asked about follow the
+    beta-binomial, so that having asked about all of them leaves no doubt. Relabel where the probe
+    probably wins the majority, else filter where more than 45 % of the weak labels are probably
+    wrong, else leave; rows that neither is right on are wrong labels, and no win.
+
+    Raises
+    ------
+    DataError
+        For more answers than rows.
+    """
+    if counts.known + counts.unsure > disputed:
+        raise DataError(
+            f"{counts.known + counts.unsure:g} answers do not fit {disputed} disputed rows."
+        )
+    relabel, drop = _probabilities(counts, disputed)
+    if not counts.known:
+        return Finding(None, float("nan"), relabel, drop, False, 0, counts, disputed)
+    action, probability = _choose(relabel, drop)
+    settled = probability >= SETTLED
+    more = 0 if settled else _more(counts, disputed)
+    return Finding(action, probability, relabel, drop, settled, more, counts, disputed)
+
+
+def _choose(relabel: float, drop: float) -> tuple[Literal["relabel", "filter", "leave"], float]:
+    if relabel > 0.5 + 1e-9:  # an even score is no majority, whatever rounding says
+        return "relabel", relabel
+    return ("filter", drop) if drop > 0.5 else ("leave", 1 - drop)
+
+
+def _probabilities(counts: Tally, disputed: int) -> tuple[float, float]:
+    """P(probe wins more rows than the weak label), P(share of wrong labels above 40 %)."""
+    left = disputed - counts.known - counts.unsure
+    # Rows that neither is right on decide no majority; unasked ones have them in the share seen.
+    contest = (counts.probe + counts.weak + 2) / (counts.known + (3 if counts.neither else 2))
+    undecided = round(left * contest)
+    majority = (counts.probe + counts.weak + undecided) / 2
+    relabel = _exceeds(counts.probe, counts.weak, undecided, majority)
+    wrong = counts.probe + counts.neither
+    total = counts.known + left
+    return relabel, _exceeds(wrong, counts.weak, round(left), FILTER_WRONG * total)
+
+
+def _exceeds(yes: float, no: float, left: int, bound: float) -> float:
+    """P(yes + X > bound), ties half, X of ``left`` rows being beta-binomial after yes and no."""
+    from scipy.stats import betabinom
+
+    spare = bound - yes
+    rows = betabinom(left, 1 + yes, 1 + no)
+    at = round(spare)
+    if abs(spare - at) < 1e-9:
+        return float(rows.sf(at) + 0.5 * rows.pmf(at))
+    return float(rows.sf(np.floor(spare)))
+
+
+def _more(counts: Tally, disputed: int) -> int:
+    left = int(disputed - counts.known - counts.unsure)
+    seen = np.array([counts.probe, counts.weak, counts.neither])
+    likely = seen + np.array([1, 1, 1 if counts.neither else 0])
+    share = likely / likely.sum()
+    # One by one as far as anybody would ask, then in steps of a twentieth.
+    tried = np.unique(np.r_[np.arange(1, 101), np.geomspace(100, max(left, 100), 150).astype(int)])
+    for more in tried[tried <= left].tolist():
+        probe, weak, neither = seen + more * share
+        later = Tally(probe, weak, neither, counts.unsure)
+        if _choose(*_probabilities(later, disputed))[1] >= SETTLED:
+            return int(more)
+    return left

@@ -1,0 +1,289 @@
+"""What stored states and weak labels show without any truth, and the advice that follows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from probekit.cleaning.advice import (
+    Advice,
+    agreement_needed,
+    check_accuracy,
+    concord,
+    decide,
+    read_signals,
+)
+from probekit.cleaning.evidence import Evidence, Sample, draw_sample, weigh
+from probekit.cleaning.noise import confident_shares, hoc
+from probekit.metrics import auroc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from probekit.activations.store import ActivationStore
+    from probekit.labels import WeakLabels
+
+__all__ = ["ClassFindings", "Diagnosis", "LayerFindings", "Null", "diagnose"]
+
+PERMUTATIONS = 99
+# HOC fits C² numbers to C³ shares.
+HOC_CLASSES = 10
+# Shares of the weak labels below which a class is too rare to learn from.
+RARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Null:
+    """A figure, and what shuffled labels give: mean and 95 % of the shuffles."""
+
+    value: float
+    mean: float
+    interval: tuple[float, float]
+    p: float
+    """Share of shuffles that reach the figure, the figure itself counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFindings:
+    """One weak class among the rows read."""
+
+    name: str
+    rows: int
+    share: float
+    confident_joint: float
+    """Share of these rows that cannot be told from another class; no rate of wrong labels."""
+    hoc: float
+    """The same by labels of neighbours; NaN for more than 10 classes or no two neighbours."""
+    suspected: int
+    """Rows that the probe gives another class, at the shares of the weak labels."""
+    expansion: float
+    """Mean share of a suspected row's neighbours whose weak label is what the probe says."""
+    expansion_by_chance: float
+    """The same of any neighbours: share of that class among all rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFindings:
+    """One layer among the rows read."""
+
+    layer: int
+    width: int
+    nonfinite: int
+    """Rows with NaN or infinity."""
+    constant: bool
+    """Whether all rows have the same state."""
+    constant_columns: int
+    effective_rank: float
+    """exp of the entropy of the covariance's eigenvalues; NaN where the layer has no ridge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Everything that ``probekit diagnose`` prints."""
+
+    rows: int
+    rows_read: int
+    seed: int
+    duplicates: int
+    """Rows whose text stands more than once among those with a label."""
+    duplicates_unequal: int
+    """Of these, rows whose copies have several weak classes."""
+    classes: tuple[ClassFindings, ...]
+    layers: tuple[LayerFindings, ...]
+    predictable: Null
+    """Out-of-fold AUROC of the hard weak labels."""
+    concord: Null
+    """pc."""
+    agreement_needed: float
+    """Smallest A for relabelling; above 1 where c is unknown."""
+    alarms: tuple[str, ...]
+    advice: Advice
+
+
+def diagnose(
+    store: ActivationStore,
+    labels: WeakLabels,
+    *,
+    layers: Sequence[int] | None = None,
+    trusted_accuracy: float | None = None,
+    cautious: bool = False,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+    only_labelled: bool = False,
+) -> Diagnosis:
+    """Measure, on at most 2,000 rows and in seconds, what needs no truth.
+
+    Parameters
+    ----------
+    store, labels, layers, trusted_accuracy, cautious, only_labelled
+        As :func:`probekit.cleaning.advice.advise`.
+    permutations
+        Times that the labels are shuffled for the null.
+    """
+    check_accuracy(trusted_accuracy)
+    sample = draw_sample(store, labels, layers=layers, seed=seed, only_labelled=only_labelled)
+    evidence = weigh(sample.states, sample.hard, sample.groups)
+    signals = replace(
+        read_signals(evidence, sample.probs, trusted_accuracy, seed=seed), cautious=cautious
+    )
+    predictable, agreed = _nulls(evidence, permutations, seed)
+    found = _layers(sample, evidence)
+    duplicates = _duplicates(store, labels)
+    classes = _classes(sample, evidence)
+    return Diagnosis(
+        rows=sample.total,
+        rows_read=len(sample.hard),
+        seed=seed,
+        duplicates=duplicates[0],
+        duplicates_unequal=duplicates[1],
+        classes=classes,
+        layers=found,
+        predictable=predictable,
+        concord=agreed,
+        agreement_needed=agreement_needed(signals.confidence),
+        alarms=(
+            *_state_alarms(sample, found),
+            *_label_alarms(sample, evidence, predictable, classes),
+        ),
+        advice=decide(signals),
+    )
+
+
+def _nulls(evidence: Evidence, times: int, seed: int) -> tuple[Null, Null]:
+    shuffled = evidence.shuffled(times, seed)
+    figures = [(auroc(e.hard, e.proba), concord(e)) for e in [evidence, *shuffled]]
+    return _null([a for a, _ in figures]), _null([pc for _, pc in figures])
+
+
+def _null(figures: list[float]) -> Null:
+    value, others = figures[0], np.array(figures[1:])
+    if np.isnan(value) or not len(others):
+        return Null(value, float("nan"), (float("nan"), float("nan")), float("nan"))
+    low, high = np.quantile(others, [0.025, 0.975])
+    reach = (1 + int((others >= value).sum())) / (1 + len(others))
+    return Null(value, float(others.mean()), (float(low), float(high)), reach)
+
+
+def _classes(sample: Sample, evidence: Evidence) -> tuple[ClassFindings, ...]:
+    hard, decided = evidence.hard, evidence.decided
+    share = np.bincount(hard) / len(hard)
+    joint = confident_shares(hard, evidence.proba)
+    near = evidence.near[max(evidence.near)]
+    unlike = np.full(len(share), np.nan)
+    if len(share) <= HOC_CLASSES and near.shape[1] >= 2:
+        unlike = hoc(hard, near, len(share)).shares
+    votes = (hard[near] == decided[:, None]).mean(axis=1)
+    found = []
+    for c, name in enumerate(sample.classes):
+        suspected = (hard == c) & (decided != c)
+        found.append(
+            ClassFindings(
+                name=name,
+                rows=int((hard == c).sum()),
+                share=float(share[c]),
+                confident_joint=float(joint[c]),
+                hoc=float(unlike[c]),
+                suspected=int(suspected.sum()),
+                expansion=_mean(votes[suspected]),
+                expansion_by_chance=_mean(share[decided[suspected]]),
+            )
+        )
+    return tuple(found)
+
+
+def _layers(sample: Sample, evidence: Evidence) -> tuple[LayerFindings, ...]:
+    found = []
+    for layer, states in sample.states.items():
+        still = int((np.ptp(states, axis=0) == 0).sum())
+        ridge = evidence.ridge.get(layer)
+        found.append(
+            LayerFindings(
+                layer=layer,
+                width=states.shape[1],
+                nonfinite=sample.nonfinite[layer],
+                constant=still == states.shape[1],
+                constant_columns=still,
+                effective_rank=float("nan") if ridge is None else _effective_rank(ridge.values),
+            )
+        )
+    return tuple(found)
+
+
+def _effective_rank(values: NDArray[np.float64]) -> float:
+    """Exp of the entropy of the shares of variance (Roy & Vetterli 2007)."""
+    total = values.sum()
+    if total <= 0:
+        return 0.0
+    share = values[values > 0] / total
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def _duplicates(store: ActivationStore, labels: WeakLabels) -> tuple[int, int]:
+    place: Mapping[str, int] = {name: i for i, name in enumerate(labels.ids)}
+    hard = labels.hard
+    pairs = [
+        (digest, hard[place[name]])
+        for name, digest in zip(store.ids, store.hashes, strict=True)
+        if digest and name in place
+    ]
+    many = Counter(digest for digest, _ in pairs)
+    kinds = Counter(digest for digest, _ in set(pairs))
+    copies = [digest for digest, _ in pairs if many[digest] > 1]
+    return len(copies), sum(kinds[digest] > 1 for digest in copies)
+
+
+def _state_alarms(sample: Sample, layers: Sequence[LayerFindings]) -> list[str]:
+    alarms = []
+    for layer in layers:
+        if layer.nonfinite:
+            alarms.append(
+                f"Layer {layer.layer} has NaN or infinity in {layer.nonfinite:,} of the rows read: "
+                "extract again with --dtype float32; these rows are left out here, and filter and "
+                "relabel refuse them."
+            )
+        if layer.constant:
+            alarms.append(f"Layer {layer.layer} has the same state in every row: it says nothing.")
+    for name, share in zip(
+        sample.classes, np.bincount(sample.hard) / len(sample.hard), strict=True
+    ):
+        if share < RARE:
+            alarms.append(
+                f"Class {name!r} is the weak label of {100 * share:.1f} % of the rows only: too "
+                "few to learn what its wrong labels look like."
+            )
+    return alarms
+
+
+def _label_alarms(
+    sample: Sample, evidence: Evidence, predictable: Null, classes: Sequence[ClassFindings]
+) -> list[str]:
+    alarms = []
+    if predictable.value <= predictable.interval[1]:
+        alarms.append(
+            "The states predict the weak labels no better than shuffled ones: whatever a probe "
+            "changes here, it changes by chance."
+        )
+    if not any(c.suspected for c in classes):
+        alarms.append(
+            "Relabelling is a no-op: the probe repeats the weak label of every row. The labels may "
+            "have been made from these very states."
+        )
+    left = np.unique(evidence.proba.argmax(axis=1))
+    if len(left) == 1:
+        alarms.append(
+            f"Relabelling at 0.5 collapses: every row would be {sample.classes[left[0]]!r}. Use "
+            "--hard, which keeps the class shares, or the soft blend."
+        )
+    elif len(left) < len(sample.classes):
+        lost = [repr(n) for c, n in enumerate(sample.classes) if c not in left]
+        alarms.append(f"Relabelling by the most probable class loses {', '.join(lost)}.")
+    return alarms
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
