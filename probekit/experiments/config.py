@@ -101,18 +101,14 @@ class RunConfig:
             raise UsageError("A chain needs at least two models, weakest first.")
         _check_names("probe", self.probes, PROBES)
         _check_names("action", self.actions, tuple(ACTIONS))
-        for name, allowed in (
-            ("probe_options", self.probes),
-            ("action_options", self.actions),
-            ("loss_options", self.losses),
-        ):
-            _check_names(name, list(getattr(self, name)), tuple(allowed))
-        self._check_losses()
-
-    def _check_losses(self) -> None:
         from probekit.students.losses import loss_names
 
-        _check_names("loss", self.losses, tuple(loss_names()))
+        losses = tuple(loss_names())
+        _check_names("loss", self.losses, losses)
+        # Options of what is not used this time do no harm: one file may serve several runs.
+        _check_names("probe in probe_options,", list(self.probe_options), PROBES)
+        _check_names("action in action_options,", list(self.action_options), tuple(ACTIONS))
+        _check_names("loss in loss_options,", list(self.loss_options), losses)
 
     @classmethod
     def from_mapping(

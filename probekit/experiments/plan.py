@@ -168,7 +168,8 @@ def plan_text(found: dict[str, Any]) -> str:
             else ""
         ),
         f"{human_bytes(found['disk_bytes'])} of hidden states; up to "
-        f"{human_bytes(found['checkpoint_bytes'])} of checkpoints while a model trains",
+        f"{human_bytes(found['checkpoint_bytes'])} of checkpoints while a model trains"
+        + (" (of the models that can be reached)" if None in found["models"].values() else ""),
     ]
     for model, many in found["models"].items():
         lines.append(f"  {model}: {'size not known' if many is None else f'{many:,} parameters'}")

@@ -55,7 +55,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         ({"weak": []}, "needs weak"),
         ({"chain": ["a"]}, "at least two models"),
         ({"student_rows": 2}, "student_rows is at least 4, not 2"),
-        ({"probes": ["knn"], "probe_options": {"logreg": {}}}, "no probe_options 'logreg'"),
+        ({"probe_options": {"logregg": {}}}, "no probe in probe_options, 'logregg'"),
     ],
 )
 def test_what_is_wrong_is_told(change: dict[str, Any], sentence: str) -> None:

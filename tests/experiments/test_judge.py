@@ -1,0 +1,212 @@
+"""Students between floor and ceiling: every figure a second way, and where there is none."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+
+from probekit.errors import DataError
+from probekit.experiments.curves import judge_curve
+from probekit.experiments.judge import Arm, judge_arms
+from probekit.experiments.seeds import combine_seeds
+from probekit.metrics import prior_matched
+
+ROWS = 400
+
+
+def binary(strength: float, seed: int) -> np.ndarray[Any, Any]:
+    rng = np.random.default_rng(seed)
+    logit = (2 * TRUTH - 1) * strength + rng.normal(size=ROWS)
+    p = 1 / (1 + np.exp(-logit))
+    return np.column_stack([1 - p, p])
+
+
+TRUTH = np.random.default_rng(9).integers(0, 2, ROWS)
+PRIOR = np.array([0.55, 0.45])
+FLOOR = Arm("weak supervisor", "floor", [binary(0.6, 0)])
+PLAIN = Arm("weak labels", "plain", [binary(0.8, 1)], label_accuracy=0.7, rows=100)
+CEILING = Arm("ground truth", "ceiling", [binary(1.6, 2)], label_accuracy=1.0, rows=100)
+
+
+def judged(*more: Arm, floor: Arm = FLOOR, ceiling: Arm = CEILING, **options: Any) -> Any:
+    options = {"truth": TRUTH, "weak_prior": PRIOR, "draws": 2000, **options}
+    rows = judge_arms([floor, PLAIN, *more, ceiling], **options)
+    json.dumps(rows, allow_nan=False)  # what is not defined is None
+    return {row["name"]: row for row in rows}
+
+
+def test_figures_are_those_of_scikit_learn() -> None:
+    row = judged()["weak labels"]
+    probs = PLAIN.probs[0]
+    assert row["accuracy"] == pytest.approx((probs.argmax(axis=1) == TRUTH).mean())
+    matched = prior_matched(probs, PRIOR) == TRUTH
+    assert row["accuracy_prior_matched"] == pytest.approx(matched.mean())
+    assert row["auroc"] == pytest.approx(roc_auc_score(TRUTH, probs[:, 1]))
+    assert row["log_loss"] == pytest.approx(log_loss(TRUTH, probs))
+    assert row["brier"] == pytest.approx(brier_score_loss(TRUTH, probs[:, 1]))
+    assert row["rows"] == 100
+    assert row["label_accuracy"] == 0.7
+
+
+def test_pgr_is_the_share_of_the_gap() -> None:
+    rows = judged()
+    for key, metric in (
+        ("pgr", "accuracy"),
+        ("pgr_prior_matched", "accuracy_prior_matched"),
+        ("pgr_auroc", "auroc"),
+    ):
+        weak, student, top = (
+            rows[name][metric] for name in ("weak supervisor", "weak labels", "ground truth")
+        )
+        found = rows["weak labels"][key]
+        assert found["pgr"] == pytest.approx((student - weak) / (top - weak))
+        assert found["gain"] == pytest.approx(student - weak)
+        assert found["pgr_low"] < found["pgr"] < found["pgr_high"]
+    assert rows["weak supervisor"]["pgr"] is None
+    assert rows["ground truth"]["pgr"] is None
+
+
+def test_auroc_interval_is_that_of_rows_drawn_one_by_one() -> None:
+    found = judged()["weak labels"]["pgr_auroc"]
+    rng = np.random.default_rng(5)
+    scores = [arm.probs[0][:, 1] for arm in (FLOOR, PLAIN, CEILING)]
+    drawn = []
+    for _ in range(600):
+        rows = rng.integers(ROWS, size=ROWS)
+        weak, student, top = (roc_auc_score(TRUTH[rows], s[rows]) for s in scores)
+        drawn.append((student - weak) / (top - weak))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    # 600 draws place a 2.5 % quantile within about a tenth of the interval's width.
+    width = high - low
+    assert found["pgr_low"] == pytest.approx(low, abs=0.15 * width)
+    assert found["pgr_high"] == pytest.approx(high, abs=0.15 * width)
+
+
+def test_identities_of_agreement() -> None:
+    rows = judged()
+    weak, row = rows["weak supervisor"]["accuracy"], rows["weak labels"]
+    a = row["agreement"]
+    assert a["overall"] == pytest.approx(weak * a["right"] + (1 - weak) * a["wrong"])
+    assert row["accuracy"] == pytest.approx(weak * a["right"] + (1 - weak) * (1 - a["wrong"]))
+
+
+def test_a_supervisor_that_is_always_right_has_no_wrong_rows() -> None:
+    right = Arm("weak supervisor", "floor", [np.eye(2)[TRUTH]])
+    row = judged(floor=right)["weak labels"]
+    assert row["agreement"]["wrong"] is None
+    assert row["pgr"]["pgr"] is None
+    assert "is not above the weak supervisor" in row["pgr"]["reason"]
+    assert row["pgr"]["pgr_low"] is None
+
+
+def test_draws_are_averaged() -> None:
+    draws = [binary(0.7, seed) for seed in (3, 4, 5)]
+    row = judged(Arm("random", "random", draws))["random"]
+    each = [(probs.argmax(axis=1) == TRUTH).mean() for probs in draws]
+    assert row["accuracy"] == pytest.approx(np.mean(each))
+    assert row["auroc"] == pytest.approx(np.mean([roc_auc_score(TRUTH, p[:, 1]) for p in draws]))
+    assert row["draws"] == 3
+
+
+def test_gain_is_over_the_plain_student() -> None:
+    other = Arm("filter", "filter", [binary(1.2, 8)])
+    rows = judged(other)
+    gain = rows["filter"]["accuracy"] - rows["weak labels"]["accuracy"]
+    assert rows["filter"]["gain"]["gain"] == pytest.approx(gain)
+    assert rows["weak labels"]["gain"] is None
+    assert rows["filter"]["gain"]["gain_low"] < gain < rows["filter"]["gain"]["gain_high"]
+
+
+def test_three_classes() -> None:
+    truth = np.random.default_rng(0).integers(0, 3, 300)
+
+    def arm(name: str, kind: str, strength: float, seed: int) -> Arm:
+        logits = np.eye(3)[truth] * strength
+        logits += np.random.default_rng(seed).normal(size=(300, 3))
+        probs = np.exp(logits)
+        return Arm(name, kind, [probs / probs.sum(axis=1, keepdims=True)])
+
+    rows = judge_arms(
+        [arm("f", "floor", 0.5, 1), arm("p", "plain", 1, 2), arm("c", "ceiling", 3, 3)],
+        truth=truth,
+        weak_prior=np.ones(3) / 3,
+        draws=500,
+    )
+    plain = rows[1]
+    assert plain["pgr"]["pgr"] is not None
+    assert plain["pgr_auroc"]["reason"] == "the bootstrap of AUROC is for two classes"
+    assert plain["recall_at_1pct_fpr"] is None
+
+
+def test_both_ends_are_needed() -> None:
+    with pytest.raises(DataError, match="one of them is missing"):
+        judge_arms([FLOOR, PLAIN], truth=TRUTH, weak_prior=PRIOR)
+
+
+class TestSeeds:
+    def test_median_mean_and_standard_error(self) -> None:
+        seeds = [list(judged(truth=np.roll(TRUTH, shift)).values()) for shift in (0, 0, 1)]
+        seeds[1][1]["accuracy"] = 0.9
+        combined = combine_seeds(seeds)
+        assert [arm["name"] for arm in combined] == [
+            "weak supervisor",
+            "weak labels",
+            "ground truth",
+        ]
+        values = [seed[1]["accuracy"] for seed in seeds]
+        found = combined[1]["figures"]["accuracy"]
+        assert found["values"] == values
+        assert found["median"] == pytest.approx(np.median(values))
+        assert found["mean"] == pytest.approx(np.mean(values))
+        assert found["sem"] == pytest.approx(np.std(values, ddof=1) / np.sqrt(3))
+
+    def test_undefined_pgr_is_counted_with_its_reason(self) -> None:
+        good = list(judged().values())
+        bad = list(judged(ceiling=Arm("ground truth", "ceiling", FLOOR.probs)).values())
+        found = combine_seeds([good, bad])[1]["pgr"]
+        assert found["undefined"] == 1
+        assert found["median"] == pytest.approx(good[1]["pgr"]["pgr"])
+        assert any("not above" in reason for reason in found["reasons"])
+
+    def test_one_seed_keeps_its_interval(self) -> None:
+        rows = list(judged().values())
+        found = combine_seeds([rows])[1]["pgr"]
+        assert (found["low"], found["high"]) == (
+            rows[1]["pgr"]["pgr_low"],
+            rows[1]["pgr"]["pgr_high"],
+        )
+        assert found["sem"] is None
+
+
+class TestCurve:
+    def test_three_stops(self) -> None:
+        truth, weak = np.array([0, 1, 1, 0]), np.eye(2)[[0, 1, 1, 0, 1]]
+
+        def decided(*rows: str) -> np.ndarray[Any, Any]:
+            return np.array([np.eye(2)[[int(c) for c in row]] * 0.8 + 0.1 for row in rows])
+
+        # Accuracies 1/2, 1, 3/4; agreement 3/5, 4/5, 1.
+        test = decided("0000", "0110", "0100")
+        held_out = decided("00001", "01001", "01101")
+        found = judge_curve([5, 10, 15], test, truth, held_out, weak, floor=0.5, ceiling=1.0)
+        assert found["accuracy"] == [0.5, 1.0, 0.75]
+        assert found["weak_agreement"] == pytest.approx([0.6, 0.8, 1.0])
+        stops = found["stops"]
+        assert stops["last"] == {"step": 15, "accuracy": 0.75, "pgr": 0.5}
+        assert stops["weak_early_stop"]["step"] == 15
+        assert stops["oracle"] == {"step": 10, "accuracy": 1.0, "pgr": 1.0}
+        # −log 0.9 where it agrees, −log 0.1 where not.
+        expected = -(3 * np.log(0.9) + 2 * np.log(0.1)) / 5
+        assert found["weak_log_loss"][0] == pytest.approx(expected)
+
+    def test_of_equal_evaluations_the_earlier(self) -> None:
+        probs = np.tile(np.eye(2)[[0, 1]], (3, 1, 1))
+        found = judge_curve([1, 2, 3], probs, [0, 1], probs, np.eye(2), floor=0.5, ceiling=0.5)
+        assert found["stops"]["weak_early_stop"]["step"] == 1
+        assert found["stops"]["oracle"]["step"] == 1
+        assert found["stops"]["last"]["pgr"] is None
+        assert "not above" in found["reason"]

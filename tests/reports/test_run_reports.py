@@ -1,0 +1,149 @@
+"""Tables and figures of a run, from results as metrics.json holds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from probekit.experiments.judge import Arm, judge_arms
+from probekit.experiments.seeds import combine_seeds
+from probekit.reports.run_figures import draw_arms, draw_curves, draw_grid
+from probekit.reports.run_pages import write_run_reports
+from probekit.reports.run_tables import curve_table, rounds_table, run_table
+
+TRUTH = np.random.default_rng(0).integers(0, 2, 200)
+
+
+def probs(strength: float, seed: int) -> np.ndarray[Any, Any]:
+    logit = (2 * TRUTH - 1) * strength + np.random.default_rng(seed).normal(size=len(TRUTH))
+    p = 1 / (1 + np.exp(-logit))
+    return np.column_stack([1 - p, p])
+
+
+def arms(seed: int, ceiling: float = 2.0) -> list[dict[str, Any]]:
+    listed = [
+        Arm("weak supervisor", "floor", [probs(0.5, seed)]),
+        Arm("weak labels, xent", "plain", [probs(0.8, seed + 10)], 0.7, 90),
+        Arm("filter | kNN", "filter", [probs(1.0, seed + 20)], 0.8, 72),
+        Arm("ground truth", "ceiling", [probs(ceiling, seed + 30)], 1.0, 90),
+    ]
+    return judge_arms(listed, truth=TRUTH, weak_prior=[0.5, 0.5], draws=300)
+
+
+def group(seeds: int = 1, **more: Any) -> dict[str, Any]:
+    judged = [arms(seed) for seed in range(seeds)]
+    return {
+        "task": "t",
+        "weak": "small",
+        "strong": "large",
+        "parameters": {"weak": 10**6, "strong": 10**7},
+        "seeds": list(range(seeds)),
+        "arms": combine_seeds(judged),
+        **more,
+    }
+
+
+def result(**more: Any) -> dict[str, Any]:
+    return {
+        "task": "t",
+        "weak": "small",
+        "strong": "large",
+        "seed": 0,
+        "arms": arms(0),
+        "alarms": [],
+        **more,
+    }
+
+
+ROUNDS = [
+    {"before_round": 2, "weak": 0.8, "student": 0.85, "ceiling": 0.9, "pgr": 0.5, "reason": None},
+    {"before_round": 3, "weak": 0.8, "student": 0.9, "ceiling": 0.8, "pgr": None, "reason": "x"},
+]
+CURVE = {
+    "steps": [1, 2],
+    "accuracy": [0.5, 0.75],
+    "weak_agreement": [0.6, 0.5],
+    "weak_log_loss": [0.7, 0.6],
+    "stops": {
+        "last": {"step": 2, "accuracy": 0.75, "pgr": 0.5},
+        "weak_early_stop": {"step": 1, "accuracy": 0.5, "pgr": None},
+        "oracle": {"step": 2, "accuracy": 0.75, "pgr": 0.5},
+    },
+    "reason": None,
+}
+
+
+def test_cells_are_the_figures() -> None:
+    found = group()
+    table = run_table(found)
+    row = dict(zip(table.header, table.rows[2], strict=True))
+    figures, pgr = found["arms"][2]["figures"], found["arms"][2]["pgr"]
+    assert row["rows"] == "72"
+    assert row["labels"] == "80.0"
+    assert row["acc"] == f"{100 * figures['accuracy']['median']:.1f}"
+    assert row["PGR"] == f"{pgr['median']:.2f} [{pgr['low']:.2f} {pgr['high']:.2f}]"
+    assert row["gain"].startswith(f"{100 * found['arms'][2]['gain']['median']:+.1f} [")
+    assert dict(zip(table.header, table.rows[0], strict=True))["PGR"] == "-"
+    assert "filter \\| kNN" in table.markdown()
+
+
+def test_several_seeds_show_their_standard_error() -> None:
+    found = group(3)
+    table = run_table(found)
+    row = dict(zip(table.header, table.rows[1], strict=True))
+    accuracy = found["arms"][1]["figures"]["accuracy"]
+    assert row["acc"] == f"{100 * accuracy['median']:.1f} ± {100 * accuracy['sem']:.1f}"
+    assert "Medians of 3 seeds" in table.text()
+
+
+def test_without_a_gap_points_stand_in_for_pgr() -> None:
+    judged = arms(0, ceiling=0.1)
+    table = run_table(group(arms=combine_seeds([judged])))
+    row = dict(zip(table.header, table.rows[1], strict=True))
+    gain = 100 * (judged[1]["accuracy"] - judged[0]["accuracy"])
+    assert row["PGR"] == f"pt {gain:.1f}"
+    assert "the gap is too small" in table.text()
+
+
+def test_rounds_and_curves() -> None:
+    rows = rounds_table(result(rounds=ROUNDS)).rows
+    assert rows[0] == ("before round 2", "80.0", "85.0", "90.0", "0.50")
+    assert rows[1][-1] == "-"
+    (row,) = curve_table(result(curves={"weak labels": CURVE})).rows
+    assert row == ("weak labels", "75.0 (0.50) @2", "50.0 (-) @1", "75.0 (0.50) @2")
+
+
+def test_figures_show_what_is_in_the_results() -> None:
+    axes = draw_arms(group(3)).axes[0]
+    found = group(3)
+    shown = {
+        round(float(line.get_xdata()[0]), 6) for line in axes.lines if line.get_marker() == "o"
+    }  # type: ignore[index]
+    expected = {round(100 * arm["figures"]["accuracy"]["median"], 6) for arm in found["arms"][1:3]}
+    assert expected <= shown
+    panels = draw_curves(result(curves={"a": CURVE, "b": CURVE})).axes
+    assert [axes.get_title(loc="left") for axes in panels[:2]] == ["a", "b"]
+    sizes = [group(strong=f"m{n}", parameters={"weak": 1, "strong": n}) for n in (10, 100)]
+    panels = draw_grid(sizes).axes
+    assert len(panels) == 3
+    assert list(panels[1].lines[0].get_xdata()) == [10, 100]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_runs_folder(seeds: int, tmp_path: Path) -> None:
+    results = {
+        "groups": [group(seeds), group(seeds, strong="huge", parameters={"weak": 1, "strong": 9})],
+        "results": [
+            result(rounds=ROUNDS, curves={"weak labels": CURVE}, alarms=["Nothing changed."])
+        ],
+    }
+    text = write_run_reports(results, tmp_path)
+    assert "t: small → large" in text
+    assert "Warning: Nothing changed." in text
+    page = (tmp_path / "table.md").read_text()
+    for name in ("arms-1.png", "arms-2.png", "curves.png", "grid-t.png"):
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+        assert name in page
