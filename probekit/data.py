@@ -68,6 +68,8 @@ class Rows:
         Other names for these columns; a text column that holds lists is read as messages.
     source
         Where the rows came from, for messages and provenance.
+    note
+        What reading left out, as a sentence for people.
 
     Attributes
     ----------
@@ -89,9 +91,10 @@ class Rows:
         text_column: str | None = None,
         id_column: str | None = None,
         source: str = "rows",
+        note: str = "",
     ) -> None:
         self.columns = dict(columns)
-        self.source = source
+        self.source, self.note = source, note
         lengths = {name: len(values) for name, values in self.columns.items()}
         self._length = next(iter(lengths.values()), 0)
         if len(set(lengths.values())) > 1:
@@ -157,6 +160,7 @@ class Rows:
             text_column=self._text_column,
             id_column=self._id_column,
             source=self.source,
+            note=self.note,
         )
 
     def _find_text(self, text_column: str | None) -> tuple[Kind, str]:

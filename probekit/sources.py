@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from probekit.data import Rows
 from probekit.errors import UsageError
@@ -15,6 +15,11 @@ from probekit.files import SUFFIXES, read_columns, suffix_of
 __all__ = ["load_rows"]
 
 _HUB = re.compile(r"hf:(?P<name>[^:@\s]+)(:(?P<config>[^:@\s]+))?(@(?P<split>\S+))?")
+
+
+class _Columns(TypedDict):
+    text_column: str | None
+    id_column: str | None
 
 
 def load_rows(
@@ -27,7 +32,8 @@ def load_rows(
     source
         A registered task (``docstrings`` or ``docstrings@student``), a path (JSONL, JSON, CSV, TSV,
         Parquet, Arrow or a saved data set), or ``hf:org/name[:config]@split``. What exists as a
-        path is read as one.
+        path is read as one. A table with ``chosen`` and ``rejected`` becomes pairs with a label, as
+        :func:`probekit.tasks.reward.preference_rows` deals them.
     text_column, id_column
         Names of these columns where they are others.
 
@@ -39,7 +45,7 @@ def load_rows(
         Where a name is no task (the nearest ones are named) or ``hf:`` is not followed by a data
         set and its split.
     """
-    columns = {"text_column": text_column, "id_column": id_column}
+    columns = _Columns(text_column=text_column, id_column=id_column)
     if isinstance(source, Path) or Path(source).exists():
         return _load_file(Path(source), columns)
     if source.startswith("hf:"):
@@ -49,23 +55,20 @@ def load_rows(
     return _load_task(source, columns)
 
 
-def _load_file(path: Path, columns: dict[str, str | None]) -> Rows:
-    found = read_columns(path)
-    return Rows(_dealt(found, str(path), columns), source=str(path), **columns)
+def _load_file(path: Path, columns: _Columns) -> Rows:
+    return _rows(read_columns(path), str(path), columns)
 
 
-def _dealt(
-    found: Mapping[str, Sequence[Any]], source: str, columns: dict[str, str | None]
-) -> Mapping[str, Sequence[Any]]:
-    """Preference pairs become first and second text with a label."""
-    from probekit.tasks.reward import are_preferences, preference_columns
+def _rows(found: Mapping[str, Sequence[Any]], source: str, columns: _Columns) -> Rows:
+    """Rows of columns; preference pairs become first and second text with a label."""
+    from probekit.tasks.reward import are_preferences, preference_rows
 
     if columns["text_column"] is None and are_preferences(found):
-        return preference_columns(found, source=source)
-    return found
+        return preference_rows(found, source=source, id_column=columns["id_column"])
+    return Rows(found, source=source, **columns)
 
 
-def _load_task(source: str, columns: dict[str, str | None]) -> Rows:
+def _load_task(source: str, columns: _Columns) -> Rows:
     # A task may read packages and files of its own; nobody else should wait for them.
     from probekit.tasks.registry import load_task_rows, task_names
 
@@ -84,7 +87,7 @@ def _load_task(source: str, columns: dict[str, str | None]) -> Rows:
     return rows
 
 
-def _load_hub(source: str, columns: dict[str, str | None]) -> Rows:
+def _load_hub(source: str, columns: _Columns) -> Rows:
     matched = _HUB.fullmatch(source)
     if matched is None or matched["split"] is None:
         raise UsageError(
@@ -94,4 +97,4 @@ def _load_hub(source: str, columns: dict[str, str | None]) -> Rows:
     from probekit.tasks.hub import read_hub
 
     found = read_hub(matched["name"], matched["config"], matched["split"])
-    return Rows(_dealt(found, source, columns), source=source, **columns)
+    return _rows(found, source, columns)

@@ -1,25 +1,36 @@
 """Preference pairs: which of two completions is the better one.
 
 A row holds two whole texts, ``text`` (with the first completion) and ``text_pair`` (with the
-second); its label is 1 where the second is preferred. Which comes first is decided by a hash, so
-that both classes are equally frequent. Each text is read alone, never beside the other: a score
+second); its label is 1 where the second is preferred. Which comes first depends on the two texts
+alone, not on which is preferred: the same two have one order and one hash, whoever judges them, and
+both classes are about equally frequent. Each text is read alone, never beside the other: a score
 M(dialogue, completion) and P(second) = σ(M₂ − M₁), Burns et al. 2023, arXiv 2312.09390.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from probekit.data import Rows, text_hash
 from probekit.errors import DataError, first_few
+from probekit.tasks.balance import draw
 from probekit.tasks.hub import read_hub
+from probekit.tasks.hub_task import sampled_places
 from probekit.tasks.registry import Task
 
-__all__ = ["CLASSES", "TASKS", "are_preferences", "preference_columns", "preference_rows"]
+__all__ = [
+    "CLASSES",
+    "TASKS",
+    "are_preferences",
+    "as_preferences",
+    "preference_columns",
+    "preference_rows",
+]
 
 CLASSES = ("first", "second")
+DEALT = ("id", "text", "text_pair", "label")
+JUDGED = ("prompt", "chosen", "rejected")
 HH = "Anthropic/hh-rlhf"
 ROLES = {"user": "Human", "human": "Human", "assistant": "Assistant", "system": "System"}
 VALIDATION_SHARE = 0.1
@@ -31,12 +42,17 @@ def are_preferences(columns: Mapping[str, Any]) -> bool:
 
 
 def preference_columns(
-    columns: Mapping[str, Sequence[Any]], *, seed: int = 0, source: str = "the pairs"
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    seed: int = 0,
+    source: str = "the pairs",
+    id_column: str | None = None,
 ) -> dict[str, list[Any]]:
     """Deal ``chosen`` and ``rejected`` (after ``prompt``, if there) to first and second.
 
     Texts, or lists of messages with role and content, which are written as dialogues of ``Human``
-    and ``Assistant``, Anthropic's way. Pairs of two equal texts are left out.
+    and ``Assistant``, Anthropic's way. A prompt that the completions open with is not repeated.
+    Pairs of two equal texts are left out; without an ``id`` the others keep their row numbers.
 
     Returns
     -------
@@ -47,112 +63,177 @@ def preference_columns(
     DataError
         Where a text is missing, or no pair is left.
     """
-    many = len(columns["chosen"])
-    prompts = columns["prompt"][:] if "prompt" in columns else [None] * many
-    ids = columns["id"][:] if "id" in columns else range(many)
-    found: dict[str, list[Any]] = {name: [] for name in ("id", "text", "text_pair", "label")}
-    wrong = []
-    for row_id, prompt, chosen, rejected in zip(
-        ids, prompts, columns["chosen"][:], columns["rejected"][:], strict=True
-    ):
+    return _deal(columns, seed=seed, source=source, id_column=id_column)[1]
+
+
+def preference_rows(
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    seed: int = 0,
+    source: str = "the pairs",
+    id_column: str | None = None,
+) -> Rows:
+    """Rows of :func:`preference_columns`, with all columns but those that were dealt.
+
+    ``note`` of the rows counts the pairs that were left out.
+    """
+    places, dealt = _deal(columns, seed=seed, source=source, id_column=id_column)
+    others = [name for name in columns if name not in (*DEALT, *JUDGED)]
+    dealt |= {name: _at(columns[name][:], places) for name in others}
+    equal = len(columns["chosen"]) - len(places)
+    note = f"{equal:,} pairs of two equal texts are left out." if equal else ""
+    return Rows(dealt, source=source, note=note)
+
+
+def as_preferences(
+    columns: Mapping[str, Sequence[Any]], label: Sequence[Any] | None = None
+) -> dict[str, list[str]]:
+    """Columns ``chosen`` and ``rejected`` of dealt pairs (what TRL's reward trainer reads).
+
+    ``label`` (class numbers, or ``first`` and ``second``) stands in for the pairs' own.
+    """
+    given = columns["label"] if label is None else label
+    chosen, rejected = [], []
+    for first, second, value in zip(columns["text"], columns["text_pair"], given, strict=True):
+        turned = str(value) in ("1", CLASSES[1])
+        chosen.append(second if turned else first)
+        rejected.append(first if turned else second)
+    return {"chosen": chosen, "rejected": rejected}
+
+
+def _deal(
+    columns: Mapping[str, Sequence[Any]], *, seed: int, source: str, id_column: str | None
+) -> tuple[list[int], dict[str, list[Any]]]:
+    """Places of the pairs that are taken, and their columns."""
+    ids = _ids(columns, source, id_column)
+    prompts = columns["prompt"][:] if "prompt" in columns else [None] * len(ids)
+    found: dict[str, list[Any]] = {name: [] for name in DEALT}
+    places, wrong = [], []
+    pairs = zip(prompts, columns["chosen"][:], columns["rejected"][:], strict=True)
+    for place, (prompt, chosen, rejected) in enumerate(pairs):
         better, worse = _whole(prompt, chosen), _whole(prompt, rejected)
         if better is None or worse is None:
-            wrong.append(row_id)
+            wrong.append(ids[place])
         elif better != worse:
-            second = _draw(text_hash((better, worse)), seed)
-            first, other = (worse, better) if second else (better, worse)
-            for name, value in zip(found, (str(row_id), first, other, int(second)), strict=True):
+            first, second = _in_order(better, worse, seed)
+            places.append(place)
+            row = (ids[place], first, second, int(second == better))
+            for name, value in zip(DEALT, row, strict=True):
                 found[name].append(value)
     if wrong:
         raise DataError(
             f"{source} has {len(wrong)} pairs without two texts (ids {first_few(wrong)}); chosen "
-            "and rejected are texts or lists of messages."
+            "and rejected are texts or lists of messages with role and content."
         )
-    if not found["id"]:
+    if not places:
         raise DataError(f"{source} has no pair of two different texts.")
-    return found
+    return places, found
 
 
-def preference_rows(
-    columns: Mapping[str, Sequence[Any]], *, seed: int = 0, source: str = "the pairs"
-) -> Rows:
-    """Rows of :func:`preference_columns`, of kind ``pair``, with their label."""
-    return Rows(preference_columns(columns, seed=seed, source=source), source=source)
+def _ids(columns: Mapping[str, Any], source: str, id_column: str | None) -> list[Any]:
+    name = id_column or "id"
+    if name in columns:
+        return list(columns[name][:])
+    if id_column is not None:
+        raise DataError(
+            f"{source} has no column {id_column!r}; it has {', '.join(columns)}: name the one to "
+            "read with --id-column."
+        )
+    return [str(place) for place in range(len(columns["chosen"]))]
+
+
+def _in_order(one: str, other: str, seed: int) -> tuple[str, str]:
+    """The two texts in the order that a seed gives them, whichever is named first."""
+    low, high = sorted((one, other))
+    turned = draw(text_hash((low, high)), seed=seed, use="first") % 2
+    return (high, low) if turned else (low, high)
 
 
 def _whole(prompt: Any, completion: Any) -> str | None:
     """Dialogue with its completion; None where it is no text."""
-    parts = [_text(part) for part in (prompt, completion) if part is not None]
-    if not parts or any(part is None for part in parts):
+    if isinstance(prompt, list) or isinstance(completion, list):
+        # Where one side is messages, a plain text beside it is a turn of its own.
+        prompt, completion = _dialogue(prompt, "user"), _dialogue(completion, "assistant")
+    if not isinstance(completion, str) or not (prompt is None or isinstance(prompt, str)):
         return None
-    text = "".join(str(part) for part in parts)
+    text = completion if prompt is None or completion.startswith(prompt) else prompt + completion
     return text if text.strip() else None
 
 
-def _text(part: Any) -> str | None:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, list) and all(isinstance(m, Mapping) and "content" in m for m in part):
-        return "".join(
-            f"\n\n{ROLES.get(str(m.get('role', 'user')), str(m.get('role')))}: {m['content']}"
-            for m in part
-        )
-    return None
+def _dialogue(part: Any, role: str) -> Any:
+    """Messages, or a text that is the one turn of ``role``, as a dialogue; else as it is."""
+    messages = [{"role": role, "content": part}] if isinstance(part, str) else part
+    if not isinstance(messages, list) or not all(map(_is_message, messages)):
+        return messages
+    return "".join(f"\n\n{ROLES.get(m['role'], m['role'])}: {m['content']}" for m in messages)
 
 
-def _draw(digest: str, seed: int) -> bool:
-    return bool(hashlib.sha256(f"{seed}\x1f{digest}".encode()).digest()[0] & 1)
+def _is_message(message: Any) -> bool:
+    return isinstance(message, Mapping) and all(
+        isinstance(message.get(key), str) for key in ("role", "content")
+    )
+
+
+def _at(values: Sequence[Any], places: Sequence[int]) -> list[Any]:
+    return [values[place] for place in places]
 
 
 def _load(split: str, seed: int) -> Rows:
-    """Anthropic's pairs: the hub's test, and its train of which a tenth validates."""
-    columns = read_hub(HH, None, "test" if split == "test" else "train")
-    listed = {name: list(columns[name][:]) for name in ("chosen", "rejected")}
-    digests = [text_hash((a, b)) for a, b in zip(*listed.values(), strict=True)]
-    if split == "test":
-        places = list(range(len(digests)))
-    else:
-        tested = read_hub(HH, None, "test")
-        hidden = {
-            text_hash((a, b))
-            for a, b in zip(tested["chosen"][:], tested["rejected"][:], strict=True)
-        }
-        places = [
-            i
-            for i, digest in enumerate(digests)
-            if digest not in hidden
-            and (int(digest, 16) / 16**16 < VALIDATION_SHARE) == (split == "validation")
-        ]
-    dealt = preference_columns(
-        {
-            "id": [f"hh-{'test' if split == 'test' else 'train'}-{i}" for i in places],
-            **{name: [values[i] for i in places] for name, values in listed.items()},
-        },
-        seed=seed,
-        source=f"hf:{HH}",
-    )
-    order = sorted(
-        range(len(dealt["id"])),
-        key=lambda i: hashlib.sha256(f"{seed}\x1f{dealt['id'][i]}".encode()).digest(),
-    )
-    return Rows(
-        {name: [values[i] for i in order] for name, values in dealt.items()},
-        source=f"anthropic-hh-pairs@{split}",
-    )
+    """Rows of Anthropic's pairs, in an order of the seed."""
+    ids, pairs = _hh(split)
+    named = {"id": ids, **pairs}
+    rows = preference_rows(named, seed=seed, source=f"anthropic-hh-pairs@{split}")
+    order = sorted(range(len(rows)), key=lambda i: draw(rows.ids[i], seed=seed, use="order"))
+    return rows.select(order)
+
+
+def _hh(split: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Ids and pairs of a split: the hub's test, or a part of its train without what that holds.
+
+    A tenth of the dialogues validates, chosen by how they open, of no seed.
+    """
+    part = "test" if split == "test" else "train"
+    tested = set() if split == "test" else {frozenset(pair) for _, *pair in _pairs("test")}
+    ids: list[str] = []
+    columns: dict[str, list[str]] = {"chosen": [], "rejected": []}
+    for place, chosen, rejected in _pairs(part):
+        if split != "test":
+            opening = str(chosen).partition("\n\nAssistant:")[0]
+            validates = draw(opening, seed=0, use="carve") / 2**64 < VALIDATION_SHARE
+            if validates != (split == "validation") or frozenset((chosen, rejected)) in tested:
+                continue
+        ids.append(f"hh-{part}-{place}")
+        columns["chosen"].append(chosen)
+        columns["rejected"].append(rejected)
+    return ids, columns
+
+
+def _pairs(split: str) -> Iterator[tuple[int, str, str]]:
+    columns = read_hub(HH, None, split)
+    if missing := [name for name in ("chosen", "rejected") if name not in columns]:
+        raise DataError(
+            f"{HH} ({split}) has no column {missing[0]!r}; it has {', '.join(columns)}."
+        )
+    chosen, rejected = columns["chosen"][:], columns["rejected"][:]
+    for place in sampled_places(len(chosen)):
+        yield place, chosen[place], rejected[place]
 
 
 TASKS = (
     Task(
         name="anthropic-hh-pairs",
         description="Anthropic HH, two whole dialogues: is the second the preferred one (1)?",
-        source=f"hf:{HH}",
+        source=f"hf:{HH} (columns chosen, rejected; train 160,800, test 8,552)",
         licence="MIT",
         classes=CLASSES,
         splits=("train", "validation", "test"),
         load=_load,
         kind="reward",
         card=f"https://huggingface.co/datasets/{HH}",
-        prompt="each dialogue as it is, in text and text_pair; each is read alone",
-        notes="a tenth of the hub's train validates; pairs of equal dialogues are left out",
+        prompt="text = {dialogue with the first completion}, text_pair = {with the second}",
+        notes=(
+            "train = 90% of the hub's train; validation = 10% of the hub's train; test = the hub's "
+            "test. Each dialogue is read alone; pairs of equal dialogues are left out"
+        ),
     ),
 )

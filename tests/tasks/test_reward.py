@@ -13,7 +13,12 @@ from probekit.errors import DataError
 from probekit.labels import load_labels
 from probekit.sources import load_rows
 from probekit.tasks.registry import get_task
-from probekit.tasks.reward import preference_columns, preference_rows
+from probekit.tasks.reward import (
+    CLASSES,
+    as_preferences,
+    preference_columns,
+    preference_rows,
+)
 
 
 def pairs(n: int = 200) -> dict[str, list[Any]]:
@@ -34,6 +39,16 @@ def test_label_says_where_the_chosen_one_stands() -> None:
     assert 75 < sum(found["label"]) < 125
 
 
+def test_order_says_nothing_of_the_preference() -> None:
+    table = pairs()
+    judge = {**table, "chosen": table["rejected"], "rejected": table["chosen"]}
+    one, other = preference_columns(table), preference_columns(judge)
+    assert (one["text"], one["text_pair"]) == (other["text"], other["text_pair"])
+    assert [a + b for a, b in zip(one["label"], other["label"], strict=True)] == [1] * 200
+    # So the verdict of another judge on the same pairs joins by id and text.
+    assert preference_rows(table).hashes == preference_rows(judge).hashes
+
+
 def test_seed_deals_and_content_decides() -> None:
     first, again, other = (preference_columns(pairs(), seed=s) for s in (0, 0, 1))
     assert first == again
@@ -45,18 +60,38 @@ def test_seed_deals_and_content_decides() -> None:
 
 def test_equal_texts_are_left_out_and_ids_stay() -> None:
     table = {"id": ["a", "b", "c"], "chosen": ["x", "y", "z"], "rejected": ["x", "v", "w"]}
-    found = preference_columns(table)
-    assert found["id"] == ["b", "c"]
+    rows = preference_rows(table)
+    assert rows.ids == ["b", "c"]
+    assert rows.note == "1 pairs of two equal texts are left out."
+    assert rows.select([1]).note == rows.note
+    unnamed = preference_rows({name: table[name] for name in ("chosen", "rejected")})
+    assert unnamed.ids == ["1", "2"]
+    assert preference_rows(pairs()).note == ""
     with pytest.raises(DataError, match="no pair of two different texts"):
         preference_columns({"chosen": ["x"], "rejected": ["x"]})
 
 
-def test_messages_are_written_as_a_dialogue() -> None:
-    table = {
-        "prompt": [[{"role": "user", "content": "Hi"}]],
-        "chosen": [[{"role": "assistant", "content": "Hello"}]],
-        "rejected": [[{"role": "assistant", "content": "No"}]],
-    }
+HI = {"role": "user", "content": "Hi"}
+
+
+def says(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "start"),
+    [
+        ([HI], []),  # prompt and completions as messages
+        (None, [HI]),  # whole dialogues
+        ("Hi", [HI]),  # whole dialogues beside their prompt, as in UltraFeedback
+        ([HI], [HI]),
+        ("Hi", []),
+    ],
+)
+def test_messages_are_written_as_a_dialogue(prompt: Any, start: list[Any]) -> None:
+    table = {"chosen": [[*start, says("Hello")]], "rejected": [[*start, says("No")]]}
+    if prompt is not None:
+        table["prompt"] = [prompt]
     rows = preference_rows(table)
     texts = {*rows.columns["text"], *rows.columns["text_pair"]}
     assert texts == {
@@ -65,7 +100,24 @@ def test_messages_are_written_as_a_dialogue() -> None:
     }
 
 
-@pytest.mark.parametrize("bad", [None, 3, "", [{"role": "user"}]])
+def test_prompt_that_the_texts_open_with_is_not_repeated() -> None:
+    table = {"prompt": ["Q: why?"], "chosen": ["Q: why? So."], "rejected": [" No."]}
+    rows = preference_rows(table)
+    assert {*rows.columns["text"], *rows.columns["text_pair"]} == {"Q: why? So.", "Q: why? No."}
+
+
+def test_back_to_chosen_and_rejected() -> None:
+    table = pairs()
+    dealt = preference_columns(table)
+    back = as_preferences(dealt)
+    for i, (chosen, rejected) in enumerate(zip(*back.values(), strict=True)):
+        assert chosen == table["prompt"][i] + table["chosen"][i]
+        assert rejected == table["prompt"][i] + table["rejected"][i]
+    turned = as_preferences(dealt, [CLASSES[1 - label] for label in dealt["label"]])
+    assert turned == {"chosen": back["rejected"], "rejected": back["chosen"]}
+
+
+@pytest.mark.parametrize("bad", [None, 3, "", [{"role": "user"}], [says("a") | {"content": None}]])
 def test_what_is_no_text_is_told(bad: Any) -> None:
     with pytest.raises(DataError, match=r"1 pairs without two texts \(ids '1'\)"):
         preference_columns({"chosen": ["x", bad], "rejected": ["y", "z"]})
@@ -82,6 +134,28 @@ def test_file_is_rows_and_truth_at_once(write_jsonl: Callable[..., Path]) -> Non
     assert truth.hashes == rows.hashes
     assert [int(truth.classes[c]) for c in truth.hard] == rows.columns["label"]
     assert truth.align(rows.ids, rows.hashes).labels.probs.shape == (20, 2)
+
+
+def test_other_columns_and_names_of_ids(write_jsonl: Callable[..., Path]) -> None:
+    path = write_jsonl(
+        [
+            {"key": f"k{i}", "split": "train", "chosen": f"good {i}", "rejected": f"bad {i % 4}"}
+            for i in range(20)
+        ]
+    )
+    rows = load_rows(str(path), id_column="key")
+    assert rows.ids == [f"k{i}" for i in range(20)]
+    assert sorted(rows.columns) == ["id", "key", "label", "split", "text", "text_pair"]
+    assert load_labels(path, id_column="key").ids == rows.ids
+    with pytest.raises(DataError, match="no column 'name'"):
+        load_rows(str(path), id_column="name")
+    # A text column that is named is read as it is.
+    assert load_rows(str(path), text_column="chosen").kind == "text"
+    again = write_jsonl(
+        [{"id": str(i), "chosen": f"a{i}", "rejected": "b", "mine": i % 2} for i in range(9)],
+        "own.jsonl",
+    )
+    assert load_labels(again, label_column="mine").hard.tolist() == [i % 2 for i in range(9)]
 
 
 def hub_copy(folder: Path, train: int = 60, test: int = 20) -> None:
@@ -116,6 +190,35 @@ def test_anthropic_pairs_from_the_hubs_layout(
     assert not (hashes[0] | hashes[1]) & hashes[2]
     assert all(rows.kind == "pair" for rows in parts.values())
     assert task.rows("test", seed=0).ids == parts["test"].ids
+    assert task.rows("test", seed=1).ids != parts["test"].ids
+    assert sorted(task.rows("test", seed=1).ids) == sorted(parts["test"].ids)
+    assert len(parts["validation"]) > 0
+
+
+def test_a_pair_of_the_test_set_is_no_training_pair_the_other_way_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_copy(tmp_path)
+    train = tmp_path / "Anthropic" / "hh-rlhf" / "train.jsonl"
+    lines = [json.loads(line) for line in train.read_text().splitlines()]
+    turned = [{"chosen": r["rejected"], "rejected": r["chosen"]} for r in lines[-2:]]
+    equal = {"chosen": "\n\nHuman: x", "rejected": "\n\nHuman: x"}
+    train.write_text("\n".join(map(json.dumps, [*lines[:-2], *turned, equal])) + "\n")
+    monkeypatch.setenv("PROBEKIT_DATASETS", str(tmp_path))
+    task = get_task("anthropic-hh-pairs")
+    parts = [task.rows(split) for split in ("train", "validation")]
+    assert sum(map(len, parts)) == 58
+    assert sorted(rows.note for rows in parts) == ["", "1 pairs of two equal texts are left out."]
+
+
+def test_hub_copy_without_the_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "Anthropic" / "hh-rlhf"
+    place.mkdir(parents=True)
+    for split in ("train", "test"):
+        (place / f"{split}.jsonl").write_text('{"chosen": "a", "other": "b"}\n')
+    monkeypatch.setenv("PROBEKIT_DATASETS", str(tmp_path))
+    with pytest.raises(DataError, match="no column 'rejected'; it has chosen, other"):
+        get_task("anthropic-hh-pairs").rows("test")
 
 
 @pytest.mark.realdata
