@@ -397,3 +397,40 @@ def test_plan_counts_what_the_run_does(base: dict[str, Any], tmp_path: Path) -> 
     assert {kind: kinds.count(kind) for kind in set(kinds)} == found["steps"]
     # The random drop's size is known only now, so its own two steps are other ones than planned.
     assert after["done"] == len(kinds) - 2
+
+
+@pytest.mark.realdata
+def test_chain_and_rounds_on_real_text(realdata: Any, minilm: str, tmp_path: Path) -> None:
+    """Bootstrapping 1 → 2 → 3 → 6 layers and two strong-to-strong rounds on SST-2."""
+    rows = []
+    with (realdata.data / "sst2" / "train.tsv").open(encoding="utf-8") as file:
+        next(file)
+        for number, line in enumerate(file):
+            text, label = line.rstrip("\n").split("\t")
+            rows.append({"id": f"sst{number}", "text": text, "label": int(label)})
+            if len(rows) == 600:
+                break
+    path = tmp_path / "sst2.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chain = [f"{minilm}@layers={k}" for k in (1, 2, 3)] + [minilm]
+    config = RunConfig.from_mapping(
+        {
+            "task": str(path),
+            "weak": f"{minilm}@layers=1",
+            "strong": f"{minilm}@layers=2",
+            "chain": chain,
+            "rounds": 2,
+            "supervisor_rows": 60,
+            "student_rows": 60,
+            "test_rows": 60,
+            "probes": [],
+            "actions": [],
+            "finetune": {"epochs": 1.0, "lr": 2e-4, "device": "cpu"},
+        }
+    )
+    results, _ = carry_out(config, tmp_path / "run")
+    pair, bootstrapped = results["results"]
+    assert [arm["kind"] for arm in pair["arms"]] == ["floor", "plain", "round", "ceiling"]
+    assert pair["rounds"][0]["weak"] > 0.3
+    kinds = [arm["kind"] for arm in bootstrapped["arms"]]
+    assert kinds == ["floor", "chain", "chain", "chain", "naive", "ceiling"]
