@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SOURCES = sorted(
     [*ROOT.glob("activations/*.py"), *ROOT.glob("cli/*.py"), *ROOT.glob("probekit/*.py")]
-    + [p for p in ROOT.glob("probekit/*/*.py") if p.parent.name not in ("activations", "cli")]
+    + [
+        path
+        for pattern in ("probekit/*/*.py", "probekit/*/*/*.py")
+        for path in ROOT.glob(pattern)
+        if path.relative_to(ROOT).parts[1] not in ("activations", "cli")
+    ]
 )
 PACKAGES = sorted(set(PYPROJECT["tool"]["setuptools"]["packages"]))
 
