@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from probekit.cleaning.audit import Disputed, Finding
     from probekit.cleaning.audit_file import AuditFile
 
-__all__ = ["command"]
+__all__ = ["at_terminal", "command"]
 
 
 @click.command("audit")
@@ -63,11 +63,11 @@ def command(**options: Any) -> None:
 
     Example: probekit audit acts.h5 --labels weak.parquet -m 20
     """
-    from probekit.activations.spec import parse_layers
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.audit import conclude, find_disputed, tally
     from probekit.cleaning.audit_file import AuditFile
     from probekit.cli.cleaning_run import pick
+    from probekit.cli.diagnose import chosen_layers
     from probekit.labels import load_labels
 
     output = options["output"] or Path(f"{Path(options['labels']).stem}.audit.csv")
@@ -75,11 +75,10 @@ def command(**options: Any) -> None:
     names = pick(options, "id_column", "label_column", "text_column")
     with ActivationStore(options["acts"]) as store:
         labels = load_labels(options["labels"], **names)
-        asked = options["layers"]
         disputed = find_disputed(
             store,
             labels,
-            layers=parse_layers(asked, max(store.layers)) if asked else None,
+            layers=chosen_layers(store, options["layers"]),
             **pick(options, "seed", "only_labelled"),
         )
         known = dict(zip(store.ids, store.hashes, strict=True))
@@ -92,6 +91,11 @@ def command(**options: Any) -> None:
     emit(result, _text(finding, disputed, file, options), as_json=options["as_json"])
 
 
+def at_terminal() -> bool:
+    """Whether somebody can press keys."""
+    return sys.stdin.isatty()
+
+
 def _check(output: Path, options: dict[str, Any]) -> None:
     from probekit.errors import UsageError
     from probekit.files import check_output
@@ -99,7 +103,7 @@ def _check(output: Path, options: dict[str, Any]) -> None:
     check_output(output, overwrite=True)
     if Path(options["labels"]).exists() and output.exists() and output.samefile(options["labels"]):
         raise UsageError(f"{output} holds the weak labels; keep the audit in another file.")
-    if not options["no_ask"] and not sys.stdin.isatty():
+    if not options["no_ask"] and not at_terminal():
         raise UsageError(
             f"There is no terminal to ask in; add --no-ask, fill in the column true_label of "
             f"{output}, and run the same command again."

@@ -11,9 +11,10 @@ import click
 from probekit.cli.options import emit, json_option, seed_option
 
 if TYPE_CHECKING:
+    from probekit.activations.store import ActivationStore
     from probekit.cleaning.diagnose import ClassFindings, Diagnosis, Null
 
-__all__ = ["command"]
+__all__ = ["chosen_layers", "command"]
 
 
 @click.command("diagnose")
@@ -47,7 +48,6 @@ def command(**options: Any) -> None:
 
     Example: probekit diagnose acts.h5 --labels weak.parquet
     """
-    from probekit.activations.spec import parse_layers
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.advice import check_accuracy
     from probekit.cleaning.diagnose import diagnose
@@ -56,10 +56,7 @@ def command(**options: Any) -> None:
 
     check_accuracy(options["trusted_accuracy"])
     with ActivationStore(options["acts"]) as store:
-        asked = options["layers"]
-        layers = None
-        if asked is not None and asked.strip() != "all":
-            layers = parse_layers(asked, max(store.layers))
+        layers = chosen_layers(store, options["layers"])
         labels = load_labels(options["labels"], **pick(options, "id_column", "label_column"))
         found = diagnose(
             store,
@@ -69,6 +66,15 @@ def command(**options: Any) -> None:
         )
     paths = (str(options["acts"]), str(options["labels"]))
     emit(_as_json(found), _text(found, *paths), as_json=options["as_json"])
+
+
+def chosen_layers(store: ActivationStore, asked: str | None) -> tuple[int, ...] | None:
+    """Layers that were asked for, by number, range or ``last``; None: all that are stored."""
+    from probekit.activations.spec import parse_layers
+
+    if asked is None or asked.strip() == "all":
+        return None
+    return parse_layers(asked, max(store.layers))
 
 
 def _as_json(found: Diagnosis) -> dict[str, Any]:
@@ -159,6 +165,8 @@ def _class_table(classes: tuple[ClassFindings, ...]) -> str:
 
 
 def _signals(found: Diagnosis) -> str:
+    from probekit.cleaning.advice import confidence_allowed
+
     signals, margins = found.advice.signals, found.advice.margins
     lines = [
         f"predictable  AUROC of the weak labels out of fold {_against(found.predictable)}",
@@ -177,7 +185,11 @@ def _signals(found: Diagnosis) -> str:
         "unknown": "unknown: the labels are hard, so it counts as 1",
     }[signals.confidence_from]
     lines.append(f"c            {known}")
-    if margins:
+    if signals.confidence_from == "unknown" and margins:
+        allowed = confidence_allowed(signals.agreement)
+        at_most = "no c would do" if math.isnan(allowed) else f"c of at most {allowed:.2f}"
+        lines.append(f"               relabel would need, at this A: {at_most}")
+    elif margins:
         lines.append(
             f"               relabel needs A of {found.agreement_needed:.3f}: "
             f"{margins['agreement_relabel']:+.3f}"

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.labels import WeakLabels
 
-__all__ = ["Advice", "Signals", "advise", "agreement_needed", "concord", "decide", "read_signals"]
+__all__ = [
+    "Advice",
+    "Signals",
+    "advise",
+    "agreement_needed",
+    "check_accuracy",
+    "concord",
+    "confidence_allowed",
+    "decide",
+    "read_signals",
+]
 
 # Below this pc the labels are left alone; from the second on relabelling may help.
 PC_LEAVE = 0.58
@@ -200,6 +210,12 @@ def agreement_needed(confidence: float) -> float:
     The first part is how often two independent sources of accuracy c agree on one of two classes.
     """
     return confidence**2 + (1 - confidence) ** 2 + AGREEMENT_MARGIN
+
+
+def confidence_allowed(agreement: float) -> float:
+    """Largest c whose needed agreement is reached: what an unknown c would have to be; or NaN."""
+    spare = 2 * (agreement - AGREEMENT_MARGIN) - 1
+    return 0.5 + 0.5 * spare**0.5 if spare >= 0 else float("nan")
 
 
 def decide(signals: Signals) -> Advice:

@@ -29,6 +29,7 @@ UNSURE = "?"
 FILTER_WRONG = 0.45
 # An answer that is right with this probability is settled.
 SETTLED = 0.95
+EXACT_ROWS = 5000
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,14 +210,16 @@ def _probabilities(counts: Tally, disputed: int) -> tuple[float, float]:
 
 def _exceeds(yes: float, no: float, left: int, bound: float) -> float:
     """P(yes + X > bound), ties half, X of ``left`` rows being beta-binomial after yes and no."""
-    from scipy.stats import betabinom
+    from scipy.special import betainc, betaln, gammaln
 
     spare = bound - yes
-    rows = betabinom(left, 1 + yes, 1 + no)
-    at = round(spare)
-    if abs(spare - at) < 1e-9:
-        return float(rows.sf(at) + 0.5 * rows.pmf(at))
-    return float(rows.sf(np.floor(spare)))
+    if left > EXACT_ROWS:  # the share itself: rows are so many that it is known to 0.001
+        return float(1 - betainc(1 + yes, 1 + no, min(max(spare / left, 0.0), 1.0)))
+    k = np.arange(left + 1)
+    choose = gammaln(left + 1) - gammaln(k + 1) - gammaln(left - k + 1)
+    chance = np.exp(choose + betaln(k + 1 + yes, left - k + 1 + no) - betaln(1 + yes, 1 + no))
+    above, tie = k > spare + 1e-9, np.abs(k - spare) <= 1e-9
+    return float(min(1.0, chance[above].sum() + 0.5 * chance[tie].sum()))
 
 
 def _more(counts: Tally, disputed: int) -> int:

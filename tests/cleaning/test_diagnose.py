@@ -18,7 +18,7 @@ from probekit.probes.ensemble import ensemble_for, plan_layers, stack_layers
 
 
 def test_figures_of_a_known_case(blobs, make_store, as_labels):
-    data = blobs(n=800, noise=(0.3, 0.1))
+    data = blobs(n=800, noise=(0.2, 0.2))
     found = diagnose(make_store(data.X, layers=(3, 5)), as_labels(data.weak), permutations=19)
     assert (found.rows, found.rows_read, found.duplicates) == (800, 800, 0)
     assert [c.rows for c in found.classes] == np.bincount(data.weak).tolist()
@@ -31,7 +31,7 @@ def test_figures_of_a_known_case(blobs, make_store, as_labels):
     assert sum(c.suspected for c in found.classes) == pytest.approx(wrong, rel=0.25)
     for part in found.classes:
         assert part.expansion > part.expansion_by_chance + 0.1
-    # Of true class 0 and 1 a share of 0.3 and 0.1 is wrong.
+    # About a fifth of either class; at 800 rows either estimate is off by a few hundredths.
     expected = [(data.truth[data.weak == c] != c).mean() for c in (0, 1)]
     assert [c.hoc for c in found.classes] == pytest.approx(expected, abs=0.08)
     assert [c.confident_joint for c in found.classes] == pytest.approx(expected, abs=0.08)
@@ -120,9 +120,9 @@ def test_same_seed_same_diagnosis(blobs, make_store, as_labels):
 ROWS = 1000
 
 
-def _states(texts, model, folder, name):
+def _states(texts, model, folder, name, layers="3-6"):
     rows = [{"id": f"r{i}", "text": text} for i, text in enumerate(texts)]
-    return extract(rows, model, output=folder / f"{name}.h5", layers="3-6", pool="mean")
+    return extract(rows, model, output=folder / f"{name}.h5", layers=layers, pool="mean")
 
 
 def _judge(store, weak, truth):
@@ -203,20 +203,8 @@ def test_docstrings_are_relabelled(realdata, minilm, tmp_path):
 
     texts, truth = rows("student", ROWS)
     taught, taught_truth = rows("weak", 50)
-    store = extract(
-        [{"id": f"r{i}", "text": t} for i, t in enumerate(texts)],
-        minilm,
-        output=tmp_path / "acts.h5",
-        layers="1,3-6",
-        pool="mean",
-    )
-    supervisor = extract(
-        [{"id": f"w{i}", "text": t} for i, t in enumerate(taught)],
-        minilm,
-        output=tmp_path / "weak.h5",
-        layers="1",
-        pool="mean",
-    )
+    store = _states(texts, minilm, tmp_path, "acts", layers="1,3-6")
+    supervisor = _states(taught, minilm, tmp_path, "weak", layers="1")
     probe = LogisticProbe().fit(supervisor.layer(1), taught_truth)
     weak = _labels(probe.predict_proba(store.layer(1))[:, 1])
     found = diagnose(store, weak)

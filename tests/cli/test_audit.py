@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import click
+import pytest
+
+from probekit.activations.store import ActivationStore
+from probekit.cleaning.audit import find_disputed
+from probekit.cli import audit as command
+from probekit.cli.audit_screen import class_keys, clean, wrapped
+from probekit.errors import UsageError
+from probekit.labels import load_labels
+
+
+@pytest.fixture
+def disputed(chain):
+    with ActivationStore(chain.acts) as store:
+        return find_disputed(store, load_labels(chain.weak))
+
+
+@pytest.fixture
+def true(chain):
+    """Id -> true class."""
+    return dict(zip(chain.ids, map(str, chain.truth_of), strict=True))
+
+
+@pytest.fixture
+def press(monkeypatch, probekit, chain, tmp_path):
+    """Run the audit at a terminal where these keys are pressed, then Ctrl-C."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "at_terminal", lambda: True)
+
+    def run(keys, *more, acts=chain.acts, labels=chain.weak):
+        waiting = iter(keys)
+
+        def getchar():
+            try:
+                return next(waiting)
+            except StopIteration:
+                raise KeyboardInterrupt from None
+
+        monkeypatch.setattr(click, "getchar", getchar)
+        result = probekit("audit", acts, "--labels", labels, *more)
+        assert "Traceback" not in result.output
+        result.unused = len(list(waiting))
+        return result
+
+    return run
+
+
+def answers(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["id"]: row["true_label"] for row in csv.DictReader(file)}
+
+
+def test_true_labels_are_asked_for_saved_and_answered(press, chain, disputed, true, tmp_path):
+    asked = disputed.ids[:12]
+    result = press([true[name] for name in asked], "-m", "12", "--json")
+    assert result.exit_code == 0, result.output
+    assert answers(tmp_path / "weak.audit.csv") == {name: true[name] for name in asked}
+    found = json.loads(result.stdout)
+    won = sum(true[n] == p for n, p in zip(asked, disputed.probe, strict=False))
+    assert found["tally"] == {"probe": won, "weak": 12 - won, "neither": 0, "unsure": 0}
+    # Four standard deviations apart: the probe is right on nearly all disputed rows.
+    assert found["action"] == "relabel"
+    assert found["settled"] is (found["probability"] >= 0.95)
+    assert found["disputed"] == len(disputed)
+    assert [t for t in chain.texts if t in result.stderr]
+
+
+def test_nobody_is_told_who_said_what(press, disputed, true):
+    result = press([true[name] for name in disputed.ids[:3]], "-m", "3")
+    asking = result.stderr
+    assert "probe says" not in asking
+    assert "weak:" not in asking
+    assert "1 of 3" in asking
+    # The reader sees the same screen whichever of the two is right.
+    assert asking.count("\n> ") == 3
+
+
+def test_stop_and_go_on(press, disputed, true, tmp_path):
+    first = press([true[n] for n in disputed.ids[:4]] + ["q", "1"], "-m", "10")
+    assert first.unused == 1
+    assert "Stopped; weak.audit.csv keeps your answers." in first.stderr
+    assert "6 rows in weak.audit.csv wait for an answer" in first.stdout
+    second = press([true[n] for n in disputed.ids[4:10]], "-m", "10")
+    assert "4 of 10 are answered already." in second.stderr
+    assert answers(tmp_path / "weak.audit.csv") == {n: true[n] for n in disputed.ids[:10]}
+    more = press([true[n] for n in disputed.ids[10:12]], "-m", "12")
+    assert more.unused == 0
+    assert len(answers(tmp_path / "weak.audit.csv")) == 12
+    nothing = press(["0"], "-m", "12")
+    assert nothing.unused == 1
+    assert nothing.stdout == more.stdout
+
+
+@pytest.mark.parametrize("stop", [["\x03"], ["\x04"], [""], []])
+def test_ctrl_c_and_the_end_of_input_keep_what_was_answered(press, disputed, tmp_path, stop):
+    result = press(["0", "1", *stop], "-m", "5")
+    assert result.exit_code == 0
+    given = answers(tmp_path / "weak.audit.csv")
+    assert [given[n] for n in disputed.ids[:5]] == ["0", "1", "", "", ""]
+
+
+def test_undo_also_across_a_stop(press, disputed, tmp_path):
+    result = press(["u", "0", "u", "1", "?", "q"], "-m", "4")
+    assert "nothing to undo" in result.stderr
+    assert list(answers(tmp_path / "weak.audit.csv").values()) == ["1", "?", "", ""]
+    press(["u", "u", "0", "0", "q"], "-m", "4")
+    assert list(answers(tmp_path / "weak.audit.csv").values()) == ["0", "0", "", ""]
+
+
+def test_other_keys_explain_the_keys(press, tmp_path):
+    result = press(["x", "\x1b[A", "+", "0", "q"], "-m", "2")
+    assert result.stderr.count("Keys: 0 = 0   1 = 1   ? cannot tell   u undo") == 3
+    assert list(answers(tmp_path / "weak.audit.csv").values()) == ["0", ""]
+
+
+def test_it_tells_when_the_answers_settle_it_but_not_which_way(press, disputed, true):
+    result = press([true[n] for n in disputed.ids[:15]], "-m", "15")
+    assert result.stderr.count("These answers settle it") == 1
+    assert "relabel" not in result.stderr
+    assert "That settles it." in result.stdout
+    assert "Next: probekit relabel" in result.stdout
+
+
+def test_a_csv_is_written_filled_in_and_read_back(probekit, chain, disputed, true, tmp_path):
+    path = tmp_path / "mine.csv"
+    base = ("audit", chain.acts, "--labels", chain.weak, "-m", "8", "-o", path, "--no-ask")
+    written = probekit(*base)
+    assert written.exit_code == 0, written.output
+    assert f"8 rows in {path} wait for an answer (column true_label: 0, 1, or ?" in written.stdout
+    assert f"No answer yet. Fill them in, then: probekit audit {chain.acts}" in written.stdout
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == list(disputed.ids[:8])
+    assert [row["text"] for row in rows] == [chain.texts[int(n[1:])] for n in disputed.ids[:8]]
+    assert "weak" not in rows[0]
+    assert "probe" not in rows[0]
+    for row in rows:
+        row["true_label"] = true[row["id"]]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    before = path.read_bytes()
+    result = json.loads(probekit(*base, "--json").stdout)
+    assert result["action"] == "relabel"
+    assert result["tally"]["probe"] + result["tally"]["weak"] == 8
+    assert path.read_bytes() == before
+
+
+def test_answers_for_rows_not_disputed_do_not_count(probekit, chain, disputed, tmp_path):
+    path = tmp_path / "audit.csv"
+    agreed = next(n for n in chain.ids if n not in disputed.ids)
+    path.write_text(f"id,true_label\n{agreed},1\n{disputed.ids[0]},1\n", encoding="utf-8")
+    base = ("audit", chain.acts, "--labels", chain.weak, "-o", path, "--no-ask", "-m", "1")
+    result = probekit(*base)
+    assert "1 answers are for rows that are not disputed" in result.stdout
+    assert json.loads(probekit(*base, "--json").stdout)["answers_not_disputed"] == 1
+
+
+def test_how_many_more_is_a_command_to_paste(press, disputed):
+    said = zip(disputed.weak, disputed.probe, strict=True)
+    half = [pair[i % 2] for i, pair in enumerate(said)]
+    result = press(half[:6], "-m", "6", "-o", "a.csv")
+    line = next(x for x in result.stdout.splitlines() if "more true labels would settle" in x)
+    many, total = int(line.split()[0]), int(line.split()[-1])
+    assert total == 6 + many
+    assert "-o a.csv -m" in line
+
+
+def test_labels_that_the_probe_repeats_leave_nothing_to_ask(probekit, chain, write_rows, make_acts):
+    X = chain.X.copy()
+    X[:, 0] = 20 * chain.truth_of
+    acts = make_acts(X, chain.ids, chain.texts, name="clear.h5")
+    result = probekit(
+        "audit", acts, "--labels", chain.truth, "-o", chain.folder / "a.csv", "--no-ask"
+    )
+    assert result.exit_code == 0, result.output
+    assert "Probe and weak labels agree on every row" in result.stdout
+    assert not (chain.folder / "a.csv").exists()
+
+
+def test_bad_input_gets_one_sentence(refused, chain, make_acts, tmp_path):
+    base = ("audit", chain.acts, "--labels", chain.weak)
+    out = ("-o", tmp_path / "a.csv")
+    sentence = refused(*base, *out, code=2)
+    assert sentence.startswith("There is no terminal to ask in; add --no-ask, fill in the column")
+    assert refused(*base, "-o", tmp_path / "a.txt", "--no-ask").endswith("the audit is written so.")
+    assert "does not exist" in refused(*base, "-o", tmp_path / "no" / "a.csv", "--no-ask")
+    assert "holds no layer 3" in refused(*base, *out, "--no-ask", "--layers", "3")
+    lost = make_acts(chain.X, chain.ids, chain.texts, name="lost.h5", source="gone.jsonl")
+    sentence = refused("audit", lost, "--labels", chain.weak, *out, "--no-ask")
+    assert sentence.startswith("An audit shows the rows' texts, and ")
+    assert sentence.endswith("name them with --rows.")
+    assert not (tmp_path / "a.csv").exists()
+    table = tmp_path / "weak.csv"
+    table.write_text("id,label\n" + "".join(f"{i},{k % 2}\n" for k, i in enumerate(chain.ids)))
+    sentence = refused("audit", chain.acts, "--labels", table, "-o", table, "--no-ask")
+    assert "holds the weak labels; keep the audit in another file" in sentence
+
+
+@pytest.mark.parametrize(
+    ("classes", "keys"),
+    [
+        (("0", "1"), "01"),
+        (("negative", "positive"), "np"),
+        (("no", "not sure", "yes"), "noy"),
+        (("unsafe", "safe"), "ns"),  # u is undo
+        (("A", "B"), "ab"),
+        (("q", "u"), "12"),
+        (("ja", "nein", "日本"), "jn1"),
+    ],
+)
+def test_every_class_has_a_key_of_its_own(classes, keys):
+    assert "".join(class_keys(classes)) == keys
+    assert list(class_keys(classes).values()) == list(classes)
+
+
+def test_more_classes_than_keys_are_refused():
+    assert len(set(class_keys([f"class {i}" for i in range(30)]))) == 30
+    with pytest.raises(UsageError, match="100 classes and not so many keys; add --no-ask"):
+        class_keys([f"class {i}" for i in range(100)])
+
+
+def test_a_text_cannot_drive_the_terminal():
+    assert clean("a\x1b[2Jb\x07\r\nc\u202ed\tе") == "a\ufffd[2Jb\ufffd\nc\ufffdd\tе"
+    lines = wrapped("word " * 50 + "\n\n" + "x" * 70, 40)
+    assert max(map(len, lines)) <= 40
+    assert "" in lines
+
+
+def test_long_texts_are_shown_whole_when_asked(press, chain, make_acts, write_rows):
+    texts = [f"{t} " + "and so on " * 200 for t in chain.texts]
+    acts = make_acts(chain.X, chain.ids, texts, name="long.h5", source="long.jsonl")
+    write_rows("long.jsonl", [{"id": i, "text": t} for i, t in zip(chain.ids, texts, strict=True)])
+    short = press(["q"], "-m", "1", acts=acts).stderr
+    assert "more lines: +" in short
+    whole = press(["+", "q"], "-m", "1", acts=acts).stderr
+    assert whole.count("and so on") > 150 > short.count("and so on")
