@@ -202,6 +202,7 @@ def test_it_is_cheap(make_store, as_labels):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(3000, 384)).astype(np.float32)
     store, labels = make_store(X, layers=(4, 5, 6)), as_labels(rng.integers(0, 2, 3000))
+    advise(store, labels, rows=100)  # imports
     start = time.process_time()
     assert advise(store, labels).signals.rows == 2000
     # 0.5 s on one quiet core; CPU time.
