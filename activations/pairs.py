@@ -1,33 +1,127 @@
-"""Differences of two texts' states: what a probe for preferences reads."""
+"""Differences of two texts' states, h(second) − h(first): what a probe for preferences reads.
+
+Every different text is extracted alone, as any row is, into a store beside the output; the
+differences are taken from there, and that store goes when they are complete.
+"""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from probekit.activations.extract import run
-from probekit.activations.request import Job, Request, prepare
+from probekit.activations.batching import Array, Batch
+from probekit.activations.extract import Report, estimate, run
+from probekit.activations.pipeline import as_stored
+from probekit.activations.request import Job, Request, prepare, read_rows
+from probekit.activations.skeleton import Plan
+from probekit.activations.spec import DIFFERENCE
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
-from probekit.errors import StaleStoreError, UsageError
-from probekit.sources import load_rows
+from probekit.errors import OutputExistsError, StaleStoreError, StoreError, UsageError
 
-__all__ = ["extract_differences", "is_difference", "prepare_texts", "texts_of_pairs"]
+__all__ = [
+    "PairJob",
+    "PairReport",
+    "estimate_differences",
+    "extract_differences",
+    "prepare_differences",
+    "run_differences",
+    "texts_of_pairs",
+]
 
-CHUNK = 4096
-KEY, VALUE = "pairs", "second minus first"
+CHUNK_BYTES = 1 << 26
 
 
-def is_difference(store: ActivationStore) -> bool:
-    """Whether a store holds differences of the states of two texts."""
-    return bool(store.spec.get(KEY) == VALUE)
+@dataclass(frozen=True)
+class PairJob:
+    """An extraction of differences that is ready to run."""
+
+    request: Request
+    path: Path
+    pairs: Rows
+    places: Array
+    """(n, 2): of each pair the numbers of its first and its second text."""
+    texts: Job
+    """The extraction of every different text."""
+    spec: dict[str, Any]
+
+    @property
+    def store_dtype(self) -> str:
+        """Numbers that are stored."""
+        return str(self.spec["store_dtype"])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the differences on disk."""
+        ids, hashes = self.pairs.ids, self.pairs.hashes
+        return Plan(self.spec, ids, hashes, self.texts.widths, self.store_dtype).nbytes
 
 
-def texts_of_pairs(rows: Rows) -> tuple[Rows, np.ndarray[Any, np.dtype[np.int64]]]:
+@dataclass(frozen=True)
+class PairReport:
+    """What an extraction of differences has done."""
+
+    path: str
+    pairs: int
+    texts: int
+    """Different texts in them."""
+    texts_forwarded: int
+    """Those that this run forwarded; the others were done before."""
+    tokens_forwarded: int
+    truncated: int
+    """Pairs of which a text was longer than ``max_length``."""
+    seconds: float
+    forward_seconds: float
+    """The part of it with the model loaded."""
+    layers: list[int]
+    pooling: str
+    store_dtype: str
+    device: str
+    nonfinite: dict[int, int]
+    """Layer to number of pairs, of those subtracted, with inf or NaN."""
+
+
+def extract_differences(
+    rows: Any,
+    model: Any,
+    *,
+    output: str | Path,
+    layers: str | int | list[int] = "mid",
+    pool: str = "auto",
+    **options: Any,
+) -> ActivationStore:
+    """Store h(second) − h(first) of every pair, each text read alone; resumes what was begun.
+
+    The store has the pairs' ids and text hashes, so that labels and verdicts of pairs join it. The
+    difference is taken in float32 of states as the model gives them, then stored.
+
+    Parameters
+    ----------
+    rows
+        Pairs: rows with ``text`` and ``text_pair``, or with ``chosen`` and ``rejected``.
+    model, output, layers, pool, options
+        As :func:`probekit.activations.extract.extract`.
+
+    Raises
+    ------
+    ProbekitError
+        As there; a UsageError where the rows are no pairs.
+    """
+    progress = options.pop("progress", None)
+    work = prepare_differences(Request(rows, model, output, layers, pool, **options))
+    return ActivationStore(run_differences(work, show=progress).path)
+
+
+def texts_of_pairs(rows: Rows) -> tuple[Rows, Array]:
     """Every different text of n pairs once, and where each pair's two are: (n, 2) row numbers.
 
     Raises
@@ -41,92 +135,153 @@ def texts_of_pairs(rows: Rows) -> tuple[Rows, np.ndarray[Any, np.dtype[np.int64]
             "columns text and text_pair or chosen and rejected."
         )
     place: dict[str, int] = {}
-    pairs = np.array(
-        [[place.setdefault(str(side), len(place)) for side in pair] for pair in rows.contents()]
-    )
-    return Rows({"text": list(place)}, source=rows.source), pairs
+    numbers = [place.setdefault(str(side), len(place)) for pair in rows.contents() for side in pair]
+    return Rows({"text": list(place)}, source=rows.source), np.array(numbers).reshape(-1, 2)
 
 
-def prepare_texts(rows: Any, model: Any, output: str | Path, **options: Any) -> tuple[Job, Rows]:
-    """The extraction of every pair's texts, into a file beside ``output``, and the pairs."""
-    columns = {name: options.pop(name, None) for name in ("text_column", "id_column")}
-    given = rows if isinstance(rows, Rows) else None
-    if given is None and isinstance(rows, str | Path):
-        given = load_rows(rows, **columns)
-    pairs = Rows.from_any(rows, **columns) if given is None else given
-    limit = options.pop("limit", None)
-    if limit is not None and limit < len(pairs):
-        pairs = pairs.select(range(limit))
-    if options.get("compression") is not None:
-        raise UsageError("Differences are stored without compression; leave it out.")
-    output = Path(os.path.realpath(output))
-    texts, _ = texts_of_pairs(pairs)
-    beside = output.with_name(f".{output.name}.texts")
-    return prepare(Request(texts, model, beside, **options)), pairs
-
-
-def extract_differences(
-    rows: Any, model: Any, *, output: str | Path, **options: Any
-) -> ActivationStore:
-    """Store h(second) − h(first) of every pair; each text is read alone.
-
-    The store has the pairs' ids and text hashes, so that labels and verdicts of pairs join it.
-    Differences are float32, whatever the model computes in. Resumes what the same call began.
-
-    Parameters
-    ----------
-    rows
-        Pairs: rows with ``text`` and ``text_pair``, or with ``chosen`` and ``rejected``.
-    model, output, options
-        As :func:`probekit.activations.extract.extract`.
+def prepare_differences(request: Request) -> PairJob:
+    """Read pairs, configuration and tokenizer, and check all that can be checked without weights.
 
     Raises
     ------
     ProbekitError
-        As there; a UsageError where the rows are no pairs.
+        One sentence about whatever is wrong.
     """
-    show, overwrite = options.pop("progress", None), options.pop("overwrite", False)
-    job, pairs = prepare_texts(rows, model, output, **options)
-    spec = {**job.spec.to_json(), "store_dtype": "float32", KEY: VALUE}
-    with StoreWriter.open(
-        output,
-        spec=spec,
-        ids=pairs.ids,
-        hashes=pairs.hashes,
-        widths=job.widths,
-        store_dtype="float32",
-        source=pairs.source,
-        overwrite=overwrite,
-    ) as writer:
-        if not writer.complete:
-            _extract_texts(job, show)
-            _subtract(job.path, pairs, writer)
-            writer.finish()
-    job.path.unlink(missing_ok=True)
-    return ActivationStore(output)
+    path, pairs = Path(request.output), read_rows(request)
+    real = Path(os.path.realpath(path))  # a link leads to the disk that has room
+    texts, places = texts_of_pairs(pairs)
+    job = prepare(
+        replace(
+            request,
+            rows=texts,
+            output=real.with_name(f".{real.name}.texts"),
+            text_column=None,
+            id_column=None,
+            limit=None,
+            store_dtype="same",
+            compression=None,
+            overwrite=False,
+        )
+    )
+    dtype = job.spec.store_dtype if request.store_dtype == "same" else request.store_dtype
+    spec = {**job.spec.to_json(), "store_dtype": dtype, **DIFFERENCE}
+    return PairJob(request, path, pairs, places, job, _keep_label(spec, path))
 
 
-def _extract_texts(job: Job, show: bool | None) -> None:
-    """Go on with the texts that an earlier run of the same pairs left, or begin anew."""
+def estimate_differences(work: PairJob) -> dict[str, Any]:
+    """Count pairs, texts, tokens and bytes on disk, without loading weights."""
+    found = estimate(work.texts)
+    size = {layer: width * len(work.pairs) for layer, width in work.texts.widths.items()}
+    itemsize = 4 if work.store_dtype == "float32" else 2
+    return {
+        **found,
+        "path": str(work.path),
+        "pairs": len(work.pairs),
+        "texts": found.pop("rows"),
+        "rows": len(work.pairs),
+        "bytes_per_layer": {layer: count * itemsize for layer, count in size.items()},
+        "bytes": work.nbytes,
+        "temporary_bytes": found["bytes"],
+        "spec": work.spec,
+    }
+
+
+def run_differences(
+    work: PairJob,
+    *,
+    show: bool | None = None,
+    on_batch: Callable[[Batch], None] | None = None,
+) -> PairReport:
+    """Run to the end, or as far as it gets; arguments as :func:`probekit.activations.extract.run`.
+
+    What stands at the output is replaced only when its texts' states are there.
+    """
+    start, report = time.monotonic(), None
+    nonfinite: dict[int, int] = {}
+    with ExitStack() as stack:
+        writer = None
+        if not (work.request.overwrite and work.path.exists()):
+            writer = stack.enter_context(_open_writer(work))
+        if writer is None or not writer.complete:
+            report = _extract_texts(work.texts, show, on_batch)
+            if writer is None:
+                writer = stack.enter_context(_open_writer(work))
+            nonfinite = _subtract(work, writer)
+        writer.finish()
+    work.texts.path.unlink(missing_ok=True)
+    with ActivationStore(work.path) as store:
+        truncated = int(store.truncated.sum())
+    return PairReport(
+        path=str(work.path),
+        pairs=len(work.pairs),
+        texts=len(work.texts.rows),
+        texts_forwarded=0 if report is None else report.rows_forwarded,
+        tokens_forwarded=0 if report is None else report.tokens_forwarded,
+        truncated=truncated,
+        seconds=time.monotonic() - start,
+        forward_seconds=0.0 if report is None else report.forward_seconds,
+        layers=list(work.texts.spec.layers),
+        pooling=work.texts.spec.pooling,
+        store_dtype=work.store_dtype,
+        device=work.texts.placement.device,
+        nonfinite=nonfinite,
+    )
+
+
+def _keep_label(spec: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Go on under the name that a store began with where only the model's folder was renamed."""
     try:
-        run(job, show=show)
-    except StaleStoreError:
+        with ActivationStore(path, allow_incomplete=True) as store:
+            there = store.spec
+    except StoreError:
+        return spec
+    return there if {**spec, "model": there.get("model")} == there else spec
+
+
+def _open_writer(work: PairJob) -> StoreWriter:
+    return StoreWriter.open(
+        work.path,
+        spec=work.spec,
+        ids=work.pairs.ids,
+        hashes=work.pairs.hashes,
+        widths=work.texts.widths,
+        store_dtype=work.store_dtype,
+        source=work.pairs.source,
+        overwrite=work.request.overwrite,
+        compression=work.request.compression,
+    )
+
+
+def _extract_texts(job: Job, show: bool | None, on_batch: Callable[[Batch], None] | None) -> Report:
+    """Go on with the texts that a run of the same pairs left; those of another one are removed."""
+    try:
+        return run(job, show=show, on_batch=on_batch)
+    except (StaleStoreError, OutputExistsError):
         job.path.unlink()
-        run(job, show=show)
+        return run(job, show=show, on_batch=on_batch)
 
 
-def _subtract(texts: Path, rows: Rows, writer: StoreWriter) -> None:
-    _, pairs = texts_of_pairs(rows)
-    with ActivationStore(texts) as store:
-        n_tokens, truncated = store.n_tokens.astype(np.int64), store.truncated
-        todo = np.flatnonzero(~writer.done)
-        for start in range(0, len(todo), CHUNK):
-            part = todo[start : start + CHUNK]
-            first, second = pairs[part].T
-            states = {
-                layer: store.read(layer, second) - store.read(layer, first)
-                for layer in store.layers
-            }
+def _subtract(work: PairJob, writer: StoreWriter) -> dict[int, int]:
+    """Write the differences that are not there; count those that are not finite, by layer."""
+    nonfinite: dict[int, int] = {}
+    dtype = getattr(torch, work.store_dtype)
+    step = max(1, CHUNK_BYTES // (4 * sum(work.texts.widths.values())))
+    todo = np.flatnonzero(~writer.done)
+    with ActivationStore(work.texts.path) as store:
+        n_tokens, truncated = store.n_tokens, store.truncated
+        for at in range(0, len(todo), step):
+            rows = todo[at : at + step]
+            first, second = work.places[rows].T
+            states = {}
+            for layer in store.layers:
+                minuend = torch.from_numpy(store.read(layer, second))
+                # torch, because NumPy would warn of inf - inf, which is counted here.
+                difference = (minuend - torch.from_numpy(store.read(layer, first))).to(dtype)
+                wrong = int((~torch.isfinite(difference).all(1)).sum())
+                if wrong:
+                    nonfinite[layer] = nonfinite.get(layer, 0) + wrong
+                states[layer] = as_stored(difference)
             tokens = n_tokens[first] + n_tokens[second]
-            writer.write(part, states, tokens, truncated[first] | truncated[second])
+            writer.write(rows, states, tokens, truncated[first] | truncated[second])
             writer.flush()
+    return nonfinite

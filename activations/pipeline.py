@@ -20,7 +20,7 @@ from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
 from probekit.errors import ModelError
 
-__all__ = ["Counts", "Feed", "Sink", "Window", "forward_all", "read_windows"]
+__all__ = ["Counts", "Feed", "Sink", "Window", "as_stored", "forward_all", "read_windows"]
 
 # Rows are marked done this often; a kill loses no more than what was forwarded since.
 FLUSH_SECONDS = 2.0
@@ -162,7 +162,7 @@ class Sink:
             if not bool(finite.all()):
                 wrong = int((~finite).sum())
                 self.nonfinite[layer] = self.nonfinite.get(layer, 0) + wrong
-            arrays[layer] = _as_stored(stored)
+            arrays[layer] = as_stored(stored)
         truncated = window.encoded.truncated[batch.places]
         self.writer.write(batch.rows, arrays, batch.lengths, truncated)
         self._unflushed += len(batch)
@@ -172,7 +172,8 @@ class Sink:
             self._unflushed, self._flushed = 0, time.monotonic()
 
 
-def _as_stored(states: torch.Tensor) -> Array:
+def as_stored(states: torch.Tensor) -> Array:
+    """States as the file holds them: bits where HDF5 has no such number."""
     if states.dtype == torch.bfloat16:
         return states.view(torch.int16).numpy().view(np.uint16)
     return states.numpy()

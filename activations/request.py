@@ -22,7 +22,7 @@ from probekit.data import Rows
 from probekit.errors import DataError, OutputExistsError, StoreError, UsageError
 from probekit.sources import load_rows
 
-__all__ = ["Job", "Request", "prepare"]
+__all__ = ["Job", "Request", "prepare", "read_rows"]
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def prepare(request: Request) -> Job:
         One sentence about whatever is wrong.
     """
     path = _checked_output(Path(request.output))
-    rows = _rows(request)
+    rows = read_rows(request)
     if isinstance(request.model, tuple | list):
         checkpoint = _loaded(request)
     else:
@@ -178,7 +178,8 @@ def _checked_output(path: Path) -> Path:
     return path
 
 
-def _rows(request: Request) -> Rows:
+def read_rows(request: Request) -> Rows:
+    """Rows that a request names, as many as it asks for."""
     columns = {"text_column": request.text_column, "id_column": request.id_column}
     if isinstance(request.rows, str | Path):
         rows = load_rows(request.rows, **columns)

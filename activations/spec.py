@@ -9,10 +9,12 @@ from typing import Any
 
 from probekit.errors import UsageError
 
-__all__ = ["DTYPES", "POOLS", "ExtractionSpec", "parse_layers"]
+__all__ = ["DIFFERENCE", "DTYPES", "POOLS", "ExtractionSpec", "parse_layers"]
 
 POOLS = ("last", "first", "mean", "max")
 DTYPES = ("float32", "float16", "bfloat16")
+# In the spec of a store that holds differences between the two texts of each row.
+DIFFERENCE = {"pairs": "second minus first"}
 
 # 3-6 or 3:6; a negative end only with a colon or at the start: -4--1, -4:-1.
 _RANGE = re.compile(r"(-?\d+)\s*[-:]\s*(-?\d+)")

@@ -23,6 +23,7 @@ from probekit.activations.layout import (
     widen,
 )
 from probekit.activations.prefetch import prefetch
+from probekit.activations.spec import DIFFERENCE
 from probekit.data import rows_fingerprint
 from probekit.errors import IncompleteStoreError, StoreError, UsageError
 
@@ -123,6 +124,11 @@ class ActivationStore:
     def done(self) -> Array:
         """(n,) bool, rows whose states are stored; the others' states mean nothing."""
         return self._column("done").astype(bool)
+
+    @property
+    def differences(self) -> bool:
+        """Whether it holds differences between the states of the two texts of each row."""
+        return DIFFERENCE.items() <= self.spec.items()
 
     def info(self, layer: int | None = None) -> LayerInfo:
         """Dtype, width and place of a layer.

@@ -81,6 +81,12 @@ probe_options = _all(
         help="knn, topofilter: distance (cosine, of centred rows).",
     ),
     click.option("--l2", type=penalty_type, help="logreg: penalty (auto)."),
+    click.option(
+        "--intercept/--no-intercept",
+        "fit_intercept",
+        default=None,
+        help="logreg: with a bias or without (with; without for differences of pairs).",
+    ),
     click.option("--folds", type=click.IntRange(min=2), help="logreg: folds (5)."),
     click.option(
         "--variant",

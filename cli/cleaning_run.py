@@ -24,8 +24,8 @@ ELEUTHER: dict[str, dict[str, Any]] = {
     "topofilter": {"variant": "eleuther", "metric": "euclidean", "self_neighbor": True},
 }
 # Parameters without an option of their own.
-HIDDEN = ("self_neighbor", "standardize", "fit_intercept")
-PROBE_OPTIONS = ("k", "weights", "metric", "l2", "variant", "k_cc", "k_zeta")
+HIDDEN = ("self_neighbor", "standardize")
+PROBE_OPTIONS = ("k", "weights", "metric", "l2", "fit_intercept", "variant", "k_cc", "k_zeta")
 
 
 def pick(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def run_cleaning(
     _check_files(options)
     _probe(options, probe_params or {})  # what is wrong with it is told before anything is read
     with ActivationStore(options["acts"]) as store:
-        probe = _probe(options, {**(probe_params or {}), **_of_pairs(store, options)})
+        probe = _probe(options, probe_params or {}, pairs=store.differences)
         rows = find_rows(store, options) if options["write_data"] is not None else None
         labels = load_labels(
             options["labels"], **pick(options, "id_column", "label_column", "text_column")
@@ -123,13 +123,12 @@ def _check_files(options: Mapping[str, Any]) -> None:
         raise DataError(f"{truth} does not exist.")
 
 
-def _probe(options: Mapping[str, Any], more: Mapping[str, Any]) -> Any:
+def _probe(options: Mapping[str, Any], more: Mapping[str, Any], *, pairs: bool = False) -> Any:
     """Make the probe named, from the preset and what was given."""
     from probekit.cleaning.scoring import PROBES, make_probe
 
     name = options["probe"]
-    params = pick(options, *PROBE_OPTIONS)
-    params |= {k: v for k, v in more.items() if v or k == "fit_intercept"}
+    params = pick(options, *PROBE_OPTIONS) | {k: v for k, v in more.items() if v}
     given = {**params, **({} if options["folds"] is None else {"folds": options["folds"]})}
     names = [n.replace("n_folds", "folds") for n in PROBES[name]]
     foreign = [_flag(key) for key in given if key not in names]
@@ -138,21 +137,13 @@ def _probe(options: Mapping[str, Any], more: Mapping[str, Any]) -> Any:
         raise UsageError(f"The probe {name!r} has no {', '.join(foreign)}; what it has is {known}.")
     if options["preset"] is not None:
         params = {**ELEUTHER[name], **params}
+    if pairs and name == "logreg":
+        params.setdefault("fit_intercept", False)
     return make_probe(name, n_folds=options["folds"], seed=options["seed"], **params)
 
 
-def _of_pairs(store: ActivationStore, options: Mapping[str, Any]) -> dict[str, Any]:
-    """A logistic probe on differences of two states has no bias."""
-    from probekit.activations.pairs import is_difference
-
-    if options["probe"] != "logreg" or not is_difference(store):
-        return {}
-    say("The store holds differences of pairs, so the probe is fitted without a bias.")
-    return {"fit_intercept": False}
-
-
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--no-intercept" if name == "fit_intercept" else "--" + name.replace("_", "-")
 
 
 def _truth(verdicts: Verdicts, options: Mapping[str, Any]) -> Any:

@@ -13,7 +13,10 @@ from probekit.cli.options import emit, json_option, output_option, overwrite_opt
 if TYPE_CHECKING:
     from probekit.activations.batching import Batch
     from probekit.activations.extract import Report
+    from probekit.activations.pairs import PairReport
     from probekit.activations.ranks import Ranks
+    from probekit.activations.request import Request
+    from probekit.data import Rows
 
 # Repeated from probekit.activations.spec, which imports no torch but lies beside what does; a test
 # compares them.
@@ -120,16 +123,18 @@ def command(
     ranks = ranks_from_environment()
     if ranks is not None:
         asked["device"] = local_device(asked["device"], ranks)
+    request = Request(**asked, quantization=quantized)
+    log = None if forward_log is None else _logger(forward_log)
     if compare:
-        _extract_differences({**asked, "quantization": quantized}, dry_run, as_json, ranks)
+        _compare(request, log, ranks, dry_run=dry_run, as_json=as_json)
         return
-    job = prepare(Request(**asked, quantization=quantized))
+    job = prepare(request)
+    _say_note(job.rows)
     if dry_run:
         found = estimate(job)
         emit(found, _estimate_text(found), as_json=as_json)
         return
     try:
-        log = None if forward_log is None else _logger(forward_log)
         if ranks is None:
             report: Report | None = run(job, on_batch=log)
         else:
@@ -146,32 +151,44 @@ def command(
         emit(asdict(report), "", as_json=True)
 
 
-def _extract_differences(
-    asked: dict[str, Any], dry_run: bool, as_json: bool, ranks: Ranks | None
+def _compare(
+    request: Request, log: Any, ranks: Ranks | None, *, dry_run: bool, as_json: bool
 ) -> None:
     """Extract both texts of every pair and store the difference."""
-    from probekit.activations.extract import estimate
-    from probekit.activations.pairs import extract_differences, prepare_texts
+    from dataclasses import asdict
+
+    from probekit.activations.pairs import (
+        estimate_differences,
+        prepare_differences,
+        run_differences,
+    )
     from probekit.errors import UsageError
 
     if ranks is not None:
         raise UsageError("--compare works in one process; start it without torchrun or accelerate.")
-    rows, model = asked.pop("rows"), asked.pop("model")
+    work = prepare_differences(request)
+    _say_note(work.pairs)
     if dry_run:
-        job, _ = prepare_texts(rows, model, **{k: v for k, v in asked.items() if k != "overwrite"})
-        found = estimate(job)
+        found = estimate_differences(work)
         emit(found, _estimate_text(found), as_json=as_json)
         return
     try:
-        with extract_differences(rows, model, **asked) as store:
-            result: dict[str, Any] = {"path": str(store.path), "rows": len(store)}
-            result["layers"] = store.layers
+        report = run_differences(work, on_batch=log)
     except KeyboardInterrupt as error:
         _interrupted(error)
-    layers = ", ".join(str(layer) for layer in store.layers)
-    say(f"{store.path}: {result['rows']:,} pairs, second minus first, layers {layers}.")
+    say(_pairs_text(report))
+    for layer, wrong in sorted(report.nonfinite.items()):
+        say(
+            f"{wrong:,} differences have inf or NaN in layer {layer}: too large for "
+            f"{report.store_dtype}; take --store-dtype float32."
+        )
     if as_json:
-        emit(result, "", as_json=True)
+        emit(asdict(report), "", as_json=True)
+
+
+def _say_note(rows: Rows) -> None:
+    if rows.note:
+        say(f"{rows.source}: {rows.note}")
 
 
 def _say_share(path: Path, ranks: Ranks | None) -> None:
@@ -234,19 +251,36 @@ def _report_text(report: Report) -> str:
     )
 
 
+def _pairs_text(report: PairReport) -> str:
+    rate = report.tokens_forwarded / max(report.forward_seconds, 1e-9)
+    again = report.texts - report.texts_forwarded
+    return (
+        f"{report.path}: {report.pairs:,} pairs of {report.texts:,} texts, second minus first, "
+        f"{report.truncated:,} pairs truncated, layers {', '.join(map(str, report.layers))}; "
+        + (f"{again:,} texts were done before, " if again else "")
+        + f"{report.seconds:.1f} s"
+        + (f" ({rate:,.0f} tokens/s on {report.device})." if report.texts_forwarded else ".")
+    )
+
+
 def _estimate_text(found: dict[str, Any]) -> str:
     from probekit.activations.layout import human_bytes
 
     spec = found["spec"]
+    pairs, what = "", "rows"
+    if "pairs" in found:
+        pairs, what = f"{found['pairs']:,} pairs of ", "texts"
     lines = [
-        f"{found['rows']:,} rows, {found['tokens']:,} tokens, the longest {found['longest']:,}; "
-        f"{found['truncated']:,} rows truncated"
+        f"{pairs}{found[what]:,} {what}, {found['tokens']:,} tokens, the longest "
+        f"{found['longest']:,}; {found['truncated']:,} {what} truncated"
         + (f" at {spec['max_length']:,}" if spec["max_length"] else ""),
         f"{found['batches']:,} batches of at most {found['batch_tokens']:,} tokens, pooled by "
         f"{spec['pooling']}, stored as {spec['store_dtype']}",
     ]
     for layer, size in found["bytes_per_layer"].items():
         lines.append(f"  layer {layer:>3}: {found['widths'][layer]:,} wide, {human_bytes(size)}")
+    if pairs:
+        lines.append(f"{human_bytes(found['temporary_bytes'])} for the texts, until that is done")
     lines.append(
         f"{human_bytes(found['bytes'])} on disk in all; {human_bytes(found['free_bytes'])} are free"
     )

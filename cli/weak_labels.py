@@ -34,6 +34,12 @@ __all__ = ["command"]
 @click.option("--train-rows", type=int, help="Number of rows with truth to train on.")
 @click.option("--layer", type=int, help="Which layer; needed where several are stored.")
 @click.option("--l2", type=penalty_type, default="auto", help="Penalty of the probe.")
+@click.option(
+    "--intercept/--no-intercept",
+    "fit_intercept",
+    default=None,
+    help="With a bias or without.  [default: with; without for differences of pairs]",
+)
 @output_option("Weak labels to write: .parquet or .jsonl.")
 @overwrite_option
 @seed_option
@@ -67,6 +73,7 @@ def command(**options: Any) -> None:
             train_rows=options["train_rows"],
             layer=options["layer"],
             l2=options["l2"],
+            fit_intercept=options["fit_intercept"],
             seed=options["seed"],
         )
     done.labels.save(output)
@@ -76,6 +83,7 @@ def command(**options: Any) -> None:
         "trained_rows": len(done.trained),
         "labelled_rows": len(done.labels),
         "l2": done.probe.l2_,
+        "fit_intercept": done.probe.fit_intercept,
         **judge(done.labels, truth),
     }
     emit(result, _text(result), as_json=options["as_json"])
@@ -103,8 +111,9 @@ def _ids(path: Path) -> list[str]:
 
 
 def _text(result: dict[str, Any]) -> str:
+    bias = "" if result["fit_intercept"] else ", no bias"
     lines = [
-        f"trained on {result['trained_rows']:,} rows (l2 {result['l2']:.3g}), "
+        f"trained on {result['trained_rows']:,} rows (l2 {result['l2']:.3g}{bias}), "
         f"labelled {result['labelled_rows']:,}"
     ]
     if result["judged_rows"]:

@@ -74,7 +74,7 @@ def filter_labels(
     )
     action: dict[str, Any] = {"action": "filter"}
     if hasattr(type(scored.probe), "keep_"):
-        keep = scored.probe.keep_
+        keep = scored.probe.keep_[: len(scored.labels)]  # of pairs, their mirror images follow
     elif threshold is not None:
         keep = scored.disagreement <= threshold
         action["threshold"] = threshold

@@ -13,6 +13,7 @@ import numpy as np
 from probekit.errors import DataError, LabelsError, ProbeError, UsageError, first_few
 from probekit.folds import duplicate_groups
 from probekit.labels import WeakLabels, load_labels
+from probekit.probes.mirror import mirrored, needs_mirror
 from probekit.verdicts import NO_FOLD, Verdicts
 
 if TYPE_CHECKING:
@@ -133,6 +134,9 @@ def score_rows(
 ) -> Scored:
     """Join rows and labels, fit the probe, and predict every row without itself.
 
+    Where a store holds differences of pairs, a probe that is named has no bias if it is logistic;
+    any other is fitted on every row and its mirror image, so that P(−x) = 1 − P(x).
+
     Parameters
     ----------
     states
@@ -156,12 +160,22 @@ def score_rows(
     check_finite(X, aligned.ids)
     known = all(hashes)
     groups = duplicate_groups(hashes=hashes) if known else duplicate_groups(X)
+    pairs = bool(getattr(states, "differences", False))
     if isinstance(probe, str):
-        folds = n_folds if probe == "logreg" else None
-        probe = make_probe(probe, n_folds=folds, seed=seed)
+        given: dict[str, Any] = {"n_folds": n_folds} if probe == "logreg" else {}
+        if probe == "logreg" and pairs:
+            given["fit_intercept"] = False
+        probe = make_probe(probe, seed=seed, **given)
+    both_ways = pairs and needs_mirror(probe)
+    shown = (X, aligned.probs, groups)
     fitted, proba, fold = _predict(
-        probe, X, aligned.probs, groups, in_sample=in_sample, n_folds=n_folds, seed=seed
+        probe,
+        *(mirrored(*shown) if both_ways else shown),
+        in_sample=in_sample,
+        n_folds=n_folds,
+        seed=seed,
     )
+    proba, fold = proba[: len(X)], fold[: len(X)]
     provenance = {
         "probekit": version("probekit"),
         "probe": {"name": type(fitted).__name__, "parameters": _parameters(fitted)},
@@ -172,9 +186,21 @@ def score_rows(
     }
     if hasattr(fitted, "l2_"):
         provenance["probe"]["l2"] = fitted.l2_
-    if getattr(fitted, "notes_", ()):
-        provenance["notes"] = list(fitted.notes_)
+    if notes := [*_on_pairs(fitted, both_ways, pairs), *getattr(fitted, "notes_", ())]:
+        provenance["notes"] = notes
     return Scored(X, groups, aligned, hashes, proba, fold, fitted, provenance)
+
+
+def _on_pairs(probe: Any, both_ways: bool, pairs: bool) -> list[str]:
+    """What is to be said of a probe on differences of pairs."""
+    if not pairs:
+        return []
+    start = "The states are differences of pairs, "
+    if both_ways:
+        return [start + "so the probe sees each pair both ways round; its counts are of both."]
+    if probe.fit_intercept:
+        return [start + "yet the probe has a bias: which of the two stands first matters to it."]
+    return [start + "so the probe is fitted without a bias."]
 
 
 def _join(

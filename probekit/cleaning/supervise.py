@@ -62,6 +62,7 @@ def weak_labels(
     train_rows: int | None = None,
     layer: int | None = None,
     l2: float | Literal["auto"] = "auto",
+    fit_intercept: bool | None = None,
     seed: int = 0,
 ) -> Supervised:
     """Fit a LogisticProbe on the ground truth of some rows and label all others.
@@ -75,8 +76,10 @@ def weak_labels(
     train_ids, train_share, train_rows
         Which rows with truth to train on, one of the three: those, or that share (by default 0.5)
         or number of them at random, stratified, duplicates on one side.
-    layer, l2, seed
-        Layer of the store; penalty of the probe; seed of split and folds.
+    layer, l2, fit_intercept, seed
+        Layer of the store; penalty of the probe; whether it has a bias (None: yes, but not on
+        differences of pairs, where P must not depend on which of the two stands first); seed of
+        split and folds.
     """
     from probekit.probes import LogisticProbe
 
@@ -107,10 +110,9 @@ def weak_labels(
         raise LabelsError(
             f"The {len(trained)} rows to train on hold one class only; choose more of them."
         )
-    # Differences of two states: P must not depend on which of the two stands first.
-    probe = LogisticProbe(l2=l2, fit_intercept="pairs" not in store.spec, random_state=seed).fit(
-        X[trained], Y, groups=groups[trained]
-    )
+    bias = not store.differences if fit_intercept is None else fit_intercept
+    probe = LogisticProbe(l2=l2, fit_intercept=bias, random_state=seed)
+    probe.fit(X[trained], Y, groups=groups[trained])
     labels = WeakLabels(
         ids=[store.ids[i] for i in labelled],
         hashes=[store.hashes[i] for i in labelled],
@@ -120,6 +122,7 @@ def weak_labels(
             "probekit": version("probekit"),
             "supervisor": "LogisticProbe",
             "l2": probe.l2_,
+            "fit_intercept": bias,
             "layer": store.layers[0] if layer is None else layer,
             "store": {"name": store.path.name, "fingerprint": store.fingerprint},
             "truth": {"source": Path(truth.source).name, "fingerprint": known.fingerprint},

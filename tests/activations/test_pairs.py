@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
+from probekit.activations import pairs as module
 from probekit.activations.extract import extract
-from probekit.activations.pairs import extract_differences, is_difference, texts_of_pairs
+from probekit.activations.pairs import (
+    estimate_differences,
+    extract_differences,
+    prepare_differences,
+    run_differences,
+    texts_of_pairs,
+)
+from probekit.activations.request import Request
 from probekit.activations.store import ActivationStore
 from probekit.cli.main import cli
 from probekit.data import Rows
-from probekit.errors import StaleStoreError, UsageError
+from probekit.errors import OutputExistsError, StaleStoreError, UsageError
+from probekit.sources import load_rows
 
 
 def make_pairs(n: int = 30) -> Rows:
@@ -28,59 +40,204 @@ def make_pairs(n: int = 30) -> Rows:
     )
 
 
+def one_by_one(rows: Rows, model: str, layer: int, **options: Any) -> np.ndarray:
+    """States of every text of n pairs, each forwarded in a batch of its own: (2, n, width)."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    frozen = AutoModel.from_pretrained(model, dtype="float32").eval()
+    sides: list[list[np.ndarray]] = [[], []]
+    for pair in rows.contents():
+        for side, text in zip(sides, pair, strict=True):
+            tokens = tokenizer(text, return_tensors="pt", return_token_type_ids=False, **options)
+            with torch.inference_mode():
+                found = frozen(**tokens, output_hidden_states=True).hidden_states[layer][0]
+            side.append(found.numpy())
+    causal = "llama" in type(frozen).__name__.lower()
+    return np.array([[s[-1] if causal else s.mean(0) for s in side] for side in sides])
+
+
 @pytest.mark.parametrize("name", ["bert", "llama"])
 def test_differences_are_those_of_states_computed_one_by_one(
     name: str, tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     rows, model = make_pairs(), str(tiny_model(name))
     with extract_differences(rows, model, output=tmp_path / "d.h5", layers="all") as store:
-        assert is_difference(store)
+        assert store.differences
+        assert store.complete
         assert store.ids == rows.ids
         assert store.hashes == rows.hashes
+        for layer in store.layers:
+            first, second = one_by_one(rows, model, layer)
+            # Other batches: the last bits of float32, of states of up to 20.
+            np.testing.assert_allclose(store.layer(layer), second - first, atol=1e-4)
+            assert np.abs(second - first).max() > 1e-2
+    assert [p.name for p in tmp_path.iterdir()] == ["d.h5"]
+
+
+def test_rows_of_the_store_tell_of_both_texts(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows, model = make_pairs(), str(tiny_model("bert"))
+    given = {"max_length": 6}
+    with extract_differences(rows, model, output=tmp_path / "d.h5", **given) as store:
         first, second = (
-            extract(list(rows.columns[c]), model, output=tmp_path / c, layers="all")
+            extract(list(rows.columns[c]), model, output=tmp_path / c, **given)
             for c in ("text", "text_pair")
         )
         with first, second:
-            for layer in store.layers:
-                # Other batches: the last bits of float32, of states up to 15.
-                np.testing.assert_allclose(
-                    store.layer(layer),
-                    second.layer(layer) - first.layer(layer),
-                    rtol=1e-5,
-                    atol=5e-5,
-                )
             np.testing.assert_array_equal(store.n_tokens, first.n_tokens + second.n_tokens)
-    assert np.abs(ActivationStore(tmp_path / "d.h5").layer(1)).max() > 0.1
-    assert not list(tmp_path.glob(".*texts*"))
+            np.testing.assert_array_equal(store.truncated, first.truncated | second.truncated)
+            assert store.truncated.any()
 
 
-def test_each_text_is_forwarded_once() -> None:
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_states_are_subtracted_before_they_are_rounded(
+    dtype: str, tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows, model = make_pairs(), str(tiny_model("bert"))
+    with extract_differences(rows, model, output=tmp_path / "whole.h5") as store:
+        exact = store.layer()
+    with extract_differences(
+        rows, model, output=tmp_path / "d.h5", store_dtype=dtype, compression="gzip"
+    ) as store:
+        assert store.info().dtype == dtype
+        wanted = torch.from_numpy(np.array(exact)).to(getattr(torch, dtype)).float().numpy()
+        np.testing.assert_array_equal(store.layer(), wanted)
+
+
+def test_differences_too_large_for_the_file_are_counted(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, model = make_pairs(), str(tiny_model("bert"))
+    read = ActivationStore.read
+    monkeypatch.setattr(ActivationStore, "read", lambda *args: read(*args) * 1e6)
+    request = Request(rows, model, tmp_path / "d.h5", 2, store_dtype="float16")
+    report = run_differences(prepare_differences(request))
+    assert list(report.nonfinite) == [2]
+    assert 0 < report.nonfinite[2] <= 30
+
+
+def test_each_text_is_forwarded_once(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     texts, places = texts_of_pairs(make_pairs())
     assert len(texts) == 18
     contents = texts.contents()
     for pair, (first, second) in zip(make_pairs().contents(), places, strict=True):
         assert (contents[first], contents[second]) == pair
+    seen: list[int] = []
+    work = prepare_differences(Request(make_pairs(), str(tiny_model("bert")), tmp_path / "d.h5"))
+    report = run_differences(work, on_batch=lambda batch: seen.extend(batch.rows.tolist()))
+    assert sorted(seen) == list(range(18))
+    assert (report.pairs, report.texts, report.texts_forwarded) == (30, 18, 18)
+    again = run_differences(work)
+    assert (again.texts_forwarded, again.tokens_forwarded) == (0, 0)
 
 
-def test_what_was_begun_is_gone_on_with(
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_killed_among_the_texts(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    rows, model, seen = make_pairs(), str(tiny_model("bert")), []
+
+    def count(batch: Any) -> None:
+        seen.extend(batch.rows.tolist())
+
+    def first_batch(batch: Any) -> None:
+        count(batch)
+        raise KeyboardInterrupt
+
+    work = prepare_differences(Request(rows, model, tmp_path / "d.h5", batch_tokens=64))
+    with pytest.raises(KeyboardInterrupt):
+        run_differences(work, on_batch=first_batch)
+    assert (tmp_path / ".d.h5.texts").is_file()
+    with ActivationStore(tmp_path / "d.h5", allow_incomplete=True) as store:
+        assert not store.done.any()
+    before = len(seen)
+    report = run_differences(work, on_batch=count)
+    assert 0 < before < 18
+    assert report.texts_forwarded == 18 - before
+    assert sorted(seen) == list(range(18))  # none twice
+    whole = Request(rows, model, tmp_path / "whole.h5", batch_tokens=64)
+    run_differences(prepare_differences(whole))
+    # Batches are the same, so is every bit.
+    assert (tmp_path / "d.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert not (tmp_path / ".d.h5.texts").exists()
+
+
+def test_killed_among_the_differences(
     tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, model = make_pairs(), str(tiny_model("bert"))
-    whole = extract_differences(rows, model, output=tmp_path / "whole.h5")
+    work = prepare_differences(Request(rows, model, tmp_path / "d.h5"))
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * work.texts.widths[1] * 7)  # of 7 pairs
+    written: list[int] = []
+    write = module.StoreWriter.write
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
+    def third_is_the_last(self: Any, rows: Any, *args: Any) -> None:
+        write(self, rows, *args)
+        if self.path.name == "d.h5":
+            written.extend(rows.tolist())
+            if len(written) == 21:
+                raise KeyboardInterrupt
 
+    monkeypatch.setattr(module.StoreWriter, "write", third_is_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        run_differences(work)
+    report = run_differences(work)
+    assert report.texts_forwarded == 0
+    # What was written is marked done on the way out.
+    assert written == list(range(30))
+    with extract_differences(rows, model, output=tmp_path / "whole.h5"):
+        assert (tmp_path / "d.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+
+
+def test_texts_that_another_run_left_are_not_taken(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, output = str(tiny_model("bert")), tmp_path / "d.h5"
     with monkeypatch.context() as patch:
-        patch.setattr("probekit.activations.pairs._subtract", stop)
+        patch.setattr(module, "_subtract", killed)
         with pytest.raises(KeyboardInterrupt):
-            extract_differences(rows, model, output=tmp_path / "d.h5")
-    assert (tmp_path / ".d.h5.texts").is_file()
-    with whole, extract_differences(rows, model, output=tmp_path / "d.h5") as store:
-        np.testing.assert_array_equal(store.layer(), whole.layer())
+            extract_differences(make_pairs(12), model, output=output)
+    output.unlink()
+    with extract_differences(make_pairs(), model, output=output) as store:
+        assert len(store) == 30
+    (tmp_path / ".e.h5.texts").write_text("not a store")
+    with extract_differences(make_pairs(), model, output=tmp_path / "e.h5") as store:
+        assert len(store) == 30
+
+
+def test_a_store_is_replaced_when_the_new_one_is_there(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, output = str(tiny_model("bert")), tmp_path / "d.h5"
+    extract_differences(make_pairs(), model, output=output).close()
+    before = output.read_bytes()
     with pytest.raises(StaleStoreError, match="other rows"):
-        extract_differences(make_pairs(29), model, output=tmp_path / "d.h5")
+        extract_differences(make_pairs(29), model, output=output)
+    with pytest.raises(StaleStoreError, match="layers is"):
+        extract_differences(make_pairs(), model, output=output, layers="last")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract_differences(make_pairs(29), model, output=output, overwrite=True)
+    assert output.read_bytes() == before
+    with extract_differences(make_pairs(29), model, output=output, overwrite=True) as store:
+        assert len(store) == 29
+
+
+def test_a_renamed_model_folder_changes_nothing(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    first = Path(shutil.copytree(tiny_model("bert"), tmp_path / "one"))
+    output = tmp_path / "d.h5"
+    extract_differences(make_pairs(), str(first), output=output).close()
+    other = first.rename(tmp_path / "two")
+    request = Request(make_pairs(), str(other), output)
+    assert run_differences(prepare_differences(request)).texts_forwarded == 0
 
 
 def test_plain_states_and_differences_are_not_confused(
@@ -88,30 +245,86 @@ def test_plain_states_and_differences_are_not_confused(
 ) -> None:
     rows, model = make_pairs(), str(tiny_model("bert"))
     extract_differences(rows, model, output=tmp_path / "d.h5").close()
-    with pytest.raises(StaleStoreError, match="another spec"):
+    with pytest.raises(StaleStoreError, match=r"pairs is 'second minus first' in the file"):
         extract(rows, model, output=tmp_path / "d.h5")
+    with extract(rows, model, output=tmp_path / "plain.h5") as plain:
+        assert not plain.differences
     with pytest.raises(UsageError, match="they need two texts"):
         extract_differences(["one", "two"], model, output=tmp_path / "e.h5")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputExistsError, match="no plain file"):
+        extract_differences(rows, model, output=tmp_path / "folder")
 
 
-def test_from_the_shell_to_a_filter(
+def test_estimate(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    request = Request(
+        make_pairs(), str(tiny_model("bert")), tmp_path / "d.h5", 2, store_dtype="float16", limit=20
+    )
+    found = estimate_differences(work := prepare_differences(request))
+    assert (found["pairs"], found["rows"], found["texts"]) == (20, 20, 18)
+    width = work.texts.widths[2]
+    assert found["bytes_per_layer"] == {2: 20 * width * 2}
+    run_differences(work)
+    assert found["bytes"] >= (tmp_path / "d.h5").stat().st_size >= 20 * width * 2
+    assert found["temporary_bytes"] >= 18 * width * 4
+
+
+def preferences(n: int = 60) -> list[dict[str, Any]]:
+    return [
+        {"prompt": f"question {i}: ", "chosen": f"good {i % 9}", "rejected": f"bad {i % 8}"}
+        for i in range(n)
+    ]
+
+
+def test_shell(
     tiny_model: Callable[..., Path], write_jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = write_jsonl(
-        [
-            {"prompt": f"question {i}: ", "chosen": f"good {i % 9}", "rejected": f"bad {i % 8}"}
-            for i in range(60)
-        ]
-    )
+    rows = [*preferences(), {"prompt": "", "chosen": "same", "rejected": "same"}]
+    path, output = write_jsonl(rows), str(tmp_path / "d.h5")
+    given = ["extract", str(path), "--compare", "-m", str(tiny_model("bert")), "-o", output]
     run = CliRunner().invoke
-    model, acts = str(tiny_model("bert")), str(tmp_path / "d.h5")
-    told = run(cli, ["extract", str(path), "--compare", "-m", model, "--layers", "2", "-o", acts])
+    told = run(cli, [*given, "--dry-run"])
     assert told.exit_code == 0, told.output
-    assert "60 pairs, second minus first" in told.stderr
-    verdicts = str(tmp_path / "verdicts.parquet")
-    arguments = [acts, "--labels", str(path), "--probe", "logreg", "--truth", str(path)]
-    told = run(cli, ["filter", *arguments, "-o", verdicts])
+    assert "60 pairs of 120 texts" in told.stdout
+    assert "1 pairs of two equal texts are left out" in told.stderr
+    assert not Path(output).exists()
+    told = run(cli, [*given, "--json"])
     assert told.exit_code == 0, told.output
-    assert "fitted without a bias" in told.stderr
-    # The same truth as weak labels: the probe is asked about pairs it has not seen.
-    assert "label accuracy" in told.stdout or "right" in told.stdout
+    assert "60 pairs of 120 texts, second minus first" in told.stderr
+    assert json.loads(told.stdout)["pairs"] == 60
+    told = run(cli, given)
+    assert "120 texts were done before" in told.stderr
+    told = run(cli, ["info", output])
+    assert "pairs: second minus first" in told.stdout
+    told = run(cli, [*given[:2], *given[3:]])
+    assert told.exit_code == 1
+    assert "another spec" in told.stderr
+
+
+def test_several_processes_are_refused(
+    tiny_model: Callable[..., Path],
+    write_jsonl: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    path, model = str(write_jsonl(preferences())), str(tiny_model("bert"))
+    given = ["extract", path, "--compare", "-m", model, "-o", str(tmp_path / "d.h5")]
+    told = CliRunner().invoke(cli, given)
+    assert told.exit_code == 2
+    assert "--compare works in one process" in told.stderr
+
+
+@pytest.mark.realdata
+def test_real_dialogues_on_a_real_model(realdata: Any, tmp_path: Path) -> None:
+    path = realdata.data / "hh_rlhf" / "harmless-base.test.jsonl.gz"
+    model = str(realdata.models / "stories260K")
+    rows = load_rows(path).select(range(12))
+    with extract_differences(rows, model, output=tmp_path / "d.h5", layers=3) as store:
+        length = store.spec["max_length"]
+        first, second = one_by_one(rows, model, 3, truncation=length is not None, max_length=length)
+        np.testing.assert_allclose(store.layer(), second - first, atol=1e-4)
+        assert np.abs(second - first).mean() > 1e-2
