@@ -22,6 +22,7 @@ COMMANDS = {
     "finetune": "finetune",
     "info": "info",
     "merge": "merge",
+    "predict": "predict",
     "relabel": "relabel",
     "run": "run",
     "tasks": "tasks",

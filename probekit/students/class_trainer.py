@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 import math
-import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_pt_utils import get_length_grouped_indices
+from transformers import EarlyStoppingCallback, PrinterCallback
 
 from probekit.activations.quiet import quiet
-from probekit.errors import ModelError
 from probekit.metrics import auroc
 from probekit.students.batches import TokenRows, collate
 from probekit.students.classifier import Classifier
 from probekit.students.config import FinetuneConfig
 from probekit.students.losses import Loss
+from probekit.students.trainer import FiniteTrainer, checkpoint_callbacks, training_arguments
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ClassTrainer", "class_trainer", "total_steps"]
+__all__ = ["ClassTrainer", "class_trainer"]
 
 WEIGHTS, LOSS_STATE = "model.safetensors", "loss_state.safetensors"
 VALIDATION = "validation"
 
 
-class ClassTrainer(Trainer):
+class ClassTrainer(FiniteTrainer):
     """A Trainer whose labels are probabilities.
 
     ``watched`` are rows that every evaluation predicts; ``curves`` holds (step, probabilities) of
@@ -73,22 +62,6 @@ class ClassTrainer(Trainer):
         )
         return (loss, {"logits": logits}) if return_outputs else loss
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Take one step of forward and backward.
-
-        Raises
-        ------
-        ModelError
-            Where the loss is not finite; the weights are still those before the step.
-        """
-        loss: torch.Tensor = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss).all():
-            raise ModelError(
-                f"The loss of step {self.state.global_step + 1} is {loss.mean().item()}, so "
-                "training stopped before that step; lower the learning rate, or train in float32."
-            )
-        return loss
-
     def prediction_step(
         self,
         model: torch.nn.Module,
@@ -112,10 +85,6 @@ class ClassTrainer(Trainer):
         proba: NDArray[np.float64] = np.empty_like(shifted)
         proba[order] = shifted / shifted.sum(axis=1, keepdims=True)
         return proba
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
-        return LengthGroups(rows.lengths, self.args.train_batch_size, seed=self.args.seed)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         # The Trainer would group lengths here too, and give predictions in that order.
@@ -179,54 +148,6 @@ class ClassTrainer(Trainer):
 _LABELS = ("targets", "weight")
 
 
-class LengthGroups(torch.utils.data.Sampler[int]):
-    """Rows in a random order in which neighbours are of like length, the same for seed and epoch.
-
-    The Trainer's own draws from the global generator, so that a training that is gone on with in
-    the middle of an epoch would see some rows twice and others never.
-    """
-
-    def __init__(self, lengths: Any, batch_size: int, *, seed: int) -> None:
-        self._lengths = np.asarray(lengths).tolist()
-        self._batch_size = batch_size
-        self._seed = seed
-        self._epoch = 0
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Take the order of another epoch; the Trainer calls this."""
-        self._epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(1_000_003 * self._seed + self._epoch)
-        group: Any = get_length_grouped_indices  # it has no types
-        order = group(self._lengths, self._batch_size, generator=generator)
-        return iter(order)
-
-
-class _TimedCheckpoints(TrainerCallback):
-    """Asks for a checkpoint when the last one is old: short trainings write none."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._saved = time.monotonic()
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002 (the Trainer's signature)
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ARG002
-    ) -> None:
-        if time.monotonic() - self._saved >= self._seconds and state.global_step < state.max_steps:
-            control.should_save = True
-
-    def on_save(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        self._saved = time.monotonic()
-
-
 def _against(weak: NDArray[np.float64], proba: NDArray[np.float64]) -> dict[str, float]:
     """Agreement of predictions (n, C) with weak labels (n, C)."""
     logs = np.log(np.clip(proba, np.finfo(np.float64).eps, 1))
@@ -236,22 +157,6 @@ def _against(weak: NDArray[np.float64], proba: NDArray[np.float64]) -> dict[str,
     }
     ordered = auroc(weak.argmax(axis=1), proba)
     return found if math.isnan(ordered) else {**found, "eval_auroc": ordered}
-
-
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def total_steps(config: FinetuneConfig, rows: int, processes: int | None = None) -> int:
-    """Optimizer steps of a training over so many rows, by all ``processes`` together.
-
-    None: those that torchrun or accelerate started.
-    """
-    processes = _processes() if processes is None else processes
-    if config.max_steps is not None:
-        return config.max_steps
-    per_epoch = math.ceil(rows / (config.batch_size * processes * config.grad_accum))
-    return max(1, math.ceil(per_epoch * config.epochs))
 
 
 def class_trainer(
@@ -268,15 +173,27 @@ def class_trainer(
 ) -> ClassTrainer:
     """Make the Trainer of a configuration; checkpoints go to ``folder/checkpoints``."""
     every = max(1, math.ceil(loss.total_steps / config.evals))
-    callbacks: list[TrainerCallback] = []
-    if _processes() == 1:
-        callbacks.append(_TimedCheckpoints(config.save_seconds))
-    if config.early_stop is not None and config.patience is not None:
+    keep_best = config.early_stop is not None
+    more: dict[str, Any] = {
+        "per_device_eval_batch_size": 2 * config.batch_size,
+        "eval_strategy": "steps" if watched else "no",
+        "eval_steps": every,
+        "label_names": [],
+    }
+    if keep_best:
+        more |= {
+            "save_strategy": "best",
+            "load_best_model_at_end": True,
+            "metric_for_best_model": f"eval_{config.early_stop}",
+            "greater_is_better": config.early_stop != "log_loss",
+        }
+    callbacks = checkpoint_callbacks(config)
+    if keep_best and config.patience is not None:
         callbacks.append(EarlyStoppingCallback(config.patience))
     with quiet():
         trainer = ClassTrainer(
             model=model,
-            args=_arguments(config, folder, every, evaluates=bool(watched)),
+            args=training_arguments(config, folder, every, **more),
             train_dataset=rows,
             eval_dataset=rows if watched else None,
             data_collator=lambda items: collate(items, pad_id),
@@ -286,47 +203,3 @@ def class_trainer(
     trainer.loss, trainer.watched, trainer.curves = loss, watched, curves
     trainer.validation_labels = validation_labels
     return trainer
-
-
-def _arguments(
-    config: FinetuneConfig, folder: Path, every: int, *, evaluates: bool
-) -> TrainingArguments:
-    cuda = config.device != "cpu" and torch.cuda.is_available()
-    half = config.dtype == "bfloat16" or (
-        config.dtype == "auto" and cuda and torch.cuda.is_bf16_supported()
-    )
-    keep_best = config.early_stop is not None
-    # Clocks of several processes differ, and all must save at one step.
-    timed = "no" if _processes() == 1 else "steps"
-    return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        per_device_train_batch_size=config.batch_size,
-        per_device_eval_batch_size=2 * config.batch_size,
-        gradient_accumulation_steps=config.grad_accum,
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_schedule,
-        warmup_steps=config.warmup,
-        weight_decay=config.weight_decay,
-        adam_beta2=config.adam_beta2,
-        bf16=half,
-        use_cpu=config.device == "cpu",
-        seed=config.seed,
-        report_to=config.report_to or "none",
-        eval_strategy="steps" if evaluates else "no",
-        eval_steps=every,
-        save_strategy="best" if keep_best else timed,
-        save_steps=every,
-        save_total_limit=2,
-        load_best_model_at_end=keep_best,
-        metric_for_best_model=f"eval_{config.early_stop}" if keep_best else None,
-        greater_is_better=config.early_stop != "log_loss" if keep_best else None,
-        logging_steps=max(1, every // 4),
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        label_names=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=cuda,
-        gradient_checkpointing=config.gradient_checkpointing,
-    )

@@ -17,7 +17,7 @@ from probekit.data import Rows
 from probekit.errors import LabelsError, ModelError, UsageError
 from probekit.labels import WeakLabels, load_labels
 from probekit.students.batches import TokenRows, encode_rows
-from probekit.students.class_trainer import VALIDATION, ClassTrainer, class_trainer, total_steps
+from probekit.students.class_trainer import VALIDATION, ClassTrainer, class_trainer
 from probekit.students.classifier import (
     Classifier,
     HeadInfo,
@@ -25,9 +25,10 @@ from probekit.students.classifier import (
     save_classifier,
 )
 from probekit.students.config import FinetuneConfig
+from probekit.students.folder import Folder, plain_settings
 from probekit.students.losses import make_loss
 from probekit.students.predictions import as_labels
-from probekit.students.token_trainer import Folder, plain_settings
+from probekit.students.trainer import total_steps
 from probekit.students.training_rows import TrainingRows, training_rows
 
 __all__ = ["Finetuned", "finetune", "training_rows"]
@@ -92,7 +93,7 @@ def finetune(
     )
     settings = {
         "objective": config.objective,
-        "config": {k: v for k, v in plain_settings(config).items() if k != "save_seconds"},
+        "config": plain_settings(config),
         "weights": checkpoint.weights,
         "tokenizer": tokenizer_fingerprint(checkpoint.tokenizer),
         "train": train.fingerprint,

@@ -24,6 +24,7 @@ from probekit.students.completion import (
     prompts_of,
 )
 from probekit.students.config import FinetuneConfig
+from probekit.students.folder import Folder, plain_settings
 from probekit.students.greedy import Speller, write_greedily
 from probekit.students.language_model import (
     LanguageModel,
@@ -38,7 +39,7 @@ from probekit.students.texts import (
     split_held_out,
     text_tokens,
 )
-from probekit.students.token_trainer import Folder, plain_settings, token_trainer
+from probekit.students.token_trainer import token_trainer
 
 __all__ = ["Completed", "finetune_completion", "finetune_lm"]
 

@@ -1,163 +1,26 @@
-"""Train on tokens with Hugging Face Trainer, in a folder that can be gone on with."""
+"""Train on tokens with Hugging Face Trainer."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PrinterCallback
 
 from probekit.activations.quiet import quiet
-from probekit.errors import DataError, ModelError, OutputExistsError
-from probekit.files import atomic_write
-from probekit.students.class_trainer import total_steps
 from probekit.students.config import FinetuneConfig
+from probekit.students.folder import Folder
 from probekit.students.language_model import Tokens
+from probekit.students.trainer import (
+    FiniteTrainer,
+    checkpoint_callbacks,
+    total_steps,
+    training_arguments,
+)
 
-__all__ = ["Folder", "TokenTrainer", "plain_settings", "token_trainer"]
-
-# Settings that change nothing in the result.
-INCIDENTAL = ("model", "device", "report_to")
-# Folders that a run makes beside its two files.
-MADE = ("checkpoints", "model", "predictions", "curves")
-
-
-@dataclass(frozen=True)
-class Folder:
-    """Where a model is trained: ``run.json`` first, ``metrics.json`` when all is done."""
-
-    path: Path
-    key: str
-
-    @classmethod
-    def claim(cls, path: Path, settings: Mapping[str, Any], *, resume: bool = True) -> Folder:
-        """Take a folder for these settings, new or begun with the same.
-
-        ``resume=False`` empties one that holds the same run.
-
-        Raises
-        ------
-        OutputExistsError
-            Where it holds anything else.
-        """
-        text = json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
-        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        note = path / "run.json"
-        if note.is_file():
-            known = _read(note)
-            if known.get("key") != key:
-                raise OutputExistsError(
-                    f"{path} holds another run ({_difference(known, settings)}); name another "
-                    "folder."
-                )
-            if not resume:
-                (path / "metrics.json").unlink(missing_ok=True)
-                for made in MADE:
-                    shutil.rmtree(path / made, ignore_errors=True)
-        elif path.exists() and not _is_empty(path):
-            raise OutputExistsError(f"{path} exists already and holds no run; name another folder.")
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            with atomic_write(note, "w") as file:
-                json.dump({"key": key, "settings": json.loads(text)}, file, indent=1)
-        return cls(path, key)
-
-    @property
-    def model(self) -> Path:
-        """Folder of the trained model."""
-        return self.path / "model"
-
-    @property
-    def metrics(self) -> dict[str, Any] | None:
-        """What was measured; None while the run is not finished."""
-        path = self.path / "metrics.json"
-        return _read(path) if path.is_file() else None
-
-    def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Write the metrics, which says that all else is there, and drop the checkpoints.
-
-        Of several processes the first does it.
-        """
-        if os.environ.get("RANK", "0") != "0":
-            return
-        with atomic_write(self.path / "metrics.json", "w") as file:
-            json.dump(dict(metrics), file, indent=1)
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
-
-    def last_checkpoint(self) -> str | None:
-        """Return the newest checkpoint that was written to its end."""
-        while (found := self._newest()) is not None:
-            # The Trainer writes its state last.
-            if (Path(found) / "trainer_state.json").is_file():
-                return found
-            shutil.rmtree(found)
-        return None
-
-    def _newest(self) -> str | None:
-        folder = self.path / "checkpoints"
-        find: Any = get_last_checkpoint
-        found: str | None = find(str(folder)) if folder.is_dir() else None
-        return found
-
-
-def _is_empty(path: Path) -> bool:
-    # Another process of the same run may be writing its note, under a hidden name.
-    return path.is_dir() and all(each.name.startswith(".") for each in path.iterdir())
-
-
-def plain_settings(config: FinetuneConfig) -> dict[str, Any]:
-    """Settings of a configuration that decide the result."""
-    return {k: v for k, v in config.to_json().items() if k not in INCIDENTAL}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is damaged; remove its folder and run again.")
-    return content
-
-
-def _difference(known: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
-    before = known.get("settings", {})
-    flat, now = ({**each, **each.get("config", {})} for each in (before, settings))
-    names = [n for n in now if n != "config" and flat.get(n) != _plain(now[n])]
-    return f"{', '.join(names)} differ" if names else "its settings differ"
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
-
-
-class TokenTrainer(Trainer):
-    """A Trainer that stops at a loss that is no number."""
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Take one step of forward and backward.
-
-        Raises
-        ------
-        ModelError
-            Where the loss is not finite; the weights are still those before the step.
-        """
-        loss: torch.Tensor = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss).all():
-            raise ModelError(
-                f"The loss of step {self.state.global_step + 1} is {loss.mean().item()}, so "
-                "training stopped before that step; lower the learning rate, or train in float32."
-            )
-        return loss
+__all__ = ["token_trainer"]
 
 
 def token_trainer(
@@ -166,60 +29,30 @@ def token_trainer(
     rows: Sequence[Tokens],
     folder: Folder,
     collator: Callable[[Sequence[Tokens]], dict[str, torch.Tensor]],
-) -> TokenTrainer:
+) -> FiniteTrainer:
     """Make the Trainer of ``config`` for these rows; checkpoints go to the folder."""
-    steps = total_steps(config, len(rows), int(os.environ.get("WORLD_SIZE", "1")))
-    every = max(1, math.ceil(steps / config.evals))
-    cuda = config.device != "cpu" and torch.cuda.is_available()
-    half = config.dtype == "bfloat16" or (
-        config.dtype == "auto" and cuda and torch.cuda.is_bf16_supported()
-    )
-    arguments = TrainingArguments(
-        output_dir=str(folder.path / "checkpoints"),
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.grad_accum,
-        num_train_epochs=config.epochs,
-        max_steps=config.max_steps or -1,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_schedule,
-        warmup_steps=config.warmup,
-        weight_decay=config.weight_decay,
-        adam_beta2=config.adam_beta2,
-        bf16=half,
-        use_cpu=config.device == "cpu",
-        seed=config.seed,
-        report_to=config.report_to or "none",
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=2,
-        logging_steps=max(1, every // 4),
-        logging_nan_inf_filter=False,
-        train_sampling_strategy="group_by_length",
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        dataloader_pin_memory=cuda,
-    )
-    with quiet():  # this method has another name in transformers 6
-        if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
-        trainer = TokenTrainer(
+    every = max(1, math.ceil(total_steps(config, len(rows)) / config.evals))
+    with quiet():
+        trainer = FiniteTrainer(
             model=model,
-            args=arguments,
+            args=training_arguments(config, folder.path, every),
             train_dataset=_Dataset(rows),
             data_collator=lambda items: collator([item["row"] for item in items]),
+            callbacks=checkpoint_callbacks(config),
         )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
 class _Dataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """Rows as mappings, whose ``input_ids`` the Trainer measures to group lengths."""
+    """Rows as mappings."""
 
     def __init__(self, rows: Sequence[Tokens]) -> None:
         self.rows = rows
+        self.lengths = [len(row.ids) for row in rows]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"input_ids": self.rows[index].ids, "row": self.rows[index]}
+        return {"row": self.rows[index]}

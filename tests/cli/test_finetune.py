@@ -62,6 +62,13 @@ def test_from_rows_and_labels_to_predictions(
     assert (folder / "model" / "config.json").is_file()
     again = run(*words)
     assert again.exit_code == 0
+    later = str(tmp_path / "later.parquet")
+    words = ["predict", test, "-m", folder / "model", "-o", later, "--truth", test, "--json"]
+    told = CliRunner().invoke(cli, [str(word) for word in words])
+    assert told.exit_code == 0, told.output
+    accuracy = json.loads(told.stdout)["metrics"]["accuracy"]
+    assert accuracy == result["metrics"]["test"]["accuracy"]
+    assert load_labels(later).ids == found.ids
     assert "predictions:" in again.stdout
 
 

@@ -32,6 +32,7 @@ from probekit.students.classifier import read_head
 from probekit.students.config import FinetuneConfig
 from probekit.students.finetune import finetune
 from probekit.students.predictions import evaluate_predictions, read_curve
+from probekit.students.predictor import predict_rows
 from probekit.students.training_rows import TrainingRows, hold_out, training_rows
 from probekit.verdicts import Verdicts
 
@@ -147,6 +148,35 @@ def test_predictions_are_the_head_on_extracted_states(
     assert np.ptp(expected[:, 1]) > 1e-3  # the control: rows differ
     trained, all_ = (done.metrics[key] for key in ("trained_parameters", "parameters"))
     assert trained < 0.5 * all_ if lora else trained > 0.5 * all_
+
+
+@pytest.mark.parametrize("objective", ["classify", "reward"])
+def test_a_saved_classifier_predicts_as_it_did(objective: str, config: Any, tmp_path: Path) -> None:
+    rows = make_rows(24)
+    if objective == "reward":
+        texts = list(rows.columns["text"])
+        rows = Rows({"text": texts, "text_pair": texts[::-1], "label": rows.columns["label"]})
+    train = training_rows(rows, labels_of(rows))
+    done = finetune(config(objective=objective), train, tmp_path, predict={"t": rows})
+    assert done.model is not None
+    counted: list[int] = []
+    again = predict_rows(done.model, rows, batch_tokens=64, on_rows=counted.append)
+    # Other batches: the last bits of float32.
+    np.testing.assert_allclose(again.probs, done.predictions["t"].probs, atol=1e-5)
+    assert (again.ids, again.classes) == (rows.ids, ("cat", "tool"))
+    assert sum(counted) == 24
+    assert len(counted) > 1
+
+
+def test_what_is_no_saved_classifier_is_told(config: Any, tmp_path: Path) -> None:
+    rows = make_rows(8)
+    train = training_rows(rows, labels_of(rows))
+    with pytest.raises(UsageError, match="holds no classifier"):
+        predict_rows(config().model, rows)
+    done = finetune(config(lora=True, save="adapter", max_steps=1), train, tmp_path)
+    assert done.model is not None
+    with pytest.raises(UsageError, match="an adapter alone"):
+        predict_rows(done.model, rows)
 
 
 def test_adapter_alone_is_small(config: Any, tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""``probekit predict``: what a finetuned classifier says about other rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from probekit.cli.options import emit, json_option, output_option, overwrite_option
+
+__all__ = ["command"]
+
+
+@click.command("predict")
+@click.argument("rows")
+@click.option("-m", "--model", required=True, help="Folder `model` of `probekit finetune`.")
+@output_option("Predictions to write: .parquet or .jsonl, in the form of labels.")
+@click.option("--truth", help="Ground truth; opened once the predictions are written.")
+@click.option("--max-length", type=click.IntRange(1), help="Tokens per row.")
+@click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens per batch.")
+@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--text-column", help="Column of the text, if not text or messages.")
+@click.option("--id-column", help="Column of the ids, if not id.")
+@overwrite_option
+@json_option
+def command(**options: Any) -> None:
+    """Label rows with a classifier that was finetuned.
+
+    The predictions are weak labels for whoever comes next: filter, relabel, or another student.
+
+    Example: probekit predict test.jsonl -m student/model -o predictions.parquet
+    """
+    from probekit.errors import UsageError
+    from probekit.files import check_output
+    from probekit.labels import load_labels
+    from probekit.sources import load_rows
+    from probekit.students.predictions import evaluate_predictions
+    from probekit.students.predictor import predict_rows
+
+    output: Path = check_output(options["output"], overwrite=options["overwrite"])
+    if output.suffix not in (".parquet", ".jsonl"):
+        raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
+    rows = load_rows(
+        options["rows"], text_column=options["text_column"], id_column=options["id_column"]
+    )
+    how = {name: options[name] for name in ("max_length", "batch_tokens", "device")}
+    found = predict_rows(options["model"], rows, **how)
+    found.save(output)
+    result: dict[str, Any] = {"path": str(output), "rows": len(found), "metrics": None}
+    text = f"{output}: {len(found):,} rows, classes {', '.join(found.classes)}."
+    if options["truth"] is not None:
+        metrics = evaluate_predictions(found, load_labels(options["truth"], one_class=True))
+        result["metrics"] = metrics
+        shown = [
+            f"{k} {'-' if v is None else f'{v:.4f}'}" for k, v in metrics.items() if k != "rows"
+        ]
+        text += f"\n{metrics['rows']:,} rows with truth: {', '.join(shown)}"
+    emit(result, text, as_json=options["as_json"])

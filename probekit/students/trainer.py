@@ -1,0 +1,167 @@
+"""What our Trainers have in common: settings, order of rows, checkpoints, a check of the loss."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from probekit.errors import ModelError
+from probekit.students.config import FinetuneConfig
+
+__all__ = [
+    "FiniteTrainer",
+    "LengthGroups",
+    "TimedCheckpoints",
+    "checkpoint_callbacks",
+    "processes",
+    "total_steps",
+    "training_arguments",
+]
+
+
+class FiniteTrainer(Trainer):
+    """A Trainer that stops at a loss that is no number, on rows that know their ``lengths``."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Take one step of forward and backward.
+
+        Raises
+        ------
+        ModelError
+            Where the loss is not finite; the weights are still those before the step.
+        """
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss).all():
+            raise ModelError(
+                f"The loss of step {self.state.global_step + 1} is {loss.mean().item()}, so "
+                "training stopped before that step; lower the learning rate, or train in float32."
+            )
+        return loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
+        return LengthGroups(rows.lengths, self.args.train_batch_size, seed=self.args.seed)
+
+
+class LengthGroups(torch.utils.data.Sampler[int]):
+    """Rows in a random order in which neighbours are of like length, the same for seed and epoch.
+
+    The Trainer's own draws from the global generator, so that a training that is gone on with in
+    the middle of an epoch would see some rows twice and others never.
+    """
+
+    def __init__(self, lengths: Any, batch_size: int, *, seed: int) -> None:
+        self._lengths = np.asarray(lengths).tolist()
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of another epoch; the Trainer calls this."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(1_000_003 * self._seed + self._epoch)
+        group: Any = get_length_grouped_indices  # it has no types
+        order = group(self._lengths, self._batch_size, generator=generator)
+        return iter(order)
+
+
+class TimedCheckpoints(TrainerCallback):
+    """Asks for a checkpoint when the last one is old: short trainings write none."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._saved = time.monotonic()
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 (the Trainer's signature)
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """Ask, except at the end, where the model itself is saved."""
+        if time.monotonic() - self._saved >= self._seconds and state.global_step < state.max_steps:
+            control.should_save = True
+
+    def on_save(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Look at the clock."""
+        self._saved = time.monotonic()
+
+
+def processes() -> int:
+    """Return how many processes torchrun or accelerate started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def total_steps(config: FinetuneConfig, rows: int, together: int | None = None) -> int:
+    """Optimizer steps of a training over so many rows, by all processes together.
+
+    None: those that torchrun or accelerate started.
+    """
+    many = processes() if together is None else together
+    if config.max_steps is not None:
+        return config.max_steps
+    per_epoch = math.ceil(rows / (config.batch_size * many * config.grad_accum))
+    return max(1, math.ceil(per_epoch * config.epochs))
+
+
+def training_arguments(
+    config: FinetuneConfig, folder: Path, every: int, **more: Any
+) -> TrainingArguments:
+    """Settings of a configuration as the Trainer has them; ``every`` so many steps it is logged."""
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    half = config.dtype == "bfloat16" or (
+        config.dtype == "auto" and cuda and torch.cuda.is_bf16_supported()
+    )
+    settings: dict[str, Any] = {
+        "output_dir": str(folder / "checkpoints"),
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.grad_accum,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_schedule,
+        "warmup_steps": config.warmup,
+        "weight_decay": config.weight_decay,
+        "adam_beta2": config.adam_beta2,
+        "bf16": half,
+        "use_cpu": config.device == "cpu",
+        "seed": config.seed,
+        "report_to": config.report_to or "none",
+        # Clocks of several processes differ, and all must save at one step.
+        "save_strategy": "no" if processes() == 1 else "steps",
+        "save_steps": every,
+        "save_total_limit": 2,
+        "logging_steps": max(1, every // 4),
+        "logging_nan_inf_filter": False,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": cuda,
+        "gradient_checkpointing": config.gradient_checkpointing,
+    }
+    return TrainingArguments(**{**settings, **more})
+
+
+def checkpoint_callbacks(config: FinetuneConfig) -> list[TrainerCallback]:
+    """Checkpoints by the clock, where one process trains."""
+    return [TimedCheckpoints(config.save_seconds)] if processes() == 1 else []
