@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from threadpoolctl import threadpool_limits
 
 from probekit.errors import ProbeError
 from probekit.metrics import auroc
@@ -197,7 +198,8 @@ def test_two_thousand_rows_of_seven_layers_take_less_than_two_seconds():
     X = rng.normal(size=(2000, 7 * 384)).astype(np.float32)
     y = rng.integers(0, 2, 2000)
     EnsembleProbe().fit(X[:100, :10], y[:100])  # imports
-    start = time.process_time()
-    EnsembleProbe(widths=[384] * 7).fit(X, y)  # a ridge and a vote on each
-    # 0.9 s on one quiet core; CPU time, so that other programs do not count.
-    assert time.process_time() - start < 2
+    # One thread and CPU time: on shared cores threads wait for each other by spinning.
+    with threadpool_limits(1):
+        start = time.process_time()
+        EnsembleProbe(widths=[384] * 7).fit(X, y)  # a ridge and a vote on each
+        assert time.process_time() - start < 2  # 0.9 s on a quiet core
