@@ -147,6 +147,8 @@ def _predictions_table(evaluation: dict[str, Any]) -> str:
         "log_loss": "log loss",
         "calibration_error": "calibration error",
     }
+    if "pairwise_accuracy" in evaluation["probe"]:
+        columns = {"pairwise_accuracy": "pairwise", **columns}
     rows = [["accuracy", *columns.values()]]
     rows += [
         [name, *(number(evaluation[name][key]) for key in columns)] for name in ("weak", "probe")

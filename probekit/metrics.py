@@ -24,6 +24,7 @@ __all__ = [
     "calibration_error",
     "log_loss",
     "paired_bootstrap",
+    "pairwise_accuracy",
     "pgr",
     "pgr_undefined",
     "prior_matched",
@@ -36,6 +37,18 @@ def accuracy(truth: ArrayLike, decided: ArrayLike) -> float:
     """Share of rows decided right; truth and decisions (n,). NaN without rows."""
     truth, decided = _same_length(truth, decided)
     return float(np.mean(truth == decided)) if len(truth) else float("nan")
+
+
+def pairwise_accuracy(truth: ArrayLike, proba: ArrayLike) -> float:
+    """Share of pairs whose better text has the larger probability, ties counting half.
+
+    Truth (n,): 1 where the second is better; proba (n,) or (n, 2). NaN without rows.
+    """
+    truth, P = _same_length(truth, np.asarray(proba, dtype=np.float64))
+    second = P[:, 1] if P.ndim == 2 else P
+    # Means of votes may miss 0.5 by rounding.
+    margin = np.where(truth == 1, 1, -1) * np.round(second - 0.5, 12)
+    return float(np.mean((np.sign(margin) + 1) / 2)) if len(truth) else float("nan")
 
 
 def auroc(truth: ArrayLike, score: ArrayLike) -> float:

@@ -15,6 +15,7 @@ from probekit.metrics import (
     brier,
     calibration_error,
     log_loss,
+    pairwise_accuracy,
     prior_matched,
     prior_threshold,
     recall_at_fpr,
@@ -181,3 +182,17 @@ def test_rows_must_be_the_same():
     with pytest.raises(DataError, match="without NaN"):
         prior_matched([0.5, np.nan], 0.5)
     assert np.isnan(accuracy([], []))
+
+
+def test_pairwise_accuracy_counts_ties_as_half():
+    truth, second = np.array([1, 1, 0, 0, 1]), np.array([0.9, 0.5, 0.2, 0.7, 0.3])
+    # right, tie, right, wrong, wrong
+    assert pairwise_accuracy(truth, second) == pytest.approx(2.5 / 5)
+    both = np.column_stack([1 - second, second])
+    assert pairwise_accuracy(truth, both) == pytest.approx(2.5 / 5)
+    # Turning every pair round changes nothing, which plain accuracy cannot say of ties.
+    assert pairwise_accuracy(1 - truth, both[:, ::-1]) == pytest.approx(2.5 / 5)
+    assert accuracy(truth, both.argmax(1)) != accuracy(1 - truth, both[:, ::-1].argmax(1))
+    votes = np.full(3, 0.1).sum() + np.full(2, 0.1).sum()  # a half but for rounding
+    assert pairwise_accuracy([0, 1], [votes, votes]) == 0.5
+    assert np.isnan(pairwise_accuracy([], []))

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.errors import LabelsError
-from probekit.metrics import accuracy, auroc, brier, calibration_error, log_loss, prior_matched
+from probekit.metrics import (
+    accuracy,
+    auroc,
+    brier,
+    calibration_error,
+    log_loss,
+    pairwise_accuracy,
+    prior_matched,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -109,7 +117,8 @@ def evaluate(verdicts: Verdicts, truth: ArrayLike) -> dict[str, Any]:
     as many rows of each weak class (dropped, or moved to the same classes); ``probe`` and ``weak``:
     accuracy at 0.5 and with the class shares of the weak labels, AUROC, Brier score, log loss and
     calibration error; ``dropped``: precision and recall of finding wrong labels, of the verdicts
-    and of the random choice. The random figures are exact expectations, not one draw.
+    and of the random choice. The random figures are exact expectations, not one draw. Of pairs
+    (differences of states), ``probe`` and ``weak`` have their pairwise accuracy too.
     """
     true = np.asarray(truth)
     if true.shape != (len(verdicts),):
@@ -123,6 +132,9 @@ def evaluate(verdicts: Verdicts, truth: ArrayLike) -> dict[str, Any]:
         "probe": _predictions(verdicts.probe, share, true),
         "weak": _predictions(verdicts.weak, share, true),
     }
+    if verdicts.provenance.get("pairs"):
+        for name, P in (("probe", verdicts.probe), ("weak", verdicts.weak)):
+            result[name]["pairwise_accuracy"] = pairwise_accuracy(true, P)
     if not verdicts.keep.all():
         result["dropped"] = _dropped(verdicts.keep, weak, true, n_classes)
     return result

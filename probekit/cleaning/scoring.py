@@ -184,6 +184,8 @@ def score_rows(
         "labels": {"source": Path(aligned.source).name, "fingerprint": aligned.fingerprint},
         **where,
     }
+    if pairs:
+        provenance["pairs"] = True
     if hasattr(fitted, "l2_"):
         provenance["probe"]["l2"] = fitted.l2_
     if notes := [*_on_pairs(fitted, both_ways, pairs), *getattr(fitted, "notes_", ())]:

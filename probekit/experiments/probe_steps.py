@@ -127,11 +127,15 @@ def linear_student_step(
         from probekit.cleaning.scoring import make_probe
         from probekit.folds import duplicate_groups
         from probekit.labels import WeakLabels
+        from probekit.probes.mirror import mirrored, needs_mirror
 
         weak = context.read_weak(labels, "student", given["labels"])
         made = make_probe(probe, seed=context.seed, **params)
         with ActivationStore(given["states"] / STORE) as store:
-            made.fit(store.layer(), weak.probs, groups=duplicate_groups(hashes=store.hashes))
+            given_rows = store.layer(), weak.probs, duplicate_groups(hashes=store.hashes)
+            both_ways = store.differences and needs_mirror(made)
+            X, Y, groups = mirrored(*given_rows) if both_ways else given_rows
+            made.fit(X, Y, groups=groups)
         with ActivationStore(given["test"] / STORE) as test:
             found = WeakLabels(
                 ids=list(test.ids),

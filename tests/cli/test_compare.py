@@ -51,6 +51,7 @@ def test_from_pairs_to_training_data(probekit, refused, preference_records, writ
         assert found["evaluation"]["labels"]["before"] == pytest.approx(1 - 10 / 80)
         # Random words of two lists, told apart by a random model's states.
         assert found["evaluation"]["probe"]["auroc"] > 0.8
+        assert found["evaluation"]["weak"]["pairwise_accuracy"] == pytest.approx(1 - 10 / 80)
     kept = [json.loads(line) for line in data.read_text().splitlines()]
     rows = {row["id"]: row for row in load_rows(truth).records()}
     assert 0 < len(kept) < 80
