@@ -86,6 +86,8 @@ class PairReport:
     pooling: str
     store_dtype: str
     device: str
+    equal: int
+    """Pairs, of those subtracted, whose two texts have the very same states."""
     nonfinite: dict[int, int]
     """Layer to number of pairs, of those subtracted, with inf or NaN."""
 
@@ -197,7 +199,7 @@ def run_differences(
     What stands at the output is replaced only when its texts' states are there.
     """
     start, report = time.monotonic(), None
-    nonfinite: dict[int, int] = {}
+    equal, nonfinite = 0, dict[int, int]()
     with ExitStack() as stack:
         writer = None
         if not (work.request.overwrite and work.path.exists()):
@@ -206,7 +208,7 @@ def run_differences(
             report = _extract_texts(work.texts, show, on_batch)
             if writer is None:
                 writer = stack.enter_context(_open_writer(work))
-            nonfinite = _subtract(work, writer)
+            equal, nonfinite = _subtract(work, writer)
         writer.finish()
     work.texts.path.unlink(missing_ok=True)
     with ActivationStore(work.path) as store:
@@ -224,6 +226,7 @@ def run_differences(
         pooling=work.texts.spec.pooling,
         store_dtype=work.store_dtype,
         device=work.texts.placement.device,
+        equal=equal,
         nonfinite=nonfinite,
     )
 
@@ -261,9 +264,9 @@ def _extract_texts(job: Job, show: bool | None, on_batch: Callable[[Batch], None
         return run(job, show=show, on_batch=on_batch)
 
 
-def _subtract(work: PairJob, writer: StoreWriter) -> dict[int, int]:
-    """Write the differences that are not there; count those that are not finite, by layer."""
-    nonfinite: dict[int, int] = {}
+def _subtract(work: PairJob, writer: StoreWriter) -> tuple[int, dict[int, int]]:
+    """Write the differences that are not there; count those that are 0, and by layer not finite."""
+    equal, nonfinite = 0, dict[int, int]()
     dtype = getattr(torch, work.store_dtype)
     step = max(1, CHUNK_BYTES // (4 * sum(work.texts.widths.values())))
     todo = np.flatnonzero(~writer.done)
@@ -272,11 +275,12 @@ def _subtract(work: PairJob, writer: StoreWriter) -> dict[int, int]:
         for at in range(0, len(todo), step):
             rows = todo[at : at + step]
             first, second = work.places[rows].T
-            states = {}
+            states, differ = {}, torch.zeros(len(rows), dtype=torch.bool)
             for layer in store.layers:
                 minuend = torch.from_numpy(store.read(layer, second))
                 # torch, because NumPy would warn of inf - inf, which is counted here.
                 difference = (minuend - torch.from_numpy(store.read(layer, first))).to(dtype)
+                differ |= difference.ne(0).any(1)
                 wrong = int((~torch.isfinite(difference).all(1)).sum())
                 if wrong:
                     nonfinite[layer] = nonfinite.get(layer, 0) + wrong
@@ -284,4 +288,5 @@ def _subtract(work: PairJob, writer: StoreWriter) -> dict[int, int]:
             tokens = n_tokens[first] + n_tokens[second]
             writer.write(rows, states, tokens, truncated[first] | truncated[second])
             writer.flush()
-    return nonfinite
+            equal += int((~differ).sum())
+    return equal, nonfinite

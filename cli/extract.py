@@ -177,6 +177,11 @@ def _compare(
     except KeyboardInterrupt as error:
         _interrupted(error)
     say(_pairs_text(report))
+    if report.equal:
+        say(
+            f"{report.equal:,} pairs have the very same states on both sides and tell a probe "
+            "nothing: cut off before they part, if truncated; raise --max-length."
+        )
     for layer, wrong in sorted(report.nonfinite.items()):
         say(
             f"{wrong:,} differences have inf or NaN in layer {layer}: too large for "

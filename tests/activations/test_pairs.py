@@ -118,6 +118,18 @@ def test_differences_too_large_for_the_file_are_counted(
     assert 0 < report.nonfinite[2] <= 30
 
 
+def test_pairs_that_were_cut_before_they_part_are_counted(
+    tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    long = "the same words again and again and again"
+    rows = Rows({"text": [f"{long} a", "a"], "text_pair": [f"{long} b", "b c d"]})
+    model = str(tiny_model("bert"))
+    work = prepare_differences(Request(rows, model, tmp_path / "d.h5", max_length=6))
+    assert run_differences(work).equal == 1
+    work = prepare_differences(Request(rows, model, tmp_path / "e.h5"))
+    assert run_differences(work).equal == 0
+
+
 def test_each_text_is_forwarded_once(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     texts, places = texts_of_pairs(make_pairs())
     assert len(texts) == 18
