@@ -17,6 +17,7 @@ A message is one sentence: what is wrong, where, what is allowed, what was found
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "StaleStoreError",
     "StoreError",
     "UsageError",
+    "did_you_mean",
     "first_few",
 ]
 
@@ -88,3 +90,9 @@ def first_few(items: Iterable[object], limit: int = 3) -> str:
     listed = list(items)
     text = ", ".join(repr(str(item)) for item in listed[:limit])
     return text + (", …" if len(listed) > limit else "")
+
+
+def did_you_mean(name: object, names: Iterable[str]) -> str:
+    """Write the nearest names as `` (did you mean a or b?)``; nothing where none is near."""
+    close = difflib.get_close_matches(str(name), list(names), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from probekit.cli.main import cli
+from probekit.labels import load_labels
 from probekit.verdicts import Verdicts
 
 ROOT = Path(__file__).parents[1]
@@ -68,8 +69,28 @@ def test_the_two_commands(workplace: dict[str, str]) -> None:
     assert len(Path("clean.jsonl").read_text().splitlines()) == 120 - 23
 
 
+def block_with(words: str) -> str:
+    (found,) = [block for block in blocks("sh") if words in block]
+    return found
+
+
+def test_the_experiment_is_planned(workplace: dict[str, str]) -> None:
+    """Its command takes a quarter of an hour; its parts are run whole in tests/experiments."""
+    models = {"MODEL@layers=1": f"{workplace['MODEL']}@layers=1", **workplace}
+    command = block_with("probekit run").rstrip("\n") + " --dry-run\n"
+    assert run_commands(command, models) == 1
+    assert not Path("runs").exists()
+
+
+def test_finetuning(workplace: dict[str, str]) -> None:
+    run_commands(blocks("sh")[0], workplace)
+    Path("test.jsonl").write_text('{"text": "a loud engine"}\n{"text": "a red apple"}\n')
+    assert run_commands(block_with("probekit finetune"), workplace) == 1
+    assert len(load_labels("student/predictions/test.parquet")) == 2
+
+
 def test_the_four_commands(workplace: dict[str, str]) -> None:
-    assert run_commands(blocks("sh")[2], workplace) == 4
+    assert run_commands(block_with("weak-labels"), workplace) == 4
     verdicts = Verdicts.load("verdicts.parquet")
     assert len(verdicts) == 60, "the rows that were trained on get no weak label"
     assert len(Path("clean.jsonl").read_text().splitlines()) == int(verdicts.keep.sum()) > 40

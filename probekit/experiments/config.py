@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from probekit.errors import DataError, UsageError
+from probekit.errors import DataError, UsageError, did_you_mean
 from probekit.files import atomic_write
 
 __all__ = ["ACTIONS", "RunConfig", "read_config", "write_config"]
@@ -118,7 +117,9 @@ class RunConfig:
         known = {each.name for each in fields(cls)}
         for key in content:
             if key not in known:
-                raise UsageError(f"{source} has the unknown field {key!r}{_near(key, known)}.")
+                raise UsageError(
+                    f"{source} has the unknown field {key!r}{did_you_mean(key, known)}."
+                )
         missing = [name for name in ("task",) if name not in content]
         if missing:
             raise UsageError(f"{source} lacks {', '.join(missing)}.")
@@ -207,13 +208,8 @@ def _check_names(what: str, given: Sequence[str], allowed: Sequence[str]) -> Non
     for name in given:
         if name not in allowed:
             raise UsageError(
-                f"There is no {what} {name!r}{_near(name, allowed)}; there are "
+                f"There is no {what} {name!r}{did_you_mean(name, allowed)}; there are "
                 f"{', '.join(allowed) or 'none'}."
             )
     if len(set(given)) < len(given):
         raise UsageError(f"A {what} is named twice: {', '.join(given)}.")
-
-
-def _near(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(str(name), list(names), n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from probekit.errors import UsageError
+from probekit.errors import UsageError, did_you_mean
 
 __all__ = ["FinetuneConfig"]
 
@@ -128,9 +127,7 @@ class FinetuneConfig:
         names = [each.name for each in fields(cls)]
         for name in content:
             if name not in names:
-                close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-                hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-                raise UsageError(f"Finetuning has no setting {name!r}{hint}.")
+                raise UsageError(f"Finetuning has no setting {name!r}{did_you_mean(name, names)}.")
         try:
             return cls(**content)
         except TypeError as error:

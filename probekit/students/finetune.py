@@ -8,18 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from probekit.activations.checkpoint import Checkpoint, open_checkpoint
 from probekit.activations.identity import tokenizer_fingerprint
 from probekit.activations.quiet import quiet
 from probekit.data import Rows
-from probekit.errors import LabelsError, ModelError, UsageError
+from probekit.errors import LabelsError, UsageError
 from probekit.labels import WeakLabels, load_labels
 from probekit.students.batches import TokenRows, encode_rows
 from probekit.students.class_trainer import VALIDATION, ClassTrainer, class_trainer
 from probekit.students.classifier import (
-    Classifier,
     HeadInfo,
     make_classifier,
     save_classifier,
@@ -28,7 +25,7 @@ from probekit.students.config import FinetuneConfig
 from probekit.students.folder import Folder, plain_settings
 from probekit.students.losses import make_loss
 from probekit.students.predictions import as_labels
-from probekit.students.trainer import total_steps
+from probekit.students.trainer import check_finite_weights, total_steps
 from probekit.students.training_rows import TrainingRows, training_rows
 
 __all__ = ["Finetuned", "finetune", "training_rows"]
@@ -196,7 +193,7 @@ def _train(
     )
     with quiet(python_warnings=False):
         trained: Any = trainer.train(resume_from_checkpoint=folder.last_checkpoint())
-    _check_finite(model, checkpoint.label)
+    check_finite_weights(model, checkpoint.label)
     _write_predictions(trainer, info, targets, predict, folder)
     metrics = {
         "rows": len(train),
@@ -247,12 +244,3 @@ def _best_step(trainer: ClassTrainer, config: FinetuneConfig) -> int:
     if config.early_stop is None or best is None:
         return int(trainer.state.global_step)
     return int(Path(best).name.rpartition("-")[2])
-
-
-def _check_finite(model: Classifier, label: str) -> None:
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise ModelError(
-                f"The weights {name} of {label} are not finite after training; lower the learning "
-                "rate, or train in float32."
-            )

@@ -15,7 +15,7 @@ import torch
 from probekit.activations.identity import tokenizer_fingerprint
 from probekit.activations.quiet import quiet
 from probekit.data import Rows
-from probekit.errors import DataError, ModelError, UsageError
+from probekit.errors import DataError, UsageError
 from probekit.students.classifier import with_adapters
 from probekit.students.completion import (
     CompletionRows,
@@ -40,6 +40,7 @@ from probekit.students.texts import (
     text_tokens,
 )
 from probekit.students.token_trainer import token_trainer
+from probekit.students.trainer import check_finite_weights
 
 __all__ = ["Completed", "finetune_completion", "finetune_lm"]
 
@@ -240,7 +241,7 @@ def _train(
     with quiet():  # peft and the Trainer warn of each other's old names
         trained = trainer.train(resume_from_checkpoint=folder.last_checkpoint())
     model = cast(Any, trainer.model)
-    _check_finite(model, checkpoint.label)
+    check_finite_weights(model, checkpoint.label)
     metrics = {
         "rows": len(rows),
         "tokens": sum(len(row.ids) for row in rows),
@@ -281,15 +282,6 @@ def _judged(language: LanguageModel, rows: Rows, max_length: int | None) -> list
         hide_some(row, mask_id=mask_id, vocabulary=vocabulary, generator=generator)
         for row in tokens
     ]
-
-
-def _check_finite(model: Any, label: str) -> None:
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise ModelError(
-                f"The weights {name} of {label} are not finite after training; lower the learning "
-                "rate, or train in float32."
-            )
 
 
 def _save(model: Any, language: LanguageModel, folder: Path) -> None:

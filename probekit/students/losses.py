@@ -7,7 +7,6 @@ plain functions are exported here too, for loops that keep these things themselv
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probekit.errors import UsageError
+from probekit.errors import UsageError, did_you_mean
 from probekit.students import loss_functions
 from probekit.students.loss_functions import (
     entropy,
@@ -100,7 +99,7 @@ def loss_options(name: str) -> dict[str, Any]:
     """
     if name not in FUNCTIONS:
         raise UsageError(
-            f"There is no loss {name!r}{_near(name, FUNCTIONS)}; there are "
+            f"There is no loss {name!r}{did_you_mean(name, FUNCTIONS)}; there are "
             f"{', '.join(loss_names())}."
         )
     parameters = inspect.signature(FUNCTIONS[name]).parameters
@@ -143,7 +142,7 @@ def make_loss(
         if option not in known:
             allowed = f"it has {', '.join(known)}" if known else "it has none"
             raise UsageError(
-                f"The loss {name} has no option {option!r}{_near(option, known)}; {allowed}."
+                f"The loss {name} has no option {option!r}{did_you_mean(option, known)}; {allowed}."
             )
         if not (option == "radius" and value == "midweak"):
             _check_value(name, option, value)
@@ -265,8 +264,3 @@ def _check_value(name: str, option: str, value: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not ((number or option == "balance_batch") and test(value)):
         raise UsageError(f"The loss {name}'s {option} is {words}, got {value!r}.")
-
-
-def _near(name: str, names: Any) -> str:
-    close = difflib.get_close_matches(str(name), list(names), n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""

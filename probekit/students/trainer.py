@@ -27,6 +27,7 @@ __all__ = [
     "FiniteTrainer",
     "LengthGroups",
     "TimedCheckpoints",
+    "check_finite_weights",
     "checkpoint_callbacks",
     "processes",
     "total_steps",
@@ -165,3 +166,19 @@ def training_arguments(
 def checkpoint_callbacks(config: FinetuneConfig) -> list[TrainerCallback]:
     """Checkpoints by the clock, where one process trains."""
     return [TimedCheckpoints(config.save_seconds)] if processes() == 1 else []
+
+
+def check_finite_weights(model: torch.nn.Module, label: str) -> None:
+    """Refuse a model whose training has led to weights that are no numbers.
+
+    Raises
+    ------
+    ModelError
+        Which of them first.
+    """
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ModelError(
+                f"The weights {name} of {label} are not finite after training; lower the learning "
+                "rate, or train in float32."
+            )

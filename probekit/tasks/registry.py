@@ -6,14 +6,13 @@ the entry point group ``probekit.tasks``, and :func:`register`.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from probekit.data import Rows
-from probekit.errors import DataError, UsageError
+from probekit.errors import DataError, UsageError, did_you_mean
 
 __all__ = ["Task", "get_task", "load_task_rows", "register", "task_names"]
 
@@ -84,7 +83,7 @@ class Task:
         """
         if split not in self.splits:
             raise UsageError(
-                f"The task {self.name!r} has no split {split!r}{_nearest(split, self.splits)}; "
+                f"The task {self.name!r} has no split {split!r}{did_you_mean(split, self.splits)}; "
                 f"it has {', '.join(self.splits)}."
             )
         return self.load(split, seed)
@@ -115,7 +114,7 @@ def get_task(name: str) -> Task:
     known = _known()
     if name not in known:
         raise UsageError(
-            f"There is no task {name!r}{_nearest(name, known)}; "
+            f"There is no task {name!r}{did_you_mean(name, known)}; "
             "`probekit tasks list` names them all."
         )
     return known[name]
@@ -169,8 +168,3 @@ def _installed() -> Iterator[tuple[Task, str]]:
                 f"{type(found).__name__}."
             )
         yield from ((task, where) for task in tasks)
-
-
-def _nearest(name: str, names: Mapping[str, object] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib.resources import files
 from typing import Any
 
-from probekit.errors import UsageError
+from probekit.errors import UsageError, did_you_mean
 
 __all__ = ["preset_names", "read_preset"]
 
@@ -29,9 +28,9 @@ def read_preset(name: str) -> dict[str, Any]:
 
     names = preset_names()
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=2, cutoff=0.4)
-        hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-        raise UsageError(f"There is no preset {name!r}{hint}; there are {', '.join(names)}.")
+        raise UsageError(
+            f"There is no preset {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}."
+        )
     text = (files("probekit.experiments.presets") / f"{name}.yaml").read_text(encoding="utf-8")
     content: dict[str, Any] = yaml.safe_load(text)
     return content
