@@ -127,6 +127,8 @@ def export(
     written = len(rows) if limit is None else min(limit, len(rows))
     kept = [column for column in rows.columns if not (no_label and column in TRUTH)]
     write_table({column: rows.columns[column][:written] for column in kept}, output, {})
+    if rows.note:
+        say(f"{rows.source}: {rows.note}")
     if limit is not None and limit > len(rows):
         say(f"{rows.source} has {len(rows):,} rows, fewer than the {limit:,} asked for.")
     result = {"task": name, "split": split, "seed": seed, "rows": written, "columns": kept}

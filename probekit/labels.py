@@ -263,7 +263,7 @@ def load_labels(
     if Path(source).exists() or suffix_of(source) in SUFFIXES:
         columns: Mapping[str, Sequence[Any]] = read_columns(source)
         metadata = _metadata(Path(source))
-        if label_column is None and are_preferences(columns):
+        if label_column is None and text_column is None and are_preferences(columns):
             columns = preference_columns(columns, source=str(source), id_column=id_column)
             id_column = None
     else:

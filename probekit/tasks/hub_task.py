@@ -139,8 +139,8 @@ def rows_of(record: HubRecord, split: str, seed: int) -> Rows:
     columns = {
         name: [row[place] for row in kept] for place, name in enumerate(("id", "text", "label"))
     }
-    source = f"{record.name}@{split}"
-    return Rows(columns, source=f"{source} ({_told(left_out)})" if left_out else source)
+    note = f"{_told(left_out)}." if left_out else ""
+    return Rows(columns, source=f"{record.name}@{split}", note=note)
 
 
 def sampled_places(rows: int, most: int = MOST) -> list[int]:

@@ -174,7 +174,8 @@ def test_rows_without_a_label_are_left_out_and_counted(hub_folder: Write) -> Non
     rows = [*sentences(20), *unlabelled, {"sentence": " ", "label": 1}]
     hub_folder("org/weather", train=rows, validation=rows)
     found = rows_of(LABELLED, "test", 0)
-    assert found.source == "weather@test (left out: 8 without label or text)"
+    assert found.note == "left out: 8 without label or text."
+    assert found.source == "weather@test"  # a name to find these rows by
     assert not [text for text in found.contents() if "unknown" in str(text)]
 
 
