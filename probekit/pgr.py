@@ -142,19 +142,20 @@ def _weighted_aurocs(
     scores: NDArray[np.float64], positive: NDArray[np.bool_], weight: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """AUROC of k scores (n, k) under row weights (b, n): (b, k); NaN where a class has none."""
-    pairs = weight[:, positive].sum(axis=1) * weight[:, ~positive].sum(axis=1)
-    result = np.empty((len(weight), scores.shape[1]))
-    for column in range(scores.shape[1]):
-        order = np.argsort(scores[:, column], kind="stable")
-        up = weight[:, order] * positive[order]
-        down = weight[:, order] - up
-        starts = np.flatnonzero(np.diff(scores[order, column], prepend=-np.inf) > 0)
-        if len(starts) < len(order):
-            up, down = np.add.reduceat(up, starts, axis=1), np.add.reduceat(down, starts, axis=1)
-        wins = np.einsum("bi,bi->b", up, np.cumsum(down, axis=1) - down / 2)
-        result[:, column] = np.divide(
-            wins, pairs, out=np.full(len(weight), np.nan), where=pairs > 0
-        )
+    by_row = np.ascontiguousarray(weight.T)
+    up, down = by_row[positive], by_row[~positive]
+    pairs = up.sum(axis=0) * down.sum(axis=0)
+    below = np.zeros((len(down) + 1, len(weight)))
+    result = np.full((len(weight), scores.shape[1]), np.nan)
+    for column, score in enumerate(scores.T):
+        order = np.argsort(score[~positive])
+        np.cumsum(down[order], axis=0, out=below[1:])
+        lower = score[~positive][order]
+        first = np.searchsorted(lower, score[positive], side="left")
+        last = np.searchsorted(lower, score[positive], side="right")
+        # What lies below counts whole, equal scores half.
+        wins = np.einsum("ib,ib->b", up, below[first] + below[last]) / 2
+        np.divide(wins, pairs, out=result[:, column], where=pairs > 0)
     return result
 
 

@@ -98,6 +98,8 @@ def _alarms(verdicts: Verdicts, weak: NDArray[np.int64], changed: NDArray[np.boo
         alarms.append(
             f"The training set collapses: {only} is left; nothing can be learned from it."
         )
+    elif lost := [verdicts.classes[c] for c in np.setdiff1d(weak, kept)]:
+        alarms.append(f"No row of class {', '.join(map(repr, lost))} is left to learn from.")
     return alarms
 
 

@@ -217,7 +217,7 @@ def _training_sets(
                 gone = weak.argmax(axis=1)[~verdicts.keep]
                 many = tuple(np.bincount(gone, minlength=weak.shape[1]).tolist())
                 drops.setdefault(many, []).append(PROBE_NAMES[probe])
-    sets = [TrainingSet("weak labels", "weak", np.arange(len(ids)), weak)]
+    sets = [TrainingSet("weak labels", "plain", np.arange(len(ids)), weak)]
     for many, names in drops.items():
         name = f"random as {', '.join(names)}"
         sets += random_drops(weak, many, name=name, draws=DRAWS, seed=seed)

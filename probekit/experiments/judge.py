@@ -98,6 +98,8 @@ def judge_arms(
     its interval, and the reason where there is no gap to recover.
     """
     true, prior = np.asarray(truth, np.int64), np.asarray(weak_prior, np.float64)
+    for arm in arms:
+        _check(arm, (len(true), len(prior)))
     judged = [_Judged(arm, true, prior) for arm in arms]
     ends = {kind: next((j for j in judged if j.arm.kind == kind), None) for kind in ENDS}
     floor, ceiling = ends["floor"], ends["ceiling"]
@@ -106,6 +108,15 @@ def judge_arms(
     plain = next((j for kind in ("plain", "naive") for j in judged if j.arm.kind == kind), None)
     bootstrap = _Bootstrap(judged, true, seed=seed, draws=draws)
     return [_row(each, floor, ceiling, plain, true, bootstrap) for each in judged]
+
+
+def _check(arm: Arm, shape: tuple[int, int]) -> None:
+    found = [np.shape(probs) for probs in arm.probs]
+    if not found or any(each != shape for each in found):
+        raise DataError(
+            f"The predictions of {arm.name!r} must be of {shape[0]} test rows and {shape[1]} "
+            f"classes, got {', '.join(map(str, found)) or 'none'}."
+        )
 
 
 def _row(
@@ -129,15 +140,7 @@ def _row(
         **each.figures,
         "notes": dict(arm.notes),
     }
-    for name in (
-        "agreement",
-        "pgr",
-        "pgr_prior_matched",
-        "pgr_auroc",
-        "gain",
-        "gain_prior_matched",
-    ):
-        row[name] = None
+    row |= dict.fromkeys(COMPARED)
     if each is not floor:
         supervisor = floor.decided[0]
         found = [asdict(agreement(truth, supervisor, decided)) for decided in each.decided]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.metrics import accuracy, auroc, paired_bootstrap, prior_matched
+from probekit.experiments.judge import Arm, judge_arms
+from probekit.metrics import accuracy
 from probekit.probes import LogisticProbe
 
 if TYPE_CHECKING:
@@ -26,11 +27,14 @@ class TrainingSet:
     name: str
     """Name in table and figure."""
     kind: str
-    """``weak``, ``random``, ``filter``, ``relabel`` or ``ceiling``."""
+    """``plain``, ``random``, ``filter``, ``relabel`` or ``ceiling``."""
     rows: NDArray[np.int64]
     """Row numbers (m,)."""
     Y: NDArray[np.float64]
     """Labels (m, C)."""
+
+
+_Trained = tuple[TrainingSet, float, "NDArray[np.float64]"]  # with its penalty and test (t, C)
 
 
 def random_drops(
@@ -93,80 +97,29 @@ def judge_students(
     ceiling = TrainingSet(CEILING, "ceiling", np.arange(len(true)), np.eye(n_classes)[true])
     states, states_test = np.asarray(X), np.asarray(X_test)
 
-    arms = {FLOOR: [_Trained(None, None, floor, test, share)]}
+    drawn: dict[str, list[_Trained]] = {}
     for each in [*sets, ceiling]:
         probe = LogisticProbe(random_state=seed).fit(states[each.rows], each.Y)
-        proba = probe.predict_proba(states_test)
-        arms.setdefault(each.name, []).append(_Trained(each, probe.l2_, proba, test, share))
+        drawn.setdefault(each.name, []).append((each, probe.l2_, probe.predict_proba(states_test)))
+    arms = [Arm(FLOOR, "floor", [floor]), *(_arm(draws, true) for draws in drawn.values())]
     return {
         "test_rows": len(test),
         "student_rows": len(true),
         "weak_prior": share.tolist(),
-        "random_draws": max(len(draws) for draws in arms.values()),
+        "random_draws": max(len(arm.probs) for arm in arms),
         "seed": seed,
-        "arms": [_arm(name, arms, true, seed) for name in arms],
-    }, {name: draws[0].proba for name, draws in arms.items()}
+        "arms": judge_arms(arms, truth=test, weak_prior=share, seed=seed),
+    }, {arm.name: arm.probs[0] for arm in arms}
 
 
-class _Trained:
-    """One student (or the supervisor): its test probabilities and what is right of them."""
-
-    def __init__(
-        self,
-        trained_on: TrainingSet | None,
-        l2: float | None,
-        proba: NDArray[np.float64],
-        truth: NDArray[Any],
-        share: NDArray[np.float64],
-    ) -> None:
-        self.trained_on = trained_on
-        self.l2 = l2
-        self.proba = proba
-        self.auroc = auroc(truth, proba)
-        self.right = proba.argmax(axis=1) == truth
-        self.right_matched = prior_matched(proba, share) == truth
-
-
-def _arm(
-    name: str, arms: Mapping[str, Sequence[_Trained]], true: NDArray[Any], seed: int
-) -> dict[str, Any]:
-    draws = arms[name]
-    used = [draw.trained_on for draw in draws if draw.trained_on is not None]
-    plain = list(arms)[1]
-    arm: dict[str, Any] = {
-        "name": name,
-        "kind": used[0].kind if used else "floor",
-        "draws": len(draws),
-        "rows": len(used[0].rows) if used else None,
-        "label_accuracy": None,
-        "l2": draws[0].l2,
-        "auroc": float(np.mean([draw.auroc for draw in draws])),
-    }
-    if used:
-        right = [accuracy(true[s.rows], s.Y.argmax(axis=1)) for s in used]
-        arm["label_accuracy"] = float(np.mean(right))
-    for how, suffix in (("right", ""), ("right_matched", "_prior_matched")):
-        values = {each: _mean_right(arms[each], how) for each in (FLOOR, plain, name, CEILING)}
-        arm[f"accuracy{suffix}"] = float(values[name].mean())
-        arm[f"pgr{suffix}"] = arm[f"gain{suffix}"] = None
-        if name not in (FLOOR, CEILING):
-            arm[f"pgr{suffix}"] = _recovered(values[FLOOR], values[name], values[CEILING], seed)
-        if name not in (FLOOR, plain):
-            found = _recovered(values[plain], values[name], values[CEILING], seed)
-            arm[f"gain{suffix}"] = {key: found[key] for key in ("gain", "gain_low", "gain_high")}
-    return arm
-
-
-def _mean_right(draws: Sequence[_Trained], how: str) -> NDArray[np.float64]:
-    return np.asarray(np.mean([getattr(draw, how) for draw in draws], axis=0))
-
-
-def _recovered(
-    weak: NDArray[Any], student: NDArray[Any], ceiling: NDArray[Any], seed: int
-) -> dict[str, Any]:
-    """PGR as JSON can hold it: what is not finite is null."""
-    found = asdict(paired_bootstrap(weak, student, ceiling, seed=seed))
-    return {
-        key: None if isinstance(value, float) and not np.isfinite(value) else value
-        for key, value in found.items()
-    }
+def _arm(draws: Sequence[_Trained], true: NDArray[Any]) -> Arm:
+    """One row of the table: one training set, or several draws of one."""
+    used = [trained_on for trained_on, _, _ in draws]
+    return Arm(
+        name=used[0].name,
+        kind=used[0].kind,
+        probs=[probs for _, _, probs in draws],
+        label_accuracy=float(np.mean([accuracy(true[s.rows], s.Y.argmax(axis=1)) for s in used])),
+        rows=len(used[0].rows),
+        notes={"l2": draws[0][1]},
+    )

@@ -174,9 +174,7 @@ def logistic_path(
 class _Path:
     """Every fit of a path: for each penalty one with all rows, then one without each fold."""
 
-    def __init__(
-        self, task: _Task, design: Design, l2: NDArray[np.float64], *, bias: bool
-    ) -> None:
+    def __init__(self, task: _Task, design: Design, l2: NDArray[np.float64], *, bias: bool) -> None:
         self.task, self.design, self.penalties = task, design, l2
         row_weight = [task.weight]
         for fold in range(task.n_folds):

@@ -28,7 +28,7 @@ class Problem:
         score = np.where(rng.random(TEST) < 0.35, 1 - self.truth_test, self.truth_test)
         self.weak_test = np.column_stack([1 - score, score]) * 0.8 + 0.1
         self.sets = [
-            TrainingSet("weak labels", "weak", np.arange(N), self.weak),
+            TrainingSet("weak labels", "plain", np.arange(N), self.weak),
             *random_drops(self.weak, [30, 20], name="random", draws=3),
             TrainingSet("half", "filter", np.arange(0, N, 2), self.weak[::2]),
         ]
@@ -78,7 +78,7 @@ def test_arms_stand_between_floor_and_ceiling_and_go_into_json(judged: Any) -> N
     results, predictions = judged
     names = ["weak supervisor", "weak labels", "random", "half", "ground truth"]
     assert [arm["name"] for arm in results["arms"]] == names == list(predictions)
-    kinds = ["floor", "weak", "random", "filter", "ceiling"]
+    kinds = ["floor", "plain", "random", "filter", "ceiling"]
     assert [arm["kind"] for arm in results["arms"]] == kinds
     assert results["random_draws"] == arm_of(results, "random")["draws"] == 3
     assert json.loads(json.dumps(results, allow_nan=False)) == results
@@ -91,7 +91,7 @@ def test_a_student_is_a_logistic_probe_on_its_own_rows(problem: Problem, judged:
     # The same computation on the same numbers.
     assert np.array_equal(predictions["half"], proba)
     arm = arm_of(results, "half")
-    assert arm["l2"] == probe.l2_
+    assert arm["notes"]["l2"] == probe.l2_
     assert arm["rows"] == N // 2
     right = (problem.weak[::2].argmax(axis=1) == problem.truth[::2]).mean()
     assert arm["label_accuracy"] == pytest.approx(right)

@@ -32,7 +32,7 @@ def results() -> dict[str, Any]:
         "test_rows": 2000,
         "arms": [
             arm("weak supervisor", "floor", 0.80, plain=True),
-            arm("weak labels", "weak", 0.82, plain=True),
+            arm("weak labels", "plain", 0.82, plain=True),
             arm("random as kNN", "random", 0.821),
             arm("filter kNN", "filter", 0.84),
             arm("relabel soft kNN", "relabel", 0.85),

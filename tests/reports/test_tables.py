@@ -52,7 +52,7 @@ def results() -> dict[str, Any]:
         "random_draws": 3,
         "arms": [
             arm("weak supervisor", "floor", 0.8, rows=None, label_accuracy=None, gain=None, **none),
-            arm("weak labels", "weak", 0.82, gain=None),
+            arm("weak labels", "plain", 0.82, gain=None),
             arm("filter kNN", "filter", 0.85),
             arm("ground truth", "ceiling", 0.9, label_accuracy=1.0, **none),
         ],
