@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from probekit.activations.extract import extract
+    from probekit.activations.pairs import extract_differences
     from probekit.activations.spec import ExtractionSpec
     from probekit.activations.store import ActivationStore
 
@@ -15,9 +16,10 @@ _HOMES = {
     "ActivationStore": "probekit.activations.store",
     "ExtractionSpec": "probekit.activations.spec",
     "extract": "probekit.activations.extract",
+    "extract_differences": "probekit.activations.pairs",
 }
 
-__all__ = ["ActivationStore", "ExtractionSpec", "extract"]
+__all__ = ["ActivationStore", "ExtractionSpec", "extract", "extract_differences"]
 
 
 def __getattr__(name: str) -> Any:
