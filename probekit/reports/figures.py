@@ -13,19 +13,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["above", "demo_figure", "draw_demo", "plain_axes"]
+__all__ = ["above", "below", "blank", "demo_figure", "draw_demo", "plain_axes", "write_figure"]
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-COLORS = {"weak": "#52606d", "random": "#9aa5b1", "filter": "#b4540a", "relabel": "#0b69a3"}
+COLORS = {"plain": "#52606d", "random": "#9aa5b1", "filter": "#b4540a", "relabel": "#0b69a3"}
 WIDTH_INCHES, DPI = 10.0, 150
 PGR_AT = 1.08  # of the width of the students' panel
 
 
 def demo_figure(results: Mapping[str, Any], path: str | Path) -> None:
     """Write :func:`draw_demo` as a PNG."""
-    figure = draw_demo(results)
+    write_figure(draw_demo(results), path)
+
+
+def write_figure(figure: Figure, path: str | Path) -> None:
+    """Write a PNG, cut to what is drawn."""
     with atomic_write(path) as file:
         figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.2)
+
+
+def blank(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches that needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def draw_demo(results: Mapping[str, Any]) -> Figure:
@@ -33,12 +47,8 @@ def draw_demo(results: Mapping[str, Any]) -> Figure:
 
     ``results`` as in :func:`probekit.reports.tables.demo_table`.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     arms = [arm for arm in results["arms"] if arm["kind"] in COLORS]
-    figure = Figure(figsize=(WIDTH_INCHES, 1.9 + 0.34 * len(arms)), dpi=DPI, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank(WIDTH_INCHES, 1.9 + 0.34 * len(arms))
     left, right = figure.subplots(
         1, 2, sharey=True, gridspec_kw={"width_ratios": [1, 2], "wspace": 0.06}
     )
@@ -121,13 +131,22 @@ def _students_panel(
 
 
 def _caption(axes: Axes, results: Mapping[str, Any]) -> None:
-    axes.annotate(
+    below(
+        axes,
         f"{results['test_rows']:,} test rows; filled: at 0.5, hollow: with the class shares of the "
         "weak labels. Bars: 95 % interval of the\n"
         "difference from plain weak labels (dotted), paired over test rows. PGR: at 0.5, between "
         "weak supervisor and ground truth.",
+        points=52,
+    )
+
+
+def below(axes: Axes, text: str, *, points: float) -> None:
+    """Write a caption so many points below the axes."""
+    axes.annotate(
+        text,
         (0, 0),
-        (0, -52),
+        (0, -points),
         xycoords="axes fraction",
         textcoords="offset points",
         ha="left",

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from probekit.files import atomic_write
-from probekit.reports.run_figures import draw_arms, draw_curves, draw_grid, write_figure
+from probekit.reports.figures import write_figure
+from probekit.reports.run_figures import draw_arms, draw_curves, draw_grid
 from probekit.reports.run_tables import curve_table, rounds_table, run_table, run_title
 
 __all__ = ["write_run_reports"]

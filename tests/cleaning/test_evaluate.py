@@ -57,6 +57,14 @@ def test_alarms(blobs):
     assert summarize(verdicts).alarms == ()
 
 
+def test_an_alarm_where_a_whole_class_is_dropped(blobs):
+    data = blobs(n=200, noise=(0.1, 0.1, 0.1))
+    verdicts = filter_labels(data.X, data.weak)
+    assert summarize(verdicts).alarms == ()
+    without = dataclasses.replace(verdicts, keep=verdicts.keep & (data.weak != 1))
+    assert summarize(without).alarms == ("No row of class '1' is left to learn from.",)
+
+
 def test_figures_are_scikit_learns(blobs):
     data = blobs(n=300)
     verdicts = filter_labels(data.X, data.weak)

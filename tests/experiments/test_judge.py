@@ -103,6 +103,39 @@ def test_a_supervisor_that_is_always_right_has_no_wrong_rows() -> None:
     assert row["pgr"]["pgr_low"] is None
 
 
+def test_a_gap_that_may_be_none_has_no_interval() -> None:
+    close = Arm("ground truth", "ceiling", [binary(0.62, 7)])
+    rows = judged(ceiling=close)
+    found = rows["weak labels"]["pgr"]
+    assert rows["ground truth"]["accuracy"] > rows["weak supervisor"]["accuracy"]
+    assert found["pgr"] is not None
+    assert found["unbounded"]
+    assert found["pgr_low"] is None
+    assert found["gain_low"] < found["gain"] < found["gain_high"]
+    assert "of the draws have no gap" in found["reason"]
+
+
+def test_a_constant_student_orders_nothing() -> None:
+    constant = Arm("constant", "loss", [np.tile([0.6, 0.4], (ROWS, 1))])
+    row = judged(constant)["constant"]
+    assert row["auroc"] == 0.5
+    assert row["accuracy"] == pytest.approx((TRUTH == 0).mean())
+    assert row["recall_at_1pct_fpr"] == 0
+    # It agrees with its supervisor just where that says class 0.
+    weak = FLOOR.probs[0].argmax(axis=1)
+    assert row["agreement"]["overall"] == pytest.approx((weak == 0).mean())
+    assert row["agreement"]["wrong"] == pytest.approx((weak == 0)[weak != TRUTH].mean())
+
+
+def test_the_supervisor_itself_recovers_nothing_and_the_ceiling_all() -> None:
+    rows = judged(Arm("a", "loss", FLOOR.probs), Arm("b", "loss", CEILING.probs))
+    for key in ("pgr", "pgr_prior_matched", "pgr_auroc"):
+        for name, value in (("a", 0), ("b", 1)):
+            found = rows[name][key]
+            assert [found[k] for k in ("pgr", "pgr_low", "pgr_high")] == [value] * 3
+    assert [rows["a"]["agreement"][key] for key in ("overall", "right", "wrong")] == [1, 1, 1]
+
+
 def test_draws_are_averaged() -> None:
     draws = [binary(0.7, seed) for seed in (3, 4, 5)]
     row = judged(Arm("random", "random", draws))["random"]
@@ -145,6 +178,12 @@ def test_three_classes() -> None:
 def test_both_ends_are_needed() -> None:
     with pytest.raises(DataError, match="one of them is missing"):
         judge_arms([FLOOR, PLAIN], truth=TRUTH, weak_prior=PRIOR)
+
+
+@pytest.mark.parametrize("probs", [[], [binary(1, 1)[1:]], [np.full((ROWS, 3), 1 / 3)]])
+def test_predictions_of_other_rows_or_classes(probs: list[np.ndarray[Any, Any]]) -> None:
+    with pytest.raises(DataError, match=r"The predictions of 'x' must be of 400 test rows and 2"):
+        judged(Arm("x", "loss", probs))
 
 
 class TestSeeds:

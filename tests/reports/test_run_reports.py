@@ -132,6 +132,30 @@ def test_figures_show_what_is_in_the_results() -> None:
     assert list(panels[1].lines[0].get_xdata()) == [10, 100]
 
 
+def test_a_single_seeds_bar_is_the_interval_of_the_gain() -> None:
+    found = group()
+    plain, cleaned = found["arms"][1:3]
+    bars = [line.get_xdata() for line in draw_arms(found).axes[0].lines if line.get_alpha() == 0.4]
+    at = 100 * plain["figures"]["accuracy"]["median"]
+    low, high = (at + 100 * cleaned["gain"][key] for key in ("low", "high"))
+    assert list(bars[1]) == pytest.approx([low, high])
+    assert list(bars[0]) == [at, at], "the plain student is what the others are compared with"
+
+
+def test_curves_mark_both_stops() -> None:
+    axes = draw_curves(result(curves={"a": CURVE})).axes[0]
+    marks = {line.get_marker(): line for line in axes.lines}
+    assert marks["v"].get_xydata().tolist() == [[1, 50]]  # type: ignore[union-attr]
+    assert marks["*"].get_xydata().tolist() == [[2, 75]]  # type: ignore[union-attr]
+
+
+def test_sizes_that_are_near_share_a_tick() -> None:
+    sizes = [10**6, 10**6 + 10**4, 2 * 10**6, 3 * 10**9]
+    groups = [group(strong=f"m{n}", parameters={"weak": 1, "strong": n}) for n in sizes]
+    axes = draw_grid(groups).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1M", "3B"]
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_a_runs_folder(seeds: int, tmp_path: Path) -> None:
     results = {
