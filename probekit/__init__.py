@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from probekit.data import Rows
     from probekit.errors import ProbekitError
     from probekit.labels import WeakLabels, load_labels
+    from probekit.probes.ensemble import EnsembleProbe
     from probekit.probes.knn import KNNProbe
     from probekit.probes.logistic import LogisticProbe
+    from probekit.probes.mass_mean import MassMeanProbe
     from probekit.probes.out_of_fold import out_of_fold
     from probekit.probes.saving import load_probe
     from probekit.probes.topofilter import TopoFilterProbe
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 # Imported at first use: `probekit --help` must not wait for torch, transformers and scikit-learn.
 _HOMES = {
     "ActivationStore": "probekit.activations.store",
+    "EnsembleProbe": "probekit.probes.ensemble",
     "KNNProbe": "probekit.probes.knn",
     "LogisticProbe": "probekit.probes.logistic",
+    "MassMeanProbe": "probekit.probes.mass_mean",
     "ProbekitError": "probekit.errors",
     "Rows": "probekit.data",
     "TopoFilterProbe": "probekit.probes.topofilter",
@@ -42,8 +46,10 @@ _HOMES = {
 
 __all__ = [
     "ActivationStore",
+    "EnsembleProbe",
     "KNNProbe",
     "LogisticProbe",
+    "MassMeanProbe",
     "ProbekitError",
     "Rows",
     "TopoFilterProbe",

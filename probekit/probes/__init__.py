@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from probekit.probes.ensemble import EnsembleProbe
     from probekit.probes.knn import KNNProbe
     from probekit.probes.logistic import LogisticProbe
+    from probekit.probes.mass_mean import MassMeanProbe
     from probekit.probes.saving import load_probe
     from probekit.probes.topofilter import TopoFilterProbe
 
@@ -19,6 +20,7 @@ __all__ = [
     "EnsembleProbe",
     "KNNProbe",
     "LogisticProbe",
+    "MassMeanProbe",
     "TopoFilterProbe",
     "load_probe",
     "out_of_fold",
@@ -29,6 +31,7 @@ _HOMES = {
     "EnsembleProbe": "probekit.probes.ensemble",
     "KNNProbe": "probekit.probes.knn",
     "LogisticProbe": "probekit.probes.logistic",
+    "MassMeanProbe": "probekit.probes.mass_mean",
     "TopoFilterProbe": "probekit.probes.topofilter",
     "load_probe": "probekit.probes.saving",
 }

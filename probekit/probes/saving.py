@@ -28,6 +28,7 @@ PROBES = {
     "EnsembleProbe": "probekit.probes.ensemble",
     "KNNProbe": "probekit.probes.knn",
     "LogisticProbe": "probekit.probes.logistic",
+    "MassMeanProbe": "probekit.probes.mass_mean",
     "TopoFilterProbe": "probekit.probes.topofilter",
 }
 
