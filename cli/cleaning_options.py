@@ -56,7 +56,11 @@ label_options = _all(
     click.option("--label-column", help="Column of the label, if not probs, prob or label."),
     click.option("--id-column", help="Column of the id in labels and rows, if not id."),
     click.option("--only-labelled", is_flag=True, help="Leave rows without a label out."),
-    click.option("--layer", type=int, help="Which layer; needed where several are stored."),
+    click.option(
+        "--layer",
+        type=int,
+        help="Which layer; where several are stored, needed but by the ensemble.",
+    ),
     click.option(
         "--truth",
         help="Ground truth (id and label) to judge the verdicts; opened once these are written.",
@@ -67,11 +71,11 @@ label_options = _all(
 probe_options = _all(
     click.option(
         "--probe",
-        type=click.Choice(["knn", "logreg", "topofilter"]),
-        default="knn",
-        help="What predicts each row without having seen its label.",
+        type=click.Choice(["ensemble", "knn", "logreg", "topofilter", "mass-mean"]),
+        help="What predicts each row without having seen its label.  [default: ensemble where "
+        "several layers are stored and none is chosen, else knn]",
     ),
-    click.option("--k", type=click.IntRange(min=1), help="knn: neighbours (30)."),
+    click.option("--k", type=click.IntRange(min=1), help="knn, ensemble: neighbours (30)."),
     click.option(
         "--weights", type=click.Choice(["uniform", "cosine"]), help="knn: votes (uniform)."
     ),

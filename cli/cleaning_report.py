@@ -71,12 +71,17 @@ def _heading(verdicts: Verdicts) -> str:
         shown["l2"] = f"{probe['l2']:.3g}{chosen}"
     parameters = ", ".join(f"{k} {v}" for k, v in shown.items())
     layer = f", layer {said['layer']}" if "layer" in said else ""
+    if "layers" in said:
+        layer = f", layers {', '.join(map(str, said['layers']))}"
     how = "in sample" if said["in_sample"] else "out of fold"
     lines = [f"{probe['name']} ({parameters}){layer}, {how}: {_action(said)}"]
     return "\n".join(lines)
 
 
-_QUIET = ("backend", "device", "dtype", "max_iter", "random_state", "tol", "penalties")
+_QUIET = (
+    *("backend", "device", "dtype", "max_iter", "random_state", "tol", "penalties"),
+    *("widths", "ridge", "knn"),
+)
 
 
 def _action(said: Any) -> str:

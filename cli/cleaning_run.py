@@ -13,6 +13,7 @@ from probekit.files import SUFFIXES, check_output, suffix_of
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.data import Rows
+    from probekit.labels import WeakLabels
     from probekit.verdicts import Verdicts
 
 __all__ = ["ELEUTHER", "find_rows", "pick", "run_cleaning"]
@@ -54,11 +55,17 @@ def run_cleaning(
         Arguments of ``act`` beyond those that both take.
     """
     from probekit.activations.store import ActivationStore
+    from probekit.cleaning.scoring import default_probe
     from probekit.labels import load_labels
 
     _check_files(options)
-    _probe(options, probe_params or {})  # what is wrong with it is told before anything is read
+    if options["probe"] is not None:
+        _probe(options, probe_params or {})  # what is wrong is told before anything is read
     with ActivationStore(options["acts"]) as store:
+        if options["probe"] is None:
+            preset = options["preset"] is not None
+            named = "knn" if preset else default_probe(store, options["layer"])
+            options = {**options, "probe": named}
         probe = _probe(options, probe_params or {}, pairs=store.differences)
         rows = find_rows(store, options) if options["write_data"] is not None else None
         labels = load_labels(
@@ -74,20 +81,38 @@ def run_cleaning(
             only_labelled=options["only_labelled"],
             **how,
         )
+        advice = _advice(store, labels, options)
     verdicts.save(options["output"])
     say(f"{len(verdicts):,} verdicts written to {options['output']}")
     written = None
     if rows is not None:
         written = verdicts.write_data(rows, options["write_data"])
         say(f"{written:,} rows written to {options['write_data']}")
-    _tell(verdicts, options, written)
+    _tell(verdicts, options, {"rows_written": written}, advice)
 
 
-def _tell(verdicts: Verdicts, options: Mapping[str, Any], written: int | None) -> None:
+def _advice(store: ActivationStore, labels: WeakLabels, options: Mapping[str, Any]) -> Any:
+    """What diagnose would advise; None of differences of pairs, and of too few rows to say."""
+    from probekit.cleaning.advice import advise
+    from probekit.errors import LabelsError
+
+    if store.differences:
+        return None
+    try:
+        return advise(store, labels, **pick(options, "seed", "only_labelled"))
+    except (DataError, LabelsError):
+        return None
+
+
+def _tell(
+    verdicts: Verdicts, options: Mapping[str, Any], written: Mapping[str, Any], advice: Any
+) -> None:
     from probekit.cleaning.evaluate import evaluate, summarize
     from probekit.cli.cleaning_report import as_json, as_text
 
     summary = summarize(verdicts)
+    if warning := advice and advice.warning(verdicts.provenance["action"]):
+        say(f"Warning: {warning}")
     for note in verdicts.provenance.get("notes", ()):
         say(f"Note: {note}")
     for alarm in summary.alarms:
@@ -96,7 +121,8 @@ def _tell(verdicts: Verdicts, options: Mapping[str, Any], written: int | None) -
     if options["truth"] is not None:
         evaluation = evaluate(verdicts, _truth(verdicts, options))
     result = as_json(verdicts, summary, evaluation)
-    result |= {"output": str(options["output"]), "rows_written": written}
+    result |= {"output": str(options["output"]), **written}
+    result["advice"] = advice and {"action": advice.action, "warning": warning}
     emit(result, as_text(verdicts, summary, evaluation), as_json=options["as_json"])
 
 
@@ -136,6 +162,10 @@ def _probe(options: Mapping[str, Any], more: Mapping[str, Any], *, pairs: bool =
         known = ", ".join(_flag(n) for n in names if n not in HIDDEN)
         raise UsageError(f"The probe {name!r} has no {', '.join(foreign)}; what it has is {known}.")
     if options["preset"] is not None:
+        if name not in ELEUTHER:
+            raise UsageError(
+                f"The preset eleuther has settings for {', '.join(ELEUTHER)}, got {name!r}."
+            )
         params = {**ELEUTHER[name], **params}
     if pairs and name == "logreg":
         params.setdefault("fit_intercept", False)

@@ -30,7 +30,7 @@ def filter_labels(
     states: ActivationStore | ArrayLike,
     labels: WeakLabels | ArrayLike | str | Path,
     *,
-    probe: Any = "knn",
+    probe: Any = None,
     layer: int | None = None,
     contamination: float | Literal["auto"] | None = None,
     per_class: bool = True,

@@ -28,7 +28,7 @@ def relabel(
     states: ActivationStore | ArrayLike,
     labels: WeakLabels | ArrayLike | str | Path,
     *,
-    probe: Any = "knn",
+    probe: Any = None,
     layer: int | None = None,
     blend: float | None = None,
     hard: bool = False,

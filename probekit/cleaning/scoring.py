@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from probekit.activations.store import ActivationStore
 
-__all__ = ["PROBES", "Scored", "check_finite", "make_probe", "score_rows"]
+__all__ = ["PROBES", "Scored", "check_finite", "default_probe", "make_probe", "score_rows"]
 
 # Name on the command line -> parameters that can be given with it.
 PROBES = {
@@ -38,6 +38,8 @@ PROBES = {
         "metric",
         "self_neighbor",
     ),
+    "ensemble": ("k",),
+    "mass-mean": (),
 }
 FINITE_CHUNK = 4096
 
@@ -116,15 +118,28 @@ def make_probe(name: str, *, n_folds: int | None = None, seed: int = 0, **params
         from probekit.probes.topofilter import TopoFilterProbe
 
         return TopoFilterProbe(**given)
+    if name == "ensemble":
+        from probekit.probes.ensemble import EnsembleProbe
+
+        return EnsembleProbe(**given)
+    if name == "mass-mean":
+        from probekit.probes.mass_mean import MassMeanProbe
+
+        return MassMeanProbe()
     from probekit.probes.logistic import LogisticProbe
 
     return LogisticProbe(random_state=seed, **given)
 
 
+def default_probe(states: ActivationStore | ArrayLike, layer: int | None = None) -> str:
+    """Name the probe that is used where none is named: the ensemble over several layers, or kNN."""
+    return "ensemble" if layer is None and len(getattr(states, "layers", ())) > 1 else "knn"
+
+
 def score_rows(
     states: ActivationStore | ArrayLike,
     labels: WeakLabels | ArrayLike | str | Path,
-    probe: Any = "knn",
+    probe: Any = None,
     *,
     layer: int | None = None,
     in_sample: bool = False,
@@ -145,7 +160,11 @@ def score_rows(
         Weak labels or a file of them, joined to a store by id; for plain states WeakLabels, hard
         labels (n,), P(second class) (n,) or class probabilities (n, C), in the order of the rows.
     probe
-        ``"knn"``, ``"logreg"``, ``"topofilter"``, or any scikit-learn classifier, which is cloned.
+        ``"knn"``, ``"logreg"``, ``"topofilter"``, ``"ensemble"``, ``"mass-mean"``, or any
+        scikit-learn classifier, which is cloned; by default the ensemble where a store holds
+        several layers and none is chosen, else kNN. The ensemble reads several layers of a store.
+    layer
+        Which of a store's layers; the ensemble needs none.
     in_sample
         Predict rows that were fitted on, as EleutherAI does; it hides what this is about.
     n_folds, seed
@@ -156,16 +175,16 @@ def score_rows(
     LabelsError, ProbeError, UsageError
         Where labels do not fit the rows, states are not finite, or the probe refuses.
     """
-    X, hashes, aligned, where = _join(states, labels, layer, only_labelled=only_labelled)
+    probe = default_probe(states, layer) if probe is None else probe
+    if isinstance(probe, str):
+        pairs = bool(getattr(states, "differences", False))
+        probe = _named(probe, n_folds=n_folds, seed=seed, pairs=pairs)
+    probe, layers = _layers(states, probe, layer)
+    X, hashes, aligned, where = _join(states, labels, layers, only_labelled=only_labelled)
     check_finite(X, aligned.ids)
     known = all(hashes)
     groups = duplicate_groups(hashes=hashes) if known else duplicate_groups(X)
     pairs = bool(getattr(states, "differences", False))
-    if isinstance(probe, str):
-        given: dict[str, Any] = {"n_folds": n_folds} if probe == "logreg" else {}
-        if probe == "logreg" and pairs:
-            given["fit_intercept"] = False
-        probe = make_probe(probe, seed=seed, **given)
     both_ways = pairs and needs_mirror(probe)
     shown = (X, aligned.probs, groups)
     fitted, proba, fold = _predict(
@@ -205,8 +224,32 @@ def _on_pairs(probe: Any, both_ways: bool, pairs: bool) -> list[str]:
     return [start + "so the probe is fitted without a bias."]
 
 
+def _named(name: str, *, n_folds: int, seed: int, pairs: bool) -> Any:
+    given: dict[str, Any] = {"n_folds": n_folds} if name == "logreg" else {}
+    if name == "logreg" and pairs:
+        given["fit_intercept"] = False
+    return make_probe(name, seed=seed, **given)
+
+
+def _layers(states: Any, probe: Any, layer: int | None) -> tuple[Any, int | tuple[int, ...] | None]:
+    """Return the probe, told of the layers that it reads side by side, and these or the one."""
+    if type(probe).__name__ != "EnsembleProbe" or layer is not None:
+        return probe, layer
+    if len(getattr(states, "layers", ())) < 2:
+        return probe, None
+    from sklearn.base import clone
+
+    from probekit.probes.ensemble import ensemble_for, plan_layers
+
+    planned = plan_layers(states.layers).layers
+    if probe.widths is None:
+        made = ensemble_for(states)
+        probe = clone(probe).set_params(widths=made.widths, ridge=made.ridge, knn=made.knn)
+    return probe, planned
+
+
 def _join(
-    states: Any, labels: Any, layer: int | None, *, only_labelled: bool
+    states: Any, labels: Any, layer: int | tuple[int, ...] | None, *, only_labelled: bool
 ) -> tuple[NDArray[Any], list[str], WeakLabels, dict[str, Any]]:
     """States, text hashes and labels of the rows that take part, and where the states are from."""
     if isinstance(labels, str | Path):
@@ -221,9 +264,16 @@ def _join(
         states.ids, states.hashes, only_labelled=only_labelled, rows_name=str(states.path)
     )
     whole = len(rows) == len(states)
-    X = states.layer(layer) if whole else states.read(layer, rows)
+    if isinstance(layer, tuple):
+        from probekit.probes.ensemble import stack_layers
+
+        X = stack_layers(states, layer, None if whole else rows)
+        read = {"layer": layer[-1], "layers": list(layer)}
+    else:
+        X = states.layer(layer) if whole else states.read(layer, rows)
+        read = {"layer": states.layers[0] if layer is None else layer}
     where = {
-        "layer": states.layers[0] if layer is None else layer,
+        **read,
         "store": {
             "name": states.path.name,
             "fingerprint": states.fingerprint,
@@ -234,7 +284,7 @@ def _join(
 
 
 def _join_array(
-    X: NDArray[Any], labels: Any, layer: int | None
+    X: NDArray[Any], labels: Any, layer: Any
 ) -> tuple[NDArray[Any], list[str], WeakLabels, dict[str, Any]]:
     if layer is not None:
         raise UsageError("A layer can be chosen from a store only, not from an array of states.")

@@ -10,7 +10,8 @@ from probekit.cleaning.filter import filter_labels
 from probekit.cleaning.relabel import relabel
 from probekit.cleaning.scoring import make_probe, score_rows
 from probekit.errors import DataError, LabelsError, ProbeError, UsageError
-from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe, out_of_fold
+from probekit.probes import EnsembleProbe, KNNProbe, LogisticProbe, TopoFilterProbe, out_of_fold
+from probekit.probes.ensemble import plan_layers, stack_layers
 
 
 @pytest.mark.parametrize("name", ["knn", "logreg", "topofilter"])
@@ -34,7 +35,7 @@ def test_a_row_is_scored_without_its_own_label(blobs, name):
         assert own < 0.1
 
 
-@pytest.mark.parametrize("name", ["knn", "logreg", "topofilter"])
+@pytest.mark.parametrize("name", ["knn", "logreg", "topofilter", "ensemble", "mass-mean"])
 def test_random_labels_cannot_be_predicted_out_of_fold(name):
     rng = np.random.default_rng(0)
     X = np.repeat(rng.normal(size=(300, 400)).astype(np.float32), 2, axis=0)
@@ -125,10 +126,37 @@ def test_the_layer_is_left_out_where_one_is_stored(blobs, make_store, as_labels)
     assert one.provenance["layer"] == 3
     several = make_store(data.X, name="two.h5", layers=(2, 5))
     with pytest.raises(UsageError, match=r"layers 2, 5"):
-        score_rows(several, labels)
+        score_rows(several, labels, "knn")
     with pytest.raises(UsageError, match=r"no layer 4; it holds 2, 5"):
         score_rows(several, labels, layer=4)
     assert score_rows(several, labels, layer=5).provenance["layer"] == 5
+
+
+def test_several_layers_are_read_by_the_ensemble(blobs, make_store, as_labels):
+    data = blobs(n=120)
+    labels = as_labels(data.weak)
+    store = make_store(data.X, layers=(0, 2, 4, 5, 6))
+    scored = score_rows(store, labels)
+    plan = plan_layers(store.layers)
+    ensemble = EnsembleProbe(widths=[8] * len(plan.layers), ridge=plan.ridge, knn=plan.knn)
+    expected = ensemble.fit(stack_layers(store, plan.layers), data.weak).oof_proba_
+    assert np.array_equal(scored.proba, expected)
+    assert scored.provenance["layers"] == list(plan.layers) != [0, 2, 4, 5, 6]
+    assert score_rows(store, labels, EnsembleProbe(k=7)).probe.k == 7
+    # Where one layer is asked for, or stored, kNN reads it unless told otherwise.
+    assert type(score_rows(store, labels, layer=6).probe) is KNNProbe
+    one = score_rows(store, labels, "ensemble", layer=6)
+    assert np.array_equal(one.proba, EnsembleProbe().fit(data.X, data.weak).oof_proba_)
+    assert "layers" not in one.provenance
+    assert type(score_rows(make_store(data.X, name="one.h5"), labels).probe) is KNNProbe
+
+
+def test_some_rows_of_several_layers(blobs, make_store, as_labels):
+    data = blobs(n=120)
+    store = make_store(data.X, layers=(4, 6))
+    some = as_labels(data.weak[10:90], ids=[f"r{i}" for i in range(10, 90)])
+    scored = score_rows(store, some, only_labelled=True)
+    assert np.array_equal(scored.X, np.hstack([data.X[10:90]] * 2))
 
 
 def test_labels_must_be_of_the_same_rows(blobs, make_store):

@@ -309,7 +309,9 @@ def test_layers(no, run, chain, make_acts):
     sentence = no("--layer", "3", code=2)
     assert "holds no layer 3; it holds 6" in sentence
     acts = make_acts(chain.X, chain.ids, chain.texts, name="two.h5", layers=(2, 6))
-    assert "holds the layers 2, 6; say which with --layer" in no(acts=acts, code=2)
+    assert "holds the layers 2, 6; say which with --layer" in no(
+        "--probe", "knn", acts=acts, code=2
+    )
 
 
 def test_k_must_leave_a_row_out(no):
@@ -416,3 +418,35 @@ def test_ctrl_c(chain, probekit, monkeypatch):
 def test_help_has_an_example(probekit):
     text = probekit("filter", "-h").stdout
     assert "probekit filter acts.h5 --labels weak.parquet" in " ".join(text.split())
+
+
+def test_several_layers_are_read_by_the_ensemble(probekit, chain, make_acts, refused):
+    acts = make_acts(chain.X, chain.ids, chain.texts, name="many.h5", layers=(3, 4, 5, 6))
+    result = probekit("filter", acts, "--labels", chain.weak, "-o", chain.out)
+    assert result.exit_code == 0, result.output
+    assert "EnsembleProbe (k 30), layers 3, 4, 5, 6" in result.stdout
+    with ActivationStore(acts) as store:
+        expected = filter_labels(store, load_labels(chain.weak))
+    assert np.array_equal(Verdicts.load(chain.out).probe, expected.probe)
+    again = ("filter", acts, "--labels", chain.weak, "-o", chain.out, "--overwrite")
+    assert "layers 3, 4, 5, 6" in refused(*again, "--probe", "knn")
+    assert "has no --l2" in refused(*again, "--l2", "1")
+    assert "has settings for knn" in refused(*again, "--probe", "ensemble", "--preset", "eleuther")
+
+
+def test_acting_against_the_advice_is_told(run, chain, probekit):
+    """The warning is diagnose's line, on stderr and in the JSON, and ends nothing."""
+    diagnosed = json.loads(
+        probekit("diagnose", chain.acts, "--labels", chain.weak, "--json").stdout
+    )
+    result = run("--json")
+    told = json.loads(result.stdout)["advice"]
+    assert told["action"] == diagnosed["advice"]["action"]
+    rng = np.random.default_rng(0)
+    chain.weak.write_text(
+        "".join(f'{{"id": "{n}", "label": {rng.integers(0, 2)}}}\n' for n in chain.ids)
+    )
+    random = run("--overwrite", "--json")
+    assert "Warning: filter is not advised here: leave the labels alone" in random.stderr
+    assert json.loads(random.stdout)["advice"]["warning"].startswith("filter is not advised here")
+    assert Verdicts.load(chain.out).keep.sum() < len(chain.ids)

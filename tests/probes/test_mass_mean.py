@@ -51,7 +51,7 @@ def test_each_row_is_scored_by_means_without_it_and_its_copies(rows):
     weight = np.random.default_rng(3).random(240) + 0.1
     score = np.empty((240, 2))
     for i in range(240):
-        others = (X != X[i]).any(axis=1)
+        others = (X[i] != X).any(axis=1)
         share = Y[others] * weight[others, None]
         means = share.T @ X[others] / share.sum(axis=0)[:, None]
         score[i] = means @ X[i] - 0.5 * (means**2).sum(axis=1)
