@@ -12,29 +12,33 @@ from probekit.cli.options import json_option, output_option, overwrite_option, s
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-__all__ = ["label_options", "penalty_type", "probe_options", "result_options"]
+__all__ = ["label_options", "penalty_type", "probe_options", "result_options", "share_type"]
 
 FILE = click.Path(path_type=Path)
 
 
-class AutoOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since 8.4
-    """A number, or the word ``auto``."""
+class WordOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since 8.4
+    """A number, or one of some words."""
 
-    name = "auto|number"
+    def __init__(self, *words: str) -> None:
+        self.words = words
+        self.name = "|".join((*words, "number"))
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float | str:
         """Read one or the other."""
-        if value == "auto":
-            return "auto"
+        if value in self.words:
+            return str(value)
         try:
             return float(value)
         except ValueError:
-            self.fail(f"{value!r} is neither 'auto' nor a number.", param, ctx)
+            words = " or ".join(map(repr, self.words))
+            self.fail(f"{value!r} is neither {words} nor a number.", param, ctx)
 
 
-penalty_type = AutoOrNumber()
+penalty_type = WordOrNumber("auto")
+share_type = WordOrNumber("auto", "confident")
 
 
 def _all(*options: Callable[[F], F]) -> Callable[[F], F]:

@@ -95,7 +95,8 @@ def _action(said: Any) -> str:
     if "contamination" not in said:
         return "filter by its own rule"
     share = said["contamination"]
-    amount = "automatic share" if share == "auto" else f"{share:.3g}"
+    words = {"auto": "automatic share", "confident": "confident learning's count"}
+    amount = words[share] if share in words else f"{share:.3g}"
     return f"filter, {amount} {'of each weak class' if said['per_class'] else 'of all rows'}"
 
 

@@ -8,9 +8,9 @@ import click
 
 from probekit.cli.cleaning_options import (
     label_options,
-    penalty_type,
     probe_options,
     result_options,
+    share_type,
 )
 
 __all__ = ["command"]
@@ -21,8 +21,9 @@ __all__ = ["command"]
 @probe_options
 @click.option(
     "--contamination",
-    type=penalty_type,
-    help="Share to drop, or auto: estimated for each class (0.2; with --global 0.1).",
+    type=share_type,
+    help="Share to drop (0.2; with --global 0.1); or estimated: auto for each class, confident for "
+    "each pair of classes (confident learning).",
 )
 @click.option(
     "--global", "over_all", is_flag=True, help="Drop among all rows, not within each weak class."

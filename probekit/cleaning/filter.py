@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from probekit.cleaning.noise import confident_shares, hoc
+from probekit.cleaning.noise import confident_shares, hoc, prune_by_noise_rate
 from probekit.cleaning.scoring import Scored, make_probe, score_rows
 from probekit.errors import UsageError
 
@@ -24,6 +24,7 @@ __all__ = ["filter_labels", "most_disagreeing"]
 
 PER_CLASS_SHARE = 0.2
 GLOBAL_SHARE = 0.1
+ESTIMATED = ("auto", "confident")
 
 
 def filter_labels(
@@ -32,7 +33,7 @@ def filter_labels(
     *,
     probe: Any = None,
     layer: int | None = None,
-    contamination: float | Literal["auto"] | None = None,
+    contamination: float | Literal["auto", "confident"] | None = None,
     per_class: bool = True,
     threshold: float | None = None,
     in_sample: bool = False,
@@ -49,8 +50,9 @@ def filter_labels(
     contamination
         Share to drop, in (0, 1): the ⌊c · n⌋ most disagreeing rows, of equal ones the smaller row
         number first; by default 0.2 of each weak class, or 0.1 of all rows. ``"auto"``: for each
-        class the smaller of two estimates of how much cannot be told from other classes. A
-        TopoFilter probe takes it as its own.
+        class the smaller of two estimates of how much cannot be told from other classes.
+        ``"confident"``: confident learning's count for each pair of classes, by margin. A
+        TopoFilter probe takes a share as its own.
     per_class
         Drop within each weak class rather than over all rows (EleutherAI).
     threshold
@@ -79,7 +81,8 @@ def filter_labels(
         keep = scored.disagreement <= threshold
         action["threshold"] = threshold
     else:
-        keep, amount = _by_share(scored, contamination, per_class=per_class)
+        choose = _confident if contamination == "confident" else _by_share
+        keep, amount = choose(scored, contamination, per_class=per_class)
         action |= amount
     return scored.verdicts(label=scored.labels.probs, keep=keep, action=action)
 
@@ -119,6 +122,19 @@ def _by_share(
     return ~most_disagreeing(scored.disagreement, _floor(float(shares @ size))), told
 
 
+def _confident(
+    scored: Scored, contamination: float | str | None, *, per_class: bool
+) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+    if not per_class:
+        raise UsageError(
+            "Confident learning counts within each weak class; leave --global (per_class=False) "
+            "out."
+        )
+    held, number = np.unique(scored.labels.hard, return_inverse=True)
+    drop = prune_by_noise_rate(number.ravel(), scored.proba[:, held])
+    return ~drop, {"per_class": True, "contamination": contamination}
+
+
 def _floor(amount: float) -> int:
     # 0.29 * 100 is 28.999999999999996, yet 29 rows are meant.
     return math.floor(amount + 1e-9)
@@ -148,11 +164,11 @@ def _check_amount(contamination: float | str | None, threshold: float | None) ->
         raise UsageError("Give a contamination or a threshold, not both.")
     if threshold is not None and not 0 <= threshold <= 1:
         raise UsageError(f"The threshold on disagreement lies in [0, 1], got {threshold}.")
-    if contamination is None or contamination == "auto":
+    if contamination is None or contamination in ESTIMATED:
         return
     if isinstance(contamination, str) or not 0 < contamination < 1:
         raise UsageError(
-            "contamination must be 'auto' or lie between 0 and 1, both excluded, got "
+            "contamination must be 'auto', 'confident' or lie between 0 and 1, both excluded, got "
             f"{contamination}."
         )
 
@@ -166,7 +182,7 @@ def _with_amount(
     from sklearn.base import clone
 
     probe = make_probe(probe) if isinstance(probe, str) else clone(probe)
-    if contamination == "auto" or threshold is not None:
+    if contamination in ESTIMATED or threshold is not None:
         raise UsageError(
             "TopoFilter drops rows by its own rule; give it a contamination in (0, 1) with "
             "variant 'eleuther' or rank, or use another probe."

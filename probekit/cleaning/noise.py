@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from probekit.errors import ProbeError
+from probekit.prior import class_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["HOC", "confident_joint", "confident_shares", "hoc"]
+__all__ = ["HOC", "confident_joint", "confident_shares", "hoc", "prune_by_noise_rate"]
 
 # Shares of wrong labels that the fit starts from; the best of the fits is taken.
 STARTS = (0.05, 0.2, 0.35, 0.45)
@@ -140,3 +141,22 @@ def confident_shares(hard: NDArray[np.int64], proba: NDArray[np.float64]) -> NDA
     joint = confident_joint(hard, proba)
     shares: NDArray[np.float64] = 1 - np.diagonal(joint) / joint.sum(axis=1)
     return shares
+
+
+def prune_by_noise_rate(hard: NDArray[np.int64], proba: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark rows (n,) to drop: as many labelled k as the confident joint counts for j, for each j.
+
+    Those of largest margin p_j − p_k, of equal ones the smaller row number; rows whose most
+    probable class is their label stay. Confident learning's ``prune_by_noise_rate``, Northcutt,
+    Jiang & Chuang 2021, section 3.2, https://arxiv.org/abs/1911.00068.
+    """
+    joint = confident_joint(hard, proba)
+    drop = np.zeros(len(hard), dtype=bool)
+    for k, row in enumerate(joint):
+        held = np.flatnonzero(hard == k)
+        counts = class_counts(len(held), row / row.sum())
+        for j in np.flatnonzero(counts):
+            if j != k:
+                margin = proba[held, j] - proba[held, k]
+                drop[held[np.argsort(-margin, kind="stable")[: counts[j]]]] = True
+    return np.asarray(drop & (proba.argmax(axis=1) != hard))

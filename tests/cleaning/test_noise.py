@@ -129,3 +129,28 @@ def test_confident_joint_finds_planted_noise_of_a_perfect_probe() -> None:
 def test_a_class_that_nobody_has_is_refused() -> None:
     with pytest.raises(ProbeError, match="weak class 1"):
         noise.confident_joint(np.array([0, 0, 2]), np.full((3, 3), 1 / 3))
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_pruning_is_cleanlabs(n_classes):
+    """Cleanlab is the authors' own; its counts are rounded otherwise, by a row for each pair."""
+    cleanlab = pytest.importorskip("cleanlab.filter")
+    rng = np.random.default_rng(n_classes)
+    truth = rng.integers(0, n_classes, 800)
+    logits = rng.standard_normal((800, n_classes)) + 2.5 * np.eye(n_classes)[truth]
+    proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    hard = np.where(rng.random(800) < 0.25, rng.integers(0, n_classes, 800), truth)
+    ours = noise.prune_by_noise_rate(hard, proba)
+    theirs = cleanlab.find_label_issues(hard, proba, filter_by="prune_by_noise_rate", n_jobs=1)
+    assert (ours != theirs).sum() <= n_classes * (n_classes - 1)
+    assert (hard != truth)[ours].mean() > 0.7 > 0.3 > (hard != truth).mean()
+    assert not ours[proba.argmax(axis=1) == hard].any()
+
+
+def test_pruning_by_hand():
+    hard = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    second = np.array([0.1, 0.2, 0.9, 0.8, 0.9, 0.8, 0.7, 0.1])
+    proba = np.column_stack([1 - second, second])
+    # Confident of 0: P(0) >= 0.5; of 1: P(1) >= 0.625. So two of class 0 count for 1, one of 1 for
+    # 0; the dropped ones are those furthest on the other side.
+    assert noise.prune_by_noise_rate(hard, proba).nonzero()[0].tolist() == [2, 3, 7]

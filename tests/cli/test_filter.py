@@ -77,6 +77,7 @@ def test_the_command_is_the_function(run, chain):
             "probe": TopoFilterProbe(k_cc=6, k_zeta=9, zeta=0.7)}),
         (["--probe", "topofilter", "--variant", "eleuther", "--cap", "--global", "--k-cc", "8"], {
             "probe": TopoFilterProbe("eleuther", k_cc=8, cap=True), "per_class": False}),
+        (["--contamination", "confident"], {"contamination": "confident"}),
         (["--contamination", "0.1", "--global"], {"contamination": 0.1, "per_class": False}),
         (["--contamination", "auto"], {"contamination": "auto"}),
         (["--threshold", "0.7"], {"threshold": 0.7}),
@@ -450,3 +451,7 @@ def test_acting_against_the_advice_is_told(run, chain, probekit):
     assert "Warning: filter is not advised here: leave the labels alone" in random.stderr
     assert json.loads(random.stdout)["advice"]["warning"].startswith("filter is not advised here")
     assert Verdicts.load(chain.out).keep.sum() < len(chain.ids)
+
+
+def test_confident_learning_counts_within_classes(no):
+    assert "leave --global" in no("--contamination", "confident", "--global", code=2)
