@@ -96,7 +96,7 @@ def _action(said: Any) -> str:
         return "filter by its own rule"
     share = said["contamination"]
     words = {"auto": "automatic share", "confident": "confident learning's count"}
-    amount = words[share] if share in words else f"{share:.3g}"
+    amount = words.get(share) or f"{share:.3g}"
     return f"filter, {amount} {'of each weak class' if said['per_class'] else 'of all rows'}"
 
 
