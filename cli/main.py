@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "predict",
     "relabel": "relabel",
     "run": "run",
+    "saliency": "saliency",
     "tasks": "tasks",
     "weak-labels": "weak_labels",
 }

@@ -8,16 +8,9 @@ from typing import Any
 import click
 
 from probekit.cli.options import emit, json_option, say
+from probekit.cli.run_options import read_run_config
 
 __all__ = ["command"]
-
-# Flag -> field of the configuration; what is given on the command line overrules the file.
-LISTS = ("task", "weak", "strong", "losses", "probes", "actions", "chain")
-PLAIN = ("weak_on", "rounds", "supervisor_rows", "student_rows", "test_rows", "random_drops")
-
-
-def _list(text: str | None) -> list[str] | None:
-    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
 @click.command("run")
@@ -73,10 +66,11 @@ def command(**options: Any) -> None:
 
     Example: probekit run --task docstrings --weak MODEL@layers=1 --strong MODEL -o runs/first
     """
+    from probekit.experiments.config import RunConfig
     from probekit.experiments.plan import plan, plan_text
     from probekit.experiments.run import Run, open_folder
 
-    config = _config(options)
+    config = read_run_config(options, RunConfig.from_mapping)
     folder = options["output"]
     steps = options["steps"] or folder.absolute().parent / "steps"
     if options["dry_run"]:
@@ -92,70 +86,3 @@ def command(**options: Any) -> None:
     text = write_run_reports(results, folder)
     emit(results, text, as_json=options["as_json"])
     say(f"Predictions, metrics.json, tables and figures are in {folder}.")
-
-
-def _config(options: dict[str, Any]) -> Any:
-    """Join preset, file and flags, the later ones winning."""
-    from probekit.experiments.config import RunConfig, read_yaml
-    from probekit.experiments.presets import read_preset
-
-    content: dict[str, Any] = {}
-    if options["preset"] is not None:
-        content |= read_preset(options["preset"])
-    if options["config"] is not None:
-        content |= read_yaml(options["config"])
-    content |= {n: _list(options[n]) for n in LISTS if options[n] is not None}
-    content |= {n: options[n] for n in PLAIN if options[n] is not None}
-    content |= {n: True for n in ("lm_first", "curves") if options[n]}
-    if options["layer"] is not None:
-        content["layer"] = _number(options["layer"])
-    if options["seeds"] is not None:
-        content["seeds"] = _seeds(options["seeds"])
-    for flag, path in (
-        ("epochs", "finetune.epochs"),
-        ("weak_lr", "weak_finetune.lr"),
-        ("strong_lr", "strong_finetune.lr"),
-    ):
-        if options[flag] is not None:
-            _put(content, path, options[flag])
-    if options["lora"]:
-        _put(content, "finetune.lora", value=True)
-    for setting in options["settings"]:
-        path, given, value = setting.partition("=")
-        if not given:
-            raise click.UsageError(f"--set takes KEY=VALUE, got {setting!r}.")
-        _put(content, path.strip(), _yaml(value))
-    if "task" not in content:
-        raise click.UsageError("Name a --task, a --config or a --preset.")
-    return RunConfig.from_mapping(content)
-
-
-def _put(content: dict[str, Any], path: str, value: Any) -> None:
-    """Set a field, or a setting inside one: ``finetune.epochs``."""
-    *outer, last = path.split(".")
-    for name in outer:
-        inner = content.get(name)
-        content[name] = dict(inner) if isinstance(inner, dict) else {}
-        content = content[name]
-    content[last] = value
-
-
-def _yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise click.UsageError(f"{text!r} is no YAML value.") from None
-
-
-def _number(text: str) -> str | int:
-    return int(text) if text.lstrip("-").isdecimal() else text
-
-
-def _seeds(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise click.UsageError(f"--seeds takes how many, or seeds as 0,1,2; got {text!r}.")
-    numbers = [int(part) for part in parts]
-    return numbers if "," in text else list(range(numbers[0]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from probekit.errors import DataError, UsageError, did_you_mean
 from probekit.files import atomic_write
@@ -25,6 +25,8 @@ ROWS = ("supervisor_rows", "student_rows", "test_rows")
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that decides the result of ``probekit run``."""
+
+    command: ClassVar[str] = "run"
 
     task: Sequence[str]
     """Tasks, or files of rows with a column label; each is an experiment of its own."""
@@ -110,9 +112,7 @@ class RunConfig:
         _check_names("loss in loss_options,", list(self.loss_options), losses)
 
     @classmethod
-    def from_mapping(
-        cls, content: Mapping[str, Any], source: str = "the configuration"
-    ) -> RunConfig:
+    def from_mapping(cls, content: Mapping[str, Any], source: str = "the configuration") -> Self:
         """Take what a YAML file holds; a single name stands for a list of one."""
         known = {each.name for each in fields(cls)}
         for key in content:
@@ -137,7 +137,7 @@ class RunConfig:
             for key, value in asdict(self).items()
         }
 
-    def changed(self, **values: Any) -> RunConfig:
+    def changed(self, **values: Any) -> Self:
         """Return it with other values."""
         return replace(self, **values)
 
@@ -178,7 +178,8 @@ def write_config(config: RunConfig, path: Path) -> None:
     import yaml
 
     with atomic_write(path, "w") as file:
-        file.write("# Replay with: probekit run --config config.yaml -o ANOTHER_FOLDER\n")
+        replay = f"probekit {config.command} --config config.yaml -o ANOTHER_FOLDER"
+        file.write(f"# Replay with: {replay}\n")
         yaml.safe_dump(config.to_mapping(), file, sort_keys=False, allow_unicode=True, width=100)
 
 

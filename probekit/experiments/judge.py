@@ -24,7 +24,7 @@ from probekit.pgr import bootstrap_summary, drawn_aurocs, pgr, pgr_undefined
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Arm", "judge_arms"]
+__all__ = ["Arm", "judge_arms", "plain_numbers"]
 
 ENDS = ("floor", "ceiling")
 COMPARED = ("agreement", "pgr", "pgr_prior_matched", "pgr_auroc", "gain", "gain_prior_matched")
@@ -154,7 +154,7 @@ def _row(
             row[f"gain{suffix}"] = {k: gained[k] for k in ("gain", "gain_low", "gain_high")}
     if each is not floor and each is not ceiling:
         row["pgr_auroc"] = bootstrap.auroc(floor, each, ceiling)
-    found_row: dict[str, Any] = _plain(row)
+    found_row: dict[str, Any] = plain_numbers(row)
     return found_row
 
 
@@ -188,10 +188,10 @@ class _Bootstrap:
         return {**asdict(bootstrap_summary(whole[places], drawn[:, places])), **point}
 
 
-def _plain(value: Any) -> Any:
+def plain_numbers(value: Any) -> Any:
     """Numbers as JSON knows them: what is not finite is None."""
     if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain_numbers(each) for key, each in value.items()}
     if isinstance(value, float | np.floating):
         return float(value) if np.isfinite(value) else None
     if isinstance(value, np.integer):

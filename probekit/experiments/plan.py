@@ -89,14 +89,14 @@ class _Reachable(Sources):
         return self._lengths[task, model]
 
 
-def plan(config: RunConfig, steps: Path) -> dict[str, Any]:
+def plan(config: RunConfig, steps: Path, *, experiment: type[Run] = Run) -> dict[str, Any]:
     """Count the steps of a run, the rows and tokens that go through models, and the disk it needs.
 
     Rows and models that cannot be reached from here are named, and counted at the configuration's
     limits; their tokens are not known.
     """
     sources = _Reachable()
-    run = Run(config, steps, lambda _: None, sources)
+    run = experiment(config, steps, lambda _: None, sources)
     ordered = in_order(run.all_steps(planned=True))
     open_ = [step for step in ordered if not run.engine.done(step)]
     models = sorted({step.model for step in ordered if step.model is not None})

@@ -16,22 +16,39 @@ if TYPE_CHECKING:
     from probekit.labels import WeakLabels
     from probekit.verdicts import Verdicts
 
-__all__ = ["linear_student_step", "random_step", "random_verdicts", "states_step", "verdicts_step"]
+__all__ = [
+    "STORE",
+    "linear_student_step",
+    "random_step",
+    "random_verdicts",
+    "states_step",
+    "verdicts_step",
+]
 
+# Of a states step's folder.
 STORE = "acts.h5"
 
 
-def states_step(context: Context, model: str, part: str, base: Step | None = None) -> Step:
-    """Extract a part's hidden states at the configuration's layer.
+def states_step(
+    context: Context,
+    model: str,
+    part: str,
+    base: Step | None = None,
+    *,
+    layers: str | int | None = None,
+) -> Step:
+    """Extract a part's hidden states at ``layers``, by default the configuration's layer.
 
-    Of preference pairs the difference between the two completions' states.
+    Of preference pairs the difference between the two completions' states. With ``base`` those of
+    the model in that step's folder.
     """
     options, rows = dict(context.config.extract), context.splits.rows[part]
+    layers = context.config.layer if layers is None else layers
     pairs = context.splits.kind == "reward"
     found = context.look(model, options.get("revision"))
     params = {
         "weights": None if base is not None else found.weights,
-        "layer": context.config.layer,
+        "layer": layers,
         "options": options,
         "rows": rows.fingerprint,
         "pairs": pairs,
@@ -40,11 +57,10 @@ def states_step(context: Context, model: str, part: str, base: Step | None = Non
     def make(folder: Path, given: Mapping[str, Path]) -> None:
         take = _extract_differences if pairs else _extract
         source = model if base is None else str(given["base"] / "model" / "model")
-        layer = context.config.layer
-        take(rows, source, output=folder / STORE, layers=layer, **options).close()
+        take(rows, source, output=folder / STORE, layers=layers, **options).close()
 
     return Step(
-        context.title(f"states of the {part} rows, {found.label}"),
+        context.title(f"states of the {part} rows, {found.label}{', trained' if base else ''}"),
         "states",
         params,
         make,

@@ -17,7 +17,7 @@ import numpy as np
 
 from probekit.errors import DataError, OutputExistsError, first_few
 from probekit.experiments.bootstrap import Chain
-from probekit.experiments.config import RunConfig, read_config, write_config
+from probekit.experiments.config import RunConfig, read_yaml, write_config
 from probekit.experiments.context import VERDICTS, Context, Model, look_at_model, predictions_file
 from probekit.experiments.engine import PACKAGES, Engine, Step
 from probekit.experiments.splits import Splits, chain_splits, run_splits
@@ -27,7 +27,7 @@ from probekit.files import atomic_write
 if TYPE_CHECKING:
     from probekit.labels import WeakLabels
 
-__all__ = ["Experiment", "Run", "Sources", "open_folder"]
+__all__ = ["Experiment", "Run", "Sources", "open_folder", "provenance"]
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
 
@@ -301,15 +301,20 @@ class Run:
             )
         return found
 
-    def _copy_predictions(
-        self, experiment: Experiment, arms: list[PlannedArm], folder: Path
-    ) -> None:
-        """Put every arm's test predictions where people look for them."""
+    def _predictions_folder(self, experiment: Experiment, folder: Path) -> Path:
+        """Make the folder of an experiment's predictions in that of the run."""
         target = folder / "predictions"
         if len({each.group for each in self.experiments}) > 1:
             target /= "--".join(_slug(part) for part in experiment.group)
         target /= f"seed{experiment.context.seed}"
         target.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def _copy_predictions(
+        self, experiment: Experiment, arms: list[PlannedArm], folder: Path
+    ) -> None:
+        """Put every arm's test predictions where people look for them."""
+        target = self._predictions_folder(experiment, folder)
         for arm in arms:
             for number, step in enumerate(arm.steps, 1):
                 name = arm.name if len(arm.steps) == 1 else f"{arm.name} {number}"
@@ -328,7 +333,7 @@ def open_folder(folder: Path, config: RunConfig) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputExistsError(f"{folder} is a file; name a folder with -o.")
     if (folder / CONFIG).is_file():
-        there = read_config(folder / CONFIG)
+        there = type(config).from_mapping(read_yaml(folder / CONFIG), str(folder / CONFIG))
         differing = config.differences(there)
         if differing:
             raise OutputExistsError(
@@ -366,6 +371,13 @@ def _summary(config: RunConfig, results: list[dict[str, Any]]) -> dict[str, Any]
             for (task, weak, strong), found in groups.items()
         ],
         "results": results,
+        **provenance(),
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Versions and hardware that results were made with."""
+    return {
         "versions": {name: version(name) for name in PACKAGES}
         | {"python": platform.python_version()},
         "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "gpu": _gpu()},

@@ -76,7 +76,8 @@ class Pair:
         """Weak labels of the student's rows."""
         return Labels(self.floor, predictions_file("student"))
 
-    def _held_out(self, step: Step) -> Labels | None:
+    def held_out(self, step: Step) -> Labels | None:
+        """A step's predictions of the validation rows, if there are any."""
         return Labels(step, predictions_file("validation")) if self._has_validation else None
 
     @cached_property
@@ -94,12 +95,14 @@ class Pair:
         held_out: Labels | None,
         loss: str | None = None,
         predict: tuple[str, ...] = ("test",),
+        keep: bool = False,
     ) -> Step:
+        settings = {**self.context.config.strong_finetune, **({"save": "model"} if keep else {})}
         return finetune_step(
             self.context,
             f"{self.context.look(self.strong).label}, {name}",
             self.strong,
-            settings=self.context.config.strong_finetune,
+            settings=settings,
             labels=labels,
             loss=loss or self.context.config.losses[0],
             held_out=held_out,
@@ -116,11 +119,20 @@ class Pair:
     @cached_property
     def plain(self) -> Step:
         """The student on the weak labels as they are."""
+        return self._plain(keep=False)
+
+    @cached_property
+    def kept(self) -> Step:
+        """The plain student with its model on disk: ``plain`` itself where settings keep models."""
+        return self._plain(keep=True)
+
+    def _plain(self, *, keep: bool) -> Step:
         return self._student(
             f"weak labels, {self.context.config.losses[0]}",
             self.weak_labels,
-            held_out=self._held_out(self.floor),
+            held_out=self.held_out(self.floor),
             predict=self._all_parts,
+            keep=keep,
         )
 
     @cached_property
@@ -168,7 +180,7 @@ class Pair:
         ``engine`` has done :meth:`first_steps`; without one, for a plan, every filter is taken to
         need random drops of its own.
         """
-        config, held_out = self.context.config, self._held_out(self.floor)
+        config, held_out = self.context.config, self.held_out(self.floor)
         arms = [
             PlannedArm(FLOOR, "floor", (self.floor,)),
             PlannedArm(
@@ -201,7 +213,7 @@ class Pair:
             for draw in range(config.random_drops):
                 drop = random_step(self.context, many, draw, self.weak_labels)
                 drops.append(Labels(drop, VERDICTS))
-                held_out = self._held_out(self.floor)
+                held_out = self.held_out(self.floor)
                 steps.append(self._student(f"{name}, {draw + 1}", drops[-1], held_out=held_out))
             if steps:
                 yield PlannedArm(name, "random", tuple(steps), drops[0])
@@ -227,7 +239,7 @@ class Pair:
             step = self._student(
                 f"round {number}",
                 labels,
-                held_out=self._held_out(before),
+                held_out=self.held_out(before),
                 predict=self._all_parts,
             )
             yield PlannedArm(f"strong-to-strong, round {number}", "round", (step,), labels)

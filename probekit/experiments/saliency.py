@@ -1,0 +1,281 @@
+"""``probekit saliency``: how salient a concept is in a model, before and after finetuning.
+
+Linear probes against finetuning on the same rows, Burns et al. 2023, section 5.2.3,
+https://arxiv.org/abs/2312.09390. Steps are those of ``probekit run`` wherever it has them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probekit.activations.spec import parse_layers
+from probekit.experiments.context import Context, Labels, predictions_file
+from probekit.experiments.engine import Step
+from probekit.experiments.probe_steps import states_step
+from probekit.experiments.run import METRICS, Experiment, Run, Sources, provenance
+from probekit.experiments.saliency_config import SaliencyConfig
+from probekit.experiments.saliency_judge import (
+    BARS,
+    CHOSEN,
+    COLUMNS,
+    PROBES,
+    Judged,
+    combine,
+    curve,
+)
+from probekit.experiments.saliency_steps import LinearProbes, linear_step, read_probes, test_file
+from probekit.experiments.weak_to_strong import Pair
+from probekit.files import atomic_write
+
+__all__ = ["Bars", "Saliency"]
+
+TRUTH = Labels()
+PARTS = ("student", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Bars:
+    """Steps behind the five bars of one task, pair and seed."""
+
+    pair: Pair
+
+    @property
+    def context(self) -> Context:
+        """Rows and seed."""
+        return self.pair.context
+
+    @property
+    def config(self) -> SaliencyConfig:
+        """What is asked for."""
+        config = self.context.config
+        assert isinstance(config, SaliencyConfig)
+        return config
+
+    @cached_property
+    def before(self) -> dict[str, Step]:
+        """States of the strong model as it is, by part."""
+        return self._states(self.pair.base)
+
+    @cached_property
+    def after(self) -> dict[str, Step]:
+        """States of the student that was finetuned on weak labels, by part."""
+        return self._states(self.pair.kept)
+
+    def _states(self, base: Step | None) -> dict[str, Step]:
+        strong, layers = self.pair.strong, self.config.extracted
+        return {
+            part: states_step(self.context, strong, part, base, layers=layers) for part in PARTS
+        }
+
+    @cached_property
+    def probes(self) -> dict[str, Step]:
+        """Bars 1, 2 and 4: each a probe per layer."""
+        weak, held_out = self.pair.weak_labels, self.pair.held_out(self.pair.floor)
+        assert held_out is not None  # the configuration has validation rows
+        asked = {
+            "probe_weak": (self.before, weak, held_out),
+            "probe_truth": (self.before, TRUTH, TRUTH),
+            "finetune_weak_probe_truth": (self.after, TRUTH, TRUTH),
+        }
+        return {
+            key: linear_step(
+                self.context,
+                f"{BARS[key]}, {self.context.look(self.pair.strong).label}",
+                states=states,
+                labels=labels,
+                held_out=judge,
+                settings=self.config.probe,
+            )
+            for key, (states, labels, judge) in asked.items()
+        }
+
+    @cached_property
+    def finetuned(self) -> dict[str, Step]:
+        """Bars 3 and 5; bar 3 is the model whose states bar 4 reads."""
+        return {"finetune_weak": self.pair.kept, "finetune_truth": self.pair.ceiling}
+
+    @property
+    def steps(self) -> list[Step]:
+        """All bars, in the order of the figure."""
+        made = self.probes | self.finetuned
+        return [self.pair.floor, *(made[key] for key in BARS)]
+
+
+class Saliency(Run):
+    """The comparisons of a configuration: every task, pair and seed; arguments as of ``Run``."""
+
+    config: SaliencyConfig
+
+    def __init__(
+        self,
+        config: SaliencyConfig,
+        steps: Path,
+        tell: Callable[[str], None],
+        sources: Sources | None = None,
+    ) -> None:
+        super().__init__(config, steps, tell, sources)
+
+    @cached_property
+    def bars(self) -> list[Bars]:
+        """One per experiment, in their order."""
+        for model in self.config.strong:
+            found = self._sources.look(model)
+            if found.depth:  # not known of a model that a plan cannot reach
+                parse_layers(self.config.extracted, found.depth)
+        pairs = [each.source for each in self.experiments]
+        return [Bars(pair) for pair in pairs if isinstance(pair, Pair)]
+
+    def all_steps(self, *, planned: bool = False) -> list[Step]:  # noqa: ARG002 (nothing depends on it)
+        """Every step that the figures need."""
+        return [step for bars in self.bars for step in bars.steps]
+
+    def carry_out(self, folder: Path) -> dict[str, Any]:
+        """Do what is not done, judge it, and write predictions and metrics."""
+        self.engine.run(self.all_steps())
+        judged = [
+            self._compare(experiment, bars, folder)
+            for experiment, bars in zip(self.experiments, self.bars, strict=True)
+        ]
+        summary = {
+            "config": self.config.to_mapping(),
+            "pairs": list(_pairs(judged)),
+            "results": [result for result, _ in judged],
+            **provenance(),
+        }
+        with atomic_write(folder / METRICS, "w") as file:
+            file.write(json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+        return summary
+
+    def _compare(
+        self, experiment: Experiment, bars: Bars, folder: Path
+    ) -> tuple[dict[str, Any], Judged]:
+        """One task, pair and seed: its record, and which test rows each bar gets right."""
+        context = bars.context
+        truth, rows = context.splits.truth["test"], context.splits.rows
+        probes = {key: read_probes(self.engine.path(step)) for key, step in bars.probes.items()}
+        files = self._copy(bars, probes, self._predictions_folder(experiment, folder))
+        right = {key: self._right(bars, path) for key, path in files.items()}
+        task, weak, strong = experiment.group
+        record = {
+            "task": task,
+            "weak": weak,
+            "strong": strong,
+            "seed": context.seed,
+            "classes": list(context.splits.classes),
+            "rows": {name: len(each) for name, each in rows.items()},
+            "chance": float(np.bincount(truth.hard).max() / len(truth)),
+            "weak_accuracy": float(self._right(bars, self._test(bars.pair.floor)).mean()),
+            "label_accuracy": self._label_accuracy(bars),
+            "accuracy": {key: float(values.mean()) for key, values in right.items()},
+            "probes": {key: _told(found) for key, found in probes.items()},
+            "layers": {
+                key: [
+                    float(self._right(bars, self._layer_file(bars, key, layer)).mean())
+                    for layer in (each["layer"] for each in found.layers)
+                ]
+                for key, found in probes.items()
+            },
+            "seconds": {step.name: self.engine.seconds(step) for step in bars.steps},
+        }
+        columns = np.column_stack([right[name] for name in COLUMNS])
+        return record, Judged(columns, rows["test"].fingerprint)
+
+    def _copy(
+        self, bars: Bars, probes: Mapping[str, LinearProbes], folder: Path
+    ) -> dict[str, Path]:
+        """Put every bar's test predictions where people look for them."""
+        found = {key: self._test(step) for key, step in bars.finetuned.items()}
+        for key in PROBES:
+            found[key] = self._layer_file(bars, key, probes[key].last)
+            found[key + CHOSEN] = self._layer_file(bars, key, probes[key].chosen)
+        for key, path in found.items():
+            shutil.copyfile(path, folder / f"{key}.parquet")
+        return found
+
+    def _test(self, step: Step) -> Path:
+        return self.engine.path(step) / predictions_file("test")
+
+    def _layer_file(self, bars: Bars, key: str, layer: int) -> Path:
+        return self.engine.path(bars.probes[key]) / test_file(layer)
+
+    def _right(self, bars: Bars, path: Path) -> Any:
+        """Which test rows a file of predictions has right, (t,)."""
+        from probekit.labels import load_labels
+
+        splits = bars.context.splits
+        rows = splits.rows["test"]
+        found = load_labels(path).align(rows.ids, rows.hashes, rows_name="the test rows").labels
+        return (found.hard == splits.truth["test"].hard).astype(np.float64)
+
+    def _label_accuracy(self, bars: Bars) -> float:
+        labels = bars.pair.weak_labels
+        assert labels.step is not None
+        weak = bars.context.read_weak(labels, "student", self.engine.path(labels.step))
+        return float(np.mean(weak.hard == bars.context.splits.truth["student"].hard))
+
+
+def _told(found: LinearProbes) -> dict[str, Any]:
+    """What a record says of a bar's probes."""
+    return {
+        "rows": found.rows,
+        "rows_fingerprint": found.rows_fingerprint,
+        "last": {"layer": found.last, "l2": found.at(found.last)["l2"]},
+        "chosen": {"layer": found.chosen, "l2": found.at(found.chosen)["l2"]},
+        "layers": [dict(each) for each in found.layers],
+    }
+
+
+def _pairs(judged: list[tuple[dict[str, Any], Judged]]) -> Iterator[dict[str, Any]]:
+    """Pair by pair: every task over its seeds, then all tasks together."""
+    names = list(dict.fromkeys((r["weak"], r["strong"]) for r, _ in judged))
+    for weak, strong in names:
+        mine = [each for each in judged if (each[0]["weak"], each[0]["strong"]) == (weak, strong)]
+        listed = dict.fromkeys(record["task"] for record, _ in mine)
+        tasks = {task: [each for each in mine if each[0]["task"] == task] for task in listed}
+        yield {
+            "weak": weak,
+            "strong": strong,
+            "seeds": sorted({record["seed"] for record, _ in mine}),
+            "tasks": [_summary(task, {task: found}) for task, found in tasks.items()],
+            "overall": _summary(f"mean of {len(tasks)} tasks", tasks) if len(tasks) > 1 else None,
+        }
+
+
+def _summary(name: str, tasks: Mapping[str, list[tuple[dict[str, Any], Judged]]]) -> dict[str, Any]:
+    """Figures of one task over its seeds, or of several tasks."""
+    records = {task: [record for record, _ in found] for task, found in tasks.items()}
+
+    def mean(key: str) -> float:
+        return float(np.mean([np.mean([r[key] for r in found]) for found in records.values()]))
+
+    return {
+        "name": name,
+        "test_rows": sum(found[0]["rows"]["test"] for found in records.values()),
+        "train_rows": sum(found[0]["rows"]["student"] for found in records.values()),
+        **{key: mean(key) for key in ("chance", "weak_accuracy", "label_accuracy")},
+        **combine({task: [each for _, each in found] for task, found in tasks.items()}),
+        "chosen_layers": {
+            key: sorted({r["probes"][key]["chosen"]["layer"] for f in records.values() for r in f})
+            for key in PROBES
+        },
+        "curves": _curves(records, mean("chance")),
+    }
+
+
+def _curves(records: Mapping[str, list[dict[str, Any]]], chance: float) -> dict[str, Any]:
+    first = next(iter(records.values()))[0]
+    found = {}
+    for key in PROBES:
+        layers = [each["layer"] for each in first["probes"][key]["layers"]]
+        by_task = [[r["layers"][key] for r in rs] for rs in records.values()]
+        units = [np.mean(s, axis=0).tolist() for s in by_task] if len(by_task) > 1 else by_task[0]
+        found[key] = curve(layers, units, chance)
+    return found

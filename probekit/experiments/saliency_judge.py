@@ -1,0 +1,246 @@
+"""The five bars of a saliency comparison as figures: means, errors, intervals, gap closed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.experiments.judge import plain_numbers
+from probekit.experiments.seeds import spread
+from probekit.pgr import bootstrap_summary
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "BARS",
+    "CHOSEN",
+    "COLUMNS",
+    "COMPARED",
+    "PROBES",
+    "Judged",
+    "combine",
+    "curve",
+    "drawn_means",
+    "emerges",
+    "gap_closed",
+]
+
+# Key of a bar -> what is trained on what, in the order of Burns et al. 2023, section 5.2.3.
+BARS = {
+    "probe_weak": "linear probe, weak labels",
+    "probe_truth": "linear probe, ground truth",
+    "finetune_weak": "finetune, weak labels",
+    "finetune_weak_probe_truth": "finetune, weak labels, then linear probe, ground truth",
+    "finetune_truth": "finetune, ground truth",
+}
+PROBES = ("probe_weak", "probe_truth", "finetune_weak_probe_truth")
+CHOSEN = "@chosen"
+COLUMNS = (*BARS, *(key + CHOSEN for key in PROBES))
+# Differences that are reported with an interval: the first minus the second.
+COMPARED = (
+    ("probe_weak", "probe_truth"),
+    ("finetune_weak", "probe_weak"),
+    ("finetune_truth", "probe_truth"),
+    ("finetune_weak", "probe_truth"),
+    ("finetune_weak_probe_truth", "probe_truth"),
+    ("finetune_weak_probe_truth", "finetune_weak"),
+)
+DRAWS, CHUNK_NUMBERS = 10_000, 1 << 22
+OUTSIDE = 0.025  # half of what a 95 % interval leaves out
+# A concept counts as linear where its probe has come so far from the majority to its best layer.
+LINEAR_SHARE = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One task and seed: rightness 0 or 1 (t, 8) of the columns of ``COLUMNS`` on t test rows."""
+
+    right: NDArray[np.float64]
+    rows_fingerprint: str
+    """Of the test rows; equal ones are drawn alike."""
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """Accuracy (8,)."""
+        means: NDArray[np.float64] = self.right.mean(axis=0)
+        return means
+
+
+def drawn_means(
+    values: ArrayLike, rows_fingerprint: str, *, draws: int = DRAWS
+) -> NDArray[np.float64]:
+    """Means (draws, k) of values (n, k) over rows drawn with replacement, the same for all k.
+
+    Which rows are drawn follows from the fingerprint: two models judged on the same rows, in two
+    calls, are judged on the same draws.
+    """
+    columns = np.asarray(values, np.float64)
+    n, rng = len(columns), np.random.default_rng(int(rows_fingerprint, 16))
+    step = max(1, CHUNK_NUMBERS // n)
+    found = []
+    for start in range(0, draws, step):
+        many = min(step, draws - start)
+        rows = rng.integers(n, size=(many, n)) + n * np.arange(many)[:, None]
+        weight = np.bincount(rows.ravel(), minlength=many * n).reshape(many, n)
+        found.append(weight.astype(np.float64) @ columns / n)
+    return np.concatenate(found)
+
+
+def gap_closed(point: ArrayLike, drawn: ArrayLike) -> dict[str, Any]:
+    """(bar 4 − bar 2) / (bar 5 − bar 2) and its 95 % interval.
+
+    Parameters
+    ----------
+    point, drawn
+        Bars 2, 4 and 5: on all rows (3,), and on drawn rows (draws, 3).
+
+    Returns
+    -------
+    ``value`` (NaN without a gap), ``low``, ``high``, ``unbounded`` where more than 2.5 % of the
+    draws have no gap, ``no_gap``: their share, and ``reason`` in words where it is undefined.
+    """
+    probe, after, finetuned = (float(value) for value in np.asarray(point, np.float64))
+    found = bootstrap_summary(np.array([probe, after, finetuned]), np.asarray(drawn, np.float64))
+    reason = None
+    if finetuned <= probe:
+        reason = (
+            f"finetuning on ground truth ({finetuned:.1%}) is not above the linear probe on it "
+            f"({probe:.1%})"
+        )
+    elif found.unbounded:
+        reason = f"{found.no_gap:.1%} of the draws have no gap between bars 2 and 5"
+    return {
+        "value": found.pgr,
+        "low": found.pgr_low,
+        "high": found.pgr_high,
+        "unbounded": found.unbounded,
+        "no_gap": found.no_gap,
+        "reason": reason,
+    }
+
+
+def combine(tasks: Mapping[str, Sequence[Judged]], *, draws: int = DRAWS) -> dict[str, Any]:
+    """Mean over the seeds of each task, then over tasks, with standard errors and intervals.
+
+    The standard error is that of the mean over tasks where there are several, else over seeds;
+    None for one. Intervals: 95 %, from test rows drawn with replacement, the same for all bars and
+    for all seeds with the same test rows; the trained models are taken as they are.
+
+    Returns
+    -------
+    ``over`` (tasks, seeds or None), ``bars`` by key, each with mean, sem, values, low, high and for
+    probes the same at the ``chosen`` layer; ``compared``: differences; ``gap_closed`` and
+    ``gap_closed_chosen``: of the mean bars, with ``values`` and ``sem`` of the single ones.
+    """
+    by_seed = {task: [each.means for each in found] for task, found in tasks.items()}
+    by_task = {task: np.mean(found, axis=0) for task, found in by_seed.items()}
+    units = list(by_task.values()) if len(tasks) > 1 else next(iter(by_seed.values()))
+    point = np.mean(list(by_task.values()), axis=0)
+    drawn = np.mean(
+        [
+            np.mean(
+                [drawn_means(each.right, each.rows_fingerprint, draws=draws) for each in found],
+                axis=0,
+            )
+            for found in tasks.values()
+        ],
+        axis=0,
+    )
+    table = _Combined(np.array(units), point, drawn)
+    over = "tasks" if len(tasks) > 1 else "seeds"
+    result = {
+        "over": over if len(units) > 1 else None,
+        "bars": [table.bar(key) for key in BARS],
+        "compared": [table.difference(*pair) for pair in COMPARED],
+        "gap_closed": table.gap(""),
+        "gap_closed_chosen": table.gap(CHOSEN),
+    }
+    found_result: dict[str, Any] = plain_numbers(result)
+    return found_result
+
+
+@dataclass(frozen=True, eq=False)
+class _Combined:
+    """Columns of single tasks or seeds (u, 8), of their mean (8,), and of its draws (b, 8)."""
+
+    units: NDArray[np.float64]
+    point: NDArray[np.float64]
+    drawn: NDArray[np.float64]
+
+    def bar(self, key: str) -> dict[str, Any]:
+        found = {"key": key, "name": BARS[key], **self._figures(self._column(key))}
+        found["chosen"] = self._figures(self._column(key + CHOSEN)) if key in PROBES else None
+        return found
+
+    def difference(self, first: str, second: str) -> dict[str, Any]:
+        column = self._column(first) - self._column(second)
+        return {"first": first, "second": second, **self._figures(column)}
+
+    def gap(self, where: str) -> dict[str, Any]:
+        names = ("probe_truth" + where, "finetune_weak_probe_truth" + where, "finetune_truth")
+        places = [COLUMNS.index(name) for name in names]
+        values: list[float | None] = []
+        for probe, after, finetuned in self.units[:, places]:
+            gap = finetuned - probe
+            values.append(float((after - probe) / gap) if gap > 0 else None)
+        single = spread(values)
+        return {
+            **gap_closed(self.point[places], self.drawn[:, places]),
+            "values": values,
+            "sem": single["sem"],
+        }
+
+    def _column(self, key: str) -> _Column:
+        place = COLUMNS.index(key)
+        return _Column(self.units[:, place], self.point[place], self.drawn[:, place])
+
+    @staticmethod
+    def _figures(column: _Column) -> dict[str, Any]:
+        ordered = np.sort(column.drawn)
+        outside = int(OUTSIDE * len(ordered))
+        values = column.units.tolist()
+        return {
+            "mean": float(column.point),
+            "sem": spread(values)["sem"],
+            "low": float(ordered[outside]),
+            "high": float(ordered[-1 - outside]),
+            "values": values,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Column:
+    units: NDArray[np.float64]
+    point: np.float64
+    drawn: NDArray[np.float64]
+
+    def __sub__(self, other: _Column) -> _Column:
+        return _Column(self.units - other.units, self.point - other.point, self.drawn - other.drawn)
+
+
+def emerges(layers: Sequence[int], accuracy: Sequence[float], chance: float) -> int | None:
+    """First layer whose probe has come 90 % of the way from ``chance`` to the best layer's.
+
+    None where no layer is above chance.
+    """
+    best = max(accuracy)
+    if best <= chance:
+        return None
+    wanted = chance + LINEAR_SHARE * (best - chance)
+    return next(int(n) for n, value in zip(layers, accuracy, strict=True) if value >= wanted)
+
+
+def curve(layers: Sequence[int], seeds: Sequence[Sequence[float]], chance: float) -> dict[str, Any]:
+    """Accuracy by layer, mean and standard error over seeds, and where it emerges."""
+    found = [spread(list(values)) for values in zip(*seeds, strict=True)]
+    mean = [each["mean"] for each in found]
+    return {
+        "layers": list(layers),
+        "mean": mean,
+        "sem": [each["sem"] for each in found],
+        "emerges": emerges(layers, mean, chance),
+    }
