@@ -85,8 +85,10 @@ def test_the_experiment_is_planned(workplace: dict[str, str]) -> None:
 def test_finetuning(workplace: dict[str, str]) -> None:
     run_commands(blocks("sh")[0], workplace)
     Path("test.jsonl").write_text('{"text": "a loud engine"}\n{"text": "a red apple"}\n')
-    assert run_commands(block_with("probekit finetune"), workplace) == 1
+    Path("more.jsonl").write_text('{"text": "a green pear"}\n')
+    assert run_commands(block_with("probekit finetune"), workplace) == 2
     assert len(load_labels("student/predictions/test.parquet")) == 2
+    assert len(load_labels("predictions.parquet")) == 1
 
 
 def test_the_four_commands(workplace: dict[str, str]) -> None:
