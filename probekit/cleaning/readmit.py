@@ -60,8 +60,8 @@ def readmit(
     if not len(dropped):
         raise UsageError("These verdicts drop no row, so that none can be re-admitted.")
     several = [predictions] if isinstance(predictions, WeakLabels) else predictions
-    ids = [verdicts.ids[i] for i in dropped]
-    hashes = [verdicts.hashes[i] for i in dropped]
+    ids = [verdicts.ids[i] for i in dropped.tolist()]
+    hashes = [verdicts.hashes[i] for i in dropped.tolist()]
     said = np.stack([_of_rows(each, ids, hashes, verdicts.classes) for each in several])
     mean = said.mean(axis=0)
     one = (said.argmax(axis=2) == mean.argmax(axis=1)).all(axis=0)
