@@ -76,10 +76,12 @@ def command(**options: Any) -> None:
         found = plan(config, steps, experiment=Saliency)
         emit(found, plan_text(found), as_json=options["as_json"])
         return
+    saliency = Saliency(config, steps, say)
+    saliency.all_steps()  # what is wrong is said before anything is written
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     open_saliency_folder(folder, config)
     steps.mkdir(parents=True, exist_ok=True)
-    results = Saliency(config, steps, say).carry_out(folder)
+    results = saliency.carry_out(folder)
     from probekit.reports.saliency_pages import write_saliency_reports
 
     text = write_saliency_reports(results, folder)

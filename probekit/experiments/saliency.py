@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +28,9 @@ from probekit.experiments.saliency_judge import (
     COLUMNS,
     PROBES,
     Judged,
-    combine,
-    curve,
 )
-from probekit.experiments.saliency_steps import LinearProbes, linear_step, read_probes, test_file
+from probekit.experiments.saliency_steps import LinearProbes, layer_file, linear_step, read_probes
+from probekit.experiments.saliency_summary import summarize_pairs
 from probekit.experiments.weak_to_strong import Pair
 from probekit.files import atomic_write
 
@@ -146,7 +145,7 @@ class Saliency(Run):
         ]
         summary = {
             "config": self.config.to_mapping(),
-            "pairs": list(_pairs(judged)),
+            "pairs": list(summarize_pairs(judged)),
             "results": [result for result, _ in judged],
             **provenance(),
         }
@@ -204,7 +203,7 @@ class Saliency(Run):
         return self.engine.path(step) / predictions_file("test")
 
     def _layer_file(self, bars: Bars, key: str, layer: int) -> Path:
-        return self.engine.path(bars.probes[key]) / test_file(layer)
+        return self.engine.path(bars.probes[key]) / layer_file(layer)
 
     def _right(self, bars: Bars, path: Path) -> Any:
         """Which test rows a file of predictions has right, (t,)."""
@@ -231,51 +230,3 @@ def _told(found: LinearProbes) -> dict[str, Any]:
         "chosen": {"layer": found.chosen, "l2": found.at(found.chosen)["l2"]},
         "layers": [dict(each) for each in found.layers],
     }
-
-
-def _pairs(judged: list[tuple[dict[str, Any], Judged]]) -> Iterator[dict[str, Any]]:
-    """Pair by pair: every task over its seeds, then all tasks together."""
-    names = list(dict.fromkeys((r["weak"], r["strong"]) for r, _ in judged))
-    for weak, strong in names:
-        mine = [each for each in judged if (each[0]["weak"], each[0]["strong"]) == (weak, strong)]
-        listed = dict.fromkeys(record["task"] for record, _ in mine)
-        tasks = {task: [each for each in mine if each[0]["task"] == task] for task in listed}
-        yield {
-            "weak": weak,
-            "strong": strong,
-            "seeds": sorted({record["seed"] for record, _ in mine}),
-            "tasks": [_summary(task, {task: found}) for task, found in tasks.items()],
-            "overall": _summary(f"mean of {len(tasks)} tasks", tasks) if len(tasks) > 1 else None,
-        }
-
-
-def _summary(name: str, tasks: Mapping[str, list[tuple[dict[str, Any], Judged]]]) -> dict[str, Any]:
-    """Figures of one task over its seeds, or of several tasks."""
-    records = {task: [record for record, _ in found] for task, found in tasks.items()}
-
-    def mean(key: str) -> float:
-        return float(np.mean([np.mean([r[key] for r in found]) for found in records.values()]))
-
-    return {
-        "name": name,
-        "test_rows": sum(found[0]["rows"]["test"] for found in records.values()),
-        "train_rows": sum(found[0]["rows"]["student"] for found in records.values()),
-        **{key: mean(key) for key in ("chance", "weak_accuracy", "label_accuracy")},
-        **combine({task: [each for _, each in found] for task, found in tasks.items()}),
-        "chosen_layers": {
-            key: sorted({r["probes"][key]["chosen"]["layer"] for f in records.values() for r in f})
-            for key in PROBES
-        },
-        "curves": _curves(records, mean("chance")),
-    }
-
-
-def _curves(records: Mapping[str, list[dict[str, Any]]], chance: float) -> dict[str, Any]:
-    first = next(iter(records.values()))[0]
-    found = {}
-    for key in PROBES:
-        layers = [each["layer"] for each in first["probes"][key]["layers"]]
-        by_task = [[r["layers"][key] for r in rs] for rs in records.values()]
-        units = [np.mean(s, axis=0).tolist() for s in by_task] if len(by_task) > 1 else by_task[0]
-        found[key] = curve(layers, units, chance)
-    return found

@@ -42,6 +42,7 @@ class SaliencyConfig(RunConfig):
                     f"{did_you_mean(name, PROBE_SETTINGS)}; probe_options.logreg takes "
                     f"{', '.join(PROBE_SETTINGS)}."
                 )
+        _ = self.probe  # refuses numbers that are none
 
     @property
     def extracted(self) -> str:
@@ -60,9 +61,12 @@ class SaliencyConfig(RunConfig):
         try:
             numbers = [float(value) for value in penalties]
         except (TypeError, ValueError):
+            numbers = []
+        if not numbers or not all(0 <= value < float("inf") for value in numbers):
             raise UsageError(
-                f"probe_options.logreg.penalties is a list of numbers, got {penalties!r}."
-            ) from None
+                "probe_options.logreg.penalties is a list of numbers of at least 0, got "
+                f"{penalties!r}."
+            )
         return {"penalties": numbers, "standardize": bool(given.get("standardize", True))}
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.labels import WeakLabels
 
-__all__ = ["LinearProbes", "linear_step", "read_probes", "test_file"]
+__all__ = ["LinearProbes", "layer_file", "linear_step", "read_probes"]
 
 CHOICE = "choice.json"
 PARTS = ("student", "validation", "test")
@@ -48,7 +48,7 @@ class LinearProbes:
         return next(each for each in self.layers if each["layer"] == layer)
 
 
-def test_file(layer: int) -> str:
+def layer_file(layer: int) -> str:
     """Where the predictions of a layer's probe lie in its step's folder."""
     return predictions_file(f"test-layer{layer}")
 
@@ -105,7 +105,7 @@ def linear_step(
             stores = (train_states, validation_states, test_states)
             found = list(_fits(stores, train, judge, {**settings, "fit_intercept": intercept}))
             for fit in found:
-                _save(fit.test, test_states, train.classes, folder / test_file(fit.layer))
+                _save(fit.test, test_states, train.classes, folder / layer_file(fit.layer))
             best = min(found, key=lambda fit: (fit.loss, -fit.l2, fit.layer))
             chosen = LinearProbes(
                 rows=len(train_states),

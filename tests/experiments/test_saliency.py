@@ -1,0 +1,320 @@
+"""Probe against finetune: what trains on what, what chooses, and what is done only once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from probekit.activations.store import ActivationStore
+from probekit.errors import OutputExistsError, UsageError
+from probekit.experiments.config import RunConfig
+from probekit.experiments.engine import in_order
+from probekit.experiments.probe_steps import STORE
+from probekit.experiments.run import Run, open_folder
+from probekit.experiments.saliency import Bars, Saliency
+from probekit.experiments.saliency_config import SaliencyConfig, open_saliency_folder
+from probekit.experiments.saliency_judge import BARS, PROBES
+from probekit.experiments.saliency_steps import layer_file, read_probes
+from probekit.labels import load_labels
+from probekit.reports.saliency_pages import write_saliency_reports
+
+# Of the tiny model.
+LAST = 3
+TINY = {"lr": 5e-3, "epochs": 3.0, "batch_size": 16, "device": "cpu", "evals": 2}
+WORDS = (("a small cat", "cats sleep", "my cat"), ("a steel hammer", "hammers", "the hammer"))
+Files = Callable[..., Path]
+
+
+def write_rows(path: Path, flipped: frozenset[str] = frozenset()) -> Path:
+    """240 rows about cats and hammers, a seventh labelled wrongly; some labels turned round."""
+    with path.open("w") as file:
+        for i in range(240):
+            label = (i % 2 if i % 7 else 1 - i % 2) ^ (f"r{i}" in flipped)
+            text = f"{WORDS[i % 2][i // 2 % 3]} {i}"
+            file.write(json.dumps({"id": f"r{i}", "text": text, "label": label}) + "\n")
+    return path
+
+
+def labels_in(path: str) -> dict[str, int]:
+    """Label of every id in a file of rows."""
+    rows = map(json.loads, Path(path).read_text().splitlines())
+    return {row["id"]: row["label"] for row in rows}
+
+
+class Done(NamedTuple):
+    """A run that kept its students, and the comparison after it."""
+
+    folder: Path
+    config: SaliencyConfig
+    results: dict[str, Any]
+    lines: list[str]
+
+    def saliency(self, task: Path | None = None) -> Saliency:
+        """The comparison on other rows, from the same steps."""
+        config = self.config if task is None else self.config.changed(task=(str(task),))
+        return Saliency(config, self.folder / "steps", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path]) -> Done:
+    folder, model = tmp_path_factory.mktemp("saliency"), str(tiny_model("bert"))
+    fields = {
+        "task": str(write_rows(folder / "rows.jsonl")),
+        "weak": f"{model}@layers=1",
+        "strong": model,
+        "probes": ["knn"],
+        "actions": [],
+        "layer": "last",
+        "validation_share": 0.3,
+        "finetune": TINY,
+        "strong_finetune": {"save": "model"},
+    }
+    run = RunConfig.from_mapping(fields)
+    open_folder(folder / "run", run)
+    Run(run, folder / "steps", lambda _: None).carry_out(folder / "run")
+    lines: list[str] = []
+    config = SaliencyConfig.from_mapping(fields)
+    open_saliency_folder(folder / "saliency", config)
+    results = Saliency(config, folder / "steps", lines.append).carry_out(folder / "saliency")
+    return Done(folder, config, results, lines)
+
+
+def only(saliency: Saliency) -> Bars:
+    (bars,) = saliency.bars
+    return bars
+
+
+class TestWhatTrainsOnWhat:
+    def test_every_probe_trains_on_the_same_rows(self, done: Done) -> None:
+        rows = only(done.saliency()).context.splits.rows
+        (result,) = done.results["results"]
+        for key in PROBES:
+            assert result["probes"][key]["rows_fingerprint"] == rows["student"].fingerprint
+            assert result["probes"][key]["rows"] == len(rows["student"])
+        assert rows["validation"].fingerprint != rows["student"].fingerprint
+        train, held, test = (set(rows[part].ids) for part in ("student", "validation", "test"))
+        assert not train & held
+        assert not (train | held) & test
+
+    def test_bar_4_reads_the_states_of_bar_3(self, done: Done) -> None:
+        bars = only(done.saliency())
+        for part, step in bars.after.items():
+            assert step.inputs["base"].key == bars.finetuned["finetune_weak"].key
+            assert "base" not in bars.before[part].inputs
+        before, after = (
+            ActivationStore(done.folder / "steps" / states["test"].folder_name / STORE).layer(LAST)
+            for states in (bars.before, bars.after)
+        )
+        assert np.abs(before - after).max() > 1e-2
+
+    @pytest.mark.parametrize("key", ["probe_truth", "finetune_weak_probe_truth"])
+    def test_predictions_are_those_of_scikit_learn(self, key: str, done: Done) -> None:
+        """Labels joined by id from the file itself; C = 1 / (2 l2 n)."""
+        bars = only(done.saliency())
+        states = bars.after if key.startswith("finetune") else bars.before
+        truth = labels_in(done.config.task[0])
+        stores = {
+            part: ActivationStore(done.folder / "steps" / step.folder_name / STORE)
+            for part, step in states.items()
+        }
+        folder = done.folder / "steps" / bars.probes[key].folder_name
+        found = read_probes(folder)
+        assert found.last == LAST
+        penalties = done.config.probe["penalties"]
+        for each in (found.at(found.last), found.at(found.chosen)):
+            layer = each["layer"]
+            scaler = StandardScaler().fit(stores["student"].layer(layer).astype(float))
+            X = {
+                part: scaler.transform(store.layer(layer).astype(float))
+                for part, store in stores.items()
+            }
+            y = {part: [truth[i] for i in store.ids] for part, store in stores.items()}
+            # Only penalties at which both solvers get far.
+            for place, l2 in enumerate(penalties):
+                if l2 < 1e-2:
+                    continue
+                C = 1 / (2 * l2 * len(y["student"]))
+                model = LogisticRegression(C=C, tol=1e-10, max_iter=5000)
+                model.fit(X["student"], y["student"])
+                held = model.predict_proba(X["validation"])
+                loss = -np.log(held[np.arange(len(held)), y["validation"]]).mean()
+                assert each["log_losses"][place] == pytest.approx(loss, abs=1e-4)
+            assert each["l2"] == penalties[int(np.argmin(each["log_losses"]))]
+            model = LogisticRegression(C=1 / (2 * each["l2"] * len(y["student"])), max_iter=5000)
+            model.fit(X["student"], y["student"])
+            saved = load_labels(folder / layer_file(layer))
+            assert saved.ids == stores["test"].ids
+            # scikit-learn stops earlier at small penalties.
+            assert np.abs(saved.probs - model.predict_proba(X["test"])).max() < 5e-3
+
+    def test_the_chosen_layer_has_the_smallest_validation_loss(self, done: Done) -> None:
+        (result,) = done.results["results"]
+        for key in PROBES:
+            probes = result["probes"][key]
+            losses = {each["layer"]: each["validation_log_loss"] for each in probes["layers"]}
+            assert sorted(losses) == list(range(LAST + 1))
+            assert losses[probes["chosen"]["layer"]] == min(losses.values())
+            assert probes["last"]["layer"] == LAST
+
+
+class TestTruthOfTestRows:
+    def test_turned_round_it_chooses_the_same(self, done: Done, tmp_path: Path) -> None:
+        """No step is done again, so every choice is the same; the accuracies are mirrored."""
+        tested = frozenset(only(done.saliency()).context.splits.rows["test"].ids)
+        path = write_rows(done.folder / "turned.jsonl", tested)
+        saliency = done.saliency(path)
+        assert [s.key for s in saliency.all_steps()] == [s.key for s in done.saliency().all_steps()]
+        results = saliency.carry_out(tmp_path)
+        (first,), (second,) = done.results["results"], results["results"]
+        assert first["probes"] == second["probes"]
+        for key, value in first["accuracy"].items():
+            assert second["accuracy"][key] == pytest.approx(1 - value)
+
+    def test_control_the_truth_of_validation_rows_does_choose(self, done: Done) -> None:
+        held = frozenset(only(done.saliency()).context.splits.rows["validation"].ids)
+        path = write_rows(done.folder / "held.jsonl", held)
+        saliency = done.saliency(path)
+        bars, before = only(saliency), only(done.saliency())
+        # Bar 1 chooses by the supervisor's labels, which are the same.
+        assert bars.probes["probe_weak"].key == before.probes["probe_weak"].key
+        assert bars.probes["probe_truth"].key != before.probes["probe_truth"].key
+        saliency.engine.run([bars.probes["probe_truth"]])
+        losses = [
+            read_probes(done.folder / "steps" / each.probes["probe_truth"].folder_name).layers
+            for each in (before, bars)
+        ]
+        assert losses[0] != losses[1]
+        # Wrong labels are followed best by the strongest penalty.
+        assert losses[1][-1]["l2"] > losses[0][-1]["l2"]
+
+
+class TestOnlyOnce:
+    def test_after_a_run_that_keeps_its_students_nothing_is_finetuned(self, done: Done) -> None:
+        trained = [s for s in in_order(done.saliency().all_steps()) if s.kind == "finetune"]
+        assert len(trained) == 3
+        for step in trained:
+            assert any(step.name in line and "done before" in line for line in done.lines)
+        fresh = [line for line in done.lines if "done before" not in line]
+        assert fresh
+        assert all("states" in line or "probe" in line for line in fresh)
+
+    def test_after_another_run_only_the_student_is(self, done: Done) -> None:
+        """The run threw the student's model away; supervisor and ceiling are found."""
+        fields = done.config.changed(strong_finetune={}).to_mapping()
+        saliency = Saliency(SaliencyConfig.from_mapping(fields), done.folder, lambda _: None)
+        fields.pop("layers")
+        run = Run(RunConfig.from_mapping(fields), done.folder, lambda _: None)
+        there = {step.key for step in in_order(run.all_steps(planned=True))}
+        missing = [
+            step
+            for step in in_order(saliency.all_steps())
+            if step.kind == "finetune" and step.key not in there
+        ]
+        assert [step.key for step in missing] == [only(saliency).finetuned["finetune_weak"].key]
+        assert missing[0].params["config"]["save"] == "model"
+
+    def test_states_of_the_last_layer_are_found_too(self, done: Done) -> None:
+        saliency = Saliency(
+            done.config.changed(layers="last"), done.folder / "steps", lambda _: None
+        )
+        before = only(saliency).before
+        assert saliency.engine.done(before["student"])
+        assert saliency.engine.done(before["test"])
+        # The run had no use for these.
+        assert not saliency.engine.done(before["validation"])
+
+    def test_a_second_time_does_nothing(self, done: Done, tmp_path: Path) -> None:
+        lines: list[str] = []
+        again = Saliency(done.config, done.folder / "steps", lines.append)
+        results = again.carry_out(tmp_path)
+        assert all("done before" in line for line in lines)
+        assert results["pairs"] == done.results["pairs"]
+
+
+class TestResults:
+    def test_figures_are_those_of_the_files(self, done: Done) -> None:
+        (result,), (pair,) = done.results["results"], done.results["pairs"]
+        truth = labels_in(done.config.task[0])
+        folder = done.folder / "saliency" / "predictions" / "seed0"
+        files = {path.stem for path in folder.iterdir()}
+        assert files == {*BARS, *(f"{key}@chosen" for key in PROBES)}
+        for name in files:
+            found = load_labels(folder / f"{name}.parquet")
+            right = np.mean([truth[i] == c for i, c in zip(found.ids, found.hard, strict=True)])
+            assert result["accuracy"][name] == pytest.approx(right)
+        (task,) = pair["tasks"]
+        assert pair["overall"] is None
+        assert [bar["key"] for bar in task["bars"]] == list(BARS)
+        for bar in task["bars"]:
+            assert bar["mean"] == pytest.approx(result["accuracy"][bar["key"]])
+            assert bar["sem"] is None
+        for key in PROBES:
+            # The last layer's bar is the last point of the curve.
+            assert task["curves"][key]["mean"][-1] == pytest.approx(result["accuracy"][key])
+
+    def test_tables_and_figures_are_written(self, done: Done) -> None:
+        text = write_saliency_reports(done.results, done.folder / "saliency")
+        assert "Gap closed" in text
+        for name in ("bars.png", "layers.png", "table.md", "metrics.json", "config.yaml"):
+            assert (done.folder / "saliency" / name).stat().st_size > 100
+
+    def test_preference_pairs_have_no_bias(
+        self, done: Done, write_jsonl: Files, tmp_path: Path
+    ) -> None:
+        path = write_jsonl(
+            [
+                {"prompt": f"q{i} ", "chosen": f"hammer {i % 17}", "rejected": f"cat {i % 13}"}
+                for i in range(160)
+            ],
+            "pairs.jsonl",
+        )
+        fast = {**TINY, "max_steps": 2}
+        config = done.config.changed(task=(str(path),), finetune=fast)
+        saliency = Saliency(config, tmp_path / "steps", lambda _: None)
+        bars = only(saliency)
+        assert bars.probes["probe_truth"].params["fit_intercept"] is False
+        saliency.engine.run([bars.probes["probe_truth"]])
+        step = saliency.engine.path(bars.probes["probe_truth"])
+        assert read_probes(step).at(LAST)["validation_accuracy"] > 0.8
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("fields", "sentence"),
+        [
+            ({"chain": ["a", "b"]}, "leave chain out"),
+            ({"validation_share": 0.0}, "validation_share above 0"),
+            ({"probe_options": {"logreg": {"penaltys": [1]}}}, "did you mean penalties"),
+            ({"probe_options": {"logreg": {"penalties": ["x"]}}}, "list of numbers"),
+            ({"probe_options": {"logreg": {"penalties": []}}}, "list of numbers"),
+            ({"probe_options": {"logreg": {"l2": -1}}}, "at least 0"),
+            ({"layer5": 1}, "unknown field 'layer5'"),
+        ],
+    )
+    def test_of_the_configuration(self, fields: dict[str, Any], sentence: str, done: Done) -> None:
+        with pytest.raises(UsageError, match=sentence):
+            SaliencyConfig.from_mapping({**done.config.to_mapping(), **fields})
+
+    @pytest.mark.parametrize(("layers", "named"), [("9", "no layer 9"), ("frist", "is no layer")])
+    def test_of_layers(self, layers: str, named: str, done: Done) -> None:
+        saliency = Saliency(done.config.changed(layers=layers), done.folder, lambda _: None)
+        with pytest.raises(UsageError, match=named):
+            saliency.all_steps()
+
+    def test_of_folders(self, done: Done) -> None:
+        with pytest.raises(OutputExistsError, match="holds a `probekit run`"):
+            open_saliency_folder(done.folder / "run", done.config)
+        with pytest.raises(OutputExistsError, match="differs in layers"):
+            open_saliency_folder(done.folder / "saliency", done.config.changed(layers="2"))
+        run = RunConfig.from_mapping(
+            {k: v for k, v in done.config.to_mapping().items() if k != "layers"}
+        )
+        with pytest.raises(UsageError, match="unknown field 'layers'"):
+            open_folder(done.folder / "saliency", run)
