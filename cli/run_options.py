@@ -20,6 +20,7 @@ PLAIN = (
     "random_drops",
     "layers",
 )
+FLAGS = ("lm_first", "curves", "after_truth")
 C = TypeVar("C")
 
 
@@ -38,7 +39,7 @@ def read_run_config(options: Mapping[str, Any], make: Callable[[Mapping[str, Any
         content |= read_yaml(options["config"])
     content |= {n: _list(options[n]) for n in LISTS if options.get(n) is not None}
     content |= {n: options[n] for n in PLAIN if options.get(n) is not None}
-    content |= {n: True for n in ("lm_first", "curves") if options.get(n)}
+    content |= {n: True for n in FLAGS if options.get(n)}
     if options.get("layer") is not None:
         content["layer"] = _number(options["layer"])
     if options["seeds"] is not None:

@@ -24,6 +24,11 @@ __all__ = ["command"]
 @click.option("--weak", help="Models of the weak supervisors, comma-separated.")
 @click.option("--strong", help="Models that are probed and finetuned, comma-separated.")
 @click.option("--layers", help="Layers to probe: all, last, or numbers and ranges (all).")
+@click.option(
+    "--after-truth",
+    is_flag=True,
+    help="Also by layer: probes on the states of the model finetuned on ground truth.",
+)
 @click.option("--losses", help="Loss of the student on weak labels (xent).")
 @click.option("--seeds", help="Comma-separated seeds, or how many (1).")
 @click.option("--lm-first", is_flag=True, help="Language-model loss before everything.")

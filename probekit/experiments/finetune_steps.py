@@ -87,6 +87,7 @@ def finetune_step(
         # Backward costs about two forwards.
         passes=3 * float(config.epochs),
         model=model,
+        disk=4 * context.look(model, config.revision).parameters * (config.save == "model"),
     )
 
 

@@ -167,7 +167,7 @@ def plan_text(found: dict[str, Any]) -> str:
             if found["rows_of_unknown_length"]
             else ""
         ),
-        f"{human_bytes(found['disk_bytes'])} of hidden states; up to "
+        f"{human_bytes(found['disk_bytes'])} of hidden states and kept models; up to "
         f"{human_bytes(found['checkpoint_bytes'])} of checkpoints while a model trains"
         + (" (of the models that can be reached)" if None in found["models"].values() else ""),
     ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.activations.spec import parse_layers
 from probekit.experiments.config import ACTIONS
 from probekit.experiments.context import VERDICTS, Context, Labels, predictions_file
 from probekit.experiments.engine import Step
@@ -46,6 +47,8 @@ def states_step(
     layers = context.config.layer if layers is None else layers
     pairs = context.splits.kind == "reward"
     found = context.look(model, options.get("revision"))
+    # The depth of a model that a plan cannot reach is not known.
+    many = len(parse_layers(layers, found.depth)) if found.depth else 1
     params = {
         "weights": None if base is not None else found.weights,
         "layer": layers,
@@ -67,7 +70,7 @@ def states_step(
         inputs={} if base is None else {"base": base},
         rows=len(rows) * (1 + pairs),
         model=model,
-        disk=len(rows) * found.width * 4,
+        disk=len(rows) * found.width * 4 * many,
     )
 
 

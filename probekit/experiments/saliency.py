@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from probekit.activations.spec import parse_layers
 from probekit.experiments.context import Context, Labels, predictions_file
 from probekit.experiments.engine import Step
 from probekit.experiments.probe_steps import states_step
 from probekit.experiments.run import METRICS, Experiment, Run, Sources, provenance
 from probekit.experiments.saliency_config import SaliencyConfig
 from probekit.experiments.saliency_judge import (
+    AFTER_TRUTH,
     BARS,
     CHOSEN,
     COLUMNS,
@@ -68,6 +68,11 @@ class Bars:
         """States of the student that was finetuned on weak labels, by part."""
         return self._states(self.pair.kept)
 
+    @cached_property
+    def after_truth(self) -> dict[str, Step]:
+        """States of the model that was finetuned on ground truth, by part."""
+        return self._states(self.pair.kept_ceiling)
+
     def _states(self, base: Step | None) -> dict[str, Step]:
         strong, layers = self.pair.strong, self.config.extracted
         return {
@@ -76,7 +81,7 @@ class Bars:
 
     @cached_property
     def probes(self) -> dict[str, Step]:
-        """Bars 1, 2 and 4: each a probe per layer."""
+        """Bars 1, 2 and 4, and what else is asked for by layer: each a probe per layer."""
         weak, held_out = self.pair.weak_labels, self.pair.held_out(self.pair.floor)
         assert held_out is not None  # the configuration has validation rows
         asked = {
@@ -84,10 +89,14 @@ class Bars:
             "probe_truth": (self.before, TRUTH, TRUTH),
             "finetune_weak_probe_truth": (self.after, TRUTH, TRUTH),
         }
+        names = dict(BARS)
+        if self.config.after_truth:
+            asked[AFTER_TRUTH] = (self.after_truth, TRUTH, TRUTH)
+            names[AFTER_TRUTH] = "finetune, ground truth, then linear probe, ground truth"
         return {
             key: linear_step(
                 self.context,
-                f"{BARS[key]}, {self.context.look(self.pair.strong).label}",
+                f"{names[key]}, {self.context.look(self.pair.strong).label}",
                 states=states,
                 labels=labels,
                 held_out=judge,
@@ -99,13 +108,15 @@ class Bars:
     @cached_property
     def finetuned(self) -> dict[str, Step]:
         """Bars 3 and 5; bar 3 is the model whose states bar 4 reads."""
-        return {"finetune_weak": self.pair.kept, "finetune_truth": self.pair.ceiling}
+        ceiling = self.pair.kept_ceiling if self.config.after_truth else self.pair.ceiling
+        return {"finetune_weak": self.pair.kept, "finetune_truth": ceiling}
 
     @property
     def steps(self) -> list[Step]:
-        """All bars, in the order of the figure."""
+        """All bars in the order of the figure, the weak supervisor before them."""
         made = self.probes | self.finetuned
-        return [self.pair.floor, *(made[key] for key in BARS)]
+        more = [step for key, step in made.items() if key not in BARS]
+        return [self.pair.floor, *(made[key] for key in BARS), *more]
 
 
 class Saliency(Run):
@@ -125,10 +136,6 @@ class Saliency(Run):
     @cached_property
     def bars(self) -> list[Bars]:
         """One per experiment, in their order."""
-        for model in self.config.strong:
-            found = self._sources.look(model)
-            if found.depth:  # not known of a model that a plan cannot reach
-                parse_layers(self.config.extracted, found.depth)
         pairs = [each.source for each in self.experiments]
         return [Bars(pair) for pair in pairs if isinstance(pair, Pair)]
 

@@ -25,6 +25,9 @@ class SaliencyConfig(RunConfig):
     layers: str = "all"
     """Layers that the probes read, as ``extract --layers`` takes them; the last is always read."""
 
+    after_truth: bool = False
+    """Also probe the layers of the model finetuned on ground truth, which is kept on disk."""
+
     def __post_init__(self) -> None:
         """Refuse what can be told to be wrong without reading anything."""
         super().__post_init__()

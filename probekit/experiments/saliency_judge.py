@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "AFTER_TRUTH",
     "BARS",
     "CHOSEN",
     "COLUMNS",
@@ -38,6 +39,8 @@ BARS = {
     "finetune_truth": "finetune, ground truth",
 }
 PROBES = ("probe_weak", "probe_truth", "finetune_weak_probe_truth")
+# Not a bar: probes on the states of bar 5, for accuracy by layer.
+AFTER_TRUTH = "finetune_truth_probe_truth"
 CHOSEN = "@chosen"
 COLUMNS = (*BARS, *(key + CHOSEN for key in PROBES))
 # Differences that are reported with an interval: the first minus the second.

@@ -58,7 +58,7 @@ def _summary(name: str, tasks: Mapping[str, Sequence[Found]]) -> dict[str, Any]:
 def _curves(records: Mapping[str, Sequence[Mapping[str, Any]]], chance: float) -> dict[str, Any]:
     first = next(iter(records.values()))[0]
     found = {}
-    for key in PROBES:
+    for key in first["layers"]:
         layers = [each["layer"] for each in first["probes"][key]["layers"]]
         by_task = [[r["layers"][key] for r in rs] for rs in records.values()]
         units = [np.mean(s, axis=0).tolist() for s in by_task] if len(by_task) > 1 else by_task[0]

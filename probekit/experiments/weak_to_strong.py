@@ -138,12 +138,21 @@ class Pair:
     @cached_property
     def ceiling(self) -> Step:
         """The student's model on the same rows with ground truth."""
+        return self._ceiling(keep=False)
+
+    @cached_property
+    def kept_ceiling(self) -> Step:
+        """The ceiling with its model on disk: ``ceiling`` itself where settings keep models."""
+        return self._ceiling(keep=True)
+
+    def _ceiling(self, *, keep: bool) -> Step:
         return self._student(
             "ground truth",
             TRUTH,
             held_out=TRUTH if self._has_validation else None,
             loss="xent",
             predict=self._all_parts,
+            keep=keep,
         )
 
     @cached_property

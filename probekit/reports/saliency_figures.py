@@ -23,6 +23,7 @@ BARS = {
 }
 CURVES = {
     "finetune_weak_probe_truth": ("#6b4ea0", "ground truth, after finetuning on weak labels"),
+    "finetune_truth_probe_truth": ("#0b69a3", "ground truth, after finetuning on it"),
     "probe_truth": ("#5fa8d3", "ground truth, before finetuning"),
     "probe_weak": ("#d9822b", "weak labels, before finetuning"),
 }
@@ -191,6 +192,8 @@ def _layers_panel(axes: Axes, summary: Mapping[str, Any]) -> None:
     _soft(axes)
     bars = {bar["key"]: 100 * bar["mean"] for bar in summary["bars"]}
     for key, (color, name) in CURVES.items():
+        if key not in summary["curves"]:
+            continue
         curve = summary["curves"][key]
         mean = [100 * value for value in curve["mean"]]
         axes.plot(curve["layers"], mean, "-o", color=color, markersize=4.5, label=name, zorder=3)

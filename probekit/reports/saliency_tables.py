@@ -10,9 +10,10 @@ from probekit.reports.tables import MISSING, Table, percent
 __all__ = ["gap_sentence", "layers_table", "saliency_table", "saliency_title"]
 
 CURVES = {
-    "probe_truth": "before, ground truth",
-    "finetune_weak_probe_truth": "after, ground truth",
-    "probe_weak": "before, weak labels",
+    "probe_truth": "ground truth, before finetuning",
+    "finetune_weak_probe_truth": "ground truth, after it on weak labels",
+    "finetune_truth_probe_truth": "ground truth, after it on ground truth",
+    "probe_weak": "weak labels, before finetuning",
 }
 SHOWN_LAYERS = 9
 
@@ -108,7 +109,7 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
 
 def layers_table(summary: Mapping[str, Any]) -> Table:
     """Test accuracy by layer of the probes before and after finetuning."""
-    found = {key: summary["curves"][key] for key in CURVES}
+    found = {key: summary["curves"][key] for key in CURVES if key in summary["curves"]}
     layers = next(iter(found.values()))["layers"]
     shown = _spaced(len(layers))
     header = ("probe", *(f"layer {layers[i]}" for i in shown), "linear from")
@@ -121,8 +122,8 @@ def layers_table(summary: Mapping[str, Any]) -> Table:
         for key, curve in found.items()
     )
     notes = (
-        "Test rows right, %, before and after finetuning on weak labels. linear from: the first",
-        "layer whose probe has come 90 % of the way from the majority to the best layer's.",
+        "Test rows that linear probes get right, %, before and after finetuning. linear from: the",
+        "first layer whose probe has come 90 % of the way from the majority to the best layer's.",
     )
     return Table(header, rows, notes)
 

@@ -20,7 +20,7 @@ from probekit.experiments.probe_steps import STORE
 from probekit.experiments.run import Run, open_folder
 from probekit.experiments.saliency import Bars, Saliency
 from probekit.experiments.saliency_config import SaliencyConfig, open_saliency_folder
-from probekit.experiments.saliency_judge import BARS, PROBES
+from probekit.experiments.saliency_judge import AFTER_TRUTH, BARS, PROBES
 from probekit.experiments.saliency_steps import layer_file, read_probes
 from probekit.labels import load_labels
 from probekit.reports.saliency_pages import write_saliency_reports
@@ -195,6 +195,33 @@ class TestTruthOfTestRows:
         assert losses[1][-1]["l2"] > losses[0][-1]["l2"]
 
 
+class TestAfterGroundTruth:
+    def test_its_states_are_those_of_bar_5(self, done: Done) -> None:
+        config = done.config.changed(after_truth=True)
+        saliency = Saliency(config, done.folder / "steps", lambda _: None)
+        bars = only(saliency)
+        assert bars.after_truth["test"].inputs["base"].key == bars.finetuned["finetune_truth"].key
+        (done.folder / "more").mkdir()
+        results = saliency.carry_out(done.folder / "more")
+        (task,) = results["pairs"][0]["tasks"]
+        curve = task["curves"][AFTER_TRUTH]
+        assert curve["layers"] == list(range(LAST + 1))
+        # Finetuned on what it is asked for: its own head reads the last layer as well.
+        assert curve["mean"][-1] > 0.7
+        # The five bars are as they were.
+        assert task["bars"] == done.results["pairs"][0]["tasks"][0]["bars"]
+        write_saliency_reports(results, done.folder / "more")
+        assert "after it on ground truth" in (done.folder / "more" / "table.md").read_text()
+
+    def test_only_where_asked_for_is_the_ceiling_kept(self, done: Done) -> None:
+        for asked, kept in ((False, "none"), (True, "model")):
+            config = done.config.changed(strong_finetune={}, after_truth=asked)
+            bars = only(Saliency(config, done.folder / "steps", lambda _: None))
+            step = bars.finetuned["finetune_truth"]
+            assert step.params["config"]["save"] == kept
+            assert (step.disk > 0) is asked
+
+
 class TestOnlyOnce:
     def test_after_a_run_that_keeps_its_students_nothing_is_finetuned(self, done: Done) -> None:
         trained = [s for s in in_order(done.saliency().all_steps()) if s.kind == "finetune"]
@@ -209,7 +236,8 @@ class TestOnlyOnce:
         """The run threw the student's model away; supervisor and ceiling are found."""
         fields = done.config.changed(strong_finetune={}).to_mapping()
         saliency = Saliency(SaliencyConfig.from_mapping(fields), done.folder, lambda _: None)
-        fields.pop("layers")
+        for name in ("layers", "after_truth"):
+            fields.pop(name)
         run = Run(RunConfig.from_mapping(fields), done.folder, lambda _: None)
         there = {step.key for step in in_order(run.all_steps(planned=True))}
         missing = [
@@ -314,7 +342,11 @@ class TestBadInput:
         with pytest.raises(OutputExistsError, match="differs in layers"):
             open_saliency_folder(done.folder / "saliency", done.config.changed(layers="2"))
         run = RunConfig.from_mapping(
-            {k: v for k, v in done.config.to_mapping().items() if k != "layers"}
+            {
+                k: v
+                for k, v in done.config.to_mapping().items()
+                if k not in ("layers", "after_truth")
+            }
         )
         with pytest.raises(UsageError, match="unknown field 'layers'"):
             open_folder(done.folder / "saliency", run)

@@ -100,7 +100,7 @@ def test_layers_of_a_deep_model_are_thinned() -> None:
     summary = pair["tasks"][0]
     table = layers_table(summary)
     assert table.header == ("probe", "layer 0", "layer 1", "layer 2", "linear from")
-    assert table.rows[0] == ("before, ground truth", "50.0", "70.0", "75.0", "layer 2")
+    assert table.rows[0] == ("ground truth, before finetuning", "50.0", "70.0", "75.0", "layer 2")
     for curve in summary["curves"].values():
         curve["layers"] = list(range(33))
         curve["mean"] = [0.5 + 0.01 * i for i in range(33)]
