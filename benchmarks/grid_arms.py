@@ -1,0 +1,140 @@
+"""One condition of the grid: a task's rows, a supervisor, a seed; every method's training set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from grid_candidates import fine, simifeat_vote, spread_labels
+from grid_states import TaskStates
+
+from probekit.cleaning.filter import most_disagreeing
+from probekit.cleaning.noise import prune_by_noise_rate
+from probekit.cleaning.scoring import Scored, score_rows
+from probekit.labels import WeakLabels
+from probekit.prior import prior_matched
+from probekit.probes import LogisticProbe
+
+Array = np.ndarray[Any, Any]
+
+# Supervisors: a probe on a layer, fitted to so many true labels, or wrong labels planted.
+SUPERVISORS: dict[str, tuple[int, int] | float] = {
+    "layer 1, 200 rows": (1, 200),
+    "layer 2, 100 rows": (2, 100),
+    "layer 3, 50 rows": (3, 50),
+    "25 % planted": 0.25,
+}
+STUDENT_ROWS = 2000
+SINGLE_LAYER = 4  # the best single one in what the defaults come from
+SHARE, BLEND, SURE = 0.2, 0.75, 0.9
+PROBES = {
+    "kNN": "knn",
+    "logistic": "logreg",
+    "TopoFilter": "topofilter",
+    "mass-mean": "mass-mean",
+    "ensemble": "ensemble",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """Rows of the student with weak labels, and what the supervisor says of the test rows."""
+
+    states: TaskStates
+    supervisor: str
+    seed: int
+    rows: Array
+    """Numbers in the pool (n,)."""
+    weak: Array
+    """P (n, 2); hard where planted."""
+    floor: Array | None
+    """The supervisor's P on the test rows, None where the noise was planted."""
+
+    @property
+    def truth(self) -> Array:
+        """True classes of the rows (n,)."""
+        return np.asarray(self.states.pool_truth[self.rows])
+
+    @property
+    def labels(self) -> WeakLabels:
+        """Weak labels as a file of them would hold them."""
+        ids = [self.states.pool.ids[i] for i in self.rows]
+        return WeakLabels(ids, None, self.weak, ("0", "1"))
+
+
+def make_condition(states: TaskStates, supervisor: str, seed: int) -> Condition:
+    """Draw rows and label them."""
+    rng = np.random.default_rng([seed, list(SUPERVISORS).index(supervisor)])
+    order = rng.permutation(len(states.pool))
+    what = SUPERVISORS[supervisor]
+    if isinstance(what, float):
+        rows = np.sort(order[:STUDENT_ROWS])
+        truth = states.pool_truth[rows]
+        wrong = rng.random(len(rows)) < what
+        return Condition(
+            states, supervisor, seed, rows, np.eye(2)[np.where(wrong, 1 - truth, truth)], None
+        )
+    layer, many = what
+    trained, rows = np.sort(order[:many]), np.sort(order[many : many + STUDENT_ROWS])
+    X = states.pool.layer(layer)
+    probe = LogisticProbe(l2="auto", random_state=seed)
+    probe.fit(X[trained], states.pool_truth[trained])
+    floor = probe.predict_proba(states.test.layer(layer))
+    return Condition(states, supervisor, seed, rows, probe.predict_proba(X[rows]), floor)
+
+
+def training_sets(condition: Condition) -> Iterator[tuple[str, Array, Array]]:
+    """Yield each method's name, the places of the rows kept, and labels (n, 2) of all rows."""
+    weak, n = condition.weak, len(condition.rows)
+    hard, every = weak.argmax(axis=1), np.arange(n)
+    counts = np.floor(SHARE * np.bincount(hard, minlength=2) + 1e-9).astype(np.int64)
+    yield "weak labels", every, weak
+    for draw in range(3):
+        rng = np.random.default_rng([condition.seed, draw])
+        gone = most_disagreeing(rng.random(n), counts, hard)
+        yield f"random drop, {draw}", np.flatnonzero(~gone), weak
+    for name, probe in PROBES.items():
+        layer = None if probe == "ensemble" else SINGLE_LAYER
+        scored = score_rows(
+            condition.states.pool,
+            condition.labels,
+            probe,
+            layer=layer,
+            seed=condition.seed,
+            only_labelled=True,
+        )
+        yield from _of_probe(name, scored, weak, counts)
+    yield from _candidates(condition, weak, counts)
+
+
+def _of_probe(
+    name: str, scored: Scored, weak: Array, counts: Array
+) -> Iterator[tuple[str, Array, Array]]:
+    """What filter and relabel make of a probe's answers, from one fit."""
+    hard, every = weak.argmax(axis=1), np.arange(len(weak))
+    if name == "TopoFilter":
+        keep = scored.probe.keep_
+    else:
+        keep = ~most_disagreeing(scored.disagreement, counts, hard)
+    yield f"filter, {name}", np.flatnonzero(keep), weak
+    yield f"relabel, {name}", every, (1 - BLEND) * weak + BLEND * scored.proba
+    if name == "ensemble":
+        share = np.bincount(hard, minlength=2) / len(hard)
+        yield "relabel hard, ensemble", every, np.eye(2)[prior_matched(scored.proba, share)]
+        gone = prune_by_noise_rate(hard, scored.proba)
+        yield "filter confident, ensemble", np.flatnonzero(~gone), weak
+
+
+def _candidates(
+    condition: Condition, weak: Array, counts: Array
+) -> Iterator[tuple[str, Array, Array]]:
+    X = condition.states.pool.read(SINGLE_LAYER, condition.rows)
+    hard, every = weak.argmax(axis=1), np.arange(len(weak))
+    proba = spread_labels(X, hard)
+    gone = most_disagreeing(0.5 * np.abs(proba - weak).sum(axis=1), counts, hard)
+    yield "filter, label spreading", np.flatnonzero(~gone), weak
+    yield "relabel, label spreading", every, (1 - BLEND) * weak + BLEND * proba
+    yield "filter, SimiFeat", np.flatnonzero(simifeat_vote(X, hard, every)), weak
+    yield "filter, FINE", np.flatnonzero(fine(X, hard, seed=condition.seed)), weak

@@ -1,0 +1,157 @@
+"""Tables and the figure of the grid, from its results file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _harness import table
+
+# What an advised action trains on.
+ACTION_ARMS = {
+    "leave": "weak labels",
+    "filter": "filter, ensemble",
+    "relabel": "relabel, ensemble",
+}
+POLICIES = ("rule", "audit 10", "audit 20", "audit 40")
+ALWAYS = ("filter, ensemble", "relabel, ensemble")
+Z = 1.96
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Lines of the results file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def summarize(path: Path, figure: Path | None = None) -> str:
+    """Write the figure and return all tables as text."""
+    pairs = read(path)
+    tasks = sorted({pair["task"] for pair in pairs})
+    fixed_on, held_out = tasks[::2], tasks[1::2]
+    seeds = len(pairs[0]["seeds"])
+    parts = [f"{len(pairs)} pairs of {len(tasks)} tasks and their supervisors, {seeds} seeds each"]
+    for student in pairs[0]["ceiling"]:
+        parts += [f"{student} linear student", methods(pairs, student)]
+    for name, some in (("tasks that thresholds were fixed on", fixed_on), ("others", held_out)):
+        chosen = [pair for pair in pairs if pair["task"] in some]
+        if chosen:
+            parts += [f"advice x outcome, {name}: {', '.join(some)}", confusion(chosen)]
+    if figure is not None:
+        draw(pairs, figure)
+    return "\n\n".join(parts)
+
+
+def outcome(arm: Mapping[str, Any], key: str = "gain") -> str:
+    """Whether a gain over plain weak labels is beyond its 95 % interval."""
+    gain, error = arm[key], Z * arm[f"{key} se"]
+    return "better" if gain > error else "worse" if gain < -error else "same"
+
+
+def methods(pairs: Sequence[Mapping[str, Any]], student: str) -> str:
+    """One line per method: means over pairs, and on how many pairs it is better or worse."""
+    header = ["method", "kept", "labels", "acc", "gain", "gain*", "AUROC", "PGR", "better", "worse"]
+    rows = []
+    for name in pairs[0]["arms"]:
+        arms = [pair["arms"][name] for pair in pairs]
+        each = [arm[student] for arm in arms]
+        found = Counter(outcome(arm) for arm in each)
+        recovered = [
+            (arm["acc"] - pair["floor"]) / (pair["ceiling"][student] - pair["floor"])
+            for pair, arm in zip(pairs, each, strict=True)
+            if pair["floor"] is not None and pair["ceiling"][student] > pair["floor"] + 0.02
+        ]
+        rows.append(
+            [
+                name,
+                f"{100 * np.mean([arm['kept'] for arm in arms]):.0f} %",
+                f"{100 * np.mean([arm['labels'] for arm in arms]):.1f}",
+                f"{100 * np.mean([arm['acc'] for arm in each]):.1f}",
+                f"{100 * np.mean([arm['gain'] for arm in each]):+.2f}",
+                f"{100 * np.mean([arm['gain*'] for arm in each]):+.2f}",
+                f"{100 * np.mean([arm['auroc'] for arm in each]):.1f}",
+                f"{np.median(recovered):.2f}" if recovered else "-",
+                str(found["better"]),
+                str(found["worse"]),
+            ]
+        )
+    return table(header, rows)
+
+
+def confusion(pairs: Sequence[Mapping[str, Any]]) -> str:
+    """Advice by outcome: of labels for every seed, and of students for every pair."""
+    header = ["advice", "leave", "filter", "relabel", "labels right", "harm > 1"]
+    header += ["better", "same", "worse", "mean gain"]
+    rows = []
+    for policy in (*POLICIES, *ALWAYS):
+        actions = Counter(
+            advice[policy] for pair in pairs for advice in pair["advice"] if policy in advice
+        )
+        arm = f"follow {policy}" if policy in POLICIES else policy
+        students = [pair["arms"][arm][student] for pair in pairs for student in ("memorising",)]
+        found = Counter(map(outcome, students))
+        right, harm = label_decisions(pairs, policy)
+        rows.append(
+            [
+                policy,
+                *(str(actions[name]) if actions else "-" for name in ACTION_ARMS),
+                f"{right:.0%}",
+                f"{harm:.0%}",
+                *(str(found[name]) for name in ("better", "same", "worse")),
+                f"{100 * np.mean([s['gain'] for s in students]):+.2f}",
+            ]
+        )
+    return table(header, rows)
+
+
+def label_decisions(pairs: Sequence[Mapping[str, Any]], policy: str) -> tuple[float, float]:
+    """Share of pairs where acting or not was right for the labels, and where it cost a point."""
+    right, harm = [], []
+    for pair in pairs:
+        arms = pair["arms"]
+        plain = arms["weak labels"]["labels"]
+        gain = arms[f"follow {policy}" if policy in POLICIES else policy]["labels"] - plain
+        could = max(arms[name]["labels"] for name in ALWAYS) - plain
+        right.append(gain > 0 or (gain == 0 and could <= 0))
+        harm.append(gain < -0.01)
+    return float(np.mean(right)), float(np.mean(harm))
+
+
+def draw(pairs: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Gains of a filter, a relabel and the audited advice, pair by pair, with intervals."""
+    from probekit.reports.figures import FAINT, INK, below, blank, plain_axes, write_figure
+
+    shown = {
+        "filter, ensemble": "#b4540a",
+        "relabel, ensemble": "#0b69a3",
+        "follow audit 20": "#2f7d4f",
+    }
+    order = sorted(pairs, key=lambda pair: (pair["task"], pair["supervisor"]))
+    figure = blank(11.0, 1.6 + 0.28 * len(order))
+    for place, student in enumerate(("regularised", "memorising")):
+        axes = figure.add_subplot(1, 2, place + 1)
+        plain_axes(axes, len(order))
+        names = [f"{pair['task']}, {pair['supervisor']}" for pair in order]
+        axes.set_yticks(range(len(order)), names if place == 0 else [""] * len(order), fontsize=8)
+        axes.axvline(0, color=INK, linewidth=1)
+        for shift, (name, color) in zip((-0.22, 0, 0.22), shown.items(), strict=True):
+            each = [pair["arms"][name][student] for pair in order]
+            axes.errorbar(
+                [100 * arm["gain"] for arm in each],
+                np.arange(len(order)) + shift,
+                xerr=[100 * Z * arm["gain se"] for arm in each],
+                fmt="o",
+                markersize=3,
+                elinewidth=1,
+                color=color,
+                label=name,
+            )
+        axes.set_title(f"{student} linear student", fontsize=11, color=INK, loc="left")
+        axes.set_xlabel("points over plain weak labels", fontsize=10, color=INK)
+        if place == 0:
+            axes.legend(loc="lower right", fontsize=8, frameon=False, labelcolor=FAINT)
+            below(axes, "Means of the seeds; bars: 95 %, of test rows and seeds.", points=40)
+    write_figure(figure, path)
