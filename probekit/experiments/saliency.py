@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from probekit.experiments.context import Context, Labels, predictions_file
 from probekit.experiments.engine import Step
+from probekit.experiments.judge import plain_numbers
 from probekit.experiments.probe_steps import states_step
 from probekit.experiments.run import METRICS, Experiment, Run, Sources, provenance
 from probekit.experiments.saliency_config import SaliencyConfig
@@ -33,6 +34,10 @@ from probekit.experiments.saliency_steps import LinearProbes, layer_file, linear
 from probekit.experiments.saliency_summary import summarize_pairs
 from probekit.experiments.weak_to_strong import Pair
 from probekit.files import atomic_write
+from probekit.metrics import auroc
+
+if TYPE_CHECKING:
+    from probekit.labels import WeakLabels
 
 __all__ = ["Bars", "Saliency"]
 
@@ -168,7 +173,8 @@ class Saliency(Run):
         truth, rows = context.splits.truth["test"], context.splits.rows
         probes = {key: read_probes(self.engine.path(step)) for key, step in bars.probes.items()}
         files = self._copy(bars, probes, self._predictions_folder(experiment, folder))
-        right = {key: self._right(bars, path) for key, path in files.items()}
+        found = {key: self._predicted(bars, path) for key, path in files.items()}
+        right = {key: (each.hard == truth.hard).astype(float) for key, each in found.items()}
         task, weak, strong = experiment.group
         record = {
             "task": task,
@@ -178,21 +184,22 @@ class Saliency(Run):
             "classes": list(context.splits.classes),
             "rows": {name: len(each) for name, each in rows.items()},
             "chance": float(np.bincount(truth.hard).max() / len(truth)),
-            "weak_accuracy": float(self._right(bars, self._test(bars.pair.floor)).mean()),
+            "weak_accuracy": self._accuracy(bars, self._test(bars.pair.floor)),
             "label_accuracy": self._label_accuracy(bars),
             "accuracy": {key: float(values.mean()) for key, values in right.items()},
+            "auroc": {key: auroc(truth.hard, each.probs) for key, each in found.items()},
             "probes": {key: _told(found) for key, found in probes.items()},
             "layers": {
                 key: [
-                    float(self._right(bars, self._layer_file(bars, key, layer)).mean())
-                    for layer in (each["layer"] for each in found.layers)
+                    self._accuracy(bars, self._layer_file(bars, key, each["layer"]))
+                    for each in made.layers
                 ]
-                for key, found in probes.items()
+                for key, made in probes.items()
             },
             "seconds": {step.name: self.engine.seconds(step) for step in bars.steps},
         }
         columns = np.column_stack([right[name] for name in COLUMNS])
-        return record, Judged(columns, rows["test"].fingerprint)
+        return plain_numbers(record), Judged(columns, rows["test"].fingerprint)
 
     def _copy(
         self, bars: Bars, probes: Mapping[str, LinearProbes], folder: Path
@@ -212,14 +219,16 @@ class Saliency(Run):
     def _layer_file(self, bars: Bars, key: str, layer: int) -> Path:
         return self.engine.path(bars.probes[key]) / layer_file(layer)
 
-    def _right(self, bars: Bars, path: Path) -> Any:
-        """Which test rows a file of predictions has right, (t,)."""
+    def _predicted(self, bars: Bars, path: Path) -> WeakLabels:
+        """A file's predictions of the test rows, in their order."""
         from probekit.labels import load_labels
 
-        splits = bars.context.splits
-        rows = splits.rows["test"]
-        found = load_labels(path).align(rows.ids, rows.hashes, rows_name="the test rows").labels
-        return (found.hard == splits.truth["test"].hard).astype(np.float64)
+        rows = bars.context.splits.rows["test"]
+        return load_labels(path).align(rows.ids, rows.hashes, rows_name="the test rows").labels
+
+    def _accuracy(self, bars: Bars, path: Path) -> float:
+        truth = bars.context.splits.truth["test"]
+        return float(np.mean(self._predicted(bars, path).hard == truth.hard))
 
     def _label_accuracy(self, bars: Bars) -> float:
         labels = bars.pair.weak_labels

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from probekit.experiments.saliency_judge import PROBES, Judged, combine, curve
+from probekit.experiments.saliency_judge import BARS, PROBES, Judged, combine, curve
 
 __all__ = ["summarize_pairs"]
 
@@ -47,12 +47,21 @@ def _summary(name: str, tasks: Mapping[str, Sequence[Found]]) -> dict[str, Any]:
         "train_rows": sum(found[0]["rows"]["student"] for found in records.values()),
         **{key: mean(key) for key in ("chance", "weak_accuracy", "label_accuracy")},
         **combine({task: [each for _, each in found] for task, found in tasks.items()}),
+        "auroc": {key: _mean(records, key) for key in BARS},
         "chosen_layers": {
             key: sorted({r["probes"][key]["chosen"]["layer"] for f in records.values() for r in f})
             for key in PROBES
         },
         "curves": _curves(records, mean("chance")),
     }
+
+
+def _mean(records: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> float | None:
+    """Mean over seeds, then tasks, of a bar's AUROC; None where one has none."""
+    values = [[record["auroc"][key] for record in found] for found in records.values()]
+    if any(value is None for found in values for value in found):
+        return None
+    return float(np.mean([np.mean(found) for found in values]))
 
 
 def _curves(records: Mapping[str, Sequence[Mapping[str, Any]]], chance: float) -> dict[str, Any]:

@@ -33,12 +33,13 @@ def saliency_table(summary: Mapping[str, Any]) -> Table:
     over_probe = {
         each["first"]: each for each in summary["compared"] if each["second"] == "probe_truth"
     }
-    header = ("bar", "acc", "− bar 2", "acc, chosen layer", "layer")
+    header = ("bar", "acc", "− bar 2", "AUROC", "acc, chosen layer", "layer")
     rows = [
         (
             f"{number}. {bar['name']}",
             figure(bar),
             _difference(over_probe.get(bar["key"])),
+            percent(summary["auroc"][bar["key"]]),
             MISSING if bar["chosen"] is None else figure(bar["chosen"]),
             _layers(summary["chosen_layers"].get(bar["key"])),
         )

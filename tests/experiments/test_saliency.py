@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from probekit.activations.store import ActivationStore
@@ -277,6 +278,8 @@ class TestResults:
             found = load_labels(folder / f"{name}.parquet")
             right = np.mean([truth[i] == c for i, c in zip(found.ids, found.hard, strict=True)])
             assert result["accuracy"][name] == pytest.approx(right)
+            score = roc_auc_score([truth[i] for i in found.ids], found.probs[:, 1])
+            assert result["auroc"][name] == pytest.approx(score)
         (task,) = pair["tasks"]
         assert pair["overall"] is None
         assert [bar["key"] for bar in task["bars"]] == list(BARS)

@@ -42,6 +42,7 @@ def found(
         "weak_accuracy": 0.65,
         "label_accuracy": 0.66,
         "accuracy": dict(zip(COLUMNS, means, strict=True)),
+        "auroc": dict(zip(COLUMNS, (mean + 0.1 for mean in means), strict=True)),
         "probes": probes,
         "layers": {key: [0.5, 0.7 + 0.01 * seed, 0.75] for key in PROBES},
     }
@@ -62,9 +63,10 @@ def test_cells_are_the_figures() -> None:
     fourth = cells["4. finetune, weak labels, then linear probe, ground truth"]
     assert fourth[1].startswith("76.0 [")
     assert fourth[2].startswith("+6.0 [")
-    assert fourth[3].startswith("78.0 [")
-    assert fourth[4] == "1"
-    assert cells["3. finetune, weak labels"][3:] == ("-", "-")
+    assert fourth[3] == "86.0"
+    assert fourth[4].startswith("78.0 [")
+    assert fourth[5] == "1"
+    assert cells["3. finetune, weak labels"][4:] == ("-", "-")
     assert cells["2. linear probe, ground truth"][2] == "-"
     assert "0.50 [" in gap_sentence(pair["tasks"][0])
     # (0.78 - 0.71) / (0.82 - 0.71)
@@ -79,7 +81,7 @@ def test_seeds_and_tasks_show_standard_errors() -> None:
     first = saliency_table(pair["tasks"][0])
     # Half the difference of two values is the standard error of their mean.
     assert first.rows[0][1] == "61.0 ± 1.0"
-    assert first.rows[0][4] == "1, 2"
+    assert first.rows[0][5] == "1, 2"
     assert any("over seeds" in note for note in first.notes)
     overall = saliency_table(pair["overall"])
     assert overall.rows[0][1] == "60.5 ± 0.5"
