@@ -65,18 +65,96 @@ def _gpus() -> list[str]:
     return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
 
 
+class Times(dict[str, float]):
+    """Median seconds of each way; ``each`` holds every turn's."""
+
+    def __init__(self, each: Mapping[str, list[float]]) -> None:
+        super().__init__({name: statistics.median(values) for name, values in each.items()})
+        self.each = dict(each)
+
+    def ratio(self, over: str, under: str) -> float:
+        """Median over the turns of one way's time divided by another's in the same turn."""
+        pairs = zip(self.each[over], self.each[under], strict=True)
+        return statistics.median(a / b for a, b in pairs)
+
+
+class Seconds(float):
+    """Returned by a way that has timed a part of itself: counts instead of its whole time."""
+
+
+class Busy(RuntimeError):
+    """Others use the cores that are measured on."""
+
+
+class Others:
+    """What other processes take of the cores that this one may use, since it was made."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    def share(self) -> float:
+        """CPU time of others per core and second; 0 where the system does not tell."""
+        (wall, others), (before, before_others) = self._now(), self._start
+        return max(0.0, others - before_others) / max(wall - before, 1e-9) / self._cores()
+
+    @staticmethod
+    def _cores() -> int:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        stat, wall = Path("/proc/stat"), time.perf_counter()
+        if not stat.exists():
+            return wall, 0.0
+        mine = {f"cpu{i}" for i in os.sched_getaffinity(0)}
+        ticks = 0
+        for line in stat.read_text(encoding="ascii").splitlines():
+            name, *values = line.split()
+            if name in mine:  # user, nice, system, irq, softirq; not idle, not waiting for disks
+                ticks += sum(int(values[i]) for i in (0, 1, 2, 5, 6))
+        return wall, ticks / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+
+
+BUSY_SHARE, BUSY_SECONDS = 0.10, 0.2
+
+
 def interleaved(
-    fns: Mapping[str, Callable[[], Any]], runs: int = 5, *, warmup: int = 1
-) -> dict[str, float]:
-    """Median seconds of each function, run in turn: a busy minute hits all of them alike."""
-    times: dict[str, list[float]] = {name: [] for name in fns}
-    for turn in range(warmup + runs):
+    fns: Mapping[str, Callable[[], Any]],
+    runs: int = 5,
+    *,
+    warmup: int = 1,
+    busy_ok: bool = True,
+) -> Times:
+    """Time functions in turn: a busy minute hits all of them alike.
+
+    Without ``busy_ok`` a turn beside another busy process is run again, as many as ``runs`` times
+    in all, and then refused with :class:`Busy`.
+    """
+    each: dict[str, list[float]] = {name: [] for name in fns}
+    disturbed, turn = 0, 0
+    while turn < warmup + runs:
+        others, times = Others(), {}
+        begun = time.perf_counter()
         for name, fn in fns.items():
             start = time.perf_counter()
-            fn()
-            if turn >= warmup:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+            own = fn()
+            whole = time.perf_counter() - start
+            times[name] = float(own) if isinstance(own, Seconds) else whole
+        share, wall = others.share(), time.perf_counter() - begun
+        # The system counts in hundredths of a second: a short turn tells nothing by itself.
+        if turn >= warmup and not busy_ok and share > BUSY_SHARE and share * wall > BUSY_SECONDS:
+            disturbed += 1
+            if disturbed > runs:
+                raise Busy(
+                    f"Other processes took {share:.0%} of the cores while {', '.join(fns)} ran; "
+                    "end them, or add --busy-ok for figures that are marked as not valid."
+                )
+            continue
+        if turn >= warmup:
+            for name, value in times.items():
+                each[name].append(value)
+        turn += 1
+    return Times(each)
 
 
 def peak_memory(fn: Callable[[], T]) -> tuple[T, float]:
@@ -101,10 +179,10 @@ def _status_mib(key: str) -> float:
     return float(status.split(f"{key}:")[1].split()[0]) / 1024
 
 
-def record(name: str, row: Mapping[str, Any]) -> Path:
-    """Append ``row`` with the hardware and the date to ``benchmarks/results/<name>.jsonl``."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.jsonl"
+def record(name: str, row: Mapping[str, Any], *, folder: Path = RESULTS) -> Path:
+    """Append ``row`` with the hardware and the date to ``<folder>/<name>.jsonl``."""
+    folder.mkdir(exist_ok=True, parents=True)
+    path = folder / f"{name}.jsonl"
     when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%MZ")
     line = json.dumps({**row, "when": when, "hardware": hardware()}, ensure_ascii=False)
     with path.open("a", encoding="utf-8") as file:

@@ -1,0 +1,168 @@
+"""What probekit filter takes besides its searches and fits.
+
+    python benchmarks/cleaning.py [--runs 5] [--rows 50000]
+
+One layer of 768 columns on disk, hard weak labels of which a fifth is wrong, in a CSV; the command
+as a process of its own, verdicts as Parquet. Wall time is from starting Python to its end; within
+it the seconds inside neighbour searches and logistic paths are counted, those of the advice
+included. Everything else - imports, reading, joining, duplicates, deciding, writing - is overhead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from _bench import Bench, Claim, parser, run
+from _harness import Seconds
+
+from probekit.activations.writer import StoreWriter
+from probekit.verdicts import Verdicts
+
+WIDTH = 768
+PROBES = {
+    "knn": ["--k", "50"],
+    "logreg": [],
+    "topofilter": [],
+}
+# Modules are imported where the command would import them, so that imports count as what they are.
+COUNTING = """
+import importlib.abc, importlib.machinery, sys, time
+spent = depth = 0.0
+def counted(function):
+    def call(*args, **kwargs):
+        global spent, depth
+        depth += 1
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            depth -= 1
+            if not depth:
+                spent += time.perf_counter() - start
+    return call
+WORK = {
+    "probekit.probes.neighbors": ("NeighborIndex.__init__", "NeighborIndex._search"),
+    "probekit.probes.logistic_path": ("logistic_path",),
+}
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name not in WORK:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        plain = spec.loader.exec_module
+        def exec_module(module):
+            plain(module)
+            for dotted in WORK[name]:
+                *owners, last = dotted.split(".")
+                owner = module
+                for part in owners:
+                    owner = getattr(owner, part)
+                setattr(owner, last, counted(getattr(owner, last)))
+        spec.loader.exec_module = exec_module
+        return spec
+sys.meta_path.insert(0, Finder())
+from probekit.cli.main import cli
+cli(sys.argv[1:], standalone_mode=False)
+print("counted", spent, flush=True)
+"""
+
+
+def make_files(folder: Path, n: int) -> None:
+    """Write a store, weak labels and nothing else."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, n)
+    strong = rng.standard_normal((30, WIDTH), dtype=np.float32)
+    direction = rng.standard_normal(WIDTH, dtype=np.float32)
+    ids = [f"row-{i}" for i in range(n)]
+    with StoreWriter.open(
+        folder / "acts.h5",
+        spec={},
+        ids=ids,
+        hashes=[f"{i:016x}" for i in range(n)],
+        widths={0: WIDTH},
+        store_dtype="float32",
+    ) as writer:
+        for rows in np.array_split(np.arange(n), -(-n // 4096)):
+            states = rng.standard_normal((len(rows), 30), dtype=np.float32) @ strong
+            states += rng.standard_normal(states.shape, dtype=np.float32)
+            states += np.where(truth[rows], 1, -1)[:, None] * direction
+            writer.write(rows, {0: states}, np.ones(len(rows)), np.zeros(len(rows)))
+        writer.finish()
+    weak = np.where(rng.random(n) < 0.2, 1 - truth, truth)
+    lines = [f"{name},{label}\n" for name, label in zip(ids, weak, strict=True)]
+    (folder / "weak.csv").write_text("id,label\n" + "".join(lines), encoding="utf-8")
+    np.save(folder / "right.npy", weak == truth)
+
+
+class Filter:
+    """One ``probekit filter`` as a process; what it counted of itself is kept."""
+
+    def __init__(self, folder: Path, probe: str) -> None:
+        self.folder, self.probe = folder, probe
+        self.output = folder / f"{probe}.parquet"
+        self.walls: list[float] = []
+        self.counted: list[float] = []
+
+    def __call__(self) -> Seconds:
+        """Run it; its wall time."""
+        files = [str(self.folder / "acts.h5"), "--labels", str(self.folder / "weak.csv")]
+        what = ["--probe", self.probe, *PROBES[self.probe]]
+        output = ["-o", str(self.output), "--overwrite"]
+        command = [sys.executable, "-c", COUNTING, "filter", *files, *what, *output]
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        wall = time.perf_counter() - start
+        line = next(x for x in done.stdout.splitlines() if x.startswith("counted"))
+        self.walls.append(wall)
+        self.counted.append(float(line.split()[1]))
+        return Seconds(wall)
+
+    def right_share(self) -> float:
+        """Share of right weak labels among the rows that are kept."""
+        keep = Verdicts.load(self.output).keep
+        return float(np.load(self.folder / "right.npy")[keep].mean())
+
+
+def measure(bench: Bench, options: argparse.Namespace) -> None:
+    """Filter with each probe in turn; compare wall time with what was counted."""
+    n = 3000 if bench.quick else options.rows
+    with tempfile.TemporaryDirectory() as name:
+        make_files(Path(name), n)
+        ways = {probe: Filter(Path(name), probe) for probe in PROBES}
+        bench.times(ways, warmup=0)
+        kept = {probe: way.right_share() for probe, way in ways.items()}
+    turns = {
+        "all three": tuple(
+            [sum(parts) for parts in zip(*(getattr(w, part) for w in ways.values()), strict=True)]
+            for part in ("walls", "counted")
+        )
+    } | {probe: (way.walls, way.counted) for probe, way in ways.items()}
+    for probe, (walls, counted) in turns.items():
+        ratios = [wall / work for wall, work in zip(walls, counted, strict=True)]
+        share = min(kept.values()) if probe == "all three" else kept[probe]
+        bench.claim(
+            Claim(
+                f"filter {probe}, {n:,} × {WIDTH}: wall to searches and fits",
+                f"{np.median(walls):.1f} s",
+                f"{np.median(counted):.1f} s",
+                float(np.median(ratios)),
+                "<= 1.15",
+                f"{share:.0%} of kept labels right (80% of all)",
+                agrees=share > 0.82,
+            ),
+            walls=walls,
+            counted=counted,
+        )
+
+
+if __name__ == "__main__":
+    flags = parser(__doc__)
+    flags.add_argument("--rows", type=int, default=50_000)
+    asked = flags.parse_args()
+    sys.exit(run("cleaning", asked, lambda bench: measure(bench, asked)))
