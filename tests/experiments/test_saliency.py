@@ -115,6 +115,15 @@ class TestWhatTrainsOnWhat:
         )
         assert np.abs(before - after).max() > 1e-2
 
+    def test_after_a_language_model_everything_starts_there(self, done: Done) -> None:
+        config = done.config.changed(lm_first=True)
+        bars = only(Saliency(config, done.folder / "steps", lambda _: None))
+        model = bars.pair.base
+        assert model is not None
+        starts = [bars.before["student"], *bars.finetuned.values()]
+        assert {step.inputs["base"].key for step in starts} == {model.key}
+        assert bars.after["test"].inputs["base"].key == bars.finetuned["finetune_weak"].key
+
     @pytest.mark.parametrize("key", ["probe_truth", "finetune_weak_probe_truth"])
     def test_predictions_are_those_of_scikit_learn(self, key: str, done: Done) -> None:
         """Labels joined by id from the file itself; C = 1 / (2 l2 n)."""
@@ -314,6 +323,19 @@ class TestResults:
         saliency.engine.run([bars.probes["probe_truth"]])
         step = saliency.engine.path(bars.probes["probe_truth"])
         assert read_probes(step).at(LAST)["validation_accuracy"] > 0.8
+
+    def test_three_classes(self, done: Done, write_jsonl: Files) -> None:
+        words = ("cat", "hammer", "the old bread")
+        path = write_jsonl(
+            [{"text": f"{words[i % 3]} {i}", "label": "abc"[i % 3]} for i in range(180)]
+        )
+        saliency = done.saliency(path)
+        bars = only(saliency)
+        saliency.engine.run([bars.probes["probe_truth"]])
+        folder = saliency.engine.path(bars.probes["probe_truth"])
+        probs = load_labels(folder / layer_file(LAST)).probs
+        assert probs.shape[1] == 3
+        assert read_probes(folder).at(LAST)["validation_accuracy"] > 0.8
 
 
 class TestBadInput:
