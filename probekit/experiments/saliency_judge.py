@@ -180,8 +180,11 @@ class _Combined:
         return found
 
     def difference(self, first: str, second: str) -> dict[str, Any]:
-        column = self._column(first) - self._column(second)
-        return {"first": first, "second": second, **self._figures(column)}
+        found: dict[str, Any] = {"first": first, "second": second, "chosen": None}
+        if first in PROBES and second in PROBES:
+            one, other = (self._column(key + CHOSEN) for key in (first, second))
+            found["chosen"] = self._figures(one - other)
+        return found | self._figures(self._column(first) - self._column(second))
 
     def gap(self, where: str) -> dict[str, Any]:
         names = ("probe_truth" + where, "finetune_weak_probe_truth" + where, "finetune_truth")

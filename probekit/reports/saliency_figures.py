@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from probekit.reports.figures import FAINT, GRID, INK, below, blank
+from probekit.reports.saliency_tables import instead
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ BARS = {
     "probe_weak": ("#d9822b", "linear probe,\nweak labels"),
     "probe_truth": ("#5fa8d3", "linear probe,\nground truth"),
     "finetune_weak": ("#b4540a", "finetune,\nweak labels"),
-    "finetune_weak_probe_truth": ("#6b4ea0", "finetune, weak,\nthen linear probe,\nground truth"),
+    "finetune_weak_probe_truth": ("#6b4ea0", "finetune, weak\nlabels, then probe,\nground truth"),
     "finetune_truth": ("#0b69a3", "finetune,\nground truth"),
 }
 CURVES = {
@@ -41,7 +42,9 @@ def draw_bars(pair: Mapping[str, Any]) -> Figure:
     columns = 1 if len(shown) == 1 else min(2, len(shown))
     rows = -(-len(shown) // columns)
     figure = blank(7.4 * columns + 0.4, 4.5 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"hspace": 0.62})
+    panels = figure.subplots(
+        rows, columns, squeeze=False, gridspec_kw={"hspace": 0.52, "wspace": 0.3}
+    )
     for axes, summary in zip(panels.flat, shown, strict=False):
         _bars_panel(axes, summary)
     for axes in panels.flat[len(shown) :]:
@@ -90,7 +93,7 @@ def _bars_panel(axes: Axes, summary: Mapping[str, Any]) -> None:
     for key, style in (("weak_accuracy", "--"), ("chance", ":")):
         axes.axhline(100 * summary[key], color=FAINT, linewidth=1.1, linestyle=style, zorder=3)
     _beside_lines(axes, summary)
-    axes.set_xticks(range(len(BARS)), [label for _, label in BARS.values()], fontsize=9.5)
+    axes.set_xticks(range(len(BARS)), [label for _, label in BARS.values()], fontsize=9)
     axes.set_xlim(-0.6, len(BARS) - 0.3)
     axes.set_ylim(lowest, highest)
     axes.set_ylabel("test rows right, %", fontsize=11, color=INK)
@@ -138,9 +141,9 @@ def _beside_lines(axes: Axes, summary: Mapping[str, Any]) -> None:
 def _gap(summary: Mapping[str, Any]) -> str:
     gap = summary["gap_closed"]
     if gap["value"] is None:
-        return "no gap to close (bar 5 not above bar 2)"
+        return f"no gap to close; {instead(summary)}"
     if gap["unbounded"]:
-        return "gap closed: no bounds (bars 2 and 5 too close)"
+        return f"gap too small; {instead(summary)}"
     return f"gap closed {gap['value']:.2f} [{gap['low']:.2f} {gap['high']:.2f}]"
 
 
@@ -164,7 +167,7 @@ def _bars_caption(pair: Mapping[str, Any], first: Mapping[str, Any]) -> str:
 def draw_layers(pair: Mapping[str, Any]) -> Figure:
     """Accuracy of linear probes by layer, before and after finetuning on weak labels."""
     shown = _shown(pair)
-    columns = min(PANEL_COLUMNS, len(shown))
+    columns = 2 if len(shown) == 4 else min(PANEL_COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     figure = blank(5.2 * columns + 0.8, 3.5 * rows + 0.4)
     panels = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"hspace": 0.42})
@@ -197,7 +200,8 @@ def _layers_panel(axes: Axes, summary: Mapping[str, Any]) -> None:
         curve = summary["curves"][key]
         mean = [100 * value for value in curve["mean"]]
         axes.plot(curve["layers"], mean, "-o", color=color, markersize=4.5, label=name, zorder=3)
-        if all(value is not None for value in curve["sem"]):
+        # Between tasks it is their difficulty that differs, not the curves.
+        if summary["over"] == "seeds":
             axes.fill_between(
                 curve["layers"],
                 [m - 100 * s for m, s in zip(mean, curve["sem"], strict=True)],

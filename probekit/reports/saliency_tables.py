@@ -7,7 +7,7 @@ from typing import Any
 
 from probekit.reports.tables import MISSING, Table, percent
 
-__all__ = ["gap_sentence", "layers_table", "saliency_table", "saliency_title"]
+__all__ = ["gap_sentence", "instead", "layers_table", "saliency_table", "saliency_title"]
 
 CURVES = {
     "probe_truth": "ground truth, before finetuning",
@@ -73,13 +73,21 @@ def gap_sentence(summary: Mapping[str, Any], *, chosen: bool = False) -> str:
     where = "probes at the chosen layer" if chosen else "probes at the last layer"
     begin = f"Gap closed, (bar 4 − bar 2) / (bar 5 − bar 2), {where}:"
     if gap["value"] is None:
-        return f"{begin} none to close, {gap['reason']}."
+        return f"{begin} none to close, {gap['reason']}; {instead(summary, chosen=chosen)}."
     if gap["unbounded"]:
-        return f"{begin} no bounds, {gap['reason']}."
+        return f"{begin} no bounds, {gap['reason']}; {instead(summary, chosen=chosen)}."
     text = f"{begin} {gap['value']:.2f} [{gap['low']:.2f} {gap['high']:.2f}]"
     if gap["sem"] is not None:
         text += f", s.e.m. over {summary['over']} {gap['sem']:.2f}"
     return text + "."
+
+
+def instead(summary: Mapping[str, Any], *, chosen: bool = False) -> str:
+    """Write bar 4 − bar 2 in points, which can be told where there is no gap."""
+    bars = "finetune_weak_probe_truth", "probe_truth"
+    found = {(each["first"], each["second"]): each for each in summary["compared"]}[bars]
+    shown = found["chosen"] if chosen else found
+    return f"bar 4 − bar 2 {_difference(shown)} points"
 
 
 def finetune_sentence(summary: Mapping[str, Any]) -> str:

@@ -94,7 +94,12 @@ def test_seeds_and_tasks_show_standard_errors() -> None:
 def test_the_gap_in_words(ceiling: float, words: str) -> None:
     means = (*MEANS[:4], ceiling, *MEANS[5:])
     (pair,) = results(found("t", 0, means))["pairs"]
-    assert words in gap_sentence(pair["tasks"][0])
+    sentence = gap_sentence(pair["tasks"][0])
+    assert words in sentence
+    # What can be told where there is no gap.
+    assert ("bar 4 − bar 2 +6.0 [" in sentence) == (ceiling < 0.8)
+    other = gap_sentence(pair["tasks"][0], chosen=True)
+    assert ("bar 4 − bar 2 +7.0 [" in other) == (ceiling < 0.8)
 
 
 def test_layers_of_a_deep_model_are_thinned() -> None:
