@@ -16,11 +16,11 @@ __all__ = ["draw_bars", "draw_layers"]
 
 # Key of a bar -> colour and label: weak labels warm, ground truth cool, both: purple.
 BARS = {
-    "probe_weak": ("#d9822b", "linear probe,\nweak labels"),
-    "probe_truth": ("#5fa8d3", "linear probe,\nground truth"),
-    "finetune_weak": ("#b4540a", "finetune,\nweak labels"),
-    "finetune_weak_probe_truth": ("#6b4ea0", "finetune, weak\nlabels, then probe,\nground truth"),
-    "finetune_truth": ("#0b69a3", "finetune,\nground truth"),
+    "probe_weak": ("#d9822b", "1. probe,\nweak labels"),
+    "probe_truth": ("#5fa8d3", "2. probe,\nground truth"),
+    "finetune_weak": ("#b4540a", "3. finetune,\nweak labels"),
+    "finetune_weak_probe_truth": ("#6b4ea0", "4. as 3, then\nprobe,\nground truth"),
+    "finetune_truth": ("#0b69a3", "5. finetune,\nground truth"),
 }
 CURVES = {
     "finetune_weak_probe_truth": ("#6b4ea0", "ground truth, after finetuning on weak labels"),
@@ -43,10 +43,12 @@ def draw_bars(pair: Mapping[str, Any]) -> Figure:
     rows = -(-len(shown) // columns)
     figure = blank(7.4 * columns + 0.4, 4.5 * rows)
     panels = figure.subplots(
-        rows, columns, squeeze=False, gridspec_kw={"hspace": 0.52, "wspace": 0.3}
+        rows, columns, squeeze=False, gridspec_kw={"hspace": 0.52, "wspace": 0.32}
     )
     for axes, summary in zip(panels.flat, shown, strict=False):
         _bars_panel(axes, summary)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("test rows right, %", fontsize=11, color=INK)
     for axes in panels.flat[len(shown) :]:
         axes.set_visible(False)
     below(panels[-1, 0], _bars_caption(pair, shown[0]), points=64)
@@ -93,10 +95,9 @@ def _bars_panel(axes: Axes, summary: Mapping[str, Any]) -> None:
     for key, style in (("weak_accuracy", "--"), ("chance", ":")):
         axes.axhline(100 * summary[key], color=FAINT, linewidth=1.1, linestyle=style, zorder=3)
     _beside_lines(axes, summary)
-    axes.set_xticks(range(len(BARS)), [label for _, label in BARS.values()], fontsize=9)
+    axes.set_xticks(range(len(BARS)), [label for _, label in BARS.values()], fontsize=10)
     axes.set_xlim(-0.6, len(BARS) - 0.3)
     axes.set_ylim(lowest, highest)
-    axes.set_ylabel("test rows right, %", fontsize=11, color=INK)
     axes.set_title(f"{summary['name']}   {_gap(summary)}", fontsize=11, color=INK, loc="left")
 
 
@@ -158,7 +159,7 @@ def _bars_caption(pair: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     return (
         f"{pair['weak']} → {pair['strong']}, {len(pair['seeds'])} seed"
         f"{'s'[: len(pair['seeds']) != 1]}. The axis does not start at 0.\n"
-        "Bars: probes at the last layer; diamonds: at the layer chosen on validation rows.\n"
+        "Bars: linear probes at the last layer; diamonds: at the layer chosen on validation rows.\n"
         f"Lines on bars: {lines}.\n"
         "Gap closed: how far bar 4 lies from bar 2 to bar 5, with its 95 % interval."
     )
@@ -173,6 +174,8 @@ def draw_layers(pair: Mapping[str, Any]) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"hspace": 0.42})
     for axes, summary in zip(panels.flat, shown, strict=False):
         _layers_panel(axes, summary)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("test rows right, %", fontsize=11, color=INK)
     for axes in panels.flat[len(shown) :]:
         axes.set_visible(False)
     handles, labels = panels[0, 0].get_legend_handles_labels()
@@ -229,7 +232,6 @@ def _layers_panel(axes: Axes, summary: Mapping[str, Any]) -> None:
     layers = summary["curves"]["probe_truth"]["layers"]
     axes.set_xticks(_ticks(layers))
     axes.set_xlabel("layer (0: embeddings)", fontsize=11, color=INK)
-    axes.set_ylabel("test rows right, %", fontsize=11, color=INK)
     axes.set_title(str(summary["name"]), fontsize=11, color=INK, loc="left")
 
 
