@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
     from probekit.activations.store import ActivationStore
 
-__all__ = ["PROBES", "Scored", "check_finite", "default_probe", "make_probe", "score_rows"]
+__all__ = [
+    "PROBES",
+    "Scored",
+    "check_finite",
+    "default_probe",
+    "make_probe",
+    "read_states",
+    "score_rows",
+    "with_layers",
+]
 
 # Name on the command line -> parameters that can be given with it.
 PROBES = {
@@ -179,7 +188,7 @@ def score_rows(
     if isinstance(probe, str):
         pairs = bool(getattr(states, "differences", False))
         probe = _named(probe, n_folds=n_folds, seed=seed, pairs=pairs)
-    probe, layers = _layers(states, probe, layer)
+    probe, layers = with_layers(states, probe, layer)
     X, hashes, aligned, where = _join(states, labels, layers, only_labelled=only_labelled)
     check_finite(X, aligned.ids)
     known = all(hashes)
@@ -231,7 +240,9 @@ def _named(name: str, *, n_folds: int, seed: int, pairs: bool) -> Any:
     return make_probe(name, seed=seed, **given)
 
 
-def _layers(states: Any, probe: Any, layer: int | None) -> tuple[Any, int | tuple[int, ...] | None]:
+def with_layers(
+    states: Any, probe: Any, layer: int | None = None
+) -> tuple[Any, int | tuple[int, ...] | None]:
     """Return the probe, told of the layers that it reads side by side, and these or the one."""
     if type(probe).__name__ != "EnsembleProbe" or layer is not None:
         return probe, layer
@@ -246,6 +257,19 @@ def _layers(states: Any, probe: Any, layer: int | None) -> tuple[Any, int | tupl
         made = ensemble_for(states)
         probe = clone(probe).set_params(widths=made.widths, ridge=made.ridge, knn=made.knn)
     return probe, planned
+
+
+def read_states(
+    store: ActivationStore,
+    layer: int | tuple[int, ...] | None,
+    rows: NDArray[np.int64] | None = None,
+) -> NDArray[Any]:
+    """States (n, d) of a layer, or of several side by side, of all rows or of those numbered."""
+    if isinstance(layer, tuple):
+        from probekit.probes.ensemble import stack_layers
+
+        return stack_layers(store, layer, rows)
+    return store.layer(layer) if rows is None else store.read(layer, rows)
 
 
 def _join(
@@ -263,17 +287,11 @@ def _join(
     rows, aligned = labels.align(
         states.ids, states.hashes, only_labelled=only_labelled, rows_name=str(states.path)
     )
-    whole = len(rows) == len(states)
-    if isinstance(layer, tuple):
-        from probekit.probes.ensemble import stack_layers
-
-        X = stack_layers(states, layer, None if whole else rows)
-        read = {"layer": layer[-1], "layers": list(layer)}
-    else:
-        X = states.layer(layer) if whole else states.read(layer, rows)
-        read = {"layer": states.layers[0] if layer is None else layer}
+    X = read_states(states, layer, None if len(rows) == len(states) else rows)
+    deepest = layer[-1] if isinstance(layer, tuple) else layer
     where = {
-        **read,
+        "layer": states.layers[0] if deepest is None else deepest,
+        **({"layers": list(layer)} if isinstance(layer, tuple) else {}),
         "store": {
             "name": states.path.name,
             "fingerprint": states.fingerprint,

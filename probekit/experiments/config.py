@@ -18,7 +18,7 @@ ACTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relabel": ("relabel", {}),
     "relabel-hard": ("relabel", {"hard": True}),
 }
-PROBES = ("knn", "logreg", "topofilter")
+PROBES = ("knn", "logreg", "topofilter", "ensemble", "mass-mean")
 ROWS = ("supervisor_rows", "student_rows", "test_rows")
 
 
@@ -55,7 +55,7 @@ class RunConfig:
     probe_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Parameters by name of the probe."""
     layer: str | int = "mid"
-    """Layer of the strong model that the probes read."""
+    """Layer of the strong model that the probes read; the ensemble reads several by itself."""
     actions: Sequence[str] = ("filter", "relabel")
     """What each probe is used for: filter, relabel (soft), relabel-hard."""
     action_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

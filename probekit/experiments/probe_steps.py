@@ -143,7 +143,7 @@ def linear_student_step(
 
     def make(folder: Path, given: Mapping[str, Path]) -> None:
         from probekit.activations.store import ActivationStore
-        from probekit.cleaning.scoring import make_probe
+        from probekit.cleaning.scoring import make_probe, read_states, with_layers
         from probekit.folds import duplicate_groups
         from probekit.labels import WeakLabels
         from probekit.probes.mirror import mirrored, needs_mirror
@@ -151,7 +151,9 @@ def linear_student_step(
         weak = context.read_weak(labels, "student", given["labels"])
         made = make_probe(probe, seed=context.seed, **params)
         with ActivationStore(given["states"] / STORE) as store:
-            given_rows = store.layer(), weak.probs, duplicate_groups(hashes=store.hashes)
+            made, layers = with_layers(store, made)
+            states = read_states(store, layers)
+            given_rows = states, weak.probs, duplicate_groups(hashes=store.hashes)
             both_ways = store.differences and needs_mirror(made)
             X, Y, groups = mirrored(*given_rows) if both_ways else given_rows
             made.fit(X, Y, groups=groups)
@@ -159,7 +161,7 @@ def linear_student_step(
             found = WeakLabels(
                 ids=list(test.ids),
                 hashes=list(test.hashes),
-                probs=np.asarray(made.predict_proba(test.layer()), dtype=np.float64),
+                probs=np.asarray(made.predict_proba(read_states(test, layers)), dtype=np.float64),
                 classes=weak.classes,
             )
         target = folder / predictions_file("test")

@@ -27,7 +27,13 @@ __all__ = ["CEILING", "FLOOR", "Pair", "PlannedArm"]
 
 FLOOR, CEILING = "weak supervisor", "ground truth"
 TRUTH = Labels()
-PROBE_NAMES = {"knn": "kNN", "logreg": "logistic", "topofilter": "TopoFilter"}
+PROBE_NAMES = {
+    "knn": "kNN",
+    "logreg": "logistic",
+    "topofilter": "TopoFilter",
+    "ensemble": "ensemble",
+    "mass-mean": "mass-mean",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,14 +161,10 @@ class Pair:
             keep=keep,
         )
 
-    @cached_property
-    def states(self) -> dict[str, Step]:
-        """Frozen states of the student's and the test rows, where a probe reads them."""
-        config = self.context.config
-        if not config.probes or not (config.actions or config.linear_students):
-            return {}
-        parts = ["student", *(["test"] if config.linear_students else [])]
-        return {part: states_step(self.context, self.strong, part, self.base) for part in parts}
+    def states(self, probe: str, part: str) -> Step:
+        """Frozen states of a part's rows that a probe reads: of the ensemble all layers."""
+        layers = "all" if probe == "ensemble" else None
+        return states_step(self.context, self.strong, part, self.base, layers=layers)
 
     @cached_property
     def verdicts(self) -> dict[tuple[str, str], Step]:
@@ -172,7 +174,7 @@ class Pair:
                 self.context,
                 probe,
                 action,
-                states=self.states["student"],
+                states=self.states(probe, "student"),
                 labels=self.weak_labels,
             )
             for action in self.context.config.actions
@@ -234,8 +236,8 @@ class Pair:
             step = linear_student_step(
                 self.context,
                 probe,
-                states=self.states["student"],
-                test_states=self.states["test"],
+                states=self.states(probe, "student"),
+                test_states=self.states(probe, "test"),
                 labels=self.weak_labels,
             )
             yield PlannedArm(f"probe {PROBE_NAMES[probe]}", "probe", (step,), self.weak_labels)

@@ -106,6 +106,22 @@ class TestWeakToStrong:
         for name in ("table.md", "arms.png", "curves.png", "metrics.json", "config.yaml"):
             assert (tmp_path / "run" / name).stat().st_size > 100
 
+    def test_the_ensemble_reads_all_layers_and_others_one(
+        self, base: dict[str, Any], tmp_path: Path
+    ) -> None:
+        changed = {"probes": ["ensemble", "mass-mean"], "random_drops": 0}
+        config = RunConfig.from_mapping({**base, **changed})
+        results, _ = carry_out(config, tmp_path / "run")
+        names = names_of(results)
+        assert {"filter ensemble", "relabel mass-mean", "probe ensemble"} <= set(names)
+        read = [
+            json.loads(path.read_text())["params"]["layer"]
+            for path in (tmp_path / "steps").glob("states-*/step.json")
+        ]
+        assert sorted(read) == ["all", "all", "last", "last"]
+        arms = {arm["name"]: arm for arm in results["results"][0]["arms"]}
+        assert arms["probe ensemble"]["accuracy"] > 0.7, "the weak labels are right in 6 of 7"
+
     def test_no_student_step_depends_on_the_truth(
         self, base: dict[str, Any], tmp_path: Path
     ) -> None:
