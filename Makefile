@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test test-lowest lint docs bench clean
+.PHONY: help demo test test-lowest lint docs bench bench-grid clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile
@@ -44,6 +44,9 @@ docs: $(VENV)/.installed  ## write docs/cli.md from --help
 
 bench: $(VENV)/.installed  ## run the benchmarks and print one table
 	$(BIN)/python benchmarks/run_all.py
+
+bench-grid: $(VENV)/.installed  ## compare all methods on real tasks (PROBEKIT_DATA; an hour on 2 cores)
+	$(BIN)/python benchmarks/weak_to_strong_grid.py
 
 clean:  ## remove environments and caches
 	rm -rf $(VENV) $(VENV)-lowest build *.egg-info .mypy_cache .ruff_cache .pytest_cache
