@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from probekit.labels import WeakLabels
     from probekit.verdicts import Verdicts
 
-__all__ = ["ELEUTHER", "find_rows", "pick", "run_cleaning"]
+__all__ = ["ELEUTHER", "find_rows", "pick", "read_truth", "run_cleaning"]
 
 # Preset -> parameters of each probe.
 ELEUTHER: dict[str, dict[str, Any]] = {
@@ -119,7 +119,7 @@ def _tell(
         say(f"Warning: {alarm}")
     evaluation = None
     if options["truth"] is not None:
-        evaluation = evaluate(verdicts, _truth(verdicts, options))
+        evaluation = evaluate(verdicts, read_truth(verdicts, options))
     result = as_json(verdicts, summary, evaluation)
     result |= {"output": str(options["output"]), **written}
     result["advice"] = advice and {"action": advice.action, "warning": warning}
@@ -176,7 +176,7 @@ def _flag(name: str) -> str:
     return "--no-intercept" if name == "fit_intercept" else "--" + name.replace("_", "-")
 
 
-def _truth(verdicts: Verdicts, options: Mapping[str, Any]) -> Any:
+def read_truth(verdicts: Verdicts, options: Mapping[str, Any]) -> Any:
     """Class numbers of the truth, in the order of the verdicts."""
     from probekit.files import read_columns
     from probekit.labels import load_labels

@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": "predict",
     "readmit": "readmit",
     "relabel": "relabel",
+    "report": "report",
     "run": "run",
     "saliency": "saliency",
     "tasks": "tasks",

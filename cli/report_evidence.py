@@ -1,0 +1,149 @@
+"""What stands beside the verdicts on a page: texts, truth, nearest rows, a map of the states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probekit.errors import DataError, UsageError, first_few
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from probekit.activations.store import ActivationStore
+    from probekit.reports.page_rows import Evidence
+    from probekit.verdicts import Verdicts
+
+__all__ = ["row_texts", "verdict_evidence", "with_states"]
+
+
+def verdict_evidence(verdicts: Verdicts, path: Path, options: Mapping[str, Any]) -> Evidence:
+    """All that options and the verdicts' surroundings tell of their rows, in their order."""
+    from probekit.activations.store import ActivationStore
+    from probekit.cli.cleaning_run import read_truth
+    from probekit.reports.page_rows import Evidence
+
+    truth = None if options["truth"] is None else read_truth(verdicts, options)
+    acts = options["acts"] or _store_beside(verdicts, path)
+    if acts is None:
+        if options["layer"] is not None:
+            raise UsageError("--layer chooses among the layers of a store; name it with --acts.")
+        texts = None if options["no_text"] else row_texts(verdicts, None, options)
+        return Evidence(texts=texts, truth=truth)
+    with ActivationStore(acts) as store:
+        texts = None if options["no_text"] else row_texts(verdicts, store, options)
+        layer = options["layer"]
+        if layer is None:
+            layer = verdicts.provenance.get("layer")
+        found = Evidence(texts=texts, truth=truth)
+        return with_states(found, verdicts, store, layer=layer, neighbors=options["neighbors"])
+
+
+def row_texts(
+    verdicts: Verdicts, store: ActivationStore | None, options: Mapping[str, Any]
+) -> list[str]:
+    """The text of each verdict's row; verdicts themselves hold none."""
+    from probekit.cleaning.audit_file import plain_text
+    from probekit.cli.cleaning_run import find_rows
+    from probekit.data import Rows
+    from probekit.sources import load_rows
+
+    if options["rows"] is not None:
+        text, name = options["text_column"], options["id_column"]
+        rows = load_rows(options["rows"], text_column=text)
+        if name is not None and name in rows.columns:
+            rows = Rows(rows.columns, text_column=text, id_column=name, source=rows.source)
+    elif store is not None:
+        rows = find_rows(store, options, purpose="Verdicts hold no texts")
+    else:
+        raise UsageError(
+            "Verdicts hold no texts; name the rows with --rows, or the store that they were made "
+            "from with --acts, or do without with --no-text."
+        )
+    found: list[str] = [""] * len(verdicts)
+    place = verdicts.join(rows)
+    for content, verdict in zip(rows.contents(), place, strict=True):
+        if verdict is not None:
+            found[verdict] = plain_text(content)
+    return found
+
+
+def with_states(
+    evidence: Evidence,
+    verdicts: Verdicts,
+    store: ActivationStore,
+    *,
+    layer: int | None,
+    neighbors: int,
+) -> Evidence:
+    """Add nearest rows and the map, from one layer of the store that the verdicts were made from.
+
+    The metric is the probe's own where it has one.
+    """
+    from probekit.reports.page_states import map_states, nearest_rows
+
+    rows = _rows_of(verdicts, store)
+    if layer is None and len(store.layers) > 1:
+        layer = store.layers[-1]
+    X = store.read(layer, rows)
+    probe = verdicts.provenance.get("probe", {})
+    euclidean = probe.get("parameters", {}).get("metric") == "euclidean"
+    return replace(
+        evidence,
+        nearest=nearest_rows(
+            X,
+            neighbors,
+            hashes=verdicts.hashes,
+            metric="euclidean" if euclidean else "cosine",
+        ),
+        map=map_states(X),
+        layer=store.layers[0] if layer is None else layer,
+    )
+
+
+def _rows_of(verdicts: Verdicts, store: ActivationStore) -> NDArray[np.int64]:
+    """Row numbers in the store of all verdicts; another store is refused."""
+    import numpy as np
+
+    place = {name: i for i, name in enumerate(store.ids)}
+    missing = [name for name in verdicts.ids if name not in place]
+    if missing:
+        raise DataError(
+            f"{store.path} lacks {len(missing)} of {len(verdicts)} rows of the verdicts (ids "
+            f"{first_few(missing)}); name the store that they were made from with --acts."
+        )
+    rows = np.array([place[name] for name in verdicts.ids], dtype=np.int64)
+    other = [
+        name
+        for name, digest, row in zip(verdicts.ids, verdicts.hashes, rows.tolist(), strict=True)
+        if digest and store.hashes[row] != digest
+    ]
+    if other:
+        raise DataError(
+            f"{store.path} has another text than the verdicts in {len(other)} of {len(verdicts)} "
+            f"rows (ids {first_few(other)}); name the store that they were made from with --acts."
+        )
+    return rows
+
+
+def _store_beside(verdicts: Verdicts, path: Path) -> Path | None:
+    """The store that the verdicts name, beside them or here, if it is the very one."""
+    from probekit.activations.store import ActivationStore
+    from probekit.errors import StoreError
+
+    said = verdicts.provenance.get("store", {})
+    name = Path(str(said.get("name", ""))).name
+    for folder in (path.resolve().parent, Path.cwd()):
+        candidate = folder / name
+        if not name or not candidate.is_file():
+            continue
+        try:
+            with ActivationStore(candidate) as store:
+                if store.fingerprint == said.get("fingerprint"):
+                    return candidate
+        except StoreError:
+            continue
+    return None

@@ -1,0 +1,142 @@
+"""One self-contained HTML page: opens from disk, reads nothing from anywhere, prints."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probekit.files import atomic_write
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from probekit.reports.tables import Table
+
+__all__ = ["Figure", "Page", "PageTable", "RowsSection", "picture", "render_page", "write_page"]
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """A table below a heading."""
+
+    title: str
+    table: Table
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture that is part of the page."""
+
+    caption: str
+    source: str
+    """A ``data:`` address."""
+
+
+@dataclass(frozen=True)
+class RowsSection:
+    """The table of rows and, where there is one, the map of their states."""
+
+    payload: Mapping[str, Any]
+    """What :func:`probekit.reports.page_rows.rows_payload` returned."""
+    title: str = "Rows"
+    notes: tuple[str, ...] = ()
+    """Sentences above the table."""
+    map_notes: tuple[str, ...] = ()
+    """Sentences below the map."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page shows; every string is text, never markup."""
+
+    title: str
+    kind: str
+    """What it is a report of, in a word or two."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """Figures at the top: name and value."""
+    alarms: tuple[str, ...] = ()
+    tables: tuple[PageTable, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    rows: RowsSection | None = None
+    commands: tuple[tuple[str, str], ...] = ()
+    """What to run to get this again: a sentence and the lines of a shell."""
+    provenance: tuple[tuple[str, str], ...] = field(default=())
+    """Name and value."""
+
+
+def render_page(page: Page) -> str:
+    """The page as HTML: style, script, data and pictures are in it, and its policy forbids more.
+
+    Text is escaped by the template; the rows' data are JSON that the script shows as text only.
+    """
+    from markupsafe import Markup
+
+    style, script = _asset("page.css"), _asset("page.js")
+    policy = (
+        f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    # Our own files, and JSON without any character that could end its block, go in as they are.
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            page=page,
+            policy=policy,
+            style=Markup(style),  # noqa: S704
+            script=Markup(script),  # noqa: S704
+            data=None if page.rows is None else Markup(_json(page.rows.payload)),  # noqa: S704
+        )
+    )
+
+
+def write_page(page: Page, path: str | Path) -> None:
+    """Write :func:`render_page`; a lone surrogate, which UTF-8 cannot hold, becomes ``?``."""
+    text = render_page(page)
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8", "replace"))
+
+
+def picture(png: bytes) -> str:
+    """A PNG as a ``data:`` address."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("probekit.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@cache
+def _asset(name: str) -> str:
+    from importlib.resources import files
+
+    return files("probekit.reports").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _digest(content: str) -> str:
+    """How the policy names a block whose text is ``content``."""
+    digest = hashlib.sha256(content.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _json(payload: Mapping[str, Any]) -> str:
+    """JSON that is safe inside a script block: no tag, comment or entity can begin in it."""
+    text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

@@ -1,0 +1,82 @@
+"""The command that makes verdicts again, from what their provenance says."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["replay_command"]
+
+# Class of the probe -> its name on the command line and its parameters that have an option there.
+PROBES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "KNNProbe": ("knn", ("k", "weights", "metric")),
+    "LogisticProbe": ("logreg", ("l2", "fit_intercept", "n_folds")),
+    "TopoFilterProbe": (
+        "topofilter",
+        ("metric", "variant", "k_cc", "k_zeta", "zeta", "cap", "rank", "contamination"),
+    ),
+    "EnsembleProbe": ("ensemble", ("k",)),
+    "MassMeanProbe": ("mass-mean", ()),
+}
+
+
+def replay_command(provenance: Mapping[str, Any], output: str = "verdicts.parquet") -> str | None:
+    """Command line that repeats these verdicts, run where store and labels lie.
+
+    None where none does: verdicts made from Python with something that has no option, dropped at
+    random, or re-admitted by a student.
+    """
+    try:
+        return shlex.join(_arguments(provenance, output))
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
+def _arguments(said: Mapping[str, Any], output: str) -> list[str]:
+    action = said["action"]
+    if action not in ("filter", "relabel") or "readmitted" in said:
+        raise ValueError(action)
+    arguments = ["probekit", action, said["store"]["name"], "--labels", said["labels"]["source"]]
+    if "layers" not in said:
+        arguments += ["--layer", str(said["layer"])]
+    name, options = PROBES[said["probe"]["name"]]
+    parameters = said["probe"]["parameters"]
+    # These two have no option of their own; a preset sets them, what else it sets stands behind it.
+    if parameters.get("self_neighbor") or parameters.get("standardize") is False:
+        arguments += ["--preset", "eleuther"]
+    elif said["in_sample"]:
+        arguments.append("--in-sample")
+    arguments += ["--probe", name]
+    for option in options:
+        arguments += _option(option, parameters.get(option))
+    arguments += _amount(said, parameters)
+    return [*arguments, "--seed", str(said["seed"]), "-o", output]
+
+
+def _option(name: str, value: Any) -> Iterator[str]:
+    if name == "fit_intercept":
+        yield "--intercept" if value else "--no-intercept"
+    elif value is True:
+        yield _flag(name)
+    elif value is not None and value is not False:
+        yield from (_flag("folds" if name == "n_folds" else name), _number(value))
+
+
+def _amount(said: Mapping[str, Any], parameters: Mapping[str, Any]) -> Iterator[str]:
+    """How many rows are dropped, or how labels are made."""
+    for name in ("threshold", "blend", "only_above", "contamination"):
+        if said.get(name) is not None:
+            yield from (_flag(name), _number(said[name]))
+    if said.get("form", "").startswith("hard") and "threshold" not in said:
+        yield "--hard"
+    if said.get("per_class") is False or parameters.get("per_class") is False:
+        yield "--global"
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _number(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else str(value)
