@@ -64,20 +64,22 @@ class Condition:
         return WeakLabels(ids, None, self.weak, ("0", "1"))
 
 
-def make_condition(states: TaskStates, supervisor: str, seed: int) -> Condition:
+def make_condition(
+    states: TaskStates, supervisor: str, seed: int, *, rows_wanted: int = STUDENT_ROWS
+) -> Condition:
     """Draw rows and label them."""
     rng = np.random.default_rng([seed, list(SUPERVISORS).index(supervisor)])
     order = rng.permutation(len(states.pool))
     what = SUPERVISORS[supervisor]
     if isinstance(what, float):
-        rows = np.sort(order[:STUDENT_ROWS])
+        rows = np.sort(order[:rows_wanted])
         truth = states.pool_truth[rows]
         wrong = rng.random(len(rows)) < what
         return Condition(
             states, supervisor, seed, rows, np.eye(2)[np.where(wrong, 1 - truth, truth)], None
         )
     layer, many = what
-    trained, rows = np.sort(order[:many]), np.sort(order[many : many + STUDENT_ROWS])
+    trained, rows = np.sort(order[:many]), np.sort(order[many : many + rows_wanted])
     X = states.pool.layer(layer)
     probe = LogisticProbe(l2="auto", random_state=seed)
     probe.fit(X[trained], states.pool_truth[trained])

@@ -190,14 +190,16 @@ def average_draws(draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return arm
 
 
-def pooled(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def pooled(
+    several: Sequence[Mapping[str, Any]], students: Sequence[str] = tuple(STUDENTS)
+) -> dict[str, Any]:
     """Means over seeds; a gain's standard error is of the test rows and of the seeds together."""
     out: dict[str, Any] = {
         key: mean_of([arm[key] for arm in several]) for key in ("kept", "labels")
     }
     if "chosen" in several[0]:
         out["chosen"] = [arm["chosen"] for arm in several]
-    for student in STUDENTS:
+    for student in students:
         out[student] = {
             "acc": mean_of([arm[student]["right"].mean() for arm in several]),
             "acc*": mean_of([arm[student]["right*"].mean() for arm in several]),
