@@ -1,4 +1,4 @@
-"""The grid's question for students that are finetuned whole: they memorise noise, linear ones do not.
+"""The grid's question for students that are finetuned whole: they memorise noise.
 
 A line per pair of a task and a supervisor in results/weak_to_strong_finetuned.jsonl: all-MiniLM
 finetuned on 1,000 rows for four epochs, on plain weak labels, after a random drop, filtered and
