@@ -67,7 +67,7 @@ def judge_pair(task: str, supervisor: str, options: argparse.Namespace) -> dict[
 
     began = time.perf_counter()
     options.cache.mkdir(parents=True, exist_ok=True)
-    model = minilm.get_model_path()
+    model = str(minilm.get_model_path())
     states = task_states(task, model, options.cache)
     arms: dict[str, list[dict[str, Any]]] = {}
     floors, tops, advice = [], [], []

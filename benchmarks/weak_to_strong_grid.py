@@ -68,7 +68,7 @@ def run_grid(options: argparse.Namespace) -> None:
     for name in names:
         if all((name, supervisor) in done for supervisor in SUPERVISORS):
             continue
-        states = task_states(name, minilm.get_model_path(), options.cache, small=options.small)
+        states = task_states(name, str(minilm.get_model_path()), options.cache, small=options.small)
         for supervisor in SUPERVISORS:
             if (name, supervisor) in done:
                 continue
@@ -136,6 +136,9 @@ def predict(condition: Condition, labels: Array, kept: Array | None, l2: Any) ->
     last = condition.states.pool.layers[-1]
     X = condition.states.pool.read(last, condition.rows)
     rows = np.arange(len(X)) if kept is None else kept
+    held = np.flatnonzero(labels[rows].any(axis=0))
+    if len(held) == 1:  # a supervisor that says the same of every row, taken at its word
+        return np.tile(np.eye(2)[held[0]], (len(condition.states.test), 1))
     probe = LogisticProbe(l2=l2, random_state=condition.seed).fit(X[rows], labels[rows])
     return np.asarray(probe.predict_proba(condition.states.test.layer(last)))
 
@@ -218,6 +221,8 @@ def pooled(
 def ask(condition: Condition) -> dict[str, Any]:
     """What the rule advises, and audits of several sizes, which see the labels they ask for."""
     store, labels = condition.states.pool, condition.labels
+    if len(np.unique(labels.hard)) < 2:  # nothing to advise on, as the commands say
+        return dict.fromkeys(("rule", *(f"audit {m}" for m in AUDITS)), "leave")
     with contextlib.redirect_stderr(io.StringIO()):
         found = advise(store, labels, seed=condition.seed, only_labelled=True)
         disputed = find_disputed(store, labels, seed=condition.seed, only_labelled=True)
