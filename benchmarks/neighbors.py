@@ -1,31 +1,33 @@
-"""Exact neighbours of every row: probekit beside FAISS, a matrix product with topk, scikit-learn.
+"""Exact neighbours of every row: probekit beside FAISS, matrix products with topk, scikit-learn.
 
-All four get centred float32 rows. Only probekit settles ties and near ties; the share of rows whose
+All get centred float32 rows. Only probekit settles ties and near ties; the share of rows whose
 list equals that of float64 is counted on 200 of them.
 
-    python benchmarks/neighbors.py [--n 20000] [--d 1024] [--k 50] [--runs 5] [--record]
+    python benchmarks/neighbors.py [--n 20000] [--d 1024] [--k 50] [--runs 5]
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import faiss
 import numpy as np
 import torch
+from _bench import Bench, Claim, parser, run
+from _harness import peak_memory
 from sklearn.neighbors import NearestNeighbors
 
 from probekit.probes.neighbors import nearest_others
 
-sys.path.insert(0, str(Path(__file__).parent))
-from _harness import interleaved, peak_memory, record, seconds, table
-
 TILE = 2048
+# From the issue: ten values of k, the largest of them k.
+TEN = (1, 2, 3, 5, 10, 15, 20, 30, 40, 50)
 
 
-def with_matmul(X, k):
+def with_matmul(X: np.ndarray, k: int) -> np.ndarray:
     rows = torch.from_numpy(X)
     norms = (rows * rows).sum(1)
     index = []
@@ -38,19 +40,36 @@ def with_matmul(X, k):
     return torch.cat(index).numpy()
 
 
-def with_faiss(X, k):
+def with_cdist(X: np.ndarray, k: int) -> np.ndarray:
+    """torch.cdist over all pairs and topk, as EleutherAI's w2s writes it."""
+    rows = torch.from_numpy(X)
+    distance = torch.cdist(rows, rows)
+    distance.fill_diagonal_(torch.inf)
+    return distance.topk(k, dim=1, largest=False).indices.numpy()
+
+
+def with_faiss(X: np.ndarray, k: int) -> np.ndarray:
     index = faiss.knn(X, X, k + 1)[1]
     keep = index != np.arange(len(X))[:, None]
     keep[keep.all(axis=1), -1] = False
     return index[keep].reshape(len(X), k)
 
 
-def with_sklearn(X, k):
+def with_sklearn(X: np.ndarray, k: int) -> np.ndarray:
     search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(X)
     return search.kneighbors(return_distance=False)
 
 
-def right_lists(X, index, sample):
+def ours(X: np.ndarray, k: int) -> np.ndarray:
+    return nearest_others(X, k, metric="euclidean").index
+
+
+def ours_ten(X: np.ndarray, k: int) -> list[np.ndarray]:
+    found = nearest_others(X, k, metric="euclidean")
+    return [found.first(min(few, k)).index for few in TEN]
+
+
+def right_lists(X: np.ndarray, index: np.ndarray, sample: np.ndarray) -> float:
     """Share of sampled rows whose neighbours come in the order of float64."""
     rows = X.astype(np.float64)
     right = 0
@@ -62,50 +81,69 @@ def right_lists(X, index, sample):
     return right / len(sample)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=20_000)
-    parser.add_argument("--d", type=int, default=1_024)
-    parser.add_argument("--k", type=int, default=50)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--record", action="store_true")
-    args = parser.parse_args()
+def states(n: int, d: int) -> np.ndarray:
+    """Thirty strong directions in noise: closer to hidden states than a ball of normal rows."""
     rng = np.random.default_rng(0)
-    # Thirty strong directions in noise: closer to hidden states than a ball of normal rows.
-    X = rng.standard_normal((args.n, 30)) @ rng.standard_normal((30, args.d))
+    X = rng.standard_normal((n, 30)) @ rng.standard_normal((30, d))
     X += rng.standard_normal(X.shape)
-    X = (X - X.mean(axis=0)).astype(np.float32)
-    ways = {
-        "probekit": lambda: nearest_others(X, args.k, metric="euclidean").index,
-        "faiss.knn": lambda: with_faiss(X, args.k),
-        "matmul + topk": lambda: with_matmul(X, args.k),
-        "scikit-learn brute": lambda: with_sklearn(X, args.k),
+    return (X - X.mean(axis=0)).astype(np.float32)
+
+
+def measure(bench: Bench, asked: argparse.Namespace) -> None:
+    """Time all ways in turn and count right lists."""
+    n, d, k = (1500, 64, 20) if bench.quick else (asked.n, asked.d, asked.k)
+    X = states(n, d)
+    ways: dict[str, Callable[[np.ndarray, int], Any]] = {
+        "probekit": ours,
+        "ten values of k": ours_ten,
+        "faiss.knn": with_faiss,
+        "matmul + topk": with_matmul,
+        "cdist + topk": with_cdist,
+        "scikit-learn brute": with_sklearn,
     }
-    times = interleaved(ways, args.runs)
-    sample = rng.integers(0, args.n, 200)
-    rows = []
-    for name, way in ways.items():
-        index, memory = peak_memory(way)
-        figures = {
-            "seconds": times[name],
-            "ratio": times[name] / times["probekit"],
-            "mib": memory,
-            "right": right_lists(X, index, sample),
-        }
-        rows.append(
-            [
-                name,
-                seconds(times[name]),
-                f"{figures['ratio']:.2f}",
-                f"{memory:.0f} MiB",
-                f"{figures['right']:.1%}",
-            ]
+    found: dict[str, Any] = {}
+
+    def timed(name: str) -> Callable[[], None]:
+        return lambda: found.update({name: ways[name](X, k)})
+
+    for way in ways.values():  # imports and threads
+        way(X[:500], min(k, 20))
+    times = bench.times({name: timed(name) for name in ways}, warmup=0)
+    found["ten values of k"] = found["ten values of k"][-1]
+    sample = np.random.default_rng(1).integers(0, n, 200)
+    right = {name: right_lists(X, index, sample) for name, index in found.items()}
+    mib = peak_memory(lambda: ours(X, k))[1]
+    faster = min(("faiss.knn", "matmul + topk"), key=lambda way: times[way])
+    title = f"neighbours of {n:,} × {d:,}, k = {k}"
+    claims = [
+        (f"{title}, time beside the faster of faiss.knn and matmul + topk", faster, "<= 1.05"),
+        (f"{title}, speed beside scikit-learn brute force", "scikit-learn brute", ">= 1.3"),
+        (f"{title}, speed beside cdist + topk", "cdist + topk", ">= 1.5"),
+        (f"{title}: ten values of k, time beside one", "ten values of k", "<= 1.1"),
+    ]
+    for what, other, target in claims:
+        more, less = ("probekit", other) if other == faster else (other, "probekit")
+        mine, peer = (other, "probekit") if other == "ten values of k" else ("probekit", other)
+        bench.claim(
+            Claim(
+                what,
+                f"{times[mine]:.2f} s",
+                f"{'one k' if peer == 'probekit' else peer} {times[peer]:.2f} s",
+                times.ratio(more, less),
+                target,
+                f"lists as in float64: {right[mine]:.1%}, {right[peer]:.1%}",
+                agrees=right[mine] >= 0.999,
+            ),
+            seconds=dict(times),
+            mib=mib,
+            right=right,
         )
-        if args.record:
-            record("neighbors", {"n": args.n, "d": args.d, "k": args.k, "way": name, **figures})
-    print(f"n = {args.n}, d = {args.d}, k = {args.k}")
-    print(table(["", "median", "/ probekit", "peak", "lists right"], rows))
 
 
 if __name__ == "__main__":
-    main()
+    flags = parser(__doc__)
+    flags.add_argument("--n", type=int, default=20_000)
+    flags.add_argument("--d", type=int, default=1_024)
+    flags.add_argument("--k", type=int, default=50)
+    given = flags.parse_args()
+    sys.exit(run("neighbors", given, lambda bench: measure(bench, given)))

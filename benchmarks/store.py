@@ -1,23 +1,28 @@
 """The activation store against what one would use instead: .npy files, maps, chunked HDF5.
 
-Run: python benchmarks/store.py [rows]. Files lie in a temporary folder and are read from memory
-(the system's cache) as they would be by a probe that reads a layer more than once.
+    python benchmarks/store.py [--rows 20000] [--runs 5]
+
+Files lie in a temporary folder and are read from memory (the system's cache) as they would be by a
+probe that reads a layer more than once. What writing costs an extraction is counted inside one.
 """
 
 from __future__ import annotations
 
+import argparse
+import functools
 import os
-import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
-from _harness import interleaved, peak_memory, record, seconds, table
+from _bench import Bench, Claim, parser, run
+from _harness import Times, peak_memory, record, seconds, table
 
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
@@ -45,26 +50,32 @@ def write(path: Path, states: np.ndarray, layers: int, *, dtype: str = "float32"
     return path
 
 
-def report(
-    claim: str, fns: dict[str, Callable[[], object]], *, each: int = 1, runs: int = 5
-) -> None:
-    """Time the ways, print them and write them down; the first is ours."""
-    times = {name: value / each for name, value in interleaved(fns, runs).items()}
-    peaks = {name: peak_memory(fn)[1] for name, fn in fns.items()}
-    ours = next(iter(times.values()))
-    rows = [
-        [name, seconds(value), f"{value / ours:.2f}x", f"{peaks[name]:.0f} MiB"]
-        for name, value in times.items()
-    ]
-    print(table([claim, "time", "to ours", "peak"], rows), end="\n\n")
-    for name, value in times.items():
-        record(
-            "store",
-            {"claim": claim, "way": name, "seconds": value, "peak_mib": round(peaks[name], 1)},
-        )
+class Report:
+    """Times ways, prints them and writes them down; the first is ours."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.mib: dict[str, float] = {}
+
+    def __call__(self, title: str, fns: dict[str, Callable[[], object]], *, each: int = 1) -> Times:
+        found = self.bench.times(fns)
+        times = Times({name: [t / each for t in turns] for name, turns in found.each.items()})
+        self.mib = {name: peak_memory(fn)[1] for name, fn in fns.items()}
+        self.tell(title, times)
+        return times
+
+    def tell(self, title: str, times: Times) -> None:
+        ours = next(iter(times.values()))
+        memory = {name: f"{self.mib[name]:.0f} MiB" if name in self.mib else "" for name in times}
+        rows = [[n, seconds(t), f"{t / ours:.2f}x", memory[n]] for n, t in times.items()]
+        print(table([title, "time", "to ours", "peak"], rows), end="\n\n")
+        for name, value in times.items():
+            row = {"title": title, "way": name, "seconds": value, "valid": self.bench.valid}
+            row["peak_mib"] = round(self.mib.get(name, 0), 1)
+            record("store", row, folder=self.bench.results)
 
 
-def reading(folder: Path, states: np.ndarray) -> None:
+def reading(bench: Bench, folder: Path, states: np.ndarray) -> None:
     store = ActivationStore(write(folder / "acts.h5", states, LAYERS))
     short = ActivationStore(write(folder / "bf16.h5", states, 1, dtype="bfloat16"))
     np.save(folder / "layer.npy", states)
@@ -79,7 +90,8 @@ def reading(folder: Path, states: np.ndarray) -> None:
         with ActivationStore(folder / "acts.h5") as opened:
             return opened.layer(LAYER)
 
-    report(
+    report = Report(bench)
+    times = report(
         f"one of {LAYERS} layers, read and summed ({size})",
         {
             "probekit, open and map": lambda: open_and_read().sum(),
@@ -89,9 +101,22 @@ def reading(folder: Path, states: np.ndarray) -> None:
             "probekit, bfloat16 to float32": lambda: short.layer().sum(),
         },
     )
+    own = states.nbytes / 2**20
+    touched = report.mib["probekit, open and map"]
+    bench.claim(
+        Claim(
+            f"reading one of {LAYERS} layers, speed beside numpy.load of it alone",
+            seconds(times["probekit, open and map"]),
+            seconds(times["numpy.load"]),
+            times.ratio("numpy.load", "probekit, open and map"),
+            ">= 0.8",
+            f"equal; {touched:.0f} MiB of {LAYERS * own:.0f} touched",
+            agrees=touched < 2 * own + 8,
+        )
+    )
 
 
-def batches(folder: Path, states: np.ndarray) -> None:
+def batches(bench: Bench, folder: Path, states: np.ndarray) -> None:
     store = ActivationStore(folder / "acts.h5")
     chunk = (1 << 20) // (WIDTH * 4)
     with h5py.File(folder / "chunked.h5", "w") as file:
@@ -113,7 +138,7 @@ def batches(folder: Path, states: np.ndarray) -> None:
                 data[np.sort(rows)] for rows in chosen[:some] for _ in range(count // some)
             ]
 
-        report(
+        times = Report(bench)(
             f"a batch of {BATCH} random rows ({len(states):,} x {WIDTH} float32)",
             {
                 "probekit": lambda: [store.read(LAYER, rows) for rows in chosen],
@@ -123,11 +148,20 @@ def batches(folder: Path, states: np.ndarray) -> None:
                 "h5py, a chunk per row": sorted_rows(chunked["row"]),
             },
             each=count,
-            runs=3,
         )
+    bench.claim(
+        Claim(
+            f"{BATCH} random rows, speed beside 1 MiB chunks (h5py)",
+            seconds(times["probekit"]),
+            seconds(times["h5py, 1 MiB chunks"]),
+            times.ratio("h5py, 1 MiB chunks", "probekit"),
+            ">= 20",
+            "rows equal",
+        )
+    )
 
 
-def cold_batches(folder: Path, states: np.ndarray) -> None:
+def cold_batches(bench: Bench, folder: Path, states: np.ndarray) -> None:
     """Rows that no process has in memory: what the first pass over a large store is like."""
     path = write(folder / "cold.h5", states, 1)
     np.save(folder / "cold.npy", states)
@@ -154,15 +188,10 @@ def cold_batches(folder: Path, states: np.ndarray) -> None:
                 _ = mapped[rows]
             times.setdefault(way, []).append(time.perf_counter() - start)
     claim = f"a batch of {BATCH} random rows that are not in memory"
-    medians = {way: statistics.median(values) for way, values in times.items()}
-    ours = medians["probekit"]
-    rows_shown = [[way, seconds(t), f"{t / ours:.2f}x"] for way, t in medians.items()]
-    print(table([claim, "time", "to ours"], rows_shown), end="\n\n")
-    for way, value in medians.items():
-        record("store", {"claim": claim, "way": way, "seconds": value})
+    Report(bench).tell(claim, Times(times))
 
 
-def writing(folder: Path, states: np.ndarray) -> None:
+def writing(bench: Bench, folder: Path, states: np.ndarray) -> None:
     n = len(states)
     order = np.array_split(np.random.default_rng(1).permutation(n), n // BATCH)
     path = folder / "written.h5"
@@ -202,7 +231,7 @@ def writing(folder: Path, states: np.ndarray) -> None:
                 by_row = np.argsort(rows)
                 out[rows[by_row]] = block[by_row]
 
-    report(
+    Report(bench)(
         f"writing {n:,} x {WIDTH} float32 in scattered batches of {BATCH}",
         {
             "probekit, on disk at the end": probekit(1e9),
@@ -211,22 +240,94 @@ def writing(folder: Path, states: np.ndarray) -> None:
             "numpy memory map, not waited for": mapped(False),
             "h5py, contiguous, not waited for": h5,
         },
-        runs=3,
     )
 
 
-def main() -> None:
-    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+class Counted:
+    """Seconds inside a store's making, writing, flushing and finishing, while it is entered."""
+
+    NAMES = ("open", "write", "flush", "finish")
+
+    def __enter__(self) -> Counted:
+        self.seconds = 0.0
+        self.depth = 0
+        self.usual = {name: StoreWriter.__dict__[name] for name in self.NAMES}
+        for name in self.NAMES:
+            plain = getattr(StoreWriter, name)
+            counted = self._count(plain)
+            setattr(StoreWriter, name, staticmethod(counted) if name == "open" else counted)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, usual in self.usual.items():
+            setattr(StoreWriter, name, usual)
+
+    def _count(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(plain)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.depth += 1
+            start = time.perf_counter()
+            try:
+                return plain(*args, **kwargs)
+            finally:
+                self.depth -= 1
+                if not self.depth:  # finish flushes: once is enough
+                    self.seconds += time.perf_counter() - start
+
+        return call
+
+
+def extracting(bench: Bench, folder: Path) -> None:
+    """What writing takes of an extraction of all layers."""
+    from extraction import FOLDER, rows_of
+    from transformers import AutoModel, AutoTokenizer
+
+    from probekit.activations.extract import run as run_job
+    from probekit.activations.request import Request, prepare
+
+    rows = rows_of(64 if bench.quick else 1000)
+    pair = (AutoModel.from_pretrained(FOLDER).eval(), AutoTokenizer.from_pretrained(FOLDER))
+    path = folder / "extracted.h5"
+    job = prepare(Request(rows, pair, path, layers="all", overwrite=True))
+    shares: list[float] = []
+
+    def go() -> None:
+        with Counted() as counted:
+            start = time.perf_counter()
+            run_job(job, show=False)
+            shares.append(counted.seconds / (time.perf_counter() - start))
+
+    times = bench.times({"extract": go})
+    share = statistics.median(shares[1:])
+    bench.claim(
+        Claim(
+            "writing all layers, share of an extraction's time",
+            seconds(share * times["extract"]),
+            seconds(times["extract"]),
+            share,
+            "<= 0.03",
+            f"{len(rows)} rows complete",
+            agrees=ActivationStore(path).complete,
+        ),
+        shares=shares,
+    )
+
+
+def measure(bench: Bench, asked: argparse.Namespace) -> None:
+    """Every part, in a temporary folder."""
+    rows = 6000 if bench.quick else asked.rows
     states = np.random.default_rng(0).standard_normal((rows, WIDTH), dtype=np.float32)
-    folder = Path(tempfile.mkdtemp(prefix="probekit-bench-"))
-    try:
-        reading(folder, states)
-        batches(folder, states)
-        cold_batches(folder, states)
-        writing(folder, states)
-    finally:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="probekit-bench-") as name:
+        folder = Path(name)
+        extracting(bench, folder)
+        reading(bench, folder, states)
+        batches(bench, folder, states)
+        cold_batches(bench, folder, states)
+        writing(bench, folder, states)
 
 
 if __name__ == "__main__":
-    main()
+    flags = parser(__doc__)
+    flags.add_argument("--rows", type=int, default=20_000)
+    given = flags.parse_args()
+    sys.exit(run("store", given, lambda bench: measure(bench, given)))

@@ -291,3 +291,16 @@ def test_done_windows_are_not_tokenised_again(
     monkeypatch.setattr(type(job.encoder), "encode", encode)
     assert run(job).rows_forwarded == 20
     assert asked == [10, 10]
+
+
+@pytest.mark.parametrize("layers", ["1", "all"])
+def test_a_loaded_model_replaces_the_store_that_it_made(
+    tiny_model: Folder, texts: list[str], out: Path, layers: str
+) -> None:
+    folder = tiny_model("bert")
+    pair = (AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder))
+    first = extract(texts, pair, output=out, layers=layers).layer(1).copy()
+    # Another pair, that nobody has asked for its widths yet.
+    pair = (AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder))
+    again = extract(texts, pair, output=out, layers=layers, overwrite=True).layer(1)
+    np.testing.assert_array_equal(first, again)
