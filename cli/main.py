@@ -27,8 +27,10 @@ COMMANDS = {
     "readmit": "readmit",
     "relabel": "relabel",
     "report": "report",
+    "review": "review",
     "run": "run",
     "saliency": "saliency",
+    "sweep": "sweep",
     "tasks": "tasks",
     "weak-labels": "weak_labels",
 }

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from probekit.cli.options import emit, json_option, overwrite_option, say
+from probekit.errors import ProbekitError
 
 if TYPE_CHECKING:
-    from probekit.reports.page import Page
+    from probekit.reports.page import Page, RowsSection
 
 __all__ = ["command"]
 
-REPORT = "report.html"
+REPORT, METRICS, DEMO = "report.html", "metrics.json", "results.json"
+# What an option is of use for.
+ONLY = {
+    "verdicts": (
+        *("acts", "rows", "truth", "truth_column", "text_column", "id_column"),
+        *("no_text", "layer"),
+    ),
+    "folder": ("steps", "arm"),
+}
 
 
 @click.command("report")
@@ -56,6 +66,7 @@ REPORT = "report.html"
     type=click.Path(path_type=Path),
     help="Run: folder of its steps.  [default: steps, beside the run]",
 )
+@click.option("--arm", help="Run: whose rows to show.  [default: the first that filters]")
 @overwrite_option
 @json_option
 def command(**options: Any) -> None:
@@ -85,15 +96,101 @@ def command(**options: Any) -> None:
 
 
 def _page(what: Path, options: dict[str, Any]) -> Page:
-    from probekit.cli.report_evidence import verdict_evidence
     from probekit.errors import DataError
-    from probekit.reports.page_verdicts import verdicts_page
-    from probekit.verdicts import Verdicts
 
     if not what.exists():
         raise DataError(
             f"{what} does not exist; name the folder of a run, or a file of verdicts or a sweep."
         )
+    of = "folder" if what.is_dir() else "sweep" if _is_sweep(what) else "verdicts"
+    _check_options(of, options)
+    if of == "folder":
+        return _folder_page(what, options)
+    if of == "sweep":
+        from probekit.reports.page_sweep import read_sweep, sweep_page
+
+        return sweep_page(read_sweep(what), title=what.name)
+    from probekit.cli.report_evidence import verdict_evidence
+    from probekit.reports.page_verdicts import verdicts_page
+    from probekit.verdicts import Verdicts
+
     verdicts = Verdicts.load(what)
     evidence = verdict_evidence(verdicts, what, options)
     return verdicts_page(verdicts, evidence, title=what.name, limit=options["limit"])
+
+
+def _check_options(of: str, options: dict[str, Any]) -> None:
+    """Refuse options that would be passed over silently."""
+    from probekit.errors import UsageError
+
+    foreign = [
+        "--" + name.replace("_", "-")
+        for kind, names in ONLY.items()
+        for name in names
+        if kind != of and options[name] not in (None, False)
+    ]
+    if foreign:
+        known = {"folder": "a folder", "sweep": "a sweep", "verdicts": "verdicts"}[of]
+        raise UsageError(f"{', '.join(foreign)} cannot be used for {known}; leave it out.")
+
+
+def _folder_page(folder: Path, options: dict[str, Any]) -> Page:
+    """Of a run, a saliency comparison or the demo, by what lies in the folder."""
+    from probekit.errors import DataError
+    from probekit.reports.page_results import demo_page, saliency_page
+    from probekit.reports.page_run import run_page
+
+    title = folder.absolute().name
+    found = next((folder / n for n in (METRICS, DEMO) if (folder / n).is_file()), None)
+    if found is None:
+        raise DataError(
+            f"{folder} is no run: it has no {METRICS}; name the folder that `probekit run` wrote, "
+            "when it has finished."
+        )
+    try:
+        results = json.loads(found.read_text(encoding="utf-8"))
+        if found.name == DEMO:
+            return demo_page(results, title=title)
+        if "pairs" in results:
+            return saliency_page(results, title=title)
+        return run_page(results, title=title, rows=_rows_of_run(folder, options))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        if isinstance(error, ProbekitError):
+            raise
+        raise DataError(
+            f"{found} holds no results of `probekit run`; name the folder that it wrote."
+        ) from None
+
+
+def _rows_of_run(folder: Path, options: dict[str, Any]) -> RowsSection | None:
+    """The rows that the run cleaned, where what made them is still at hand; says so if not."""
+    from probekit.cli.report_evidence import run_rows
+    from probekit.errors import UsageError
+    from probekit.experiments.config import RunConfig, read_yaml
+    from probekit.experiments.run import Run
+
+    steps = options["steps"] or folder.absolute().parent / "steps"
+    try:
+        if not steps.is_dir():
+            raise UsageError(f"there is no folder {steps}; name it with --steps.")
+        config = RunConfig.from_mapping(read_yaml(folder / "config.yaml"))
+        rows = run_rows(
+            Run(config, steps, lambda _: None),
+            arm=options["arm"],
+            neighbors=options["neighbors"],
+            limit=options["limit"],
+        )
+    except ProbekitError as error:
+        if options["arm"] is not None or options["steps"] is not None:
+            raise
+        say(f"Note: the page is without rows: {error}")
+        return None
+    if rows is None:
+        say("Note: the page is without rows: the run cleans no labels, or its steps are gone.")
+    return rows
+
+
+def _is_sweep(path: Path) -> bool:
+    from probekit.reports.page_sweep import is_sweep
+
+    return path.suffix.lower() in (".parquet", ".jsonl") and is_sweep(path)

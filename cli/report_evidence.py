@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from probekit.activations.store import ActivationStore
+    from probekit.data import Rows
+    from probekit.experiments.run import Run
+    from probekit.experiments.weak_to_strong import Pair
+    from probekit.reports.page import RowsSection
     from probekit.reports.page_rows import Evidence
     from probekit.verdicts import Verdicts
 
-__all__ = ["row_texts", "verdict_evidence", "with_states"]
+__all__ = ["find_texts", "row_texts", "run_rows", "verdict_evidence", "with_states"]
+
+NEIGHBORS = 8
 
 
 def verdict_evidence(verdicts: Verdicts, path: Path, options: Mapping[str, Any]) -> Evidence:
@@ -42,11 +48,21 @@ def verdict_evidence(verdicts: Verdicts, path: Path, options: Mapping[str, Any])
         return with_states(found, verdicts, store, layer=layer, neighbors=options["neighbors"])
 
 
+def find_texts(verdicts: Verdicts, path: Path, options: Mapping[str, Any]) -> list[str]:
+    """The text of each verdict's row, from the rows, the store named or the one beside them."""
+    from probekit.activations.store import ActivationStore
+
+    acts = options["acts"] or (None if options["rows"] else _store_beside(verdicts, path))
+    if acts is None:
+        return row_texts(verdicts, None, options)
+    with ActivationStore(acts) as store:
+        return row_texts(verdicts, store, options)
+
+
 def row_texts(
     verdicts: Verdicts, store: ActivationStore | None, options: Mapping[str, Any]
 ) -> list[str]:
     """The text of each verdict's row; verdicts themselves hold none."""
-    from probekit.cleaning.audit_file import plain_text
     from probekit.cli.cleaning_run import find_rows
     from probekit.data import Rows
     from probekit.sources import load_rows
@@ -63,12 +79,82 @@ def row_texts(
             "Verdicts hold no texts; name the rows with --rows, or the store that they were made "
             "from with --acts, or do without with --no-text."
         )
+    return _texts_of(verdicts, rows)
+
+
+def _texts_of(verdicts: Verdicts, rows: Rows) -> list[str]:
+    """The rows' texts in the order of the verdicts."""
+    from probekit.cleaning.audit_file import plain_text
+
     found: list[str] = [""] * len(verdicts)
-    place = verdicts.join(rows)
-    for content, verdict in zip(rows.contents(), place, strict=True):
+    for content, verdict in zip(rows.contents(), verdicts.join(rows), strict=True):
         if verdict is not None:
             found[verdict] = plain_text(content)
     return found
+
+
+def run_rows(
+    run: Run, *, arm: str | None = None, neighbors: int = NEIGHBORS, limit: int | None = None
+) -> RowsSection | None:
+    """Rows that a run cleaned: of the arm named, else of its first filter, else of a relabelling.
+
+    None where it has no such arm, or what its steps made is not there any more.
+
+    Raises
+    ------
+    UsageError
+        ``arm`` is none of those that clean labels.
+    """
+    from probekit.experiments.weak_to_strong import Pair
+
+    pairs = [each.source for each in run.experiments if isinstance(each.source, Pair)]
+    known = {name: key for pair in pairs[:1] for name, key in _cleaning_arms(pair).items()}
+    if arm is not None and arm not in known:
+        raise UsageError(
+            f"The run has no arm {arm!r} that cleans labels; "
+            + (f"it has {', '.join(known)}." if known else "it has none at all.")
+        )
+    if not known:
+        return None
+    name = arm or next((name for name in known if name.startswith("filter")), next(iter(known)))
+    return _pair_rows(run, pairs[0], name, neighbors=neighbors, limit=limit)
+
+
+def _cleaning_arms(pair: Pair) -> dict[str, tuple[str, str]]:
+    """Arms of verdicts, as the table calls them, and their action and probe."""
+    from probekit.experiments.weak_to_strong import PROBE_NAMES
+
+    return {f"{action} {PROBE_NAMES[probe]}": (action, probe) for action, probe in pair.verdicts}
+
+
+def _pair_rows(
+    run: Run, pair: Pair, name: str, *, neighbors: int, limit: int | None
+) -> RowsSection | None:
+    from probekit.activations.store import ActivationStore
+    from probekit.experiments.context import VERDICTS
+    from probekit.experiments.probe_steps import STORE
+    from probekit.reports.page_rows import SHOWN_ROWS, Evidence
+    from probekit.reports.page_verdicts import rows_section
+    from probekit.verdicts import Verdicts
+
+    step = pair.verdicts[_cleaning_arms(pair)[name]]
+    path = run.engine.path(step) / VERDICTS
+    if not (run.engine.done(step) and path.is_file()):
+        return None
+    verdicts = Verdicts.load(path)
+    splits = pair.context.splits
+    truth = splits.truth["student"].align(verdicts.ids, allow_unknown=True).labels
+    found = Evidence(
+        texts=_texts_of(verdicts, splits.rows["student"]), truth=truth.codes(verdicts.classes)
+    )
+    acts = run.engine.path(step.inputs["states"]) / STORE
+    if acts.is_file():
+        with ActivationStore(acts) as store:
+            layer = verdicts.provenance.get("layer")
+            found = with_states(found, verdicts, store, layer=layer, neighbors=neighbors)
+    names = pair.context.look(pair.weak).label, pair.context.look(pair.strong).label
+    title = f"Rows: {name}; {splits.task}, {' → '.join(names)}, seed {pair.context.seed}"
+    return rows_section(verdicts, found, title=title, limit=limit or SHOWN_ROWS)
 
 
 def with_states(

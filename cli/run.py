@@ -80,9 +80,11 @@ def command(**options: Any) -> None:
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     open_folder(folder, config)
     steps.mkdir(parents=True, exist_ok=True)
-    results = Run(config, steps, say).carry_out(folder)
+    run = Run(config, steps, say)
+    results = run.carry_out(folder)
+    from probekit.cli.report_evidence import run_rows
     from probekit.reports.run_pages import write_run_reports
 
-    text = write_run_reports(results, folder)
+    text = write_run_reports(results, folder, rows=run_rows(run))
     emit(results, text, as_json=options["as_json"])
-    say(f"Predictions, metrics.json, tables and figures are in {folder}.")
+    say(f"Predictions, metrics.json, tables, figures and report.html are in {folder}.")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from probekit.cleaning.evaluate import evaluate, summarize
 from probekit.reports.page import Page, PageTable, RowsSection
 from probekit.reports.page_rows import SHOWN_ROWS, Evidence, rows_payload
+from probekit.reports.page_run import flat
 from probekit.reports.replay import replay_command
 from probekit.reports.tables import MISSING, Table, percent
 
@@ -50,7 +50,7 @@ def verdicts_page(
         tables=tuple(tables),
         rows=rows_section(verdicts, evidence, limit=limit),
         commands=() if command is None else ((REPLAY, command),),
-        provenance=tuple(_flat(verdicts.provenance)),
+        provenance=tuple(flat(verdicts.provenance)),
     )
 
 
@@ -170,18 +170,6 @@ def _estimates(verdicts: Verdicts) -> Table:
     )
     notes = ("The smaller of the two is dropped; neither is a rate of wrong labels.",)
     return Table(("not to be told apart", *verdicts.classes), rows, notes)
-
-
-def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
-    """Nested provenance as lines: ``probe.parameters.k`` and its value."""
-    lines: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            lines += _flat(value, f"{before}{name}.")
-        else:
-            listed = isinstance(value, list | tuple)
-            lines.append((before + name, ", ".join(map(str, value)) if listed else str(value)))
-    return lines
 
 
 def _share(part: int, whole: int) -> str:

@@ -1,4 +1,4 @@
-"""What a finished run leaves for people: tables as text and Markdown, figures as PNG."""
+"""What a finished run leaves for people: tables as text and Markdown, figures, and one page."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ from typing import Any
 
 from probekit.files import atomic_write
 from probekit.reports.figures import write_figure
-from probekit.reports.run_figures import draw_arms, draw_curves, draw_grid
+from probekit.reports.page import RowsSection, write_page
+from probekit.reports.page_run import run_figures, run_page
 from probekit.reports.run_tables import curve_table, rounds_table, run_table, run_title
 
-__all__ = ["write_run_reports"]
+__all__ = ["REPORT", "write_run_reports"]
+
+REPORT = "report.html"
 
 
-def write_run_reports(results: Mapping[str, Any], folder: Path) -> str:
-    """Write table.md and the figures of a run; returns its tables as text.
+def write_run_reports(
+    results: Mapping[str, Any], folder: Path, *, rows: RowsSection | None = None
+) -> str:
+    """Write table.md, the figures and report.html of a run; returns its tables as text.
 
-    ``results`` is what metrics.json holds.
+    ``results`` is what metrics.json holds; ``rows`` are shown on the page.
     """
+    figures = list(run_figures(results))
+    for name, _, figure in figures:
+        write_figure(figure, folder / name)
+    pictures = [f"![{caption}]({name})" for name, caption, _ in figures]
     text: list[str] = []
     page: list[str] = []
-    several = len(results["groups"]) > 1
-    for number, group in enumerate(results["groups"], 1):
+    for group in results["groups"]:
         table = run_table(group)
         text += [run_title(group), "", table.text(), ""]
-        page += [f"## {run_title(group)}", "", table.markdown(), ""]
-        figure = f"arms-{number}.png" if several else "arms.png"
-        write_figure(draw_arms(group), folder / figure)
-        page += [f"![Test accuracy of every student]({figure})", ""]
+        page += [f"## {run_title(group)}", "", table.markdown(), "", pictures.pop(0), ""]
     for result in results["results"]:
         where = f"{result['task']}, {result['weak']} → {result['strong']}, seed {result['seed']}"
         for name, make in (("rounds", rounds_table), ("curves", curve_table)):
@@ -39,16 +44,9 @@ def write_run_reports(results: Mapping[str, Any], folder: Path) -> str:
         for alarm in result["alarms"]:
             text.append(f"Warning: {alarm}")
             page += [f"**Warning**: {alarm}", ""]
-    curved = next((result for result in results["results"] if result.get("curves")), None)
-    if curved is not None:
-        write_figure(draw_curves(curved), folder / "curves.png")
-        page += ["![Overfitting curves](curves.png)", ""]
-    grids = [g for g in results["groups"] if any(arm["kind"] == "plain" for arm in g["arms"])]
-    if len({g["strong"] for g in grids}) > 1:
-        for task in sorted({g["task"] for g in grids}):
-            name = f"grid-{task.replace('/', '-')}.png"
-            write_figure(draw_grid([g for g in grids if g["task"] == task]), folder / name)
-            page += [f"![Students by size on {task}]({name})", ""]
+    for line in pictures:
+        page += [line, ""]
     with atomic_write(folder / "table.md", "w") as file:
         file.write("\n".join(page))
+    write_page(run_page(results, title=folder.absolute().name, rows=rows), folder / REPORT)
     return "\n".join(text).rstrip()

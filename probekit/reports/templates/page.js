@@ -35,7 +35,7 @@
   function truthMark(row) {
     const right = rows.truth[row] === first("weak", row);
     const mark = classMark(rows.truth[row]);
-    mark.append(make("span", `small t${right ? 0 : 1}`, right ? " ✓ as labelled" : " ✗ mislabelled"));
+    mark.append(make("div", `small t${right ? 0 : 1}`, right ? "✓ as labelled" : "✗ mislabelled"));
     return mark;
   }
   const probeForWeak = (row) => {
