@@ -27,7 +27,14 @@ from probekit.probes.topofilter_steps import (
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["TopoFilterProbe", "TopoFilterResult", "Variant", "topofilter"]
+__all__ = [
+    "TopoFilterProbe",
+    "TopoFilterResult",
+    "Variant",
+    "check_kept",
+    "nearest_kept",
+    "topofilter",
+]
 
 Variant = Literal["paper", "eleuther"]
 CONNECTION: dict[str, Literal["weak", "strong"]] = {"paper": "weak", "eleuther": "strong"}
@@ -245,23 +252,9 @@ class TopoFilterProbe(BaseProbe):
     def _among(
         self, index: NeighborIndex, data: Training, kept: NDArray[np.bool_], wide: Neighbors
     ) -> NDArray[np.int64]:
-        """Row numbers (n, k_zeta) of the nearest others in ``kept``, from ``wide`` if it can."""
-        k, size = self._number("k_zeta"), int(kept.sum())
-        if k > size - 1:
-            raise ProbeError(
-                f"k_zeta = {k} is too large: the component step (k_cc = {self._number('k_cc')}) "
-                f"left {size} of {len(kept)} rows; allowed are 1 to {size - 1}, and a larger k_cc "
-                "leaves more rows."
-            )
-        rank = np.cumsum(kept[wide.index], axis=1)
-        first = kept[wide.index] & (rank <= k)
-        short = np.flatnonzero(rank[:, -1] < k)
-        first[short] = False
-        near = np.empty((len(kept), k), dtype=np.int64)
-        near[rank[:, -1] >= k] = wide.index[first].reshape(-1, k)
-        if len(short):
-            near[short] = index.others(k, groups=data.groups, rows=short, among=kept).index
-        return near
+        k_cc, k_zeta = self._number("k_cc"), self._number("k_zeta")
+        check_kept(kept, k_zeta, k_cc=k_cc)
+        return nearest_kept(index, wide, kept, k_zeta, groups=data.groups)
 
     def _number(self, name: str) -> int:
         given = getattr(self, name)
@@ -320,6 +313,41 @@ class TopoFilterProbe(BaseProbe):
         self.oof_proba_ = arrays["oof_proba"]
         index = NeighborIndex(data.X, metric=self.metric, backend=self.backend)
         self._store(data, index, component)
+
+
+def check_kept(kept: NDArray[np.bool_], k_zeta: int, *, k_cc: int) -> None:
+    """Refuse a k_zeta that the rows ``kept`` (n,) by the component step do not suffice for."""
+    size = int(kept.sum())
+    if k_zeta > size - 1:
+        raise ProbeError(
+            f"k_zeta = {k_zeta} is too large: the component step (k_cc = {k_cc}) "
+            f"left {size} of {len(kept)} rows; allowed are 1 to {size - 1}, and a larger k_cc "
+            "leaves more rows."
+        )
+
+
+def nearest_kept(
+    index: NeighborIndex,
+    wide: Neighbors,
+    kept: NDArray[np.bool_],
+    k: int,
+    *,
+    groups: NDArray[np.int64] | None,
+) -> NDArray[np.int64]:
+    """Row numbers (n, k) of the nearest others in ``kept`` (n,), from ``wide`` where it suffices.
+
+    ``wide`` are the nearest others of all rows; ``index`` is searched for the rows it is too short
+    for.
+    """
+    rank = np.cumsum(kept[wide.index], axis=1)
+    first = kept[wide.index] & (rank <= k)
+    short = np.flatnonzero(rank[:, -1] < k)
+    first[short] = False
+    near = np.empty((len(kept), k), dtype=np.int64)
+    near[rank[:, -1] >= k] = wide.index[first].reshape(-1, k)
+    if len(short):
+        near[short] = index.others(k, groups=groups, rows=short, among=kept).index
+    return near
 
 
 def _mask(previous: ArrayLike, n: int) -> NDArray[np.bool_]:
