@@ -28,6 +28,7 @@ SUPERVISORS: dict[str, tuple[int, int] | float] = {
 }
 STUDENT_ROWS = 2000
 SINGLE_LAYER = 4  # the best single one in what the defaults come from
+LEAST, ATTEMPTS = 0.05, 50  # smallest weak class, and how often to draw for it
 SHARE, BLEND, SURE = 0.2, 0.75, 0.9
 PROBES = {
     "kNN": "knn",
@@ -67,8 +68,19 @@ class Condition:
 def make_condition(
     states: TaskStates, supervisor: str, seed: int, *, rows_wanted: int = STUDENT_ROWS
 ) -> Condition:
-    """Draw rows and label them."""
-    rng = np.random.default_rng([seed, list(SUPERVISORS).index(supervisor)])
+    """Draw rows and label them; again where a supervisor gives nearly all rows one class."""
+    start = [seed, list(SUPERVISORS).index(supervisor)]
+    for attempt in range(ATTEMPTS):
+        rng = np.random.default_rng([*start, attempt] if attempt else start)
+        found = _draw(states, supervisor, rng, seed=seed, rows_wanted=rows_wanted)
+        if np.bincount(found.weak.argmax(axis=1), minlength=2).min() >= LEAST * len(found.rows):
+            return found
+    raise SystemExit(f"{states.name}, {supervisor}: no supervisor tells the classes apart.")
+
+
+def _draw(
+    states: TaskStates, supervisor: str, rng: np.random.Generator, *, seed: int, rows_wanted: int
+) -> Condition:
     order = rng.permutation(len(states.pool))
     what = SUPERVISORS[supervisor]
     if isinstance(what, float):
