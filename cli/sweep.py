@@ -1,0 +1,222 @@
+"""``probekit sweep``: every layer, probe and strength, and the choice that needs no truth."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from probekit.cli.options import (
+    emit,
+    json_option,
+    output_option,
+    overwrite_option,
+    say,
+)
+
+if TYPE_CHECKING:
+    from probekit.experiments.sweep import Sweep, SweepSettings
+    from probekit.experiments.sweep_rows import SweepRows
+
+__all__ = ["command"]
+
+FILE = click.Path(path_type=Path)
+# Where no grid is given; what the rows do not suffice for is left out of these.
+K, L2, ZETA = "1:500:log", "1e-4:1e1:log", "0.5"
+K_CC = {"paper": "4,8,16", "eleuther": "10,25,50"}
+K_ZETA = {"paper": "16,32,64", "eleuther": "10,25,50"}
+
+
+@click.command("sweep")
+@click.argument("acts", type=FILE)
+@click.option(
+    "--labels",
+    required=True,
+    help="Weak labels: JSONL, CSV, TSV or Parquet with id and label, prob or probs.",
+)
+@click.option("--label-column", help="Column of the label, if not probs, prob or label.")
+@click.option("--id-column", help="Column of the id in labels, if not id.")
+@click.option("--only-labelled", is_flag=True, help="Leave rows without a label out.")
+@click.option("--truth", help="Ground truth (id and label): adds what only it can tell.")
+@click.option("--truth-column", help="Column of the truth, if not label.")
+@click.option("--layers", default="all", help="Stored layers: all, last, 1,3, 2-5 or -1.")
+@click.option(
+    "--probes",
+    default="knn,logreg,topofilter",
+    help="Of knn, logreg, topofilter, mass-mean, ensemble (of all stored layers).",
+)
+@click.option("--k", help=f"knn: neighbours, LOW:HIGH[:N]:log|lin or a list ({K}).")
+@click.option("--l2", help=f"logreg: penalties ({L2}).")
+@click.option("--k-cc", help="topofilter: neighbours of the graph (4,8,16; eleuther 10,25,50).")
+@click.option("--k-zeta", help="topofilter: neighbours that vote (16,32,64; eleuther 10,25,50).")
+@click.option("--zeta", help=f"topofilter paper: shares of votes needed ({ZETA}).")
+@click.option(
+    "--contaminations",
+    default="0.05,0.1,0.2,0.3",
+    help="Shares that filtering drops; also topofilter eleuther's strength.",
+)
+@click.option(
+    "--variant",
+    type=click.Choice(["paper", "eleuther"]),
+    default="paper",
+    help="topofilter: which of the two published ones.",
+)
+@click.option(
+    "--metric",
+    type=click.Choice(["cosine", "euclidean"]),
+    default="cosine",
+    help="knn, topofilter: distance of centred rows.",
+)
+@click.option(
+    "--standardize/--no-standardize",
+    default=True,
+    help="logreg: penalise the coefficients of columns divided by their spread.",
+)
+@click.option("--folds", default=5, type=click.IntRange(min=2), help="logreg: folds.")
+@click.option("--seeds", default="1", help="logreg: comma-separated seeds of folds, or how many.")
+@output_option("Sweep to write: .parquet or .jsonl.")
+@click.option("--figures", type=FILE, help="Folder for strengths.png and layers.png.")
+@overwrite_option
+@json_option
+def command(**options: Any) -> None:
+    """Try every probe at every strength on every layer, out of fold, and choose without the truth.
+
+    All k of a layer come from one neighbour search, all penalties and folds from one computation.
+    The choice is the least out-of-fold log-loss on the weak labels, moved towards more
+    regularisation by one standard error. Goes on where it was interrupted.
+
+    Example: probekit sweep acts.h5 --labels weak.parquet --truth truth.parquet -o sweep.parquet
+    """
+    from probekit.activations.store import ActivationStore
+    from probekit.experiments.sweep import remove_parts, run_sweep, write_sweep
+
+    _check_files(options)
+    with ActivationStore(options["acts"]) as store:
+        rows = _rows(store, options)
+        settings = _settings(rows, options)
+        output: Path = options["output"]
+        parts = output.with_name(f".{output.name}.parts")
+        sweep = run_sweep(rows, settings, parts=parts, say=say)
+    write_sweep(sweep, output, command=_command(options))
+    remove_parts(parts)
+    say(f"{len(sweep.rows):,} rows written to {output}")
+    result = sweep.plain
+    if options["figures"] is not None:
+        result["figures"] = [str(path) for path in _draw(result, options["figures"])]
+    emit(result, _text(sweep), as_json=options["as_json"])
+
+
+def _check_files(options: Mapping[str, Any]) -> None:
+    from probekit.errors import OutputExistsError, UsageError
+    from probekit.files import check_output
+
+    output, figures = options["output"], options["figures"]
+    check_output(output, overwrite=options["overwrite"])
+    if output.suffix not in (".parquet", ".jsonl"):
+        raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
+    for source in (options["acts"], options["labels"], options["truth"]):
+        if source and output.exists() and Path(source).exists() and output.samefile(source):
+            raise UsageError(f"{output} is read here; write to another file.")
+    if figures is not None and figures.exists() and not figures.is_dir():
+        raise OutputExistsError(f"{figures} is a file; name a folder for the figures.")
+
+
+def _rows(store: Any, options: Mapping[str, Any]) -> SweepRows:
+    from probekit.experiments.sweep_rows import join_rows
+    from probekit.files import read_columns
+    from probekit.labels import load_labels
+
+    names = {"id_column": options["id_column"]}
+    labels = load_labels(options["labels"], label_column=options["label_column"], **names)
+    truth = None
+    if options["truth"] is not None:
+        source, id_column = options["truth"], options["id_column"]
+        if id_column and not (Path(source).exists() and id_column in read_columns(source)):
+            id_column = None  # the labels' file may call it otherwise than the truth's
+        truth = load_labels(
+            source, id_column=id_column, label_column=options["truth_column"], one_class=True
+        )
+    return join_rows(store, labels, truth, only_labelled=options["only_labelled"])
+
+
+def _settings(rows: SweepRows, options: Mapping[str, Any]) -> SweepSettings:
+    from probekit.errors import UsageError
+    from probekit.experiments.ranges import parse_grid, parse_numbers
+    from probekit.experiments.sweep import SweepSettings
+
+    store, variant, most = rows.store, options["variant"], rows.most_neighbors
+    probes = tuple(dict.fromkeys(p.strip() for p in options["probes"].split(",") if p.strip()))
+    default = {"k": K, "k_cc": K_CC[variant], "k_zeta": K_ZETA[variant]}
+    counts = {}
+    for name, usual in default.items():
+        given = options[name]
+        flag = "--" + name.replace("_", "-")
+        values = parse_grid(usual if given is None else given, name=flag, whole=True, low=1)
+        # A grid that nobody asked for is cut to what there is.
+        counts[name] = values if given else tuple(k for k in values if k <= most) or (most,)
+    if options["zeta"] is not None and variant == "eleuther":
+        raise UsageError(
+            "TopoFilter's variant 'eleuther' has no --zeta; its strength is the share "
+            "to drop (--contaminations)."
+        )
+    return SweepSettings(
+        layers=parse_numbers(
+            options["layers"], store.layers, name="--layers", place=str(store.path)
+        ),
+        probes=probes,
+        l2=parse_grid(options["l2"] or L2, name="--l2"),
+        zeta=parse_grid(options["zeta"] or ZETA, name="--zeta"),
+        contaminations=parse_grid(
+            options["contaminations"], name="--contaminations", high=1, open_ends=True
+        ),
+        seeds=_seeds(options["seeds"]),
+        n_folds=options["folds"],
+        metric=options["metric"],
+        standardize=options["standardize"],
+        variant=variant,
+        **counts,  # type: ignore[arg-type]  # whole numbers, by parse_grid
+    )
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """Seeds, or how many from 0."""
+    from probekit.experiments.ranges import parse_grid
+
+    if "," in text:
+        return tuple(int(s) for s in parse_grid(text, name="--seeds", whole=True))
+    return tuple(range(int(parse_grid(text, name="--seeds", whole=True, low=1, high=1000)[0])))
+
+
+def _command(options: Mapping[str, Any]) -> str:
+    """What makes the sweep again, of the options that are not the usual ones."""
+    words = ["probekit", "sweep", str(options["acts"])]
+    for parameter in command.params:
+        value = options[parameter.name or ""]
+        flag = max(parameter.opts, key=len)
+        if parameter.name in ("acts", "overwrite", "as_json", "figures"):
+            continue
+        if parameter.name == "standardize":
+            words += [] if value else ["--no-standardize"]
+        elif value is True:
+            words.append(flag)
+        elif value not in (None, False) and (value != parameter.default or parameter.required):
+            words += [flag, str(value)]
+    return shlex.join(words)
+
+
+def _draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    from probekit.reports.sweep_figures import write_figures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = write_figures(result, folder)
+    say(f"Figures written to {folder}")
+    return written
+
+
+def _text(sweep: Sweep) -> str:
+    from probekit.reports.sweep_tables import choice_text, sweep_table
+
+    return sweep_table(sweep.plain).text() + "\n\n" + choice_text(sweep.plain)

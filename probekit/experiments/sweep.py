@@ -1,0 +1,298 @@
+"""Sweep: layers × probes × strengths of regularisation, out of fold, from stored states.
+
+The figure of https://blog.eleuther.ai/weak-to-strong/: AUROC of a probe less that of the weak
+labels it learned from, over k, over the penalty, over layers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from probekit.errors import ProbeError, UsageError
+from probekit.experiments.sweep_choice import (
+    KEYS,
+    choose,
+    choose_each,
+    mean_over_seeds,
+    regret,
+    row_of,
+)
+from probekit.experiments.sweep_judge import Judge, truth_columns
+from probekit.experiments.sweep_probes import STRENGTHS, predictions
+from probekit.experiments.sweep_rows import LayerStates, SweepRows
+from probekit.files import atomic_write, suffix_of, write_table
+
+if TYPE_CHECKING:
+    from probekit.probes.neighbors import Metric
+
+__all__ = ["Sweep", "SweepSettings", "remove_parts", "run_sweep", "write_sweep"]
+
+FORMAT = "probekit-sweep"
+VERSION = 1
+# Settings that a probe's figures depend on; all depend on the contaminations.
+DEPENDS = {
+    "knn": ("k", "metric"),
+    "logreg": ("l2", "seeds", "n_folds", "standardize"),
+    "topofilter": ("k_cc", "k_zeta", "zeta", "variant", "metric"),
+    "mass-mean": (),
+    "ensemble": (),
+}
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What is tried."""
+
+    layers: tuple[int, ...]
+    probes: tuple[str, ...] = ("knn", "logreg", "topofilter")
+    k: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200)
+    l2: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    k_cc: tuple[int, ...] = (4, 8, 16)
+    k_zeta: tuple[int, ...] = (16, 32, 64)
+    zeta: tuple[float, ...] = (0.5,)
+    contaminations: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
+    """Shares that `filter` drops; with ``eleuther`` also a strength of TopoFilter."""
+    seeds: tuple[int, ...] = (0,)
+    n_folds: int = 5
+    metric: Metric = "cosine"
+    standardize: bool = True
+    variant: Literal["paper", "eleuther"] = "paper"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be swept."""
+        strange = [name for name in self.probes if name not in STRENGTHS]
+        if strange:
+            raise UsageError(
+                f"There is no probe {strange[0]!r} to sweep; allowed are {', '.join(STRENGTHS)}."
+            )
+        for name in ("layers", "probes", "k", "l2", "k_cc", "k_zeta", "zeta", "seeds"):
+            if not getattr(self, name):
+                raise UsageError(f"The sweep has no {name}; give at least one.")
+
+    def width(self, most: int) -> int:
+        """Neighbours of the one search on a layer: enough for kNN and, mostly, for TopoFilter."""
+        wanted = list(self.k) if "knn" in self.probes else [1]
+        if "topofilter" in self.probes:
+            # Neighbours that the component step dropped are passed over.
+            wanted += [*self.k_cc, *(min(2 * k, most) for k in self.k_zeta)]
+        return max(wanted)
+
+    def check(self, rows: SweepRows) -> None:
+        """Refuse neighbours that there are not."""
+        used = {"knn": ("k",), "topofilter": ("k_cc", "k_zeta")}
+        for probe, names in used.items():
+            for name in names if probe in self.probes else ():
+                if max(getattr(self, name)) > rows.most_neighbors:
+                    raise UsageError(
+                        f"--{name.replace('_', '-')}: k = {max(getattr(self, name))} is too large: "
+                        f"n = {len(rows)} rows have {rows.most_neighbors} others each that are no "
+                        f"duplicates; allowed are 1 to {rows.most_neighbors}."
+                    )
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Rows of figures, the choice made without the truth, and its regret where it is known."""
+
+    rows: tuple[dict[str, Any], ...]
+    choice: dict[str, Any]
+    best: tuple[dict[str, Any], ...]
+    """The row chosen of each layer and probe, means over seeds."""
+    regret: dict[str, dict[str, Any]]
+    weak_labels: dict[str, float | None]
+    """Accuracy and AUROC of the weak labels against the truth; None where it is not given."""
+    notes: tuple[str, ...]
+    provenance: dict[str, Any]
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """All of it as JSON holds it."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+def run_sweep(
+    rows: SweepRows,
+    settings: SweepSettings,
+    *,
+    parts: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Sweep:
+    """Predict every row at every strength on every layer, and choose.
+
+    Parameters
+    ----------
+    rows
+        From :func:`probekit.experiments.sweep_rows.join_rows`; its truth is read by what judges
+        and by nothing else.
+    settings
+        What is tried.
+    parts
+        Folder that keeps what is done, layer by layer and probe by probe; a sweep that was
+        interrupted goes on from there.
+    say
+        Is told how far the sweep is.
+    """
+    settings.check(rows)
+    if parts is not None:
+        parts.mkdir(exist_ok=True)
+    todo = list(_todo(settings))
+    found: list[dict[str, Any]] = []
+    notes: list[str] = []
+    states: LayerStates | None = None
+    for number, (layer, probe) in enumerate(todo, 1):
+        if states is None or states.layer != layer:
+            states = LayerStates(rows, layer, metric=settings.metric)
+        start = time.perf_counter()
+        part, done = _part(states, probe, settings, parts)
+        took = "done before" if done else f"{time.perf_counter() - start:.1f} s"
+        name = f"layer {layer}" if probe != "ensemble" else "all layers"
+        say(f"[{number}/{len(todo)}] {name} · {probe} · {len(part['rows'])} rows · {took}")
+        for note in part["notes"]:
+            say(f"Note: {note}")
+        found += part["rows"]
+        notes += part["notes"]
+    if not found:
+        raise ProbeError(f"No strength could be tried: {notes[0]}" if notes else "Nothing to try.")
+    choice, means = choose(found), mean_over_seeds(found)
+    judge = Judge(rows.labels.probs, None, contaminations=(), truth=rows.truth)
+    return Sweep(
+        rows=tuple(found),
+        choice=choice,
+        best=tuple(dict(row_of(means, row)) for row in choose_each(found)),
+        regret=regret(found, choice, truth_columns(settings.contaminations)[1:])
+        if rows.truth is not None
+        else {},
+        weak_labels=judge.weak_labels(),
+        notes=tuple(notes),
+        provenance=_provenance(rows, settings),
+    )
+
+
+def write_sweep(sweep: Sweep, path: str | Path, *, command: str | None = None) -> None:
+    """Write the rows as Parquet, or JSONL with the rest beside it in ``<path>.meta.json``.
+
+    ``command`` is what makes the sweep again.
+    """
+    import pyarrow as pa
+
+    types = {"probe": pa.string(), **dict.fromkeys(("layer", "seed", "rows"), pa.int32())}
+    types |= dict.fromkeys(("k", "k_cc", "k_zeta"), pa.int32())
+    columns = {
+        name: pa.array([row[name] for row in sweep.rows], types.get(name, pa.float64()))
+        for name in sweep.rows[0]
+    }
+    metadata = {"format": FORMAT, "version": VERSION, **sweep.plain}
+    del metadata["rows"], metadata["best"]
+    if command is not None:
+        metadata["command"] = command
+    text = json.dumps(metadata, ensure_ascii=False)
+    write_table(columns, path, {"probekit": text})
+    if suffix_of(path) == ".jsonl":
+        with atomic_write(f"{path}.meta.json", "w") as file:
+            file.write(text + "\n")
+
+
+def remove_parts(parts: Path) -> None:
+    """Remove the folder of a sweep that is written."""
+    shutil.rmtree(parts, ignore_errors=True)
+
+
+def _todo(settings: SweepSettings) -> Iterator[tuple[int, str]]:
+    for layer in settings.layers:
+        for probe in settings.probes:
+            if probe != "ensemble":
+                yield layer, probe
+    if "ensemble" in settings.probes:
+        yield settings.layers[-1], "ensemble"  # it reads all stored layers by itself
+
+
+def _part(
+    states: LayerStates, probe: str, settings: SweepSettings, folder: Path | None
+) -> tuple[dict[str, Any], bool]:
+    """Rows and notes of one probe on one layer, and whether an earlier run had made them."""
+    key = _key(states.rows, states.layer, probe, settings)
+    path = None if folder is None else folder / f"{states.layer}-{probe}.json"
+    if path is not None and path.exists():
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            kept = {}
+        if kept.get("key") == key:
+            return kept, True
+    notes: list[str] = []
+    judge = Judge(
+        states.rows.labels.probs,
+        states.groups,
+        contaminations=settings.contaminations,
+        truth=states.rows.truth,
+    )
+    rows = [
+        _row(states, probe, prediction, judge)
+        for prediction in predictions(probe, states, settings, notes.append)
+    ]
+    part = {"key": key, "rows": rows, "notes": notes}
+    if path is not None:
+        with atomic_write(path, "w") as file:
+            json.dump(part, file)
+    return part, False
+
+
+def _row(states: LayerStates, probe: str, prediction: Any, judge: Judge) -> dict[str, Any]:
+    layer = None if probe == "ensemble" else states.layer
+    named: dict[str, Any] = {"layer": layer, "probe": probe, **dict.fromkeys(KEYS[2:])}
+    named |= prediction.strength
+    first = STRENGTHS[probe][:1]
+    strength = float(prediction.strength[first[0]]) if first else None
+    return {
+        **named,
+        "strength": strength,
+        "seed": prediction.seed,
+        "rows": len(states.rows),
+        **judge.row(prediction),
+    }
+
+
+def _key(rows: SweepRows, layer: int, probe: str, settings: SweepSettings) -> str:
+    """Digest of all that decides the figures of one probe on one layer."""
+    truth = None if rows.truth is None else hashlib.sha256(rows.truth.tobytes()).hexdigest()
+    given = asdict(settings)
+    text = json.dumps(
+        [
+            *(VERSION, version("probekit"), rows.store.fingerprint, rows.labels.fingerprint, truth),
+            *(layer, probe, settings.contaminations),
+            {name: given[name] for name in DEPENDS[probe]},
+        ]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _provenance(rows: SweepRows, settings: SweepSettings) -> dict[str, Any]:
+    labels, store = rows.labels, rows.store
+    return {
+        "probekit": version("probekit"),
+        "settings": _lists(asdict(settings)),
+        "rows": len(rows),
+        "labels": {"source": Path(labels.source).name, "fingerprint": labels.fingerprint},
+        "store": {
+            "name": store.path.name,
+            "fingerprint": store.fingerprint,
+            "rows_fingerprint": store.rows_fingerprint,
+        },
+        "truth": rows.truth is not None,
+        **({"pairs": True} if store.differences else {}),
+    }
+
+
+def _lists(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        for name, value in values.items()
+    }

@@ -1,0 +1,211 @@
+"""What each probe of a sweep predicts, for every strength at once, never having seen the row."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.errors import ProbeError
+from probekit.folds import stratified_folds
+from probekit.probes.base import hard_labels
+from probekit.probes.knn import neighbor_means
+from probekit.probes.topofilter import CONNECTION, check_kept, nearest_kept
+from probekit.probes.topofilter_steps import (
+    drop_ranked,
+    drop_to_share,
+    largest_components,
+    majority,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from probekit.experiments.sweep import SweepSettings
+    from probekit.experiments.sweep_rows import LayerStates
+
+__all__ = ["STRENGTHS", "Prediction", "predictions"]
+
+# Probe -> what its strength is called; the first is what a curve is drawn over.
+STRENGTHS: dict[str, tuple[str, ...]] = {
+    "knn": ("k",),
+    "logreg": ("l2",),
+    "topofilter": ("k_zeta", "k_cc", "zeta", "contamination"),
+    "mass-mean": (),
+    "ensemble": ("k",),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """One probe at one strength on one layer."""
+
+    strength: Mapping[str, float]
+    proba: NDArray[np.float64]
+    """P (n, C) of every row without the row and its duplicates."""
+    seed: int | None = None
+    """Seed of the folds; None where there are none."""
+    votes: int | None = None
+    """How many neighbours P is the mean label of; None for other probes."""
+    keep: NDArray[np.bool_] | None = None
+    """What the probe itself keeps (n,), where it is a filter."""
+    keep_at: Mapping[float, NDArray[np.bool_]] = field(default_factory=dict)
+    """Contamination -> what it keeps (n,) then."""
+
+
+def predictions(
+    probe: str, states: LayerStates, settings: SweepSettings, note: Any
+) -> Iterator[Prediction]:
+    """Predict every row at every strength of a probe.
+
+    ``note`` is called with a sentence on what was left out.
+    """
+    return _PATHS[probe](states, settings, note)
+
+
+def _knn(states: LayerStates, settings: SweepSettings, _: Any) -> Iterator[Prediction]:
+    ks = [int(k) for k in settings.k]
+    found = states.neighbors(settings.width(states.most_neighbors))
+    n = len(states.rows)
+    Y = states.both_ways[1]
+    for k, proba in zip(ks, neighbor_means(found.index[:n], Y, ks), strict=True):
+        yield Prediction({"k": k}, proba, votes=k)
+
+
+def _logreg(states: LayerStates, settings: SweepSettings, note: Any) -> Iterator[Prediction]:
+    from sklearn.exceptions import ConvergenceWarning
+
+    from probekit.probes.logistic_path import logistic_path
+
+    Y = states.rows.labels.probs
+    for seed in settings.seeds:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", ConvergenceWarning)
+            path = logistic_path(
+                states.X,
+                Y,
+                settings.l2,
+                folds=make_folds(states, Y, n_folds=settings.n_folds, seed=seed),
+                standardize=settings.standardize,
+                fit_intercept=not states.rows.store.differences,
+            )
+        for warning in told:
+            note(f"layer {states.layer}, logreg: {warning.message}")
+        proba = path.oof_proba
+        assert proba is not None
+        for l2, P in zip(settings.l2, proba, strict=True):
+            yield Prediction({"l2": l2}, P, seed=seed)
+
+
+def make_folds(
+    states: LayerStates, Y: NDArray[np.float64], *, n_folds: int, seed: int
+) -> NDArray[np.int16]:
+    """Folds (n,) as a logistic probe makes them: stratified, duplicates in one."""
+    hard = hard_labels(Y)
+    pairs = np.unique(np.column_stack([hard, states.groups]), axis=0)
+    if np.count_nonzero(np.bincount(pairs[:, 0]) >= 2) < 2:
+        raise ProbeError(
+            "Too few rows to predict any of them out of fold: at least two classes need two "
+            "different rows each."
+        )
+    return stratified_folds(hard, n_folds=n_folds, groups=states.groups, seed=seed)
+
+
+def _topofilter(states: LayerStates, settings: SweepSettings, note: Any) -> Iterator[Prediction]:
+    _, Y, groups = states.both_ways
+    wide = states.neighbors(settings.width(states.most_neighbors))
+    hard, n_classes = hard_labels(Y), Y.shape[1]
+    connection = CONNECTION[settings.variant]
+    for k_cc in map(int, settings.k_cc):
+        component, _ = largest_components(
+            wide.index[:, :k_cc], hard, connection=connection, classes=np.arange(n_classes)
+        )
+        for k_zeta in map(int, settings.k_zeta):
+            try:
+                check_kept(component, k_zeta, k_cc=k_cc)
+            except ProbeError as error:
+                note(f"layer {states.layer}, topofilter left out: {error}")
+                continue
+            near = nearest_kept(states.index, wide, component, k_zeta, groups=groups)
+            proba = neighbor_means(near, Y, [k_zeta])[0]
+            steps = _Steps(component, near, hard, 0.5 * np.abs(Y - proba).sum(axis=1), n_classes)
+            yield from _topofilter_rows(steps, proba, settings, len(states.rows), k_cc=k_cc)
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """What TopoFilter's last step reads: component, neighbours in it, classes, disagreement."""
+
+    component: NDArray[np.bool_]
+    near: NDArray[np.int64]
+    hard: NDArray[np.int64]
+    disagreement: NDArray[np.float64]
+    n_classes: int
+
+    def to_share(self, share: float) -> NDArray[np.bool_]:
+        return drop_to_share(
+            self.component, self.disagreement, self.hard, share=share, per_class=False, cap=False
+        )[0]
+
+    def ranked(self, accepted: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
+        return drop_ranked(accepted, self.disagreement, self.hard, share=share, per_class=False)
+
+
+def _topofilter_rows(
+    steps: _Steps, proba: NDArray[np.float64], settings: SweepSettings, n: int, *, k_cc: int
+) -> Iterator[Prediction]:
+    """One prediction for each zeta (``paper``) or contamination (``eleuther``)."""
+    k_zeta = steps.near.shape[1]
+    strength = {"k_cc": k_cc, "k_zeta": k_zeta}
+    shares = settings.contaminations
+    if settings.variant == "eleuther":
+        at = {share: steps.to_share(share)[:n] for share in shares}
+        for share in shares:
+            yield Prediction(
+                {**strength, "contamination": share},
+                proba[:n],
+                votes=k_zeta,
+                keep=at[share],
+                keep_at=at,
+            )
+        return
+    for zeta in settings.zeta:
+        accepted = steps.component & majority(steps.near, steps.hard, steps.n_classes, zeta=zeta)
+        yield Prediction(
+            {**strength, "zeta": zeta},
+            proba[:n],
+            votes=k_zeta,
+            keep=accepted[:n],
+            keep_at={share: steps.ranked(accepted, share)[:n] for share in shares},
+        )
+
+
+def _fixed(probe: str, layer: int | None, states: LayerStates) -> Prediction:
+    """A probe without a strength to choose, as `filter` and `relabel` call it."""
+    from probekit.cleaning.scoring import score_rows
+
+    rows = states.rows
+    whole = len(rows) == len(rows.store)
+    scored = score_rows(rows.store, rows.labels, probe, layer=layer, only_labelled=not whole)
+    strength = {"k": scored.probe.k} if "k" in STRENGTHS[probe] else {}
+    return Prediction(strength, scored.proba)
+
+
+def _mass_mean(states: LayerStates, _: SweepSettings, __: Any) -> Iterator[Prediction]:
+    yield _fixed("mass-mean", states.layer, states)
+
+
+def _ensemble(states: LayerStates, _: SweepSettings, __: Any) -> Iterator[Prediction]:
+    yield _fixed("ensemble", None, states)
+
+
+_PATHS = {
+    "knn": _knn,
+    "logreg": _logreg,
+    "topofilter": _topofilter,
+    "mass-mean": _mass_mean,
+    "ensemble": _ensemble,
+}

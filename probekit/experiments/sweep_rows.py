@@ -1,0 +1,136 @@
+"""Rows of a sweep: who takes part, their weak labels, truth and duplicates; one layer's states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.cleaning.scoring import check_finite, read_states
+from probekit.errors import LabelsError, UsageError
+from probekit.folds import duplicate_groups
+from probekit.probes.mirror import mirrored
+from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from probekit.activations.store import ActivationStore
+    from probekit.labels import WeakLabels
+
+__all__ = ["LayerStates", "SweepRows", "join_rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class SweepRows:
+    """The n rows that take part, in the order of the store."""
+
+    store: ActivationStore
+    numbers: NDArray[np.int64]
+    """Their numbers in the store (n,)."""
+    labels: WeakLabels
+    """Weak labels in their order."""
+    groups: NDArray[np.int64] | None
+    """Rows of one number have one text (n,); None where texts are not known."""
+    truth: NDArray[np.int64] | None = None
+    """True class numbers (n,), for judging only."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def most_neighbors(self) -> int:
+        """Largest k that every row has others for, duplicates left out."""
+        if self.groups is None:
+            return len(self) - 1
+        largest = int(np.bincount(self.groups).max())
+        return (2 if self.store.differences else 1) * (len(self) - largest)
+
+
+def join_rows(
+    store: ActivationStore,
+    labels: WeakLabels,
+    truth: WeakLabels | None = None,
+    *,
+    only_labelled: bool = False,
+) -> SweepRows:
+    """Join a store with weak labels and truth by id.
+
+    Raises
+    ------
+    LabelsError
+        Where either does not fit the rows, or the weak labels are of one class.
+    """
+    numbers, aligned = labels.align(
+        store.ids, store.hashes, only_labelled=only_labelled, rows_name=str(store.path)
+    )
+    held = np.flatnonzero(aligned.probs.max(axis=0) > 0)
+    if len(held) < 2:
+        raise LabelsError(
+            f"{labels.source} holds one class only ({aligned.classes[held[0]]!r} in all "
+            f"{len(aligned)} rows of {store.path}); a sweep needs labels of at least two classes."
+        )
+    if store.differences and len(aligned.classes) != 2:
+        raise UsageError(
+            f"{store.path} holds differences of pairs, whose classes are first and second, and the "
+            f"labels have {len(aligned.classes)}."
+        )
+    hashes = [store.hashes[i] for i in numbers]
+    groups = duplicate_groups(hashes=hashes) if all(hashes) else None
+    codes = None
+    if truth is not None:
+        right = truth.align(
+            aligned.ids, hashes, allow_unknown=True, rows_name=f"the labelled rows of {store.path}"
+        )
+        codes = right.labels.codes(aligned.classes)
+    return SweepRows(store, numbers, aligned, groups, codes)
+
+
+class LayerStates:
+    """States of one layer, read when asked for, and their nearest rows, searched once.
+
+    Where the store holds differences of pairs, what needs it sees each pair both ways round
+    (:mod:`probekit.probes.mirror`); the first n rows are the pairs as they are stored.
+    """
+
+    def __init__(self, rows: SweepRows, layer: int, *, metric: Metric = "cosine") -> None:
+        self.rows, self.layer, self.metric = rows, layer, metric
+        self._found: Neighbors | None = None
+
+    @cached_property
+    def X(self) -> NDArray[Any]:  # noqa: N802 (the field's name for states)
+        """States (n, d), finite."""
+        whole = len(self.rows) == len(self.rows.store)
+        X = read_states(self.rows.store, self.layer, None if whole else self.rows.numbers)
+        check_finite(X, self.rows.labels.ids)
+        return X
+
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """Duplicates of :attr:`X` share a number (n,)."""
+        return duplicate_groups(self.X) if self.rows.groups is None else self.rows.groups
+
+    @cached_property
+    def both_ways(self) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.int64]]:
+        """States, weak labels and groups; of pairs, with their mirror images behind them."""
+        shown = self.X, self.rows.labels.probs, self.groups
+        return mirrored(*shown) if self.rows.store.differences else shown
+
+    @cached_property
+    def index(self) -> NeighborIndex:
+        """Index over the states of :attr:`both_ways`."""
+        return NeighborIndex(self.both_ways[0], metric=self.metric)
+
+    @property
+    def most_neighbors(self) -> int:
+        """Largest k of a search."""
+        groups = self.both_ways[2]
+        return len(groups) - int(np.bincount(groups).max())
+
+    def neighbors(self, k: int) -> Neighbors:
+        """Return at least the k nearest others of every row; a search only where k has grown."""
+        if self._found is None or self._found.index.shape[1] < k:
+            self._found = self.index.others(k, groups=self.both_ways[2])
+        return self._found
