@@ -27,6 +27,8 @@ class PageTable:
 
     title: str
     table: Table
+    folded: bool = False
+    """Whether it is opened by a click; for long ones."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Page:
     facts: tuple[tuple[str, str], ...] = ()
     """Figures at the top: name and value."""
     alarms: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences before all else."""
     tables: tuple[PageTable, ...] = ()
     figures: tuple[Figure, ...] = ()
     rows: RowsSection | None = None

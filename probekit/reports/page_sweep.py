@@ -1,199 +1,145 @@
-"""The page of a sweep: what was chosen, strength curves per layer, and the table."""
+"""The page of a sweep: the choice, strength curves per layer, and the tables."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probekit.errors import DataError
-from probekit.files import read_columns
-from probekit.reports.figures import FAINT, GRID, INK, blank
+from probekit.files import read_columns, suffix_of
 from probekit.reports.page import Page, PageTable
 from probekit.reports.page_run import embedded, flat
+from probekit.reports.sweep_figures import draw_layers, draw_strengths
+from probekit.reports.sweep_tables import choice_text, measure_name, strength_text, sweep_table
 from probekit.reports.tables import MISSING, Table
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from probekit.reports.page import Figure
 
-__all__ = ["Sweep", "draw_strengths", "is_sweep", "read_sweep", "sweep_page"]
+__all__ = ["is_sweep", "read_sweep", "sweep_page"]
 
-KEYS = ("layer", "probe", "strength")
-# Drawn, as far as there are columns of these names, those that need no truth first.
-CURVES = ("log_loss", "auroc", "accuracy")
-CURVES_SHOWN = 4
+FORMAT = "probekit-sweep"
 ROWS_SHOWN = 1000
-COLUMN_INCHES, ROW_INCHES = 4.2, 2.7
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """One row per layer, probe and strength."""
-
-    columns: Mapping[str, Sequence[Any]]
-    metadata: Mapping[str, Any]
-    """What the file says of itself: the choice, and what made it."""
-
-    def __len__(self) -> int:
-        return len(self.columns["layer"])
-
-    @property
-    def measures(self) -> list[str]:
-        """Columns of numbers that are no key, in the order of the file."""
-        return [
-            name
-            for name, values in self.columns.items()
-            if name not in KEYS
-            and any(v is not None for v in values)
-            and all(v is None or _is_number(v) for v in values)
-        ]
-
-    @property
-    def drawn(self) -> list[str]:
-        """Measures worth a curve."""
-        found = [m for wanted in CURVES for m in self.measures if wanted in m]
-        return list(dict.fromkeys([*found, *self.measures]))[:CURVES_SHOWN]
-
-    def curve(self, probe: str, layer: Any, measure: str) -> list[tuple[float, float]]:
-        """Strength and measure of one probe on one layer, by strength."""
-        rows = zip(*(self.columns[name] for name in (*KEYS, measure)), strict=True)
-        return sorted(
-            (float(strength), float(value))
-            for of_layer, of_probe, strength, value in rows
-            if of_layer == layer and of_probe == probe and _is_number(strength) and _finite(value)
-        )
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a file has the columns of a sweep."""
-    return path.is_file() and set(KEYS) <= set(read_columns(path))
+    """Whether a file says that it is a sweep."""
+    return path.is_file() and _metadata(path).get("format") == FORMAT
 
 
-def read_sweep(path: Path) -> Sweep:
-    """Read what `probekit sweep` wrote.
+def read_sweep(path: Path) -> dict[str, Any]:
+    """Read what `probekit sweep` wrote: ``rows`` as dicts, and what the file says beside them.
 
     Raises
     ------
     DataError
-        A key is missing, or there is no row or no measure.
+        The file is damaged.
     """
+    columns = {name: values[:] for name, values in read_columns(path).items()}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if not rows:
+        raise DataError(f"{path} holds no results; make it again with `probekit sweep`.")
+    return {**_metadata(path), "rows": rows}
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = {name: list(values[:]) for name, values in read_columns(path).items()}
-    missing = [name for name in KEYS if name not in columns]
-    if missing:
-        raise DataError(f"{path} is no sweep: the column {missing[0]!r} is missing.")
-    text = b"{}"
-    if path.suffix.lower() == ".parquet":
-        text = (pq.read_schema(path).metadata or {}).get(b"probekit", text)
     try:
-        metadata = json.loads(text)
-    except ValueError:
-        raise DataError(f"{path} is damaged: its metadata is no JSON; make it again.") from None
-    found = Sweep(columns, metadata if isinstance(metadata, dict) else {})
-    if not len(found) or not found.measures:
-        raise DataError(f"{path} holds no results; make it with `probekit sweep`.")
-    return found
+        if suffix_of(path) == ".parquet":
+            text = (pq.read_schema(path).metadata or {}).get(b"probekit", b"{}").decode("utf-8")
+        else:
+            text = Path(f"{path}.meta.json").read_text(encoding="utf-8")
+        found = json.loads(text)
+    except (OSError, ValueError, pa.ArrowException):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
-def sweep_page(sweep: Sweep, *, title: str) -> Page:
-    """Describe a sweep as a page; ``title`` is how its file is called."""
-    choice = sweep.metadata.get("choice")
-    facts = [
-        ("Rows", f"{len(sweep):,}"),
-        ("Layers", ", ".join(map(str, _distinct(sweep.columns["layer"])))),
-        ("Probes", ", ".join(map(str, _distinct(sweep.columns["probe"])))),
-    ]
-    if isinstance(choice, Mapping):
-        facts += [(f"Chosen {name}", str(choice[name])) for name in KEYS if name in choice]
-    caption = "By strength of regularisation, a line per layer"
-    command = sweep.metadata.get("command")
+def sweep_page(sweep: Mapping[str, Any], *, title: str) -> Page:
+    """Describe a sweep (of :func:`read_sweep`) as a page; ``title`` is how its file is called."""
+    from probekit.experiments.sweep_choice import choose_each, mean_over_seeds, row_of
+
+    rows, choice = sweep["rows"], sweep["choice"]
+    means = mean_over_seeds(rows)
+    best = [dict(row_of(means, row)) for row in choose_each(rows)]
+    layers = list(dict.fromkeys(r["layer"] for r in rows if r["layer"] is not None))
+    found = sweep_table({**sweep, "best": best})
+    tables = [PageTable("The best strength of each layer and probe", found)]
+    if sweep["regret"]:
+        tables.append(PageTable("What choosing without the truth cost", _regret_table(sweep)))
+    tables.append(PageTable("Every strength", _rows_table(means), folded=True))
     return Page(
         title=title,
         kind="sweep",
-        facts=tuple(facts),
-        tables=(PageTable("Every layer, probe and strength", _table(sweep)),),
-        figures=(embedded(draw_strengths(sweep), caption),),
-        commands=(("This makes it again:", command),) if isinstance(command, str) else (),
-        provenance=tuple(flat(sweep.metadata)),
+        facts=(
+            ("Layers", ", ".join(map(str, layers))),
+            ("Probes", ", ".join(dict.fromkeys(row["probe"] for row in rows))),
+            ("Strengths", f"{len(means):,}"),
+            ("Chosen probe", str(choice["probe"])),
+            ("Chosen layer", str(choice.get("layer", "all"))),
+            ("Chosen strength", strength_text(choice) or MISSING),
+        ),
+        alarms=tuple(sweep.get("notes", ())),
+        tables=tuple(tables),
+        figures=_figures(sweep),
+        notes=(choice_text(sweep).partition("\n")[0],),
+        commands=(("This makes it again:", sweep["command"]),) if "command" in sweep else (),
+        provenance=tuple(flat(sweep.get("provenance", {}))),
     )
 
 
-def draw_strengths(sweep: Sweep) -> Figure:
-    """Draw a panel per measure and probe, and in it a line per layer, from pale to dark."""
-    import matplotlib as mpl
+def _figures(sweep: Mapping[str, Any]) -> tuple[Figure, ...]:
+    """Curves and heat map; none where no probe has a strength on a layer."""
+    if not any(row["strength"] is not None and row["layer"] is not None for row in sweep["rows"]):
+        return ()
+    return (
+        embedded(draw_strengths(sweep), "By strength of regularisation, a line per layer"),
+        embedded(draw_layers(sweep), "Layers by strength"),
+    )
 
-    probes, layers = (_distinct(sweep.columns[name]) for name in ("probe", "layer"))
-    many = len(sweep.drawn), len(probes)
-    figure = blank(COLUMN_INCHES * many[1], ROW_INCHES * many[0] + 0.6)
-    panels = figure.subplots(*many, squeeze=False, sharex="col", sharey="row")
-    colors = mpl.colormaps["viridis_r"]
-    for row, measure in enumerate(sweep.drawn):
-        for column, probe in enumerate(probes):
-            axes = panels[row][column]
-            _plain(axes)
-            for number, layer in enumerate(layers):
-                points = sweep.curve(probe, layer, measure)
-                if points:
-                    color = colors(0.15 + 0.85 * (number + 1) / len(layers))
-                    x, y = zip(*points, strict=True)
-                    axes.plot(x, y, ".-", color=color, linewidth=1.4, label=f"layer {layer}")
-                    if min(x) > 0 and max(x) > 9 * min(x):
-                        axes.set_xscale("log")
-            if row == 0:
-                axes.set_title(str(probe), fontsize=11, color=INK)
-            if column == 0:
-                axes.set_ylabel(measure.replace("_", " "), fontsize=10, color=INK)
-    for axes in panels[-1]:
-        axes.set_xlabel("strength", fontsize=10, color=INK)
-    lines, names = panels[0][0].get_legend_handles_labels()
-    if lines:
-        figure.legend(
-            lines, names, loc="lower center", ncols=min(len(names), 8), frameon=False, fontsize=9
+
+def _regret_table(sweep: Mapping[str, Any]) -> Table:
+    rows = []
+    for measure, found in sweep["regret"].items():
+        at = found["at"]
+        where = [at["probe"], f"layer {at.get('layer', 'all')}", strength_text(at)]
+        rows.append(
+            (
+                measure_name(measure),
+                *(f"{found[key]:.4f}" for key in ("chosen", "oracle", "regret")),
+                ", ".join(filter(None, where)),
+            )
         )
-    figure.subplots_adjust(bottom=0.16 if many[0] > 1 else 0.3, hspace=0.12, wspace=0.08)
-    return figure
+    header = ("measure", "chosen", "best", "regret", "the best is at")
+    return Table(header, tuple(rows), ("The best of each measure is found with the truth.",))
 
 
-def _plain(axes: Axes) -> None:
-    axes.grid(color=GRID)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, which="both", colors=FAINT, labelsize=9)
-    for side in axes.spines.values():
-        side.set_visible(False)
+def _rows_table(means: Sequence[Mapping[str, Any]]) -> Table:
+    keys = ("layer", "probe", "strength", "seed", "rows")
+    own = ("k", "l2", "k_cc", "k_zeta", "zeta", "contamination")
+    names = [
+        name
+        for name in means[0]
+        if name not in keys and name not in own and any(_known(row[name]) for row in means)
+    ]
+    rows = tuple(
+        (
+            row["probe"],
+            "all" if row["layer"] is None else str(row["layer"]),
+            strength_text(row) or MISSING,
+            *(f"{row[name]:.4f}" if _known(row[name]) else MISSING for name in names),
+        )
+        for row in means[:ROWS_SHOWN]
+    )
+    left = len(means) - len(rows)
+    notes = (f"{left:,} more are in the file.",) if left else ()
+    return Table(("probe", "layer", "strength", *(n.replace("_", " ") for n in names)), rows, notes)
 
 
-def _table(sweep: Sweep) -> Table:
-    names = [*("probe", "layer", "strength"), *sweep.measures]
-    rows = tuple(_rows(sweep, names))
-    left = len(sweep) - len(rows)
-    notes = (f"{left:,} more rows are in the file.",) if left else ()
-    return Table(tuple(name.replace("_", " ") for name in names), rows, notes)
-
-
-def _rows(sweep: Sweep, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    columns = [sweep.columns[name][:ROWS_SHOWN] for name in names]
-    for values in zip(*columns, strict=True):
-        yield tuple(map(_shown, values))
-
-
-def _shown(value: Any) -> str:
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return MISSING
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _distinct(values: Sequence[Any]) -> list[Any]:
-    return list(dict.fromkeys(values))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _finite(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value)
+def _known(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
