@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from probekit.activations.identity import folder_weights, loaded_weights
+from probekit.activations.imports import rare_collection
 from probekit.activations.quiet import quiet
 from probekit.activations.spec import DTYPES
 from probekit.activations.tapping import plain_states
@@ -225,7 +226,7 @@ def open_checkpoint(
             f"The model folder {name} does not exist or is no folder; give a folder that "
             "save_pretrained wrote, or a name on the Hugging Face hub."
         )
-    with quiet():
+    with rare_collection(), quiet():
         commit = None if local.is_dir() else _find_commit(name, revision)
         if commit is not None:
             options["revision"] = commit

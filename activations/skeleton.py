@@ -27,6 +27,8 @@ HDF5_OPTIONS = {
     "alignment_threshold": 1,
     "alignment_interval": 64,
 }
+# Encoded strings take some hundred bytes each until they are written.
+STRINGS_AT_ONCE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -108,18 +110,21 @@ def create_store(path: Path, plan: Plan) -> BinaryIO:
 
 def _write_skeleton(file: BinaryIO, plan: Plan, folder: Path) -> None:
     n = len(plan.ids)
-    ids = [_encode(i) for i in plan.ids]
-    columns = {
-        "id": np.array(ids, h5py.string_dtype("utf-8", max(map(len, ids)))),
-        "text_hash": np.array([h.encode("ascii") for h in plan.hashes], "S16"),
-        "n_tokens": np.zeros(n, "<i4"),
-        "truncated": np.zeros(n, "u1"),
-        "done": np.zeros(n, "u1"),
+    longest = max(len(_encode(i)) for i in plan.ids)
+    strings = {
+        "id": (plan.ids, h5py.string_dtype("utf-8", longest)),
+        "text_hash": (plan.hashes, np.dtype("S16")),
     }
+    numbers = {"n_tokens": "<i4", "truncated": "u1", "done": "u1"}
     with h5py.File(file, "w", **HDF5_OPTIONS) as store:
         write_attributes(store, plan, folder)
-        for name, values in columns.items():
-            _in_one_piece(store, f"rows/{name}", values.shape, values.dtype)[...] = values
+        for name, (texts, kind) in strings.items():
+            data = _in_one_piece(store, f"rows/{name}", (n,), kind)
+            for start in range(0, n, STRINGS_AT_ONCE):
+                part = texts[start : start + STRINGS_AT_ONCE]
+                data[start : start + len(part)] = np.array([_encode(text) for text in part], kind)
+        for name, number in numbers.items():
+            _in_one_piece(store, f"rows/{name}", (n,), np.dtype(number))[...] = 0
         for layer, width in sorted(plan.widths.items()):
             data = _in_one_piece(store, f"layers/{layer}", (n, width), plan.dtype)
             if plan.store_dtype == "bfloat16":

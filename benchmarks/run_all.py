@@ -90,7 +90,7 @@ def describe(machine: dict[str, object]) -> str:
 
 
 def readme_table(results: Path, names: list[str]) -> str:
-    """The last valid claim of each kind as a markdown table, with the machine it was measured on."""
+    """The last valid claim of each kind as a markdown table, and the machine."""
     newest: dict[str, Claim] = {}
     machine: dict[str, object] = {}
     for name in names:

@@ -115,10 +115,13 @@ def command(
     Example: probekit extract rows.jsonl -m sentence-transformers/all-MiniLM-L6-v2 -o acts.h5
     """
     quantized = _quantization(load_in, quantization)
-    from probekit.activations.extract import estimate, run
-    from probekit.activations.ranks import local_device, ranks_from_environment
-    from probekit.activations.request import Request, prepare
-    from probekit.activations.together import run_together
+    from probekit.activations.imports import rare_collection
+
+    with rare_collection():
+        from probekit.activations.extract import estimate, run
+        from probekit.activations.ranks import local_device, ranks_from_environment
+        from probekit.activations.request import Request, prepare
+        from probekit.activations.together import run_together
 
     ranks = ranks_from_environment()
     if ranks is not None:

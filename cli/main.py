@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import inspect
 import os
@@ -36,11 +35,6 @@ COMMANDS = {
 }
 
 
-# Imports make some million objects that stay; to look through them all again and again, as the
-# collector would, takes a sixth of the time to the first batch of an extraction.
-GC_THRESHOLD = 100_000
-
-
 class Group(click.Group):
     """A group whose commands live in files of their own and whose failures are one sentence."""
 
@@ -59,8 +53,6 @@ class Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; a ProbekitError becomes its sentence and its exit code."""
-        usual = gc.get_threshold()
-        gc.set_threshold(GC_THRESHOLD, *usual[1:])
         try:
             return super().main(*args, **kwargs)
         except ProbekitError as error:
@@ -70,8 +62,6 @@ class Group(click.Group):
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             _fail(error, f"{error.strerror or error}{where}.", 1)
-        finally:
-            gc.set_threshold(*usual)
 
 
 def _set_example_apart(command: click.Command) -> None:
