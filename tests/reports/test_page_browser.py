@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from probekit.data import text_hash
-from probekit.reports.page import Page, PageTable, RowsSection, render_page, write_page
+from probekit.reports.page import write_page
 from probekit.reports.page_rows import Evidence, rows_payload
 from probekit.reports.page_states import map_states, nearest_rows
 from probekit.reports.page_verdicts import verdicts_page
-from probekit.reports.tables import Table
 from probekit.verdicts import Verdicts
 
 EVIL = "<script>document.title = 'taken'</script></script><img src=x onerror=alert(1)><!--"
@@ -304,12 +303,3 @@ def test_neighbours_of_listed_rows_are_there_though_not_listed(browser, made, tm
     browser.open(path)
     assert browser.texts("#status") == ["3 rows (the most disagreeing of 300)"]
     assert len(shown(browser)) == 3
-
-
-def test_a_page_of_tables_alone_has_no_script():
-    table = PageTable("T", Table(("a", "b"), (("<i>", "1"),)))
-    html = render_page(Page(title="x", kind="run", tables=(table,)))
-    assert "<script" not in html
-    assert "&lt;i&gt;" in html
-    with_rows = Page(title="x", kind="run", rows=RowsSection({"map": None, "t": "</script>\u2028"}))
-    assert '"t":"\\u003c/script\\u003e\\u2028"' in render_page(with_rows)

@@ -1,0 +1,183 @@
+"""What pages are made from: neighbours, maps, replay commands, tables; no browser needed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from probekit.data import text_hash
+from probekit.reports.page import Page, PageTable, RowsSection, render_page, write_page
+from probekit.reports.page_rows import Evidence, rows_payload, verdict_codes
+from probekit.reports.page_states import map_states, nearest_rows
+from probekit.reports.page_verdicts import verdicts_page
+from probekit.reports.tables import Table
+from probekit.verdicts import Verdicts
+
+
+def cloud(n=40, d=5, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+
+
+def hashes(n):
+    return [text_hash(f"text {i}") for i in range(n)]
+
+
+def some_verdicts(n=6, classes=("a", "b"), **more):
+    rng = np.random.default_rng(1)
+    c = len(classes)
+    weak = np.eye(c, dtype=np.float32)[rng.integers(0, c, n)]
+    probe = rng.dirichlet(np.ones(c), n).astype(np.float32)
+    fields = {
+        "ids": [f"r{i}" for i in range(n)],
+        "hashes": hashes(n),
+        "classes": classes,
+        "weak": weak,
+        "probe": probe,
+        "label": weak,
+        "keep": np.ones(n, bool),
+        "weight": np.ones(n, np.float32),
+        "disagreement": (np.abs(weak - probe).sum(axis=1) / 2).astype(np.float32),
+        "fold": np.zeros(n, np.int16),
+    }
+    return Verdicts(**fields | more)
+
+
+def test_neighbours_are_the_rows_of_largest_cosine():
+    X = cloud()
+    centred = X - X.mean(axis=0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -2)
+    found = nearest_rows(X, 4, hashes=hashes(40))
+    assert found.measure == "cosine of the centred states"
+    assert np.array_equal(found.index, np.argsort(-cosine, axis=1)[:, :4])
+    assert found.value == pytest.approx(np.sort(cosine, axis=1)[:, :-5:-1], abs=1e-5)
+
+
+def test_neighbours_by_euclidean_distance():
+    X = cloud()
+    distance = np.linalg.norm(X[:, None] - X[None], axis=2)
+    np.fill_diagonal(distance, np.inf)
+    found = nearest_rows(X, 3, hashes=hashes(40), metric="euclidean")
+    assert np.array_equal(found.index, np.argsort(distance, axis=1)[:, :3])
+    assert found.value == pytest.approx(np.sort(distance, axis=1)[:, :3], abs=1e-4)
+
+
+def test_a_duplicate_is_no_evidence():
+    X = cloud(10)
+    X[3] = X[7]
+    names = hashes(10)
+    near = nearest_rows(X, 3, hashes=names)
+    assert near.index[3, 0] == 7  # the control: equal states, other texts
+    names[3] = names[7]
+    assert 7 not in nearest_rows(X, 3, hashes=names).index[3]
+    # Without hashes equal states are duplicates.
+    assert 7 not in nearest_rows(X, 3, hashes=[""] * 10).index[3]
+
+
+def test_as_many_neighbours_as_there_are():
+    assert nearest_rows(cloud(4), 8, hashes=hashes(4)).index.shape == (4, 3)
+    assert nearest_rows(cloud(3), 8, hashes=["0" * 16] * 3) is None
+    assert nearest_rows(cloud(1), 8, hashes=hashes(1)) is None
+
+
+def test_the_map_is_of_the_two_directions_of_largest_variance():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 8)) * np.array([9, 5, 1, 1, 1, 1, 1, 1])
+    basis = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    found = map_states((X @ basis).astype(np.float32))
+    for drawn, true in ((found.x, X[:, 0]), (found.y, X[:, 1])):
+        assert abs(np.corrcoef(drawn, true)[0, 1]) > 0.99  # edges and sampling take the rest
+        assert drawn.min() >= 0
+        assert drawn.max() <= 1
+    variance = np.sort(np.linalg.eigvalsh(np.cov(X.T)))[::-1]
+    assert found.share == pytest.approx(variance[:2] / variance.sum(), rel=1e-3)
+    assert found.outside < 10
+
+
+def test_one_row_far_away_does_not_squeeze_the_map():
+    X = cloud(1000)
+    X[0] = 1e4
+    found = map_states(X)
+    assert found.outside >= 1
+    assert np.ptp(found.x[1:]) > 0.5
+
+
+def test_what_has_no_two_components_has_no_map():
+    assert map_states(np.ones((5, 3), np.float32)) is None
+    assert map_states(cloud(5, 1)) is None
+    assert map_states(cloud(1, 5)) is None
+    assert map_states(np.outer(np.arange(5.0), np.ones(3)).astype(np.float32)) is not None
+
+
+def test_payload_has_rows_in_order_and_probabilities_by_class():
+    verdicts = some_verdicts(classes=tuple("abcdefg"))
+    payload = rows_payload(verdicts, Evidence(texts=[f"t{i}" for i in range(6)]))
+    order = np.argsort(-verdicts.disagreement, kind="stable")
+    rows = payload["rows"]
+    assert rows["id"] == [f"r{i}" for i in order]
+    assert rows["text"] == [f"t{i}" for i in order]
+    assert rows["top"] == 5
+    for place, i in enumerate(order):
+        top = np.argsort(-verdicts.probe[i], kind="stable")[:5]
+        assert rows["probe"]["class"][5 * place : 5 * place + 5] == top.tolist()
+        found = rows["probe"]["prob"][5 * place : 5 * place + 5]
+        assert found == pytest.approx(verdicts.probe[i, top], abs=1e-4)
+    assert payload["near"] is None
+    assert payload["map"] is None
+    assert rows["truth"] is None
+
+
+def test_verdicts_are_kept_changed_or_dropped():
+    weak = np.eye(2, dtype=np.float32)[[0, 0, 1, 1]]
+    label = np.eye(2, dtype=np.float32)[[0, 1, 1, 0]]
+    found = some_verdicts(4, weak=weak, label=label, keep=np.array([True, True, False, False]))
+    assert verdict_codes(found).tolist() == [0, 1, 2, 2]
+
+
+def test_long_texts_are_cut_and_said_to_be():
+    verdicts = some_verdicts(2)
+    rows = rows_payload(verdicts, Evidence(texts=["x" * 5000, "short"]))["rows"]
+    cut = dict(zip(rows["id"], zip(rows["text"], rows["cut"], strict=True), strict=True))
+    assert cut["r1"] == ("short", 0)
+    assert cut["r0"] == ("x" * 4000, 1000)
+
+
+def test_the_page_of_verdicts_says_what_stands_in_them():
+    verdicts = some_verdicts(
+        provenance={"action": "filter", "notes": ["Mind <this>."], "probe": {"name": "KNNProbe"}}
+    )
+    truth = verdicts.weak.argmax(axis=1)
+    html = render_page(verdicts_page(verdicts, Evidence(truth=truth), title="v.parquet"))
+    assert "Mind &lt;this&gt;." in html
+    assert "No row is dropped" in html  # an alarm
+    assert "labels right before, %" in html
+    assert "100.0" in html
+    assert "probe.name" in html
+
+
+def test_text_that_utf8_cannot_hold_does_not_stop_a_page(tmp_path):
+    verdicts = some_verdicts(2)
+    path = tmp_path / "a.html"
+    write_page(verdicts_page(verdicts, Evidence(texts=["\ud800 lone", "b"]), title="v"), path)
+    assert "? lone" in path.read_text(encoding="utf-8")
+
+
+def test_a_page_of_tables_alone_has_no_script():
+    table = PageTable("T", Table(("a", "b"), (("<i>", "1"),)))
+    html = render_page(Page(title="x", kind="run", tables=(table,)))
+    assert "<script" not in html
+    assert "&lt;i&gt;" in html
+    with_rows = Page(title="x", kind="run", rows=RowsSection({"map": None, "t": "</script>\u2028"}))
+    assert '"t":"\\u003c/script\\u003e\\u2028"' in render_page(with_rows)
+
+
+def test_pages_name_no_address_outside():
+    verdicts = some_verdicts()
+    near = nearest_rows(cloud(6), 2, hashes=verdicts.hashes)
+    evidence = Evidence(nearest=near, map=map_states(cloud(6)))
+    html = render_page(verdicts_page(verdicts, evidence, title="v"))
+    assert "http:" not in html
+    assert "https:" not in html
+    assert "default-src 'none'" in html.replace("&#39;", "'")
+    assert "style=" not in html  # the policy would refuse it
