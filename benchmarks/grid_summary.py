@@ -40,6 +40,8 @@ def summarize(path: Path, figure: Path | None = None) -> str:
         chosen = [pair for pair in pairs if pair["task"] in some]
         if chosen:
             parts += [f"advice x outcome, {name}: {', '.join(some)}", confusion(chosen)]
+    for student in pairs[0]["ceiling"]:
+        parts += [f"following the advice, {student} linear student", aims(pairs, student)]
     if figure is not None:
         draw(pairs, figure)
     return "\n\n".join(parts)
@@ -107,6 +109,31 @@ def confusion(pairs: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows)
 
 
+def aims(pairs: Sequence[Mapping[str, Any]], student: str) -> str:
+    """On how many pairs following is worse, at least as good, and better where acting can be."""
+    header = ["advice", "pairs", "worse", "gain >= 0", "better", "of those where acting helps"]
+    helped = [
+        any(outcome(pair["arms"][arm][student]) == "better" for arm in ALWAYS) for pair in pairs
+    ]
+    rows = []
+    for policy in (*POLICIES, *ALWAYS):
+        arm = f"follow {policy}" if policy in POLICIES else policy
+        each = [pair["arms"][arm][student] for pair in pairs]
+        found = [outcome(one) for one in each]
+        both = sum(o == "better" and h for o, h in zip(found, helped, strict=True))
+        rows.append(
+            [
+                policy,
+                str(len(pairs)),
+                str(found.count("worse")),
+                str(sum(one["gain"] >= 0 for one in each)),
+                str(found.count("better")),
+                f"{both} of {sum(helped)}",
+            ]
+        )
+    return table(header, rows)
+
+
 def label_decisions(pairs: Sequence[Mapping[str, Any]], policy: str) -> tuple[float, float]:
     """Share of pairs where acting or not was right for the labels, and where it cost a point."""
     right, harm = [], []
@@ -151,7 +178,8 @@ def draw(pairs: Sequence[Mapping[str, Any]], path: Path) -> None:
             )
         axes.set_title(f"{student} linear student", fontsize=11, color=INK, loc="left")
         axes.set_xlabel("points over plain weak labels", fontsize=10, color=INK)
-        if place == 0:
-            axes.legend(loc="lower right", fontsize=8, frameon=False, labelcolor=FAINT)
+        if place == 1:
+            axes.legend(loc="upper right", fontsize=8, frameon=False, labelcolor=FAINT)
+        else:
             below(axes, "Means of the seeds; bars: 95 %, of test rows and seeds.", points=40)
     write_figure(figure, path)
