@@ -54,7 +54,8 @@ def choose_each(rows: Sequence[Row]) -> list[dict[str, Any]]:
         error = least["weak_log_loss_se"]
         limit = least["weak_log_loss"] + (0 if math.isnan(error) else error)
         near = [row for row in same if row["weak_log_loss"] <= limit]
-        chosen.append({**max(near, key=_regularised), "least": least["weak_log_loss"]})
+        strongest = max(near, key=_regularised)
+        chosen.append({**strongest, "least": least["weak_log_loss"]})
     return chosen
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probekit.reports.figures import FAINT, GRID, INK, below, blank, write_figure
+from probekit.reports.figures import GRID, INK, below, blank, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,14 +66,14 @@ def draw_strengths(sweep: Mapping[str, Any]) -> Figure:
     _limits(panels[0], sweep, probes, measure)
     panels[0].set_ylabel(label, fontsize=11, color=INK)
     figure.subplots_adjust(wspace=0.08, right=0.9)
-    _layer_scale(figure, panels[-1], layers)
+    _layer_scale(panels[-1], layers)
     below(panels[0], _caption(sweep, measure), points=46)
     return figure
 
 
 def draw_layers(sweep: Mapping[str, Any]) -> Figure:
     """Draw the same figures as colours, layers upwards and strengths to the right."""
-    import matplotlib
+    import matplotlib as mpl
     import numpy as np
 
     measure, label = _measure(sweep)
@@ -86,14 +86,13 @@ def draw_layers(sweep: Mapping[str, Any]) -> Figure:
     )[0]
     values = np.concatenate([grid.ravel() for _, grid in grids.values()])
     low, high = _colour_limits(values[np.isfinite(values)], gain=measure == "auroc_gain")
-    colors = matplotlib.colormaps["RdBu" if measure == "auroc_gain" else "viridis_r"].copy()
+    colors = mpl.colormaps["RdBu" if measure == "auroc_gain" else "viridis_r"].copy()
     colors.set_bad("#f5f7fa")
     for axes, probe in zip(panels, probes, strict=True):
         columns, grid = grids[probe]
         image = axes.imshow(grid, origin="lower", aspect="auto", cmap=colors, vmin=low, vmax=high)
-        title, strength = PANELS[probe]
-        axes.set_title(title, fontsize=12, color=INK, loc="left")
-        axes.set_xlabel(strength, fontsize=11, color=INK)
+        axes.set_title(PANELS[probe][0], fontsize=12, color=INK, loc="left")
+        axes.set_xlabel(_strength_name(probe), fontsize=11, color=INK)
         axes.set_xticks(range(len(columns)), [_short(c) for c in columns], rotation=60)
         axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
         axes.tick_params(length=0, colors=INK, labelsize=10)
@@ -102,6 +101,7 @@ def draw_layers(sweep: Mapping[str, Any]) -> Figure:
         _frame_choice(axes, sweep, probe, columns, layers)
     panels[0].set_ylabel("layer", fontsize=11, color=INK)
     figure.subplots_adjust(wspace=0.06, right=0.88)
+    figure.align_xlabels(panels)
     bar = figure.colorbar(image, ax=list(panels), pad=0.02, fraction=0.04, extend="both")
     bar.set_label(label, fontsize=10.5, color=INK)
     bar.ax.tick_params(length=0, colors=INK, labelsize=9)
@@ -208,20 +208,20 @@ def _colour_limits(values: Any, *, gain: bool) -> tuple[float, float]:
 
 
 def _color(number: int, many: int) -> Any:
-    import matplotlib
+    import matplotlib as mpl
 
     share = (number + 1) / many
-    return matplotlib.colormaps["viridis_r"](PALE + (DARK - PALE) * share)
+    return mpl.colormaps["viridis_r"](PALE + (DARK - PALE) * share)
 
 
-def _layer_scale(figure: Figure, axes: Axes, layers: Sequence[int]) -> None:
+def _layer_scale(axes: Axes, layers: Sequence[int]) -> None:
     """Name the lines at the right: a few layers, from the last at the top to the first."""
     many = len(layers)
     step = max(1, math.ceil(many / 13))
     shown = [i for i in range(many) if (many - 1 - i) % step == 0][::-1]
     axes.annotate("layer", (1.03, 1), xycoords="axes fraction", fontsize=10.5, color=INK, va="top")
     for place, i in enumerate(shown):
-        y = 0.92 - 0.88 * place / max(len(shown), 8)
+        y = 0.9 - 0.88 * place / max(len(shown), 8)
         axes.plot(
             [1.03, 1.09],
             [y, y],
@@ -282,7 +282,7 @@ def _short(value: float) -> str:
     if value != 0 and abs(value) < 1e-3:
         mantissa, exponent = f"{value:.0e}".split("e")
         return f"{mantissa}e{int(exponent)}"
-    return f"{value:.2g}" if abs(value) < 1 else f"{value:g}"
+    return f"{value:.2g}" if abs(value) < 10 else f"{value:g}"
 
 
 def _finite(value: Any) -> bool:
