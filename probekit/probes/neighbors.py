@@ -8,13 +8,13 @@ others). Equal float32 distances go to the smaller row number.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from probekit.errors import ProbeError
 from probekit.probes.neighbors_backends import search
-from probekit.probes.neighbors_exact import Space, exact_search, settle
+from probekit.probes.neighbors_exact import Space, exact_search, first_of, settle
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -46,7 +46,8 @@ class NeighborIndex:
     Parameters
     ----------
     X
-        Stored rows, float32 or float64, finite. Kept, not copied, beside a centred float32 copy.
+        Stored rows, float32 or float64, finite. Kept, not copied, beside a centred float32 copy;
+        of a memory map that is too large for one, blocks of it are read again and again.
     metric
         ``"cosine"`` (centred unit rows) or ``"euclidean"`` (centred rows).
     backend
@@ -98,8 +99,7 @@ class NeighborIndex:
                 f"it (n = {len(chosen)}); use a smaller k or leave duplicates out."
             )
         space = self.space if among is None else self.space.subset(chosen)
-        source = self.space if rows is None else self.space.subset(rows)
-        asked = _Asked(source.X, source.rows, source.norms)
+        asked = self.space if rows is None else self.space.subset(rows)
         pair = (numbers if rows is None else numbers[rows], numbers[chosen])
         found = self._search(space, asked, k, pair, precise=precise)
         return found if among is None else Neighbors(chosen[found.index], found.distance)
@@ -125,43 +125,63 @@ class NeighborIndex:
                 f"{self.X.shape[1]}."
             )
         space = self.space if among is None else self.space.subset(chosen)
-        asked = _Asked(queries, *space.place(queries))
-        found = self._search(space, asked, k, None, precise=precise)
+        found = self._search(space, space.of(queries), k, None, precise=precise)
         return found if among is None else Neighbors(chosen[found.index], found.distance)
 
     def _search(
         self,
         space: Space,
-        asked: _Asked,
+        asked: Space,
         k: int,
         groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
         *,
         precise: bool,
     ) -> Neighbors:
-        if not len(asked.X):
-            return Neighbors(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
+        """Nearest rows of ``space`` for those of ``asked``, block by block of both."""
+        m = len(asked.X)
+        index, distance = np.empty((m, k), np.int64), np.empty((m, k), np.float32)
         width = min(len(space.X), k + MARGIN + (groups is not None))
-        square, index = search(space.rows, asked.rows, width, backend=self.backend)
-        if groups is not None:
-            square[groups[1][index] == groups[0][:, None]] = np.inf
-        distance, index, is_open = settle(
-            space, asked.X, asked.norms, (square, index), k, precise=precise
-        )
-        rows = np.flatnonzero(is_open)
-        if len(rows):
-            pair = None if groups is None else (groups[0][rows], groups[1])
-            distance[rows], index[rows] = exact_search(
-                space, asked.X[rows], k, groups=pair, precise=precise
-            )
+        for part, rows in asked.blocks():
+            found = self._candidates(space, rows, width)
+            pair = None if groups is None else (groups[0][part], groups[1])
+            X = asked.X if len(rows) == m else asked.X[part]
+            near = _settled(space, (X, asked.norms[part]), found, k, pair, precise=precise)
+            index[part], distance[part] = near.index, near.distance
         return Neighbors(index, distance)
 
+    def _candidates(
+        self, space: Space, rows: NDArray[np.float32], width: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Squared distances and numbers (m, width) of the nearest stored rows, up to rounding."""
+        best: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
+        for part, stored in space.blocks():
+            square, index = search(stored, rows, min(width, len(stored)), backend=self.backend)
+            found = square, index + part.start if part.start else index
+            best = found if best is None else first_of(best, found, width)
+        assert best is not None
+        return best
 
-class _Asked(NamedTuple):
-    """Rows that are asked for: as given, as the search takes them, and their squared lengths."""
 
-    X: NDArray[Any]
-    rows: NDArray[np.float32]
-    norms: NDArray[np.float64]
+def _settled(
+    space: Space,
+    asked: tuple[NDArray[Any], NDArray[np.float64]],
+    found: tuple[NDArray[np.float32], NDArray[np.int64]],
+    k: int,
+    groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
+    *,
+    precise: bool,
+) -> Neighbors:
+    """Put candidates (m, w) of rows, given with their squared lengths, in their exact order."""
+    X, norms = asked
+    square, index = found
+    if groups is not None:
+        square[groups[1][index] == groups[0][:, None]] = np.inf
+    distance, index, is_open = settle(space, X, norms, (square, index), k, precise=precise)
+    rows = np.flatnonzero(is_open)
+    if len(rows):
+        pair = None if groups is None else (groups[0][rows], groups[1])
+        distance[rows], index[rows] = exact_search(space, X[rows], k, groups=pair, precise=precise)
+    return Neighbors(index, distance)
 
 
 def nearest_others(

@@ -6,16 +6,18 @@ The order that counts is (float32 of the exact distance, row number), whatever t
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from probekit.probes.base import row_chunks
+from probekit.probes.neighbors_disk import PickedRows, block_rows, fits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Space", "exact_search", "settle"]
+__all__ = ["Space", "exact_search", "first_of", "settle"]
 
 # A row whose distance to the mean is below this share of the mean is the mean, up to rounding.
 NO_DIRECTION = 1e-10
@@ -40,23 +42,57 @@ class Space:
     """Rows in the geometry of one metric: centred, and for cosine scaled to unit length.
 
     ``X`` (n, d) is kept as given; ``rows`` (n, d) float32 are the centred rows, computed in float64
-    and divided by ``scale``, a power of two that keeps squares far from the ends of float32.
+    and divided by ``scale``, a power of two that keeps squares far from the ends of float32; None
+    where they would take too much memory, so that they are made again block by block.
     """
 
     def __init__(self, X: NDArray[Any], *, metric: str) -> None:
-        self.X = X
+        self.X: Any = X
         self.unit = metric == "cosine"
         self.mean = X.mean(axis=0, dtype=np.float64)
         self.floor = NO_DIRECTION * float(np.linalg.norm(self.mean))
         largest = max(float(X.max(initial=0)), -float(X.min(initial=0)))
         self.scale = 1.0 if self.unit or not largest else 2.0 ** np.ceil(np.log2(largest))
-        self.rows, self.norms = self.place(X)
+        self.rows: NDArray[np.float32] | None = None
+        if fits(X.shape):
+            self.rows, self.norms = self.place(X)
+            return
+        self.norms = np.empty(len(X))
+        for part in self.parts():
+            self.norms[part] = self.place(X[part])[1]
 
     def subset(self, chosen: NDArray[np.int64]) -> Space:
         """Return some of the rows in the same geometry: centre and scale stay those of all rows."""
         part = copy.copy(self)
-        part.X, part.rows, part.norms = self.X[chosen], self.rows[chosen], self.norms[chosen]
+        part.norms = self.norms[chosen]
+        if self.rows is None:
+            part.X = PickedRows(self.X, chosen)
+        else:
+            part.X, part.rows = self.X[chosen], self.rows[chosen]
         return part
+
+    def of(self, X: NDArray[Any]) -> Space:
+        """Return other rows X (m, d) in the same geometry."""
+        other = copy.copy(self)
+        other.X, other.rows = X, None
+        if self.rows is not None or fits(X.shape):
+            other.rows, other.norms = self.place(X)
+            return other
+        other.norms = np.empty(len(X))
+        for part in other.parts():
+            other.norms[part] = other.place(X[part])[1]
+        return other
+
+    def parts(self) -> Iterator[slice]:
+        """Cut the rows as they are read: in one piece where they fit into memory."""
+        n, d = self.X.shape
+        step = n if self.rows is not None else block_rows(d)
+        return row_chunks(n, 1, max(1, step))
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Give the rows as the search takes them, part by part."""
+        for part in self.parts():
+            yield part, self.place(self.X[part])[0] if self.rows is None else self.rows[part]
 
     def centred(self, X: NDArray[Any]) -> NDArray[np.float64]:
         """Rows of X in float64, centred; of unit length for cosine, where zero rows stay zero."""
@@ -105,6 +141,18 @@ def _keys(distance: NDArray[Any], index: NDArray[np.int64]) -> NDArray[np.uint64
 def _split(keys: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     bits = (keys >> np.uint64(32)).astype(np.uint32)
     return bits.view(np.float32), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
+def first_of(
+    one: tuple[NDArray[np.float32], NDArray[np.int64]],
+    other: tuple[NDArray[np.float32], NDArray[np.int64]],
+    width: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The ``width`` nearest of two lists of distances and row numbers, (m, w) each."""
+    keys = np.concatenate([_keys(*one), _keys(*other)], axis=1)
+    if keys.shape[1] > width:
+        keys = np.partition(keys, width - 1, axis=1)[:, :width]
+    return _split(np.sort(keys, axis=1))
 
 
 def settle(

@@ -1,0 +1,143 @@
+"""Neighbours of rows that are larger than memory: the same ones, from blocks of rows."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from probekit.probes import neighbors_disk, neighbors_exact
+from probekit.probes.knn import KNNProbe
+from probekit.probes.neighbors import NeighborIndex, Neighbors
+from probekit.probes.topofilter import topofilter
+
+N, D, K = 137, 12, 7
+
+
+def states() -> np.ndarray:
+    """Whole numbers with many equal distances, duplicates among them, and a row of zeros."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(-2, 3, (N, D)).astype(np.float32)
+    X[5], X[60], X[61], X[100] = X[4], X[4], 0, X[99]
+    return X
+
+
+@pytest.fixture
+def mapped(tmp_path: Path) -> np.ndarray:
+    np.save(tmp_path / "X.npy", states())
+    return np.load(tmp_path / "X.npy", mmap_mode="r")
+
+
+@pytest.fixture
+def in_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Nothing may be copied as a whole, and a block is 10 rows; their number."""
+    monkeypatch.setattr(neighbors_disk, "COPY_SHARE", 0)
+    monkeypatch.setattr(neighbors_disk, "BLOCK_BYTES", 10 * 4 * D)
+    return 10
+
+
+def same(one: Neighbors, other: Neighbors) -> None:
+    np.testing.assert_array_equal(one.index, other.index)
+    # A distance that no order hangs on keeps the rounding of its product, which blocks change.
+    np.testing.assert_allclose(one.distance, other.distance, rtol=2e-6, atol=1e-6)
+
+
+def all_searches(X: Any, metric: Any, backend: str, *, precise: bool) -> list[Neighbors]:
+    index = NeighborIndex(X, metric=metric, backend=backend)
+    groups = np.unique(states(), axis=0, return_inverse=True)[1].ravel()
+    among = np.random.default_rng(1).random(N) < 0.5
+    rows = np.array([3, 60, 136, 4])
+    new = states()[20:60] + np.float32(0.5)
+    return [
+        index.others(K, precise=precise),
+        index.others(K, groups=groups, precise=precise),
+        index.others(K, groups=groups, rows=rows, among=among, precise=precise),
+        index.others(N - 1, precise=precise),
+        index.query(new, K, precise=precise),
+        index.query(new, K, among=among, precise=precise),
+        index.query(X, K, precise=precise),
+    ]
+
+
+@pytest.mark.parametrize("precise", [False, True])
+@pytest.mark.parametrize("backend", ["faiss", "torch"])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_blocks_give_the_neighbours_that_memory_gives(
+    mapped: np.ndarray, metric: str, backend: str, precise: bool, request: pytest.FixtureRequest
+) -> None:
+    whole = all_searches(states(), metric, backend, precise=precise)
+    request.getfixturevalue("in_blocks")
+    index = NeighborIndex(mapped)
+    assert index.space.rows is None
+    for expected, found in zip(
+        whole, all_searches(mapped, metric, backend, precise=precise), strict=True
+    ):
+        same(found, expected)
+
+
+def test_noise_without_ties_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    X = np.random.default_rng(2).standard_normal((500, D)).astype(np.float32) + 3
+    whole = NeighborIndex(X).others(K)
+    monkeypatch.setattr(neighbors_disk, "COPY_SHARE", 0)
+    for rows in (1, 33, 499, 500):
+        monkeypatch.setattr(neighbors_disk, "BLOCK_BYTES", rows * 4 * D)
+        same(NeighborIndex(X).others(K), whole)
+
+
+def test_no_block_is_larger_than_asked_for(
+    mapped: np.ndarray, in_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[int] = []
+    plain = neighbors_exact.Space.place
+
+    def place(self: Any, X: np.ndarray) -> Any:
+        placed.append(len(X))
+        return plain(self, X)
+
+    monkeypatch.setattr(neighbors_exact.Space, "place", place)
+    index = NeighborIndex(mapped)
+    assert placed == [10] * 13 + [7]  # for their lengths
+    placed.clear()
+    index.others(K)
+    # For each block of rows that are searched for, all that are searched, block by block.
+    assert placed == [size for own in [10] * 13 + [7] for size in (own, *[10] * 13, 7)]
+
+
+def test_probes_take_maps_and_give_the_same(
+    mapped: np.ndarray, request: pytest.FixtureRequest
+) -> None:
+    y = (states()[:, 0] > 0).astype(int)
+    proba = KNNProbe(k=5).fit(states(), y).oof_proba_
+    kept = topofilter(states(), y, k_cc=4, k_zeta=8)
+    request.getfixturevalue("in_blocks")
+    np.testing.assert_array_equal(KNNProbe(k=5).fit(mapped, y).oof_proba_, proba)
+    found = topofilter(mapped, y, k_cc=4, k_zeta=8)
+    np.testing.assert_array_equal(found.keep, kept.keep)
+    np.testing.assert_array_equal(found.proba, kept.proba)
+
+
+def test_memory_is_that_of_blocks_and_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, d = 6000, 256
+    rng = np.random.default_rng(3)
+    np.save(tmp_path / "X.npy", rng.standard_normal((n, d)).astype(np.float32))
+    X = np.load(tmp_path / "X.npy", mmap_mode="r")
+    size = 4 * n * d
+
+    def peak() -> int:
+        tracemalloc.start()
+        NeighborIndex(X, backend="faiss").others(3)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    NeighborIndex(X[:100]).others(3)  # imports
+    monkeypatch.setattr(neighbors_exact, "CACHE_BYTES", 1 << 16)
+    assert peak() > size  # control: the copy
+    monkeypatch.setattr(neighbors_disk, "COPY_SHARE", 0)
+    monkeypatch.setattr(neighbors_disk, "BLOCK_BYTES", size // 16)
+    assert peak() < size / 2
