@@ -75,7 +75,7 @@ def rows_section(
             f"The first two principal components of the states{layer}, of all rows; they hold "
             f"{first:.1%} and {second:.1%} of the variance. What lies together here may lie apart "
             "in the other dimensions. Rows that the filters above leave out are pale; point at a "
-            "dot to read it, click to open its row."
+            "dot to read it, click (tap twice) to open its row."
         )
         if evidence.map.outside:
             map_notes.append(f"{evidence.map.outside:,} rows farther out are drawn at the edge.")

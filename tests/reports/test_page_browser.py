@@ -222,7 +222,7 @@ def test_map_tells_what_a_dot_is_and_leads_to_its_row(page, made):
         "const c = document.getElementById('canvas'), b = c.getBoundingClientRect();"
         "const x = b.left + 14 + arguments[0] * (c.clientWidth - 28);"
         "const y = b.top + c.clientHeight - 14 - arguments[1] * (c.clientHeight - 28);"
-        "const at = {clientX: x, clientY: y, bubbles: true, pointerType: 'mouse'};"
+        "const at = {clientX: x, clientY: y, bubbles: true, pointerType: arguments[3] ?? 'mouse'};"
         "c.dispatchEvent(new PointerEvent(arguments[2], at))"
     )
     at = evidence.map.x[row], evidence.map.y[row]
@@ -233,6 +233,11 @@ def test_map_tells_what_a_dot_is_and_leads_to_its_row(page, made):
     assert page.texts("#status") == ["1 row, chosen on the mapShow all"]
     page.click("#status button")
     assert len(shown(page)) == 50
+    page.run(dot, *map(float, at), "click", "touch")  # a finger reads first, then opens
+    assert len(shown(page)) == 50
+    assert page.texts("#tip .clamp") == [evidence.texts[row]]
+    page.run(dot, *map(float, at), "click", "touch")
+    assert shown(page) == [row]
 
 
 def test_twenty_thousand_rows_answer_at_once(browser, tmp_path):

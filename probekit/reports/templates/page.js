@@ -305,6 +305,7 @@
   let grid = new Map();
   let places = null;
   let hovered = null;
+  let tapped = null;
   const PAD = 14;
 
   function codeOf(kind, row) {
@@ -437,7 +438,11 @@
     canvas.addEventListener("pointerleave", leave);
     canvas.addEventListener("click", (event) => {
       const row = point(event);
-      if (row === null || event.pointerType === "touch") return;
+      // A finger has nothing to point with before it taps: the first tap reads, the second opens.
+      const first = event.pointerType === "touch" && row !== tapped;
+      tapped = row;
+      if (row === null || first) return;
+      tapped = null;
       state.only = row;
       open.add(row);
       leave();
