@@ -86,8 +86,8 @@ def draw_layers(sweep: Mapping[str, Any]) -> Figure:
     )[0]
     values = np.concatenate([grid.ravel() for _, grid in grids.values()])
     low, high = _colour_limits(values[np.isfinite(values)], gain=measure == "auroc_gain")
-    colors = mpl.colormaps["RdBu" if measure == "auroc_gain" else "viridis_r"].copy()
-    colors.set_bad("#f5f7fa")
+    colors = mpl.colormaps["RdBu" if measure == "auroc_gain" else "viridis_r"]
+    colors = colors.with_extremes(bad="#f5f7fa")
     for axes, probe in zip(panels, probes, strict=True):
         columns, grid = grids[probe]
         image = axes.imshow(grid, origin="lower", aspect="auto", cmap=colors, vmin=low, vmax=high)

