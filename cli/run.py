@@ -9,6 +9,7 @@ import click
 
 from probekit.cli.options import emit, json_option, say
 from probekit.cli.run_options import read_run_config
+from probekit.errors import ProbekitError
 
 __all__ = ["command"]
 
@@ -85,6 +86,11 @@ def command(**options: Any) -> None:
     from probekit.cli.report_evidence import run_rows
     from probekit.reports.run_pages import write_run_reports
 
-    text = write_run_reports(results, folder, rows=run_rows(run))
+    try:
+        rows = run_rows(run)
+    except ProbekitError as error:  # hours of work are not to end so
+        say(f"Note: report.html is without rows: {error}")
+        rows = None
+    text = write_run_reports(results, folder, rows=rows)
     emit(results, text, as_json=options["as_json"])
     say(f"Predictions, metrics.json, tables, figures and report.html are in {folder}.")

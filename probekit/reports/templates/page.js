@@ -450,7 +450,7 @@
       byId("rows").scrollIntoView();
     });
     window.addEventListener("resize", paint);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
+    for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", paint);
   }
 
   prepare();
