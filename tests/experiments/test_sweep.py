@@ -411,3 +411,22 @@ def test_rows_without_a_label_may_be_left_out(blobs):
         made = relabel(store, part, probe=probe, layer=4, only_labelled=True)
         assert row["rows"] == N - 40
         assert row["relabelled_soft"] == evaluate(made, truth.hard[40:])["labels"]["after"]
+
+
+def test_three_classes(blobs):
+    store, _, _ = blobs
+    rng = np.random.default_rng(5)
+    true = np.digitize(store.layer(4)[:, 0], [0.5, 2.0])
+    true[N - 5 :] = true[:5]
+    noisy = np.where(rng.random(N) < 0.15, (true + 1) % 3, true)
+    names = ("a", "b", "c")
+    weak = labels_of(store.ids, np.eye(3)[noisy], classes=names)
+    truth = labels_of(store.ids, np.eye(3)[true], "truth", classes=names)
+    settings = replace(SETTINGS, layers=(4,), k=(9,), k_cc=(6,), k_zeta=(9,), zeta=(0.5,))
+    for row in run_sweep(join_rows(store, weak, truth), settings).rows:
+        made = probe_of(row)
+        hard = evaluate(relabel(store, weak, probe=made, layer=4, hard=True), true)
+        close = 1e-3 if row["probe"] == "logreg" else 1e-6
+        assert row["auroc"] == pytest.approx(hard["probe"]["auroc"], abs=close)
+        assert row["relabelled_hard"] == pytest.approx(hard["labels"]["after"], abs=close)
+        assert row["auroc_gain"] > 0  # probes average the wrong labels out
