@@ -42,8 +42,11 @@ lint: $(VENV)/.installed  ## ruff, ruff format, mypy --strict
 docs: $(VENV)/.installed  ## write docs/cli.md from --help
 	$(BIN)/python docs/make_cli.py
 
-bench: $(VENV)/.installed  ## run the benchmarks and print one table
+bench: $(VENV)/.installed  ## run the speed benchmarks (under 20 minutes on 2 quiet cores) and print one table
 	$(BIN)/python benchmarks/run_all.py
+
+bench-gpu: $(VENV)/.installed  ## the same for a GPU, under 8 minutes
+	$(BIN)/python benchmarks/gpu.py
 
 bench-grid: $(VENV)/.installed  ## compare all methods on real tasks (PROBEKIT_DATA; an hour on 2 cores)
 	$(BIN)/python benchmarks/weak_to_strong_grid.py

@@ -13,6 +13,8 @@ from typing import Any
 
 from _harness import BUSY_SHARE, RESULTS, BusyError, Others, Times, interleaved, record, table
 
+from probekit.activations.quiet import quiet
+
 HEADER = ("what", "ours", "peer", "ratio", "target", "agreement")
 
 
@@ -118,7 +120,8 @@ def run(name: str, options: argparse.Namespace, measure: Callable[[Bench], None]
     )
     try:
         bench.check_quiet()
-        measure(bench)
+        with quiet(python_warnings=False):
+            measure(bench)
     except BusyError as error:
         print(error, file=sys.stderr)
         return 3

@@ -61,7 +61,7 @@ class Tokenised(torch.utils.data.Dataset[dict[str, Any]]):
 
 def plain_trainer(**options: Any) -> Any:
     """transformers' Trainer over the order of rows that ours has."""
-    from transformers import Trainer
+    from transformers import PrinterCallback, Trainer
 
     class SameOrder(Trainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -69,7 +69,9 @@ def plain_trainer(**options: Any) -> Any:
             lengths = [len(item["input_ids"]) for item in rows.items]
             return LengthGroups(lengths, BATCH, seed=self.args.seed)
 
-    return SameOrder(**options)
+    trainer = SameOrder(**options)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 class Peer:
@@ -160,10 +162,11 @@ def measure(bench: Bench, options: argparse.Namespace) -> None:
         arguments = (train, steps, Path(name), options.device)
         ours, peer = Ours(*arguments), Peer(*arguments)
         times = bench.times({"probekit": ours, "Trainer": peer})
+    where = "" if options.device == "cpu" else " on the GPU"
     rates = {way: steps / value for way, value in times.items()}
     bench.claim(
         Claim(
-            f"finetune all-MiniLM, {steps} steps of {BATCH} rows",
+            f"finetune all-MiniLM{where}, {steps} steps of {BATCH} rows",
             f"{rates['probekit']:.2f} steps/s",
             f"Trainer {rates['Trainer']:.2f} steps/s",
             times.ratio("Trainer", "probekit"),
