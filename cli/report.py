@@ -127,7 +127,7 @@ def _check_options(of: str, options: dict[str, Any]) -> None:
         "--" + name.replace("_", "-")
         for kind, names in ONLY.items()
         for name in names
-        if kind != of and options[name] not in (None, False)
+        if kind != of and options[name] is not None and options[name] is not False
     ]
     if foreign:
         known = {"folder": "a folder", "sweep": "a sweep", "verdicts": "verdicts"}[of]
@@ -140,7 +140,6 @@ def _folder_page(folder: Path, options: dict[str, Any]) -> Page:
     from probekit.reports.page_results import demo_page, saliency_page
     from probekit.reports.page_run import run_page
 
-    title = folder.absolute().name
     found = next((folder / n for n in (METRICS, DEMO) if (folder / n).is_file()), None)
     if found is None:
         raise DataError(
@@ -150,10 +149,10 @@ def _folder_page(folder: Path, options: dict[str, Any]) -> Page:
     try:
         results = json.loads(found.read_text(encoding="utf-8"))
         if found.name == DEMO:
-            return demo_page(results, title=title)
+            return demo_page(results, title=folder.absolute().name)
         if "pairs" in results:
-            return saliency_page(results, title=title)
-        return run_page(results, title=title, rows=_rows_of_run(folder, options))
+            return saliency_page(results, folder=folder)
+        return run_page(results, folder=folder, rows=_rows_of_run(folder, options))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, ProbekitError):
             raise

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from probekit.reports.figures import draw_demo
 from probekit.reports.page import Page, PageTable
-from probekit.reports.page_run import embedded, flat
+from probekit.reports.page_run import embedded, flat, replay
 from probekit.reports.saliency_figures import draw_bars, draw_layers
 from probekit.reports.saliency_tables import layers_table, saliency_table, saliency_title
 from probekit.reports.tables import demo_table
@@ -15,7 +16,7 @@ from probekit.reports.tables import demo_table
 __all__ = ["demo_page", "saliency_page"]
 
 
-def saliency_page(results: Mapping[str, Any], *, title: str) -> Page:
+def saliency_page(results: Mapping[str, Any], *, folder: Path) -> Page:
     """Describe a comparison of probes with finetuning; ``results`` is what metrics.json holds."""
     tables, figures = [], []
     for pair in results["pairs"]:
@@ -32,16 +33,11 @@ def saliency_page(results: Mapping[str, Any], *, title: str) -> Page:
             embedded(draw_layers(pair), f"Accuracy of linear probes by layer{where}"),
         ]
     return Page(
-        title=title,
+        title=folder.absolute().name,
         kind="saliency",
         tables=tuple(tables),
         figures=tuple(figures),
-        commands=(
-            (
-                "In its folder, this does all of it again, in another folder:",
-                "probekit saliency --config config.yaml -o ../again",
-            ),
-        ),
+        commands=(replay("saliency", folder),),
         provenance=_lines(results, "versions", "hardware", "config"),
     )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probekit.reports.page import Figure, Page, PageTable, RowsSection, picture
@@ -13,25 +15,20 @@ from probekit.reports.run_tables import curve_table, rounds_table, run_table, ru
 if TYPE_CHECKING:
     import matplotlib.figure
 
-__all__ = ["embedded", "flat", "run_figures", "run_page"]
+__all__ = ["embedded", "flat", "replay", "run_figures", "run_page"]
 
 
-def run_page(results: Mapping[str, Any], *, title: str, rows: RowsSection | None = None) -> Page:
-    """Describe a run as a page; ``results`` is what metrics.json holds, ``title`` its folder."""
+def run_page(results: Mapping[str, Any], *, folder: Path, rows: RowsSection | None = None) -> Page:
+    """Describe a run as a page; ``results`` is what metrics.json in its ``folder`` holds."""
     return Page(
-        title=title,
+        title=folder.absolute().name,
         kind="run",
         facts=tuple(_facts(results)),
         alarms=tuple(alarm for result in results["results"] for alarm in result["alarms"]),
         tables=tuple(_tables(results)),
         figures=tuple(embedded(figure, text) for _, text, figure in run_figures(results)),
         rows=rows,
-        commands=(
-            (
-                "In the folder of the run, this does all of it again, in another folder:",
-                "probekit run --config config.yaml -o ../again",
-            ),
-        ),
+        commands=(replay("run", folder),),
         provenance=tuple(
             line
             for part in ("versions", "hardware", "config")
@@ -58,6 +55,17 @@ def run_figures(
             name = f"grid-{task.replace('/', '-')}.png"
             figure = draw_grid([g for g in grids if g["task"] == task])
             yield name, f"Students by size on {task}", figure
+
+
+def replay(command: str, folder: Path) -> tuple[str, str]:
+    """A sentence and a command that compute a folder's results again, from nothing."""
+    here = folder.absolute().name if folder.is_absolute() else str(folder)
+    return (
+        "Run where it was started (paths in config.yaml are from there), this computes all of it "
+        "again:",
+        f"probekit {command} --config {shlex.quote(f'{here}/config.yaml')} -o again "
+        "--steps again-steps",
+    )
 
 
 def embedded(figure: matplotlib.figure.Figure, caption: str) -> Figure:

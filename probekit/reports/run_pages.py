@@ -48,5 +48,5 @@ def write_run_reports(
         page += [line, ""]
     with atomic_write(folder / "table.md", "w") as file:
         file.write("\n".join(page))
-    write_page(run_page(results, title=folder.absolute().name, rows=rows), folder / REPORT)
+    write_page(run_page(results, folder=folder, rows=rows), folder / REPORT)
     return "\n".join(text).rstrip()

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from probekit.errors import DataError
 from probekit.verdicts import Verdicts
 
 
@@ -161,9 +162,9 @@ def test_what_cannot_be_shown_gets_one_sentence(refused, chain, verdicts):
     assert "must end in .html" in refused("report", verdicts, "-o", folder / "p.txt")
     assert "exists already" in refused("report", verdicts, "-o", chain.rows)
     assert "--arm cannot be used for verdicts" in refused("report", verdicts, "--arm", "x", *page)
-    assert "--truth cannot be used for a folder" in refused(
-        "report", folder / "empty", "--truth", chain.truth, *page
-    )
+    for given in (("--truth", chain.truth), ("--layer", "0"), ("--no-text",)):
+        sentence = refused("report", folder / "empty", *given, *page)
+        assert f"{given[0]} cannot be used for a folder" in sentence
     assert not (folder / "p.html").exists()
 
 
@@ -207,7 +208,7 @@ def test_another_store_of_the_name_is_not_taken(report, chain, verdicts, make_ac
     assert data["near"] is None
 
 
-def test_the_report_of_a_run(probekit, chain, write_rows, tiny_model):
+def test_the_report_of_a_run(probekit, chain, write_rows, tiny_model, monkeypatch):
     truth = dict(zip(chain.ids, chain.truth_of.tolist(), strict=True))
     words = ("the heron stood in the reeds", "nobody at the harbour had seen the boat")
     task = write_rows(
@@ -220,19 +221,20 @@ def test_the_report_of_a_run(probekit, chain, write_rows, tiny_model):
     folder = chain.folder / "runs/first"
     folder.parent.mkdir()
     model = tiny_model("bert")
-    result = probekit(
+    command = [
         *("run", "--task", task, "--weak", model, "--strong", model, "-o", folder),
         *("--losses", "xent", "--probes", "knn", "--actions", "filter", "--epochs", "1"),
         *("--set", "probe_options.knn.k=5", "--set", "random_drops=0"),
         *("--set", "validation_share=0.25"),
-    )
+    ]
+    result = probekit(*command)
     assert result.exit_code == 0, result.output
     path = folder / "report.html"
     html = path.read_text(encoding="utf-8")
     data = json.loads(re.search(r'id="data">(.*?)</script>', html)[1])
     assert "Rows: filter kNN" in html
     assert html.count("data:image/png") == 1
-    assert "probekit run --config config.yaml" in html
+    assert "probekit run --config first/config.yaml" in html
     assert data["rows"]["text"][0].startswith(words)
     assert data["near"]["k"] == 8
     # A truth that the run kept from its students is shown to people.
@@ -242,6 +244,17 @@ def test_the_report_of_a_run(probekit, chain, write_rows, tiny_model):
     again = probekit("report", folder)
     assert again.exit_code == 0, again.output
     assert path.read_text(encoding="utf-8") == html
+
+    # Whatever ails the rows, a run ends with its tables.
+    def ill(_):
+        raise DataError("The rows are ill.")
+
+    monkeypatch.setattr("probekit.cli.report_evidence.run_rows", ill)
+    without = probekit(*command)
+    assert without.exit_code == 0, without.output
+    assert "is without rows: The rows are ill." in without.stderr
+    assert 'id="data"' not in path.read_text(encoding="utf-8")
+    monkeypatch.undo()
     wrong = probekit("report", folder, "--arm", "filter logistic")
     assert wrong.exit_code == 2
     assert "it has filter kNN" in wrong.stderr

@@ -88,6 +88,7 @@ class Browser:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Chromium and its driver (Debian: apt install chromium chromium-driver); skips without."""
+    pytest.importorskip("selenium", reason="selenium drives the browser")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     chromedriver = shutil.which("chromedriver")
     if chromium is None or chromedriver is None:

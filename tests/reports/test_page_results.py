@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,19 +69,20 @@ def run_results(strong: tuple[str, ...] = ("large",)) -> dict[str, Any]:
 
 def test_every_cell_of_a_runs_table_is_on_its_page():
     results = run_results()
-    html = render_page(run_page(results, title="first <run>"))
+    html = render_page(run_page(results, folder=Path("runs/first <run>")))
     for row in run_table(results["groups"][0]).rows:
         for cell in row[1:]:
             assert f"<td>{cell}</td>" in html
     assert "weak labels, &lt;xent&gt;" in html
     assert "first &lt;run&gt;" in html
+    assert "probekit run --config &#39;runs/first &lt;run&gt;/config.yaml&#39; -o again" in html
     assert "Mind that." in html
     assert "config.finetune.epochs" in html
     assert html.count("data:image/png") == 1
 
 
 def test_several_pairs_have_a_figure_each_and_one_for_all():
-    page = run_page(run_results(("large", "larger")), title="r")
+    page = run_page(run_results(("large", "larger")), folder=Path("r"))
     assert [figure.caption.partition(":")[0] for figure in page.figures] == [
         "Test accuracy of every student",
         "Test accuracy of every student",
@@ -111,11 +113,11 @@ def test_the_page_of_a_saliency_comparison():
         "layers": {key: [0.5, 0.7] for key in PROBES},
     }
     pairs = list(summarize_pairs([(record, Judged(right.astype(float), "0" * 16))]))
-    page = saliency_page({"pairs": pairs}, title="s")
+    page = saliency_page({"pairs": pairs}, folder=Path("/any/s"))
     html = render_page(page)
     assert page.tables[0].table.rows[0][0].startswith("1.")
     assert html.count("data:image/png") == 2
-    assert "probekit saliency --config config.yaml" in html
+    assert "probekit saliency --config s/config.yaml -o again --steps again-steps" in html
 
 
 def test_the_page_of_the_demo():
