@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["Figure", "Page", "PageTable", "RowsSection", "picture", "render_page", "write_page"]
 
 
+SCRIPTS = ("rows.js", "table.js", "map.js", "start.js")
+
+
 @dataclass(frozen=True)
 class PageTable:
     """A table below a heading."""
@@ -81,7 +84,7 @@ def render_page(page: Page) -> str:
     """
     from markupsafe import Markup
 
-    style, script = _asset("page.css"), _asset("page.js")
+    style, script = _asset("page.css"), _script()
     policy = (
         f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
@@ -130,6 +133,13 @@ def _asset(name: str) -> str:
     from importlib.resources import files
 
     return files("probekit.reports").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+@cache
+def _script() -> str:
+    """The parts of the page's script as one program that names nothing outside itself."""
+    parts = "\n".join(_asset(name) for name in SCRIPTS)
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
 def _digest(content: str) -> str:
