@@ -173,13 +173,43 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> str:
         f"{gains.mean():+.3f}), kNN with k = 30 on the last layer on {int((usual > 0).sum())} "
         f"(mean {usual.mean():+.3f}).",
         f"Regret of the choice: median {np.median(regrets):.3f}, largest {regrets.max():.3f}.",
+        *by_strength(list(newest.values())),
     ]
     return "\n".join(lines_out)
 
 
+def by_strength(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How far the rule's strength is behind the best, in each task and layer, and a fixed one's."""
+    from probekit.experiments.sweep_choice import choose_each, row_of
+
+    fixed = {"knn": ("k", 30), "logreg": ("l2", 0.01), "topofilter": ("k_zeta", 32)}
+    lost: dict[str, list[tuple[float, float]]] = {probe: [] for probe in fixed}
+    for line in lines:
+        # What a line leaves out is the same in all its rows.
+        rows = [{"contamination": None, "seed": None, **row} for row in rows_of(line)]
+        for choice in choose_each(rows):
+            name, value = fixed[choice["probe"]]
+            same = [r for r in rows if all(r[n] == choice[n] for n in ("layer", "probe"))]
+            best = max(row["auroc_gain"] for row in same)
+            usual = np.mean([row["auroc_gain"] for row in same if row[name] == value])
+            mine = row_of(same, choice)["auroc_gain"]
+            lost[choice["probe"]].append((best - mine, best - usual))
+    return [
+        f"{probe}: within a layer the strength chosen is {np.mean(both, axis=0)[0]:.4f} behind the "
+        f"best on average; {fixed[probe][0]} = {fixed[probe][1]:g} is "
+        f"{np.mean(both, axis=0)[1]:.4f} behind."
+        for probe, both in lost.items()
+    ]
+
+
+def rows_of(line: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of one task by column."""
+    return [dict(zip(line["columns"], values, strict=True)) for values in line["figures"]]
+
+
 def judged(line: Mapping[str, Any]) -> dict[str, Any]:
     """Best rows of each probe, the choice's row and the usual one's."""
-    rows = [dict(zip(line["columns"], values, strict=True)) for values in line["figures"]]
+    rows = rows_of(line)
     last = max(row["layer"] for row in rows)
 
     def best(probe: str) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def choose(rows: Sequence[Row]) -> dict[str, Any]:
 def regret(rows: Sequence[Row], choice: Row, measures: Sequence[str]) -> dict[str, dict[str, Any]]:
     """How far the choice is behind the best row, of each measure that the truth gives.
 
-    Each has ``chosen``, ``oracle``, ``regret`` (their difference) and ``at``, the oracle's layer,
+    Each has ``chosen``, ``oracle``, ``regret`` (their difference), ``by_strength`` (how far the
+    choice is behind the best strength of its own layer and probe) and ``at``, the oracle's layer,
     probe and strength; the oracle of each measure is another row.
     """
     means = mean_over_seeds(rows)
@@ -83,10 +84,12 @@ def regret(rows: Sequence[Row], choice: Row, measures: Sequence[str]) -> dict[st
         if not known or not _finite(mine[measure]):
             continue
         best = max(known, key=lambda row: row[measure])
+        here = [row for row in known if all(row[name] == mine[name] for name in KEYS[:2])]
         found[measure] = {
             "chosen": mine[measure],
             "oracle": best[measure],
             "regret": best[measure] - mine[measure],
+            "by_strength": max(row[measure] for row in here) - mine[measure],
             "at": {name: best[name] for name in KEYS if best[name] is not None},
         }
     return found

@@ -79,6 +79,11 @@ def choice_text(sweep: Mapping[str, Any]) -> str:
         + f" (out-of-fold weak log-loss {choice['weak_log_loss']:.4f} "
         f"± {choice['weak_log_loss_se']:.4f}, least {choice['least']:.4f})."
     ]
+    if len({row["layer"] for row in sweep["best"]}) > 1:
+        lines.append(
+            "Trust the strength more than the layer: weak labels are easiest to predict from "
+            "states like those\ntheir supervisor read; --layers last leaves that question out."
+        )
     for measure, found in sweep["regret"].items():
         if measure == "auroc_gain":
             continue  # AUROC less a constant
@@ -86,8 +91,9 @@ def choice_text(sweep: Mapping[str, Any]) -> str:
         layer = "all layers" if "layer" not in at else f"layer {at['layer']}"
         oracle = ", ".join(filter(None, [at["probe"], layer, strength_text(at)]))
         lines.append(
-            f"  regret {found['regret']:.4f} in {measure_name(measure)}: {found['chosen']:.4f}, "
-            f"best {found['oracle']:.4f} ({oracle})"
+            f"  regret {found['regret']:.4f} in {measure_name(measure)}, "
+            f"{found['by_strength']:.4f} of it by the strength: "
+            f"{found['chosen']:.4f}, best {found['oracle']:.4f} ({oracle})"
         )
     return "\n".join(lines)
 

@@ -235,12 +235,15 @@ def test_the_choice_does_not_read_the_truth(blobs, swept):
 
 def test_regret_is_the_distance_from_the_best_row(swept):
     chosen = rows_of(swept, **{n: v for n, v in swept.choice.items() if n in KEYS})[0]
+    assert "filtered_own" not in swept.regret or chosen["probe"] == "topofilter"
     for measure, found in swept.regret.items():
         best = max(swept.rows, key=lambda row: row[measure] or -1)
         assert found["oracle"] == best[measure]
         assert found["chosen"] == chosen[measure]
         assert found["regret"] == best[measure] - chosen[measure] >= 0
         assert found["at"].items() <= best.items()
+        same = rows_of(swept, layer=chosen["layer"], probe=chosen["probe"])
+        assert found["by_strength"] == max(r[measure] for r in same) - chosen[measure]
     assert {"auroc", "filtered_0.25", "relabelled_soft", "relabelled_hard"} <= set(swept.regret)
 
 

@@ -46,9 +46,21 @@ def make_sweep(*, truth=True, probes=("knn", "logreg")):
     choice = {n: v for n, v in choice.items() if v is not None} | {"least": 0.4}
     at = {"layer": 6, "probe": "knn", "k": 1}
     regret = {
-        "auroc": {"chosen": 0.7, "oracle": 0.8125, "regret": 0.1125, "at": at},
-        "auroc_gain": {"chosen": 0.0, "oracle": 0.1125, "regret": 0.1125, "at": at},
-        "filtered_0.2": {"chosen": 0.7, "oracle": 0.75, "regret": 0.05, "at": at},
+        "auroc": {"chosen": 0.7, "oracle": 0.8125, "regret": 0.1125, "by_strength": 0.01, "at": at},
+        "auroc_gain": {
+            "chosen": 0.0,
+            "oracle": 0.1125,
+            "regret": 0.1125,
+            "by_strength": 0.01,
+            "at": at,
+        },
+        "filtered_0.2": {
+            "chosen": 0.7,
+            "oracle": 0.75,
+            "regret": 0.05,
+            "by_strength": 0.02,
+            "at": at,
+        },
     }
     return {
         "rows": rows,
@@ -82,15 +94,25 @@ def test_without_truth_no_column_of_it_is_shown():
     assert not {"AUROC", "gain", "soft", "hard"} & set(table.header)
     assert "log-loss" in table.header
     assert "ground truth" not in " ".join(table.notes)
-    assert choice_text(make_sweep(truth=False)).count("\n") == 0
+    assert "regret" not in choice_text(make_sweep(truth=False))
 
 
 def test_the_choice_and_its_regret_are_said_once_each():
     said = choice_text(make_sweep()).splitlines()
     assert said[0].startswith("Choice without ground truth: knn on layer 3, k 100 (out-of-fold")
-    assert len(said) == 3  # AUROC less a constant is not said again
-    assert "regret 0.1125 in AUROC: 0.7000, best 0.8125 (knn, layer 6, k 1)" in said[1]
-    assert "label accuracy after filter, dropping 20 %" in said[2]
+    assert said[1].startswith("Trust the strength more than the layer")
+    assert len(said) == 5  # AUROC less a constant is not said again
+    assert said[3] == (
+        "  regret 0.1125 in AUROC, 0.0100 of it by the strength: 0.7000, best 0.8125 "
+        "(knn, layer 6, k 1)"
+    )
+    assert "label accuracy after filter, dropping 20 %" in said[4]
+
+
+def test_of_one_layer_there_is_nothing_to_warn_of():
+    sweep = make_sweep()
+    sweep["best"] = [row for row in sweep["best"] if row["layer"] == 3]
+    assert "Trust" not in choice_text(sweep)
 
 
 def test_a_sweep_of_all_layers_at_once():
