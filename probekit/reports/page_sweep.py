@@ -68,7 +68,8 @@ def sweep_page(sweep: Mapping[str, Any], *, title: str) -> Page:
     means = mean_over_seeds(rows)
     best = [dict(row_of(means, row)) for row in choose_each(rows)]
     layers = list(dict.fromkeys(r["layer"] for r in rows if r["layer"] is not None))
-    found = sweep_table({**sweep, "best": best})
+    sweep = {**sweep, "best": best}
+    found = sweep_table(sweep)
     tables = [PageTable("The best strength of each layer and probe", found)]
     if sweep["regret"]:
         tables.append(PageTable("What choosing without the truth cost", _regret_table(sweep)))
