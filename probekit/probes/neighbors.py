@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from probekit.errors import ProbeError
+from probekit.probes.in_parallel import in_parallel
 from probekit.probes.neighbors_backends import search
 from probekit.probes.neighbors_exact import Space, exact_search, first_of, settle
 
@@ -141,12 +142,22 @@ class NeighborIndex:
         m = len(asked.X)
         index, distance = np.empty((m, k), np.int64), np.empty((m, k), np.float32)
         width = min(len(space.X), k + MARGIN + (groups is not None))
-        for part, rows in asked.blocks():
-            found = self._candidates(space, rows, width)
-            pair = None if groups is None else (groups[0][part], groups[1])
-            X = asked.X if len(rows) == m else asked.X[part]
-            near = _settled(space, (X, asked.norms[part]), found, k, pair, precise=precise)
-            index[part], distance[part] = near.index, near.distance
+        for block, rows in asked.blocks():
+            square, number = self._candidates(space, rows, width)
+
+            def settle_some(
+                share: slice,
+                first: int = block.start,
+                square: NDArray[np.float32] = square,
+                number: NDArray[np.int64] = number,
+            ) -> None:
+                part = slice(first + share.start, first + share.stop)
+                pair = None if groups is None else (groups[0][part], groups[1])
+                own, found = (asked.X[part], asked.norms[part]), (square[share], number[share])
+                near = _settled(space, own, found, k, pair, precise=precise)
+                index[part], distance[part] = near.index, near.distance
+
+            in_parallel(settle_some, len(rows))
         return Neighbors(index, distance)
 
     def _candidates(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.probes.base import row_chunks
+from probekit.probes.in_parallel import in_parallel
 from probekit.probes.neighbors_disk import PickedRows, block_rows, fits
 
 if TYPE_CHECKING:
@@ -107,12 +108,18 @@ class Space:
         """Rows of X as the search takes them (m, d), and their squared lengths (m,)."""
         rows = np.empty(X.shape, dtype=np.float32)
         norms = np.empty(len(X))
-        for part in row_chunks(len(X), 8 * X.shape[1], CACHE_BYTES):
-            exact = self.centred(X[part])
-            if self.scale != 1:
-                exact /= self.scale
-            rows[part] = exact
-            norms[part] = np.einsum("ij,ij->i", exact, exact)
+
+        def some(share: slice) -> None:
+            start = share.start
+            for chunk in row_chunks(share.stop - start, 8 * X.shape[1], CACHE_BYTES):
+                part = slice(start + chunk.start, start + chunk.stop)
+                exact = self.centred(X[part])
+                if self.scale != 1:
+                    exact /= self.scale
+                rows[part] = exact
+                norms[part] = np.einsum("ij,ij->i", exact, exact)
+
+        in_parallel(some, len(X))
         return rows, norms
 
     def pairs(
