@@ -1,8 +1,8 @@
 """The grid's question for students that are finetuned whole: they memorise noise.
 
 A line per pair of a task and a supervisor in results/weak_to_strong_finetuned.jsonl: all-MiniLM
-finetuned on 1,000 rows for four epochs, on plain weak labels, after a random drop, filtered and
-relabelled by the ensemble, and on ground truth. Minutes per pair on two cores.
+finetuned on 1,000 rows for two epochs, on plain weak labels, filtered and relabelled by the
+ensemble, and on ground truth. Minutes per pair and seed on two cores.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from _harness import RESULTS, hardware, table
-from grid_arms import SUPERVISORS, Condition, make_condition, training_sets
+from grid_arms import Condition, make_condition, training_sets
 from grid_states import task_states
 from grid_summary import Z
 from weak_to_strong_grid import ask, mean_of, pooled
@@ -30,10 +30,10 @@ from probekit.prior import prior_matched
 
 Array = np.ndarray[Any, Any]
 
-TASKS = ("docstrings", "sst2", "ethics-justice", "cola", "twitter-sentiment")
-ARMS = ("weak labels", "random drop, 0", "filter, ensemble", "relabel, ensemble")
+TASKS = ("sst2", "twitter-sentiment", "docstrings")
+ARMS = ("weak labels", "filter, ensemble", "relabel, ensemble")
 STUDENT = "finetuned"
-ROWS, EPOCHS, LR = 1000, 4.0, 1e-4
+ROWS, EPOCHS, LR = 1000, 2.0, 1e-4
 FILE = RESULTS / "weak_to_strong_finetuned.jsonl"
 
 
@@ -41,8 +41,8 @@ def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", nargs="*", default=TASKS)
-    parser.add_argument("--supervisors", nargs="*", default=list(SUPERVISORS)[:1])
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--supervisors", nargs="*", default=["25 % planted", "layer 1, 200 rows"])
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "probekit-grid")
     parser.add_argument("--output", type=Path, default=FILE)
     parser.add_argument("--summary", action="store_true", help="only print what is there")
