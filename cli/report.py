@@ -109,7 +109,14 @@ def _page(what: Path, options: dict[str, Any]) -> Page:
     if of == "sweep":
         from probekit.reports.page_sweep import read_sweep, sweep_page
 
-        return sweep_page(read_sweep(what), title=what.name)
+        try:
+            return sweep_page(read_sweep(what), title=what.name)
+        except (LookupError, TypeError) as error:
+            if isinstance(error, ProbekitError):
+                raise
+            raise DataError(
+                f"{what} is damaged or of another version; make it again with `probekit sweep`."
+            ) from None
     from probekit.cli.report_evidence import verdict_evidence
     from probekit.reports.page_verdicts import verdicts_page
     from probekit.verdicts import Verdicts

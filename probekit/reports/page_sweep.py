@@ -88,7 +88,7 @@ def sweep_page(sweep: Mapping[str, Any], *, title: str) -> Page:
         alarms=tuple(sweep.get("notes", ())),
         tables=tuple(tables),
         figures=_figures(sweep),
-        notes=(choice_text(sweep).partition("\n")[0],),
+        notes=(" ".join(choice_text({**sweep, "regret": {}}).split("\n")),),
         commands=(("This makes it again:", sweep["command"]),) if "command" in sweep else (),
         provenance=tuple(flat(sweep.get("provenance", {}))),
     )
@@ -112,12 +112,19 @@ def _regret_table(sweep: Mapping[str, Any]) -> Table:
         rows.append(
             (
                 measure_name(measure),
-                *(f"{found[key]:.4f}" for key in ("chosen", "oracle", "regret")),
+                *(f"{found[key]:.4f}" for key in ("chosen", "oracle", "regret", "by_strength")),
                 ", ".join(filter(None, where)),
             )
         )
-    header = ("measure", "chosen", "best", "regret", "the best is at")
-    return Table(header, tuple(rows), ("The best of each measure is found with the truth.",))
+    header = ("measure", "chosen", "best", "regret", "by strength", "the best is at")
+    return Table(
+        header,
+        tuple(rows),
+        (
+            "The best of each measure is found with the truth. By strength: what of the regret another "
+            "strength on the chosen layer, with the chosen probe, would have saved.",
+        ),
+    )
 
 
 def _rows_table(means: Sequence[Mapping[str, Any]]) -> Table:

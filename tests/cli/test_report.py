@@ -6,6 +6,7 @@ import shlex
 import shutil
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from probekit.errors import DataError
@@ -126,7 +127,7 @@ def test_several_layers_are_replayed_by_the_ensemble(
     assert "of layer 5" in layer
 
 
-def test_a_sweep(probekit, report, chain):
+def test_a_sweep(probekit, report, refused, chain):
     path = chain.folder / "sweep.parquet"
     result = probekit(
         *("sweep", chain.acts, "--labels", chain.weak, "--truth", chain.truth),
@@ -139,6 +140,12 @@ def test_a_sweep(probekit, report, chain):
     assert "Choice without ground truth: knn" in html
     assert "Every strength (3)" in html
     assert "probekit sweep" in html
+    table = pq.read_table(path)
+    known = json.loads(table.schema.metadata[b"probekit"])
+    del known["choice"]
+    pq.write_table(table.replace_schema_metadata({"probekit": json.dumps(known)}), path)
+    sentence = refused("report", path, "-o", chain.folder / "p.html")
+    assert "is damaged or of another version" in sentence
     bare = chain.folder / "bare.parquet"
     result = probekit(
         *("sweep", chain.acts, "--labels", chain.weak, "--probes", "mass-mean", "-o", bare)
