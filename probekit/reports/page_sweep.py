@@ -121,8 +121,8 @@ def _regret_table(sweep: Mapping[str, Any]) -> Table:
         header,
         tuple(rows),
         (
-            "The best of each measure is found with the truth. By strength: what of the regret another "
-            "strength on the chosen layer, with the chosen probe, would have saved.",
+            "The best of each measure is found with the truth. By strength: what of the regret",
+            "another strength on the chosen layer, with the chosen probe, would have saved.",
         ),
     )
 
