@@ -54,13 +54,16 @@ def run_cleaning(
     how
         Arguments of ``act`` beyond those that both take.
     """
-    from probekit.activations.store import ActivationStore
-    from probekit.cleaning.scoring import default_probe
-    from probekit.labels import load_labels
+    from probekit.activations.imports import rare_collection
 
-    _check_files(options)
-    if options["probe"] is not None:
-        _probe(options, probe_params or {})  # what is wrong is told before anything is read
+    with rare_collection():
+        from probekit.activations.store import ActivationStore
+        from probekit.cleaning.scoring import default_probe
+        from probekit.labels import load_labels
+
+        _check_files(options)
+        if options["probe"] is not None:
+            _probe(options, probe_params or {})  # what is wrong is told before anything is read
     with ActivationStore(options["acts"]) as store:
         if options["probe"] is None:
             preset = options["preset"] is not None

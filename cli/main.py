@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import inspect
 import os
@@ -11,6 +13,9 @@ from typing import Any
 import click
 
 from probekit.errors import ProbekitError
+
+# A process that ends needs no last look for garbage among what torch and transformers made: 0.6 s.
+atexit.register(gc.freeze)
 
 # Name -> module of probekit.cli, imported only when the command is asked for or listed.
 COMMANDS = {
