@@ -65,6 +65,32 @@ def main() -> None:
             print(f"{task}: {line['seconds']:.0f} s", flush=True)
         lines = read(path)
     print(summary(lines))
+    if lines:
+        draw(lines, path.with_suffix(".png"))
+
+
+def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the mean gain over the tasks, for strengths that were tried on all of them."""
+    from probekit.reports.figures import below, write_figure
+    from probekit.reports.sweep_figures import draw_strengths
+
+    tasks = list({line["task"]: line for line in lines}.values())
+    gains: dict[tuple[Any, ...], list[float]] = {}
+    names = ("layer", "probe", "k", "l2", "k_cc", "k_zeta", "zeta")
+    for line in tasks:
+        for row in rows_of(line):
+            gains.setdefault(tuple(row[n] for n in names), []).append(row["auroc_gain"])
+    rows = []
+    for key, found in gains.items():
+        row = dict(zip(names, key, strict=True))
+        strength = next(row[n] for n in ("k", "l2", "k_zeta") if row[n] is not None)
+        if len(found) == len(tasks) and row["probe"] != "topofilter":
+            rows.append({**row, "strength": strength, "auroc_gain": float(np.mean(found))})
+    figure = draw_strengths({"rows": rows, "choice": None, "weak_labels": {}})
+    most = max(line["rows"] for line in tasks)
+    text = f"Mean of {len(tasks)} tasks, at most {most:,} rows of each; weak labels from layer 1."
+    below(figure.axes[0], text, points=46)
+    write_figure(figure, path)
 
 
 def measure(task: str, load: Any, many: int) -> dict[str, Any]:

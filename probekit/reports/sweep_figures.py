@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ PANELS = {
 PALE, DARK = 0.12, 0.95
 CHOICE = "#b4540a"
 PANEL_WIDTH, HEIGHT = 4.6, 3.6
+FEW = 13  # layers; of more, points would hide the lines
+LETTERS = 11.5  # of a caption, for each inch
 Points = list[tuple[float, float]]
 
 
@@ -46,6 +49,7 @@ def draw_strengths(sweep: Mapping[str, Any]) -> Figure:
     """
     measure, label = _measure(sweep)
     probes, layers = _probes(sweep), _layers(sweep)
+    few = len(layers) <= FEW
     figure = blank(PANEL_WIDTH * len(probes), HEIGHT)
     panels = figure.subplots(1, len(probes), sharey=True, squeeze=False)[0]
     for axes, probe in zip(panels, probes, strict=True):
@@ -57,8 +61,10 @@ def draw_strengths(sweep: Mapping[str, Any]) -> Figure:
             points = _curve(sweep, probe, layer, measure)
             if points:
                 x, y = zip(*points, strict=True)
-                axes.plot(x, y, "-", color=_color(number, len(layers)), linewidth=1.8)
-                axes.plot(x, y, "o", color=_color(number, len(layers)), markersize=3.5)
+                color = _color(number, len(layers))
+                axes.plot(x, y, "-", color=color, linewidth=1.8 if few else 1.2)
+                if few:
+                    axes.plot(x, y, "o", color=color, markersize=3.5)
         _strength_axis(axes, [row["strength"] for row in _of(sweep, probe)])
         if measure == "auroc_gain":
             axes.axhline(0, color=INK, linewidth=1, zorder=1)
@@ -67,7 +73,7 @@ def draw_strengths(sweep: Mapping[str, Any]) -> Figure:
     panels[0].set_ylabel(label, fontsize=11, color=INK)
     figure.subplots_adjust(wspace=0.08, right=0.9)
     _layer_scale(panels[-1], layers)
-    below(panels[0], _caption(sweep, measure), points=46)
+    below(panels[0], _caption(sweep, measure, PANEL_WIDTH * len(probes)), points=46)
     return figure
 
 
@@ -80,7 +86,8 @@ def draw_layers(sweep: Mapping[str, Any]) -> Figure:
     probes, layers = _probes(sweep), _layers(sweep)
     grids = {probe: _grid(sweep, probe, layers, measure) for probe in probes}
     widths = [len(columns) for columns, _ in grids.values()]
-    figure = blank(2.2 + 0.5 * sum(widths) + 0.4 * len(probes), 1.9 + 0.36 * len(layers))
+    wide = 2.2 + 0.5 * sum(widths) + 0.4 * len(probes)
+    figure = blank(wide, 1.9 + (0.36 if len(layers) <= FEW else 0.22) * len(layers))
     panels = figure.subplots(
         1, len(probes), sharey=True, squeeze=False, gridspec_kw={"width_ratios": widths}
     )[0]
@@ -106,7 +113,7 @@ def draw_layers(sweep: Mapping[str, Any]) -> Figure:
     bar.set_label(label, fontsize=10.5, color=INK)
     bar.ax.tick_params(length=0, colors=INK, labelsize=9)
     bar.outline.set_visible(False)
-    below(panels[0], _caption(sweep, measure, frame=True), points=64)
+    below(panels[0], _caption(sweep, measure, wide, frame=True), points=64)
     return figure
 
 
@@ -237,7 +244,7 @@ def _layer_scale(axes: Axes, layers: Sequence[int]) -> None:
 
 def _mark_choice(axes: Axes, sweep: Mapping[str, Any], probe: str, measure: str) -> None:
     choice = sweep["choice"]
-    if choice["probe"] != probe or choice.get("layer") is None:
+    if choice is None or choice["probe"] != probe or choice.get("layer") is None:
         return
     name = _strength_name(probe)
     for x, y in _curve(sweep, probe, choice["layer"], measure):
@@ -251,17 +258,21 @@ def _frame_choice(
     from matplotlib.patches import Rectangle
 
     choice = sweep["choice"]
-    if choice["probe"] != probe or choice.get("layer") is None:
+    if choice is None or choice["probe"] != probe or choice.get("layer") is None:
         return
     x, y = columns.index(choice[_strength_name(probe)]), layers.index(choice["layer"])
-    axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=CHOICE, linewidth=2.5))
+    frame = Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=CHOICE, linewidth=2.5)
+    frame.set_clip_on(False)
+    axes.add_patch(frame)
 
 
 def _strength_name(probe: str) -> str:
     return {"knn": "k", "logreg": "l2", "topofilter": "k_zeta"}[probe]
 
 
-def _caption(sweep: Mapping[str, Any], measure: str, *, frame: bool = False) -> str:
+def _caption(sweep: Mapping[str, Any], measure: str, inches: float, *, frame: bool = False) -> str:
+    if sweep["choice"] is None:  # of several sweeps; who averages them says so
+        return ""
     rows = sweep["rows"][0]["rows"]
     parts = [f"{rows:,} rows, every figure out of fold."]
     if measure == "auroc_gain":
@@ -273,8 +284,8 @@ def _caption(sweep: Mapping[str, Any], measure: str, *, frame: bool = False) -> 
     elif sweep["choice"]["probe"] not in _probes(sweep):
         parts.append(f"The choice without ground truth was {sweep['choice']['probe']}.")
     if "topofilter" in _probes(sweep):
-        parts.append("\nTopoFilter: mean over its other strengths.")
-    return " ".join(parts)
+        parts.append("TopoFilter: mean over its other strengths.")
+    return "\n".join(textwrap.wrap(" ".join(parts), max(40, int(LETTERS * inches * 0.86))))
 
 
 def _short(value: float) -> str:

@@ -213,3 +213,10 @@ def test_probes_without_a_strength_have_no_figure(tmp_path):
     sweep["rows"] = [{**row, "probe": "mass-mean", "strength": None} for row in sweep["rows"]]
     assert write_figures(sweep, tmp_path) == []
     assert not list(tmp_path.iterdir())
+
+
+def test_means_of_several_sweeps_have_no_choice():
+    sweep = make_sweep() | {"choice": None}
+    for figure in (draw_strengths(sweep), draw_layers(sweep)):
+        assert not any(axes.patches for axes in figure.axes[:2])
+        assert "choice" not in caption_of(figure)
