@@ -106,7 +106,8 @@ def command(**options: Any) -> None:
     result = sweep.plain
     if options["figures"] is not None:
         result["figures"] = [str(path) for path in _draw(result, options["figures"])]
-    emit(result, _text(sweep), as_json=options["as_json"])
+    result["next"] = _next_step(sweep, options)
+    emit(result, _text(sweep, result["next"]), as_json=options["as_json"])
 
 
 def _check_files(options: Mapping[str, Any]) -> None:
@@ -216,7 +217,33 @@ def _draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
     return written
 
 
-def _text(sweep: Sweep) -> str:
+def _text(sweep: Sweep, next_step: str | None) -> str:
     from probekit.reports.sweep_tables import choice_text, sweep_table
 
-    return sweep_table(sweep.plain).text() + "\n\n" + choice_text(sweep.plain)
+    parts = [sweep_table(sweep.plain).text(), "", choice_text(sweep.plain)]
+    if next_step is not None:
+        parts += ["", f"To filter with it:  {next_step}"]
+    return "\n".join(parts)
+
+
+def _next_step(sweep: Sweep, options: Mapping[str, Any]) -> str | None:
+    """The `filter` command of the choice; None where that has no option for what was swept."""
+    choice = sweep.choice
+    if choice["probe"] == "logreg" and not options["standardize"]:
+        return None
+    words = ["probekit", "filter", str(options["acts"]), "--labels", str(options["labels"])]
+    for name in ("label_column", "id_column"):
+        if options[name] is not None:
+            words += ["--" + name.replace("_", "-"), options[name]]
+    words += ["--only-labelled"] if options["only_labelled"] else []
+    words += ["--probe", choice["probe"]]
+    for name in ("layer", "k", "l2", "k_cc", "k_zeta", "zeta", "contamination"):
+        if name in choice:
+            words += ["--" + name.replace("_", "-"), f"{choice[name]:.12g}"]
+    if choice["probe"] in ("knn", "topofilter") and options["metric"] != "cosine":
+        words += ["--metric", options["metric"]]
+    if choice["probe"] == "topofilter" and options["variant"] != "paper":
+        words += ["--variant", options["variant"]]
+    if choice["probe"] == "logreg" and options["folds"] != 5:  # what filter has without it
+        words += ["--folds", str(options["folds"])]
+    return shlex.join([*words, "-o", "verdicts.parquet"])

@@ -58,6 +58,25 @@ def test_json_says_the_same_and_nothing_is_left_beside_the_output(sweep, chain):
     assert not list(chain.folder.glob(".sweep*"))
 
 
+@pytest.mark.parametrize("probe", ["knn", "logreg", "topofilter", "mass-mean", "ensemble"])
+def test_the_choice_can_be_filtered_with_as_it_was_swept(probekit, chain, probe, monkeypatch):
+    import shlex
+
+    monkeypatch.chdir(chain.folder)
+    options = ("--labels", chain.weak, "--truth", chain.truth, "-o", "s.parquet", *SMALL, "--json")
+    result = probekit("sweep", chain.acts, *options, "--probes", probe)
+    told = json.loads(result.stdout)
+    command = shlex.split(told["next"])
+    assert command[:2] == ["probekit", "filter"]
+    filtered = probekit(*command[1:], "--truth", chain.truth, "--json")
+    assert filtered.exit_code == 0, filtered.output
+    after = json.loads(filtered.stdout)["evaluation"]["labels"]["after"]
+    choice = told["choice"]
+    row = next(r for r in told["rows"] if all(r[n] == choice.get(n) for n in ("k", "l2", "k_zeta")))
+    name = "filtered_own" if probe == "topofilter" else "filtered_0.2"
+    assert row[name] == pytest.approx(after, abs=1e-12)
+
+
 def test_without_truth_there_is_a_choice_and_no_regret(sweep, chain):
     seen = json.loads(sweep("--truth", chain.truth, "--json").stdout)
     blind = json.loads(sweep("--json", "--overwrite").stdout)
