@@ -245,3 +245,45 @@ def test_what_cannot_be_searched_is_told(call, words):
 def test_no_queries_no_neighbours():
     X = np.eye(4)
     assert nearest(X, X[:0], 2).index.shape == (0, 2)
+
+
+def test_several_devices_share_the_queries(monkeypatch):
+    import torch
+
+    rng = np.random.default_rng(5)
+    base, queries = (rng.standard_normal((n, 9)).astype(np.float32) for n in (60, 31))
+    alone = neighbors_backends.search(base, queries, 4, backend="torch")
+    asked = []
+    plain = neighbors_backends._search_torch_on
+
+    def see(device, base, queries, k):
+        asked.append(len(queries))
+        return plain(device, base, queries, k)
+
+    monkeypatch.setattr(neighbors_backends, "_torch_devices", lambda: [torch.device("cpu")] * 3)
+    monkeypatch.setattr(neighbors_backends, "_search_torch_on", see)
+    distance, index = neighbors_backends.search(base, queries, 4, backend="torch")
+    assert sorted(asked) == [10, 10, 11]
+    np.testing.assert_array_equal(index, alone[1])
+    np.testing.assert_allclose(distance, alone[0], rtol=1e-5)
+
+
+def test_faiss_gives_every_gpu_a_share(monkeypatch):
+    import faiss
+
+    rng = np.random.default_rng(6)
+    base, queries = (rng.standard_normal((n, 9)).astype(np.float32) for n in (60, 31))
+    alone = faiss.knn(queries, base, 4)
+    asked = {}
+
+    def knn_gpu(resources, queries, base, k, device):
+        asked[device] = len(queries)
+        return faiss.knn(queries, base, k)
+
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    distance, index = neighbors_backends.search(base, queries, 4, backend="faiss")
+    assert asked == {0: 16, 1: 15}
+    np.testing.assert_array_equal(index, alone[1])
+    np.testing.assert_allclose(distance, alone[0], rtol=1e-5)
