@@ -65,6 +65,7 @@ class Bench:
         self.name, self.runs, self.quick, self.busy_ok = name, runs, quick, busy_ok
         self.results = results
         self.claims: list[Claim] = []
+        self._figures: list[dict[str, Any]] = []
         self.begun = time.perf_counter()
 
     @property
@@ -77,11 +78,15 @@ class Bench:
         return interleaved(fns, self.runs, warmup=warmup, busy_ok=self.busy_ok)
 
     def claim(self, claim: Claim, **figures: Any) -> None:
-        """Keep a claim, and write it with whatever else was measured."""
+        """Keep a claim and whatever else was measured."""
         self.claims.append(claim)
-        row = {**dataclasses.asdict(claim), "met": claim.met, "valid": self.valid}
-        row |= {"runs": self.runs, **figures}
-        record(self.name, row, folder=self.results)
+        self._figures.append(figures)
+
+    def write(self) -> None:
+        """Write what was kept, one line each."""
+        for claim, figures in zip(self.claims, self._figures, strict=True):
+            row = {**dataclasses.asdict(claim), "met": claim.met, "valid": self.valid}
+            record(self.name, {**row, "runs": self.runs, **figures}, folder=self.results)
 
     def check_quiet(self, seconds: float = 1.0) -> None:
         """Look whether somebody else is at work; raise BusyError, unless that is allowed."""
@@ -120,11 +125,18 @@ def run(name: str, options: argparse.Namespace, measure: Callable[[Bench], None]
     )
     try:
         bench.check_quiet()
+        others = Others()
         with quiet(python_warnings=False):
             measure(bench)
+        if not bench.busy_ok and (share := others.share()) > BUSY_SHARE:
+            raise BusyError(
+                f"Other processes took {share:.0%} of the cores while {name} was measured, so "
+                "nothing is recorded; end them, or add --busy-ok."
+            )
     except BusyError as error:
         print(error, file=sys.stderr)
         return 3
+    bench.write()
     print(table(HEADER, [claim.cells() for claim in bench.claims]))
     if not bench.valid:
         print("(not valid: small sizes, or measured beside others)")

@@ -113,6 +113,7 @@ def test_claims_are_written_and_read_with_their_worth(
 ) -> None:
     bench = Bench("some", runs=1, quick=quick, busy_ok=busy_ok, results=tmp_path)
     bench.claim(claim(), more=[1, 2])
+    bench.write()
     lines = (tmp_path / "some.jsonl").read_text(encoding="utf-8").splitlines()
     row = json.loads(lines[0])
     assert row["more"] == [1, 2]
@@ -125,11 +126,37 @@ def test_the_table_of_the_readme_holds_the_newest_valid_claims(tmp_path: Path) -
     for ratio, busy_ok in ((1.0, False), (2.0, False), (3.0, True)):
         bench = Bench("some", runs=1, quick=False, busy_ok=busy_ok, results=tmp_path)
         bench.claim(claim(ratio))
+        bench.write()
     lines = run_all.readme_table(tmp_path, ["some"]).splitlines()
     assert lines[0] == "| what | ours | peer | ratio | target | agreement |"
     assert lines[2] == "| a thing | 2 s | 1 s | 2 | ≥ 0.9 | equal |"
     assert "cores" in lines[-1]
     assert len(lines) == 5
+
+
+@pytest.mark.parametrize(("share", "code", "lines"), [(0.05, 0, 1), (0.5, 3, 0)])
+def test_nothing_is_recorded_of_a_run_beside_others(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    share: float,
+    code: int,
+    lines: int,
+) -> None:
+    shares = iter([0.0, share])  # quiet before, then perhaps not
+    monkeypatch.setattr(Others, "share", lambda _: next(shares))
+    options = _bench.parser("").parse_args(["--results", str(tmp_path)])
+    assert _bench.run("some", options, lambda bench: bench.claim(claim())) == code
+    written = "".join(path.read_text(encoding="utf-8") for path in tmp_path.iterdir())
+    assert len(written.splitlines()) == lines
+    told = capsys.readouterr()
+    assert ("took 50% of the cores while some was measured" in told.err) == (code == 3)
+
+
+def test_answers_that_differ_are_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Others, "share", lambda _: 0.0)
+    options = _bench.parser("").parse_args(["--results", str(tmp_path)])
+    assert _bench.run("some", options, lambda bench: bench.claim(claim(agrees=False))) == 1
 
 
 def script(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
