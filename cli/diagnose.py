@@ -194,6 +194,8 @@ def _signals(found: Diagnosis) -> str:
             f"               relabel needs A of {found.agreement_needed:.3f}: "
             f"{margins['agreement_relabel']:+.3f}"
         )
+        if "confidence" in margins:
+            lines.append(f"               to its own bound {margins['confidence']:+.2f}")
     return "\n".join(lines)
 
 

@@ -41,6 +41,10 @@ PC_RELABEL = 0.66
 # Takes the place of both, where rows are few or the strong model is not clearly the stronger one.
 PC_CAUTIOUS = 0.72
 FEW_ROWS = 1000
+# Below this mean confidence the labels are left alone: a supervisor that is hardly sure taught the
+# probes little. Fixed on one half of the grid (docs/methods.md). A trusted accuracy that low may be
+# that of noise, which probes see through.
+LEAST_CONFIDENCE = 0.65
 # Relabelling needs an agreement above that of two independent sources, by this much.
 AGREEMENT_MARGIN = 0.05
 
@@ -235,8 +239,10 @@ def decide(signals: Signals) -> Advice:
         "pc_relabel": signals.pc - relabel,
         "agreement_relabel": signals.agreement - needed,
     }
+    if signals.confidence_from == "confidences":
+        margins["confidence"] = signals.confidence - LEAST_CONFIDENCE
     action: Literal["leave", "filter", "relabel"] = "leave"
-    if margins["pc_filter"] >= 0:
+    if margins["pc_filter"] >= 0 and margins.get("confidence", 0) >= 0:
         both = margins["pc_relabel"] >= 0 and margins["agreement_relabel"] >= 0
         action = "relabel" if both else "filter"
     low, high = signals.pc_interval
@@ -252,7 +258,19 @@ def decide(signals: Signals) -> Advice:
     )
 
 
+def _unsure_line(signals: Signals) -> str | None:
+    if signals.confidence_from != "confidences" or signals.confidence >= LEAST_CONFIDENCE:
+        return None
+    return (
+        f"leave the labels alone: the supervisor is hardly sure of its own labels, mean confidence "
+        f"{signals.confidence:.2f} is below {LEAST_CONFIDENCE:.2f}, and probes that learn from it "
+        "have little to correct them with."
+    )
+
+
 def _filter_line(signals: Signals, bound: float, bounds: str) -> str:
+    if unsure := _unsure_line(signals):
+        return unsure
     if signals.pc < bound:
         return (
             "leave the labels alone: two kinds of probe agree too little beyond the weak label, "
@@ -266,6 +284,8 @@ def _filter_line(signals: Signals, bound: float, bounds: str) -> str:
 
 
 def _relabel_line(signals: Signals, bound: float, needed: float, bounds: str) -> str:
+    if unsure := _unsure_line(signals):
+        return unsure
     if signals.pc < bound:
         return (
             f"leave the labels alone: pc {signals.pc:.2f} is below {bound:.2f}{bounds}, the probes "

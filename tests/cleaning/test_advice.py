@@ -8,6 +8,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from probekit.cleaning.advice import (
+    LEAST_CONFIDENCE,
     PC_CAUTIOUS,
     PC_LEAVE,
     PC_RELABEL,
@@ -50,6 +51,9 @@ BASE = Signals(
         ({"rows": 999, "pc": PC_CAUTIOUS}, "relabel"),
         ({"rows": 1000, "pc": PC_CAUTIOUS - 0.01}, "relabel"),
         ({"cautious": True, "pc": PC_CAUTIOUS - 0.01}, "leave"),
+        ({"confidence": LEAST_CONFIDENCE - 0.01}, "leave"),
+        ({"confidence": LEAST_CONFIDENCE}, "relabel"),
+        ({"confidence": 0.5, "confidence_from": "trusted accuracy"}, "relabel"),
         ({"n_classes": 3, "pc": float("nan")}, "leave"),
     ],
 )
