@@ -49,7 +49,9 @@ bench-gpu: $(VENV)/.installed  ## the same for a GPU, under 8 minutes
 	$(BIN)/python benchmarks/gpu.py
 
 bench-grid: $(VENV)/.installed  ## compare all methods on real tasks (PROBEKIT_DATA; an hour on 2 cores)
+	$(BIN)/python benchmarks/regularisation.py
 	$(BIN)/python benchmarks/weak_to_strong_grid.py
+	$(BIN)/python benchmarks/weak_to_strong_finetuned.py
 
 clean:  ## remove environments and caches
 	rm -rf $(VENV) $(VENV)-lowest build *.egg-info .mypy_cache .ruff_cache .pytest_cache
