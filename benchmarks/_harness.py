@@ -122,7 +122,7 @@ class Others:
 
 BUSY_SHARE, BUSY_SECONDS = 0.10, 0.2
 # What takes so long is run less often: its times spread little, and all should end some day.
-SLOW_SECONDS, SLOW_RUNS = 15.0, 3
+SLOW_SECONDS, SLOW_RUNS = 8.0, 3
 
 
 def interleaved(
