@@ -22,7 +22,7 @@ demo: $(VENV)/.installed  ## run the main job offline on a real model and real t
 	$(BIN)/probekit demo --overwrite
 
 test: $(VENV)/.installed  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # The oldest versions that pyproject.toml admits (pytest 9.1 warns of the old scikit-learn's checks); pulls a CUDA build of torch where no other is at hand.
 $(VENV)-lowest/.installed: pyproject.toml
