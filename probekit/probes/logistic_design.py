@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Design"]
 
 WHOLE = 1024  # widths up to this are decomposed whole, wider ones sketched
+IMAGE = 4096  # rows whose inner products are factorised where that halves every pass
 SKETCH = 256  # directions of a sketch
 SWEEPS = 2
 GRAM_ROWS = 64  # per direction: it only preconditions, so a sample of the rows will do
@@ -27,8 +28,9 @@ VANISHED = 100  # times the jitter: such a pivot is rounding
 class Design:
     """Rows x to multiply weights w with, logits being x @ w, and their second moments.
 
-    x (n, width) are the standardised states, or where these have more features than rows, and few
-    rows, an isometric image: the Cholesky factor of the rows' inner products (n, rank).
+    x (n, width) are the standardised states, or where these have more features than rows (twice as
+    many, if the rows are not few), an isometric image: the Cholesky factor of the rows' inner
+    products (n, rank).
     ``basis`` (width, r) holds orthonormal directions in which the second moments are about
     diagonal, ``spread`` (r,), and about ``rest`` in all directions that it leaves out.
     """
@@ -36,7 +38,7 @@ class Design:
     def __init__(self, rows: StandardRows, weight: NDArray[np.float64]) -> None:
         self.rows, self.n, self.dtype, self.device = rows, rows.n, rows.dtype, rows.device
         self.image, self.width = None, rows.d
-        if rows.n < rows.d and rows.n <= WHOLE:
+        if rows.n < rows.d and (rows.n <= WHOLE or self._halves_passes()):
             self.factor, self.independent = _factor(rows)
             self.image = self.factor.to(rows.dtype)
             self.width = len(self.independent)
@@ -46,6 +48,11 @@ class Design:
         # Below this the decomposition knows nothing; it also keeps l2 = 0 from dividing by 0.
         floor = 10 * torch.finfo(self.dtype).eps * spread[-1].clamp(min=1e-30)
         self.spread = torch.maximum(spread, floor).double()
+
+    def _halves_passes(self) -> bool:
+        """Whether an image of more rows than a few pays: its factor takes n² d multiplications."""
+        rows = self.rows
+        return 2 * rows.n <= rows.d and rows.n <= IMAGE and rows.data is not None
 
     def chunks(self, columns: int) -> Iterator[tuple[slice, Tensor]]:
         """Yield row slices and their x (b, width), small enough for products with ``columns``."""
@@ -84,7 +91,7 @@ class Design:
 
         .. [1] Halko, Martinsson & Tropp (2011), https://arxiv.org/abs/0909.4061
         """
-        rank, size = min(SKETCH, self.n), GRAM_ROWS * SKETCH
+        rank, size = min(SKETCH, self.n, self.width), GRAM_ROWS * SKETCH
         generator = torch.Generator().manual_seed(0)
         basis = torch.randn(self.width, rank, generator=generator, dtype=self.dtype)
         basis = basis.to(self.device)

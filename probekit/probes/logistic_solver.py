@@ -246,9 +246,11 @@ class _Run:
     def state(self, tol: float) -> tuple[Tensor, Tensor]:
         """Which fits end here (J,), and which of those have converged."""
         grad, peak = self.point.grad, self.point.peak
+        stuck = self.idle >= IDLE
+        if not ((peak <= tol) | stuck).any():
+            return stuck, stuck
         change = _dot(grad, self.hessian().solve(grad)).clamp(min=0).sqrt()
         small = (peak <= tol) & (change <= 100 * tol)
-        stuck = self.idle >= IDLE
         return small | stuck, small | (
             stuck & ((peak <= max(10 * tol, 100 * self.eps)) | (change <= self.eps**0.5))
         )

@@ -370,7 +370,9 @@ def test_gram_matrix_of_a_sample_serves_as_well(monkeypatch):
     assert sample.n_iter_.max() <= whole.n_iter_.max() + 15
 
 
-@pytest.mark.parametrize("shape", [(300, 40), (40, 90)], ids=["tall", "wide"])
+@pytest.mark.parametrize(
+    "shape", [(300, 40), (40, 70), (40, 90)], ids=["tall", "wide", "twice as wide"]
+)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_sketched_second_moments_serve_as_well(monkeypatch, shape, classes):
     X, y = problem(*shape, classes=classes)
@@ -380,6 +382,24 @@ def test_sketched_second_moments_serve_as_well(monkeypatch, shape, classes):
     sketch = logistic_path(X, y, PENALTIES, **EXACT)
     assert np.allclose(sketch.coef_, whole.coef_, rtol=0, atol=1e-7)
     assert not np.array_equal(sketch.n_iter_, whole.n_iter_)  # it did take the other way
+
+
+@pytest.mark.parametrize(
+    ("shape", "in_memory", "expected"),
+    [((40, 70), True, False), ((40, 90), True, True), ((40, 90), False, False)],
+)
+def test_an_image_of_many_rows_where_it_halves_the_passes(monkeypatch, shape, in_memory, expected):
+    X, y = problem(*shape)
+    whole = logistic_path(X, y, PENALTIES, **EXACT)
+    monkeypatch.setattr(logistic_design, "WHOLE", 16)
+    if not in_memory:
+        monkeypatch.setattr(logistic_rows, "COPY_BYTES", 1)
+    made = []
+    plain = logistic_design._factor
+    monkeypatch.setattr(logistic_design, "_factor", lambda rows: made.append(1) or plain(rows))
+    path = logistic_path(X, y, PENALTIES, **EXACT)
+    assert bool(made) == expected
+    assert np.allclose(path.coef_, whole.coef_, rtol=0, atol=1e-7)
 
 
 def test_few_passes_whatever_the_conditioning():
