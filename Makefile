@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test test-lowest lint docs bench bench-grid clean
+.PHONY: help demo test test-lowest lint docs bench bench-gpu bench-grid clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile
@@ -48,7 +48,7 @@ bench: $(VENV)/.installed  ## run the speed benchmarks (under 20 minutes on 2 qu
 bench-gpu: $(VENV)/.installed  ## the same for a GPU, under 8 minutes
 	$(BIN)/python benchmarks/gpu.py
 
-bench-grid: $(VENV)/.installed  ## compare all methods on real tasks (PROBEKIT_DATA; an hour on 2 cores)
+bench-grid: $(VENV)/.installed  ## compare all methods on real tasks (PROBEKIT_DATA; about two hours on 2 cores)
 	$(BIN)/python benchmarks/regularisation.py
 	$(BIN)/python benchmarks/weak_to_strong_grid.py
 	$(BIN)/python benchmarks/weak_to_strong_finetuned.py

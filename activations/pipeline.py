@@ -24,6 +24,7 @@ __all__ = ["Counts", "Feed", "Sink", "Window", "as_stored", "forward_all", "read
 
 # Rows are marked done this often; a kill loses no more than what was forwarded since.
 FLUSH_SECONDS = 2.0
+BFLOAT16_EXPONENT = 0x7F80  # all ones in inf and NaN
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,12 @@ class Sink:
 
     def put(self, window: Window, batch: Batch, states: dict[int, torch.Tensor]) -> None:
         """Hand a batch's states over; raises what went wrong with an earlier one."""
-        self._behind.put((window, batch, states))
+        # What is on the processor is converted by the threads of the forward pass: see _finite.
+        ready = {
+            layer: pooled.to(self._dtype) if pooled.device.type == "cpu" else pooled
+            for layer, pooled in states.items()
+        }
+        self._behind.put((window, batch, ready))
 
     def close(self) -> None:
         """Write all that was handed over and mark it done."""
@@ -157,12 +163,10 @@ class Sink:
         arrays = {}
         for layer, pooled in states.items():
             # Here, not in the loop: to wait for the device here lets it go on with the next batch.
-            stored = pooled.to(self._dtype).cpu().contiguous()
-            finite = torch.isfinite(stored).all(1)
-            if not bool(finite.all()):
-                wrong = int((~finite).sum())
+            stored = as_stored(pooled.to(self._dtype).cpu().contiguous())
+            if wrong := int(np.count_nonzero(~_finite(stored).all(1))):
                 self.nonfinite[layer] = self.nonfinite.get(layer, 0) + wrong
-            arrays[layer] = as_stored(stored)
+            arrays[layer] = stored
         truncated = window.encoded.truncated[batch.places]
         self.writer.write(batch.rows, arrays, batch.lengths, truncated)
         self._unflushed += len(batch)
@@ -177,6 +181,18 @@ def as_stored(states: torch.Tensor) -> Array:
     if states.dtype == torch.bfloat16:
         return states.view(torch.int16).numpy().view(np.uint16)
     return states.numpy()
+
+
+def _finite(stored: Array) -> Array:
+    """Which numbers are neither inf nor NaN.
+
+    By numpy: torch would start OpenMP threads for this thread too, and with more of them than cores
+    those of the forward pass go to sleep at every barrier.
+    """
+    finite: Array = np.isfinite(stored)
+    if stored.dtype == np.uint16:  # bfloat16
+        finite = (stored & BFLOAT16_EXPONENT) != BFLOAT16_EXPONENT
+    return finite
 
 
 def forward_all(

@@ -4,8 +4,8 @@
 
 One layer of 768 columns on disk, hard weak labels of which a fifth is wrong, in a CSV; the command
 as a process of its own, verdicts as Parquet. Wall time is from starting Python to its end; within
-it the seconds inside neighbour searches and logistic paths are counted, those of the advice
-included. Everything else - imports, reading, joining, duplicates, deciding, writing - is overhead.
+it the seconds inside the probes' fits are counted, and in the advice those of neighbour searches.
+Everything else - imports, reading, joining, duplicates, deciding, writing - is overhead.
 The target is on the sum of all three: a logistic filter alone is mostly imports of torch and
 scikit-learn.
 """
@@ -50,7 +50,9 @@ def counted(function):
     return call
 WORK = {
     "probekit.probes.neighbors": ("NeighborIndex.__init__", "NeighborIndex._search"),
-    "probekit.probes.logistic_path": ("logistic_path",),
+    "probekit.probes.knn": ("KNNProbe.fit",),
+    "probekit.probes.logistic": ("LogisticProbe.fit",),
+    "probekit.probes.topofilter": ("TopoFilterProbe.fit",),
 }
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):

@@ -138,9 +138,9 @@ def measure(bench: Bench, asked: argparse.Namespace) -> None:
     """Short rows, then mixed lengths."""
     last = 1600 if bench.quick else 1_000_000 if asked.million else asked.rows
     sizes = [last // 16, last // 4, last]
-    pair = tiny_model()
+    pair, runs = tiny_model(), min(bench.runs, 3)
     with tempfile.TemporaryDirectory() as name:
-        seconds, mib, whole = measured(1, sizes, lambda n: extraction(n, pair, Path(name)))
+        seconds, mib, whole = measured(runs, sizes, lambda n: extraction(n, pair, Path(name)))
     figures: dict[str, Any] = {"sizes": sizes, "seconds": seconds, "mib": mib}
     bench.claim(
         Claim(
@@ -168,7 +168,7 @@ def measure(bench: Bench, asked: argparse.Namespace) -> None:
         **figures,
     )
     sizes = [n // 100 for n in (1600, 6400, 25_600)] if bench.quick else [125, 500, 2000]
-    seconds, mib, share = measured(min(bench.runs, 3), sizes, lambda n: planning(n, pair))
+    seconds, mib, share = measured(runs, sizes, lambda n: planning(n, pair))
     bench.claim(
         Claim(
             f"plan {sizes[0]:,} to {sizes[-1]:,} rows of 1 to 8,000 tokens, slope of time",

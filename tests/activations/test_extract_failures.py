@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,14 @@ def test_states_too_large_for_the_file_are_counted(
     assert "2 rows have inf or NaN in layer 0" in capsys.readouterr().err
     fine = run(prepare(Request(rows, pair, out.with_name("b.h5"), layers="0")))
     assert fine.nonfinite == {}
+    # bfloat16 holds 1e6, and inf and NaN as bits.
+    request = Request(rows, pair, out.with_name("c.h5"), layers="0", store_dtype="bfloat16")
+    assert run(prepare(request)).nonfinite == {}
+    for bad in (float("inf"), float("-inf"), float("nan")):
+        with torch.no_grad():
+            model.wte.weight[tokenizer(" boat")["input_ids"][-1], 0] = bad
+        report = run(prepare(replace(request, output=out.with_name(f"{bad}.h5"))))
+        assert report.nonfinite == {0: 2}
 
 
 @pytest.mark.parametrize(
