@@ -314,7 +314,7 @@ def test_ctrl_c_leaves_a_store_that_the_same_command_finishes(
     tmp_path: Path,
     out: Path,
 ) -> None:
-    n, log = 4000, tmp_path / "log"
+    n, log = 16000, tmp_path / "log"
     command = [*make_job(tiny_model("bert"), write_jsonl, n), "-o", str(out)]
     pid = forks.start(*command, "--forward-log", log)
     wait_for(log, 20, pid=pid)
