@@ -14,7 +14,7 @@ import numpy as np
 
 from probekit.errors import ProbeError
 from probekit.probes.in_parallel import in_parallel
-from probekit.probes.neighbors_backends import search
+from probekit.probes.neighbors_backends import search, search_among
 from probekit.probes.neighbors_exact import Space, exact_search, first_of, settle
 
 if TYPE_CHECKING:
@@ -143,7 +143,10 @@ class NeighborIndex:
         index, distance = np.empty((m, k), np.int64), np.empty((m, k), np.float32)
         width = min(len(space.X), k + MARGIN + (groups is not None))
         for block, rows in asked.blocks():
-            square, number = self._candidates(space, rows, width)
+            if asked is space and len(rows) == m:
+                square, number = search_among(rows, width, backend=self.backend)
+            else:
+                square, number = self._candidates(space, rows, width)
 
             def settle_some(
                 share: slice,
