@@ -285,7 +285,7 @@ def extracting(bench: Bench, folder: Path) -> None:
     from probekit.activations.extract import run as run_job
     from probekit.activations.request import Request, prepare
 
-    rows = rows_of(64 if bench.quick else 1000)
+    rows = rows_of(64 if bench.quick else 2000)
     pair = (AutoModel.from_pretrained(FOLDER).eval(), AutoTokenizer.from_pretrained(FOLDER))
     path = folder / "extracted.h5"
     job = prepare(Request(rows, pair, path, layers="all", overwrite=True))

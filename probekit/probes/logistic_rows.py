@@ -99,18 +99,26 @@ class StandardRows:
         data = torch.empty(self.n, self.d, dtype=self.dtype, device=self.device)
         for start in range(0, self.n, self.step):
             rows = slice(start, min(self.n, start + self.step))
-            data[rows] = self._read(rows)
+            if self.device.type == "cpu":
+                self._less_pilot(rows, out=data[rows].numpy())
+            else:
+                data[rows] = self._read(rows)
         return data
 
     def _read(self, rows: slice) -> Tensor:
         """Rows minus the pilot, and standardised once mean and scale are known."""
+        x = torch.from_numpy(self._less_pilot(rows)).to(self.device, self.dtype)
+        return x if self.offset is None else x.sub_(self.offset).mul_(self.inverse)
+
+    def _less_pilot(self, rows: slice, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Rows minus the pilot, in a new array or, cast to its type, in ``out``."""
         # In the wider of both precisions: a large offset would cost digits otherwise.
         wide = torch.promote_types(self.dtype, torch.as_tensor(self.pilot).dtype)
-        block = torch.from_numpy(
-            np.subtract(_numbers(self.X[rows]), self.pilot, dtype=str(wide).removeprefix("torch."))
+        name = str(wide).removeprefix("torch.")
+        block: NDArray[Any] = np.subtract(
+            _numbers(self.X[rows]), self.pilot, out=out, dtype=name, casting="same_kind"
         )
-        x = block.to(self.device, self.dtype)
-        return x if self.offset is None else x.sub_(self.offset).mul_(self.inverse)
+        return block
 
     def _pilot(self) -> NDArray[Any]:
         """Median of a few rows (d,): a value of each column, so a constant column becomes 0."""
