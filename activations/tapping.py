@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 
 import torch
 
-from probekit.activations.linears import fast_linears
 from probekit.errors import ModelError
 
 __all__ = ["CANNOT_RUN", "Tap", "find_blocks", "plain_states", "release", "tapped_states"]
@@ -122,7 +121,7 @@ class Tap:
         if "use_cache" in self._accepts:
             inputs["use_cache"] = False
         try:
-            with torch.inference_mode(), fast_linears(ids.device):
+            with torch.inference_mode():
                 self._run(inputs)
         except _Stop:
             pass
