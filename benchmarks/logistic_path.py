@@ -267,7 +267,7 @@ def measure(bench: Bench, asked: argparse.Namespace) -> None:
         Case(10_000, 1024, soft=True),
         # Coefficients hang on the gradient by 1 / (2 l2), so 1e-5 would not do for 1e-3.
         Case(2_000, 4096, tol=TOL / 10),
-        Case(3_000, 128, classes=5),
+        Case(5_000, 128, classes=5),
     ]
     if bench.quick:
         cases = [case._replace(n=case.n // 10, d=case.d // 16) for case in cases]
