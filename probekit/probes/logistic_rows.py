@@ -115,9 +115,10 @@ class StandardRows:
         # In the wider of both precisions: a large offset would cost digits otherwise.
         wide = torch.promote_types(self.dtype, torch.as_tensor(self.pilot).dtype)
         name = str(wide).removeprefix("torch.")
-        block: NDArray[Any] = np.subtract(
-            _numbers(self.X[rows]), self.pilot, out=out, dtype=name, casting="same_kind"
-        )
+        with np.errstate(over="ignore"):  # _moments tells of it in a sentence
+            block: NDArray[Any] = np.subtract(
+                _numbers(self.X[rows]), self.pilot, out=out, dtype=name, casting="same_kind"
+            )
         return block
 
     def _pilot(self) -> NDArray[Any]:

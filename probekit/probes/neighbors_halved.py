@@ -22,6 +22,8 @@ __all__ = ["pays", "search_halved"]
 
 # Rows of a tile: a product that fills a processor, in a result that stays in its cache.
 TILE = 512
+# BLAS threads are counted for the whole process: two searches would take each other's limit back.
+_ALONE = threading.Lock()
 
 
 def pays(n: int, d: int, k: int) -> bool:
@@ -68,6 +70,7 @@ def search_halved(
     corners = [(i, i + gap) for gap in range(0, n, TILE) for i in range(0, n - gap, TILE)]
     threads = faiss.omp_get_max_threads()
     with (
+        _ALONE,
         threadpool_limits(1, user_api="blas"),
         ThreadPoolExecutor(threads, initializer=begin) as pool,
     ):

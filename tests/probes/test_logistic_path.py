@@ -506,6 +506,7 @@ def with_nan(place, value=np.nan):
         (broken(X=with_nan((7, 2))), "NaN or inf in 1 of 30 rows .*'7'"),
         (broken(X=with_nan((0, 0), np.inf)), "NaN or inf in 1 of 30 rows .*'0'"),
         (broken(X=with_nan((3, 0), 1e30), dtype="float32"), "overflow float32"),
+        (broken(X=with_nan((3, 0), 1e300), dtype="float32"), "overflow float32"),
         (broken(X=np.zeros(30)), r"states \(n, d\)"),
         (broken(X=np.zeros((0, 4)), y=[]), r"states \(n, d\)"),
         (broken(y=np.zeros(29)), "29|one class"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -145,4 +147,8 @@ def test_threads_of_others_are_left_as_they_were():
 
     before = threads()
     search_halved(rows_of(600, 16), 3)
+    assert threads() == before
+    # Two at once: the second must not take the first one's limit for what was there before it.
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda n: search_halved(rows_of(n, 16), 3), [1200, 2400, 1200, 2400]))
     assert threads() == before
