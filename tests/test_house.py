@@ -30,6 +30,7 @@ PACKAGES = sorted(set(PYPROJECT["tool"]["setuptools"]["packages"]))
 # Lower may not import higher; equal may import each other.
 LEVELS = {
     "probekit.errors": 0,
+    "probekit.safe": 0,
     "probekit.files": 1,
     "probekit.data": 2,
     "probekit.tasks": 3,
