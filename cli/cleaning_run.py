@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from probekit.cli.options import emit, say
 from probekit.errors import DataError, UsageError, first_few
-from probekit.files import SUFFIXES, check_output, suffix_of
+from probekit.files import check_output
+from probekit.tables import SUFFIXES, suffix_of
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
@@ -181,11 +182,13 @@ def _flag(name: str) -> str:
 
 def read_truth(verdicts: Verdicts, options: Mapping[str, Any]) -> Any:
     """Class numbers of the truth, in the order of the verdicts."""
-    from probekit.files import read_columns
     from probekit.labels import load_labels
+    from probekit.sources import read_table
 
     source, id_column = options["truth"], options["id_column"]
-    if id_column is not None and not (Path(source).exists() and id_column in read_columns(source)):
+    if id_column is not None and not (
+        Path(source).exists() and id_column in read_table(source).columns
+    ):
         id_column = None  # the labels' file may call it otherwise than the truth's
     truth = load_labels(
         source, id_column=id_column, label_column=options["truth_column"], one_class=True

@@ -127,15 +127,15 @@ def _check_files(options: Mapping[str, Any]) -> None:
 
 def _rows(store: Any, options: Mapping[str, Any]) -> SweepRows:
     from probekit.experiments.sweep_rows import join_rows
-    from probekit.files import read_columns
     from probekit.labels import load_labels
+    from probekit.sources import read_table
 
     names = {"id_column": options["id_column"]}
     labels = load_labels(options["labels"], label_column=options["label_column"], **names)
     truth = None
     if options["truth"] is not None:
         source, id_column = options["truth"], options["id_column"]
-        if id_column and not (Path(source).exists() and id_column in read_columns(source)):
+        if id_column and not (Path(source).exists() and id_column in read_table(source).columns):
             id_column = None  # the labels' file may call it otherwise than the truth's
         truth = load_labels(
             source, id_column=id_column, label_column=options["truth_column"], one_class=True

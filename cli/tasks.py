@@ -115,7 +115,8 @@ def export(
     Example: probekit tasks export docstrings --split student -o rows.jsonl
     """
     from probekit.errors import DataError
-    from probekit.files import check_output, suffix_of, write_table
+    from probekit.files import check_output, write_table
+    from probekit.tables import suffix_of
     from probekit.tasks.registry import get_task
 
     check_output(output, overwrite=overwrite)

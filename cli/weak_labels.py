@@ -92,10 +92,11 @@ def command(**options: Any) -> None:
 def _ids(path: Path) -> list[str]:
     """Ids of a table's column ``id``, or of a text file's lines."""
     from probekit.errors import DataError
-    from probekit.files import SUFFIXES, read_columns, suffix_of
+    from probekit.sources import read_table
+    from probekit.tables import SUFFIXES, suffix_of
 
     if suffix_of(path) in SUFFIXES:
-        columns = read_columns(path)
+        columns = read_table(path).columns
         if "id" not in columns:
             raise DataError(f"{path} has no column 'id'; it has {', '.join(columns)}.")
         ids = [str(value) for value in columns["id"][:]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from probekit.errors import DataError, first_few
-from probekit.files import dataset_columns, frame_columns, read_columns
+from probekit.tables import dataset_table, frame_columns, read_file
 
 __all__ = ["Content", "Rows", "rows_fingerprint", "text_hash"]
 
@@ -112,13 +112,14 @@ class Rows:
         if isinstance(data, Rows):
             return data
         if isinstance(data, str | Path):
-            return cls(read_columns(data), **{"source": str(data), **options})
+            table = read_file(data)
+            return cls(table.columns, **{"source": str(data), "note": table.note, **options})
         if isinstance(data, Mapping):
             return cls(data, **options)
         if hasattr(data, "iloc"):
             return cls(frame_columns(data), **options)
         if hasattr(data, "data") and hasattr(data, "features"):
-            return cls(dataset_columns(data), **options)
+            return cls(dataset_table(data).columns, **options)
         listed = list(data)
         if all(isinstance(row, str) for row in listed):
             return cls({"text": listed}, **options)

@@ -14,8 +14,10 @@ import numpy as np
 
 from probekit.data import text_hash
 from probekit.errors import LabelsError, first_few
-from probekit.files import SUFFIXES, atomic_write, read_columns, suffix_of, write_table
+from probekit.files import atomic_write, write_table
 from probekit.label_columns import class_values, parse_labels
+from probekit.sources import read_table
+from probekit.tables import suffix_of
 from probekit.tasks.reward import are_preferences, preference_columns
 
 if TYPE_CHECKING:
@@ -259,19 +261,13 @@ def load_labels(
     LabelsError
         Where it holds no proper labels.
     """
-    metadata: Mapping[str, Any] = {}
-    if Path(source).exists() or suffix_of(source) in SUFFIXES:
-        columns: Mapping[str, Sequence[Any]] = read_columns(source)
-        metadata = _metadata(Path(source))
-        if label_column is None and text_column is None and are_preferences(columns):
-            columns = preference_columns(columns, source=str(source), id_column=id_column)
-            id_column = None
-    else:
-        from probekit.sources import load_rows
-
-        rows = load_rows(str(source), text_column=text_column, id_column=id_column)
-        columns = {**rows.columns, "id": rows.ids, "text_hash": rows.hashes}
+    table = read_table(source)
+    columns: Mapping[str, Sequence[Any]] = table.columns
+    if label_column is None and text_column is None and are_preferences(columns):
+        columns = preference_columns(columns, source=str(source), id_column=id_column)
         id_column = None
+    # Verdicts say their classes in the same way, so a relabelled set can be labels again.
+    metadata = table.metadata if "classes" in table.metadata else {}
     labels = WeakLabels.from_columns(
         columns,
         id_column=id_column,
@@ -328,19 +324,3 @@ def _is_content(content: Any) -> bool:
     if isinstance(content, list):
         return bool(content) and all(isinstance(message, dict) for message in content)
     return isinstance(content, str) and content != ""
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    """What ``save`` wrote about the labels; nothing for files of other makers."""
-    try:
-        if suffix_of(path) == ".parquet" and path.is_file():
-            import pyarrow.parquet as pq
-
-            text = (pq.read_schema(path).metadata or {}).get(b"probekit", b"{}").decode("utf-8")
-        else:
-            text = Path(f"{path}.meta.json").read_text(encoding="utf-8")
-        metadata: dict[str, Any] = json.loads(text)
-    except (OSError, ValueError):
-        return {}
-    # Verdicts say their classes in the same way, so a relabelled set can be labels again.
-    return metadata if isinstance(metadata, dict) and "classes" in metadata else {}

@@ -1,20 +1,21 @@
-"""Rows by name: a task, a local file or folder, or a data set on the Hugging Face hub."""
+"""Tables and rows by name: a task, a local file or folder, or a data set on the hub."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from probekit.data import Rows
-from probekit.errors import UsageError
-from probekit.files import SUFFIXES, read_columns, suffix_of
+from probekit.errors import DataError, UsageError
+from probekit.tables import SUFFIXES, Table, read_file, suffix_of
 
-__all__ = ["load_rows"]
+__all__ = ["load_rows", "read_table"]
 
 _HUB = re.compile(r"hf:(?P<name>[^:@\s]+)(:(?P<config>[^:@\s]+))?(@(?P<split>\S+))?")
+
+LONGEST_NAME = 4096
 
 
 class _Columns(TypedDict):
@@ -46,31 +47,61 @@ def load_rows(
         set and its split.
     """
     columns = _Columns(text_column=text_column, id_column=id_column)
-    if isinstance(source, Path) or Path(source).exists():
-        return _load_file(Path(source), columns)
-    if source.startswith("hf:"):
-        return _load_hub(source, columns)
+    if _is_task(source):
+        # A task may read packages and files of its own; nobody else should wait for them.
+        from probekit.tasks.registry import load_task_rows
+
+        rows = load_task_rows(str(source))
+        return Rows(rows.columns, source=rows.source, **columns) if any(columns.values()) else rows
+    return _rows(read_table(source), columns)
+
+
+def read_table(source: str | Path) -> Table:
+    """Read any table by the name that a user gives: the one front door of rows and labels.
+
+    Parameters
+    ----------
+    source
+        As :func:`load_rows` takes it. Of a task the columns are its own, ``id`` and ``text_hash``.
+
+    Raises
+    ------
+    DataError
+        Where nothing of that name can be read.
+    UsageError
+        Where a name is neither a task nor a file.
+    """
+    if _is_task(source):
+        from probekit.tasks.registry import load_task_rows
+
+        rows = load_task_rows(str(source))
+        columns = {**rows.columns, "id": rows.ids, "text_hash": rows.hashes}
+        return Table(columns, rows.source, note=rows.note)
+    if isinstance(source, str) and source.startswith("hf:") and not Path(source).exists():
+        return _read_hub(source)
+    return read_file(_path(source))
+
+
+def _path(source: str | Path) -> Path:
+    """The file or folder that is meant; ``~`` is somebody's home."""
+    path = Path(source)
+    try:
+        return path if path.exists() else path.expanduser()
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{source} cannot be read: {error}.") from None
+
+
+def _is_task(source: str | Path) -> bool:
+    """Whether a name is a task's; what exists as a path, or looks like one, is none."""
+    if isinstance(source, Path) or source.startswith("hf:"):
+        return False
+    if "\0" in source or len(source) > LONGEST_NAME:
+        raise UsageError(f"{source[:60]!r} is no name of a file or task.")
     if suffix_of(source) in SUFFIXES or "/" in source or source.startswith((".", "~")):
-        return _load_file(Path(source).expanduser(), columns)
-    return _load_task(source, columns)
-
-
-def _load_file(path: Path, columns: _Columns) -> Rows:
-    return _rows(read_columns(path), str(path), columns)
-
-
-def _rows(found: Mapping[str, Sequence[Any]], source: str, columns: _Columns) -> Rows:
-    """Rows of columns; preference pairs become first and second text with a label."""
-    from probekit.tasks.reward import are_preferences, preference_rows
-
-    if columns["text_column"] is None and are_preferences(found):
-        return preference_rows(found, source=source, id_column=columns["id_column"])
-    return Rows(found, source=source, **columns)
-
-
-def _load_task(source: str, columns: _Columns) -> Rows:
-    # A task may read packages and files of its own; nobody else should wait for them.
-    from probekit.tasks.registry import load_task_rows, task_names
+        return False
+    if Path(source).exists():
+        return False
+    from probekit.tasks.registry import task_names
 
     names = task_names()
     name = source.partition("@")[0]
@@ -81,13 +112,21 @@ def _load_task(source: str, columns: _Columns) -> Rows:
             f"{source!r} is neither a file here nor a task; {hint}? "
             "(Data sets on the hub are written hf:org/name@split.)"
         )
-    rows = load_task_rows(source)
-    if any(columns.values()):
-        return Rows(rows.columns, source=rows.source, **columns)
-    return rows
+    return True
 
 
-def _load_hub(source: str, columns: _Columns) -> Rows:
+def _rows(table: Table, columns: _Columns) -> Rows:
+    """Rows of a table; preference pairs become first and second text with a label."""
+    from probekit.tasks.reward import are_preferences, preference_rows
+
+    if columns["text_column"] is None and are_preferences(table.columns):
+        return preference_rows(
+            table.columns, source=table.source, id_column=columns["id_column"], note=table.note
+        )
+    return Rows(table.columns, source=table.source, note=table.note, **columns)
+
+
+def _read_hub(source: str) -> Table:
     matched = _HUB.fullmatch(source)
     if matched is None or matched["split"] is None:
         raise UsageError(
@@ -97,4 +136,4 @@ def _load_hub(source: str, columns: _Columns) -> Rows:
     from probekit.tasks.hub import read_hub
 
     found = read_hub(matched["name"], matched["config"], matched["split"])
-    return _rows(found, source, columns)
+    return Table(dict(found.columns), source, class_names=found.class_names)

@@ -15,15 +15,12 @@ from probekit.data import Rows, text_hash
 from probekit.errors import DataError, first_few
 from probekit.files import (
     atomic_write,
-    dataset_columns,
-    frame_columns,
     json_line,
-    no_progress_bars,
-    read_columns,
-    suffix_of,
     write_table,
 )
 from probekit.label_columns import class_values
+from probekit.sources import read_table
+from probekit.tables import dataset_table, frame_columns, no_progress_bars, suffix_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,14 +134,15 @@ class Verdicts:
         DataError
             Where the file is missing, damaged or holds no verdicts.
         """
-        columns = read_columns(path)
+        table = read_table(path)
+        columns = table.columns
         missing = [name for name in COLUMNS if name not in columns]
         if missing:
             raise DataError(
                 f"{path} holds no verdicts: the columns {', '.join(missing)} are missing; make one "
                 "with `probekit filter` or `probekit relabel`."
             )
-        metadata = _read_metadata(Path(path))
+        metadata = _check_metadata(table.metadata, path)
         try:
             classes = tuple(str(name) for name in metadata["classes"])
             keep = list(columns["keep"][:])
@@ -294,7 +292,7 @@ def _columns_of(dataset: Any) -> tuple[Mapping[str, Any], str]:
     if hasattr(dataset, "iloc"):
         return frame_columns(dataset), "frame"
     if hasattr(dataset, "features") and hasattr(dataset, "data"):
-        return dataset_columns(dataset), "dataset"
+        return dataset_table(dataset).columns, "dataset"
     if isinstance(dataset, Sequence) and all(isinstance(row, Mapping) for row in dataset):
         names = dict.fromkeys(name for row in dataset for name in row)
         return {name: [row.get(name) for row in dataset] for name in names}, "list"
@@ -317,20 +315,11 @@ def _sidecar(path: str | Path) -> Path:
     return Path(f"{path}.meta.json")
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-
-    sentence = f"{path} holds no verdicts' metadata; make it with `probekit filter` or `relabel`."
-    try:
-        if suffix_of(path) == ".parquet":
-            text = (pq.read_schema(path).metadata or {})[b"probekit"].decode("utf-8")
-        else:
-            text = _sidecar(path).read_text(encoding="utf-8")
-        metadata: dict[str, Any] = json.loads(text)
-    except (KeyError, OSError, ValueError):
-        raise DataError(sentence) from None
+def _check_metadata(metadata: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:
     if metadata.get("format") != FORMAT:
-        raise DataError(sentence)
+        raise DataError(
+            f"{path} holds no verdicts' metadata; make it with `probekit filter` or `relabel`."
+        )
     if metadata.get("version") != VERSION:
         raise DataError(
             f"{path} has version {metadata.get('version')} of the verdicts format and this "

@@ -32,6 +32,7 @@ LEVELS = {
     "probekit.errors": 0,
     "probekit.safe": 0,
     "probekit.files": 1,
+    "probekit.tables": 1,
     "probekit.data": 2,
     "probekit.tasks": 3,
     "probekit.sources": 4,

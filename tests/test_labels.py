@@ -160,7 +160,7 @@ def test_files_that_cannot_be_read(write, tmp_path):
         load_labels(tmp_path / "none.parquet")
     with pytest.raises(DataError, match="is empty"):
         load_labels(write("e.jsonl", ""))
-    with pytest.raises(DataError, match="damaged or no parquet"):
+    with pytest.raises(DataError, match="damaged or no Parquet"):
         load_labels(write("d.parquet.", "x").rename(tmp_path / "d.parquet"))
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from probekit.cleaning.audit import UNSURE
 from probekit.errors import DataError, first_few
-from probekit.files import atomic_write, read_columns
+from probekit.files import atomic_write
+from probekit.sources import read_table
 
 if TYPE_CHECKING:
     from probekit.data import Content
@@ -91,7 +92,7 @@ class AuditFile:
             writer.writerows(self.records.values())
 
     def _read(self, hashes: Mapping[str, str]) -> None:
-        columns = read_columns(self.path)
+        columns = read_table(self.path).columns
         lacking = [name for name in ("id", ANSWER) if name not in columns]
         if lacking:
             raise DataError(

@@ -17,7 +17,9 @@ import numpy as np
 
 from probekit.data import text_hash
 from probekit.errors import DataError, UsageError, first_few
-from probekit.files import atomic_write, json_line, read_columns, suffix_of
+from probekit.files import atomic_write, json_line
+from probekit.sources import read_table
+from probekit.tables import suffix_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -141,7 +143,7 @@ def read_review(path: str | Path) -> list[dict[str, str | None]]:
 
 
 def _read_csv(path: str | Path) -> Iterator[dict[str, str | None]]:
-    columns = read_columns(path)
+    columns = read_table(path).columns
     missing = [name for name in ("id", QUESTION) if name not in columns]
     if missing:
         raise DataError(
@@ -156,7 +158,7 @@ def _read_csv(path: str | Path) -> Iterator[dict[str, str | None]]:
 
 
 def _read_records(path: str | Path) -> Iterator[dict[str, str | None]]:
-    columns = read_columns(path)
+    columns = read_table(path).columns
     if "id" not in columns or "responses" not in columns:
         raise DataError(
             f"{path} holds no records with id and responses, so it is no review; make one with "

@@ -11,9 +11,9 @@ import numpy as np
 
 from probekit.data import Rows
 from probekit.errors import DataError, LabelsError, UsageError
-from probekit.files import read_columns
 from probekit.folds import duplicate_groups
 from probekit.labels import WeakLabels
+from probekit.sources import read_table
 from probekit.tasks.reward import are_preferences
 
 if TYPE_CHECKING:
@@ -210,7 +210,11 @@ def _open_file(name: str) -> _Source:
             f"{name} has {len(train)} rows to train on and {len(test)} to test on; a column split "
             "holds train and test, or is left out."
         )
-    kind = "reward" if rows.kind == "pair" and are_preferences(read_columns(name)) else "classify"
+    kind = (
+        "reward"
+        if rows.kind == "pair" and are_preferences(read_table(name).columns)
+        else "classify"
+    )
     return _Source(Path(name).name, kind, found.classes, (rows.select(train),), rows.select(test))
 
 

@@ -28,7 +28,8 @@ from probekit.experiments.sweep_choice import (
 from probekit.experiments.sweep_judge import Judge, truth_columns
 from probekit.experiments.sweep_probes import STRENGTHS, predictions
 from probekit.experiments.sweep_rows import LayerStates, SweepRows
-from probekit.files import atomic_write, suffix_of, write_table
+from probekit.files import atomic_write, write_table
+from probekit.tables import suffix_of
 
 if TYPE_CHECKING:
     from probekit.probes.neighbors import Metric

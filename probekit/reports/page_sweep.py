@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probekit.errors import DataError
-from probekit.files import read_columns, suffix_of
 from probekit.reports.page import Page, PageTable
 from probekit.reports.page_run import embedded, flat
 from probekit.reports.sweep_figures import draw_layers, draw_strengths
 from probekit.reports.sweep_tables import choice_text, measure_name, strength_text, sweep_table
 from probekit.reports.tables import MISSING, Table
+from probekit.sources import read_table
+from probekit.tables import read_metadata
 
 if TYPE_CHECKING:
     from probekit.reports.page import Figure
@@ -27,7 +27,7 @@ ROWS_SHOWN = 1000
 
 def is_sweep(path: Path) -> bool:
     """Whether a file says that it is a sweep."""
-    return path.is_file() and _metadata(path).get("format") == FORMAT
+    return path.is_file() and read_metadata(path).get("format") == FORMAT
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
@@ -38,26 +38,12 @@ def read_sweep(path: Path) -> dict[str, Any]:
     DataError
         The file is damaged.
     """
-    columns = {name: values[:] for name, values in read_columns(path).items()}
+    table = read_table(path)
+    columns = {name: values[:] for name, values in table.columns.items()}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if not rows:
         raise DataError(f"{path} holds no results; make it again with `probekit sweep`.")
-    return {**_metadata(path), "rows": rows}
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        if suffix_of(path) == ".parquet":
-            text = (pq.read_schema(path).metadata or {}).get(b"probekit", b"{}").decode("utf-8")
-        else:
-            text = Path(f"{path}.meta.json").read_text(encoding="utf-8")
-        found = json.loads(text)
-    except (OSError, ValueError, pa.ArrowException):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return {**table.metadata, "rows": rows}
 
 
 def sweep_page(sweep: Mapping[str, Any], *, title: str) -> Page:

@@ -13,7 +13,8 @@ import numpy as np
 
 from probekit.data import Rows
 from probekit.errors import LabelsError, first_few
-from probekit.files import read_columns, write_table
+from probekit.files import write_table
+from probekit.sources import read_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,7 +97,7 @@ def load_completions(path: str | Path) -> Completions:
     LabelsError
         Where a column is missing or an id stands twice.
     """
-    columns = read_columns(path)
+    columns = read_table(path).columns
     missing = [name for name in ("id", "text_hash", "completion") if name not in columns]
     if missing:
         raise LabelsError(

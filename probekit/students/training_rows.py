@@ -12,9 +12,10 @@ import numpy as np
 
 from probekit.data import Content, Rows
 from probekit.errors import DataError, LabelsError, UsageError
-from probekit.files import SUFFIXES, read_columns, suffix_of
 from probekit.folds import duplicate_groups
 from probekit.labels import WeakLabels, load_labels
+from probekit.sources import read_table
+from probekit.tables import SUFFIXES, suffix_of
 from probekit.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def load_training_labels(
 ) -> WeakLabels | Verdicts:
     """Read a file of weak labels, or of verdicts, which has a column ``keep``."""
     if suffix_of(path) in SUFFIXES and Path(path).exists():
-        columns = read_columns(path)
+        columns = read_table(path).columns
         if {"keep", "weak", "label", "disagreement"} <= set(columns):
             return Verdicts.load(path)
     return load_labels(path, id_column=id_column, label_column=label_column)

@@ -239,7 +239,7 @@ def _parsed(
 def _dealt(where: str | None) -> tuple[Mapping[str, Sequence[Any]], dict[str, list[int]]]:
     """Columns of the puzzles, and the places of each split: drawn from the puzzle's id alone."""
     del where  # only so that another folder is another entry of the cache
-    columns = read_hub(HUB, None, "train")
+    columns = read_hub(HUB, None, "train").columns
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise DataError(

@@ -8,13 +8,12 @@ subfolder of that name alone, laid out as on the hub (``hf download org/name --r
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from probekit.errors import DataError
-from probekit.files import dataset_columns, no_progress_bars
+from probekit.tables import Table, dataset_table, no_progress_bars
 
 __all__ = ["DATASETS_VARIABLE", "read_hub"]
 
@@ -24,8 +23,8 @@ DATASETS_VARIABLE = "PROBEKIT_DATASETS"
 CONVERTED = "refs/convert/parquet"
 
 
-def read_hub(name: str, config: str | None, split: str) -> Mapping[str, Sequence[Any]]:
-    """Columns of a split of a data set, on disk and read slice by slice.
+def read_hub(name: str, config: str | None, split: str) -> Table:
+    """Read a split of a data set; its columns stay on disk and are read slice by slice.
 
     Parameters
     ----------
@@ -43,9 +42,7 @@ def read_hub(name: str, config: str | None, split: str) -> Mapping[str, Sequence
 
 
 @lru_cache(maxsize=8)  # a task's splits are compared with each other; each is opened once
-def _read(
-    name: str, config: str | None, split: str, folder: str | None
-) -> Mapping[str, Sequence[Any]]:
+def _read(name: str, config: str | None, split: str, folder: str | None) -> Table:
     whole = f"{name}{f':{config}' if config else ''}@{split}"
     try:
         with no_progress_bars():
@@ -58,7 +55,7 @@ def _read(
         raise
     except Exception as error:  # datasets, hub and HTTP raise some twenty kinds
         raise DataError(f"hf:{whole} cannot be read: {_why(error)}") from error
-    return dataset_columns(dataset)
+    return dataset_table(dataset, source=f"hf:{whole}")
 
 
 def _from_hub(name: str, config: str | None, split: str) -> Any:

@@ -192,7 +192,7 @@ def _items(
 
 
 def _hub_rows(record: HubRecord, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    columns = read_hub(record.hub, record.config, split)
+    columns = read_hub(record.hub, record.config, split).columns
     missing = [name for name in record.columns if name not in columns]
     if missing:
         raise DataError(

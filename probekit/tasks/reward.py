@@ -72,6 +72,7 @@ def preference_rows(
     seed: int = 0,
     source: str = "the pairs",
     id_column: str | None = None,
+    note: str = "",
 ) -> Rows:
     """Rows of :func:`preference_columns`, with all columns but those that were dealt.
 
@@ -81,8 +82,8 @@ def preference_rows(
     others = [name for name in columns if name not in (*DEALT, *JUDGED)]
     dealt |= {name: _at(columns[name][:], places) for name in others}
     equal = len(columns["chosen"]) - len(places)
-    note = f"{equal:,} pairs of two equal texts are left out." if equal else ""
-    return Rows(dealt, source=source, note=note)
+    left_out = f"{equal:,} pairs of two equal texts are left out." if equal else ""
+    return Rows(dealt, source=source, note=" ".join(filter(None, (note, left_out))))
 
 
 def as_preferences(
@@ -209,7 +210,7 @@ def _hh(split: str) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def _pairs(split: str) -> Iterator[tuple[int, str, str]]:
-    columns = read_hub(HH, None, split)
+    columns = read_hub(HH, None, split).columns
     if missing := [name for name in ("chosen", "rejected") if name not in columns]:
         raise DataError(
             f"{HH} ({split}) has no column {missing[0]!r}; it has {', '.join(columns)}."

@@ -120,13 +120,13 @@ def test_truth_is_compared_beside_a_random_drop(run, chain):
 
 def test_truth_is_opened_only_after_the_verdicts_are_written(run, chain, monkeypatch):
     opened = []
-    original = probekit.labels.read_columns
+    original = probekit.labels.read_table
 
     def watched(path):
         opened.append((str(path), chain.out.exists()))
         return original(path)
 
-    monkeypatch.setattr(probekit.labels, "read_columns", watched)
+    monkeypatch.setattr(probekit.labels, "read_table", watched)
     run("--truth", chain.truth)
     assert opened == [(str(chain.weak), False), (str(chain.truth), True)]
 

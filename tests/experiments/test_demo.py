@@ -21,8 +21,8 @@ from probekit.errors import DataError, ModelError, OutputExistsError
 from probekit.experiments import demo
 from probekit.experiments.demo import judge_demo, read_results, run_demo
 from probekit.experiments.steps import ACTIONS, PROBES, demo_steps
-from probekit.files import read_columns
 from probekit.probes import KNNProbe, LogisticProbe
+from probekit.tables import read_file
 from probekit.tasks import get_task
 from probekit.verdicts import Verdicts
 
@@ -57,7 +57,7 @@ def ran(
 
 
 def labels_of(path: Path) -> dict[str, int]:
-    columns = read_columns(path)
+    columns = read_file(path).columns
     return dict(zip(columns["id"], columns["label"], strict=True))
 
 
@@ -71,7 +71,7 @@ def test_every_file_of_the_chain_is_there_and_no_others(ran: Ran) -> None:
 
 def test_truth_lies_apart(ran: Ran) -> None:
     for split, many in (("student", 160), ("test", 200)):
-        rows, truth = (read_columns(ran.folder / f"{p}{split}.jsonl") for p in ("", "truth/"))
+        rows, truth = (read_file(ran.folder / f"{p}{split}.jsonl").columns for p in ("", "truth/"))
         assert list(rows) == ["id", "text"]
         assert len(rows["id"]) == many
         assert rows["id"] == truth["id"]
@@ -87,7 +87,7 @@ def test_the_supervisor_reads_the_first_layer_and_the_student_all(ran: Ran) -> N
             assert weak.ids[200:] == student.ids
             # Padding differs between the two, so the last digits of float32 may.
             assert weak.layer(1)[200:] == pytest.approx(student.layer(1), abs=1e-5)
-    assert set(read_columns(ran.folder / "weak.parquet")["id"]) == set(student.ids)
+    assert set(read_file(ran.folder / "weak.parquet").columns["id"]) == set(student.ids)
 
 
 def test_the_figures_follow_from_the_files(ran: Ran) -> None:
@@ -110,7 +110,7 @@ def test_the_figures_follow_from_the_files(ran: Ran) -> None:
         assert arms[name]["label_accuracy"] == pytest.approx(
             np.mean([new[i] == truth[i] for i in kept])
         )
-    predicted = read_columns(ran.folder / "predictions.parquet")
+    predicted = read_file(ran.folder / "predictions.parquet").columns
     right = (np.array(predicted["filter kNN"][:]) > 0.5) == np.array(predicted["truth"][:])
     assert arms["filter kNN"]["accuracy"] == right.mean()
 

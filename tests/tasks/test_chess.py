@@ -19,6 +19,7 @@ from probekit.students.completion import completion_rows, exact_match
 from probekit.students.config import FinetuneConfig
 from probekit.students.finetune import finetune, training_rows
 from probekit.students.generative import finetune_completion
+from probekit.tables import Table
 from probekit.tasks import chess as puzzles
 from probekit.tasks import get_task
 from probekit.tasks.chess import (
@@ -71,7 +72,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def give(rows: list[dict[str, Any]]) -> None:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        monkeypatch.setattr(puzzles, "read_hub", lambda *_: columns)
+        monkeypatch.setattr(puzzles, "read_hub", lambda *_: Table(columns))
         puzzles._dealt.cache_clear()
 
     yield give

@@ -24,25 +24,25 @@ configs:
 
 def test_a_folder_stands_for_the_hub(hub_folder: Callable[..., Path]) -> None:
     hub_folder("org/plain", train=[{"text": "a"}, {"text": "b"}], test=[{"text": "c"}])
-    columns = read_hub("org/plain", None, "train")
+    columns = read_hub("org/plain", None, "train").columns
     assert list(columns["text"]) == ["a", "b"]
     assert columns["text"][1:] == ["b"]
-    assert list(read_hub("org/plain", None, "test")["text"]) == ["c"]
-    assert list(read_hub("org/plain", None, "train[:1]")["text"]) == ["a"]
+    assert list(read_hub("org/plain", None, "test").columns["text"]) == ["c"]
+    assert list(read_hub("org/plain", None, "train[:1]").columns["text"]) == ["a"]
 
 
 def test_a_configuration_is_a_folder_of_its_own(hub_folder: Callable[..., Path]) -> None:
     hub_folder("org/two", "first", train=[{"text": "one"}])
     hub_folder("org/two", "second", train=[{"text": "two"}])
-    assert list(read_hub("org/two", "first", "train")["text"]) == ["one"]
-    assert list(read_hub("org/two", "second", "train")["text"]) == ["two"]
+    assert list(read_hub("org/two", "first", "train").columns["text"]) == ["one"]
+    assert list(read_hub("org/two", "second", "train").columns["text"]) == ["two"]
 
 
 def test_the_layout_of_the_hubs_own_copies_is_read(hub_folder: Callable[..., Path]) -> None:
     folder = hub_folder("org/copy", "first", **{"0000": [{"text": "one"}]})
     (folder / "first" / "train").mkdir()
     (folder / "first" / "0000.parquet").rename(folder / "first" / "train" / "0000.parquet")
-    assert list(read_hub("org/copy", "first", "train")["text"]) == ["one"]
+    assert list(read_hub("org/copy", "first", "train").columns["text"]) == ["one"]
 
 
 def test_a_card_says_where_its_configurations_are(hub_folder: Callable[..., Path]) -> None:
@@ -50,7 +50,7 @@ def test_a_card_says_where_its_configurations_are(hub_folder: Callable[..., Path
     (folder / "odd").mkdir()
     (folder / "odd" / "place.csv").write_text("text\nthis\n")
     (folder / "README.md").write_text(CARD)
-    assert list(read_hub("org/card", "first", "train")["text"]) == ["this"]
+    assert list(read_hub("org/card", "first", "train").columns["text"]) == ["this"]
 
 
 def test_a_data_set_that_the_folder_lacks_is_told_with_the_way_to_get_it(
@@ -97,7 +97,7 @@ def test_what_only_a_script_could_load_is_read_from_the_hubs_copy(
         return datasets.Dataset.from_dict({"text": ["from the copy"]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert list(read_hub("org/scripted", "justice", "test")["text"]) == ["from the copy"]
+    assert list(read_hub("org/scripted", "justice", "test").columns["text"]) == ["from the copy"]
     copy = {"data_dir": "justice", "revision": "refs/convert/parquet", "split": "test"}
     assert asked[1] == ("org/scripted", None, copy)
 

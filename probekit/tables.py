@@ -1,0 +1,629 @@
+"""Tables in any common format as named columns: the one place where such files are opened."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from probekit.errors import DataError
+
+__all__ = [
+    "SUFFIXES",
+    "ArrowColumn",
+    "Table",
+    "dataset_table",
+    "frame_columns",
+    "no_progress_bars",
+    "read_file",
+    "read_metadata",
+    "suffix_of",
+]
+
+# Ending -> format. What a file holds is told by its first bytes where these can tell.
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonlines": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+SUFFIXES = tuple(FORMATS)
+PACKINGS = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd", ".snappy")
+GZIP, BZIP2, XZ, ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
+PARQUET, ARROW, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+# First bytes -> what a file is that is no table.
+OTHERS = {
+    b"PK\x03\x04": "a zip archive or a spreadsheet (.xlsx, .ods); save the table as CSV (UTF-8)",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls); save the table as CSV (UTF-8)",
+    b"\x89HDF": "an HDF5 file; activation stores are read by other arguments",
+    b"SQLite format 3": "an SQLite database; export the table as CSV",
+    b"%PDF": "a PDF document; export the table as CSV",
+    b"\x93NUMPY": "a NumPy array; write a table with an id and a label for each row",
+    b"\x80\x04\x95": "a pickle, which is never opened; write CSV, JSONL or Parquet",
+    b"\x80\x05\x95": "a pickle, which is never opened; write CSV, JSONL or Parquet",
+    b"7z\xbc\xaf": "a 7z archive; unpack it first",
+    b"<!DOCTYPE": "a web page (HTML); download the file itself",
+    b"<!doctype": "a web page (HTML); download the file itself",
+    b"<html": "a web page (HTML); download the file itself",
+    b"<?xml": "an XML document; export the table as CSV",
+    b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with `git lfs pull`",
+}
+BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+LONGEST_FIELD = 1 << 30
+# A field of one line in quotes with a doubled quote in it.
+DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t\n]|"")*""(?:[^"\t\n]|"")+"(?=\t|\r?$)', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Named columns of one length, and what the file says about them."""
+
+    columns: Mapping[str, Sequence[Any]]
+    """Name to values; Parquet and Arrow columns give Python values slice by slice."""
+    source: str = "the table"
+    """Where it came from, for messages."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What probekit wrote about it (docs/format.md); empty for files of other makers."""
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Column to class names, where the file's features have a ClassLabel."""
+    note: str = ""
+    """What is unusual about the file, as a sentence for people; empty where nothing is."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+
+def suffix_of(path: str | Path) -> str:
+    """Return the suffix that names the format: ``x.csv.gz`` gives ``.csv``."""
+    suffixes = [s.lower() for s in Path(path).suffixes]
+    while suffixes and suffixes[-1] in PACKINGS:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def read_file(path: str | Path) -> Table:
+    """Read a JSONL, JSON, CSV, TSV, Parquet or Arrow file, or a folder of them, as a table.
+
+    Text may be packed (gzip, bzip2, xz, zstd). CSV follows RFC 4180; fields may be separated by
+    semicolons, tabs or bars too. TSV is read without quoting (as GLUE's files) unless its fields
+    are quoted. CSV and TSV give strings. A folder is a saved data set, or parts of one table in
+    Parquet.
+
+    Raises
+    ------
+    DataError
+        Where it cannot be read; the sentence says what the file is.
+    """
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise DataError(f"{path} does not exist.")
+        if path.is_dir():
+            return _read_folder(path)
+        if not path.is_file():
+            raise DataError(f"{path} is no plain file (a device, pipe or socket); name a file.")
+        return _read_plain(path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text{_encoding_hint(error)}.") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise DataError(f"{path} is cut off or damaged: {reason}.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except RuntimeError as error:  # a loop of links; nobody's home
+        raise DataError(f"{path} cannot be read: {error}.") from None
+
+
+def read_metadata(path: str | Path) -> Mapping[str, Any]:
+    """What probekit wrote about a table, without reading it; empty where that is nothing."""
+    path = Path(path)
+    if suffix_of(path) not in (".parquet", ".pq"):
+        return _sidecar(path)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        described = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException):
+        return {}
+    return _metadata(described.get(b"probekit", b"{}"))
+
+
+def _encoding_hint(error: UnicodeDecodeError) -> str:
+    """Where decoding failed, and what usually writes such bytes."""
+    if error.encoding != "utf-8":
+        return f" but {error.encoding}, and cut off or damaged; restore it, or save it as UTF-8"
+    return (
+        f" (byte {error.start} is {error.object[error.start]:#04x}; Excel's plain CSV is "
+        "Windows-1252): save it as CSV UTF-8, or convert it first"
+    )
+
+
+def _read_plain(path: Path) -> Table:
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if not head:
+        raise DataError(f"{path} is empty.")
+    if head.startswith(PARQUET):
+        return _read_parquet(path)
+    if head.startswith((ARROW, STREAM)):
+        return _read_arrow(path)
+    for start, what in OTHERS.items():
+        if head.lstrip().startswith(start):
+            raise DataError(f"{path} is {what}.")
+    form = FORMATS.get(suffix_of(path))
+    if form is None:
+        raise DataError(
+            f"{path} has the ending {suffix_of(path) or 'none'!r}; allowed are "
+            f"{', '.join(SUFFIXES)} (text also as .gz, .bz2, .xz or .zst), and folders of Parquet."
+        )
+    if form in ("parquet", "arrow"):
+        raise DataError(
+            f"{path} is damaged or no {form.capitalize()} file: it does not begin as one."
+        )
+    with _open_text(path, head) as text:
+        readers: dict[str, Callable[[Path, IO[str]], Table]] = {
+            "csv": _read_delimited,
+            "tsv": _read_tabbed,
+            "json": _read_json,
+            "jsonl": _read_json_lines,
+        }
+        return readers[form](path, text)
+
+
+def _open_text(path: Path, head: bytes) -> IO[str]:
+    """Open text, unpacked by what the first bytes say, in the encoding that its mark names.
+
+    The caller closes it.
+    """
+    raw: Any
+    packed = head.startswith((GZIP, BZIP2, XZ, ZSTD))
+    if path.suffix.lower() in PACKINGS and not packed:
+        raise DataError(
+            f"{path} is cut off or damaged: it is not packed, as its ending {path.suffix} says."
+        )
+    if head.startswith(GZIP):
+        raw = gzip.open(path, "rb")  # noqa: SIM115
+    elif head.startswith(BZIP2):
+        raw = bz2.open(path, "rb")  # noqa: SIM115
+    elif head.startswith(XZ):
+        raw = lzma.open(path, "rb")  # noqa: SIM115
+    elif head.startswith(ZSTD):
+        raw = _unpacked_zstd(path)
+    else:
+        raw = open(path, "rb")  # noqa: SIM115
+    buffered = io.BufferedReader(raw) if not isinstance(raw, io.BufferedReader) else raw
+    start = buffered.peek(4)[:4]
+    # utf-8-sig: spreadsheets write a byte order mark, which must not become part of a column name.
+    encoding = BYTE_ORDER_MARKS.get(start[:2], "utf-8-sig")
+    return io.TextIOWrapper(buffered, encoding=encoding, newline="")
+
+
+def _unpacked_zstd(path: Path) -> io.BytesIO:
+    import pyarrow as pa
+
+    with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, "zstd") as stream:
+        return io.BytesIO(stream.read())
+
+
+# Separated values
+
+
+def _read_delimited(path: Path, file: IO[str]) -> Table:
+    """CSV: by commas, or whatever else separates the names in the header."""
+    text = _peek_line(file)
+    counts = {mark: _outside_quotes(text, mark) for mark in SEPARATORS}
+    mark = max(counts, key=lambda m: (counts[m], m == ","))
+    mark = mark if counts[mark] else ","
+    # A header "id, label" has its blanks in every line.
+    blanks = re.search(rf"{re.escape(mark)} ", text) is not None and mark != "\t"
+    reader = csv.reader(file, delimiter=mark, strict=True, skipinitialspace=blanks)
+    columns = _columns_of(path, reader)
+    note = "" if mark == "," else f"{path}: fields are separated by {SEPARATORS[mark]}."
+    return Table(columns, str(path), note=note)
+
+
+def _read_tabbed(path: Path, file: IO[str]) -> Table:
+    """TSV: quotes are part of the text, unless the file shows that they quote."""
+    csv.field_size_limit(LONGEST_FIELD)
+    text = file.read()
+    header = text.lstrip("\ufeff\r\n").partition("\n")[0]
+    if "\t" not in header and _outside_quotes(header, ","):
+        raise DataError(
+            f"{path} has no tab in its header ({header.strip()[:60]!r}), so it is no TSV; call a "
+            "comma-separated file .csv."
+        )
+    if '"' in text and (records := _quoted_records(text)) is not None:
+        return Table(_columns_of(path, iter(records)), str(path))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+    return Table(_columns_of(path, reader), str(path))
+
+
+def _quoted_records(text: str) -> list[list[str]] | None:
+    """Records where quotes quote; None where they are part of the text.
+
+    Writers quote a field for a tab, a line's end or a quote in it, which they then double. A text
+    that merely stands in quotes is one that its author wrote so.
+    """
+    try:
+        records = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+    except csv.Error:
+        return None
+    if len({len(record) for record in records if record}) != 1:
+        return None
+    lines = text.splitlines()
+    header = next(line for line in lines if line.strip()).lstrip("\ufeff").split("\t")
+    if all(name.strip().startswith('"') for name in header):
+        return records
+    plain = {line.count("\t") for line in lines if line.strip()}
+    return records if len(plain) > 1 or DOUBLED.search(text) else None
+
+
+def _peek_line(file: IO[str]) -> str:
+    """First line that is not blank, without moving on."""
+    start = file.tell()
+    line = next((text for text in iter(file.readline, "") if text.strip()), "")
+    file.seek(start)
+    return line
+
+
+def _outside_quotes(line: str, mark: str) -> int:
+    return re.sub(r'"[^"]*"', "", line).count(mark)
+
+
+def _columns_of(path: Path, reader: Iterator[list[str]]) -> dict[str, Sequence[Any]]:
+    """Columns of records; what spreadsheets leave empty at the ends is left out."""
+    csv.field_size_limit(LONGEST_FIELD)
+    try:
+        header = next((r for r in reader if any(cell.strip() for cell in r)), [])
+        names = [_clean_name(name) for name in header]
+        lists: list[list[str]] = [[] for _ in names]
+        for number, record in enumerate(reader, 2):
+            if len(record) != len(names):
+                if not record and len(names) > 1:
+                    continue
+                record = _fitted(path, record, names, getattr(reader, "line_num", number))
+            for values, value in zip(lists, record, strict=True):
+                values.append(value)
+    except csv.Error as error:
+        line = getattr(reader, "line_num", 0)
+        raise DataError(f"{path}, line {line}: {error}.") from None
+    return _named(path, names, _without_empty_end(lists))
+
+
+def _fitted(path: Path, record: list[str], names: list[str], line: int) -> list[str]:
+    """Bring a record of another length into shape where only empty cells differ, or refuse it."""
+    if not any(cell.strip() for cell in record):
+        return [""] * len(names)
+    if not any(cell.strip() for cell in record[len(names) :]) and len(record) > len(names):
+        return record[: len(names)]
+    raise DataError(
+        f"{path}, line {line}: {len(record)} fields where the header has {len(names)}; quote "
+        "fields that hold separators."
+    )
+
+
+def _clean_name(name: str) -> str:
+    """A column's name without blanks, byte order marks and the quotes that these stood before."""
+    name = name.replace("\ufeff", "").strip()
+    return name[1:-1].strip() if len(name) > 1 and name[0] == name[-1] == '"' else name
+
+
+def _without_empty_end(lists: list[list[str]]) -> list[list[str]]:
+    """Records without the empty ones at the end."""
+    end = len(lists[0]) if lists else 0
+    while end and not any(values[end - 1].strip() for values in lists):
+        end -= 1
+    return [values[:end] for values in lists]
+
+
+def _named(path: Path, names: list[str], lists: list[list[str]]) -> dict[str, Sequence[Any]]:
+    """Columns by name; those without a name and without content are left out."""
+    pairs = [
+        (name, values)
+        for name, values in zip(names, lists, strict=True)
+        if name or any(cell.strip() for cell in values)
+    ]
+    found = [name for name, _ in pairs]
+    if len(set(found)) != len(found):
+        raise DataError(f"{path} names a column twice in its header: {', '.join(found)}.")
+    return dict(pairs)
+
+
+# JSON
+
+
+def _read_json(path: Path, file: IO[str]) -> Table:
+    """A list of objects; JSON Lines under this name are read as what they are."""
+    text = file.read()
+    try:
+        loaded = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data" or "\n" not in text.strip():
+            raise DataError(f"{path}, line {error.lineno}: no JSON ({error.msg}).") from None
+        return _records(path, _json_lines(path, text.split("\n")))
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits; deep nesting
+        raise DataError(f"{path}: no JSON that can be read ({_why(error)}).") from None
+    if isinstance(loaded, dict):
+        if (what := _other_shape(loaded)) is not None:
+            raise DataError(
+                f"{path} is {what}; a list of JSON objects, one per row, is expected (in pandas: "
+                "to_json(path, orient='records'))."
+            )
+        loaded = [loaded]
+    if not isinstance(loaded, list) or not all(isinstance(r, dict) for r in loaded):
+        raise DataError(f"{path} must hold a list of JSON objects, one per row.")
+    return _records(path, loaded)
+
+
+def _other_shape(found: Mapping[str, Any]) -> str | None:
+    """What an object is that holds a table in another shape; None for a row."""
+    values = list(found.values())
+    if values and all(isinstance(v, dict) for v in values):
+        return "a table by columns (as DataFrame.to_json() writes it)"
+    if values and all(isinstance(v, list) for v in values) and len({len(v) for v in values}) == 1:
+        return "a table by columns, each a list"
+    for name in ("data", "rows", "records", "items"):
+        if isinstance(found.get(name), list):
+            return f"one object with the rows in its field {name!r}"
+    return None
+
+
+def _read_json_lines(path: Path, file: IO[str]) -> Table:
+    # A line ends with \n alone: U+2028, U+0085 and their like may stand inside a JSON text.
+    return _records(path, _json_lines(path, file))
+
+
+def _json_lines(path: Path, lines: Iterable[str]) -> list[Mapping[str, Any]]:
+    return [_json_line(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def _json_line(path: Path, number: int, line: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+        if number == 1 and line.strip() in ("[", "[{"):
+            raise DataError(
+                f"{path} is one JSON list, not one object per line; call it .json."
+            ) from None
+        raise DataError(f"{path}, line {number}: no JSON ({_why(error)}).") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{path}, line {number}: one JSON object per line is expected.")
+    return record
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return str(getattr(error, "msg", error)).partition(";")[0].rstrip(".")
+
+
+def _records(path: Path, records: Sequence[Mapping[str, Any]]) -> Table:
+    names = dict.fromkeys(name for record in records for name in record)
+    columns = {name: [record.get(name) for record in records] for name in names}
+    return Table(columns, str(path), metadata=_sidecar(path))
+
+
+def _sidecar(path: Path) -> Mapping[str, Any]:
+    """What probekit wrote beside a JSONL file about it."""
+    try:
+        return _metadata(Path(f"{path}.meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _metadata(text: str | bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# Arrow
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # One file as it is: of a path like label=1/part.parquet no column is made.
+        table = pq.read_table(path, memory_map=True, partitioning=None)
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is damaged or no Parquet file: {_arrow_says(error)}.") from None
+    return _arrow_table(path, table)
+
+
+def _read_arrow(path: Path) -> Table:
+    import pyarrow as pa
+
+    try:
+        source = pa.memory_map(str(path))
+        try:
+            table = pa.ipc.open_file(source).read_all()
+        except pa.ArrowInvalid:
+            source.seek(0)
+            table = pa.ipc.open_stream(source).read_all()
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is damaged or no Arrow file: {_arrow_says(error)}.") from None
+    return _arrow_table(path, table)
+
+
+def _arrow_says(error: BaseException) -> str:
+    return str(error).splitlines()[0].rstrip(".")
+
+
+def _arrow_table(path: Path, table: Any) -> Table:
+    names = table.column_names
+    if len(set(names)) != len(names):
+        raise DataError(f"{path} names a column twice: {', '.join(names)}.")
+    described = table.schema.metadata or {}
+    return Table(
+        {name: ArrowColumn(table.column(name)) for name in names},
+        str(path),
+        metadata=_metadata(described.get(b"probekit", b"{}")),
+        class_names=_class_names(described.get(b"huggingface", b"{}")),
+    )
+
+
+def _class_names(text: bytes) -> dict[str, tuple[str, ...]]:
+    """Names of ClassLabel features, as ``datasets`` writes them into a schema."""
+    features: Any = _metadata(text)
+    for name in ("info", "features"):
+        features = features.get(name) if isinstance(features, dict) else None
+    if not isinstance(features, dict):
+        return {}
+    return {
+        name: tuple(map(str, feature["names"]))
+        for name, feature in features.items()
+        if isinstance(feature, dict)
+        and feature.get("_type") == "ClassLabel"
+        and isinstance(feature.get("names"), list)
+    }
+
+
+# Folders
+
+
+def _read_folder(path: Path) -> Table:
+    if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        return _read_saved_dataset(path)
+    parts = sorted(
+        part
+        for part in path.rglob("*")
+        if _is_shown(part.relative_to(path)) and suffix_of(part) in (".parquet", ".pq")
+    )
+    if not parts:
+        raise DataError(
+            f"{path} is a folder but no saved data set (dataset_info.json is missing) and holds no "
+            "Parquet files; name one of the files in it."
+        )
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    try:
+        for part in parts:
+            table = pq.read_table(part, memory_map=True, partitioning=None)
+            # Folders like label=1 name a column, as Spark and DuckDB write partitions.
+            for folder in part.relative_to(path).parts[:-1]:
+                name, equals, value = folder.partition("=")
+                if equals and name not in table.column_names:
+                    table = table.append_column(name, pa.array([value] * table.num_rows))
+            tables.append(table)
+        table = pa.concat_tables(tables, promote_options="default")
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{path} is a folder whose {len(parts)} Parquet files are damaged or not parts of one "
+            f"table: {_arrow_says(error)}."
+        ) from None
+    found = _arrow_table(path, table)
+    note = f"{path}: {len(parts)} Parquet files are read as one table, in the order of their names."
+    return Table(found.columns, found.source, found.metadata, found.class_names, note)
+
+
+def _is_shown(path: Path) -> bool:
+    """Whether no part of a path is hidden, as Spark hides what is not data."""
+    return not any(part.startswith((".", "_")) for part in path.parts)
+
+
+def _read_saved_dataset(path: Path) -> Table:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is a damaged saved data set: {_arrow_says(error)}.") from None
+    if isinstance(loaded, datasets.DatasetDict):
+        raise DataError(
+            f"{path} holds the splits {', '.join(loaded)}; name one of these folders in it."
+        )
+    return dataset_table(loaded, source=str(path))
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep the datasets library from drawing on the terminal."""
+    from datasets.utils.logging import (
+        disable_progress_bar,
+        enable_progress_bar,
+        is_progress_bar_enabled,
+    )
+
+    was_enabled = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            enable_progress_bar()
+
+
+def dataset_table(dataset: Any, *, source: str = "the data set") -> Table:
+    """Take a ``datasets.Dataset``, in its order, without copying it into memory."""
+    if getattr(dataset, "_indices", None) is not None:
+        with no_progress_bars():
+            dataset = dataset.flatten_indices()
+    table = dataset.data.table
+    names = {
+        name: tuple(map(str, feature.names))
+        for name, feature in dataset.features.items()
+        if type(feature).__name__ == "ClassLabel"
+    }
+    columns = {name: ArrowColumn(table.column(name)) for name in table.column_names}
+    return Table(columns, source, class_names=names)
+
+
+def frame_columns(frame: Any) -> dict[str, Sequence[Any]]:
+    """Columns of a DataFrame as Python values; arrays in cells (as from Parquet) as lists.
+
+    Raises
+    ------
+    DataError
+        Where a column's name stands twice.
+    """
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) < len(names):
+        raise DataError(f"The DataFrame names a column twice: {', '.join(names)}.")
+    columns = {name: frame.iloc[:, i].tolist() for i, name in enumerate(names)}
+    return {
+        name: [v.tolist() if hasattr(v, "tolist") else v for v in values]
+        for name, values in columns.items()
+    }
+
+
+class ArrowColumn(Sequence[Any]):
+    """An Arrow column that gives Python values, slice by slice."""
+
+    def __init__(self, column: Any) -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step != 1:
+                return self.column.to_pylist()[index]
+            return self.column.slice(start, max(stop - start, 0)).to_pylist()
+        return self.column[index].as_py()
