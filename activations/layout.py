@@ -17,7 +17,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from probekit.activations.inside import LeadsOutError, check_attributes, check_inside
 from probekit.errors import NotAStoreError, StoreError
+from probekit.safe import expand, load_json, regular_file
 
 __all__ = [
     "FORMAT",
@@ -130,6 +132,11 @@ def damaged(path: Path) -> Iterator[None]:
         yield
     except StoreError:
         raise
+    except LeadsOutError as error:
+        raise NotAStoreError(
+            f"{path} is no store that can be trusted: {error}; extract it again, or ask for a copy "
+            "that holds its own numbers."
+        ) from None
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         # h5py gives HDF5's failures as any of these; its text names the spot for a bug report.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -148,8 +155,11 @@ class StoreFile(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
+        path = expand(path, error=NotAStoreError)
         if path.is_dir():
             raise NotAStoreError(f"{path} is a folder, not an activation store; name a file.")
+        if path.exists():
+            regular_file(path, error=NotAStoreError)  # a pipe would be waited for
         try:
             self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -231,6 +241,7 @@ def read_header(file: h5py.File, path: Path) -> Header:
         Where the file is another HDF5 file, a newer version, or damaged.
     """
     with damaged(path):
+        check_attributes(file, "/")
         attrs = file.attrs
         found = attrs.get("format")
         if found != FORMAT:
@@ -244,9 +255,10 @@ def read_header(file: h5py.File, path: Path) -> Header:
                 f"{path} has version {version} of the store format and this probekit reads "
                 f"version {VERSION}; install a newer probekit."
             )
+        check_inside(file)
         size = file.id.get_filesize()
         n_rows = _check_rows(file["rows"], size)
-        spec = json.loads(attrs["spec"])
+        spec = load_json(attrs["spec"], "its spec")
         if not isinstance(spec, dict):
             raise ValueError("its spec is no JSON object")
         source = attrs.get("source")
@@ -282,7 +294,9 @@ def _read_layers(group: h5py.Group, n_rows: int, size: int) -> dict[int, LayerIn
     layers = {}
     for name in sorted(group, key=int):
         data = group[name]
-        if data.ndim != 2 or data.shape[0] != n_rows:
+        if name != str(int(name)) or int(name) < 0:
+            raise ValueError(f"/layers/{name} is not called by the number of a layer")
+        if data.ndim != 2 or data.shape[0] != n_rows or data.shape[1] == 0:
             raise ValueError(f"/layers/{name} has the shape {data.shape} for {n_rows} rows")
         found = data.dtype
         dtype = str(data.attrs.get("dtype") if found == np.uint16 else found)
