@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import warnings
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,11 @@ import numpy as np
 
 from probekit.errors import OutputExistsError, ProbeError
 from probekit.files import atomic_write
+from probekit.safe import expand, one_line, read_bytes, read_json
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from probekit.probes.base import BaseProbe
 
 __all__ = ["load_probe", "save_probe"]
@@ -93,32 +97,95 @@ def load_probe(folder: str | Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    folder = Path(folder)
+    folder = expand(folder, error=ProbeError)
     path = folder / DESCRIPTION
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        numbers = (folder / NUMBERS).read_bytes()
-    except FileNotFoundError as error:
-        raise ProbeError(f"{folder} holds no probe: {error.filename} is missing.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ProbeError(f"{path} cannot be read: {error}.") from None
+    for file in (path, folder / NUMBERS):
+        if not file.exists():
+            raise ProbeError(f"{folder} holds no probe: {file} is missing.")
+    description = read_json(path, error=ProbeError)
+    numbers = read_bytes(folder / NUMBERS, limit=None, error=ProbeError)
     try:
         probe = _unfitted(description, path)
         if hashlib.sha256(numbers).hexdigest() != description["sha256"]:
             raise ProbeError(f"{folder / NUMBERS} is damaged, or was not written with {path}.")
         arrays = load(numbers)
-        probe.classes_ = np.array(
-            description["classes"], dtype=np.dtype(description["classes_dtype"])
-        )
-        probe.n_features_in_ = int(description["n_features_in"])
+        probe.classes_ = _classes(description)
+        probe.n_features_in_ = d = int(description["n_features_in"])
         if "feature_names_in" in description:
             probe.feature_names_in_ = np.array(description["feature_names_in"], dtype=object)
+        _check_shapes(arrays, d=d, C=len(probe.classes_))
         probe._restore(arrays)
+        _try(probe, d)
+    except ProbeError:
+        raise
     except SafetensorError as error:
         raise ProbeError(f"{folder / NUMBERS} is damaged: {error}.") from None
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise ProbeError(f"{folder} holds a damaged probe: {error} is missing or wrong.") from None
+    # Whatever NumPy, the searches and scikit-learn make of wrong parameters and numbers.
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
+        raise ProbeError(
+            f"{folder} holds a damaged probe: {one_line(str(error)).rstrip('.')}; save it again."
+        ) from None
     return probe
+
+
+# Name of an array, up to its point -> its kinds and shape: n rows, d columns, C classes, _ any;
+# all other letters are what the first array with them says.
+SHAPES = {
+    **dict.fromkeys(("Y", "proba", "oof_proba", "oof_proba_"), ("f", "nC")),
+    **dict.fromkeys(("weight", "disagreement"), ("f", "n")),
+    **dict.fromkeys(("groups", "fold_"), ("iu", "n")),
+    **dict.fromkeys(("keep", "component"), ("b", "n")),
+    **dict.fromkeys(("l2_scores_", "penalties_"), ("f", "p")),
+    **dict.fromkeys(("offset", "intercept"), ("f", "C")),
+    "X": ("f", "nd"),
+    "coef_": ("f", "Vd"),
+    "intercept_": ("f", "V"),
+    "scalars": ("f", "3"),
+    "center": ("f", "d"),
+    "mu": ("f", "Cd"),
+    "slope": ("f", "1"),
+    "coef": ("f", "_C"),
+    "penalties": ("f", "r"),
+    "slopes": ("f", "m"),
+    "offsets": ("f", "mC"),
+}
+# No score where there were no folds to score with.
+MAY_BE_NAN = ("l2_scores_", "scalars")
+
+
+def _check_shapes(arrays: dict[str, NDArray[Any]], **sizes: int) -> None:
+    for name, array in arrays.items():
+        kinds, shape = SHAPES.get(name, ("biuf", ""))
+        wanted = [
+            sizes.setdefault(dim, size) for dim, size in zip(shape, array.shape, strict=False)
+        ]
+        if shape and (list(array.shape) != wanted or len(shape) != array.ndim):
+            raise ValueError(f"{name} has the shape {array.shape}")
+        if array.dtype.kind not in kinds:
+            raise ValueError(f"{name} has the dtype {array.dtype}")
+        if array.dtype.kind == "f" and name not in MAY_BE_NAN and not np.isfinite(array).all():
+            raise ValueError(f"{name} holds numbers that are not finite")
+
+
+def _classes(description: dict[str, Any]) -> NDArray[Any]:
+    classes = np.array(description["classes"], dtype=np.dtype(description["classes_dtype"]))
+    if classes.ndim != 1 or len(classes) < 2 or classes.dtype.kind not in "biufSU":
+        raise ValueError("its classes are no list of at least two names or numbers")
+    return classes
+
+
+def _try(probe: Any, d: int) -> None:
+    """Predict one row: what cannot is told now, not when it is used."""
+    names = getattr(probe, "feature_names_in_", None)
+    if names is not None and names.shape != (d,):
+        raise ValueError(f"it names {names.size} columns and was fitted on {d}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the names, which these numbers have not
+        proba = probe.predict_proba(np.zeros((1, d), np.float32))
+    if proba.shape != (1, len(probe.classes_)) or not np.isfinite(proba).all():
+        raise ValueError("it predicts no probabilities")
 
 
 def _unfitted(description: Any, path: Path) -> Any:
@@ -130,7 +197,7 @@ def _unfitted(description: Any, path: Path) -> Any:
             f"{VERSION}: save the probe again, or upgrade probekit."
         )
     name = description.get("class")
-    if name not in PROBES:
+    if not isinstance(name, str) or name not in PROBES:
         raise ProbeError(f"{path} names the class {name!r}; allowed are {', '.join(PROBES)}.")
     cls = getattr(import_module(PROBES[name]), name)
     unknown = set(description["params"]) - set(inspect.signature(cls.__init__).parameters)

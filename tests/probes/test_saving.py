@@ -7,7 +7,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from probekit.errors import OutputExistsError, ProbeError
-from probekit.probes import KNNProbe, TopoFilterProbe, load_probe
+from probekit.probes import (
+    EnsembleProbe,
+    KNNProbe,
+    LogisticProbe,
+    MassMeanProbe,
+    TopoFilterProbe,
+    load_probe,
+)
 
 
 @pytest.fixture
@@ -23,6 +30,15 @@ PROBES = [
     KNNProbe(k=5, weights="cosine"),
     TopoFilterProbe(k_cc=5, k_zeta=7, zeta=0.4),
     TopoFilterProbe("eleuther", k_cc=9, k_zeta=7, contamination=0.2, per_class=True),
+]
+
+
+EVERY = [
+    KNNProbe(k=3),
+    LogisticProbe(l2=0.1),
+    TopoFilterProbe(k_cc=5, k_zeta=7),
+    EnsembleProbe(k=5, widths=[2, 3]),
+    MassMeanProbe(),
 ]
 
 
@@ -135,7 +151,7 @@ def test_damage_is_told(rows, tmp_path):
         load_probe(tmp_path)
     numbers.write_bytes(whole)
     (tmp_path / "probe.json").write_text("{")
-    with pytest.raises(ProbeError, match=r"probe\.json cannot be read"):
+    with pytest.raises(ProbeError, match=r"probe\.json: no JSON"):
         load_probe(tmp_path)
     (tmp_path / "probe.json").write_text("[1]")
     with pytest.raises(ProbeError, match="does not describe a probe"):
@@ -162,3 +178,81 @@ def test_nothing_is_pickled(rows, tmp_path):
     assert description["class"] == "KNNProbe"
     assert description["params"]["k"] == 3
     assert set(description["made_with"]) == {"probekit", "scikit-learn", "numpy"}
+
+
+@pytest.mark.parametrize("probe", EVERY, ids=lambda probe: type(probe).__name__)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_features_in": "x"},
+        {"n_features_in": 10**40},
+        {"n_features_in": 4},
+        {"classes": [[1], [1, 2]]},
+        {"classes": [10**30, 1]},
+        {"classes": [1]},
+        {"classes": {}},
+        {"classes_dtype": [1]},
+        {"classes_dtype": "O"},
+        {"class": ["KNNProbe"]},
+        {"params": {"backend": []}},
+        {"params": [["k"]]},
+        {"feature_names_in": ["a"]},
+        {"sha256": [1]},
+    ],
+    ids=str,
+)
+def test_a_wrong_description_is_told(rows, tmp_path, probe, changes):
+    probe.fit(rows[0], rows[1]).save(tmp_path)
+    edit(tmp_path, **changes)
+    if changes == {"params": {"backend": []}} and not hasattr(probe, "backend"):
+        changes = {"params": {"backend": "no such parameter"}}
+    with pytest.raises(ProbeError):
+        load_probe(tmp_path)
+
+
+@pytest.mark.parametrize("probe", EVERY, ids=lambda probe: type(probe).__name__)
+def test_every_array_is_checked(rows, tmp_path, probe):
+    """One array at a time is cut, flattened, emptied or made of another kind; none goes through."""
+    probe.fit(rows[0], rows[1]).save(tmp_path)
+    whole = load_file(tmp_path / "probe.safetensors")
+    damage = {
+        "cut": lambda a: a[:-1],
+        "emptied": lambda a: a[:0],
+        "text": lambda a: a.astype(np.complex64),
+        "longer": lambda a: np.concatenate([a, a[:1]]),
+        "deeper": lambda a: a[None],
+    }
+    for name in whole:
+        for change in damage.values():
+            arrays = {**whole, name: np.ascontiguousarray(change(whole[name]))}
+            replace_arrays(tmp_path, arrays)
+            if (type(probe).__name__, name) in ALONE and arrays[name].ndim == whole[name].ndim:
+                continue
+            with pytest.raises(ProbeError):
+                load_probe(tmp_path)
+    replace_arrays(tmp_path, whole)  # the control
+    assert load_probe(tmp_path).predict(rows[2]).shape == (30,)
+
+
+# Nothing else in the file says how long these are, and nothing is computed with them.
+ALONE = {
+    ("MassMeanProbe", "oof_proba"),
+    ("LogisticProbe", "l2_scores_"),
+    ("LogisticProbe", "penalties_"),
+    ("EnsembleProbe", "penalties"),
+}
+
+
+def replace_arrays(folder, arrays):
+    import hashlib
+
+    save_file(arrays, folder / "probe.safetensors")
+    digest = hashlib.sha256((folder / "probe.safetensors").read_bytes()).hexdigest()
+    edit(folder, sha256=digest)
+
+
+def test_deep_json_is_told(rows, tmp_path):
+    KNNProbe(k=3).fit(rows[0], rows[1]).save(tmp_path)
+    (tmp_path / "probe.json").write_text("[" * 100_000)
+    with pytest.raises(ProbeError, match="deep"):
+        load_probe(tmp_path)
