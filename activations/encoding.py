@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from probekit.activations.batching import Array, Encoded
-from probekit.data import Content
+from probekit.contents import Content, without_none
 from probekit.errors import DataError, UsageError, first_few
 
 __all__ = ["Encoder", "read_template"]
@@ -213,7 +213,7 @@ def chat_template(tokenizer: Any) -> str:
 
 def _chat_renderer(tokenizer: Any, template: str) -> Callable[[Content], str]:
     def render(content: Content) -> str:
-        messages = _without_none(content)
+        messages = without_none(content)
         text: str = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
         return text
 
@@ -256,12 +256,3 @@ def _render_all(
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
-def _without_none(value: Any) -> Any:
-    """Leave out keys whose value is None: Arrow fills absent ones in, templates test for them."""
-    if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    if isinstance(value, list):
-        return [_without_none(v) for v in value]
-    return value

@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
+from probekit.contents import (
+    Content,
+    Kind,
+    holds_messages,
+    normal,
+    other_parts,
+    repaired,
+    text_hash,
+)
 from probekit.errors import DataError, first_few
 from probekit.tables import dataset_table, frame_columns, read_file
 
 __all__ = ["Content", "Rows", "rows_fingerprint", "text_hash"]
 
-Messages: TypeAlias = list[dict[str, Any]]
-Content: TypeAlias = "str | tuple[str, str] | Messages"
-Kind: TypeAlias = Literal["text", "pair", "messages"]
-
-UNIT_SEPARATOR = "\x1f"
 CHUNK = 8192
-
-
-def text_hash(content: Content) -> str:
-    """Hash a row's own content, before any template: 16 hex digits of SHA-256 (docs/format.md).
-
-    A message's keys whose value is None are left out: Arrow fills absent keys in with None, and the
-    same row must have one hash in JSONL and in Parquet.
-    """
-    if isinstance(content, str):
-        text = content
-    elif isinstance(content, tuple):
-        text = UNIT_SEPARATOR.join(content)
-    else:
-        text = json.dumps(
-            _without_none(content), sort_keys=True, ensure_ascii=False, separators=(",", ":")
-        )
-    # A lone surrogate is no UTF-8; it must not stop a run of a million rows.
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    if isinstance(value, list):
-        return [_without_none(v) for v in value]
-    return value
 
 
 def rows_fingerprint(ids: Sequence[str], hashes: Sequence[str]) -> str:
@@ -102,6 +79,7 @@ class Rows:
         if self._length == 0:
             raise DataError(f"{source} holds no rows.")
         self.kind, self._text_column = self._find_text(text_column)
+        self._as_read = self.kind != "messages"  # until a text is found that is repaired
         self._id_column = "id" if id_column is None and "id" in self.columns else id_column
         self.ids = self._find_ids(id_column)
         self.hashes = self._check_and_hash()
@@ -138,6 +116,12 @@ class Rows:
 
     def contents(self, start: int = 0, stop: int | None = None) -> list[Content]:
         """Contents of rows ``start`` to ``stop``: strings, pairs of strings or messages."""
+        found = self._raw(start, stop)
+        if self._as_read:
+            return found
+        return [each for raw in found if (each := normal(raw, self.kind)) is not None]
+
+    def _raw(self, start: int, stop: int | None) -> list[Any]:
         part = slice(start, self._length if stop is None else min(stop, self._length))
         texts = self.columns[self._text_column][part]
         if self.kind == "pair":
@@ -173,8 +157,15 @@ class Rows:
                 f"{self.source} has no column {asked}; it has {', '.join(names)}: "
                 "name the one to read with --text-column."
             )
-        if isinstance(self.columns[wanted][0], list):
+        first = next((v for v in self.columns[wanted][:CHUNK] if v is not None and v != ""), None)
+        # A list that is written out as text is one, but a column called text holds texts.
+        if holds_messages(first) and not (wanted == "text" and isinstance(first, str)):
             return "messages", wanted
+        if wanted == "messages" and text_column is None:
+            raise DataError(
+                f"{self.source} has a column 'messages' that holds no lists of messages with role "
+                "and content; repair it, or read it as plain text with --text-column messages."
+            )
         return ("pair" if "text_pair" in names and wanted != "text_pair" else "text"), wanted
 
     def _find_ids(self, id_column: str | None) -> list[str]:
@@ -193,7 +184,7 @@ class Rows:
                 f"{self.source} has {len(missing)} rows without an id (rows {first_few(missing)}); "
                 f"fill the column {name!r} or remove it to use row numbers."
             )
-        ids = [str(value) for value in values]
+        ids = [repaired(str(value)) for value in values]
         if len(set(ids)) != len(ids):
             seen: set[str] = set()
             twice = [i for i in ids if i in seen or seen.add(i)]  # type: ignore[func-returns-value]
@@ -207,14 +198,25 @@ class Rows:
         hashes: list[str] = []
         empty: list[str] = []
         wrong: list[str] = []
+        other: list[str] = []
         for start in range(0, self._length, CHUNK):
-            for offset, content in enumerate(self.contents(start, start + CHUNK)):
-                if not _is_content(content, self.kind):
+            for offset, content in enumerate(self._raw(start, start + CHUNK)):
+                found = normal(content, self.kind)
+                if found is None:
+                    parts = other_parts(content) if self.kind == "messages" else []
+                    other += parts
                     wrong.append(self.ids[start + offset])
-                elif _is_empty(content):
+                elif _is_empty(found):
                     empty.append(self.ids[start + offset])
                 else:
-                    hashes.append(text_hash(content))
+                    self._as_read = self._as_read and found == content
+                    hashes.append(text_hash(found))
+        if other:
+            raise DataError(
+                f"{self.source} has {len(wrong)} rows whose messages hold more than text "
+                f"({', '.join(sorted(set(other)))}; ids {first_few(wrong)}); only text is read: "
+                "remove these parts or rows."
+            )
         if wrong:
             raise DataError(
                 f"{self.source} has {len(wrong)} rows whose {self._text_column!r} is not "
@@ -227,16 +229,6 @@ class Rows:
                 "remove them."
             )
         return hashes
-
-
-def _is_content(content: Any, kind: Kind) -> bool:
-    if kind == "messages":
-        return isinstance(content, list) and all(
-            isinstance(m, dict) and "role" in m and "content" in m for m in content
-        )
-    if kind == "pair":
-        return all(isinstance(part, str) for part in content)
-    return isinstance(content, str)
 
 
 def _is_empty(content: Content) -> bool:

@@ -31,6 +31,7 @@ PACKAGES = sorted(set(PYPROJECT["tool"]["setuptools"]["packages"]))
 LEVELS = {
     "probekit.errors": 0,
     "probekit.safe": 0,
+    "probekit.contents": 1,
     "probekit.files": 1,
     "probekit.tables": 1,
     "probekit.data": 2,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.contents import repaired
 from probekit.data import Rows
 from probekit.errors import LabelsError, first_few
 from probekit.files import write_table
@@ -111,7 +112,7 @@ def load_completions(path: str | Path) -> Completions:
     return Completions(
         ids=ids,
         hashes=[str(value) for value in columns["text_hash"][:]],
-        texts=[str(value).strip() for value in columns["completion"][:]],
+        texts=[repaired(str(value)).strip() for value in columns["completion"][:]],
         logprob=np.array(
             [np.nan] * len(ids) if logprob is None else list(logprob[:]), dtype=np.float64
         ),
@@ -173,7 +174,7 @@ def completion_rows(rows: Rows, targets: Completions | None = None) -> Completio
                 f"{rows.source} has {len(bad)} rows whose completion is empty or no text (ids "
                 f"{first_few(bad)}); fill or remove them."
             )
-        completions = [str(text).strip() for text in written]
+        completions = [repaired(str(text)).strip() for text in written]
     else:
         completions = targets.of(rows)
     return CompletionRows(list(rows.ids), list(rows.hashes), prompts, completions)
