@@ -156,10 +156,12 @@ MAY_BE_NAN = ("l2_scores_", "scalars")
 
 
 def _check_shapes(arrays: dict[str, NDArray[Any]], **sizes: int) -> None:
+    sizes |= {"1": 1, "3": 3}
     for name, array in arrays.items():
-        kinds, shape = SHAPES.get(name, ("biuf", ""))
+        kinds, shape = SHAPES.get(name.partition(".")[0], ("biuf", ""))
         wanted = [
-            sizes.setdefault(dim, size) for dim, size in zip(shape, array.shape, strict=False)
+            size if dim == "_" else sizes.setdefault(dim, size)
+            for dim, size in zip(shape, array.shape, strict=False)
         ]
         if shape and (list(array.shape) != wanted or len(shape) != array.ndim):
             raise ValueError(f"{name} has the shape {array.shape}")
