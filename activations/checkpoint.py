@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from probekit.activations.quiet import quiet
 from probekit.activations.spec import DTYPES
 from probekit.activations.tapping import plain_states
 from probekit.errors import ModelError, UsageError
+from probekit.safe import MAX_BYTES, expand, load_json, open_regular
 
 __all__ = [
     "Checkpoint",
@@ -216,7 +216,7 @@ def open_checkpoint(
     if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"A model's dtype is auto, {', '.join(DTYPES)}, not {dtype!r}.")
     name, cut = split_model_name(name)
-    local = Path(name).expanduser()
+    local = expand(name, error=ModelError)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if local.is_dir():
         name = str(local)
@@ -250,7 +250,7 @@ def split_model_name(name: str) -> tuple[str, int | None]:
         Where K is no whole number above 0.
     """
     found = _TRUNCATED.fullmatch(name)
-    if found is None or Path(name).expanduser().exists():
+    if found is None or expand(name, error=ModelError).exists():
         return name, None
     layers = found["layers"]
     if not layers.isdecimal() or int(layers) < 1:
@@ -364,11 +364,13 @@ def _own_dtype(name: str, config: Any, commit: str | None) -> torch.dtype:
         folder = Path(file).parent if file else folder
     names = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as stream:
+        with open_regular(path, error=ModelError) as stream:
             size = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(size)) if size < path.stat().st_size else {}
-        for tensor in header.values():
-            if tensor.get("dtype") in names:
+            if size > min(path.stat().st_size, MAX_BYTES):
+                continue
+            header = load_json(stream.read(size), f"The header of {path}", error=ModelError)
+        for tensor in header.values() if isinstance(header, dict) else ():
+            if isinstance(tensor, dict) and tensor.get("dtype") in names:
                 return names[tensor["dtype"]]
     return torch.float32
 

@@ -12,9 +12,11 @@ import numpy as np
 from probekit.activations.batching import Array, Encoded
 from probekit.contents import Content, without_none
 from probekit.errors import DataError, UsageError, first_few
+from probekit.safe import read_text
 
 __all__ = ["Encoder", "read_template"]
 
+MAX_TEMPLATE = 1 << 20
 # Rows that go to the tokenizer at once; its Python lists are freed after each part.
 PART = 1024
 
@@ -24,10 +26,9 @@ def read_template(path: str | Path | None) -> str | None:
     if path is None:
         return None
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"The template {path} cannot be read: {reason}.") from None
+        text = read_text(path, limit=MAX_TEMPLATE, error=UsageError)
+    except UsageError as error:
+        raise UsageError(f"The template cannot be read: {error}") from None
     if not text.strip():
         raise UsageError(f"The template {path} is empty.")
     return text

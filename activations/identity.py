@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from probekit.errors import ModelError
+from probekit.safe import load_json, open_regular, read_json
 
 __all__ = ["folder_weights", "hashed", "loaded_weights", "tokenizer_fingerprint"]
 
@@ -35,12 +36,14 @@ def folder_weights(folder: Path) -> str:
     whole = sum(file.stat().st_size for file in files) <= WHOLE_BYTES
     digest = hashlib.sha256()
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json", error=ModelError)
+        if not isinstance(config, dict):
+            raise ModelError(f"{folder / 'config.json'} is no model's: it holds no JSON object.")
         kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
         digest.update(json.dumps(kept, sort_keys=True).encode())
         for file in files:
             digest.update(f"\x1e{file.name}\x1f{file.stat().st_size}\x1f".encode())
-            with file.open("rb") as stream:
+            with open_regular(file, error=ModelError) as stream:
                 for offset, size in _spans(file.stat().st_size, whole=whole):
                     stream.seek(offset)
                     while size > 0 and (part := stream.read(min(size, 1 << 20))):
@@ -75,7 +78,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Fingerprint what a tokenizer does: vocabulary, rules, special tokens, side of truncation."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        rules = json.loads(backend.to_str())
+        rules = load_json(backend.to_str(), "The tokenizer", error=ModelError)
         # Set anew at every call; what a file happens to hold says nothing.
         rules = {k: v for k, v in rules.items() if k not in ("padding", "truncation")}
     else:

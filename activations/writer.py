@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -43,6 +42,7 @@ from probekit.errors import (
     StoreError,
     UsageError,
 )
+from probekit.safe import load_json
 
 __all__ = ["StoreWriter"]
 
@@ -126,7 +126,9 @@ class StoreWriter:
         # A link to a bigger disk stays one: what it leads to is written and replaced.
         path = Path(os.path.realpath(path))
         widths = {int(layer): int(width) for layer, width in sorted(widths.items())}
-        plan = Plan(json.loads(spec_json(spec)), ids, hashes, widths, store_dtype, source)
+        plan = Plan(
+            load_json(spec_json(spec), "The spec"), ids, hashes, widths, store_dtype, source
+        )
         if not path.parent.is_dir():
             raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")
         if path.exists() and not path.is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,6 +213,7 @@ def _say_share(path: Path, ranks: Ranks | None) -> None:
 
 def _quantization(load_in: str | None, path: Path | None) -> dict[str, Any] | None:
     from probekit.errors import UsageError
+    from probekit.safe import read_json
 
     if load_in is not None and path is not None:
         raise UsageError("--load-in and --quantization say the same; give one of them.")
@@ -221,12 +221,7 @@ def _quantization(load_in: str | None, path: Path | None) -> dict[str, Any] | No
         return {f"load_in_{load_in}": True}
     if path is None:
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
-        raise UsageError(f"{path} is no JSON: {error}.") from None
+    found = read_json(path, error=UsageError)
     if not isinstance(found, dict):
         raise UsageError(f'{path} must hold a JSON object, e.g. {{"load_in_4bit": true}}.')
     return found

@@ -137,7 +137,8 @@ def command(**options: Any) -> None:
 
 
 def _settings(options: dict[str, Any]) -> dict[str, Any]:
-    import yaml
+    from probekit.errors import UsageError
+    from probekit.safe import load_yaml
 
     def pairs(name: str) -> dict[str, Any]:
         found = {}
@@ -145,7 +146,7 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
             key, equals, value = given.partition("=")
             if not equals:
                 raise click.UsageError(f"Settings are KEY=VALUE, got {given!r}.")
-            found[key.strip()] = yaml.safe_load(value)
+            found[key.strip()] = load_yaml(value, given, error=UsageError)
         return found
 
     fields = {name: options[name] for name in FIELDS if options[name] is not None}
@@ -242,12 +243,11 @@ def _text(result: dict[str, Any]) -> str:
 
 
 def _train_texts(config: FinetuneConfig, rows: Rows, options: dict[str, Any]) -> None:
-    import json
-
+    from probekit.safe import read_json
     from probekit.students.generative import finetune_lm
 
     model = finetune_lm(config, rows, options["output"])
-    metrics = json.loads((options["output"] / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_json(options["output"] / "metrics.json")
     found = {key: metrics[key] for key in ("rows", "tokens", "steps", "train_loss")}
     found |= {key: metrics[key] for key in ("perplexity_before", "perplexity_after")}
     text = f"{model}: a base model trained on {found['tokens']:,} tokens of {found['rows']:,} rows"

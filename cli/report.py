@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +145,7 @@ def _folder_page(folder: Path, options: dict[str, Any]) -> Page:
     from probekit.errors import DataError
     from probekit.reports.page_results import demo_page, saliency_page
     from probekit.reports.page_run import run_page
+    from probekit.safe import read_json
 
     found = next((folder / n for n in (METRICS, DEMO) if (folder / n).is_file()), None)
     if found is None:
@@ -154,7 +154,7 @@ def _folder_page(folder: Path, options: dict[str, Any]) -> Page:
             "when it has finished."
         )
     try:
-        results = json.loads(found.read_text(encoding="utf-8"))
+        results = read_json(found)
         if found.name == DEMO:
             return demo_page(results, title=folder.absolute().name)
         if "pairs" in results:

@@ -78,12 +78,10 @@ def _put(content: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _yaml(text: str) -> Any:
-    import yaml
+    from probekit.errors import UsageError
+    from probekit.safe import load_yaml
 
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise click.UsageError(f"{text!r} is no YAML value.") from None
+    return load_yaml(text, repr(text), error=UsageError)
 
 
 def _number(text: str) -> str | int:

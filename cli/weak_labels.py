@@ -92,6 +92,7 @@ def command(**options: Any) -> None:
 def _ids(path: Path) -> list[str]:
     """Ids of a table's column ``id``, or of a text file's lines."""
     from probekit.errors import DataError
+    from probekit.safe import read_text
     from probekit.sources import read_table
     from probekit.tables import SUFFIXES, suffix_of
 
@@ -101,10 +102,7 @@ def _ids(path: Path) -> list[str]:
             raise DataError(f"{path} has no column 'id'; it has {', '.join(columns)}.")
         ids = [str(value) for value in columns["id"][:]]
     else:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise DataError(f"{path} is not UTF-8 text; give one id per line.") from None
+        lines = read_text(path, limit=None).splitlines()
         ids = [line.strip() for line in lines if line.strip()]
     if not ids:
         raise DataError(f"{path} holds no ids.")

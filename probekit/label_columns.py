@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from probekit.errors import LabelsError, first_few
+from probekit.errors import DataError, LabelsError, first_few
+from probekit.safe import load_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -213,8 +213,8 @@ def _number(value: Any) -> float | None:
 def _list(value: Any) -> list[float] | None:
     if isinstance(value, str):  # a list in CSV
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
+            value = load_json(value, "a list")
+        except DataError:
             return None
     if not isinstance(value, list | tuple | np.ndarray):
         return None

@@ -9,6 +9,7 @@ from typing import TypedDict
 
 from probekit.data import Rows
 from probekit.errors import DataError, UsageError
+from probekit.safe import expand
 from probekit.tables import SUFFIXES, Table, read_file, suffix_of
 
 __all__ = ["load_rows", "read_table"]
@@ -86,9 +87,9 @@ def _path(source: str | Path) -> Path:
     """The file or folder that is meant; ``~`` is somebody's home."""
     path = Path(source)
     try:
-        return path if path.exists() else path.expanduser()
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"{source} cannot be read: {error}.") from None
+        return path if path.exists() else expand(path)
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {error.strerror}.") from None
 
 
 def _is_task(source: str | Path) -> bool:

@@ -6,7 +6,6 @@ import bz2
 import csv
 import gzip
 import io
-import json
 import lzma
 import re
 import zlib
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from probekit.errors import DataError
+from probekit.safe import load_json, read_text
 
 __all__ = [
     "SUFFIXES",
@@ -355,13 +355,11 @@ def _read_json(path: Path, file: IO[str]) -> Table:
     """A list of objects; JSON Lines under this name are read as what they are."""
     text = file.read()
     try:
-        loaded = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data" or "\n" not in text.strip():
-            raise DataError(f"{path}, line {error.lineno}: no JSON ({error.msg}).") from None
+        loaded = load_json(text, str(path))
+    except DataError as error:
+        if "Extra data" not in str(error) or "\n" not in text.strip():
+            raise
         return _records(path, _json_lines(path, text.split("\n")))
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits; deep nesting
-        raise DataError(f"{path}: no JSON that can be read ({_why(error)}).") from None
     if isinstance(loaded, dict):
         if (what := _other_shape(loaded)) is not None:
             raise DataError(
@@ -398,22 +396,16 @@ def _json_lines(path: Path, lines: Iterable[str]) -> list[Mapping[str, Any]]:
 
 def _json_line(path: Path, number: int, line: str) -> Mapping[str, Any]:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
+        record = load_json(line, f"{path}, line {number}")
+    except DataError:
         if number == 1 and line.strip() in ("[", "[{"):
             raise DataError(
                 f"{path} is one JSON list, not one object per line; call it .json."
             ) from None
-        raise DataError(f"{path}, line {number}: no JSON ({_why(error)}).") from None
+        raise
     if not isinstance(record, dict):
         raise DataError(f"{path}, line {number}: one JSON object per line is expected.")
     return record
-
-
-def _why(error: BaseException) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    return str(getattr(error, "msg", error)).partition(";")[0].rstrip(".")
 
 
 def _records(path: Path, records: Sequence[Mapping[str, Any]]) -> Table:
@@ -425,15 +417,15 @@ def _records(path: Path, records: Sequence[Mapping[str, Any]]) -> Table:
 def _sidecar(path: Path) -> Mapping[str, Any]:
     """What probekit wrote beside a JSONL file about it."""
     try:
-        return _metadata(Path(f"{path}.meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _metadata(read_text(f"{path}.meta.json"))
+    except DataError:
         return {}
 
 
 def _metadata(text: str | bytes) -> Mapping[str, Any]:
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = load_json(text, "the metadata")
+    except DataError:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 from probekit.errors import DataError, UsageError, did_you_mean
 from probekit.files import atomic_write
+from probekit.safe import load_yaml, read_text
 
 __all__ = ["ACTIONS", "RunConfig", "read_config", "write_config"]
 
@@ -160,14 +161,7 @@ def read_config(path: Path) -> RunConfig:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a mapping from a YAML file."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no YAML: {' '.join(str(error).split())}.") from None
+    content = load_yaml(read_text(path), str(path))
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no fields; write them as `name: value`.")
     return content

@@ -25,6 +25,7 @@ from probekit.experiments.steps import (
     script,
 )
 from probekit.files import atomic_write
+from probekit.safe import expand, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +114,7 @@ def run_demo(
 
 def _absolute(model: str) -> str:
     """A folder is named from the root, as the commands run in another one; a hub name is kept."""
-    folder = Path(model).expanduser()
+    folder = expand(model)
     return str(folder.absolute()) if folder.is_dir() else model
 
 
@@ -140,7 +141,7 @@ def _prepare(folder: Path, steps: Sequence[Step]) -> None:
 
 def read_results(folder: Path) -> dict[str, Any]:
     """What ``judge_demo`` left in ``folder``."""
-    results: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    results: dict[str, Any] = read_json(folder / RESULTS)
     return results
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from probekit.errors import DataError, ProbekitError
 from probekit.files import atomic_write
+from probekit.safe import read_json
 
 __all__ = ["Engine", "Make", "Step", "in_order"]
 
@@ -152,9 +153,8 @@ class Engine:
     def seconds(self, step: Step) -> float:
         """How long a step took when it was done."""
         try:
-            found = json.loads((self.path(step) / DONE).read_text(encoding="utf-8"))
-            return float(found["seconds"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return float(read_json(self.path(step) / DONE)["seconds"])
+        except (ValueError, KeyError, TypeError):
             raise DataError(
                 f"{self.path(step) / DONE} is damaged; remove the folder and run again."
             ) from None

@@ -15,6 +15,7 @@ from probekit.experiments.context import Context, Labels, predictions_file
 from probekit.experiments.engine import Step
 from probekit.experiments.probe_steps import STORE
 from probekit.files import atomic_write
+from probekit.safe import read_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,8 +124,8 @@ def linear_step(
 def read_probes(folder: Path) -> LinearProbes:
     """Read what a step chose."""
     try:
-        return LinearProbes(**json.loads((folder / CHOICE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return LinearProbes(**read_json(folder / CHOICE))
+    except (ValueError, TypeError):
         raise DataError(f"{folder / CHOICE} is damaged; remove the folder and run again.") from None
 
 

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from probekit.errors import ProbeError, UsageError
+from probekit.errors import DataError, ProbeError, UsageError
 from probekit.experiments.sweep_choice import (
     KEYS,
     choose,
@@ -29,6 +29,7 @@ from probekit.experiments.sweep_judge import Judge, truth_columns
 from probekit.experiments.sweep_probes import STRENGTHS, predictions
 from probekit.experiments.sweep_rows import LayerStates, SweepRows
 from probekit.files import atomic_write, write_table
+from probekit.safe import read_json
 from probekit.tables import suffix_of
 
 if TYPE_CHECKING:
@@ -223,10 +224,10 @@ def _part(
     path = None if folder is None else folder / f"{states.layer}-{probe}.json"
     if path is not None and path.exists():
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            kept = read_json(path)
+        except DataError:
             kept = {}
-        if kept.get("key") == key:
+        if isinstance(kept, dict) and kept.get("key") == key and {"rows", "notes"} <= set(kept):
             return kept, True
     notes: list[str] = []
     judge = Judge(

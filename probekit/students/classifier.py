@@ -18,6 +18,7 @@ from probekit.activations.pooling import Pooler, pooler
 from probekit.activations.quiet import quiet
 from probekit.errors import ModelError, UsageError
 from probekit.files import atomic_write
+from probekit.safe import read_json
 from probekit.students.config import FinetuneConfig
 
 __all__ = [
@@ -243,7 +244,7 @@ def read_head(folder: Path) -> tuple[HeadInfo, dict[str, torch.Tensor]]:
         Where the folder holds no classifier.
     """
     try:
-        content = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        content = read_json(folder / HEAD, error=ModelError)
         info = HeadInfo(tuple(content["classes"]), content["pool"], content["objective"])
         return info, load_file(folder / HEAD_WEIGHTS)
     except FileNotFoundError:

@@ -15,6 +15,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from probekit.errors import DataError, OutputExistsError
 from probekit.files import atomic_write
+from probekit.safe import load_json, read_json
 from probekit.students.config import FinetuneConfig
 
 __all__ = ["Folder", "plain_settings"]
@@ -62,7 +63,7 @@ class Folder:
         else:
             path.mkdir(parents=True, exist_ok=True)
             with atomic_write(note, "w") as file:
-                json.dump({"key": key, "settings": json.loads(text)}, file, indent=1)
+                json.dump({"key": key, "settings": load_json(text, str(note))}, file, indent=1)
         return cls(path, key)
 
     @property
@@ -115,8 +116,8 @@ def plain_settings(config: FinetuneConfig) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(path)
+    except DataError:
         content = None
     if not isinstance(content, dict):
         raise DataError(f"{path} is damaged; remove its folder and run again.")
@@ -131,4 +132,4 @@ def _difference(known: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
+    return load_json(json.dumps(value, default=str), "settings")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from probekit.errors import DataError
+from probekit.safe import expand, read_bytes
 from probekit.tables import Table, dataset_table, no_progress_bars
 
 __all__ = ["DATASETS_VARIABLE", "read_hub"]
@@ -49,7 +50,7 @@ def _read(name: str, config: str | None, split: str, folder: str | None) -> Tabl
             dataset = (
                 _from_hub(name, config, split)
                 if folder is None
-                else _from_folder(Path(folder).expanduser(), name, config, split)
+                else _from_folder(expand(folder), name, config, split)
             )
     except DataError:
         raise
@@ -82,7 +83,7 @@ def _from_folder(root: Path, name: str, config: str | None, split: str) -> Any:
         )
     # A card that lists configurations says where their files are; else each has a folder.
     card = folder / "README.md"
-    listed = card.is_file() and "\nconfigs:" in card.read_text(encoding="utf-8", errors="replace")
+    listed = card.is_file() and "\nconfigs:" in read_bytes(card).decode("utf-8", "replace")
     if config is None or listed or not (folder / config).is_dir():
         return datasets.load_dataset(str(folder), config, split=split)
     return datasets.load_dataset(str(folder), data_dir=config, split=split)

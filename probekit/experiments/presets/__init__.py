@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from probekit.errors import UsageError, did_you_mean
+from probekit.safe import load_yaml
 
 __all__ = ["preset_names", "read_preset"]
 
@@ -24,13 +25,11 @@ def read_preset(name: str) -> dict[str, Any]:
     UsageError
         Where there is none of that name; the nearest ones are named.
     """
-    import yaml
-
     names = preset_names()
     if name not in names:
         raise UsageError(
             f"There is no preset {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}."
         )
     text = (files("probekit.experiments.presets") / f"{name}.yaml").read_text(encoding="utf-8")
-    content: dict[str, Any] = yaml.safe_load(text)
+    content: dict[str, Any] = load_yaml(text, name)
     return content
