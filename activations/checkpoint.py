@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -236,7 +237,7 @@ def open_checkpoint(
         tokenizer = _open_tokenizer(name, options)
         skeleton = _build_skeleton(name, config, trust_remote_code=trust_remote_code)
         found = getattr(torch, dtype) if dtype != "auto" else _own_dtype(name, config, commit)
-    label = local.resolve().name if local.is_dir() else name
+    label = Path(os.path.realpath(local)).name if local.is_dir() else name
     label = label if cut is None else f"{label}@layers={cut}"
     return Checkpoint(name, label, commit, config, tokenizer, skeleton, found, cut=cut)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 from probekit.activations.layout import Array
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
-from probekit.errors import StaleStoreError, StoreError, UsageError, first_few
+from probekit.errors import NotAStoreError, StaleStoreError, StoreError, UsageError, first_few
+from probekit.safe import regular_file
 
 __all__ = ["merge"]
 
@@ -34,10 +36,11 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
     """
     if len(parts) < 2:
         raise UsageError("Merging takes two stores or more.")
-    paths = [Path(part) for part in parts]
-    if len({path.resolve() for path in paths}) < len(paths):
+    paths = [regular_file(part, error=NotAStoreError) for part in parts]
+    names = {os.path.realpath(path) for path in paths}
+    if len(names) < len(paths):
         raise UsageError("A store is named twice among those to merge.")
-    if Path(output).resolve() in {path.resolve() for path in paths}:
+    if os.path.realpath(output) in names:
         raise UsageError(f"{output} is one of the stores to merge; write to another file.")
     with ExitStack() as stack:
         stores = [

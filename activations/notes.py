@@ -10,6 +10,8 @@ import numpy as np
 
 from probekit.activations.disk import open_to_write, reserve, write_at
 from probekit.activations.layout import Array
+from probekit.errors import StoreError
+from probekit.safe import read_bytes
 
 __all__ = ["COLUMNS", "all_notes", "new_notes", "read_notes"]
 
@@ -37,7 +39,7 @@ def new_notes(path: Path, rank: int, columns: Mapping[str, Array]) -> BinaryIO:
 
 def read_notes(notes: Path, columns: Mapping[str, Array]) -> dict[str, Array] | None:
     """Columns (n,) as a process has noted them; None where it was stopped while making the file."""
-    data = notes.read_bytes()
+    data = read_bytes(notes, limit=None, error=StoreError)
     if len(data) != sum(columns[name].nbytes for name in COLUMNS):
         return None
     found: dict[str, Array] = {}

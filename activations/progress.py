@@ -6,6 +6,8 @@ import sys
 import time
 from typing import TextIO
 
+from probekit.safe import printable
+
 __all__ = ["Progress", "duration"]
 
 EVERY_SECONDS = 0.25
@@ -65,7 +67,7 @@ class Progress:
     def note(self, message: str) -> None:
         """Say something that must be seen, terminal or not."""
         self.clear()
-        self._stream.write(f"{message}\n")
+        self._stream.write(f"{printable(message)}\n")
         self._stream.flush()
 
     def clear(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from string import ascii_lowercase, digits
 from typing import TYPE_CHECKING
@@ -12,19 +11,18 @@ from typing import TYPE_CHECKING
 import click
 
 from probekit.errors import UsageError
+from probekit.safe import printable
 
 if TYPE_CHECKING:
     from probekit.cleaning.audit_file import AuditFile
 
-__all__ = ["Screen", "class_keys", "clean", "wrapped"]
+__all__ = ["Screen", "class_keys", "wrapped"]
 
 UNSURE = "?"
 # Keys that are not for classes.
 COMMANDS = {"?": "cannot tell", "u": "undo", "+": "whole text", "q": "stop"}
 LINES = 14
 WIDEST = 100
-# Marks that turn text around, so that it reads as what it is not.
-TURNING = {*"\u200e\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
 
 
 def class_keys(classes: Sequence[str]) -> dict[str, str]:
@@ -56,21 +54,10 @@ def class_keys(classes: Sequence[str]) -> dict[str, str]:
     return {keys[name]: name for name in classes}
 
 
-def clean(text: str) -> str:
-    """Text that a terminal only shows: no control characters, nothing that turns it around."""
-
-    def shown(c: str) -> str:
-        if c in "\n\t":
-            return c
-        return "\ufffd" if c in TURNING or unicodedata.category(c) in ("Cc", "Cs") else c
-
-    return "".join(map(shown, text.replace("\r\n", "\n")))
-
-
 def wrapped(text: str, width: int) -> list[str]:
     """Lines of at most ``width`` characters; lines of the text stay lines."""
     lines: list[str] = []
-    for line in clean(text).expandtabs(4).split("\n"):
+    for line in printable(text).expandtabs(4).split("\n"):
         lines += textwrap.wrap(line, width, break_long_words=True) or [""]
     return lines
 
@@ -124,7 +111,7 @@ class Screen:
             answer = self.keys.get(key, UNSURE)
             self.file.answer(waiting[0], answer)
             done.append(waiting[0])
-            click.echo("cannot tell" if answer == UNSURE else clean(answer), err=True)
+            click.echo("cannot tell" if answer == UNSURE else printable(answer), err=True)
             now = self.settled()
             if now and not was_settled and len(waiting) > 1:
                 click.secho(
@@ -133,7 +120,7 @@ class Screen:
             was_settled = now
 
     def _help(self) -> str:
-        classes = "   ".join(f"{key} = {clean(name)}" for key, name in self.keys.items())
+        classes = "   ".join(f"{key} = {printable(name)}" for key, name in self.keys.items())
         return f"Keys: {classes}   " + "   ".join(f"{k} {what}" for k, what in COMMANDS.items())
 
     def _show(self, name: str, number: int, total: int) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from probekit.safe import printable
+
 if TYPE_CHECKING:
     from probekit.cleaning.evaluate import Summary
     from probekit.verdicts import Verdicts
@@ -49,7 +51,8 @@ def as_text(verdicts: Verdicts, summary: Summary, evaluation: dict[str, Any] | N
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Align columns: the first to the left, numbers to the right."""
+    """Align columns: the first to the left, numbers to the right; a cell is one line."""
+    rows = [[printable(cell).replace("\n", " ").replace("\t", " ") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,7 +142,7 @@ def _check_files(options: Mapping[str, Any]) -> None:
         check_output(data, overwrite=options["overwrite"])
         if data.suffix != ".jsonl":
             raise UsageError(f"{data} must end in .jsonl; the training set is written so.")
-        if data.resolve() == output.resolve():
+        if os.path.realpath(data) == os.path.realpath(output):
             raise UsageError(f"{data} is named twice: for the verdicts and for the training set.")
     inputs = [options["acts"], *(options[n] for n in ("labels", "truth", "rows") if options[n])]
     for target in (output, data):
@@ -245,10 +247,11 @@ def _recorded(store: ActivationStore, purpose: str) -> str:
     if source is not None and source.partition("@")[0] in task_names():
         return source
     if source is not None and not Path(source).is_absolute():
-        folder = store.path.resolve().parent
-        path = (folder / source).resolve()
-        if path.is_relative_to(folder) and path.exists():
-            return str(path)
+        folder = Path(os.path.realpath(store.path)).parent
+        with contextlib.suppress(ValueError, OSError):  # what is no name of a file at all
+            path = Path(os.path.realpath(folder / source))
+            if path.is_relative_to(folder) and path.exists():
+                return str(path)
     recorded = (
         "does not say where its rows are from"
         if source is None

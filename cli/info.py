@@ -71,7 +71,8 @@ def _text(result: dict[str, Any]) -> str:
     )
     lines = [
         f"{result['path']}: {state}",
-        f"  rows       {rows:,}" + (f" from {result['source']}" if result["source"] else ""),
+        f"  rows       {rows:,}"
+        + (f" from {_short(result['source'])}" if result["source"] else ""),
         f"  tokens     {result['tokens']:,}; {result['rows_truncated']:,} rows were truncated",
         f"  size       {human_bytes(result['bytes'])}",
         f"  spec       {_spec_text(result['spec'])}",
@@ -97,7 +98,9 @@ def _spec_text(spec: dict[str, Any]) -> str:
         lines.append(f"computed in {left.pop('dtype')}, stored as {left.pop('store_dtype')}")
     if "max_length" in left:
         lines.append(f"at most {left.pop('max_length')} tokens of a text")
-    return "\n             ".join([*lines, *(f"{key}: {text}" for key, text in left.items())])
+    return "\n             ".join(
+        [*lines, *(f"{_short(key)}: {text}" for key, text in left.items())]
+    )
 
 
 def _short(value: object) -> str:

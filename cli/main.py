@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from probekit.errors import ProbekitError
+from probekit.safe import printable
 
 # A process that ends needs no last look for garbage among what torch and transformers made: 0.6 s.
 atexit.register(gc.freeze)
@@ -56,6 +57,14 @@ class Group(click.Group):
         _set_example_apart(command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what click says of wrong arguments steers no terminal either."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = printable(error.message)
+            raise
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; a ProbekitError becomes its sentence and its exit code."""
         try:
@@ -83,7 +92,7 @@ def _set_example_apart(command: click.Command) -> None:
 def _fail(error: BaseException, sentence: str, code: int) -> None:
     if os.environ.get("PROBEKIT_TRACEBACK"):
         raise error
-    click.echo(f"Error: {sentence}", err=True)
+    click.echo(printable(f"Error: {sentence}"), err=True)
     sys.exit(code)
 
 

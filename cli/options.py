@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from probekit.safe import json_for_terminal, printable
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 __all__ = ["emit", "json_option", "output_option", "overwrite_option", "say", "seed_option"]
@@ -47,10 +49,12 @@ def output_option(help_text: str) -> Callable[[F], F]:
 
 
 def say(message: str) -> None:
-    """Talk to the user on stderr; stdout is for data."""
-    click.echo(message, err=True)
+    """Talk to the user on stderr; stdout is for data. Nothing in it steers the terminal."""
+    click.echo(printable(message), err=True)
 
 
 def emit(result: dict[str, Any], text: str, *, as_json: bool) -> None:
     """Print a command's result on stdout: as one JSON object, or as text for people."""
-    click.echo(json.dumps(result, ensure_ascii=False) if as_json else text)
+    if as_json:
+        text = json_for_terminal(json.dumps(result, ensure_ascii=False))
+    click.echo(printable(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -222,7 +223,7 @@ def _store_beside(verdicts: Verdicts, path: Path) -> Path | None:
 
     said = verdicts.provenance.get("store", {})
     name = Path(str(said.get("name", ""))).name
-    for folder in (path.resolve().parent, Path.cwd()):
+    for folder in (Path(os.path.realpath(path)).parent, Path.cwd()):
         candidate = folder / name
         if not name or not candidate.is_file():
             continue

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["LabelColumn", "class_order", "class_values", "parse_labels"]
 
 SUM_TOLERANCE = 1e-3  # float16 probabilities of a dozen classes sum to 1 within this
-WHOLE = re.compile(r"-?\d+(\.0+)?")
+WHOLE = re.compile(r"-?\d{1,308}(\.0+)?")  # longer ones are names: Python makes no number of them
 NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
@@ -48,7 +48,7 @@ def class_values(classes: Sequence[str]) -> list[Any]:
 
 
 def _is_whole(name: str) -> bool:
-    return re.fullmatch(r"0|-?[1-9]\d*", name) is not None
+    return re.fullmatch(r"0|-?[1-9]\d{0,307}", name) is not None
 
 
 def parse_labels(

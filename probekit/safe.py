@@ -21,6 +21,7 @@ __all__ = [
     "json_for_terminal",
     "load_json",
     "load_yaml",
+    "misfit",
     "one_line",
     "open_regular",
     "printable",
@@ -291,6 +292,46 @@ def _loader() -> Any:
         list("-+.0123456789"),
     )
     return Loader
+
+
+def misfit(value: Any, shape: Any, name: str) -> str | None:
+    """Say where a value from a file is not of the shape that its readers take for granted.
+
+    Parameters
+    ----------
+    shape
+        A type; a tuple of shapes, one of which fits; ``[shape]`` for a list of any length; or a
+        mapping of keys, where ``"key?"`` may be missing. Other keys may be there. A truth value is
+        no number.
+    name
+        What the value is called, for the sentence.
+
+    Returns
+    -------
+    ``NAME is no …`` for the first place that does not fit, None where all do.
+    """
+    if isinstance(shape, tuple):
+        return None if any(misfit(value, s, name) is None for s in shape) else f"{name} is wrong"
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return f"{name} is no list"
+        found = (misfit(item, shape[0], f"{name}[{i}]") for i, item in enumerate(value))
+        return next(filter(None, found), None)
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return f"{name} is no object"
+        for key, inner in shape.items():
+            plain = key.removesuffix("?")
+            if plain in value:
+                wrong = misfit(value[plain], inner, f"{name}.{plain}")
+            else:
+                wrong = None if key != plain else f"{name}.{plain} is missing"
+            if wrong:
+                return wrong
+        return None
+    right = type(value) is bool if shape is bool else isinstance(value, shape)
+    right = right and not (shape in (int, float) and isinstance(value, bool))
+    return None if right else f"{name} is no {shape.__name__}"
 
 
 def printable(text: str) -> str:

@@ -19,6 +19,7 @@ from probekit.files import (
     write_table,
 )
 from probekit.label_columns import class_values
+from probekit.safe import load_json, misfit
 from probekit.sources import read_table
 from probekit.tables import dataset_table, frame_columns, no_progress_bars, suffix_of
 
@@ -32,6 +33,29 @@ VERSION = 1
 NO_FOLD = -1
 MATRICES = ("weak", "probe", "label")
 COLUMNS = ("id", "text_hash", *MATRICES, "keep", "weight", "disagreement", "fold")
+
+
+NUMBER = (int, float)
+# What the readers of verdicts take for granted about what is said of them.
+METADATA = {
+    "classes": [str],
+    "provenance": {
+        "action?": str,
+        "probe?": {"name": str, "parameters?": dict, "l2?": NUMBER},
+        "store?": {"name": str, "fingerprint?": str},
+        "labels?": {"source": str},
+        "layer?": int,
+        "layers?": [int],
+        "in_sample?": bool,
+        "per_class?": bool,
+        "seed?": int,
+        "notes?": [str],
+        "form?": str,
+        "contamination?": (*NUMBER, str),
+        **dict.fromkeys(("threshold?", "blend?", "only_above?"), NUMBER),
+        "estimates?": {"hoc": [NUMBER], "confident_joint": [NUMBER]},
+    },
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +144,7 @@ class Verdicts:
             "provenance": dict(self.provenance),
         }
         text = json.dumps(metadata, ensure_ascii=False)
+        _check_metadata(load_json(text, str(path)), path)  # what is written can be read
         write_table(columns, path, {"probekit": text})
         if suffix_of(path) == ".jsonl":
             with atomic_write(_sidecar(path), "w") as file:
@@ -325,4 +350,6 @@ def _check_metadata(metadata: Mapping[str, Any], path: str | Path) -> Mapping[st
             f"{path} has version {metadata.get('version')} of the verdicts format and this "
             f"probekit reads version {VERSION}; install a newer probekit."
         )
+    if wrong := misfit(metadata, METADATA, "metadata"):
+        raise DataError(f"{path} is damaged: {wrong}; make it again with `probekit filter`.")
     return metadata

@@ -130,6 +130,31 @@ def test_nothing_is_pickled(path: Path) -> None:
     assert not re.search(r"\bimport (pickle|joblib|dill)\b|torch\.(save|load)\(|allow_pickle", text)
 
 
+# What reads only files that come with probekit or that it has just made itself.
+OWN_FILES = {
+    "probekit.safe",
+    "probekit.experiments.presets",
+    "probekit.experiments.steps",
+    "probekit.reports.page",
+    "probekit.tasks.docstrings",
+}
+UNGUARDED = re.compile(
+    r"\bjson\.loads?\(|\byaml\.(safe_|full_|unsafe_)?load(_all)?\(|\.(read_text|read_bytes|expanduser)\("
+)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_files_of_strangers_are_read_through_probekit_safe(path: Path) -> None:
+    if module_name(path) not in OWN_FILES:
+        found = UNGUARDED.search(path.read_text(encoding="utf-8"))
+        assert found is None, f"{found} has no limits: use load_json, read_text, … of probekit.safe"
+
+
+def test_the_check_for_unguarded_reading_can_fail() -> None:
+    for line in ("json.load(file)", "yaml.safe_load(text)", "path.read_text()", "p.expanduser()"):
+        assert UNGUARDED.search(line)
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"

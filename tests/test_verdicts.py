@@ -33,7 +33,7 @@ def verdicts(ids: list[str] | None = None, classes: tuple[str, ...] = ("0", "1")
         weight=np.array([1, 0.5, 1, 2], np.float32),
         disagreement=np.abs(label - label[::-1]).sum(1) / 2,
         fold=np.array([0, 1, -1, 2], np.int16),
-        provenance={"probe": "knn", "parameters": {"k": 30}},
+        provenance={"probe": {"name": "KNNProbe", "parameters": {"k": 30}}},
     )
 
 

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from probekit.activations.checkpoint import Checkpoint, text_root, why
-from probekit.activations.pooling import Pooler, pooler
+from probekit.activations.pooling import POOLERS, Pooler, pooler
 from probekit.activations.quiet import quiet
 from probekit.errors import ModelError, UsageError
 from probekit.files import atomic_write
-from probekit.safe import read_json
+from probekit.safe import expand, misfit, read_json
 from probekit.students.config import FinetuneConfig
 
 __all__ = [
@@ -243,14 +244,21 @@ def read_head(folder: Path) -> tuple[HeadInfo, dict[str, torch.Tensor]]:
     UsageError
         Where the folder holds no classifier.
     """
-    try:
-        content = read_json(folder / HEAD, error=ModelError)
-        info = HeadInfo(tuple(content["classes"]), content["pool"], content["objective"])
-        return info, load_file(folder / HEAD_WEIGHTS)
-    except FileNotFoundError:
+    folder = expand(folder, error=ModelError)
+    if not ((folder / HEAD).is_file() and (folder / HEAD_WEIGHTS).is_file()):
         raise UsageError(
             f"{folder} holds no classifier; give the folder `model` of what `probekit finetune` "
             "wrote."
-        ) from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        )
+    content = read_json(folder / HEAD, error=ModelError)
+    shape = {"classes": [str], "pool": str, "objective": str}
+    wrong = misfit(content, shape, "its description")
+    if wrong is None and content["pool"] not in POOLERS:
+        wrong = f"it is pooled by {content['pool']!r}"
+    if wrong:
+        raise ModelError(f"The classifier in {folder} is damaged: {wrong}; train it again.")
+    info = HeadInfo(tuple(content["classes"]), content["pool"], content["objective"])
+    try:
+        return info, load_file(folder / HEAD_WEIGHTS)
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         raise ModelError(f"The classifier in {folder} is damaged: {why(error)}") from None

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from probekit.activations.batching import cut_batches, default_batch_tokens
-from probekit.activations.checkpoint import open_checkpoint
+from probekit.activations.checkpoint import open_checkpoint, why
 from probekit.activations.models import resolve_device
 from probekit.activations.pooling import pooler
 from probekit.activations.quiet import quiet
 from probekit.data import Rows
-from probekit.errors import UsageError
+from probekit.errors import ModelError, UsageError
 from probekit.labels import WeakLabels
 from probekit.students.batches import collate, encode_rows
 from probekit.students.classifier import Classifier, load_backbone, read_head
@@ -72,7 +72,10 @@ def predict_rows(
         n_classes=len(info.classes),
         reward=reward,
     )
-    classifier.head.load_state_dict(weights)
+    try:
+        classifier.head.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"The classifier in {folder} is damaged: {why(error)}") from None
     classifier.to(place).eval()
     with quiet():
         encoded = encode_rows(

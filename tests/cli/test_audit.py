@@ -9,9 +9,10 @@ import pytest
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.audit import find_disputed
 from probekit.cli import audit as command
-from probekit.cli.audit_screen import class_keys, clean, wrapped
+from probekit.cli.audit_screen import class_keys, wrapped
 from probekit.errors import UsageError
 from probekit.labels import load_labels
+from probekit.safe import printable
 
 
 @pytest.fixture
@@ -227,7 +228,7 @@ def test_more_classes_than_keys_are_refused():
 
 
 def test_a_text_cannot_drive_the_terminal():
-    assert clean("a\x1b[2Jb\x07\r\nc\u202ed\tе") == "a\ufffd[2Jb\ufffd\nc\ufffdd\tе"
+    assert printable("a\x1b[2Jb\x07\r\nc\u202ed\tе") == "a\ufffd[2Jb\ufffd\nc\ufffdd\tе"
     lines = wrapped("word " * 50 + "\n\n" + "x" * 70, 40)
     assert max(map(len, lines)) <= 40
     assert "" in lines
