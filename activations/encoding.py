@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from probekit.activations.batching import Array, Encoded
-from probekit.contents import Content, without_none
+from probekit.activations.long_texts import longest_whole, shortened
+from probekit.activations.templates import (
+    Renderer,
+    chat_template,
+    make_renderer,
+    refusal,
+    render,
+)
+from probekit.contents import Content
+from probekit.data import Rows
 from probekit.errors import DataError, UsageError, first_few
-from probekit.safe import read_text
 
-__all__ = ["Encoder", "read_template"]
+__all__ = ["Encoder", "Survey"]
 
-MAX_TEMPLATE = 1 << 20
-# Rows that go to the tokenizer at once; its Python lists are freed after each part.
-PART = 1024
+# What goes to the tokenizer at once; its Python lists are freed after each part.
+PART, PART_CHARACTERS = 1024, 1 << 20
+# Between the texts of a pair where the tokenizer puts nothing of its own.
+SEPARATOR = "\n\n"
 
 
-def read_template(path: str | Path | None) -> str | None:
-    """Read a template file, or say what is wrong with it."""
-    if path is None:
-        return None
-    try:
-        text = read_text(path, limit=MAX_TEMPLATE, error=UsageError)
-    except UsageError as error:
-        raise UsageError(f"The template cannot be read: {error}") from None
-    if not text.strip():
-        raise UsageError(f"The template {path} is empty.")
-    return text
+@dataclass
+class Survey:
+    """What is known of rows before the first is tokenised."""
+
+    refused: dict[str, str] = field(default_factory=dict)
+    """Id to reason, of rows that the template refuses."""
+    opened: bool = False
+    """Whether a text brings the token that the tokenizer opens every text with, and loses it."""
+    long: int = 0
+    """Rows with a text so long that it is cut before it is tokenised."""
 
 
 class Encoder:
@@ -73,14 +81,19 @@ class Encoder:
         self.kind = kind
         self.max_length = max_length
         self.template = template
-        self._render: Callable[[Content], str] | None = None
+        self._render: Renderer | None = None
         if kind == "messages":
             if template is None:
                 self.template = template = chat_template(tokenizer)
-            self._render = _chat_renderer(tokenizer, template)
+            self._render = make_renderer(tokenizer, template, messages=True)
         elif template is not None:
-            self._render = _text_renderer(template)
-        special = tokenizer.num_special_tokens_to_add(pair=self._pairs)
+            self._render = make_renderer(tokenizer, template, messages=False)
+        self.opening = _opening(tokenizer)
+        self.separator = None
+        self._openings_between = 0
+        if self._pairs:
+            self.separator, self._openings_between = _between(tokenizer, self.opening)
+        special = tokenizer.num_special_tokens_to_add(pair=self._pairs) - self._openings_between
         if max_length is not None and max_length <= special:
             raise UsageError(
                 f"A length of {max_length} tokens leaves no room: this tokenizer adds {special} of "
@@ -91,18 +104,44 @@ class Encoder:
     def _pairs(self) -> bool:
         return self.kind == "pair" and self._render is None
 
+    def survey(self, rows: Rows) -> Survey:
+        """Look at all rows once, without tokenising: what is refused, cut, or opens by itself."""
+        found = Survey()
+        opening = self._opening_text
+        limit = None if self.max_length is None else longest_whole(self.max_length)
+        # A template that wrote BOS was always left to write it.
+        once = bool(opening) and (self._render is None or not self.tokenizer.bos_token)
+        if self._render is None and limit is None and not once:
+            return found
+        for start in range(0, len(rows), PART):
+            contents = rows.contents(start, start + PART)
+            texts: list[Any] = list(contents)
+            if self._render is not None:
+                names = rows.ids[start : start + PART]
+                rendered, refused = render(self._render, zip(names, contents, strict=True))
+                found.refused |= refused
+                texts = rendered
+            for text in texts:
+                sides = text if isinstance(text, tuple) else (text,)
+                found.long += limit is not None and any(len(side) > limit for side in sides)
+                found.opened |= once and sides[0].startswith(opening)
+        return found
+
     def encode(self, contents: Sequence[Content], names: Sequence[str]) -> Encoded:
         """Encode rows; ``names`` are their ids, for messages.
 
         Raises
         ------
         DataError
-            Where the template refuses a row or a row has no tokens at all.
+            Where the template refuses rows or rows have no tokens at all.
         """
-        parts = [
-            self._encode_part(contents[i : i + PART], names[i : i + PART])
-            for i in range(0, len(contents), PART)
-        ]
+        texts: Sequence[Any] = contents
+        if self._render is not None:
+            rendered, refused = render(self._render, zip(names, contents, strict=True))
+            if refused:
+                raise refusal(refused, total=len(names))
+            texts = rendered
+        parts = [self._encode_part(texts[a:b], names[a:b]) for a, b in _parts(texts)]
         if len(parts) == 1:
             return parts[0]
         types = [p.types if p.types is not None else np.zeros_like(p.flat) for p in parts]
@@ -113,17 +152,12 @@ class Encoder:
             types=np.concatenate(types) if any(p.types is not None for p in parts) else None,
         )
 
-    def _encode_part(self, contents: Sequence[Content], names: Sequence[str]) -> Encoded:
-        if self._render is None:
-            groups = [(np.arange(len(contents)), list(contents), True)]
-        else:
-            texts = _render_all(self._render, contents, names)
-            groups = self._by_start(texts)
+    def _encode_part(self, contents: Sequence[Any], names: Sequence[str]) -> Encoded:
         ids: list[list[int]] = [[]] * len(contents)
         types: list[list[int]] = [[]] * len(contents)
         truncated = np.zeros(len(contents), bool)
-        for places, part, special in groups:
-            found = self._tokenize(part, special=special)
+        for places, how in self._groups(contents):
+            found = self._tokenize([contents[i] for i in places], how)
             for place, row_ids, row_types, cut in zip(places.tolist(), *found, strict=True):
                 ids[place], types[place], truncated[place] = row_ids, row_types, cut
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
@@ -142,46 +176,88 @@ class Encoder:
             types=flat_types if flat_types is not None and flat_types.any() else None,
         )
 
-    def _by_start(self, texts: list[str]) -> list[tuple[Array, list[Content], bool]]:
-        """Part rendered texts by whether they bring their own first special token.
+    @property
+    def _opening_text(self) -> str:
+        if self._render is not None and (bos := getattr(self.tokenizer, "bos_token", None)):
+            return str(bos)
+        return (
+            "" if self.opening is None else str(self.tokenizer.convert_ids_to_tokens(self.opening))
+        )
 
-        A template that writes the BOS token writes all the others too; the tokenizer must then add
-        none, or the model would see BOS twice.
+    def _groups(self, contents: Sequence[Any]) -> list[tuple[Array, str]]:
+        """Part contents by whether they bring the token that opens every text.
+
+        The model must not see it twice. A template that writes it writes all the other special
+        tokens too; of a plain text one of the two is taken away.
         """
-        bos: str = getattr(self.tokenizer, "bos_token", None) or ""
-        own = np.array([bool(bos) and text.startswith(bos) for text in texts])
-        groups = []
-        for special in (True, False):
-            places = np.flatnonzero(own != special)
-            if len(places):
-                part: list[Content] = [texts[i] for i in places]
-                groups.append((places, part, special))
-        return groups
+        text = self._opening_text
+        if not text:
+            return [(np.arange(len(contents)), "add")]
+        first = (c[0] if isinstance(c, tuple) else c for c in contents)
+        own = np.fromiter((t.startswith(text) for t in first), bool, len(contents))
+        how = "add once" if self._render is None else "leave"
+        groups = [(np.flatnonzero(~own), "add"), (np.flatnonzero(own), how)]
+        return [(places, each) for places, each in groups if len(places)]
 
     def _tokenize(
-        self, contents: list[Content], *, special: bool
+        self, contents: list[Any], how: str
     ) -> tuple[list[list[int]], list[list[int]], list[bool]]:
-        ids, types = self._call(contents, special=special)
-        if self.max_length is None:
+        wanted, special = self.max_length, how != "leave"
+        if wanted is None:
+            ids, types = self._call(contents, special=special, once=how == "add once")
             return ids, types, [False] * len(ids)
+        shorter = [self._shortened(content) for content in contents]
+        ids, types = self._call(shorter, special=special, once=how == "add once")
         # Cut in a second call: the first tells which rows are too long, which is what we report.
-        truncated = [len(row) > self.max_length for row in ids]
-        long = [i for i, cut in enumerate(truncated) if cut]
+        long = [i for i, row in enumerate(ids) if len(row) > wanted]
+        truncated = [a is not b for a, b in zip(contents, shorter, strict=True)]
         if long:
-            options = {"truncation": True, "max_length": self.max_length}
-            cut_ids, cut_types = self._call([contents[i] for i in long], special=special, **options)
+            cut_ids, cut_types = self._call(
+                [shorter[i] for i in long],
+                special=special,
+                once=how == "add once",
+                max_length=wanted,
+            )
             for i, row_ids, row_types in zip(long, cut_ids, cut_types, strict=True):
-                ids[i], types[i] = row_ids, row_types
+                ids[i], types[i], truncated[i] = row_ids, row_types, True
         return ids, types, truncated
 
+    def _shortened(self, content: Any) -> Any:
+        """The content itself, or of a very long one what more tokens than are kept come from."""
+        most = self.max_length
+        if most is None:
+            return content
+        sides = content if isinstance(content, tuple) else (content,)
+        if all(len(side) <= longest_whole(most) for side in sides):
+            return content
+        cut = tuple(
+            shortened(side, most, self._bare_ids, side=self.tokenizer.truncation_side)
+            if len(side) > longest_whole(most)
+            else side
+            for side in sides
+        )
+        if all(len(a) == len(b) for a, b in zip(cut, sides, strict=True)):
+            return content
+        return cut if isinstance(content, tuple) else cut[0]
+
+    def _bare_ids(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer(
+            text, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        return found
+
     def _call(
-        self, contents: list[Content], *, special: bool, **options: Any
+        self, contents: list[Any], *, special: bool, once: bool, max_length: int | None = None
     ) -> tuple[list[list[int]], list[list[int]]]:
-        texts: list[Any]
+        """Token ids and types; opening tokens that are one too many are taken away."""
+        texts: list[Any] = [contents]
         if self._pairs:
-            texts = [[pair[0] for pair in contents], [pair[1] for pair in contents]]
-        else:
-            texts = [contents]
+            between = self.separator or ""
+            texts = [[a for a, _ in contents], [f"{between}{b}" for _, b in contents]]
+        options: dict[str, Any] = {}
+        if max_length is not None:
+            room = max_length + self._openings_between + once
+            options = {"truncation": True, "max_length": room}
         found = self.tokenizer(
             *texts,
             add_special_tokens=special,
@@ -192,68 +268,65 @@ class Encoder:
         )
         ids: list[list[int]] = found["input_ids"]
         types = found["token_type_ids"] if "token_type_ids" in found else [[]] * len(ids)
+        if once or self._openings_between:
+            for i, row in enumerate(ids):
+                sides = found.sequence_ids(i) if self._openings_between else [0] * len(row)
+                extra = self._extra(row, sides, once=once, most=max_length)
+                ids[i] = [token for place, token in enumerate(row) if place not in extra]
+                types[i] = [each for place, each in enumerate(types[i]) if place not in extra]
         return ids, types
 
-
-def chat_template(tokenizer: Any) -> str:
-    """Return the tokenizer's own chat template, or raise UsageError where it has none."""
-    if not getattr(tokenizer, "chat_template", None):
-        raise UsageError(
-            "The rows are chat messages and this model's tokenizer has no chat template; give one "
-            "with --template FILE (Jinja2 over `messages`)."
-        )
-    try:
-        template: str = tokenizer.get_chat_template()
-    except ValueError as error:
-        raise UsageError(
-            f"The tokenizer has several chat templates ({str(error).splitlines()[0].rstrip('.')}); "
-            "give the one to use with --template FILE."
-        ) from None
-    return template
-
-
-def _chat_renderer(tokenizer: Any, template: str) -> Callable[[Content], str]:
-    def render(content: Content) -> str:
-        messages = without_none(content)
-        text: str = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
-        return text
-
-    return render
+    def _extra(
+        self, row: list[int], sides: list[int | None], *, once: bool, most: int | None
+    ) -> set[int]:
+        """Places of the opening tokens that the text, or a pair's second text, repeats."""
+        extra = {
+            place
+            for place, (token, side) in enumerate(zip(row, sides, strict=True))
+            if place > 0 and token == self.opening and side is None
+        }
+        if once and row[:2] == [self.opening] * 2:
+            extra.add(1)
+        # Truncation on the left has taken the text's own away; another token goes for it.
+        while most is not None and len(row) - len(extra) > most:
+            extra.add(next(place for place in range(1, len(row)) if place not in extra))
+        return extra
 
 
-def _text_renderer(template: str) -> Callable[[Content], str]:
-    from jinja2 import StrictUndefined, TemplateError
-    from jinja2.sandbox import SandboxedEnvironment
-
-    environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
-    try:
-        compiled = environment.from_string(template)
-    except TemplateError as error:
-        raise UsageError(f"The template is no Jinja2: {_one_line(error)}.") from None
-
-    def render(content: Content) -> str:
-        if isinstance(content, tuple):
-            return compiled.render(text=content[0], text_pair=content[1])
-        return compiled.render(text=content)
-
-    return render
+def _parts(contents: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    """Start and end of parts of at most so many rows and characters; a row is never parted."""
+    start = size = 0
+    for place, content in enumerate(contents):
+        sides = content if isinstance(content, tuple) else (content,)
+        characters = sum(map(len, sides))
+        if place > start and (place - start == PART or size + characters > PART_CHARACTERS):
+            yield start, place
+            start, size = place, 0
+        size += characters
+    yield start, len(contents)
 
 
-def _render_all(
-    render: Callable[[Content], str], contents: Sequence[Content], names: Sequence[str]
-) -> list[str]:
-    from jinja2 import TemplateError
-
-    texts = []
-    for content, name in zip(contents, names, strict=True):
-        try:
-            texts.append(render(content))
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
-            raise DataError(
-                f"The template refuses the row with id {name!r}: {_one_line(error)}."
-            ) from None
-    return texts
+def _opening(tokenizer: Any) -> int | None:
+    """Id of the special token that the tokenizer puts before every text; None without one."""
+    with_special = tokenizer("a", verbose=False)["input_ids"]
+    bare = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
+    if not with_special or with_special[:1] == bare[:1]:
+        return None
+    first = int(with_special[0])
+    return first if first in tokenizer.all_special_ids else None
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+def _between(tokenizer: Any, opening: int | None) -> tuple[str | None, int]:
+    """What must stand between the texts of a pair, and how many opening tokens must not.
+
+    The text is None where the tokenizer has a token of its own for that.
+    """
+    if not tokenizer.is_fast:
+        own = tokenizer.num_special_tokens_to_add(pair=True)
+        return (None if own > tokenizer.num_special_tokens_to_add(pair=False) else SEPARATOR), 0
+    found = tokenizer(["a"], ["b"], verbose=False)
+    sides, ids = found.sequence_ids(0), found["input_ids"][0]
+    inner = range(sides.index(0), sides.index(1))
+    special = [ids[place] for place in inner if sides[place] is None]
+    many = special.count(opening)
+    return (None if len(special) > many else SEPARATOR), many

@@ -23,7 +23,7 @@ from probekit.activations.store import ActivationStore
 from probekit.activations.tapping import Tap
 from probekit.activations.threads import Ahead
 from probekit.activations.writer import StoreWriter
-from probekit.errors import StoreError
+from probekit.errors import DataError, StoreError
 
 __all__ = [
     "Report",
@@ -217,6 +217,8 @@ def forward_job(
     progress = Progress(len(job.rows), done=before, show=show)
     if before:
         progress.note(f"Going on with {job.path}: {before:,} of {len(job.rows):,} rows are done.")
+    if writer.changed:
+        progress.note(f"{writer.changed:,} of the rows that were not done have another text now.")
     feed = Feed(
         tap,
         input_device(tap.root),
@@ -240,9 +242,11 @@ def forward_job(
         with suppress(StoreError, OSError):
             sink.close()
         progress.clear()
+        # Its row would stop the same command again.
+        first = "once such rows are repaired (not removed) " if isinstance(error, DataError) else ""
         error.add_note(
-            f"{int(writer.done.sum()):,} of {len(job.rows):,} rows are stored in {job.path}; the "
-            "same command goes on from there."
+            f"{int(writer.done.sum()):,} of {len(job.rows):,} rows are stored in {job.path}; "
+            f"{first}the same command goes on from there."
         )
         raise
     sink.close()

@@ -23,6 +23,7 @@ from probekit.safe import expand, load_json, regular_file
 
 __all__ = [
     "FORMAT",
+    "HEAD_BYTES",
     "ROW_COLUMNS",
     "STORE_DTYPES",
     "VERSION",

@@ -149,6 +149,11 @@ def prepare_differences(request: Request) -> PairJob:
     ProbekitError
         One sentence about whatever is wrong.
     """
+    if request.skip_refused:
+        raise UsageError(
+            "--skip-refused leaves out rows and --compare reads both texts of each; remove the "
+            "pairs that the template refuses from the file."
+        )
     path, pairs = Path(request.output), read_rows(request)
     real = Path(os.path.realpath(path))  # a link leads to the disk that has room
     texts, places = texts_of_pairs(pairs)

@@ -10,7 +10,7 @@ from typing import Any
 from probekit.activations.batching import default_batch_tokens
 from probekit.activations.checkpoint import Checkpoint, open_checkpoint, open_loaded
 from probekit.activations.compression import check_compression
-from probekit.activations.encoding import Encoder, read_template
+from probekit.activations.encoding import Encoder, Survey
 from probekit.activations.identity import hashed, tokenizer_fingerprint
 from probekit.activations.layout import human_bytes
 from probekit.activations.models import Placement, input_device, kind_of, resolve_device
@@ -18,9 +18,12 @@ from probekit.activations.quiet import quiet
 from probekit.activations.skeleton import Plan
 from probekit.activations.spec import DTYPES, POOLS, ExtractionSpec, parse_layers
 from probekit.activations.store import ActivationStore
+from probekit.activations.templates import read_template, refusal
 from probekit.data import Rows
-from probekit.errors import DataError, OutputExistsError, StoreError, UsageError
+from probekit.errors import DataError, OutputExistsError, StoreError, UsageError, first_few
 from probekit.sources import load_rows
+
+LONG = "are so long that only the part which is read was tokenised"
 
 __all__ = ["Job", "Request", "prepare", "read_rows"]
 
@@ -57,6 +60,8 @@ class Request:
     id_column: str | None = None
     limit: int | None = None
     """Only the first rows."""
+    skip_refused: bool = False
+    """Leave out rows that the template refuses."""
     trust_remote_code: bool = False
     """Run code that a checkpoint brings."""
     quantization: dict[str, Any] | None = None
@@ -98,6 +103,8 @@ class Job:
     spec: ExtractionSpec
     placement: Placement
     batch_tokens: int
+    notes: tuple[str, ...] = ()
+    """What people should know of the rows, each a sentence."""
 
     @property
     def widths(self) -> dict[int, int]:
@@ -149,8 +156,10 @@ def prepare(request: Request) -> Job:
             max_length=max_length,
             template=read_template(request.template),
         )
+        survey = encoder.survey(rows)
+    rows, notes = _accepted(rows, survey, request)
     placement = _placement(request, checkpoint)
-    spec = _keep_label(_spec(request, checkpoint, encoder), path)
+    spec = _keep_label(_spec(request, checkpoint, encoder, survey), path)
     kind = kind_of(placement.device)
     job = Job(
         request,
@@ -161,6 +170,7 @@ def prepare(request: Request) -> Job:
         spec,
         placement,
         batch_tokens=request.batch_tokens or default_batch_tokens(kind),
+        notes=notes,
     )
     # A loaded model is asked for its widths here, where no tap stops it half-way.
     needed = job.store_plan.nbytes
@@ -192,6 +202,24 @@ def read_rows(request: Request) -> Rows:
     return rows
 
 
+def _accepted(rows: Rows, survey: Survey, request: Request) -> tuple[Rows, tuple[str, ...]]:
+    """Rows that the template takes, and what to say about them."""
+    notes = [rows.note] if rows.note else []
+    total, refused = len(rows), survey.refused
+    if refused:
+        if not request.skip_refused or len(refused) == total:
+            how = "" if request.skip_refused else ", or leave such rows out with --skip-refused"
+            raise refusal(refused, total=total, leave_out=how)
+        rows = rows.select([i for i, name in enumerate(rows.ids) if name not in refused])
+        notes.append(
+            f"{len(refused):,} of {total:,} rows are left out, which the template refuses (ids "
+            f"{first_few(list(refused))})."
+        )
+    if survey.long:
+        notes.append(f"{survey.long:,} rows {LONG}.")
+    return rows, tuple(notes)
+
+
 def _loaded(request: Request) -> Checkpoint:
     if len(request.model) != 2:
         raise UsageError("A loaded model is a pair: (transformers model, tokenizer).")
@@ -220,7 +248,9 @@ def _placement(request: Request, checkpoint: Checkpoint) -> Placement:
     return Placement(resolve_device(request.device), quantization)
 
 
-def _spec(request: Request, checkpoint: Checkpoint, encoder: Encoder) -> ExtractionSpec:
+def _spec(
+    request: Request, checkpoint: Checkpoint, encoder: Encoder, survey: Survey
+) -> ExtractionSpec:
     dtype = str(checkpoint.dtype).removeprefix("torch.")
     same = dtype if dtype in DTYPES else "float32"
     return ExtractionSpec(
@@ -236,6 +266,8 @@ def _spec(request: Request, checkpoint: Checkpoint, encoder: Encoder) -> Extract
         kind=encoder.kind,
         template=None if encoder.template is None else hashed(encoder.template),
         quantization=request.quantization,
+        separator=encoder.separator,
+        opening="once" if survey.opened else None,
     )
 
 

@@ -16,6 +16,9 @@ DTYPES = ("float32", "float16", "bfloat16")
 # In the spec of a store that holds differences between the two texts of each row.
 DIFFERENCE = {"pairs": "second minus first"}
 
+# Keys that stand in a spec only where they are set: stores of 0.1.0 have none of them.
+OPTIONAL = ("separator", "opening")
+
 # 3-6 or 3:6; a negative end only with a colon or at the start: -4--1, -4:-1.
 _RANGE = re.compile(r"(-?\d+)\s*[-:]\s*(-?\d+)")
 
@@ -49,6 +52,11 @@ class ExtractionSpec:
     quantization: dict[str, Any] | None = None
     """What the weights were quantised with while they were loaded; None: they are as stored."""
 
+    separator: str | None = None
+    """What stands between the texts of a pair; None: what the tokenizer puts there itself."""
+    opening: str | None = None
+    """``once`` where texts bring the token that the tokenizer opens every text with."""
+
     def __post_init__(self) -> None:
         """Refuse what no extraction can be."""
         if self.pooling not in POOLS:
@@ -62,7 +70,8 @@ class ExtractionSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as JSON types, for the store's header."""
-        return {**dataclasses.asdict(self), "layers": list(self.layers)}
+        found = {**dataclasses.asdict(self), "layers": list(self.layers)}
+        return {k: v for k, v in found.items() if v is not None or k not in OPTIONAL}
 
 
 def parse_layers(asked: str | int | list[int] | tuple[int, ...], depth: int) -> tuple[int, ...]:

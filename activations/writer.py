@@ -23,6 +23,7 @@ from probekit.activations.disk import (
     write_at,
 )
 from probekit.activations.layout import (
+    HEAD_BYTES,
     Array,
     Header,
     damaged,
@@ -62,10 +63,19 @@ class StoreWriter:
         (n,) bool, rows that are stored for good.
     complete
         Whether the store is finished.
+    changed
+        Rows, none of them done, whose text was another when the store was begun.
     """
 
-    def __init__(self, file: BinaryIO, path: Path, plan: Plan, compression: str | None) -> None:
-        self.path = path
+    def __init__(
+        self,
+        file: BinaryIO,
+        path: Path,
+        plan: Plan,
+        compression: str | None,
+        changed: int = 0,
+    ) -> None:
+        self.path, self.changed = path, changed
         self._file = file
         self._plan = plan
         self._compression = compression
@@ -138,9 +148,10 @@ class StoreWriter:
             if old is not None:
                 lock(old, path, shown=path)
                 if _goes_on(old, path, plan, overwrite=overwrite):
+                    changed = _take_texts(old, path, plan)
                     # Nobody else writes this store, so this is what a killed run left half made.
                     temporary_name(path).unlink(missing_ok=True)
-                    writer = cls(old, path, plan, compression)
+                    writer = cls(old, path, plan, compression, changed)
                     old = None
                     writer.take_notes()
                     return writer
@@ -302,7 +313,7 @@ def _goes_on(file: BinaryIO, path: Path, plan: Plan, *, overwrite: bool) -> bool
     try:
         with open_hdf5(path, file) as store:
             header = read_header(store, path)
-            different = _difference(store, path, header, plan)
+            different = _difference(store, file, path, header, plan)
     except NotAStoreError as error:
         if overwrite:
             return False
@@ -323,13 +334,56 @@ def _goes_on(file: BinaryIO, path: Path, plan: Plan, *, overwrite: bool) -> bool
     return not (overwrite and header.complete)
 
 
-def _difference(store: h5py.File, path: Path, header: Header, plan: Plan) -> str:
+def _done_differ(store: h5py.File, hashes: Sequence[str], plan: Plan) -> bool:
+    done = store["rows/done"][...].tolist()
+    return any(
+        is_done and old != new for is_done, old, new in zip(done, hashes, plan.hashes, strict=True)
+    )
+
+
+def _take_texts(file: BinaryIO, path: Path, plan: Plan) -> int:
+    """Give rows that are not done the texts that they have now; return how many have another.
+
+    Both strings are written in place, where nothing is counted or summed up: a kill leaves a store
+    that this is done to again.
+    """
+    with open_hdf5(path, file) as store:
+        header = read_header(store, path)
+        if header.rows_fingerprint == plan.rows_fingerprint:
+            return 0
+        hashes = read_strings(store, "text_hash", path)
+        place = store["rows/text_hash"].id.get_offset()
+    fingerprint = _fingerprint_place(file, header.rows_fingerprint)
+    assert place is not None, "_difference has looked"
+    assert fingerprint is not None, "_difference has looked"
+    write_at(file, np.array([h.encode() for h in plan.hashes], "S16").view(np.uint8).data, place)
+    sync(file)
+    write_at(file, np.frombuffer(plan.rows_fingerprint.encode(), np.uint8).data, fingerprint)
+    sync(file)
+    return sum(old != new for old, new in zip(hashes, plan.hashes, strict=True))
+
+
+def _fingerprint_place(file: BinaryIO, fingerprint: str) -> int | None:
+    """Where in the file the rows' fingerprint stands; None where that is not certain."""
+    head, text = os.pread(file.fileno(), HEAD_BYTES, 0), fingerprint.encode()
+    return head.index(text) if head.count(text) == 1 else None
+
+
+def _difference(store: h5py.File, file: BinaryIO, path: Path, header: Header, plan: Plan) -> str:
     """Say why a store is not the one that ``plan`` makes; empty where it is."""
     if different := spec_difference(header, plan):
         return f"was made with another spec: {different}"
     if header.rows_fingerprint != plan.rows_fingerprint:
         ids, hashes = (read_strings(store, name, path) for name in ("id", "text_hash"))
-        return f"was made from other rows: {rows_difference(ids, hashes, plan)}"
+        certain = (
+            not header.complete
+            and not any(all_notes(path))
+            and store["rows/text_hash"].id.get_offset() is not None
+            and _fingerprint_place(file, header.rows_fingerprint) is not None
+        )
+        # A row that stopped the run and was repaired since; what is done is of the same texts.
+        if not certain or ids != list(plan.ids) or _done_differ(store, hashes, plan):
+            return f"was made from other rows: {rows_difference(ids, hashes, plan)}"
     if not header.complete and any(layer.offset is None for layer in header.layers.values()):
         return "is incomplete and its layers are in pieces, so that no row can be added"
     return ""

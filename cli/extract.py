@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from probekit.activations.pairs import PairReport
     from probekit.activations.ranks import Ranks
     from probekit.activations.request import Request
-    from probekit.data import Rows
 
 # Repeated from probekit.activations.spec, which imports no torch but lies beside what does; a test
 # compares them.
@@ -73,6 +73,7 @@ DTYPES = ("float32", "float16", "bfloat16")
     type=click.Path(path_type=Path),
     help="Jinja2 file over text and text_pair, or a chat template over messages.",
 )
+@click.option("--skip-refused", is_flag=True, help="Leave out rows that the template refuses.")
 @click.option("--limit", type=click.IntRange(1), help="Take only the first rows.")
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 @click.option("--load-in", type=click.Choice(["8bit", "4bit"]), help="Quantise while loading.")
@@ -131,7 +132,7 @@ def command(
         _compare(request, log, ranks, dry_run=dry_run, as_json=as_json)
         return
     job = prepare(request)
-    _say_note(job.rows)
+    _say_all(job.notes)
     if dry_run:
         found = estimate(job)
         emit(found, _estimate_text(found), as_json=as_json)
@@ -169,7 +170,7 @@ def _compare(
     if ranks is not None:
         raise UsageError("--compare works in one process; start it without torchrun or accelerate.")
     work = prepare_differences(request)
-    _say_note(work.pairs)
+    _say_all([*([work.pairs.note] if work.pairs.note else []), *work.texts.notes])
     if dry_run:
         found = estimate_differences(work)
         emit(found, _estimate_text(found), as_json=as_json)
@@ -193,9 +194,9 @@ def _compare(
         emit(asdict(report), "", as_json=True)
 
 
-def _say_note(rows: Rows) -> None:
-    if rows.note:
-        say(f"{rows.source}: {rows.note}")
+def _say_all(notes: Iterable[str]) -> None:
+    for note in notes:
+        say(note)
 
 
 def _say_share(path: Path, ranks: Ranks | None) -> None:

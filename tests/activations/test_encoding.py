@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from probekit.activations.encoding import Encoder, read_template
+from probekit.activations.encoding import Encoder
+from probekit.activations.long_texts import LEAST, MOST, longest_whole, shortened
+from probekit.activations.templates import read_template
+from probekit.data import Rows
 from probekit.errors import DataError, UsageError
 
 
@@ -140,3 +143,160 @@ def test_rows_without_a_token_are_named(llama: Any, tiny_model: Callable[..., Pa
     encoder = Encoder(plain, kind="text", template="{{ text | trim }}")
     with pytest.raises(DataError, match=r"1 rows have no token \(ids 'b'\)"):
         encoder.encode(["x", " \n"], ["a", "b"])
+
+
+def test_all_rows_that_a_template_refuses_are_counted(llama: Any) -> None:
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}{{ m.content }}{% endfor %}"
+    )
+    bad = [{"role": "system", "content": "x"}, *MESSAGES]
+    rows = Rows({"messages": [MESSAGES, bad] * 1500})
+    encoder = Encoder(llama, kind="messages", template=template)
+    found = encoder.survey(rows)
+    assert list(found.refused) == [str(i) for i in range(1, 3000, 2)]
+    assert set(found.refused.values()) == {"no system"}
+    with pytest.raises(DataError, match=r"refuses 1,500 of 3,000 rows \(ids '1', '3', '5', …\)"):
+        encoder.encode(rows.contents(), rows.ids)
+
+
+# --- a token that opens every text stands there once ----------------------------------------------
+
+
+def test_bos_in_the_text_is_not_doubled(llama: Any) -> None:
+    encoder = Encoder(llama, kind="text")
+    assert rows_of(encoder, ["<s>one", "two", "<s>"]) == [
+        llama("one")["input_ids"],
+        llama("two")["input_ids"],
+        llama("")["input_ids"],
+    ]
+    assert llama("<s>one")["input_ids"][:2] == [llama.bos_token_id] * 2  # control
+    survey = [encoder.survey(Rows({"text": [text]})).opened for text in ("<s>a", "a <s>")]
+    assert survey == [True, False]
+    # In the middle it is the text's own business.
+    assert rows_of(encoder, ["a <s>"]) == [llama("a <s>")["input_ids"]]
+
+
+def test_cls_in_the_text_is_not_doubled(bert: Any) -> None:
+    found = rows_of(Encoder(bert, kind="text"), ["[CLS]one"])
+    assert found == [bert("one")["input_ids"]]
+    pair = Encoder(bert, kind="pair").encode([("[CLS]one", "two")], ["0"])
+    plain = bert(["one"], ["two"])
+    assert pair.flat.tolist() == plain["input_ids"][0]
+    assert pair.types is not None
+    assert pair.types.tolist() == plain["token_type_ids"][0]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_cut_text_with_bos_of_its_own_has_as_many_tokens(
+    llama: Any, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama, "truncation_side", side)
+    text = "one two three four five six seven"
+    (found,) = rows_of(Encoder(llama, kind="text", max_length=5), [f"<s>{text}"])
+    assert found == llama(text, truncation=True, max_length=5)["input_ids"]
+
+
+# --- pairs on decoders ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_pairs_on_decoders_have_a_separator_and_one_bos(
+    tiny_model: Callable[..., Path], name: str
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model(name))
+    encoder = Encoder(tokenizer, kind="pair")
+    assert encoder.separator == "\n\n"
+    assert rows_of(encoder, [("one", "two")]) == [tokenizer("one\n\ntwo")["input_ids"]]
+    alone = tokenizer("one", "two")["input_ids"]  # control: nothing stands between
+    assert alone == [*tokenizer("one")["input_ids"], *tokenizer("two")["input_ids"]] or (
+        tokenizer.decode(alone).replace("<s>", "").replace(" ", "") == "onetwo"
+    )
+
+
+def test_long_pairs_keep_a_part_of_both_texts(llama: Any) -> None:
+    found = Encoder(llama, kind="pair", max_length=9).encode([("a " * 50, "b " * 50)], ["0"])
+    text = llama.decode(found.flat)
+    assert found.lengths.tolist() == [9]
+    assert found.truncated.tolist() == [True]
+    assert "a" in text
+    assert "b" in text
+    assert found.flat.tolist().count(llama.bos_token_id) == 1
+
+
+def test_pairs_on_encoders_are_left_to_the_tokenizer(bert: Any) -> None:
+    encoder = Encoder(bert, kind="pair")
+    assert encoder.separator is None
+    assert rows_of(encoder, [("one", "two")]) == [bert("one", "two")["input_ids"]]
+
+
+# --- texts far longer than what is read of them ---------------------------------------------------
+
+
+class Counting:
+    """A tokenizer that counts the characters it is given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.most = tokenizer, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, texts: Any, *more: Any, **options: Any) -> Any:
+        given = [texts] if isinstance(texts, str) else texts
+        self.most = max(self.most, sum(map(len, given)))
+        return self.tokenizer(texts, *more, **options)
+
+
+LONG = {
+    "words": "The heron stood in the reeds. " * 20_000,
+    "one word": "x" * 400_000,
+    "blanks first": " " * 150_000 + "word " * 50_000,
+    "lines": "a\n\n" * 150_000,
+    "no blanks": "水は低きに流れる。" * 40_000,
+}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_text_gives_the_tokens_of_the_whole(
+    llama: Any, bert: Any, name: str, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tokenizer in (llama, bert):
+        monkeypatch.setattr(tokenizer, "truncation_side", side)
+        counting = Counting(tokenizer)
+        text = LONG[name]
+        found = Encoder(counting, kind="text", max_length=16).encode(["short", text], ["0", "1"])
+        assert counting.most < len(text)
+        plain = tokenizer(text, truncation=True, max_length=16)["input_ids"]
+        assert found.flat[-found.lengths[1] :].tolist() == plain
+        assert found.truncated.tolist() == [False, True]
+
+
+def test_a_text_that_is_one_token_is_cut_all_the_same() -> None:
+    seen = []
+
+    def one(text: str) -> list[int]:
+        seen.append(len(text))
+        return [0]
+
+    text = "x" * (MOST + 1)
+    assert shortened(text, 16, one) == text[:MOST]
+    assert max(seen) < MOST
+    assert longest_whole(16) == LEAST
+
+
+def test_a_cut_that_changes_tokens_is_moved() -> None:
+    # A tokenizer whose first token tells how long the text is, up to four hundred thousand.
+    def counted(text: str) -> list[int]:
+        return [min(len(text), 400_000), *range(50)]
+
+    text = "x" * 1_500_000
+    assert len(shortened(text, 16, counted)) == 16 * LEAST
+    assert len(shortened(text, 16, lambda _: list(range(50)))) == LEAST  # control
+
+
+def test_rows_that_are_cut_before_are_counted(llama: Any) -> None:
+    rows = Rows({"text": ["short", "long " * LEAST], "text_pair": ["a", "b"]})
+    assert Encoder(llama, kind="pair", max_length=16).survey(rows).long == 1
+    assert Encoder(llama, kind="pair").survey(rows).long == 0

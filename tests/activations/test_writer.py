@@ -194,7 +194,7 @@ def test_what_fits_not_into_the_file_is_told(tmp_path: Path, example: Callable[.
 
 def test_other_rows_are_told(tmp_path: Path, example: Callable[..., Any]) -> None:
     rows, path = example(), tmp_path / "acts.h5"
-    part(rows, path, [1])
+    part(rows, path, [1, *range(95, 100)])
     ids, hashes = rows.ids, rows.hashes
     assert "it holds 100 rows and there are 99 now" in stale(
         path, rows, ids=ids[1:], hashes=hashes[1:]
@@ -206,6 +206,36 @@ def test_other_rows_are_told(tmp_path: Path, example: Callable[..., Any]) -> Non
     )
     assert "100 of 100 rows stand elsewhere" in stale(path, rows, ids=ids[::-1])
     assert "1 of 100 rows have another id (now 'new')" in stale(path, rows, ids=["new", *ids[1:]])
+
+
+def test_rows_that_are_not_done_may_be_repaired(
+    tmp_path: Path, example: Callable[..., Any]
+) -> None:
+    rows, path, whole = example(), tmp_path / "acts.h5", tmp_path / "whole.h5"
+    part(rows, path, [1, 2])
+    repaired = [*rows.hashes[:-5], *(["0" * 16] * 5)]
+    # Killed between the two writes: the hashes are there and the fingerprint is the old one.
+    half = tmp_path / "half.h5"
+    half.write_bytes(path.read_bytes())
+    with h5py.File(half, "r") as store:
+        place = store["rows/text_hash"].id.get_offset()
+    with half.open("r+b") as file:
+        file.seek(place)
+        file.write("".join(repaired).encode())
+    for begun, changed in ((path, 5), (half, 0)):
+        with StoreWriter.open(begun, **rows.options(hashes=repaired)) as writer:
+            assert writer.changed == changed
+            assert np.flatnonzero(writer.done).tolist() == [1, 2]
+            rows.write(writer, np.arange(rows.n))
+            writer.finish()
+        rows.make(whole, hashes=repaired, overwrite=True)
+        assert begun.read_bytes() == whole.read_bytes()
+    # Control: what is done keeps its text, and a store that is complete keeps them all.
+    done = ["f" * 16, *repaired[1:]]
+    assert "1 of 100 rows have another text" in stale(path, rows, hashes=done)
+    part(rows, tmp_path / "other.h5", [0])
+    other = ["f" * 16, *rows.hashes[1:]]
+    assert "1 of 100 rows have another text" in stale(tmp_path / "other.h5", rows, hashes=other)
 
 
 def test_spec_is_compared_as_json(tmp_path: Path, example: Callable[..., Any]) -> None:

@@ -50,6 +50,100 @@ def contents(path: Path) -> dict[str, bytes]:
     return found
 
 
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+    "{% endif %}{{ m.content }}{% endfor %}"
+)
+
+
+def test_rows_that_the_template_refuses_are_told_before_the_model_is_loaded(
+    probekit: Any,
+    refused: Any,
+    write_jsonl: Callable[..., Path],
+    tiny_model: Callable[..., Path],
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def talk(system: bool) -> list[dict[str, str]]:
+        return [{"role": "system" if system else "user", "content": "hello there"}]
+
+    # The last rows: more than one window behind the first.
+    many = [{"id": f"r{i}", "messages": talk(i >= 1500)} for i in range(1502)]
+    rows, template = write_jsonl(many), out.with_name("chat.jinja")
+    template.write_text(NO_SYSTEM)
+    arguments = ["extract", rows, "-m", tiny_model("llama"), "-o", out, "--template", template]
+    expected = (
+        "The template refuses 2 of 1,502 rows (ids 'r1500', 'r1501'), the first one with: no "
+        "system; repair them, or leave such rows out with --skip-refused."
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("probekit.activations.models._load", None)
+        assert refused(*arguments) == expected
+        assert refused(*arguments, "--dry-run") == expected
+        assert not out.exists()
+    done = probekit(*arguments, "--skip-refused")
+    assert done.exit_code == 0, done.output
+    assert "2 of 1,502 rows are left out, which the template refuses (ids 'r1500'," in done.stderr
+    with ActivationStore(out) as store:
+        assert store.ids == [f"r{i}" for i in range(1500)]
+    none = [{"id": "r0", "messages": talk(True)}]
+    assert "refuses the row with id 'r0': no system; repair it." in refused(
+        "extract", write_jsonl(none), *arguments[2:], "--skip-refused", "--overwrite"
+    )
+
+
+def test_a_row_that_stops_the_run_is_repaired_and_the_rest_is_kept(
+    probekit: Any, write_jsonl: Callable[..., Path], tiny_model: Callable[..., Path], out: Path
+) -> None:
+    # What the tokenizer drops is found while rows are tokenised, window by window.
+    model = tiny_model("gpt2")
+    texts = [{"id": f"r{i}", "text": f"row {i}"} for i in range(1100)]
+    broken = [*texts[:1090], {"id": "r1090", "text": "\u00a0.\u00a0"}, *texts[1091:]]
+    template = out.with_name("t.jinja")
+    template.write_text("{{ text | replace('\u00a0.\u00a0', '') }}")
+    arguments = ["-m", model, "-o", out, "--template", template, "--json"]
+    stopped = probekit("extract", write_jsonl(broken), *arguments)
+    assert stopped.exit_code == 1
+    assert "1 rows have no token (ids 'r1090')" in stopped.stderr
+    assert "once such rows are repaired (not removed) the same command goes on" in stopped.stderr
+    done = probekit("extract", write_jsonl(texts), *arguments)
+    assert done.exit_code == 0, done.output
+    assert "1 of the rows that were not done have another text now" in done.stderr
+    assert json.loads(done.stdout)["rows_forwarded"] == 1100 - 1024
+
+
+def test_a_text_that_is_cut_before_it_is_tokenised_is_told(
+    probekit: Any, write_jsonl: Callable[..., Path], tiny_model: Callable[..., Path], out: Path
+) -> None:
+    rows = write_jsonl([{"id": "a", "text": "word " * 100_000}, {"id": "b", "text": "short"}])
+    done = probekit("extract", rows, "-m", tiny_model("gpt2"), "-o", out, "--max-length", 8)
+    assert done.exit_code == 0, done.output
+    assert "1 rows are so long that only the part which is read was tokenised." in done.stderr
+    with ActivationStore(out) as store:
+        assert store.n_tokens[0] == 8
+        assert store.truncated.tolist() == [True, False]
+
+
+def test_specs_say_what_is_read_otherwise_than_before(
+    probekit: Any, write_jsonl: Callable[..., Path], tiny_model: Callable[..., Path], out: Path
+) -> None:
+    def spec(record: dict[str, str], model: str) -> dict[str, Any]:
+        rows = write_jsonl([{"id": "a", **record}])
+        done = probekit("extract", rows, "-m", tiny_model(model), "-o", out, "--overwrite")
+        assert done.exit_code == 0, done.output
+        with ActivationStore(out) as store:
+            return dict(store.spec)
+
+    assert spec({"text": "a", "text_pair": "b"}, "llama")["separator"] == "\n\n"
+    assert spec({"text": "<s>a"}, "llama")["opening"] == "once"
+    # Whatever is read as 0.1.0 read it has the spec that 0.1.0 gave it.
+    for record, model in (
+        ({"text": "a", "text_pair": "b"}, "bert"),
+        ({"text": "a"}, "llama"),
+    ):
+        assert not {"separator", "opening"} & set(spec(record, model))
+
+
 def test_choices_are_those_of_the_library() -> None:
     assert (module.POOLS, module.DTYPES) == (POOLS, DTYPES)
 
