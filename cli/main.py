@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -68,7 +69,9 @@ class Group(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; a ProbekitError becomes its sentence and its exit code."""
         try:
-            return super().main(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = _one_line
+                return super().main(*args, **kwargs)
         except ProbekitError as error:
             _fail(error, "\n".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
         except MemoryError as error:
@@ -76,6 +79,11 @@ class Group(click.Group):
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             _fail(error, f"{error.strerror or error}{where}.", 1)
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show a warning of Python as its sentence, without the line of code that gave it."""
+    click.echo(f"Warning: {message}", err=True)
 
 
 def _set_example_apart(command: click.Command) -> None:

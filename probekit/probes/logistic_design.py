@@ -48,6 +48,36 @@ class Design:
         # Below this the decomposition knows nothing; it also keeps l2 = 0 from dividing by 0.
         floor = 10 * torch.finfo(self.dtype).eps * spread[-1].clamp(min=1e-30)
         self.spread = torch.maximum(spread, floor).double()
+        self.variance, self.other_variance = self._new_rows()
+
+    def logit_change(self, theta: Tensor) -> Tensor:
+        """Root mean square (J,) of what theta (J, K, width + 1) adds to a new row's logits."""
+        weights, bias = theta[..., :-1], theta[..., -1]
+        inside = (weights.to(self.basis.dtype) @ self.basis).double().square()
+        total = (inside @ self.variance).sum(1) + bias.square().sum(1)
+        if self.basis.shape[1] < self.width:
+            outside = weights.square().sum((1, 2)) - inside.sum((1, 2))
+            total += self.other_variance * outside.clamp(min=0)
+        return total.sqrt()
+
+    def _new_rows(self) -> tuple[Tensor, float]:
+        """Variance of new rows in the directions of ``basis`` (r,), and in all others.
+
+        The rows at hand vary less than new ones do where they are narrowest, the more so the
+        more features there are. With g = features / rows it is (1 - √g)² of the truth at worst,
+        for equal variances (Marchenko & Pastur 1967); of the mean variance, a share g is enough.
+        """
+        ratio = self.rows.d / self.n
+        others = max(min(self.n - 1, self.width) - len(self.spread), 0)
+        total = float(self.spread.sum()) + self.rest * others
+        floor = min(ratio, 1.0) * total / self.rows.d
+        limit = max(1 - ratio**0.5, 0.0) ** 2
+        spread = torch.cat([self.spread, self.spread.new_tensor([self.rest])])
+        if limit > 0:
+            variance = torch.maximum(spread, (spread / limit).clamp(max=floor))
+        else:
+            variance = spread.clamp(min=floor)
+        return variance[:-1], float(variance[-1])
 
     def _halves_passes(self) -> bool:
         """Whether an image of more rows than a few pays: its factor takes n² d multiplications."""
@@ -78,6 +108,18 @@ class Design:
             for rows, x in self.rows.chunks():
                 weights += dual[rows].T @ x.double()
         return self.rows.to_states(weights, intercept)
+
+    def from_states(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo ``to_states``: weights (m, width) and intercept (m,), float64."""
+        coef, intercept = self.rows.from_states(coef, intercept)
+        if self.image is None:
+            return coef, intercept
+        # x = L Q' w for the weights w of the states, of which rows as many as L is wide suffice.
+        product = torch.cat([x.double() @ coef.T for _, x in self.rows.chunks()])
+        triangle = self.factor[self.independent]
+        return torch.linalg.solve_triangular(
+            triangle, product[self.independent], upper=False
+        ).T, intercept
 
     def _whole(self, weight: Tensor) -> tuple[Tensor, Tensor, float]:
         """All directions, by an eigendecomposition."""

@@ -50,7 +50,9 @@ class LogisticPath:
     grad_max_: NDArray[np.float64]
     """(P,) largest entry of the objective's gradient at the end, for standardised features."""
     converged_: NDArray[np.bool_]
-    """(P,) whether the tolerance, or all that the precision allows, was reached."""
+    """(P,) whether ``tol``, or all that float64 allows and 1e-4 in ``error_``, was reached."""
+    error_: NDArray[np.float64]
+    """(P,) how far probabilities of new rows may be from the optimum's, estimated."""
     folds: NDArray[np.int64] | None = None
     """(n,) place of each row's fold in the arrays below."""
     fold_coef_: NDArray[np.float64] | None = None
@@ -60,6 +62,8 @@ class LogisticPath:
     fold_n_iter_: NDArray[np.int64] | None = None
     """(P, F)."""
     fold_grad_max_: NDArray[np.float64] | None = None
+    """(P, F)."""
+    fold_error_: NDArray[np.float64] | None = None
     """(P, F)."""
     oof_logits: NDArray[np.float64] | None = None
     """(P, n, V) of every row by the fit without its fold."""
@@ -126,7 +130,9 @@ def logistic_path(
         differences of two states ask. Nothing is centred then: spread is the root mean square.
     tol
         Largest entry of the gradient at the end, for columns divided by their spread or, without
-        ``standardize``, by one scale common to all. Default 1e-6 in float32, 1e-10 in float64.
+        ``standardize``, by one scale common to all; and a hundredth of the largest error of a
+        probability of new rows. Default 1e-6 in float32, 1e-10 in float64. What float32 cannot
+        bring as far is finished in float64.
     max_iter
         Most passes over the rows.
     device
@@ -140,8 +146,8 @@ def logistic_path(
     Warns
     -----
     ConvergenceWarning
-        ``max_iter`` passes were not enough, or l2 = 0 and the labels are linearly separable, so
-        that no optimum exists; ``converged_`` is False there.
+        ``max_iter`` passes were not enough (told with ``error_``), or l2 = 0 and the labels are
+        linearly separable, so that no optimum exists; ``converged_`` is False there.
 
     Notes
     -----
@@ -158,16 +164,27 @@ def logistic_path(
         raise ProbeError(f"tol must be positive and max_iter at least 1, got {tol}, {max_iter}.")
     precision, place = getattr(torch, dtype), _device(device)
     with torch.inference_mode(), full_float32():
-        rows = StandardRows(
-            task.X,
-            task.weight,
-            standardize=standardize,
-            dtype=precision,
-            device=place,
-            centre=fit_intercept,
-        )
-        solver = _Path(task, Design(rows, task.weight), l2, bias=fit_intercept)
+
+        def design(precision: torch.dtype) -> Design:
+            rows = StandardRows(
+                task.X,
+                task.weight,
+                standardize=standardize,
+                dtype=precision,
+                device=place,
+                centre=fit_intercept,
+            )
+            return Design(rows, task.weight)
+
+        solver = _Path(task, design(precision), l2, bias=fit_intercept)
         solution = solver.solve(tol=tol, max_iter=max_iter)
+        stuck = ~solution.converged & (solution.n_iter < max_iter)
+        if precision != torch.float64 and stuck.any():
+            states = solver.states(solution.theta)
+            del solver  # its copy of the states makes room for a wider one
+            solver = _Path(task, design(torch.float64), l2, bias=fit_intercept)
+            solution.theta = solver.theta(*states)
+            solver.finish(solution, stuck, tol=tol, max_iter=max_iter)
         return solver.result(solution)
 
 
@@ -184,7 +201,7 @@ class _Path:
         self.fits = len(row_weight)
         self.objective = Objective(
             design,
-            torch.as_tensor(task.targets, dtype=design.dtype, device=design.device),
+            torch.as_tensor(task.targets, device=design.device),
             torch.as_tensor(np.stack(row_weight), dtype=design.dtype, device=design.device),
             torch.arange(self.fits, device=design.device).repeat(len(l2)),
             torch.as_tensor(np.repeat(l2, self.fits), device=design.device)
@@ -201,24 +218,43 @@ class _Path:
         ]
         return Solution(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
+    def states(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Coef (J, V, d) and intercept (J, V) in the space of X."""
+        fits, vectors, _ = theta.shape
+        flat = theta.reshape(fits * vectors, -1)
+        coef, intercept = self.design.to_states(flat[:, :-1], flat[:, -1])
+        return coef.view(fits, vectors, -1), intercept.view(fits, vectors)
+
+    def theta(self, coef: Tensor, intercept: Tensor) -> Tensor:
+        """Undo ``states``."""
+        weights, bias = self.design.from_states(coef.flatten(0, 1), intercept.flatten())
+        return torch.cat([weights, bias[:, None]], 1).view(*intercept.shape, -1)
+
+    def finish(self, solution: Solution, some: Tensor, *, tol: float, max_iter: int) -> None:
+        """Go on from where ``some`` of the fits (J,) stand; in place."""
+        before = solution.n_iter[some]
+        passes = max(max_iter - int(before.max()), 1)
+        start = solution.theta[some]
+        more = minimise(self.objective.pick(some), tol=tol, max_iter=passes, start=start)
+        more.n_iter += before
+        for name, value in vars(more).items():
+            getattr(solution, name)[some] = value
+
     def result(self, solution: Solution) -> LogisticPath:
         theta = solution.theta
         if theta.shape[1] > 1:
             # Only differences between the classes matter; choose those that sum to 0.
             theta = theta - theta.mean(1, keepdim=True)
-        fits, vectors, _ = theta.shape
-        coef, intercept = self.design.to_states(
-            theta[..., :-1].reshape(fits * vectors, -1), theta[..., -1].reshape(-1)
-        )
-        shape = (len(self.penalties), self.fits, vectors)
+        shape = (len(self.penalties), self.fits, theta.shape[1])
+        coef, intercept = self.states(theta)
         coefs, intercepts = _numpy(coef).reshape(*shape, -1), _numpy(intercept).reshape(shape)
-        n_iter, peak, converged = (
+        n_iter, peak, error, converged = (
             _numpy(value).reshape(shape[:2])
-            for value in (solution.n_iter, solution.peak, solution.converged)
+            for value in (solution.n_iter, solution.peak, solution.error, solution.converged)
         )
         theta = theta.view(*shape, -1)
         converged &= ~self._separable(theta[:, 0])[:, None]
-        self._warn(converged, peak)
+        self._warn(converged, error)
         path = LogisticPath(
             self.penalties,
             self.task.classes,
@@ -227,6 +263,7 @@ class _Path:
             n_iter[:, 0],
             peak[:, 0],
             converged[:, 0],
+            error[:, 0],
         )
         if self.task.folds is None:
             return path
@@ -237,6 +274,7 @@ class _Path:
             fold_intercept_=intercepts[:, 1:],
             fold_n_iter_=n_iter[:, 1:],
             fold_grad_max_=peak[:, 1:],
+            fold_error_=error[:, 1:],
             oof_logits=self._logits(theta[:, 1:], self.task.folds),
         )
 
@@ -267,14 +305,21 @@ class _Path:
         found[free] = (proba.argmax(axis=1) == own).all()
         return found
 
-    def _warn(self, converged: NDArray[np.bool_], peak: NDArray[np.float64]) -> None:
+    def _warn(self, converged: NDArray[np.bool_], error: NDArray[np.float64]) -> None:
         if converged.all():
             return
         lost = sorted({float(p) for p in self.penalties[~converged.all(axis=1)]})
+        if lost == [0]:
+            reason, repair = (
+                "its labels are linearly separable",
+                "no optimum exists: give an l2 > 0",
+            )
+        else:
+            reason = f"probabilities may be off by {min(error[~converged].max(), 1.0):.1g}"
+            repair = "raise max_iter or l2"
         warnings.warn(
             f"The logistic fit did not converge for l2 = {', '.join(f'{p:g}' for p in lost)} "
-            f"(largest gradient {peak[~converged].max():.1e}): raise max_iter or tol; with l2 = 0 "
-            "and separable labels there is no optimum, so give a positive l2.",
+            f"({reason}): {repair}.",
             ConvergenceWarning,
             stacklevel=4,
         )

@@ -89,6 +89,12 @@ class StandardRows:
         centre = torch.as_tensor(self.pilot, dtype=torch.float64, device=self.device)
         return coef, intercept.double() - coef @ (centre + self.offset.double())
 
+    def from_states(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+        """Undo ``to_states``."""
+        assert self.offset is not None
+        centre = torch.as_tensor(self.pilot, dtype=torch.float64, device=self.device)
+        return coef / self.inverse.double(), intercept + coef @ (centre + self.offset.double())
+
     def _fits(self) -> bool:
         size = self.n * self.d * self.dtype.itemsize
         if self.device.type == "cuda":

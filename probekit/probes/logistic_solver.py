@@ -6,6 +6,10 @@ decomposition of the rows' second moments gives for any penalty and any mean cur
 p(1 - p), or of diag(p) - pp' with more classes): exact at the start, close later. A fit that has
 converged drops out of the products.
 
+Where a fit ends is decided by how far the step that L-BFGS proposes would move the logits of a new
+row, and by how fast these steps shrink (:meth:`_Run.error`). Neither p(1 - p), which is next to 0
+where labels can be fitted exactly, nor the gradient, which says little about narrow columns, could.
+
 .. [1] Nocedal & Wright, Numerical Optimization (2006), algorithm 7.4;
    https://doi.org/10.1007/978-0-387-40065-5
 """
@@ -33,6 +37,10 @@ DECREASE = 1e-4  # Armijo
 SLOPE = 0.9  # Wolfe
 IDLE = 8  # passes without progress after which rounding has the last word
 LEAST_SHARE = 1e-6  # a class that a fold's training rows lack starts, and stays, here
+LOOK_BACK = 3  # steps whose shrinking foretells those to come
+SLOWEST = 0.97  # largest rate of shrinking that so few steps can tell from none
+SAFETY = 1.5  # of about 250 fits the least estimate was 1.4 times the error without it
+OWED = 1e-4  # error of a probability that nobody is warned about
 
 
 @dataclass
@@ -57,11 +65,12 @@ class Point:
 
 @dataclass
 class Solution:
-    """Minimisers (J, K, width + 1), passes over the rows, gradient's peak, whether it converged."""
+    """Minimisers (J, K, width + 1), passes, gradient's peak, error of P, whether that will do."""
 
     theta: Tensor
     n_iter: Tensor
     peak: Tensor
+    error: Tensor
     converged: Tensor
 
 
@@ -73,7 +82,7 @@ class Objective:
     design
         The rows and their second moments.
     targets
-        (K, n): P(second class) for K = 1, else every class's probability.
+        (K, n) float64: P(second class) for K = 1, else every class's probability.
     row_weight
         (F, n), each row summing to 1: one set of weights for all rows and one per fold.
     fold, l2
@@ -92,8 +101,19 @@ class Objective:
         *,
         bias: bool = True,
     ) -> None:
-        self.design, self.targets, self.row_weight = design, targets, row_weight
+        self.design, self.row_weight = design, row_weight
         self.fold, self.l2, self.bias = fold, l2, bias
+        self.share = row_weight.double() @ targets.double().T
+        # p - y loses its digits where both are close to 1. For two classes such rows are turned
+        # round, (1 - y) - (1 - p); for more, r of the likeliest class is minus the sum of the rest.
+        if len(targets) == 1:
+            major = targets > 0.5
+            self.targets = torch.where(major, 1 - targets, targets).to(design.dtype)
+            self.sign = torch.where(major[0], -1.0, 1.0).to(design.dtype)
+        else:
+            self.targets = targets.to(design.dtype)
+            self.sign = torch.zeros_like(self.targets)
+            self.sign.scatter_(0, targets.argmax(0, keepdim=True), 1.0)
 
     def pick(self, keep: Tensor) -> Objective:
         """Return the objective of some of the fits."""
@@ -103,14 +123,28 @@ class Objective:
 
     def start(self) -> Tensor:
         """Zero weights and the bias that gives the class shares of the training rows."""
-        share = (self.row_weight.double() @ self.targets.double().T)[self.fold]
-        share = share.clamp(LEAST_SHARE, 1 - LEAST_SHARE)
+        share = self.share[self.fold].clamp(LEAST_SHARE, 1 - LEAST_SHARE)
         theta = share.new_zeros(*share.shape, self.design.width + 1)
         if not self.bias:
             return theta
         single = share.shape[1] == 1
         theta[..., -1] = torch.logit(share) if single else share.log() - share.log().mean(1, True)
         return theta
+
+    def seen(self, step: Tensor) -> Tensor:
+        """Return a step (J, K, width + 1) less biases of classes that a fit's rows lack.
+
+        These have no optimum and go on falling, from a probability that is next to 0 already.
+        """
+        share = self.share[self.fold]
+        held = ((share > LEAST_SHARE) & (share < 1 - LEAST_SHARE)).double()
+        if held.all():
+            return step
+        bias = step[..., -1] * held
+        if held.shape[1] > 1:
+            # What all other classes have in common is against those that are lacking.
+            bias -= bias.sum(1, keepdim=True) / held.sum(1, keepdim=True).clamp(min=1) * held
+        return torch.cat([step[..., :-1], bias[..., None]], -1)
 
     def __call__(self, theta: Tensor) -> Point:
         """Evaluate every fit at theta (J, K, width + 1) in one pass over the rows."""
@@ -124,7 +158,9 @@ class Objective:
         for rows, x in self.design.chunks(columns):
             logits = torch.addmm(bias, weights, x.T).view(fits, vectors, -1)
             row_weight = self.row_weight[:, rows][self.fold]
-            some_loss, residual, some_curvature = part(logits, self.targets[:, rows], row_weight)
+            some_loss, residual, some_curvature = part(
+                logits, self.targets[:, rows], self.sign[..., rows], row_weight
+            )
             loss += some_loss
             curvature += some_curvature
             residual = residual.reshape(columns, -1)
@@ -171,23 +207,27 @@ class Objective:
         return flat[:, :-1], flat[:, -1:]
 
 
-def _binary(z: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    z = z[:, 0]
+def _binary(z: Tensor, y: Tensor, sign: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, residuals and curvature where rows of ``sign`` -1 are turned round: y is 1 - y."""
+    z = z[:, 0].mul_(sign)
     p = torch.sigmoid(z)
     # Beyond the threshold softplus(z) is z to the last digit of float64.
     loss = weight * (functional.softplus(z, threshold=40) - y * z)
-    residual = (p - y).mul_(weight)
     curvature = (weight * p).mul_(1 - p).sum(1, dtype=torch.float64)
+    residual = (p - y).mul_(weight).mul_(sign)
     return loss.sum(1, dtype=torch.float64), residual, curvature[:, None, None]
 
 
-def _softmax(z: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _softmax(z: Tensor, y: Tensor, top: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, residuals and curvature; ``top`` (K, b) is 1 at each row's likeliest label."""
     log_p = torch.log_softmax(z, 1)
     p = log_p.exp()
     loss = (weight * (y * log_p).sum(1)).sum(1, dtype=torch.float64).neg_()
     weighted = p * weight[:, None]
     curvature = torch.diag_embed(weighted.sum(2)) - weighted @ p.mT
-    return loss, (p - y).mul_(weight[:, None]), curvature.double()
+    residual = (p - y).mul_(weight[:, None]).mul_(1 - top)
+    residual -= residual.sum(1, keepdim=True) * top
+    return loss, residual, curvature.double()
 
 
 @dataclass
@@ -221,9 +261,9 @@ class _Memory:
 class _Run:
     """The fits that still go on: where they stand, where they are heading, what they remember."""
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, theta: Tensor) -> None:
         self.objective = objective
-        self.point = point = objective(objective.start())
+        self.point = point = objective(theta)
         self.number = torch.arange(len(point.loss), device=point.loss.device)
         self.direction, self.step = torch.zeros_like(point.theta), torch.ones_like(point.loss)
         self.fresh = torch.ones_like(point.loss, dtype=torch.bool)
@@ -231,39 +271,61 @@ class _Run:
         self.memory, self.since = _Memory(), 0
         self.own: OwnHessian | None = None
         self.eps = torch.finfo(objective.design.dtype).eps
+        self.sizes: list[Tensor] = []
+        self.aim()
 
     def pick(self, keep: Tensor) -> None:
         """Go on with some of the fits."""
         self.objective, self.point = self.objective.pick(keep), self.point.pick(keep)
         self.memory = self.memory.pick(keep)
         self.own = self.own.pick(keep) if self.own else None
-        for name in ("number", "direction", "step", "fresh", "loss", "peak", "idle"):
+        self.sizes = [size[keep] for size in self.sizes]
+        for name in ("number", "ahead", "direction", "step", "fresh", "loss", "peak", "idle"):
             setattr(self, name, getattr(self, name)[keep])
 
-    def hessian(self) -> MeanHessian | OwnHessian:
-        return self.own or MeanHessian(self.objective, self.point.curvature)
+    def aim(self) -> None:
+        """Propose a step from where each fit stands, and note its size."""
+        delay = OwnHessian.delay(self.objective)
+        if delay is not None and self.since > delay:
+            self.own = OwnHessian(self.objective, self.point.theta)
+            self.memory, self.since = _Memory(), 0
+        hessian = self.own or MeanHessian(self.objective, self.point.curvature)
+        self.ahead = self.memory.direction(self.point.grad, hessian)
+        seen = self.objective.seen(self.ahead)
+        size = _dot(seen, seen).sqrt()
+        self.sizes = [*self.sizes[-LOOK_BACK:], size]
 
-    def state(self, tol: float) -> tuple[Tensor, Tensor]:
-        """Which fits end here (J,), and which of those have converged."""
-        grad, peak = self.point.grad, self.point.peak
-        stuck = self.idle >= IDLE
-        if not ((peak <= tol) | stuck).any():
-            return stuck, stuck
-        change = _dot(grad, self.hessian().solve(grad)).clamp(min=0).sqrt()
-        small = (peak <= tol) & (change <= 100 * tol)
-        return small | stuck, small | (
-            stuck & ((peak <= max(10 * tol, 100 * self.eps)) | (change <= self.eps**0.5))
-        )
+    def error(self) -> Tensor:
+        """How far P of new rows may be from the optimum's (J,).
+
+        A step moves P by at most a quarter of what it moves logits, and rows in a thousand differ
+        by four standard deviations: together the root mean square. Steps that shrink by a rate q
+        add up to the next one times 1 / (1 - q); q also tells of curvature that the model of the
+        Hessian overrates, which makes steps too short. Without penalty there may be no optimum:
+        there logits count by p(1 - p).
+        """
+        first, last = self.sizes[0], self.sizes[-1]
+        many = len(self.sizes) - 1
+        rate = (last / first.clamp(min=1e-300)) ** (1 / many) if many else torch.ones_like(last)
+        objective = self.objective
+        moved = objective.design.logit_change(objective.seen(self.ahead))
+        error = SAFETY * moved / (1 - rate.clamp(max=SLOWEST))
+        decrement = (-_dot(self.point.grad, self.ahead)).clamp(min=0).sqrt()
+        return torch.where(objective.l2 > 0, error, decrement)
+
+    def state(self, tol: float, *, last: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Which fits end here (J,), which of those have converged, and their errors of P."""
+        peak, stuck = self.point.peak, self.idle >= IDLE
+        if not (last or ((peak <= tol) | stuck).any()):
+            return stuck, stuck, peak
+        error = self.error()
+        small = (peak <= tol) & (error <= 100 * tol)
+        return small | stuck | last, small | (stuck & (error <= OWED)), error
 
     def advance(self) -> None:
         """Take one step, or shorten the last one where it led nowhere."""
         point, self.since = self.point, self.since + 1
-        delay = OwnHessian.delay(self.objective)
-        if delay is not None and self.since > delay:
-            self.own = OwnHessian(self.objective, point.theta)
-            self.memory, self.since = _Memory(), 0
-        new = self.memory.direction(point.grad, self.hessian())
-        self.direction = torch.where(self.fresh[:, None, None], new, self.direction)
+        self.direction = torch.where(self.fresh[:, None, None], self.ahead, self.direction)
         self.step = torch.where(self.fresh, 1.0, self.step)
         trial = self.objective(point.theta + self.step[:, None, None] * self.direction)
         before, after = _dot(point.grad, self.direction), _dot(trial.grad, self.direction)
@@ -278,6 +340,7 @@ class _Run:
         self.memory.add(trial.theta - point.theta, trial.grad - point.grad, self.fresh)
         self.point = point.moved(trial, self.fresh)
         self._look_back()
+        self.aim()
 
     def _look_back(self) -> None:
         """Count the passes since a fit last got anywhere."""
@@ -287,28 +350,30 @@ class _Run:
         self.idle = torch.where(better, 0.0, self.idle + 1)
 
 
-def minimise(objective: Objective, *, tol: float, max_iter: int) -> Solution:
-    """Minimise every fit until its gradient is small, nothing moves any more, or ``max_iter``.
+def minimise(
+    objective: Objective, *, tol: float, max_iter: int, start: Tensor | None = None
+) -> Solution:
+    """Minimise every fit until its gradient and error are small, it is stuck, or ``max_iter``.
 
-    A fit has converged when no entry of its gradient exceeds ``tol`` and the step that the
-    quadratic model proposes changes logits by less than 100 ``tol`` (root mean square, each row
-    weighted by p(1 - p)); or when rounding allows no further progress.
+    A fit has converged when no entry of its gradient exceeds ``tol`` and probabilities of new rows
+    are within 100 ``tol`` of the optimum's (:meth:`_Run.error`); or when rounding allows no further
+    progress and they are within ``OWED``. ``start`` (J, K, width + 1): where to begin.
     """
-    run = _Run(objective)
+    run = _Run(objective, objective.start() if start is None else start)
     result = Solution(
         theta=run.point.theta.clone(),
         n_iter=torch.zeros_like(run.number),
         peak=run.point.peak.clone(),
+        error=torch.zeros_like(run.point.peak),
         converged=torch.zeros_like(run.fresh),
     )
     for passes in range(1, max_iter + 1):
-        done, converged = run.state(tol)
-        if passes == max_iter:
-            done = torch.ones_like(done)
+        done, converged, error = run.state(tol, last=passes == max_iter)
         if done.any():
             ended = run.number[done]
             result.theta[ended], result.peak[ended] = run.point.theta[done], run.point.peak[done]
             result.n_iter[ended], result.converged[ended] = passes, converged[done]
+            result.error[ended] = error[done]
             if done.all():
                 break
             run.pick(~done)

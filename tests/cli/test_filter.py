@@ -13,7 +13,7 @@ from probekit.activations.store import ActivationStore
 from probekit.cleaning.filter import filter_labels
 from probekit.data import Rows
 from probekit.labels import load_labels
-from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe
+from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe, logistic_solver
 from probekit.tasks import registry
 from probekit.verdicts import Verdicts
 
@@ -40,6 +40,16 @@ def no(refused, chain):
         return sentence
 
     return start
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_fit_that_did_not_converge_is_told_in_one_line(run, monkeypatch):
+    monkeypatch.setattr(logistic_solver, "SAFETY", 1e12)  # nothing will do
+    said = run("--probe", "logreg", "--l2", "0.1").stderr.splitlines()
+    told = [line for line in said if "converge" in line]
+    assert len(told) == 1
+    assert told[0].startswith("Warning: The logistic fit did not converge for l2 = 0.1")
+    assert "probabilities may be off by" in told[0]
 
 
 def python(chain, **how):
