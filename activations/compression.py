@@ -12,7 +12,7 @@ from probekit.activations.disk import full_disk_told, move_into_place, new_file,
 from probekit.activations.skeleton import HDF5_OPTIONS
 from probekit.errors import UsageError
 
-__all__ = ["check_compression", "compress_store"]
+__all__ = ["ALLOWED", "check_compression", "compress_store"]
 
 ALLOWED = ("gzip", "lzf")
 CHUNK_BYTES = 1 << 20

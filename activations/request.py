@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from probekit.activations.batching import default_batch_tokens
 from probekit.activations.checkpoint import Checkpoint, open_checkpoint, open_loaded
-from probekit.activations.compression import check_compression
+from probekit.activations.compression import ALLOWED
 from probekit.activations.encoding import Encoder, Survey
 from probekit.activations.identity import hashed, tokenizer_fingerprint
 from probekit.activations.layout import human_bytes
@@ -21,6 +21,9 @@ from probekit.activations.store import ActivationStore
 from probekit.activations.templates import read_template, refusal
 from probekit.data import Rows
 from probekit.errors import DataError, OutputExistsError, StoreError, UsageError, first_few
+from probekit.kinds import Choice, Flag, Layers, Maybe, Settings, Text
+from probekit.limits import COUNT
+from probekit.settings import configuration
 from probekit.sources import load_rows
 
 LONG = "are so long that only the part which is read was tokenised"
@@ -28,7 +31,10 @@ LONG = "are so long that only the part which is read was tokenised"
 __all__ = ["Job", "Request", "prepare", "read_rows"]
 
 
-@dataclass(frozen=True)
+COLUMN = Maybe(Text("a column's name"))
+
+
+@configuration
 class Request:
     """Everything that can be said about an extraction; see ``probekit extract -h``."""
 
@@ -38,57 +44,39 @@ class Request:
     """Hub name, folder, or a pair (model, tokenizer) that is loaded."""
     output: str | Path
     """Store to write."""
-    layers: Any = "mid"
+    layers: Annotated[Any, Layers()] = "mid"
     """See ``parse_layers``."""
-    pool: str = "auto"
+    pool: Annotated[str, Choice("auto", *POOLS)] = "auto"
     """``auto``: last token for models that read left to right, mean for the others."""
-    dtype: str = "auto"
+    dtype: Annotated[str, Choice("auto", *DTYPES)] = "auto"
     """Numbers the model computes in; ``auto``: those of the checkpoint."""
-    store_dtype: str = "same"
+    store_dtype: Annotated[str, Choice("same", *DTYPES)] = "same"
     """Numbers that are stored; ``same``: the model's."""
-    max_length: int | None = None
+    max_length: Annotated[int | None, Maybe(COUNT)] = None
     """Tokens per row; None: what tokenizer and model are made for."""
-    batch_tokens: int | None = None
+    batch_tokens: Annotated[int | None, Maybe(COUNT)] = None
     """Padded tokens per batch; None: by the kind of device."""
-    device: str = "auto"
+    device: Annotated[str, Text("a device, such as auto, cpu or cuda:0,")] = "auto"
     """See ``Placement``."""
     template: str | Path | None = None
     """File with a Jinja2 template."""
-    revision: str | None = None
+    revision: Annotated[str | None, Maybe(Text("a revision"))] = None
     """Branch, tag or commit on the hub."""
-    text_column: str | None = None
-    id_column: str | None = None
-    limit: int | None = None
+    text_column: Annotated[str | None, COLUMN] = None
+    id_column: Annotated[str | None, COLUMN] = None
+    limit: Annotated[int | None, Maybe(COUNT)] = None
     """Only the first rows."""
-    skip_refused: bool = False
+    skip_refused: Annotated[bool, Flag()] = False
     """Leave out rows that the template refuses."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, Flag()] = False
     """Run code that a checkpoint brings."""
-    quantization: dict[str, Any] | None = None
+    quantization: Annotated[dict[str, Any] | None, Maybe(Settings())] = None
     """See ``Placement``."""
-    compression: str | None = None
+    compression: Annotated[str | None, Maybe(Choice(*ALLOWED))] = None
     """``gzip`` or ``lzf``; such a store is smaller, and cannot be mapped."""
-    overwrite: bool = False
-    flush_rows: int | None = None
+    overwrite: Annotated[bool, Flag()] = False
+    flush_rows: Annotated[int | None, Maybe(COUNT)] = None
     """Mark rows done at least this often, besides every two seconds."""
-
-    def __post_init__(self) -> None:
-        """Refuse what can be told to be wrong without reading anything."""
-        for name in ("max_length", "batch_tokens", "limit", "flush_rows"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name.replace('_', '-')} is at least 1, not {value}.")
-        for name, allowed in (
-            ("pool", ("auto", *POOLS)),
-            ("dtype", ("auto", *DTYPES)),
-            ("store_dtype", ("same", *DTYPES)),
-        ):
-            if getattr(self, name) not in allowed:
-                raise UsageError(
-                    f"{name.replace('_', '-')} is one of {', '.join(allowed)}, not "
-                    f"{getattr(self, name)!r}."
-                )
-        check_compression(self.compression)
 
 
 @dataclass(frozen=True)

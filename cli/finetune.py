@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from probekit.cli.options import emit, json_option, say, seed_option
+from probekit.cli.run_options import read_pairs
 
 if TYPE_CHECKING:
     from probekit.data import Rows
@@ -137,20 +138,9 @@ def command(**options: Any) -> None:
 
 
 def _settings(options: dict[str, Any]) -> dict[str, Any]:
-    from probekit.errors import UsageError
-    from probekit.safe import load_yaml
-
-    def pairs(name: str) -> dict[str, Any]:
-        found = {}
-        for given in options[name]:
-            key, equals, value = given.partition("=")
-            if not equals:
-                raise click.UsageError(f"Settings are KEY=VALUE, got {given!r}.")
-            found[key.strip()] = load_yaml(value, given, error=UsageError)
-        return found
-
     fields = {name: options[name] for name in FIELDS if options[name] is not None}
-    return {**fields, "loss_options": pairs("loss_options"), **pairs("settings")}
+    of_loss = read_pairs("--loss-option", options["loss_options"])
+    return {**fields, "loss_options": of_loss, **read_pairs("--set", options["settings"])}
 
 
 def _named(given: str) -> tuple[str, str]:

@@ -172,14 +172,14 @@ def _rows_of_run(folder: Path, options: dict[str, Any]) -> RowsSection | None:
     """The rows that the run cleaned, where what made them is still at hand; says so if not."""
     from probekit.cli.report_evidence import run_rows
     from probekit.errors import UsageError
-    from probekit.experiments.config import RunConfig, read_yaml
+    from probekit.experiments.config import read_config
     from probekit.experiments.run import Run
 
     steps = options["steps"] or folder.absolute().parent / "steps"
     try:
         if not steps.is_dir():
             raise UsageError(f"there is no folder {steps}; name it with --steps.")
-        config = RunConfig.from_mapping(read_yaml(folder / "config.yaml"))
+        config = read_config(folder / "config.yaml")
         rows = run_rows(
             Run(config, steps, lambda _: None),
             arm=options["arm"],

@@ -32,6 +32,9 @@ LEVELS = {
     "probekit.errors": 0,
     "probekit.safe": 0,
     "probekit.contents": 1,
+    "probekit.kinds": 0,
+    "probekit.limits": 0,
+    "probekit.settings": 0,
     "probekit.files": 1,
     "probekit.tables": 1,
     "probekit.data": 2,
@@ -52,7 +55,10 @@ LEVELS = {
     "probekit.reports": 9,
     "probekit.cli": 10,
 }
-HEAVY = ("torch", "transformers", "datasets", "sklearn", "faiss", "pandas", "pyarrow", "matplotlib")
+HEAVY = (
+    *("torch", "transformers", "datasets", "sklearn", "faiss", "pandas", "pyarrow", "matplotlib"),
+    "pydantic",
+)
 
 
 def module_name(path: Path) -> str:

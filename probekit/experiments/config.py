@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from probekit.errors import DataError, UsageError, did_you_mean
+from probekit.errors import UsageError, did_you_mean
 from probekit.files import atomic_write
-from probekit.safe import load_yaml, read_text
+from probekit.kinds import (
+    Choice,
+    Flag,
+    Kind,
+    Layers,
+    Listed,
+    Maybe,
+    Number,
+    SettingError,
+    Settings,
+    Text,
+    Whole,
+    check_names,
+    checked,
+)
+from probekit.limits import ACTION_KINDS, FLAG, PROBE_KINDS, SEED
+from probekit.settings import (
+    configuration,
+    from_mapping,
+    in_file,
+    read_settings,
+    within,
+)
 
 __all__ = ["ACTIONS", "RunConfig", "read_config", "write_config"]
 
@@ -19,69 +41,90 @@ ACTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relabel": ("relabel", {}),
     "relabel-hard": ("relabel", {"hard": True}),
 }
-PROBES = ("knn", "logreg", "topofilter", "ensemble", "mass-mean")
-ROWS = ("supervisor_rows", "student_rows", "test_rows")
+PROBES = tuple(PROBE_KINDS)
+# Settings of a training that a run gives itself, and the field that says them.
+OF_THE_RUN = {
+    "model": "weak and strong",
+    "objective": "task",
+    "loss": "losses",
+    "loss_options": "loss_options of the run",
+    "seed": "seeds",
+}
+# Arguments of an extraction that a run gives itself.
+NOT_EXTRACTED = ("rows", "model", "output", "layers", "overwrite", "limit", "flush_rows")
+SEVERAL, MODELS = Listed(Text("a name"), alone=True), Listed(Text("a model's name"), alone=True)
+ROWS = Maybe(Whole(4))
 
 
-@dataclass(frozen=True)
+@configuration
 class RunConfig:
     """Everything that decides the result of ``probekit run``."""
 
     command: ClassVar[str] = "run"
+    # Name of a probe -> what probe_options may hold for it.
+    probe_kinds: ClassVar[Mapping[str, Mapping[str, Kind]]] = {
+        name: {**kinds, "in_sample": FLAG} for name, kinds in PROBE_KINDS.items()
+    }
 
-    task: Sequence[str]
+    task: Annotated[Sequence[str], SEVERAL]
     """Tasks, or files of rows with a column label; each is an experiment of its own."""
-    weak: Sequence[str]
+    weak: Annotated[Sequence[str], MODELS] = ()
     """Weak supervisors' models."""
-    strong: Sequence[str]
+    strong: Annotated[Sequence[str], MODELS] = ()
     """Students' models; every pair of a weak and a strong one is run."""
-    seeds: Sequence[int] = (0,)
+    seeds: Annotated[Sequence[int], Listed(SEED, alone=True)] = (0,)
     """One repetition each: of the split, of initialisation and of the order of rows."""
-    supervisor_rows: int | None = None
+    supervisor_rows: Annotated[int | None, ROWS] = None
     """At most so many rows with ground truth for the supervisor; None: its half."""
-    student_rows: int | None = None
+    student_rows: Annotated[int | None, ROWS] = None
     """At most so many rows with weak labels for the student; None: its half."""
-    test_rows: int | None = None
+    test_rows: Annotated[int | None, ROWS] = None
     """At most so many test rows."""
-    validation_share: float = 0.1
+    validation_share: Annotated[float, Number(0, 1, below=True)] = 0.1
     """Share of the student's rows that is held out, with weak labels, for early stopping."""
-    weak_on: str = "heldout"
+    weak_on: Annotated[str, Choice("heldout", "train")] = "heldout"
     """``heldout``: the supervisor labels rows it has not seen; ``train``: its own."""
-    losses: Sequence[str] = ("xent",)
+    losses: Annotated[Sequence[str], SEVERAL] = ("xent",)
     """Losses of the students on plain weak labels; the first is also that of all others."""
-    loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    loss_options: Annotated[Mapping[str, Mapping[str, Any]], Settings()] = field(
+        default_factory=dict
+    )
     """Options by name of the loss."""
-    probes: Sequence[str] = ("knn", "logreg", "topofilter")
+    probes: Annotated[Sequence[str], SEVERAL] = ("knn", "logreg", "topofilter")
     """Probes that clean the weak labels."""
-    probe_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    probe_options: Annotated[Mapping[str, Mapping[str, Any]], Settings()] = field(
+        default_factory=dict
+    )
     """Parameters by name of the probe."""
-    layer: str | int = "mid"
+    layer: Annotated[str | int, Layers()] = "mid"
     """Layer of the strong model that the probes read; the ensemble reads several by itself."""
-    actions: Sequence[str] = ("filter", "relabel")
+    actions: Annotated[Sequence[str], SEVERAL] = ("filter", "relabel")
     """What each probe is used for: filter, relabel (soft), relabel-hard."""
-    action_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    action_options: Annotated[Mapping[str, Mapping[str, Any]], Settings()] = field(
+        default_factory=dict
+    )
     """Arguments by name of the action."""
-    linear_students: bool = True
+    linear_students: Annotated[bool, Flag()] = True
     """Also judge the probes themselves as students."""
-    random_drops: int = 1
+    random_drops: Annotated[int, Whole(0, 1000)] = 1
     """Random drops per size of filter, each a student of its own."""
-    finetune: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Annotated[Mapping[str, Any], Settings()] = field(default_factory=dict)
     """Settings of finetuning that hold for all models."""
-    weak_finetune: Mapping[str, Any] = field(default_factory=dict)
+    weak_finetune: Annotated[Mapping[str, Any], Settings()] = field(default_factory=dict)
     """Settings for weak supervisors, over ``finetune``."""
-    strong_finetune: Mapping[str, Any] = field(default_factory=dict)
+    strong_finetune: Annotated[Mapping[str, Any], Settings()] = field(default_factory=dict)
     """Settings for students and ceilings, over ``finetune``."""
-    extract: Mapping[str, Any] = field(default_factory=dict)
+    extract: Annotated[Mapping[str, Any], Settings()] = field(default_factory=dict)
     """Settings of the extraction: dtype, pool, batch_tokens, …"""
-    rounds: int = 1
+    rounds: Annotated[int, Whole(1, 1000)] = 1
     """Strong-to-strong: how often a fresh copy is trained; 1 is the student alone."""
-    chain: Sequence[str] = ()
+    chain: Annotated[Sequence[str], MODELS] = ()
     """Bootstrapping: models, weakest first; each labels fresh rows for the next."""
-    lm_first: bool = False
+    lm_first: Annotated[bool, Flag()] = False
     """Language-model loss on the task's texts before students and ceiling."""
-    lm_finetune: Mapping[str, Any] = field(default_factory=dict)
+    lm_finetune: Annotated[Mapping[str, Any], Settings()] = field(default_factory=dict)
     """Settings of that, over ``finetune``."""
-    curves: bool = False
+    curves: Annotated[bool, Flag()] = False
     """Keep predictions of every evaluation: overfitting curves."""
 
     def __post_init__(self) -> None:
@@ -89,47 +132,65 @@ class RunConfig:
         for name in ("task", "weak", "strong", "seeds", "losses"):
             if not getattr(self, name) and not (name in ("weak", "strong") and self.chain):
                 raise UsageError(f"A run needs {name}; name at least one.")
-        for name in ROWS:
-            value = getattr(self, name)
-            if value is not None and value < 4:
-                raise UsageError(f"{name} is at least 4, not {value}.")
-        if not 0 <= self.validation_share < 1:
-            raise UsageError(f"validation_share lies in [0, 1), got {self.validation_share}.")
-        if self.weak_on not in ("heldout", "train"):
-            raise UsageError(f"weak_on is heldout or train, not {self.weak_on!r}.")
-        if self.rounds < 1 or self.random_drops < 0:
-            raise UsageError("rounds is at least 1 and random_drops at least 0.")
         if len(self.chain) == 1:
             raise UsageError("A chain needs at least two models, weakest first.")
         _check_names("probe", self.probes, PROBES)
         _check_names("action", self.actions, tuple(ACTIONS))
-        from probekit.students.losses import loss_names
+        from probekit.students.losses import check_loss, loss_names
 
         losses = tuple(loss_names())
         _check_names("loss", self.losses, losses)
         # Options of what is not used this time do no harm: one file may serve several runs.
-        _check_names("probe in probe_options,", list(self.probe_options), PROBES)
-        _check_names("action in action_options,", list(self.action_options), tuple(ACTIONS))
-        _check_names("loss in loss_options,", list(self.loss_options), losses)
+        for name, options in _nested("probe_options", self.probe_options, PROBES):
+            check_names(options, self.probe_kinds[name], place=("probe_options", name))
+        for name, options in _nested("action_options", self.action_options, tuple(ACTIONS)):
+            check_names(options, ACTION_KINDS[name], place=("action_options", name))
+        for name, options in _nested("loss_options", self.loss_options, losses):
+            try:
+                check_loss(name, options)
+            except SettingError as error:
+                raise within(error, "loss_options", name) from None
+        self._check_trainings()
+        self._check_extraction()
+
+    def _check_trainings(self) -> None:
+        """Check each mapping of finetuning settings alone, and as it is used, over ``finetune``."""
+        from probekit.students.config import FinetuneConfig
+
+        model = {"model": "any"}
+        for name in ("finetune", "weak_finetune", "strong_finetune", "lm_finetune"):
+            given = getattr(self, name)
+            for setting, field_ in OF_THE_RUN.items():
+                if setting in given:
+                    raise SettingError(f" is what {field_} says; leave it out.", (name, setting))
+            over = {} if name == "finetune" else self.finetune
+            FinetuneConfig.from_mapping({**model, **over, **given}, of=name)
+
+    def _check_extraction(self) -> None:
+        if not self.extract:
+            return
+        from probekit.activations.request import Request
+
+        for name in NOT_EXTRACTED:
+            if name in self.extract:
+                raise SettingError(" is what the run decides; leave it out.", ("extract", name))
+        try:
+            from_mapping(Request, {"rows": (), "model": "any", "output": "any", **self.extract})
+        except UsageError as error:
+            raise within(error, "extract") from None
 
     @classmethod
-    def from_mapping(cls, content: Mapping[str, Any], source: str = "the configuration") -> Self:
-        """Take what a YAML file holds; a single name stands for a list of one."""
-        known = {each.name for each in fields(cls)}
-        for key in content:
-            if key not in known:
-                raise UsageError(
-                    f"{source} has the unknown field {key!r}{did_you_mean(key, known)}."
-                )
-        missing = [name for name in ("task",) if name not in content]
-        if missing:
-            raise UsageError(f"{source} lacks {', '.join(missing)}.")
-        values: dict[str, Any] = {"weak": (), "strong": ()}
-        for each in fields(cls):
-            if each.name not in content:
-                continue
-            values[each.name] = _typed(each.name, str(each.type), content[each.name], source)
-        return cls(**values)
+    def from_mapping(cls, content: Mapping[str, Any], source: str | Path | None = None) -> Self:
+        """Take what a YAML file holds; a single name stands for a list of one.
+
+        ``source`` is that file: messages then name it, and the line.
+        """
+        try:
+            return from_mapping(cls, content)
+        except SettingError as error:
+            raise error if source is None else in_file(error, Path(source)) from None
+        except UsageError as error:
+            raise error if source is None else UsageError(f"{source}: {error}") from None
 
     def to_mapping(self) -> dict[str, Any]:
         """Return it as YAML and JSON can hold it."""
@@ -156,15 +217,7 @@ def read_config(path: Path) -> RunConfig:
     DataError
         Where it is missing or no YAML.
     """
-    return RunConfig.from_mapping(read_yaml(path), str(path))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a mapping from a YAML file."""
-    content = load_yaml(read_text(path), str(path))
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no fields; write them as `name: value`.")
-    return content
+    return RunConfig.from_mapping(read_settings(path), path)
 
 
 def write_config(config: RunConfig, path: Path) -> None:
@@ -177,26 +230,18 @@ def write_config(config: RunConfig, path: Path) -> None:
         yaml.safe_dump(config.to_mapping(), file, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _typed(name: str, kind: str, value: Any, source: str) -> Any:
-    """Bring a YAML value into the field's form, or say what is wrong with it."""
-    if kind.startswith("Sequence"):
-        listed = list(value) if isinstance(value, list | tuple) else [value]
-        wanted: type = int if "int" in kind else str
-        wrong = [v for v in listed if not isinstance(v, wanted) or isinstance(v, bool)]
-        if wrong:
-            raise UsageError(f"{source}: {name} is a list of {wanted.__name__}, got {wrong[0]!r}.")
-        return tuple(listed)
-    if kind.startswith("Mapping"):
-        if not isinstance(value, Mapping):
-            raise UsageError(f"{source}: {name} is a mapping of settings, got {value!r}.")
-        return dict(value)
-    allowed = [part.strip() for part in kind.split("|")]
-    names = {"NoneType": "None"}.get(type(value).__name__, type(value).__name__)
-    if names in allowed:
-        return value
-    if names == "int" and "float" in allowed:
-        return float(value)
-    raise UsageError(f"{source}: {name} is {kind}, got {value!r}.")
+def _nested(
+    name: str, given: Mapping[str, Any], allowed: Sequence[str]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Settings by name of what they are for, each a mapping."""
+    found = []
+    for key, value in given.items():
+        if key not in allowed:
+            raise SettingError(
+                f" is none of {', '.join(allowed)}{did_you_mean(key, allowed)}.", (name, key)
+            )
+        found.append((key, checked((name, key), Settings(), value)))
+    return found
 
 
 def _check_names(what: str, given: Sequence[str], allowed: Sequence[str]) -> None:

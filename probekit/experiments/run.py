@@ -17,12 +17,13 @@ import numpy as np
 
 from probekit.errors import DataError, OutputExistsError, first_few
 from probekit.experiments.bootstrap import Chain
-from probekit.experiments.config import RunConfig, read_yaml, write_config
+from probekit.experiments.config import RunConfig, write_config
 from probekit.experiments.context import VERDICTS, Context, Model, look_at_model, predictions_file
 from probekit.experiments.engine import PACKAGES, Engine, Step
 from probekit.experiments.splits import Splits, chain_splits, run_splits
 from probekit.experiments.weak_to_strong import Pair, PlannedArm
 from probekit.files import atomic_write
+from probekit.settings import read_settings
 
 if TYPE_CHECKING:
     from probekit.labels import WeakLabels
@@ -333,7 +334,7 @@ def open_folder(folder: Path, config: RunConfig) -> None:
     if folder.exists() and not folder.is_dir():
         raise OutputExistsError(f"{folder} is a file; name a folder with -o.")
     if (folder / CONFIG).is_file():
-        there = type(config).from_mapping(read_yaml(folder / CONFIG), str(folder / CONFIG))
+        there = type(config).from_mapping(read_settings(folder / CONFIG), folder / CONFIG)
         differing = config.differences(there)
         if differing:
             raise OutputExistsError(

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from probekit.errors import OutputExistsError, UsageError, did_you_mean
-from probekit.experiments.config import RunConfig, read_yaml
+from probekit.errors import OutputExistsError, UsageError
+from probekit.experiments.config import RunConfig
 from probekit.experiments.run import CONFIG, open_folder
+from probekit.kinds import Flag, Kind, Layers
+from probekit.limits import PROBE_KINDS
+from probekit.settings import configuration, read_settings
 
 __all__ = ["SaliencyConfig", "open_saliency_folder"]
 
 PROBE_SETTINGS = ("l2", "penalties", "standardize")
 
 
-@dataclass(frozen=True)
+@configuration
 class SaliencyConfig(RunConfig):
     """Fields of a run, of which those about cleaning labels do nothing here."""
 
     command: ClassVar[str] = "saliency"
+    probe_kinds: ClassVar[Mapping[str, Mapping[str, Kind]]] = {
+        **RunConfig.probe_kinds,
+        "logreg": {name: PROBE_KINDS["logreg"][name] for name in PROBE_SETTINGS},
+    }
 
-    layers: str = "all"
+    layers: Annotated[str, Layers()] = "all"
     """Layers that the probes read, as ``extract --layers`` takes them; the last is always read."""
 
-    after_truth: bool = False
+    after_truth: Annotated[bool, Flag()] = False
     """Also probe the layers of the model finetuned on ground truth, which is kept on disk."""
 
     def __post_init__(self) -> None:
@@ -38,14 +44,6 @@ class SaliencyConfig(RunConfig):
                 "saliency chooses penalties and layers on validation rows; give a "
                 "validation_share above 0."
             )
-        for name in self.probe_options.get("logreg", {}):
-            if name not in PROBE_SETTINGS:
-                raise UsageError(
-                    f"saliency's probes have no setting {name!r}"
-                    f"{did_you_mean(name, PROBE_SETTINGS)}; probe_options.logreg takes "
-                    f"{', '.join(PROBE_SETTINGS)}."
-                )
-        _ = self.probe  # refuses numbers that are none
 
     @property
     def extracted(self) -> str:
@@ -58,19 +56,11 @@ class SaliencyConfig(RunConfig):
         from probekit.probes.logistic import PENALTIES
 
         given: Mapping[str, Any] = self.probe_options.get("logreg", {})
-        penalties: Sequence[Any] = given.get("penalties", PENALTIES)
+        penalties: Sequence[float] | None = given.get("penalties")
         if given.get("l2", "auto") != "auto":
             penalties = [given["l2"]]
-        try:
-            numbers = [float(value) for value in penalties]
-        except (TypeError, ValueError):
-            numbers = []
-        if not numbers or not all(0 <= value < float("inf") for value in numbers):
-            raise UsageError(
-                "probe_options.logreg.penalties is a list of numbers of at least 0, got "
-                f"{penalties!r}."
-            )
-        return {"penalties": numbers, "standardize": bool(given.get("standardize", True))}
+        numbers = [float(value) for value in (PENALTIES if penalties is None else penalties)]
+        return {"penalties": numbers, "standardize": given.get("standardize", True)}
 
 
 def open_saliency_folder(folder: Path, config: SaliencyConfig) -> None:
@@ -81,7 +71,7 @@ def open_saliency_folder(folder: Path, config: SaliencyConfig) -> None:
     OutputExistsError
         Where the folder holds a run, another comparison or something else.
     """
-    if (folder / CONFIG).is_file() and "layers" not in read_yaml(folder / CONFIG):
+    if (folder / CONFIG).is_file() and "layers" not in read_settings(folder / CONFIG):
         raise OutputExistsError(
             f"{folder} holds a `probekit run`; name another folder beside it with -o, where the "
             "steps that both share are not done again."

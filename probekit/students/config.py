@@ -3,110 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, field
+from typing import Annotated, Any
 
-from probekit.errors import UsageError, did_you_mean
+from probekit.errors import UsageError
+from probekit.kinds import Choice, Flag, Listed, Maybe, Number, SettingError, Settings, Text, Whole
+from probekit.limits import COUNT, SEED
+from probekit.settings import configuration, from_mapping, within
 
 __all__ = ["FinetuneConfig"]
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "objective": ("classify", "reward", "lm", "completion"),
-    "pool": ("auto", "last", "first", "mean", "max"),
-    "dtype": ("auto", "float32", "bfloat16"),
-    "save": ("model", "adapter", "none"),
-    "early_stop": ("log_loss", "accuracy", "auroc"),
-    "lr_schedule": ("linear", "cosine", "constant", "constant_with_warmup"),
-}
 # A head and a few adapters bear larger steps than a whole model.
 FULL_RATE, ADAPTER_RATE = 5e-5, 2e-4
+LABELLED = ("classify", "reward")
 
 
-@dataclass(frozen=True)
+@configuration
 class FinetuneConfig:
     """Settings of one training; names are those of transformers' TrainingArguments or shorter."""
 
-    model: str
+    model: Annotated[str, Text("a model's name")]
     """Hub name or folder; may end in ``@layers=K``."""
-    objective: str = "classify"
+    objective: Annotated[str, Choice("classify", "reward", "lm", "completion")] = "classify"
     """``classify``, ``reward`` (preference pairs), ``lm`` (texts) or ``completion``."""
-    loss: str = "xent"
+    loss: Annotated[str, Text("a loss's name")] = "xent"
     """See :func:`probekit.students.losses.loss_names`."""
-    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    loss_options: Annotated[Mapping[str, Any], Settings()] = field(default_factory=dict)
     """Options of the loss."""
-    epochs: float = 2.0
+    epochs: Annotated[float, Number(0, 1e6, above=True)] = 2.0
     """Passes over the rows."""
-    max_steps: int | None = None
+    max_steps: Annotated[int | None, Maybe(COUNT)] = None
     """Optimizer steps, instead of epochs."""
-    lr: float | None = None
+    lr: Annotated[float | None, Maybe(Number(0, 1e6, above=True))] = None
     """Peak learning rate; None: 5e-5, with LoRA 2e-4."""
-    lr_schedule: str = "linear"
+    lr_schedule: Annotated[str, Choice("linear", "cosine", "constant", "constant_with_warmup")] = (
+        "linear"
+    )
     """How the learning rate falls: linear, cosine, constant, constant_with_warmup."""
-    warmup: float = 0.0
+    warmup: Annotated[float, Number(0, 1e9)] = 0.0
     """Steps of rising learning rate, or, below 1, a share of all steps."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Number(0, 1e6)] = 0.0
     """Decoupled weight decay of AdamW."""
-    adam_beta2: float = 0.999
+    adam_beta2: Annotated[float, Number(0, 1, below=True)] = 0.999
     """Second moment's memory of AdamW."""
-    batch_size: int = 32
+    batch_size: Annotated[int, COUNT] = 32
     """Rows per forward and device."""
-    grad_accum: int = 1
+    grad_accum: Annotated[int, COUNT] = 1
     """Forwards per optimizer step."""
-    lora: bool = False
+    lora: Annotated[bool, Flag()] = False
     """Train low-rank adapters and the head only."""
-    lora_rank: int = 8
+    lora_rank: Annotated[int, Whole(1, 65_536)] = 8
     """Rank of the adapters."""
-    lora_alpha: int = 8
+    lora_alpha: Annotated[int, Whole(1, 10**6)] = 8
     """Scale of the adapters, times 1 / rank."""
-    lora_dropout: float = 0.0
+    lora_dropout: Annotated[float, Number(0, 1, below=True)] = 0.0
     """Dropout before the adapters."""
-    lora_modules: Sequence[str] | None = None
+    lora_modules: Annotated[
+        Sequence[str] | None, Maybe(Listed(Text("a module's name"), least=1))
+    ] = None
     """Names of modules to adapt; None: every linear layer of the blocks."""
-    pool: str = "auto"
+    pool: Annotated[str, Choice("auto", "last", "first", "mean", "max")] = "auto"
     """What the head reads: last, first, mean or max; ``auto`` as in ``probekit extract``."""
-    max_length: int | None = None
+    max_length: Annotated[int | None, Maybe(COUNT)] = None
     """Tokens per row; None: what tokenizer and model are made for."""
-    dtype: str = "auto"
+    dtype: Annotated[str, Choice("auto", "float32", "bfloat16")] = "auto"
     """``bfloat16``: mixed precision; ``auto``: that where the GPU has it, else float32."""
-    early_stop: str | None = None
+    early_stop: Annotated[str | None, Maybe(Choice("log_loss", "accuracy", "auroc"))] = None
     """Keep the evaluation that is best on held-out weak labels: log_loss, accuracy or auroc."""
-    patience: int | None = None
+    patience: Annotated[int | None, Maybe(COUNT)] = None
     """Stop after so many evaluations without a better one; None: train to the end."""
-    evals: int = 8
+    evals: Annotated[int, Whole(1, 100_000)] = 8
     """Evaluations over the whole training, where there are rows to evaluate on."""
-    save_seconds: float = 300.0
+    save_seconds: Annotated[float, Number(0, 1e9)] = 300.0
     """A checkpoint at least this often, and the last one before a stop is gone on from."""
-    save: str = "model"
+    save: Annotated[str, Choice("model", "adapter", "none")] = "model"
     """``model``, ``adapter`` (LoRA without the base) or ``none``."""
-    device: str = "auto"
+    device: Annotated[str, Text("a device, auto or cpu,")] = "auto"
     """``auto`` or ``cpu``; several GPUs are accelerate's."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of head, order of rows and dropout."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool, Flag()] = False
     """Compute activations again in the backward pass, to save memory."""
-    revision: str | None = None
+    revision: Annotated[str | None, Maybe(Text("a revision"))] = None
     """Branch, tag or commit on the hub."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, Flag()] = False
     """Run code that a checkpoint brings."""
-    report_to: str | None = None
+    report_to: Annotated[str | None, Maybe(Text("a name such as wandb"))] = None
     """Where the Trainer logs: wandb, tensorboard, …; None: nowhere."""
 
     def __post_init__(self) -> None:
         """Refuse what can be told to be wrong without a model."""
-        for name, allowed in CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed and not (name == "early_stop" and value is None):
-                raise UsageError(f"{name} is one of {', '.join(allowed)}, not {value!r}.")
-        for name in ("batch_size", "grad_accum", "lora_rank", "evals", "max_steps", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is at least 1, not {value}.")
-        if self.save_seconds < 0:
-            raise UsageError(f"save_seconds is at least 0, not {self.save_seconds}.")
-        if not self.epochs > 0:
-            raise UsageError(f"epochs is above 0, not {self.epochs}.")
-        if self.lr is not None and not self.lr > 0:
-            raise UsageError(f"lr is above 0, not {self.lr}.")
         if self.save == "adapter" and not self.lora:
             raise UsageError("Only LoRA has an adapter to save; take save model or none.")
         if self.device not in ("auto", "cpu"):
@@ -114,24 +100,29 @@ class FinetuneConfig:
                 f"device is auto or cpu, not {self.device!r}; choose cards with "
                 "CUDA_VISIBLE_DEVICES or accelerate launch."
             )
+        if self.objective in LABELLED and (self.loss != "xent" or self.loss_options):
+            from probekit.students.losses import check_loss
+
+            try:
+                check_loss(self.loss, self.loss_options)
+            except SettingError as error:
+                raise within(error, "loss_options") from None
 
     @classmethod
-    def from_mapping(cls, content: Mapping[str, Any]) -> FinetuneConfig:
-        """Take settings by name.
+    def from_mapping(cls, content: Mapping[str, Any], *, of: str = "") -> FinetuneConfig:
+        """Take settings by name; ``of`` is the field of a run that holds them, for messages.
 
         Raises
         ------
         UsageError
-            For a name that is none; the nearest ones are named.
+            For a name that is none, the nearest ones being named, and a value that is not allowed.
         """
-        names = [each.name for each in fields(cls)]
-        for name in content:
-            if name not in names:
-                raise UsageError(f"Finetuning has no setting {name!r}{did_you_mean(name, names)}.")
         try:
-            return cls(**content)
-        except TypeError as error:
-            raise UsageError(f"A setting of finetuning has a wrong type: {error}.") from None
+            return from_mapping(cls, content)
+        except UsageError as error:
+            if of:
+                raise within(error, of) from None
+            raise
 
     @property
     def learning_rate(self) -> float:

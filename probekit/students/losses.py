@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import UsageError, did_you_mean
+from probekit.kinds import Flag, Kind, Number, SettingError, Whole, Words, checked
 from probekit.students import loss_functions
 from probekit.students.loss_functions import (
     entropy,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Loss",
     "RecentPredictions",
+    "check_loss",
     "entropy",
     "entropy_additive",
     "entropy_eleuther",
@@ -68,19 +70,19 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
 # Filled in by Loss; every other keyword of a function is an option of the loss.
 GIVEN = {"weight", "training", "step", "progress", "recent", "prior"}
 
-# Option -> what its value must satisfy, and that in words.
-ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "a_max": (lambda v: 0 <= v <= 1, "a number in [0, 1]"),
-    "warmup": (lambda v: 0 <= v <= 1, "a share of the steps in [0, 1]"),
-    "warmup_steps": (lambda v: v >= 0, "a number of steps of at least 0"),
-    "buffer_size": (lambda v: v >= 1 and v == int(v), "a whole number of at least 1"),
-    "strength": (lambda v: v >= 0, "a number of at least 0"),
-    "temperature": (lambda v: v > 0, "a number above 0"),
-    "alpha": (lambda v: v >= 0, "a number of at least 0"),
-    "beta": (lambda v: v >= 0, "a number of at least 0"),
-    "floor": (lambda v: 0 < v < 1, "a number in (0, 1)"),
-    "radius": (lambda v: -0.5 <= v < float("inf"), "a number of at least -0.5 or midweak"),
-    "balance_batch": (lambda v: isinstance(v, bool), "true or false"),
+# Option -> what its value may be.
+ALLOWED: dict[str, Kind] = {
+    "a_max": Number(0, 1),
+    "warmup": Number(0, 1),  # a share of the steps
+    "warmup_steps": Number(0, 1e9),
+    "buffer_size": Whole(1, 10**7),
+    "strength": Number(0, 1e6),
+    "temperature": Number(0, 1e6, above=True),
+    "alpha": Number(0, 1e6),
+    "beta": Number(0, 1e6),
+    "floor": Number(0, 1, above=True, below=True),
+    "radius": Words("midweak", other=Number(-0.5, 1e6)),
+    "balance_batch": Flag(),
 }
 
 
@@ -115,6 +117,26 @@ def loss_options(name: str) -> dict[str, Any]:
     return options
 
 
+def check_loss(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a loss, an option or a value that there is not, naming the nearest.
+
+    Raises
+    ------
+    UsageError
+        A ``SettingError`` where an option is wrong.
+    """
+    known = loss_options(name)
+    for option, value in options.items():
+        if option not in known:
+            allowed = f"it has {', '.join(known)}" if known else "it has none"
+            raise SettingError(
+                f": the loss {name} has no option {option!r}{did_you_mean(option, known)}; "
+                f"{allowed}.",
+                (str(option),),
+            )
+        checked((option,), ALLOWED[option], value)
+
+
 def make_loss(
     name: str, *, total_steps: int, weak: ArrayLike | None = None, **options: Any
 ) -> Loss:
@@ -137,15 +159,7 @@ def make_loss(
         Where the name, an option or its value is unknown (it names the nearest), or ``weak`` is
         missing.
     """
-    known = loss_options(name)
-    for option, value in options.items():
-        if option not in known:
-            allowed = f"it has {', '.join(known)}" if known else "it has none"
-            raise UsageError(
-                f"The loss {name} has no option {option!r}{did_you_mean(option, known)}; {allowed}."
-            )
-        if not (option == "radius" and value == "midweak"):
-            _check_value(name, option, value)
+    check_loss(name, options)
     if isinstance(total_steps, bool) or total_steps != int(total_steps) or total_steps < 1:
         raise UsageError(f"total_steps is a whole number of at least 1, got {total_steps!r}.")
     function = FUNCTIONS[name]
@@ -257,10 +271,3 @@ def _whole_set(name: str, weak: ArrayLike | None) -> Tensor:
             f"{labels.shape}."
         )
     return torch.from_numpy(labels)
-
-
-def _check_value(name: str, option: str, value: Any) -> None:
-    test, words = ALLOWED[option]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not ((number or option == "balance_batch") and test(value)):
-        raise UsageError(f"The loss {name}'s {option} is {words}, got {value!r}.")

@@ -230,10 +230,10 @@ def test_states_too_large_for_the_file_are_counted(
     [
         ({"layers": "9"}, UsageError, "There is no layer 9; this model has the layers 0"),
         ({"pool": "cls"}, UsageError, "pool is one of"),
-        ({"batch_tokens": 0}, UsageError, "batch-tokens is at least 1"),
+        ({"batch_tokens": 0}, UsageError, "batch_tokens is a whole number from 1 to"),
         ({"max_length": 999}, UsageError, "reads at most 128 tokens, not 999"),
         ({"device": "tpu"}, UsageError, "There is no device 'tpu'"),
-        ({"compression": "zip"}, UsageError, "Compression is one of"),
+        ({"compression": "zip"}, UsageError, "compression is one of gzip, lzf"),
         ({"text_column": "body"}, DataError, "has no column 'body'"),
         ({"rows": []}, DataError, "holds no rows"),
         ({"rows": ["a", " "]}, DataError, "1 rows with an empty text"),

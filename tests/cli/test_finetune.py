@@ -151,10 +151,10 @@ def test_completions_are_graded(
     ("words", "sentence"),
     [
         (["--loss", "logcnf"], "did you mean logconf"),
-        (["--set", "lora_rnk=2"], r"no setting 'lora_rnk' (did you mean lora_rank"),
+        (["--set", "lora_rnk=2"], "lora_rnk is no setting (did you mean lora_rank"),
         (["--loss-option", "a_max"], "KEY=VALUE"),
         (["--lora", "--set", "lora_modules=[nowhere]"], "LoRA finds no module"),
-        (["--lr", "-1"], "lr is above 0"),
+        (["--lr", "-1"], "lr is a number in (0, "),
         (["--validation-share", "2"], "lies in (0, 1)"),
         (["--objective", "reward"], "columns text and text_pair"),
     ],

@@ -75,8 +75,8 @@ def test_dry_run_does_nothing(words: list[Any], tmp_path: Path) -> None:
         (["--task", "docstring"], "did you mean docstrings"),
         (["--seeds", "few"], "how many, or seeds"),
         (["--set", "epochs"], "KEY=VALUE"),
-        (["--set", "finetune.epoch=2"], "no setting 'epoch' (did you mean epochs"),
-        (["--set", "ronds=2"], "unknown field 'ronds' (did you mean rounds"),
+        (["--set", "finetune.epoch=2"], "finetune.epoch is no setting (did you mean epochs"),
+        (["--set", "ronds=2"], "ronds is no setting (did you mean rounds"),
         (["--weak", "no/such/folder"], "does not exist"),
     ],
 )

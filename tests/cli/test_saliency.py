@@ -69,9 +69,9 @@ def test_dry_run_does_nothing(words: list[Any], tmp_path: Path) -> None:
     ("more", "sentence"),
     [
         (["--layers", "9"], "There is no layer 9"),
-        (["--layers", "middle"], "is no layer"),
+        (["--layers", "middle"], "(did you mean mid?), got 'middle'"),
         (["--set", "validation_share=0"], "validation_share above 0"),
-        (["--set", "probe_options.logreg.k=5"], "takes l2, penalties, standardize"),
+        (["--set", "probe_options.logreg.k=5"], "there are l2, penalties, standardize."),
         (["--set", "finetune.epoch=2"], "did you mean epochs"),
         (["--losses", "xnet"], "did you mean xent"),
         (["--task", "docstring"], "did you mean docstrings"),

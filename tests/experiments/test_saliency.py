@@ -345,17 +345,19 @@ class TestBadInput:
             ({"chain": ["a", "b"]}, "leave chain out"),
             ({"validation_share": 0.0}, "validation_share above 0"),
             ({"probe_options": {"logreg": {"penaltys": [1]}}}, "did you mean penalties"),
-            ({"probe_options": {"logreg": {"penalties": ["x"]}}}, "list of numbers"),
-            ({"probe_options": {"logreg": {"penalties": []}}}, "list of numbers"),
-            ({"probe_options": {"logreg": {"l2": -1}}}, "at least 0"),
-            ({"layer5": 1}, "unknown field 'layer5'"),
+            ({"probe_options": {"logreg": {"penalties": ["x"]}}}, "it holds 'x'"),
+            ({"probe_options": {"logreg": {"penalties": []}}}, "a list of at least 1"),
+            ({"probe_options": {"logreg": {"l2": -1}}}, "logreg.l2 is auto or a number in"),
+            ({"layers": "frist"}, r"layers is numbers, ranges .*got 'frist'"),
+            ({"probe_options": {"logreg": {"standardize": "false"}}}, "is true or false"),
+            ({"layer5": 1}, "^layer5 is no setting"),
         ],
     )
     def test_of_the_configuration(self, fields: dict[str, Any], sentence: str, done: Done) -> None:
         with pytest.raises(UsageError, match=sentence):
             SaliencyConfig.from_mapping({**done.config.to_mapping(), **fields})
 
-    @pytest.mark.parametrize(("layers", "named"), [("9", "no layer 9"), ("frist", "is no layer")])
+    @pytest.mark.parametrize(("layers", "named"), [("9", "no layer 9"), ("3-1", "runs backwards")])
     def test_of_layers(self, layers: str, named: str, done: Done) -> None:
         saliency = Saliency(done.config.changed(layers=layers), done.folder, lambda _: None)
         with pytest.raises(UsageError, match=named):
@@ -373,5 +375,5 @@ class TestBadInput:
                 if k not in ("layers", "after_truth")
             }
         )
-        with pytest.raises(UsageError, match="unknown field 'layers'"):
+        with pytest.raises(UsageError, match="layers is no setting"):
             open_folder(done.folder / "saliency", run)

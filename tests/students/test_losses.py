@@ -475,16 +475,16 @@ def test_one_row_and_the_median():
         ("window_midweak", {"radius": 0.1}, r"no option 'radius'"),
         ("logconf", {"a_max": 1.5}, r"a_max is a number in \[0, 1\], got 1\.5"),
         ("logconf", {"a_max": float("nan")}, r"a_max is a number"),
-        ("entropy", {"warmup": 100}, r"warmup is a share of the steps in \[0, 1\], got 100"),
-        ("logconf", {"buffer_size": 0}, r"buffer_size is a whole number of at least 1"),
+        ("entropy", {"warmup": 100}, r"warmup is a number in \[0, 1\], got 100"),
+        ("logconf", {"buffer_size": 0}, r"buffer_size is a whole number from 1 to"),
         (
             "window",
             {"radius": "wide"},
-            r"at least -0.5 or midweak, got 'wide'",
+            r"radius is midweak or a number in \[-0.5, 1,000,000\], got 'wide'",
         ),
-        ("entropy_additive", {"temperature": 0}, r"temperature is a number above 0"),
+        ("entropy_additive", {"temperature": 0}, r"temperature is a number in \(0, 1,000,000\]"),
         ("logconf_eleuther", {"balance_batch": "yes"}, r"balance_batch is true or false"),
-        ("product", {"alpha": True}, r"alpha is a number of at least 0, got True"),
+        ("product", {"alpha": True}, r"alpha is a number in \[0, 1,000,000\], got True"),
     ],
 )
 def test_unknown_names_and_values(name, options, message):

@@ -1,0 +1,364 @@
+"""Kinds of values that a setting may take: type and range, what is allowed in words, refusals.
+
+A kind reads a command line (``parse``), Python and YAML (``read``), and a pydantic field.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from probekit.errors import UsageError, did_you_mean
+from probekit.safe import one_line
+
+__all__ = [
+    "MAX_COUNT",
+    "Choice",
+    "Flag",
+    "Kind",
+    "Layers",
+    "Listed",
+    "Maybe",
+    "Number",
+    "SettingError",
+    "Settings",
+    "Text",
+    "Whole",
+    "Words",
+    "check_names",
+    "checked",
+    "shown",
+]
+
+MAX_COUNT = 10**9  # rows, tokens, steps, neighbours: more than any machine holds
+MAX_TEXT = 4096  # a path's length
+MOST = 10_000  # values of a list
+SHOWN = 60
+
+# Plain digits: int() and float() also take 1_000, Arabic ones, and nan.
+_WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+
+
+class SettingError(UsageError):
+    """A setting that is none; its message begins with its name.
+
+    ``place`` is its path in a file: ``("finetune", "lr")``; ``where`` names that file and line.
+    """
+
+    def __init__(self, reason: str, place: Sequence[str], where: str = "") -> None:
+        super().__init__(f"{where}{'.'.join(map(one_line, place))}{reason}")
+        self.reason, self.place = reason, tuple(place)
+
+
+class Kind:
+    """One kind of value: ``read`` takes what Python or YAML holds, ``parse`` a command line's text.
+
+    Both raise a ValueError for anything else; ``words`` says what is allowed.
+    """
+
+    words: str
+
+    def read(self, value: Any) -> Any:
+        """Return the value as it is used."""
+        raise NotImplementedError
+
+    def parse(self, text: str) -> Any:
+        """Read what stands on a command line."""
+        return self.read(text)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Let a field ``Annotated[int, Whole(1, 9)]`` be checked by ``read``."""
+        from pydantic_core import core_schema
+
+        del source, handler
+        return core_schema.no_info_plain_validator_function(self.read)
+
+
+@dataclass(frozen=True)
+class Whole(Kind):
+    """A whole number in [low, high]; no boolean, no 5.0."""
+
+    low: int
+    high: int = MAX_COUNT
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """What is allowed."""
+        return f"a whole number from {self.low:,} to {self.high:,}"
+
+    def read(self, value: Any) -> int:
+        """Take an int, or one of numpy's."""
+        if _is_flag(value) or not hasattr(value, "__index__") or getattr(value, "shape", False):
+            raise ValueError(self.words)
+        number = value.__index__()
+        if not self.low <= number <= self.high:
+            raise ValueError(self.words)
+        return int(number)
+
+    def parse(self, text: str) -> int:
+        """Take ASCII digits with a sign."""
+        if not _WHOLE.fullmatch(text.strip()):
+            raise ValueError(self.words)
+        return self.read(int(text))
+
+
+@dataclass(frozen=True)
+class Number(Kind):
+    """A finite number in [low, high], an end excluded where ``above`` or ``below`` says so."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """What is allowed."""
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "a finite number"
+        if math.isinf(self.high):
+            return f"a finite number {'above' if self.above else 'of at least'} {_plain(self.low)}"
+        ends = ("(" if self.above else "[") + f"{_plain(self.low)}, {_plain(self.high)}"
+        return f"a number in {ends}{')' if self.below else ']'}"
+
+    def read(self, value: Any) -> float:
+        """Take an int or a float; an int stays one, as hashes of steps hold it."""
+        if _is_flag(value) or getattr(value, "shape", False):
+            raise ValueError(self.words)
+        if hasattr(value, "__index__"):
+            value = value.__index__()
+        elif hasattr(value, "dtype") and hasattr(value, "item"):
+            value = value.item()
+        if not isinstance(value, int | float):
+            raise ValueError(self.words)
+        inside = self.low <= value <= self.high and abs(value) <= 1e308
+        if not inside or (self.above and value <= self.low) or (self.below and value >= self.high):
+            raise ValueError(self.words)
+        return value
+
+    def parse(self, text: str) -> float:
+        """Take decimal digits, also 1e-2."""
+        if len(text) > SHOWN or not _NUMBER.fullmatch(text.strip()):
+            raise ValueError(self.words)
+        return self.read(float(text))
+
+
+@dataclass(frozen=True)
+class Flag(Kind):
+    """True or false; no text and no number, whose truth surprises."""
+
+    words = "true or false"
+
+    def read(self, value: Any) -> bool:
+        """Take a bool, or numpy's."""
+        if not _is_flag(value):
+            raise ValueError(self.words)
+        return bool(value)
+
+
+@dataclass(frozen=True)
+class Text(Kind):
+    """Text that is not blank and holds no zero byte."""
+
+    what: str = "text"
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """What is allowed."""
+        return f"{self.what} of 1 to {MAX_TEXT:,} characters"
+
+    def read(self, value: Any) -> str:
+        """Take a str."""
+        if not isinstance(value, str) or not value.strip() or "\0" in value:
+            raise ValueError(self.words)
+        if len(value) > MAX_TEXT:
+            raise ValueError(self.words)
+        return value
+
+
+class Choice(Kind):
+    """One of some names."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """What is allowed."""
+        return f"one of {', '.join(self.names)}"
+
+    def read(self, value: Any) -> str:
+        """Take one of the names; the nearest one is named of others."""
+        if not isinstance(value, str) or value not in self.names:
+            raise ValueError(self.words + did_you_mean(value, self.names))
+        return value
+
+
+class Words(Kind):
+    """One of some words, or another kind."""
+
+    def __init__(self, *names: str, other: Kind) -> None:
+        self.names, self.other = names, other
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """What is allowed."""
+        return f"{', '.join(self.names)} or {self.other.words}"
+
+    def read(self, value: Any) -> Any:
+        """Take one or the other."""
+        return self._taken(value, self.other.read)
+
+    def parse(self, text: str) -> Any:
+        """Take one or the other."""
+        return self._taken(text, self.other.parse)
+
+    def _taken(self, value: Any, other: Any) -> Any:
+        if isinstance(value, str) and value in self.names:
+            return value
+        try:
+            return other(value)
+        except ValueError:
+            raise ValueError(self.words) from None
+
+
+@dataclass(frozen=True)
+class Maybe(Kind):
+    """Another kind, or None."""
+
+    other: Kind
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """What is allowed; None is what leaving it out means."""
+        return self.other.words
+
+    def read(self, value: Any) -> Any:
+        """Take None as it is."""
+        return None if value is None else self.other.read(value)
+
+    def parse(self, text: str) -> Any:
+        """A command line has no None."""
+        return self.other.parse(text)
+
+
+@dataclass(frozen=True)
+class Listed(Kind):
+    """Several values of one kind; ``alone``: a single one stands for a list of one."""
+
+    each: Kind
+    least: int = 0
+    alone: bool = False
+    each_once: bool = True
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """What is allowed."""
+        many = f" of at least {self.least}" if self.least else ""
+        return f"a list{many}, each {self.each.words}"
+
+    def read(self, value: Any) -> tuple[Any, ...]:
+        """Take a list, a tuple or an array."""
+        if self.alone and isinstance(value, str | int | float):
+            value = [value]
+        if hasattr(value, "tolist"):
+            value = value.tolist()
+        if not isinstance(value, list | tuple | range) or len(value) > MOST:
+            raise ValueError(self.words)
+        found: list[Any] = []
+        for item in value:
+            try:
+                found.append(self.each.read(item))
+            except ValueError as error:
+                raise ValueError(f"a list, each {error}, and it holds {shown(item)}") from None
+        if len(found) < self.least:
+            raise ValueError(self.words)
+        if self.each_once and len(set(found)) < len(found):
+            twice = next(item for item in found if found.count(item) > 1)
+            raise ValueError(f"a list without repetition, and {shown(twice)} stands twice")
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Layers(Kind):
+    """Layers of a model: a number, or a comma list of numbers, ranges and words."""
+
+    words = "numbers, ranges such as 3-6, mid, last or all, commas between"
+
+    def read(self, value: Any) -> Any:
+        """Take text, a whole number, or a list of these numbers."""
+        if isinstance(value, str):
+            parts = [part.strip() for part in value.split(",")]
+            if not all(_LAYERS.fullmatch(part) for part in parts):
+                raise ValueError(self.words + did_you_mean(value, ("mid", "last", "all")))
+            return value
+        try:
+            if isinstance(value, list | tuple | range) or getattr(value, "shape", False):
+                return list(Listed(_LAYER, least=1, each_once=False).read(value))
+            return _LAYER.read(value)
+        except ValueError:
+            raise ValueError(self.words) from None
+
+
+_LAYER = Whole(-9999, 9999)
+_LAYERS = re.compile(r"mid|last|all|-?[0-9]{1,4}(\s*[-:]\s*-?[0-9]{1,4})?")
+
+
+@dataclass(frozen=True)
+class Settings(Kind):
+    """A mapping of settings by name; what they may be is checked by whoever takes them."""
+
+    words = "a mapping of settings (name: value)"
+
+    def read(self, value: Any) -> dict[str, Any]:
+        """Take a mapping with texts for keys."""
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise ValueError(self.words)
+        return dict(value)
+
+
+def _plain(number: float) -> str:
+    return f"{int(number):,}" if number == int(number) else f"{number:g}"
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool) or type(value).__name__ in ("bool_", "bool")
+
+
+def shown(value: Any) -> str:
+    """Write a value for a message, as Python does, on one line and not too long."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**SHOWN:
+        return f"a whole number of about {int(value.bit_length() * math.log10(2)) + 1:,} digits"
+    try:
+        text = one_line(repr(value))
+    except (ValueError, RecursionError):  # a long number within
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def checked(place: Sequence[str], kind: Kind, value: Any) -> Any:
+    """Read one value, or raise the SettingError about it."""
+    try:
+        return kind.read(value)
+    except ValueError as reason:
+        raise SettingError(f" is {reason}, got {shown(value)}.", place) from None
+
+
+def check_names(
+    given: Mapping[str, Any], kinds: Mapping[str, Kind], *, place: Sequence[str] = ()
+) -> None:
+    """Check settings by name: unknown names are refused and the nearest named, values read.
+
+    ``place`` is where they stand, for messages: ``("probe_options", "knn")``.
+    """
+    for name, value in given.items():
+        if name not in kinds:
+            listed = f"there are {', '.join(kinds)}" if kinds else "there are none"
+            raise SettingError(
+                f" is no setting{did_you_mean(name, kinds)}; {listed}.", (*place, name)
+            )
+        checked((*place, name), kinds[name], value)

@@ -1,0 +1,130 @@
+"""The range of every setting that has one name in several places: one table for all of them.
+
+The command line (``probekit.cli.options``), run files (``probekit.experiments.config``) and public
+functions (``check``) read it, so that a seed is the same thing in all three.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from probekit.kinds import (
+    Choice,
+    Flag,
+    Kind,
+    Listed,
+    Maybe,
+    Number,
+    Text,
+    Whole,
+    Words,
+    checked,
+)
+
+__all__ = ["ACTION_KINDS", "COUNT", "FLAG", "FOLDS", "KINDS", "PROBE_KINDS", "SEED", "check"]
+
+SEED = Whole(0, 2**32 - 1)  # numpy's, and so scikit-learn's and the Trainer's
+COUNT, FLAG, FOLDS = Whole(1), Flag(), Whole(2, 1000)
+SHARE = Number(0, 1, above=True, below=True)
+PENALTY = Number(0, 1e12)
+METRIC, BACKEND = Choice("cosine", "euclidean"), Choice("auto", "faiss", "torch")
+
+# Name of an argument -> what it may be, wherever it has this name.
+KINDS: dict[str, Kind] = {
+    "seed": SEED,
+    "layer": Maybe(Whole(-9999, 9999)),
+    "n_folds": FOLDS,
+    "permutations": Whole(1, 10**6),
+    "train_share": Maybe(Number(0, 1, above=True)),
+    "train_rows": Maybe(Whole(2)),
+    "l2": Words("auto", other=PENALTY),
+    "fit_intercept": Maybe(FLAG),
+    "contamination": Maybe(Words("auto", "confident", other=SHARE)),
+    "blend": Maybe(Number(0, 1, above=True)),
+    "only_above": Maybe(Number(0, 1, below=True)),
+    "trusted_accuracy": Maybe(Number(0, 1)),
+    "confidence": Number(0.5, 1),
+    "max_length": Maybe(COUNT),
+    "batch_tokens": Maybe(COUNT),
+    "limit": Maybe(COUNT),
+    "many": COUNT,
+    **dict.fromkeys(
+        ("per_class", "in_sample", "hard", "only_labelled", "cautious", "curves", "resume"), FLAG
+    ),
+}
+
+# Name of a probe -> its parameters.
+PROBE_KINDS: dict[str, dict[str, Kind]] = {
+    "knn": {
+        "k": COUNT,
+        "metric": METRIC,
+        "weights": Choice("uniform", "cosine"),
+        "self_neighbor": FLAG,
+        "backend": BACKEND,
+    },
+    "logreg": {
+        "l2": KINDS["l2"],
+        "standardize": FLAG,
+        "fit_intercept": FLAG,
+        "n_folds": FOLDS,
+        "penalties": Maybe(Listed(PENALTY, least=1)),
+        "dtype": Choice("float32", "float64"),
+        "tol": Maybe(Number(0, 1, above=True)),
+        "max_iter": COUNT,
+        "device": Text("a device such as auto or cpu,"),
+    },
+    "topofilter": {
+        "variant": Choice("paper", "eleuther"),
+        "k_cc": Maybe(COUNT),
+        "k_zeta": Maybe(COUNT),
+        "zeta": Maybe(Number(0, 1e6)),
+        "contamination": Maybe(SHARE),
+        "per_class": Maybe(FLAG),
+        "cap": FLAG,
+        "rank": FLAG,
+        "metric": METRIC,
+        "self_neighbor": FLAG,
+        "backend": BACKEND,
+    },
+    "ensemble": {
+        "widths": Maybe(Listed(COUNT, each_once=False)),
+        "ridge": Maybe(Listed(Whole(0, 9999))),
+        "knn": Maybe(Listed(Whole(0, 9999))),
+        "k": COUNT,
+        "penalties": Listed(Number(0, 1e12, above=True), least=1),
+        "backend": BACKEND,
+    },
+    "mass-mean": {},
+}
+
+# Name of an action -> arguments of its function that a run file may set.
+ACTION_KINDS: dict[str, dict[str, Kind]] = {
+    "filter": {
+        "contamination": KINDS["contamination"],
+        "per_class": FLAG,
+        "threshold": Maybe(Number(0, 1)),
+        "in_sample": FLAG,
+        "n_folds": FOLDS,
+    },
+    "relabel": {
+        "blend": KINDS["blend"],
+        "hard": FLAG,
+        "threshold": Maybe(Number(0, 1, above=True, below=True)),
+        "only_above": KINDS["only_above"],
+        "in_sample": FLAG,
+        "n_folds": FOLDS,
+    },
+}
+ACTION_KINDS["relabel-hard"] = ACTION_KINDS["relabel"]
+
+
+def check(**arguments: Any) -> None:
+    """Check a function's arguments, each by the entry of ``KINDS`` of its name.
+
+    Raises
+    ------
+    UsageError
+        For the first that is of another type or outside its range.
+    """
+    for name, value in arguments.items():
+        checked((name,), KINDS[name], value)
