@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from probekit.cli.options import emit, json_option, say, seed_option
+from probekit.cli.predict_sets import check_one_truth, judge_sets, predict_sets
 from probekit.cli.run_options import read_pairs
 
 if TYPE_CHECKING:
@@ -120,13 +121,16 @@ def command(**options: Any) -> None:
     """
     from probekit.sources import load_rows
     from probekit.students.config import FinetuneConfig
+    from probekit.students.folder import check_names
 
     config = FinetuneConfig.from_mapping(_settings(options))
     columns = {"text_column": options["text_column"], "id_column": options["id_column"]}
     rows = load_rows(options["rows"], **columns)
-    predict = {
-        name: load_rows(source, **columns) for name, source in map(_named, options["predict"])
-    }
+    sets = predict_sets(options["predict"])
+    check_names(sets)
+    predict = {name: load_rows(source, **columns) for name, source in sets.items()}
+    if options["truth"] is not None:
+        check_one_truth(predict)
     if options["overwrite"]:
         _clear(options["output"])
     if config.objective == "lm":
@@ -141,17 +145,6 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
     fields = {name: options[name] for name in FIELDS if options[name] is not None}
     of_loss = read_pairs("--loss-option", options["loss_options"])
     return {**fields, "loss_options": of_loss, **read_pairs("--set", options["settings"])}
-
-
-def _named(given: str) -> tuple[str, str]:
-    """``NAME=ROWS``, or ROWS named after its file or split."""
-    name, equals, source = given.partition("=")
-    if equals and "/" not in name:
-        return name, source
-    task, at, split = given.rpartition("@")
-    if at and task:
-        return split, given
-    return Path(given).stem, given
 
 
 def _clear(folder: Path) -> None:
@@ -194,7 +187,6 @@ def _train_classes(
 
 def _result(done: Finetuned, options: dict[str, Any]) -> dict[str, Any]:
     from probekit.labels import load_labels
-    from probekit.students.predictions import evaluate_predictions
 
     names = ("rows", "steps", "best_step", "train_loss", "parameters", "trained_parameters")
     result = {name: done.metrics[name] for name in names}
@@ -207,9 +199,9 @@ def _result(done: Finetuned, options: dict[str, Any]) -> dict[str, Any]:
         "metrics": {},
     }
     if options["truth"] is not None:
-        truth = load_labels(options["truth"], one_class=True)
-        for name, predicted in done.predictions.items():
-            result["metrics"][name] = evaluate_predictions(predicted, truth)
+        result["metrics"] = judge_sets(
+            done.predictions, load_labels(options["truth"], one_class=True)
+        )
     return result
 
 

@@ -22,7 +22,7 @@ from probekit.students.classifier import (
     save_classifier,
 )
 from probekit.students.config import FinetuneConfig
-from probekit.students.folder import Folder, plain_settings
+from probekit.students.folder import Folder, check_names, plain_settings
 from probekit.students.losses import make_loss
 from probekit.students.predictions import as_labels
 from probekit.students.trainer import check_finite_weights, total_steps
@@ -84,6 +84,7 @@ def finetune(
         Where the folder holds another run.
     """
     predict = dict(predict or {})
+    check_names(predict)
     _check(config, train, validation, predict)
     checkpoint = open_checkpoint(
         config.model, revision=config.revision, trust_remote_code=config.trust_remote_code

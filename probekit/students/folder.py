@@ -5,21 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
-from probekit.errors import DataError, OutputExistsError
+from probekit.errors import DataError, OutputExistsError, UsageError
 from probekit.files import atomic_write
-from probekit.safe import load_json, read_json
+from probekit.safe import load_json, one_line, read_json
 from probekit.students.config import FinetuneConfig
 
-__all__ = ["Folder", "plain_settings"]
+__all__ = ["Folder", "check_names", "plain_settings"]
 
+# A file name has 255 bytes at most, of which ``.parquet`` and temporary names take some.
+LONGEST_NAME = 200
+_FILE_NAME = re.compile(r"[^./\\\x00-\x1f\x7f\ud800-\udfff][^/\\\x00-\x1f\x7f\ud800-\udfff]*")
 # Settings that change nothing in the result.
 INCIDENTAL = ("model", "device", "report_to", "save_seconds")
 # Folders that a run makes beside its two files.
@@ -102,6 +106,23 @@ class Folder:
         find: Any = get_last_checkpoint
         found: str | None = find(str(folder)) if folder.is_dir() else None
         return found
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names of predicted rows that cannot be files, before anything is trained.
+
+    Raises
+    ------
+    UsageError
+        Where one is empty, holds a slash or a control character, begins with a dot or is long.
+    """
+    for name in names:
+        if not _FILE_NAME.fullmatch(name) or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+            raise UsageError(
+                f"{one_line(name)[:60]!r} names a set to predict and is to be a file: not empty, "
+                f"without slashes and control characters, not beginning with a dot, at most "
+                f"{LONGEST_NAME} bytes; give another one, as in --predict test=rows.jsonl."
+            )
 
 
 def _is_empty(path: Path) -> bool:

@@ -24,7 +24,7 @@ from probekit.students.completion import (
     prompts_of,
 )
 from probekit.students.config import FinetuneConfig
-from probekit.students.folder import Folder, plain_settings
+from probekit.students.folder import Folder, check_names, plain_settings
 from probekit.students.greedy import Speller, write_greedily
 from probekit.students.language_model import (
     LanguageModel,
@@ -148,6 +148,7 @@ def finetune_completion(
         Where the folder holds another run.
     """
     predict = predict or {}
+    check_names(predict)
     if not len(rows):
         raise DataError("There is no row to train on; give at least one prompt and completion.")
     language = open_language_model(config, only_causal=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from probekit.cli.main import cli
+from probekit.cli.predict_sets import predict_sets
+from probekit.errors import UsageError
 from probekit.labels import load_labels
+from probekit.students.folder import check_names
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -173,3 +177,104 @@ def test_labels_are_needed(write_jsonl: Files, model: str, tmp_path: Path) -> No
     told = run(rows_of(write_jsonl), "-m", model, "-o", tmp_path / "s")
     assert told.exit_code == 2
     assert "needs --labels" in told.stderr
+
+
+# --- names of what is predicted ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (["a/test.jsonl"], ["test"]),
+        (["a/test.jsonl", "b/test.jsonl"], ["a-test", "b-test"]),
+        (["x/a/test.jsonl", "y/a/test.csv", "z.csv"], ["x-a-test", "y-a-test", "z"]),
+        (["test.jsonl", "b/test.jsonl"], ["test", "b-test"]),
+        (["../test.jsonl", "/b/test.jsonl"], ["test", "b-test"]),
+        (["first=a/test.jsonl", "b/test.jsonl"], ["first", "test"]),
+        (["test=a/test.jsonl", "b/test.jsonl"], ["test", "b-test"]),
+        (["hf:org/imdb@test", "hf:org/yelp@test"], ["imdb-test", "yelp-test"]),
+        (["docstrings@test", "hf:org/set:config@test"], ["docstrings-test", "config-test"]),
+        (["a/b=c.jsonl"], ["b=c"]),
+    ],
+)
+def test_sets_of_one_name_are_told_apart(given: list[str], names: list[str]) -> None:
+    found = predict_sets(given)
+    assert list(found) == names
+    sources = [each.partition("=")[2] if "=" in each[:6] else each for each in given]
+    assert [s.endswith(f) for s, f in zip(found.values(), sources, strict=True)] == [True] * len(
+        given
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["x=a.csv", "x=b.csv"], "Two sets to predict are called 'x'"),
+        (["a.csv", "a.csv"], "a.csv is to be predicted twice"),
+        (
+            ["a.csv", "./a.jsonl"],
+            "would be called 'a'; give each its own name as in --predict",
+        ),
+    ],
+)
+def test_sets_that_cannot_be_told_apart_are_refused(given: list[str], sentence: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(sentence)):
+        predict_sets(given)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", ".x", "a\\b", "a\nb", "x" * 201, "\x1b[31m"])
+def test_names_that_cannot_be_files_are_told_before_the_training(
+    name: str, write_jsonl: Files, model: str, tmp_path: Path
+) -> None:
+    rows = rows_of(write_jsonl, 8)
+    told = run(
+        rows, "-m", model, "--labels", rows, "-o", tmp_path / "s", "--predict", f"{name}={rows}"
+    )
+    assert told.exit_code == 2
+    assert "names a set to predict and is to be a file" in told.stderr
+    assert "\x1b" not in told.output
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(UsageError, match="is to be a file"):
+        check_names(["test", name])
+    check_names(["test", "été 1", "a.b", "x" * 200])  # control
+
+
+def test_two_files_of_one_name_are_both_predicted_and_judged(
+    write_jsonl: Files, model: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    rows = rows_of(write_jsonl, 16)
+    one, two = rows_of(write_jsonl, 10, "a/test.jsonl"), rows_of(write_jsonl, 20, "b/test.jsonl")
+    words = [rows, "-m", model, "--labels", rows, "--predict", one, "--predict", two, "--json"]
+    both = tmp_path / "both.jsonl"
+    both.write_text(one.read_text() + two.read_text())
+    told = run(*words, "-o", tmp_path / "s", "--truth", both, "--max-steps", 1)
+    assert told.exit_code == 0, told.output
+    result = json.loads(told.stdout)
+    assert {n: load_labels(p).ids[-1] for n, p in result["predictions"].items()} == {
+        "a-test": "a/test.jsonl9",
+        "b-test": "b/test.jsonl19",
+    }
+    assert [m["rows"] for m in result["metrics"].values()] == [10, 20]
+    # A truth of one set alone judges that one; the other is told.
+    half = run(*words, "-o", tmp_path / "s", "--truth", two, "--max-steps", 1)
+    assert half.exit_code == 0, half.output
+    assert list(json.loads(half.stdout)["metrics"]) == ["b-test"]
+    assert "a-test is not judged" in half.stderr
+    assert "One --truth holds the labels of all --predict sets." in half.stderr
+
+
+def test_one_truth_cannot_judge_two_sets_of_the_same_ids(
+    write_jsonl: Files, model: str, tmp_path: Path
+) -> None:
+    rows = rows_of(write_jsonl, 16)
+    (tmp_path / "b").mkdir()
+    one = write_jsonl([{"text": f"one {i}"} for i in range(4)], "test.jsonl")
+    two = write_jsonl([{"text": f"two {i}"} for i in range(6)], "b/test.jsonl")
+    words = [rows, "-m", model, "--labels", rows, "--predict", one, "--predict", two]
+    told = run(*words, "-o", tmp_path / "s", "--truth", rows)
+    assert told.exit_code == 2
+    assert "--truth is joined by id, and 4 ids of test" in told.stderr
+    assert "give all rows ids of their own and one file with the truth" in told.stderr
+    assert not (tmp_path / "s").exists()
