@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from probekit.activations.layout import human_bytes
 from probekit.errors import StoreError
+from probekit.locks import UNSUPPORTED, try_lock
+from probekit.trouble import disk_errno, disk_sentence
 
 __all__ = [
     "full_disk_told",
@@ -25,9 +24,6 @@ __all__ = [
     "temporary_name",
     "write_at",
 ]
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNSUPPORTED = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def open_to_write(path: Path, *, create: bool = False) -> BinaryIO:
@@ -42,17 +38,11 @@ def open_to_write(path: Path, *, create: bool = False) -> BinaryIO:
 
 def lock(file: BinaryIO, path: Path, *, shown: Path) -> None:
     """Take the one lock of a store's writer, which the system gives back when the process ends."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not try_lock(file, shown):
         raise StoreError(
             f"{shown} is being written by another process (or held open by a program that locks "
             "it); wait until that has ended, or name another output."
-        ) from None
-    except OSError as error:
-        # Some network file systems have no locks; one writer is then the user's care, as in HDF5.
-        if error.errno not in UNSUPPORTED:
-            raise
+        )
     # Between opening and locking, the process that held the lock may have moved the file away.
     if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
         raise StoreError(f"{shown} was replaced by another process just now; run this again.")
@@ -116,29 +106,17 @@ def reserve(file: BinaryIO, size: int) -> None:
 
 
 @contextmanager
-def full_disk_told(path: Path, needed: int, *, advice: str = "") -> Iterator[None]:
+def full_disk_told(
+    path: Path, needed: int, *, advice: str = "or store fewer layers or a smaller dtype"
+) -> Iterator[None]:
     """Turn a full disk, quota or size limit into one sentence: what was needed, what there is."""
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        code = disk_errno(error)
+        if code is None:
             raise
-        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        if error.errno == errno.EDQUOT:
-            have = "your quota on its disk is less; free some space"
-        elif error.errno == errno.ENOSPC:
-            have = f"{human_bytes(_free_bytes(path))} are free on its disk; free some space"
-        elif limit != resource.RLIM_INFINITY:
-            have = f"a file may have {human_bytes(limit)} here (ulimit -f); raise that limit"
-        else:
-            have = "its file system takes no file of that size; choose another one"
-        advice = advice or "or store fewer layers or a smaller dtype"
-        raise StoreError(f"{path} needs {human_bytes(needed)}, but {have}, {advice}.") from None
-
-
-def _free_bytes(path: Path) -> int:
-    free = os.statvfs(path.parent)
-    return free.f_bavail * free.f_frsize
+        raise StoreError(disk_sentence(path, code, needed, advice=advice)) from None
 
 
 def write_at(file: BinaryIO, data: memoryview, offset: int) -> None:

@@ -31,7 +31,6 @@ __all__ = [
     "LayerInfo",
     "StoreFile",
     "damaged",
-    "human_bytes",
     "open_hdf5",
     "read_header",
     "read_strings",
@@ -97,15 +96,6 @@ class Header:
 def spec_json(spec: Mapping[str, Any]) -> str:
     """Write a spec as the one JSON text that equal specs share."""
     return json.dumps(spec, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-
-
-def human_bytes(count: int) -> str:
-    """Write a number of bytes for people: ``1.2 GB``."""
-    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value /= 1000
-        units.pop(0)
-    return f"{count} bytes" if units[0] == "bytes" else f"{value:.1f} {units[0]}"
 
 
 def widen(raw: Array, out: Array) -> None:

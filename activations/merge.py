@@ -13,6 +13,7 @@ from probekit.activations.layout import Array
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.errors import NotAStoreError, StaleStoreError, StoreError, UsageError, first_few
+from probekit.outputs import refuse_reads
 from probekit.safe import regular_file
 
 __all__ = ["merge"]
@@ -40,8 +41,7 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
     names = {os.path.realpath(path) for path in paths}
     if len(names) < len(paths):
         raise UsageError("A store is named twice among those to merge.")
-    if os.path.realpath(output) in names:
-        raise UsageError(f"{output} is one of the stores to merge; write to another file.")
+    refuse_reads([Path(output)], paths, overwrite=overwrite)
     with ExitStack() as stack:
         stores = [
             stack.enter_context(ActivationStore(path, allow_incomplete=True)) for path in paths

@@ -12,7 +12,6 @@ from probekit.activations.checkpoint import Checkpoint, open_checkpoint, open_lo
 from probekit.activations.compression import ALLOWED
 from probekit.activations.encoding import Encoder, Survey
 from probekit.activations.identity import hashed, tokenizer_fingerprint
-from probekit.activations.layout import human_bytes
 from probekit.activations.models import Placement, input_device, kind_of, resolve_device
 from probekit.activations.quiet import quiet
 from probekit.activations.skeleton import Plan
@@ -23,8 +22,10 @@ from probekit.data import Rows
 from probekit.errors import DataError, OutputExistsError, StoreError, UsageError, first_few
 from probekit.kinds import Choice, Flag, Layers, Maybe, Settings, Text
 from probekit.limits import COUNT
+from probekit.outputs import refuse_reads
 from probekit.settings import configuration
 from probekit.sources import load_rows
+from probekit.trouble import human_bytes
 
 LONG = "are so long that only the part which is read was tokenised"
 
@@ -126,6 +127,8 @@ def prepare(request: Request) -> Job:
         One sentence about whatever is wrong.
     """
     path = _checked_output(Path(request.output))
+    named = [each for each in (request.rows, request.model) if isinstance(each, str | Path)]
+    refuse_reads([path], [*named, request.template], overwrite=request.overwrite)
     rows = read_rows(request)
     if isinstance(request.model, tuple | list):
         checkpoint = _loaded(request)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from probekit.cli.options import emit, json_option, say, seed_option
+from probekit.cli.outputs import claim
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,11 +99,8 @@ def at_terminal() -> bool:
 
 def _check(output: Path, options: dict[str, Any]) -> None:
     from probekit.errors import UsageError
-    from probekit.files import check_output
 
-    check_output(output, overwrite=True)
-    if Path(options["labels"]).exists() and output.exists() and output.samefile(options["labels"]):
-        raise UsageError(f"{output} holds the weak labels; keep the audit in another file.")
+    claim({**options, "output": output}, "output", goes_on=True)
     if not options["no_ask"] and not at_terminal():
         raise UsageError(
             f"There is no terminal to ask in; add --no-ask, fill in the column true_label of "

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probekit.cli.options import emit, say
+from probekit.cli.outputs import claim
 from probekit.errors import DataError, UsageError, first_few
-from probekit.files import check_output
 from probekit.tables import SUFFIXES, suffix_of
 
 if TYPE_CHECKING:
@@ -135,21 +135,11 @@ def _tell(
 def _check_files(options: Mapping[str, Any]) -> None:
     """Refuse what cannot be written or is not there, before any work."""
     output, data = options["output"], options["write_data"]
-    check_output(output, overwrite=options["overwrite"])
+    claim(options, "output", "write_data")
     if output.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
-    if data is not None:
-        check_output(data, overwrite=options["overwrite"])
-        if data.suffix != ".jsonl":
-            raise UsageError(f"{data} must end in .jsonl; the training set is written so.")
-        if os.path.realpath(data) == os.path.realpath(output):
-            raise UsageError(f"{data} is named twice: for the verdicts and for the training set.")
-    inputs = [options["acts"], *(options[n] for n in ("labels", "truth", "rows") if options[n])]
-    for target in (output, data):
-        if target is not None and target.exists():
-            for source in inputs:
-                if Path(source).exists() and target.samefile(source):
-                    raise UsageError(f"{target} is read here; write to another file.")
+    if data is not None and data.suffix != ".jsonl":
+        raise UsageError(f"{data} must end in .jsonl; the training set is written so.")
     truth = options["truth"]
     if truth is not None and suffix_of(truth) in SUFFIXES and not Path(truth).exists():
         raise DataError(f"{truth} does not exist.")

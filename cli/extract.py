@@ -268,7 +268,7 @@ def _pairs_text(report: PairReport) -> str:
 
 
 def _estimate_text(found: dict[str, Any]) -> str:
-    from probekit.activations.layout import human_bytes
+    from probekit.trouble import human_bytes
 
     spec = found["spec"]
     pairs, what = "", "rows"

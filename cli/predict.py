@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from probekit.cli.options import emit, json_option, output_option, overwrite_option
+from probekit.cli.outputs import claim
 
 __all__ = ["command"]
 
@@ -32,13 +33,13 @@ def command(**options: Any) -> None:
     Example: probekit predict test.jsonl -m student/model -o predictions.parquet
     """
     from probekit.errors import UsageError
-    from probekit.files import check_output
     from probekit.labels import load_labels
     from probekit.sources import load_rows
     from probekit.students.predictions import evaluate_predictions
     from probekit.students.predictor import predict_rows
 
-    output: Path = check_output(options["output"], overwrite=options["overwrite"])
+    output: Path = options["output"]
+    claim(options, "output")
     if output.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
     rows = load_rows(

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from probekit.cli.options import emit, json_option, output_option, overwrite_option, say
+from probekit.cli.outputs import claim
 
 __all__ = ["command"]
 
@@ -34,11 +35,11 @@ def command(**options: Any) -> None:
     """
     from probekit.cleaning.readmit import readmit
     from probekit.errors import UsageError
-    from probekit.files import check_output
     from probekit.labels import load_labels
     from probekit.verdicts import Verdicts
 
-    output = check_output(options["output"], overwrite=options["overwrite"])
+    output: Path = options["output"]
+    claim(options, "output")
     if output.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
     before = Verdicts.load(options["verdicts"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from probekit.cli.options import emit, json_option, overwrite_option, say
+from probekit.cli.outputs import claim
 from probekit.errors import ProbekitError
 
 if TYPE_CHECKING:
@@ -77,13 +78,14 @@ def command(**options: Any) -> None:
     Example: probekit report verdicts.parquet --acts acts.h5 --truth truth.jsonl -o report.html
     """
     from probekit.errors import UsageError
-    from probekit.files import check_output
     from probekit.reports.page import write_page
 
     what: Path = options["what"]
     own = what.is_dir() and options["output"] is None
     output = options["output"] or (what / REPORT if own else Path(REPORT))
-    check_output(output, overwrite=options["overwrite"] or own)
+    # In the folder of a run the page is one of its files, and made anew as they are.
+    read = {**options, "what": what if what.is_file() else None}
+    claim({**read, "output": output}, "output", goes_on=own)
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{output} must end in .html; a page is what is written.")
     page = _page(what, options)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from probekit.cli.options import emit, json_option, output_option, overwrite_option, say
+from probekit.cli.outputs import claim
 
 __all__ = ["command"]
 
@@ -40,17 +41,13 @@ def command(**options: Any) -> None:
     probekit review verdicts.parquet --merge review.csv -o reviewed.parquet
     """
     from probekit.errors import UsageError
-    from probekit.files import check_output
     from probekit.verdicts import Verdicts
 
     output: Path = options["output"]
-    check_output(output, overwrite=options["overwrite"])
+    claim(options, "output")
     allowed = (".csv", ".jsonl") if options["merge"] is None else (".parquet", ".jsonl")
     if output.suffix not in allowed:
         raise UsageError(f"{output} must end in {' or '.join(allowed)}; these are what is written.")
-    read = [options[name] for name in ("verdicts", "merge", "acts", "rows") if options[name]]
-    if output.exists() and any(Path(p).exists() and output.samefile(p) for p in read):
-        raise UsageError(f"{output} is read here; write to another file.")
     verdicts = Verdicts.load(options["verdicts"])
     (_write if options["merge"] is None else _merge)(verdicts, options)
 

@@ -16,6 +16,7 @@ from probekit.cli.options import (
     overwrite_option,
     say,
 )
+from probekit.cli.outputs import claim
 
 if TYPE_CHECKING:
     from probekit.experiments.sweep import Sweep, SweepSettings
@@ -101,26 +102,22 @@ def command(**options: Any) -> None:
         parts = output.with_name(f".{output.name}.parts")
         sweep = run_sweep(rows, settings, parts=parts, say=say)
     write_sweep(sweep, output, command=_command(options))
-    remove_parts(parts)
     say(f"{len(sweep.rows):,} rows written to {output}")
     result = sweep.plain
     if options["figures"] is not None:
         result["figures"] = [str(path) for path in _draw(result, options["figures"])]
+    remove_parts(parts)  # a sweep that is stopped while its figures are drawn goes on from them
     result["next"] = _next_step(sweep, options)
     emit(result, _text(sweep, result["next"]), as_json=options["as_json"])
 
 
 def _check_files(options: Mapping[str, Any]) -> None:
     from probekit.errors import OutputExistsError, UsageError
-    from probekit.files import check_output
 
     output, figures = options["output"], options["figures"]
-    check_output(output, overwrite=options["overwrite"])
+    claim(options, "output", folders=("figures",))
     if output.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
-    for source in (options["acts"], options["labels"], options["truth"]):
-        if source and output.exists() and Path(source).exists() and output.samefile(source):
-            raise UsageError(f"{output} is read here; write to another file.")
     if figures is not None and figures.exists() and not figures.is_dir():
         raise OutputExistsError(f"{figures} is a file; name a folder for the figures.")
 

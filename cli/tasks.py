@@ -15,6 +15,7 @@ from probekit.cli.options import (
     say,
     seed_option,
 )
+from probekit.cli.outputs import claim
 
 if TYPE_CHECKING:
     from probekit.data import Rows
@@ -115,11 +116,11 @@ def export(
     Example: probekit tasks export docstrings --split student -o rows.jsonl
     """
     from probekit.errors import DataError
-    from probekit.files import check_output, write_table
+    from probekit.files import write_table
     from probekit.tables import suffix_of
     from probekit.tasks.registry import get_task
 
-    check_output(output, overwrite=overwrite)
+    claim({"output": output, "overwrite": overwrite, "rest": [name, split, limit]}, "output")
     if suffix_of(output) not in WRITTEN:
         raise DataError(
             f"{output} has the ending {suffix_of(output)!r}; allowed are {' and '.join(WRITTEN)}."

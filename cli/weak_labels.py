@@ -16,6 +16,7 @@ from probekit.cli.options import (
     say,
     seed_option,
 )
+from probekit.cli.outputs import claim
 
 __all__ = ["command"]
 
@@ -55,10 +56,10 @@ def command(**options: Any) -> None:
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.supervise import judge, weak_labels
     from probekit.errors import UsageError
-    from probekit.files import check_output
     from probekit.labels import load_labels
 
-    output = check_output(options["output"], overwrite=options["overwrite"])
+    output: Path = options["output"]
+    claim(options, "output")
     if output.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
     truth = load_labels(

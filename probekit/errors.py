@@ -10,7 +10,9 @@ ProbekitError                exit code 1
 │   ├── StaleStoreError      made from other rows, another model or another spec
 │   └── IncompleteStoreError its extraction has not finished
 ├── ModelError               a model or tokenizer cannot be loaded or used
-└── ProbeError               a probe cannot be fitted or applied
+├── ProbeError               a probe cannot be fitted or applied
+├── WriteError               an output cannot be written: full disk, no right, another writer
+└── StoppedError             exit code 130: stopped by Ctrl-C or SIGTERM
 
 A message is one sentence: what is wrong, where, what is allowed, what was found, how to repair it.
 """
@@ -30,8 +32,10 @@ __all__ = [
     "ProbeError",
     "ProbekitError",
     "StaleStoreError",
+    "StoppedError",
     "StoreError",
     "UsageError",
+    "WriteError",
     "did_you_mean",
     "first_few",
 ]
@@ -83,6 +87,16 @@ class ModelError(ProbekitError):
 
 class ProbeError(ProbekitError, ValueError):
     """A probe cannot be fitted or applied; a ValueError, as scikit-learn's contract asks."""
+
+
+class WriteError(ProbekitError):
+    """A file or folder cannot be written: the disk, the rights on it, or another writer."""
+
+
+class StoppedError(ProbekitError):
+    """The user or the system stopped the work; the message says what is kept."""
+
+    exit_code = 130
 
 
 def first_few(items: Iterable[object], limit: int = 3) -> str:

@@ -14,10 +14,9 @@ import numpy as np
 
 from probekit.data import text_hash
 from probekit.errors import LabelsError, first_few
-from probekit.files import atomic_write, write_table
+from probekit.files import write_table
 from probekit.label_columns import class_values, parse_labels
 from probekit.sources import read_table
-from probekit.tables import suffix_of
 from probekit.tasks.reward import are_preferences, preference_columns
 
 if TYPE_CHECKING:
@@ -202,9 +201,6 @@ class WeakLabels:
             ensure_ascii=False,
         )
         write_table(columns, path, {"probekit": text})
-        if suffix_of(path) == ".jsonl":
-            with atomic_write(f"{path}.meta.json", "w") as file:
-                file.write(text + "\n")
 
     def _take(self, order: NDArray[np.int64]) -> WeakLabels:
         return WeakLabels(

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from probekit.errors import DataError
-from probekit.safe import load_json, read_text
+from probekit.safe import load_json
+from probekit.sidecars import read_sidecar
 
 __all__ = [
     "SUFFIXES",
@@ -136,7 +137,7 @@ def read_metadata(path: str | Path) -> Mapping[str, Any]:
     """What probekit wrote about a table, without reading it; empty where that is nothing."""
     path = Path(path)
     if suffix_of(path) not in (".parquet", ".pq"):
-        return _sidecar(path)
+        return read_sidecar(path) or {}
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -411,15 +412,7 @@ def _json_line(path: Path, number: int, line: str) -> Mapping[str, Any]:
 def _records(path: Path, records: Sequence[Mapping[str, Any]]) -> Table:
     names = dict.fromkeys(name for record in records for name in record)
     columns = {name: [record.get(name) for record in records] for name in names}
-    return Table(columns, str(path), metadata=_sidecar(path))
-
-
-def _sidecar(path: Path) -> Mapping[str, Any]:
-    """What probekit wrote beside a JSONL file about it."""
-    try:
-        return _metadata(read_text(f"{path}.meta.json"))
-    except DataError:
-        return {}
+    return Table(columns, str(path), metadata=read_sidecar(path) or {})
 
 
 def _metadata(text: str | bytes) -> Mapping[str, Any]:

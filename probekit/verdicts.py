@@ -20,8 +20,9 @@ from probekit.files import (
 )
 from probekit.label_columns import class_values
 from probekit.safe import load_json, misfit
+from probekit.sidecars import drop_sidecar
 from probekit.sources import read_table
-from probekit.tables import dataset_table, frame_columns, no_progress_bars, suffix_of
+from probekit.tables import dataset_table, frame_columns, no_progress_bars
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,9 +147,6 @@ class Verdicts:
         text = json.dumps(metadata, ensure_ascii=False)
         _check_metadata(load_json(text, str(path)), path)  # what is written can be read
         write_table(columns, path, {"probekit": text})
-        if suffix_of(path) == ".jsonl":
-            with atomic_write(_sidecar(path), "w") as file:
-                file.write(text + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Verdicts:
@@ -247,6 +245,7 @@ class Verdicts:
                 record["weight"] = float(self.weight[verdict])
                 file.write(json_line(record))
                 written += 1
+        drop_sidecar(path)  # of whatever stood there before
         return written
 
     def join(self, rows: Rows) -> list[int | None]:
@@ -334,10 +333,6 @@ def _with_columns(dataset: Any, added: Mapping[str, list[Any]]) -> Any:
         for name, column in added.items():
             dataset = dataset.add_column(name, column)
     return dataset
-
-
-def _sidecar(path: str | Path) -> Path:
-    return Path(f"{path}.meta.json")
 
 
 def _check_metadata(metadata: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:

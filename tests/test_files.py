@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from probekit.errors import DataError, OutputExistsError
+from probekit.errors import DataError, OutputExistsError, WriteError
 from probekit.files import (
     atomic_write,
     check_output,
@@ -71,7 +71,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
-        with pytest.raises(OSError, match="too large"):
+        with pytest.raises(WriteError, match=r"t\.parquet needs \d.*; raise that limit"):
             write_table({"a": np.random.default_rng(0).random(9000)}, path, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -316,5 +316,11 @@ def test_lists_that_are_none(write, column):
 def test_metadata_of_another_width_is_told(write):
     WeakLabels(["a"], None, np.array([[0.2, 0.3, 0.5]]), ("x", "y", "z")).save(write("w.jsonl", []))
     path = write("w.jsonl", [{"id": "a", "probs": [0.5, 0.5]}])
+    with pytest.raises(DataError, match=r"not the file that .*w\.jsonl\.meta\.json describes"):
+        load_labels(path)
+    note = path.with_name("w.jsonl.meta.json")
+    told = json.loads(note.read_text())
+    del told["data"]  # as 0.1.0 wrote it
+    note.write_text(json.dumps(told))
     with pytest.raises(LabelsError, match="names 3 classes but 'probs' has 2"):
         load_labels(path)

@@ -158,6 +158,14 @@ def test_what_is_no_verdicts_file_is_told(tmp_path: Path) -> None:
 def test_a_file_that_was_tampered_with_is_told(tmp_path: Path) -> None:
     verdicts().save(tmp_path / "v.jsonl")
     good = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    meta = tmp_path / "v.jsonl.meta.json"
+    with (tmp_path / "v.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(DataError, match=r"is not the file that .* describes"):
+        Verdicts.load(tmp_path / "v.jsonl")
+    told = json.loads(meta.read_text())
+    del told["data"]  # whoever changes the file on purpose may do so
+    meta.write_text(json.dumps(told))
     for change, sentence in [
         ({"keep": "no"}, "'keep' holds something else"),
         ({"keep": None}, "'keep' holds something else"),
@@ -171,7 +179,6 @@ def test_a_file_that_was_tampered_with_is_told(tmp_path: Path) -> None:
         (tmp_path / "v.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         with pytest.raises(DataError, match=sentence):
             Verdicts.load(tmp_path / "v.jsonl")
-    meta = tmp_path / "v.jsonl.meta.json"
     meta.write_text(meta.read_text().replace('"version": 1', '"version": 2'))
     with pytest.raises(DataError, match="install a newer probekit"):
         Verdicts.load(tmp_path / "v.jsonl")

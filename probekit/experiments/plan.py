@@ -151,7 +151,7 @@ def _stand_in(task: str, sizes: dict[str, int], seed: int) -> Splits:
 
 def plan_text(found: dict[str, Any]) -> str:
     """Write a plan for people."""
-    from probekit.activations.layout import human_bytes
+    from probekit.trouble import human_bytes
 
     total = sum(found["steps"].values())
     kinds = ", ".join(f"{many} {kind}" for kind, many in found["steps"].items())

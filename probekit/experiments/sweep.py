@@ -30,7 +30,6 @@ from probekit.experiments.sweep_probes import STRENGTHS, predictions
 from probekit.experiments.sweep_rows import LayerStates, SweepRows
 from probekit.files import atomic_write, write_table
 from probekit.safe import read_json
-from probekit.tables import suffix_of
 
 if TYPE_CHECKING:
     from probekit.probes.neighbors import Metric
@@ -195,11 +194,7 @@ def write_sweep(sweep: Sweep, path: str | Path, *, command: str | None = None) -
     del metadata["rows"], metadata["best"]
     if command is not None:
         metadata["command"] = command
-    text = json.dumps(metadata, ensure_ascii=False)
-    write_table(columns, path, {"probekit": text})
-    if suffix_of(path) == ".jsonl":
-        with atomic_write(f"{path}.meta.json", "w") as file:
-            file.write(text + "\n")
+    write_table(columns, path, {"probekit": json.dumps(metadata, ensure_ascii=False)})
 
 
 def remove_parts(parts: Path) -> None:

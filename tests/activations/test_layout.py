@@ -15,7 +15,6 @@ from probekit.activations.layout import (
     VERSION,
     Header,
     StoreFile,
-    human_bytes,
     open_hdf5,
     read_header,
     spec_json,
@@ -23,6 +22,7 @@ from probekit.activations.layout import (
 )
 from probekit.activations.store import ActivationStore
 from probekit.errors import NotAStoreError, StoreError
+from probekit.trouble import human_bytes
 
 OLD = Path(__file__).parent / "data" / "v1.h5"
 

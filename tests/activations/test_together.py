@@ -244,7 +244,7 @@ class TestMerge:
             merge([paths["a"]], output)
         with pytest.raises(UsageError, match="named twice"):
             merge([paths["a"], paths["a"]], output)
-        with pytest.raises(UsageError, match="one of the stores to merge"):
+        with pytest.raises(UsageError, match="is read here"):
             merge([paths["a"], paths["b"]], paths["a"])
         assert not output.exists()
 

@@ -201,7 +201,7 @@ def test_bad_input_gets_one_sentence(refused, chain, make_acts, tmp_path):
     table = tmp_path / "weak.csv"
     table.write_text("id,label\n" + "".join(f"{i},{k % 2}\n" for k, i in enumerate(chain.ids)))
     sentence = refused("audit", chain.acts, "--labels", table, "-o", table, "--no-ask")
-    assert "holds the weak labels; keep the audit in another file" in sentence
+    assert "is read here; write to another file" in sentence
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""The one check of what a command writes: against what it reads, and against other writers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from probekit.errors import ProbekitError, UsageError
+from probekit.files import check_output
+from probekit.locks import locked
+from probekit.outputs import existing, refuse_reads
+from probekit.safe import open_regular
+
+__all__ = ["claim", "identity", "read_by"]
+
+# Options that change nothing in what is written.
+INCIDENTAL = ("overwrite", "as_json")
+HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def claim(
+    options: Mapping[str, Any], *names: str, folders: Sequence[str] = (), goes_on: bool = False
+) -> None:
+    """Check the files that a command writes, and keep other writers out until it ends.
+
+    Every other option that names a file or a folder counts as read, and so do the rows that a
+    store among them was made from.
+
+    Parameters
+    ----------
+    options
+        What the user gave, by name.
+    names
+        Options that hold outputs; None in one is passed over.
+    folders
+        Options that hold folders to write into.
+    goes_on
+        Whether what stands there is gone on with: it may be there without ``--overwrite``.
+
+    Raises
+    ------
+    UsageError
+        Where an output is an input, or two outputs are one.
+    OutputExistsError
+        Where something is there and may not be replaced; a file that the same command put there
+        before it was stopped may.
+    WriteError
+        Where another process writes it.
+    """
+    context = click.get_current_context()
+    outputs = [Path(options[name]) for name in names if options.get(name) is not None]
+    overwrite = goes_on or bool(options.get("overwrite"))
+    reads = list(read_by(options, (*names, *folders)))
+    refuse_reads(outputs, reads, overwrite=overwrite and not goes_on)
+    _refuse_sources(outputs, reads)
+    for output in outputs:
+        check_output(output, overwrite=True)
+    who = identity(context, options)
+    for output in outputs:
+        lock = context.with_resource(locked(output, command=who))
+        check_output(output, overwrite=overwrite or lock.made)
+
+
+def read_by(options: Mapping[str, Any], outputs: Iterable[str]) -> Iterator[Path]:
+    """Files and folders that the options name, those of the outputs aside."""
+    return existing(value for name, value in options.items() if name not in tuple(outputs))
+
+
+def identity(context: click.Context, options: Mapping[str, Any]) -> str:
+    """16 hex digits over a command, its options and where it runs."""
+    given = {name: value for name, value in options.items() if name not in INCIDENTAL}
+    text = json.dumps([context.info_name, os.getcwd(), given], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _refuse_sources(outputs: Iterable[Path], reads: Iterable[Path]) -> None:
+    """Refuse to replace the rows that a store was made from."""
+    present = [output for output in outputs if output.exists()]
+    for read in reads if present else ():
+        source = _source(read)
+        if source is None:
+            continue
+        for output in present:
+            try:
+                refuse_reads([output], [read.resolve().parent / source])
+            except UsageError:
+                same = True
+            else:  # of rows elsewhere a store knows only the name
+                same = source == output.name
+            if same:
+                raise UsageError(
+                    f"{output} holds the rows that {read} was made from; write to another file."
+                )
+
+
+def _source(path: Path) -> str | None:
+    """What a store says it was made from; None where it is no store."""
+    from probekit.activations.store import ActivationStore
+
+    try:
+        with open_regular(path) as file:
+            if file.read(len(HDF5)) != HDF5:
+                return None
+        with ActivationStore(path, allow_incomplete=True) as store:
+            return store.source
+    except (OSError, ProbekitError):
+        return None
