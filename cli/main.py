@@ -13,7 +13,9 @@ from typing import Any
 
 import click
 
-from probekit.errors import ProbekitError
+from probekit.cli.checked import check_values
+from probekit.errors import ProbekitError, did_you_mean
+from probekit.kinds import shown
 from probekit.safe import printable
 
 # A process that ends needs no last look for garbage among what torch and transformers made: 0.6 s.
@@ -56,7 +58,14 @@ class Group(click.Group):
         module = importlib.import_module(f"probekit.cli.{COMMANDS[cmd_name]}")
         command: click.Command = module.command
         _set_example_apart(command)
-        return command
+        return check_values(command)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; of one that is none, name the nearest."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = did_you_mean(args[0], COMMANDS)
+            ctx.fail(f"There is no command {shown(args[0])}{near}.")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what click says of wrong arguments steers no terminal either."""

@@ -137,7 +137,8 @@ class Number(Kind):
             raise ValueError(self.words)
         inside = self.low <= value <= self.high and abs(value) <= 1e308
         if not inside or (self.above and value <= self.low) or (self.below and value >= self.high):
-            raise ValueError(self.words)
+            percent = self.high == 1 < value <= 100
+            raise ValueError(self.words + (f" ({value:g} % is {value / 100:g})" if percent else ""))
         return value
 
     def parse(self, text: str) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from probekit.errors import UsageError
+from probekit.kinds import Number
 
 __all__ = ["parse_grid", "parse_numbers"]
 
@@ -109,7 +110,7 @@ def _spread(parts: list[str], name: str, text: str, *, whole: bool) -> list[floa
         if not 1 <= count <= MOST:
             raise UsageError(f"{name} {text!r} asks for {count} values; allowed are 1 to {MOST}.")
     elif scale == "log":
-        count = 1 + max(1, round(PER_DECADE[whole] * math.log10(high / low)))
+        count = 1 + max(1, round(PER_DECADE[whole] * (math.log10(high) - math.log10(low))))
     else:
         count = LINEAR
     if low == high:
@@ -124,14 +125,12 @@ def _spread(parts: list[str], name: str, text: str, *, whole: bool) -> list[floa
 
 def _number(part: str, name: str, text: str, *, whole: bool) -> float:
     try:
-        value = float(part)
+        value = float(Number().parse(part))
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
         raise UsageError(
             f"{name} {text!r} holds {part!r}, which is no number; give {_FORM}, or a list such as "
             "1,5,10."
-        )
+        ) from None
     if whole and value != int(value):
         raise UsageError(f"{name} {text!r} holds {part}; whole numbers are needed.")
     return value

@@ -71,7 +71,7 @@ def test_layers_are_chosen_among_those_stored(probekit, refused, chain, make_act
     assert layers("--layers", "5-6") == [5, 6]
     assert layers("--layers", "2") == [2]
     assert refused(*base, "--layers", "3") == f"{acts} holds no layer 3; it holds 2, 4, 5, 6."
-    assert "is no layer" in refused(*base, "--layers", "x", code=2)
+    assert "mid, last or all, commas between, got 'x'" in refused(*base, "--layers", "x", code=2)
 
 
 def test_alarms_are_printed(probekit, chain, make_acts, write_rows):
@@ -94,7 +94,7 @@ def test_three_classes(probekit, chain, write_rows):
 def test_bad_input_gets_one_sentence(refused, chain, write_rows):
     base = ("diagnose", chain.acts, "--labels")
     sentence = refused(*base, chain.weak, "--trusted-accuracy", "73", code=2)
-    assert sentence.endswith("got 73.0; 73 % is 0.73.")
+    assert sentence.endswith("it is a number in [0, 1] (73 % is 0.73), got '73'.")
     part = write_rows("part.jsonl", [{"id": f"r{i}", "label": i % 2} for i in range(50)])
     assert "no label for 250 of 300 rows" in refused(*base, part)
     one = write_rows("one.jsonl", [{"id": i, "label": 1} for i in chain.ids])

@@ -334,7 +334,7 @@ def test_k_must_leave_a_row_out(no):
 
 @pytest.mark.parametrize("share", ["0", "1", "-0.2", "1.5", "nan"])
 def test_contamination_outside_0_and_1(no, share):
-    assert "lie between 0 and 1, both excluded" in no("--contamination", share, code=2)
+    assert "auto, confident or a number in (0, 1), got" in no("--contamination", share, code=2)
 
 
 @pytest.mark.parametrize(

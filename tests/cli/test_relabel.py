@@ -116,9 +116,9 @@ def test_a_no_op_is_told(probekit, chain, make_acts):
     ("options", "words"),
     [
         (["--hard", "--threshold", "0.5"], "one of blend, hard and threshold"),
-        (["--blend", "0"], "blend must lie in (0, 1]"),
-        (["--threshold", "1"], "threshold must lie between 0 and 1"),
-        (["--only-above", "2"], "only_above is a disagreement in [0, 1)"),
+        (["--blend", "0"], "'--blend': it is a number in (0, 1], got '0'"),
+        (["--threshold", "1"], "'--threshold': it is a number in (0, 1), got '1'"),
+        (["--only-above", "2"], "'--only-above': it is a number in [0, 1) (2 % is 0.02)"),
         (["--probe", "logreg", "--k", "3"], "has no --k"),
     ],
 )

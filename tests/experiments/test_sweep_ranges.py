@@ -99,3 +99,8 @@ def test_layers_that_are_not_stored_are_refused(text, words):
     with pytest.raises(UsageError) as refused:
         parse_numbers(text, [0, 3, 6], name="--layers", place="acts.h5")
     assert all(word in str(refused.value) for word in words), refused.value
+
+
+def test_ends_too_far_apart_for_a_quotient() -> None:
+    """1 / 1e-320 is inf, whose logarithm counts no values."""
+    assert len(parse_grid("1e-320:1:log", name="--l2")) == 641

@@ -1,0 +1,211 @@
+"""What every option and argument may be, checked while the command line is read.
+
+``check_values`` gives each parameter of a command its kind (probekit.kinds): by its name, as
+``probekit.limits`` has it, else by its click type. So no command can forget it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from probekit.errors import UsageError, did_you_mean
+from probekit.kinds import MAX_COUNT, Kind, Layers, Number, Text, Whole, Words, shown
+from probekit.limits import FOLDS, KINDS, PENALTY, PROBE_KINDS, SEED, SHARE
+
+__all__ = ["check_values", "given", "refuse_idle"]
+
+RATE, ROWS = Number(0, 1e6, above=True), Whole(4)
+
+
+class Seeds(Kind):
+    """How many seeds, or seeds with commas between; the text itself is kept."""
+
+    words = "how many seeds (1 to 1,000), or different seeds from 0 to 4,294,967,295 as in 0,1,2"
+
+    def read(self, value: Any) -> str:
+        """Take text."""
+        parts = [part.strip() for part in str(value).split(",")]
+        try:
+            numbers = [(SEED if "," in str(value) else Whole(1, 1000)).parse(p) for p in parts if p]
+        except ValueError:
+            numbers = []
+        if not numbers or len(set(numbers)) < len(numbers):
+            raise ValueError(self.words)
+        return str(value)
+
+
+class Grid(Kind):
+    """A range or list of numbers (probekit.experiments.ranges); the text itself is kept."""
+
+    words = "a range or a list of numbers"
+
+    def __init__(self, flag: str, **allowed: Any) -> None:
+        self.flag, self.allowed = flag, allowed
+
+    def read(self, value: Any) -> str:
+        """Take text."""
+        from probekit.experiments.ranges import parse_grid
+
+        parse_grid(str(value), name=self.flag, **self.allowed)
+        return str(value)
+
+
+class Names(Kind):
+    """Some of these names, commas between; the text itself is kept."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self.words = f"some of {', '.join(names)}, each once, commas between"
+
+    def read(self, value: Any) -> str:
+        """Take text."""
+        parts = [part.strip() for part in str(value).split(",") if part.strip()]
+        for part in parts:
+            if part not in self.names:
+                raise ValueError(f"{self.words}{did_you_mean(part, self.names)}")
+        if not parts or len(set(parts)) < len(parts):
+            raise ValueError(self.words)
+        return str(value)
+
+
+NEIGHBORS = {"whole": True, "low": 1, "high": MAX_COUNT}
+
+# Name of a parameter, or command and name -> what it may be.
+OPTIONS: dict[str, Kind] = {
+    "seed": SEED,
+    "seeds": Seeds(),
+    "layer": Whole(-9999, 9999),
+    "run.layer": Layers(),
+    "layers": Layers(),
+    "folds": FOLDS,
+    "l2": KINDS["l2"],
+    "zeta": Number(0, 1e6),
+    "sweep.l2": Grid("--l2", high=PENALTY.high),
+    "sweep.zeta": Grid("--zeta", high=1e6),
+    "sweep.k": Grid("--k", **NEIGHBORS),
+    "sweep.k_cc": Grid("--k-cc", **NEIGHBORS),
+    "sweep.k_zeta": Grid("--k-zeta", **NEIGHBORS),
+    "sweep.contaminations": Grid("--contaminations", high=1, open_ends=True),
+    "sweep.probes": Names(*PROBE_KINDS),
+    "contamination": Words("auto", "confident", other=SHARE),
+    "filter.threshold": Number(0, 1),
+    "relabel.threshold": SHARE,
+    "blend": Number(0, 1, above=True),
+    "only_above": Number(0, 1, below=True),
+    "trusted_accuracy": Number(0, 1),
+    "train_share": Number(0, 1, above=True),
+    "train_rows": Whole(2),
+    "confidence": Number(0.5, 1),
+    "validation_share": Number(0, 1, above=True, below=True),
+    "epochs": RATE,
+    "lr": RATE,
+    "weak_lr": RATE,
+    "strong_lr": RATE,
+    "lora_rank": Whole(1, 65_536),
+    "rounds": Whole(1, 1000),
+    "random_drops": Whole(0, 1000),
+    "run.supervisor_rows": ROWS,
+    "run.student_rows": ROWS,
+    "run.test_rows": ROWS,
+    "saliency.supervisor_rows": ROWS,
+    "saliency.student_rows": ROWS,
+    "saliency.test_rows": ROWS,
+}
+
+
+class Checked(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since 8.4
+    """A click type whose text is first read by a kind."""
+
+    def __init__(self, inner: Any, kind: Kind) -> None:
+        self.inner, self.kind, self.name = inner, kind, inner.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what the kind refuses, in its words."""
+        try:
+            read = self.kind.parse(value) if isinstance(value, str) else value
+        except UsageError as error:  # of a grid, in its own words
+            raise click.UsageError(str(error), ctx) from None
+        except ValueError as reason:
+            self.fail(f"it is {reason}, got {shown(value)}.", param, ctx)
+        return self.inner.convert(read, param, ctx)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else click asks of a type, such as how it is shown, the inner one knows."""
+        return getattr(self.inner, name)
+
+
+class CheckedRange(click.IntRange):
+    """A range, which the help shows, read by a kind."""
+
+    def __init__(self, inner: click.IntRange, kind: Kind) -> None:
+        super().__init__(inner.min, inner.max)
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what the kind refuses, in its words."""
+        return Checked(click.INT, self.kind).convert(value, param, ctx)
+
+
+class Nearest(click.Choice):  # type: ignore[type-arg,unused-ignore]  # generic since 8.4
+    """A choice that names the nearest name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Take one of the names."""
+        if value not in self.choices:
+            listed = ", ".join(map(str, self.choices))
+            hint = did_you_mean(value, map(str, self.choices))
+            self.fail(f"it is one of {listed}, got {shown(value)}{hint}.", param, ctx)
+        return value
+
+
+def check_values(command: click.Command) -> click.Command:
+    """Give every parameter of a command, and of those in a group, what it may be."""
+    if isinstance(command, click.Group):
+        for sub in command.commands.values():
+            check_values(sub)
+    for param in command.params:
+        param.type = _checked(param.type, f"{command.name}.{param.name}", param.name or "")
+    return command
+
+
+def _checked(kind: Any, full: str, name: str) -> Any:
+    if isinstance(kind, Checked | CheckedRange | Nearest):
+        return kind
+    if isinstance(kind, click.Choice):
+        return Nearest(kind.choices, kind.case_sensitive)
+    named = OPTIONS.get(full) or OPTIONS.get(name)
+    if named is None and isinstance(kind, click.types.IntParamType):
+        low, high = getattr(kind, "min", None), getattr(kind, "max", None)
+        named = Whole(-MAX_COUNT if low is None else low, MAX_COUNT if high is None else high)
+    elif named is None and isinstance(kind, click.types.FloatParamType):
+        named = Number()
+    elif named is None and isinstance(kind, click.types.StringParamType | click.Path):
+        named = Text("a name or path" if isinstance(kind, click.Path) else "text")
+    if named is None:
+        return kind
+    return (CheckedRange if isinstance(kind, click.IntRange) else Checked)(kind, named)
+
+
+def given(name: str) -> bool:
+    """Whether an option was typed, in the command that runs."""
+    context = click.get_current_context()
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def refuse_idle(names: Iterable[str], why: str) -> None:
+    """Refuse options that were typed and would do nothing, saying why."""
+    typed = [name for name in names if given(name)]
+    if typed:
+        flags = [_flag(name) for name in typed]
+        verb = "does" if len(flags) == 1 else "do"
+        raise click.UsageError(f"{', '.join(flags)} {verb} nothing {why}; leave it out.")
+
+
+def _flag(name: str) -> str:
+    for param in click.get_current_context().command.params:
+        if param.name == name and isinstance(param, click.Option):
+            return max([*param.opts, *param.secondary_opts], key=len)
+    return name
