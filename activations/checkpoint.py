@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from probekit.activations.folder import check_counts, check_inside_folder, weight_files
 from probekit.activations.identity import folder_weights, loaded_weights
 from probekit.activations.imports import rare_collection
 from probekit.activations.quiet import quiet
@@ -276,7 +277,9 @@ def truncate_config(config: Any, layers: int, name: str) -> None:
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give a folder that save_pretrained wrote.")
-    if not any(folder.glob("*.safetensors")):
+    check_inside_folder(folder)
+    check_counts(folder)
+    if not weight_files(folder):
         pickled = sorted({*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")})
         if pickled:
             raise ModelError(
@@ -319,9 +322,13 @@ def _open_tokenizer(name: str, options: dict[str, Any]) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except Exception as error:  # as above, and whatever a damaged tokenizer.json leads to
+        words, special = len(tokenizer), len(set(tokenizer.all_special_tokens))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # As above, and whatever a damaged tokenizer.json leads to: a panic is no Exception.
+    except BaseException as error:
         raise ModelError(f"The tokenizer of {name} cannot be opened: {why(error)}") from error
-    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+    if words <= special:
         raise ModelError(
             f"The tokenizer of {name} has no vocabulary; save the one that the model was trained "
             "with beside it."

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from probekit.activations.folder import weight_files
 from probekit.errors import ModelError
 from probekit.safe import load_json, open_regular, read_json
 
@@ -32,7 +33,7 @@ def folder_weights(folder: Path) -> str:
     Folders up to 256 MB are hashed whole (``sha256:…``); larger ones by their files' names, sizes,
     safetensors headers and 256 samples of 16 kB per file (``sampled:…``).
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     whole = sum(file.stat().st_size for file in files) <= WHOLE_BYTES
     digest = hashlib.sha256()
     try:
@@ -42,7 +43,8 @@ def folder_weights(folder: Path) -> str:
         kept = {k: v for k, v in config.items() if k not in INCIDENTAL}
         digest.update(json.dumps(kept, sort_keys=True).encode())
         for file in files:
-            digest.update(f"\x1e{file.name}\x1f{file.stat().st_size}\x1f".encode())
+            name = file.relative_to(folder).as_posix()
+            digest.update(f"\x1e{name}\x1f{file.stat().st_size}\x1f".encode())
             with open_regular(file, error=ModelError) as stream:
                 for offset, size in _spans(file.stat().st_size, whole=whole):
                     stream.seek(offset)
