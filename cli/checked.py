@@ -6,16 +6,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
 
+from probekit.cli.idle import refuse_idle
 from probekit.errors import UsageError, did_you_mean
 from probekit.kinds import MAX_COUNT, Kind, Layers, Number, Text, Whole, Words, shown
 from probekit.limits import FOLDS, KINDS, PENALTY, PROBE_KINDS, SEED, SHARE
 
-__all__ = ["check_values", "given", "refuse_idle"]
+__all__ = ["check_values"]
 
 RATE, ROWS = Number(0, 1e6, above=True), Whole(4)
 
@@ -79,6 +81,8 @@ OPTIONS: dict[str, Kind] = {
     "seeds": Seeds(),
     "layer": Whole(-9999, 9999),
     "run.layer": Layers(),
+    "probes": Text("names with commas between", least=0),
+    "actions": Text("names with commas between", least=0),
     "layers": Layers(),
     "folds": FOLDS,
     "l2": KINDS["l2"],
@@ -99,7 +103,7 @@ OPTIONS: dict[str, Kind] = {
     "train_share": Number(0, 1, above=True),
     "train_rows": Whole(2),
     "confidence": Number(0.5, 1),
-    "validation_share": Number(0, 1, above=True, below=True),
+    "validation_share": Number(0, 1, below=True),
     "epochs": RATE,
     "lr": RATE,
     "weak_lr": RATE,
@@ -168,7 +172,20 @@ def check_values(command: click.Command) -> click.Command:
             check_values(sub)
     for param in command.params:
         param.type = _checked(param.type, f"{command.name}.{param.name}", param.name or "")
+    if command.callback is not None and not hasattr(command.callback, "__wrapped__"):
+        command.callback = _useful(command.callback)
     return command
+
+
+def _useful(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse options that do nothing beside the others before the command begins."""
+
+    @wraps(callback)
+    def begin(**options: Any) -> Any:
+        refuse_idle(click.get_current_context(), options)
+        return callback(**options)
+
+    return begin
 
 
 def _checked(kind: Any, full: str, name: str) -> Any:
@@ -187,25 +204,3 @@ def _checked(kind: Any, full: str, name: str) -> Any:
     if named is None:
         return kind
     return (CheckedRange if isinstance(kind, click.IntRange) else Checked)(kind, named)
-
-
-def given(name: str) -> bool:
-    """Whether an option was typed, in the command that runs."""
-    context = click.get_current_context()
-    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-
-
-def refuse_idle(names: Iterable[str], why: str) -> None:
-    """Refuse options that were typed and would do nothing, saying why."""
-    typed = [name for name in names if given(name)]
-    if typed:
-        flags = [_flag(name) for name in typed]
-        verb = "does" if len(flags) == 1 else "do"
-        raise click.UsageError(f"{', '.join(flags)} {verb} nothing {why}; leave it out.")
-
-
-def _flag(name: str) -> str:
-    for param in click.get_current_context().command.params:
-        if param.name == name and isinstance(param, click.Option):
-            return max([*param.opts, *param.secondary_opts], key=len)
-    return name

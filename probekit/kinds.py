@@ -163,20 +163,21 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """Text that is not blank and holds no zero byte."""
+    """Text that holds no zero byte, and is not blank where ``least`` is above 0."""
 
     what: str = "text"
+    least: int = 1
 
     @property
     def words(self) -> str:  # type: ignore[override]
         """What is allowed."""
-        return f"{self.what} of 1 to {MAX_TEXT:,} characters"
+        return f"{self.what} of {self.least} to {MAX_TEXT:,} characters"
 
     def read(self, value: Any) -> str:
         """Take a str."""
-        if not isinstance(value, str) or not value.strip() or "\0" in value:
+        if not isinstance(value, str) or "\0" in value or len(value) > MAX_TEXT:
             raise ValueError(self.words)
-        if len(value) > MAX_TEXT:
+        if len(value.strip()) < self.least:
             raise ValueError(self.words)
         return value
 

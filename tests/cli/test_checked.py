@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,3 +60,60 @@ def test_what_is_wrong_is_told_before_anything_is_read(words: str, sentence: str
     told = CliRunner().invoke(cli, words.split())
     assert told.exit_code == 2
     assert sentence in told.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            "filter a --labels b -o c --truth-column d",
+            "--truth-column does nothing without --truth",
+        ),
+        ("filter a --labels b -o c --rows d", "--rows does nothing without --write-data"),
+        ("filter a --labels b -o c --global --threshold 0.5", "--global does nothing with"),
+        ("filter a --labels b -o c.parquet --probe logreg --k 3", "'logreg' has no --k"),
+        ("filter a --labels b -o c.parquet --probe knn --no-intercept", "has no --no-intercept"),
+        ("relabel a --labels b -o c --rows d", "--rows does nothing without --write-data"),
+        ("finetune a -m b -o c --lora-rank 4", "--lora-rank does nothing without --lora"),
+        ("finetune a -m b -o c --set lora_alpha=4", "lora_alpha does nothing without --lora"),
+        ("finetune a -m b -o c --patience 4", "--patience does nothing without --early-stop"),
+        ("finetune a -m b -o c --objective lm --loss kl", "--loss does nothing with this"),
+        (
+            "finetune a -m b -o c --objective lm --labels d",
+            "--labels does nothing with --objective",
+        ),
+        ("finetune a -m b -o c --truth d", "--truth does nothing without --predict"),
+        ("demo --only-students --test-rows 200", "--test-rows does nothing with --only-students"),
+        ("review a -o b --merge c --acts d --rows e", "--acts, --rows do nothing with --merge"),
+        ("review a -o b --no-text --rows e", "--rows does nothing with --no-text"),
+        ("saliency --task a --losses xent,kl", "--losses does nothing beyond the first loss"),
+        ("saliency --task a --set rounds=2", "--set rounds does nothing in saliency"),
+    ],
+)
+def test_what_does_nothing_is_refused(words: str, sentence: str) -> None:
+    told = CliRunner().invoke(cli, words.split())
+    assert told.exit_code == 2
+    assert sentence in told.stderr.splitlines()[-1]
+
+
+def test_a_default_does_no_harm() -> None:
+    """The same options, not typed: what is refused then is the file that is not there."""
+    told = CliRunner().invoke(
+        cli, ["sweep", "a", "--labels", "b", "-o", "c.parquet", "--probes", "knn"]
+    )
+    assert "a does not exist" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("sweep a --labels b -o c.parquet --probes logreg --k 5", "--k does nothing without knn"),
+        ("sweep a --labels b -o c.parquet --probes knn --no-standardize", "--no-standardize does"),
+        ("sweep a --labels b -o c.parquet --probes knn --zeta 0.5", "--zeta does nothing without"),
+        ("finetune a -m b -o c --epochs 1 --max-steps 9", "--epochs does nothing with --max-steps"),
+    ],
+)
+def test_what_does_nothing_is_told(words: str, sentence: str) -> None:
+    told = CliRunner().invoke(cli, words.split())
+    assert f"Note: {sentence}" in told.stderr.splitlines()[0]
+    assert re.search("does not exist|neither a file", told.stderr.splitlines()[-1])

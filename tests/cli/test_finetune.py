@@ -158,8 +158,8 @@ def test_completions_are_graded(
         (["--set", "lora_rnk=2"], "lora_rnk is no setting (did you mean lora_rank"),
         (["--loss-option", "a_max"], "KEY=VALUE"),
         (["--lora", "--set", "lora_modules=[nowhere]"], "LoRA finds no module"),
-        (["--lr", "-1"], "lr is a number in (0, "),
-        (["--validation-share", "2"], "lies in (0, 1)"),
+        (["--lr", "-1"], "'--lr': it is a number in (0, "),
+        (["--validation-share", "2"], "'--validation-share': it is a number in [0, 1)"),
         (["--objective", "reward"], "columns text and text_pair"),
     ],
 )
