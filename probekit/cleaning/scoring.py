@@ -206,7 +206,7 @@ def score_rows(
     proba, fold = proba[: len(X)], fold[: len(X)]
     provenance = {
         "probekit": version("probekit"),
-        "probe": {"name": type(fitted).__name__, "parameters": _parameters(fitted)},
+        "probe": {"name": type(fitted).__name__, "parameters": _parameters(probe)},
         "in_sample": in_sample,
         "seed": seed,
         "labels": {"source": Path(aligned.source).name, "fingerprint": aligned.fingerprint},
@@ -216,7 +216,8 @@ def score_rows(
         provenance["pairs"] = True
     if hasattr(fitted, "l2_"):
         provenance["probe"]["l2"] = fitted.l2_
-    if notes := [*_on_pairs(fitted, both_ways, pairs), *getattr(fitted, "notes_", ())]:
+    told = fitted.told(aligned.classes, aligned.ids) if hasattr(fitted, "told") else []
+    if notes := [*_on_pairs(fitted, both_ways, pairs), *told]:
         provenance["notes"] = notes
     return Scored(X, groups, aligned, hashes, proba, fold, fitted, provenance)
 
@@ -355,10 +356,15 @@ def _predict(
         proba, fold = out_of_fold(probe, X, Y, groups=groups, n_folds=n_folds, seed=seed)
         return probe, proba, fold
     fitted = clone(probe)
+    if in_sample and hasattr(fitted, "self_neighbor"):
+        # Then fit needs no leave-one-out, which k = n has too few others for.
+        fitted.set_params(self_neighbor=True)
     if ours:
         fitted.fit(X, Y, groups=groups)
     else:
         fitted.fit(X, Y.argmax(axis=1))
+    if in_sample and hasattr(fitted, "self_neighbor"):
+        return fitted, fitted.oof_proba_, none
     if in_sample:
         proba = np.zeros_like(Y)
         proba[:, np.asarray(fitted.classes_, dtype=np.int64)] = fitted.predict_proba(X)

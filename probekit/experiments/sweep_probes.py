@@ -14,6 +14,7 @@ from probekit.folds import stratified_folds
 from probekit.probes.base import hard_labels
 from probekit.probes.knn import neighbor_means
 from probekit.probes.topofilter import CONNECTION, check_kept, nearest_kept
+from probekit.probes.topofilter_hidden import HiddenComponents, hidden_means, nearest_hidden
 from probekit.probes.topofilter_steps import (
     drop_ranked,
     drop_to_share,
@@ -116,22 +117,25 @@ def make_folds(
 
 def _topofilter(states: LayerStates, settings: SweepSettings, note: Any) -> Iterator[Prediction]:
     _, Y, groups = states.both_ways
-    wide = states.neighbors(settings.width(states.most_neighbors))
+    published = settings.variant == "eleuther"
+    wide = states.neighbors(settings.width(states.most_neighbors), copies=published)
+    apart = None if published else groups
     hard, n_classes = hard_labels(Y), Y.shape[1]
     connection = CONNECTION[settings.variant]
     for k_cc in map(int, settings.k_cc):
-        component, _ = largest_components(
-            wide.index[:, :k_cc], hard, connection=connection, classes=np.arange(n_classes)
-        )
+        index = wide.index[:, :k_cc]
+        component, _ = largest_components(index, hard, connection=connection)
+        hidden = HiddenComponents(index, hard, groups, component=component, connection=connection)
         for k_zeta in map(int, settings.k_zeta):
             try:
                 check_kept(component, k_zeta, k_cc=k_cc)
             except ProbeError as error:
                 note(f"layer {states.layer}, topofilter left out: {error}")
                 continue
-            near = nearest_kept(states.index, wide, component, k_zeta, groups=groups)
-            proba = neighbor_means(near, Y, [k_zeta])[0]
-            steps = _Steps(component, near, hard, 0.5 * np.abs(Y - proba).sum(axis=1), n_classes)
+            near = nearest_kept(states.index, wide, component, k_zeta, groups=apart)
+            proba = hidden_means(nearest_hidden(states.index, wide, hidden, k_zeta), Y)
+            judged = neighbor_means(near, Y, [k_zeta])[0] if published else proba
+            steps = _Steps(component, near, hard, 0.5 * np.abs(Y - judged).sum(axis=1), n_classes)
             yield from _topofilter_rows(steps, proba, settings, len(states.rows), k_cc=k_cc)
 
 

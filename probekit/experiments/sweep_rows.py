@@ -97,7 +97,7 @@ class LayerStates:
 
     def __init__(self, rows: SweepRows, layer: int, *, metric: Metric = "cosine") -> None:
         self.rows, self.layer, self.metric = rows, layer, metric
-        self._found: Neighbors | None = None
+        self._found: dict[bool, Neighbors] = {}
 
     @cached_property
     def X(self) -> NDArray[Any]:  # noqa: N802 (the field's name for states)
@@ -129,8 +129,13 @@ class LayerStates:
         groups = self.both_ways[2]
         return len(groups) - int(np.bincount(groups).max())
 
-    def neighbors(self, k: int) -> Neighbors:
-        """Return at least the k nearest others of every row; a search only where k has grown."""
-        if self._found is None or self._found.index.shape[1] < k:
-            self._found = self.index.others(k, groups=self.both_ways[2])
-        return self._found
+    def neighbors(self, k: int, *, copies: bool = False) -> Neighbors:
+        """Return at least the k nearest others of every row, with or without its copies.
+
+        A search is made only where k has grown.
+        """
+        found = self._found.get(copies)
+        if found is None or found.index.shape[1] < k:
+            found = self.index.others(k, groups=None if copies else self.both_ways[2])
+            self._found[copies] = found
+        return found

@@ -17,14 +17,20 @@ from probekit.folds import duplicate_groups
 from probekit.probes.base import BaseProbe, Training, hard_labels
 from probekit.probes.knn import neighbor_means
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
+from probekit.probes.topofilter_hidden import HiddenComponents, hidden_means, nearest_hidden
 from probekit.probes.topofilter_steps import (
+    Connection,
+    Note,
     drop_ranked,
     drop_to_share,
     largest_components,
     majority,
+    with_outcome,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
@@ -37,7 +43,7 @@ __all__ = [
 ]
 
 Variant = Literal["paper", "eleuther"]
-CONNECTION: dict[str, Literal["weak", "strong"]] = {"paper": "weak", "eleuther": "strong"}
+CONNECTION: dict[str, Connection] = {"paper": "weak", "eleuther": "strong"}
 K_CC = {"paper": 4, "eleuther": 50}
 K_ZETA = {"paper": 32, "eleuther": 50}
 ZETA = 0.5
@@ -53,9 +59,12 @@ class TopoFilterResult:
     component: NDArray[np.bool_]
     """L (n,): rows of the largest component of their class."""
     proba: NDArray[np.float64]
-    """Leave-one-out topolabel (n, C): mean label of the k_zeta nearest others in L."""
+    """Leave-one-out topolabel (n, C): mean label of the k_zeta nearest in L(G − g), the components
+    that come out without the label of the row and its group g; with ``self_neighbor`` the nearest
+    others in L, as published."""
     disagreement: NDArray[np.float64]
-    """½ ‖Y - topolabel‖₁ (n,)."""
+    """½ ‖Y − topolabel‖₁ (n,), which orders what is dropped; ``eleuther``: as published, by the
+    nearest others in L."""
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     """Rows dropped by each step, ``"component"`` and ``"zeta"``, of each class."""
     notes: tuple[str, ...] = ()
@@ -126,21 +135,26 @@ class TopoFilterProbe(BaseProbe):
     metric, backend
         As :class:`probekit.probes.knn.KNNProbe`.
     self_neighbor
-        ``oof_proba_`` lets each row of L vote for itself, to reproduce EleutherAI's numbers.
+        ``oof_proba_`` lets each row of L vote for itself, and so its copies, to reproduce
+        published numbers.
 
     Attributes
     ----------
     oof_proba_
-        Leave-one-out topolabel (n, C), also of rows outside L.
+        Leave-one-out topolabel (n, C), also of rows outside L: no label of the row or its group
+        has a part in it, not even in the components.
     result_
         The :class:`TopoFilterResult`; ``keep_``, ``component_`` and ``notes_`` are short cuts to
         it. A loaded probe has it without notes.
 
     In ``fit(X, y, sample_weight=None, groups=None, previous=None)`` weights weigh the votes of the
-    topolabel only; rows of one group (by default, of the very same states) are never neighbours.
+    topolabel only; rows of one group (by default, of the very same states) never vote for each
+    other in ``oof_proba_``. They are neighbours in the filter of ``eleuther``, as published, and
+    not in that of ``paper``.
     """
 
     leave_one_out = True
+    _notes: list[Note]
 
     def __init__(
         self,
@@ -186,34 +200,41 @@ class TopoFilterProbe(BaseProbe):
         candidates = None if previous is None else _mask(previous, len(data.X))
         index = NeighborIndex(data.X, metric=self.metric, backend=self.backend)
         hard = hard_labels(data.Y)
-        wide = self._wide(index, data.groups)
+        published = self.variant == "eleuther" or self.self_neighbor
+        apart = None if published else data.groups
+        wide = self._wide(index, apart)
         component, notes = largest_components(
-            wide.index[:, : self._number("k_cc")],
-            hard,
-            connection=CONNECTION[self.variant],
-            classes=self.classes_,
+            wide.index[:, : self._number("k_cc")], hard, connection=CONNECTION[self.variant]
         )
-        near = self._among(index, data, component, wide)
+        near = self._among(index, component, wide, apart)
         proba = self._mean(near, data)
-        disagreement = 0.5 * np.abs(data.Y - proba).sum(axis=1)
+        disagreement = _distance(data.Y, proba)
+        if not self.self_neighbor:
+            proba = self._hidden(index, data, component, wide)
         if self.variant == "eleuther":
             keep, more = drop_to_share(
                 component, disagreement, hard, cap=self.cap, **self._amount()
             )
-            notes += more
         else:
             candidates = component if candidates is None else component | candidates
             if not np.array_equal(candidates, component):
-                near = self._among(index, data, candidates, wide)
+                near = self._among(index, candidates, wide, apart)
             zeta = ZETA if self.zeta is None else self.zeta
-            keep = candidates & majority(near, hard, len(self.classes_), zeta=zeta)
+            keep, more = candidates & majority(near, hard, len(self.classes_), zeta=zeta), []
+            disagreement = _distance(data.Y, proba)
             if self.rank:
                 keep = drop_ranked(keep, disagreement, hard, **self._amount())
+        self._notes = [*with_outcome(notes, component, keep, hard), *more]
         dropped = _dropped(keep, component, hard, self.classes_)
+        told = tuple(self.told(self.classes_.tolist()))
         self._store(data, index, component)
-        self.result_ = TopoFilterResult(keep, component, proba, disagreement, dropped, tuple(notes))
+        self.result_ = TopoFilterResult(keep, component, proba, disagreement, dropped, told)
         self.oof_proba_ = self._topolabel(data.X) if self.self_neighbor else proba
         return self
+
+    def told(self, classes: Sequence[Any], ids: Sequence[str] | None = None) -> list[str]:
+        """Return the notes with these names of classes (C,) and ids of rows (n,)."""
+        return [note.told(classes, ids) for note in self._notes]
 
     @property
     def keep_(self) -> NDArray[np.bool_]:
@@ -242,6 +263,25 @@ class TopoFilterProbe(BaseProbe):
         means = neighbor_means(index, data.Y, [index.shape[1]], weight=data.weight)
         return np.asarray(means[0])
 
+    def _hidden(
+        self,
+        index: NeighborIndex,
+        data: Training,
+        component: NDArray[np.bool_],
+        wide: Neighbors,
+    ) -> NDArray[np.float64]:
+        """Topolabel (n, C) of every row without its label and those of its group."""
+        assert data.groups is not None
+        hidden = HiddenComponents(
+            wide.index[:, : self._number("k_cc")],
+            hard_labels(data.Y),
+            data.groups,
+            component=component,
+            connection=CONNECTION[self.variant],
+        )
+        near = nearest_hidden(index, wide, hidden, self._number("k_zeta"))
+        return hidden_means(near, data.Y, data.weight)
+
     def _wide(self, index: NeighborIndex, groups: NDArray[np.int64] | None) -> Neighbors:
         """Search once for the graph and, in most rows, for the k_zeta nearest of the kept set."""
         k_cc, k_zeta = self._number("k_cc"), self._number("k_zeta")
@@ -250,11 +290,17 @@ class TopoFilterProbe(BaseProbe):
         return index.others(max(k_cc, spare), groups=groups)
 
     def _among(
-        self, index: NeighborIndex, data: Training, kept: NDArray[np.bool_], wide: Neighbors
+        self,
+        index: NeighborIndex,
+        kept: NDArray[np.bool_],
+        wide: Neighbors,
+        groups: NDArray[np.int64] | None,
     ) -> NDArray[np.int64]:
         k_cc, k_zeta = self._number("k_cc"), self._number("k_zeta")
-        check_kept(kept, k_zeta, k_cc=k_cc)
-        return nearest_kept(index, wide, kept, k_zeta, groups=data.groups)
+        check_kept(kept, k_zeta, k_cc=k_cc, own=self.self_neighbor)
+        # Where the row votes too, k_zeta may be all of them: then one fewer are others.
+        others = min(k_zeta, max(1, int(kept.sum()) - 1))
+        return nearest_kept(index, wide, kept, others, groups=groups)
 
     def _number(self, name: str) -> int:
         given = getattr(self, name)
@@ -307,6 +353,7 @@ class TopoFilterProbe(BaseProbe):
         data = Training(arrays["X"], arrays["Y"], arrays.get("weight"), arrays["groups"])
         keep, component = arrays["keep"], arrays["component"]
         dropped = _dropped(keep, component, hard_labels(data.Y), self.classes_)
+        self._notes = []
         self.result_ = TopoFilterResult(
             keep, component, arrays["proba"], arrays["disagreement"], dropped, ()
         )
@@ -315,13 +362,21 @@ class TopoFilterProbe(BaseProbe):
         self._store(data, index, component)
 
 
-def check_kept(kept: NDArray[np.bool_], k_zeta: int, *, k_cc: int) -> None:
-    """Refuse a k_zeta that the rows ``kept`` (n,) by the component step do not suffice for."""
+def _distance(Y: NDArray[np.float64], proba: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(0.5 * np.abs(Y - proba).sum(axis=1))
+
+
+def check_kept(kept: NDArray[np.bool_], k_zeta: int, *, k_cc: int, own: bool = False) -> None:
+    """Refuse a k_zeta that the rows ``kept`` (n,) by the component step do not suffice for.
+
+    ``own``: a row votes for itself.
+    """
     size = int(kept.sum())
-    if k_zeta > size - 1:
+    most = size if own else size - 1
+    if k_zeta > most:
         raise ProbeError(
             f"k_zeta = {k_zeta} is too large: the component step (k_cc = {k_cc}) "
-            f"left {size} of {len(kept)} rows; allowed are 1 to {size - 1}, and a larger k_cc "
+            f"left {size} of {len(kept)} rows; allowed are 1 to {most}, and a larger k_cc "
             "leaves more rows."
         )
 

@@ -7,7 +7,8 @@ https://github.com/EleutherAI/w2s, branch topo (``eleuther``).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,23 +18,98 @@ from scipy.sparse.csgraph import connected_components
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["drop_ranked", "drop_to_share", "largest_components", "majority"]
+__all__ = [
+    "Connection",
+    "Note",
+    "drop_ranked",
+    "drop_to_share",
+    "label_components",
+    "largest_components",
+    "majority",
+    "with_outcome",
+]
+
+Connection = Literal["weak", "strong"]
 
 # Scores that differ by less are sums of the same numbers in another order.
 SCORE_DECIMALS = 12
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence for the caller on a class, with ``{name}`` and ``{row}`` to be filled in."""
+
+    text: str
+    number: int | None = None
+    """Class that ``{name}`` stands for."""
+    row: int | None = None
+    """Row that ``{row}`` stands for."""
+
+    def told(self, classes: Sequence[Any], ids: Sequence[str] | None = None) -> str:
+        """The sentence with the name of the class and the id of the row, else its number."""
+        name = "" if self.number is None else str(classes[self.number])
+        row = str(self.row)
+        if self.row is not None and ids is not None:
+            row = ids[self.row % len(ids)]  # of pairs, their mirror images follow
+        return self.text.format(name=name, row=row)
+
+
 def largest_components(
-    index: NDArray[np.int64],
-    hard: NDArray[np.int64],
-    *,
-    connection: Literal["weak", "strong"],
-    classes: NDArray[Any],
-) -> tuple[NDArray[np.bool_], list[str]]:
+    index: NDArray[np.int64], hard: NDArray[np.int64], *, connection: Connection
+) -> tuple[NDArray[np.bool_], list[Note]]:
     """Return the rows in the largest component of their class (n,), and notes for the caller.
 
     Edges go from a row to those of its ``index`` (n, k) that have its class. Of equally large
     components the one with the smallest row number is kept. Memory is O(n k).
+    """
+    _, part = label_components(index, hard, connection=connection)
+    size = np.bincount(part)[part]
+    keep = np.zeros(len(index), dtype=bool)
+    notes = []
+    for number in np.unique(hard):
+        rows = np.flatnonzero(hard == number)
+        largest = rows[size[rows] == size[rows].max()]
+        keep[rows[part[rows] == part[largest[0]]]] = True
+        many = len(np.unique(part[largest]))
+        if len(rows) == 1:
+            text = "Class {name} has one row ({row}), which the component step leaves in"
+            notes.append(Note(text, int(number), int(rows[0])))
+        elif many > 1:
+            text = (
+                f"Class {{name}} has {many} components of {size[largest[0]]} rows and none larger; "
+                "the component step leaves in the one that holds row {row}"
+            )
+            notes.append(Note(text, int(number), int(largest[0])))
+    return keep, notes
+
+
+def with_outcome(
+    notes: Sequence[Note],
+    component: NDArray[np.bool_],
+    keep: NDArray[np.bool_],
+    hard: NDArray[np.int64],
+) -> list[Note]:
+    """Finish notes of :func:`largest_components` with what the last step did to these rows."""
+    finished = []
+    for note in notes:
+        rows = np.flatnonzero(component & (hard == note.number))
+        kept = int(keep[rows].sum())
+        if kept == len(rows):
+            end = "and the last step keeps." if len(rows) == 1 else "and the last step keeps all."
+        elif not kept:
+            end = "and the last step drops." if len(rows) == 1 else "and the last step drops it."
+        else:
+            end = f"and the last step drops {len(rows) - kept} of its rows."
+        finished.append(replace(note, text=f"{note.text}, {end}"))
+    return finished
+
+
+def label_components(
+    index: NDArray[np.int64], hard: NDArray[np.int64], *, connection: Connection
+) -> tuple[csr_matrix, NDArray[np.int64]]:
+    """Graph (n, n) of edges from a row to those of its ``index`` (n, k) that have its class.
+
+    Beside it the number of the component (n,) of each row.
     """
     n, k = index.shape
     target = index.ravel()
@@ -42,22 +118,7 @@ def largest_components(
     start = np.concatenate([[0], np.cumsum(degree)])
     graph = csr_matrix((np.ones(start[-1], dtype=np.int8), target[same], start), shape=(n, n))
     part = connected_components(graph, directed=True, connection=connection)[1]
-    size = np.bincount(part)[part]
-    keep = np.zeros(n, dtype=bool)
-    notes = []
-    for number in np.unique(hard):
-        rows = np.flatnonzero(hard == number)
-        largest = rows[size[rows] == size[rows].max()]
-        keep[rows[part[rows] == part[largest[0]]]] = True
-        many = len(np.unique(part[largest]))
-        if len(rows) == 1:
-            notes.append(f"Class {classes[number]} has one row, which is kept.")
-        elif many > 1:
-            notes.append(
-                f"Class {classes[number]} has {many} components of {size[largest[0]]} rows and "
-                f"none larger; the one that holds row {largest[0]} is kept."
-            )
-    return keep, notes
+    return graph, part.astype(np.int64)
 
 
 def majority(
@@ -78,12 +139,14 @@ def majority(
     return np.asarray(won)
 
 
-def _scopes(hard: NDArray[np.int64], *, per_class: bool) -> Iterator[NDArray[np.int64]]:
+def _scopes(
+    hard: NDArray[np.int64], *, per_class: bool
+) -> Iterator[tuple[int | None, NDArray[np.int64]]]:
     if not per_class:
-        yield np.arange(len(hard))
+        yield None, np.arange(len(hard))
         return
     for number in np.unique(hard):
-        yield np.flatnonzero(hard == number)
+        yield int(number), np.flatnonzero(hard == number)
 
 
 def drop_to_share(
@@ -94,7 +157,7 @@ def drop_to_share(
     share: float,
     per_class: bool,
     cap: bool,
-) -> tuple[NDArray[np.bool_], list[str]]:
+) -> tuple[NDArray[np.bool_], list[Note]]:
     """Drop the rows of the component that disagree most until ``share`` of all rows is gone.
 
     Where the component step dropped more than round(n · share) already, nothing more goes, and
@@ -103,7 +166,8 @@ def drop_to_share(
     keep = component.copy()
     score = np.round(disagreement, SCORE_DECIMALS)
     notes = []
-    for rows in _scopes(hard, per_class=per_class):
+    for number, rows in _scopes(hard, per_class=per_class):
+        whose = "" if number is None else " of class {name}"
         target = round(len(rows) * share)
         inside, outside = rows[component[rows]], rows[~component[rows]]
         more = target - len(outside)
@@ -111,15 +175,17 @@ def drop_to_share(
             keep[inside[np.argsort(-score[inside], kind="stable")[:more]]] = False
         elif cap:
             keep[outside[np.argsort(score[outside], kind="stable")[:-more]]] = True
-            notes.append(
-                f"The component step dropped {len(outside)} of {len(rows)} rows where {target} "
-                f"were asked for; {-more} that disagree least were taken back."
+            text = (
+                f"The component step dropped {len(outside)} of {len(rows)} rows{whose} where "
+                f"{target} were asked for; {-more} that disagree least were taken back."
             )
+            notes.append(Note(text, number))
         else:
-            notes.append(
-                f"The component step alone dropped {len(outside)} of {len(rows)} rows where "
+            text = (
+                f"The component step alone dropped {len(outside)} of {len(rows)} rows{whose} where "
                 f"{target} were asked for; a larger k_cc drops fewer, cap=True holds the share."
             )
+            notes.append(Note(text, number))
     return keep, notes
 
 
@@ -134,7 +200,7 @@ def drop_ranked(
     """Drop exactly ⌊share · n⌋ rows: rejected ones first, each by disagreement, ties by number."""
     keep = np.ones(len(hard), dtype=bool)
     score = np.round(disagreement, SCORE_DECIMALS)
-    for rows in _scopes(hard, per_class=per_class):
+    for _, rows in _scopes(hard, per_class=per_class):
         order = rows[np.lexsort((-score[rows], accepted[rows]))]
         # 0.29 * 100 is 28.999999999999996, yet 29 rows are meant.
         keep[order[: math.floor(len(rows) * share + 1e-9)]] = False

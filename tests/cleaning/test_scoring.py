@@ -4,6 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 from probekit.cleaning.filter import filter_labels
@@ -21,14 +22,13 @@ def test_a_row_is_scored_without_its_own_label(blobs, name):
     flipped = data.weak.copy()
     flipped[7] = 1 - flipped[7]
     after = score_rows(data.X, flipped, name)
-    # The folds are stratified on the labels, and components depend on them; the row's own P may
-    # move a little through its neighbours' graph, but never towards its own label by itself.
+    # The folds are stratified on the labels, so the row's own P may move a little.
     own = np.abs(after.proba[7] - before.proba[7]).max()
     seen = np.abs(
         score_rows(data.X, flipped, name, in_sample=True).proba[7]
         - score_rows(data.X, data.weak, name, in_sample=True).proba[7]
     ).max()
-    if name == "knn":
+    if name != "logreg":
         assert own == 0
         assert seen > 0.03  # one of 30 votes: the control sees its label
     else:
@@ -45,6 +45,41 @@ def test_random_labels_cannot_be_predicted_out_of_fold(name):
     assert 0.35 < agreement < 0.65
     seen = score_rows(X, y, make_probe("knn", k=2), in_sample=True)
     assert np.mean(seen.proba.argmax(axis=1) == y) == 1  # the control reads the labels back
+
+
+def test_in_sample_all_rows_can_vote(blobs):
+    """Published code runs with k = n; leave-one-out has one row too few for that."""
+    data = blobs(n=40)
+    mean = np.eye(2)[data.weak].mean(axis=0)
+    topofilter = TopoFilterProbe("eleuther", k_cc=39, k_zeta=40)
+    for probe in (KNNProbe(40), topofilter):
+        scored = score_rows(data.X, data.weak, probe, in_sample=True)
+        assert np.allclose(scored.proba, mean)
+        assert scored.provenance["probe"]["parameters"]["self_neighbor"] is False  # as it was given
+        with pytest.raises(ProbeError, match=r"k.* = 40 is too large"):
+            score_rows(data.X, data.weak, probe)
+
+
+def test_in_sample_is_predicted_as_new_rows_are(blobs):
+    data = blobs(n=120)
+    for probe in (KNNProbe(7), TopoFilterProbe(k_cc=6, k_zeta=7)):
+        scored = score_rows(data.X, data.weak, probe, in_sample=True)
+        fitted = clone(probe).fit(data.X, data.weak)
+        assert np.array_equal(scored.proba, fitted.predict_proba(data.X))
+        assert not np.array_equal(scored.proba, fitted.oof_proba_)
+
+
+def test_notes_of_topofilter_name_class_and_id(blobs, make_store, as_labels):
+    data = blobs(n=60)
+    y = data.weak.copy()
+    y[3] = 2
+    labels = as_labels(y, classes=("no", "yes", "rare"))
+    verdicts = filter_labels(make_store(data.X), labels, probe="topofilter")
+    (note,) = verdicts.provenance["notes"]
+    assert not verdicts.keep[3]
+    assert note == (
+        "Class rare has one row (r3), which the component step leaves in, and the last step drops."
+    )
 
 
 def test_a_probe_of_ones_own_is_taken_as_it_is(blobs):

@@ -9,7 +9,13 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from probekit.errors import ProbeError
 from probekit.probes import KNNProbe, TopoFilterProbe
 from probekit.probes.topofilter import topofilter
-from probekit.probes.topofilter_steps import drop_ranked, drop_to_share, largest_components
+from probekit.probes.topofilter_steps import (
+    Note,
+    drop_ranked,
+    drop_to_share,
+    largest_components,
+    with_outcome,
+)
 
 
 def expected_failures(probe):
@@ -96,7 +102,7 @@ def test_components_are_those_of_the_dense_graph(noisy, by_the_book, connection)
     index = by_the_book(X, 4, "euclidean")[0]
     dense = np.zeros((400, 400), dtype=bool)
     np.put_along_axis(dense, index, True, axis=1)
-    keep, notes = largest_components(index, y, connection=connection, classes=np.arange(2))
+    keep, notes = largest_components(index, y, connection=connection)
     assert notes == []
     for c in (0, 1):
         rows = np.flatnonzero(y == c)
@@ -105,13 +111,14 @@ def test_components_are_those_of_the_dense_graph(noisy, by_the_book, connection)
 
 
 @pytest.mark.parametrize("k_cc", [3, 4, 8])  # L holds 82, 233 and 298 of 400 rows
-def test_topolabel_is_the_mean_of_neighbours_in_the_component(noisy, by_the_book, k_cc):
+def test_the_published_score_is_by_neighbours_in_the_component(noisy, by_the_book, k_cc):
     X, y, _ = noisy
     soft = np.where(y == 1, 0.9, 0.2)
     probe = TopoFilterProbe("eleuther", k_cc=k_cc, k_zeta=9, metric="euclidean").fit(X, soft)
     assert not probe.component_.all()
     near = by_the_book(X, 9, "euclidean", among=probe.component_)[0]
-    assert np.allclose(probe.oof_proba_[:, 1], soft[near].mean(axis=1), atol=1e-12)
+    away = np.abs(soft - soft[near].mean(axis=1))
+    assert np.allclose(probe.result_.disagreement, away, atol=1e-12)
 
 
 def test_with_all_rows_in_the_component_it_is_the_knn_probe(noisy):
@@ -140,34 +147,59 @@ def test_a_class_without_a_cycle_keeps_a_row_of_its_own():
         X, y, variant="eleuther", k_cc=1, k_zeta=1, contamination=0.01, metric="euclidean"
     )
     index = np.array([[1], [0], [1], [2]])
-    keep, notes = largest_components(
-        index, np.array([0, 0, 1, 1]), connection="strong", classes=np.array(["a", "b"])
-    )
+    keep, notes = largest_components(index, np.array([0, 0, 1, 1]), connection="strong")
     assert keep.tolist() == [True, True, True, False]
-    assert notes == [
-        "Class b has 2 components of 1 rows and none larger; the one that holds row 2 is kept."
+    assert [note.told(["a", "b"]) for note in notes] == [
+        "Class b has 2 components of 1 rows and none larger; "
+        "the component step leaves in the one that holds row 2"
     ]
     assert result.component[y == 1].any()
     assert result.component[y == 0].any()
 
 
-def test_a_class_of_one_row_keeps_it_and_says_so():
+@pytest.mark.parametrize("variant", ["paper", "eleuther"])
+@pytest.mark.parametrize("near", [True, False])
+def test_notes_say_what_became_of_a_class_of_one_row(variant, near):
     rng = np.random.default_rng(1)
     X, y = rng.standard_normal((20, 3)), np.array(["many"] * 19 + ["one"])
-    for variant in ("paper", "eleuther"):
-        result = topofilter(X, y, variant=variant, k_cc=5, k_zeta=3)
-        assert result.component[-1]
-        assert "Class one has one row, which is kept." in result.notes
+    if not near:
+        X[-1] = 1000
+    more = {"contamination": 0.05} if variant == "eleuther" else {"zeta": 0.1 if near else 0.9}
+    result = topofilter(X, y, variant=variant, k_cc=5, k_zeta=3, metric="euclidean", **more)
+    assert result.component[-1]
+    end = "keeps" if result.keep[-1] else "drops"
+    assert (
+        f"Class one has one row (19), which the component step leaves in, and the last step {end}."
+        in result.notes
+    )
+    assert result.dropped["zeta"]["one"] == int(end == "drops")
+
+
+def test_notes_say_what_became_of_a_component():
+    component, hard = np.ones(6, dtype=bool), np.zeros(6, dtype=int)
+    note = Note("Class {name} and row {row}", 0, 4)
+    for keep, end in (
+        (np.ones(6, bool), "the last step keeps all."),
+        (np.zeros(6, bool), "the last step drops it."),
+        (np.arange(6) < 4, "the last step drops 2 of its rows."),
+    ):
+        (told,) = with_outcome([note], component, keep, hard)
+        assert told.told(["a {b}"], list("uvwxyz")) == f"Class a {{b}} and row y, and {end}"
+
+
+def test_an_overshoot_within_a_class_names_it():
+    component, score, hard = np.arange(8) < 5, np.linspace(0, 1, 8), np.arange(8) // 4
+    _, notes = drop_to_share(component, score, hard, share=0.25, per_class=True, cap=False)
+    (told,) = [note.told(["zero", "one"]) for note in notes]
+    assert "dropped 3 of 4 rows of class one where 1 were asked for" in told
 
 
 def test_equal_components_go_to_the_smallest_row_number():
     index = np.array([[3], [2], [1], [0], [5], [4]])
-    keep, notes = largest_components(
-        index, np.zeros(6, dtype=int), connection="weak", classes=np.arange(1)
-    )
+    keep, notes = largest_components(index, np.zeros(6, dtype=int), connection="weak")
     assert keep.tolist() == [True, False, False, True, False, False]
-    assert "3 components of 2 rows" in notes[0]
-    assert "holds row 0" in notes[0]
+    assert "3 components of 2 rows" in notes[0].told(["a"])
+    assert "holds row 0" in notes[0].told(["a"])
 
 
 def test_overshoot_is_told_and_cap_takes_the_least_disagreeing_back(golden):
@@ -262,6 +294,36 @@ def test_more_than_two_soft_classes(noisy):
     soft = topofilter(X, np.eye(3)[three] * 0.7 + 0.1, k_cc=8, k_zeta=8)
     assert np.array_equal(hard.keep, soft.keep)
     assert np.allclose(soft.proba, hard.proba * 0.7 + 0.1, atol=1e-12)
+
+
+def test_published_numbers_count_copies_as_neighbours(by_the_book):
+    """EleutherAI's code knows no copies: its filter comes out as by the book, which knows none."""
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((160, 4)).astype(np.float32)
+    X[:30] = X[30:60]
+    y = (X[:, 0] + rng.standard_normal(160) > 0).astype(int)
+    how = {"k_cc": 8, "k_zeta": 6, "metric": "euclidean"}
+    probe = TopoFilterProbe("eleuther", **how).fit(X, y)
+    lists = by_the_book(X, 8, "euclidean")[0]
+    component, _ = largest_components(lists, y, connection="strong")
+    assert np.array_equal(probe.component_, component)
+    near = by_the_book(X, 6, "euclidean", among=component)[0]
+    score = np.abs(y - y[near].mean(axis=1))
+    assert np.allclose(probe.result_.disagreement, score, atol=1e-12)
+    control = topofilter(X, y, variant="paper", **how)  # in which copies are no neighbours
+    assert not np.allclose(control.disagreement, score, atol=1e-3)
+    own = TopoFilterProbe("eleuther", self_neighbor=True, **how).fit(X, y)
+    assert np.array_equal(own.oof_proba_, own.predict_proba(X))
+
+
+def test_all_rows_can_vote_where_each_votes_for_itself(noisy):
+    X, y, _ = noisy
+    how = {"k_cc": 399, "k_zeta": 400}
+    probe = TopoFilterProbe("eleuther", self_neighbor=True, **how).fit(X, y)
+    assert probe.component_.all()
+    assert np.allclose(probe.oof_proba_, np.eye(2)[y].mean(axis=0))
+    with pytest.raises(ProbeError, match="allowed are 1 to 399"):
+        TopoFilterProbe("eleuther", **how).fit(X, y)
 
 
 @pytest.mark.parametrize(

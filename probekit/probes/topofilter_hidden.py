@@ -1,0 +1,360 @@
+"""TopoFilter's components without the label of the row that is judged, for all rows at once.
+
+L is made with every label, the judged row's own included. Without that label the row has no edges,
+so it is judged against L(G − g): the largest components once its group g (the row and its copies)
+is out of the graph, the neighbour lists of all others as they were.
+
+Most groups only leave L. For the others the graph is taken apart once (:class:`HiddenComponents`):
+the groups are halved again and again, and what lies outside a half is there in every graph of that
+half, so it is contracted to one vertex for each component. Each level of halves is one call on one
+sparse graph, whose edges all touch a group that may still go.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+from probekit.errors import ProbeError
+from probekit.probes.knn import neighbor_means
+from probekit.probes.topofilter_steps import Connection, label_components
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from probekit.probes.neighbors import NeighborIndex, Neighbors
+
+__all__ = ["HiddenComponents", "hidden_means", "nearest_hidden"]
+
+# Breadth-first orders that are tried to show that a group breaks nothing.
+ORDERS = 4
+# Numbers that a list of neighbours holds at once.
+BLOCK = 1 << 22
+
+
+class _Level(NamedTuple):
+    """Vertices (v,) of all graphs of one level, and edges between them (e,)."""
+
+    half: NDArray[np.int64]
+    """Number of the half whose graph the vertex is in."""
+    group: NDArray[np.int64]
+    """Place of its group, which may still go; -1 where it stays for good."""
+    number: NDArray[np.int64]
+    """Class."""
+    size: NDArray[np.int64]
+    """Rows that were contracted to it."""
+    first: NDArray[np.int64]
+    """Smallest of their numbers."""
+    tail: NDArray[np.int64]
+    head: NDArray[np.int64]
+
+
+class HiddenComponents:
+    """L(G − g) of every group g, exactly.
+
+    Parameters
+    ----------
+    index
+        Neighbours that make the graph (n, k).
+    hard, groups
+        Class and group number of each row (n,).
+    component
+        L (n,), as :func:`probekit.probes.topofilter_steps.largest_components` gives it.
+    connection
+        Of the components, as there.
+    """
+
+    def __init__(
+        self,
+        index: NDArray[np.int64],
+        hard: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        *,
+        component: NDArray[np.bool_],
+        connection: Connection,
+    ) -> None:
+        self._component, self._hard, self._groups = component, hard, groups
+        self._connection: Connection = connection
+        self._classes = int(hard.max()) + 1
+        graph, self._part = label_components(index, hard, connection=connection)
+        changed = np.flatnonzero(
+            _outgrown(self._part, hard, groups, component)
+            | _may_break(graph, hard, groups, component, connection)
+        )
+        self._place = np.full(int(groups.max()) + 1, -1)
+        self._place[changed] = np.arange(len(changed))
+        self._depth = max(0, int(len(changed) - 1).bit_length()) if len(changed) else -1
+        self._maps: list[NDArray[np.int64]] = []
+        self._best = np.full(self._classes, -1)
+        if len(changed):
+            self._take_apart(graph)
+
+    @property
+    def changed(self) -> NDArray[np.bool_]:
+        """Rows (n,) whose L(G − g) may be another than L without g."""
+        return np.asarray(self._place[self._groups] >= 0)
+
+    @property
+    def pool(self) -> NDArray[np.bool_]:
+        """Rows (n,) that are in L(G − g) of some group, and maybe some others."""
+        leaves = self._best.reshape(-1, self._classes)[: int(self._place.max()) + 1]
+        if not len(leaves):
+            return self._component
+        smallest = leaves.min(axis=0) // (len(self._hard) + 1)
+        size = np.bincount(self._part)[self._part]
+        return np.asarray(self._component | (size >= smallest[self._hard]))
+
+    def holds(self, rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which of ``others`` (m, w) are in L(G − g) of the group of each of ``rows`` (m,)."""
+        held = self._component[others] & (self._groups[others] != self._groups[rows, None])
+        place = self._place[self._groups[rows]]
+        asked = np.flatnonzero(place >= 0)
+        if len(asked):
+            place, vertex = place[asked, None], others[asked]
+            final = np.zeros(vertex.shape, dtype=np.int64)
+            for level, contracted in enumerate(self._maps):
+                half = (place >> (self._depth - level)) & 1 if level else 0
+                vertex = np.where(final == 0, contracted[half, np.maximum(vertex, 0)], vertex)
+                final = np.where((final == 0) & (vertex < 0), vertex, final)
+            # What is told apart by its rank, size and smallest row, is the best one or is not.
+            held[asked] = final == -self._best[place * self._classes + self._hard[others[asked]]]
+        return np.asarray(held)
+
+    def _take_apart(self, graph: csr_matrix) -> None:
+        n = len(self._hard)
+        edges = graph.tocoo()
+        here = _Level(
+            half=np.zeros(n, dtype=np.int64),
+            group=self._place[self._groups],
+            number=self._hard,
+            size=np.ones(n, dtype=np.int64),
+            first=np.arange(n),
+            tail=edges.row.astype(np.int64),
+            head=edges.col.astype(np.int64),
+        )
+        copies = np.arange(n)[None, :]
+        for level in range(self._depth + 1):
+            if level:
+                here, copies = self._halve(here, level)
+                self._best = np.repeat(self._best.reshape(-1, self._classes), 2, axis=0).ravel()
+            here, contracted = _contracted(here, self._connection)
+            here, after = self._settle(here, last=level == self._depth)
+            self._maps.append(np.where(copies < 0, 0, after[contracted][copies]))
+
+    def _halve(self, here: _Level, level: int) -> tuple[_Level, NDArray[np.int64]]:
+        """Two graphs of each: where one half of its groups may still go, and where the other."""
+        v, shift = len(here.half), self._depth - level
+        half = np.concatenate([2 * here.half, 2 * here.half + 1])
+        group = np.tile(here.group, 2)
+        group[(group >> shift) != half] = -1
+        copy = {name: np.tile(getattr(here, name), 2) for name in ("number", "size", "first")}
+        tail = np.concatenate([here.tail, here.tail + v])
+        head = np.concatenate([here.head, here.head + v])
+        return _Level(half, group, **copy, tail=tail, head=head), np.arange(2 * v).reshape(2, v)
+
+    def _settle(self, here: _Level, *, last: bool) -> tuple[_Level, NDArray[np.int64]]:
+        """Take out what no group that may go touches; return the rest, and where each went.
+
+        A vertex that was taken out goes to minus its rank: by size, then by smallest row number.
+        """
+        n = len(self._hard)
+        rank = here.size * (n + 1) + n - here.first
+        stays = here.group >= 0
+        if last:
+            done = ~stays
+        else:
+            touched = np.zeros(len(stays), dtype=bool)
+            touched[here.tail] = touched[here.head] = True
+            done = ~(stays | touched)
+        np.maximum.at(self._best, here.half[done] * self._classes + here.number[done], rank[done])
+        went = np.where(done, -rank, np.cumsum(~done) - 1)
+        half, group, number, size, first = (values[~done] for values in here[:5])
+        tail, head = (here.tail[:0], here.head[:0]) if last else (here.tail, here.head)
+        return _Level(half, group, number, size, first, went[tail], went[head]), went
+
+
+def _contracted(here: _Level, connection: Connection) -> tuple[_Level, NDArray[np.int64]]:
+    """Make one vertex of each component of what stays for good; and the new vertex of each."""
+    v = len(here.half)
+    fixed = here.group < 0
+    inside = fixed[here.tail] & fixed[here.head]
+    count, label = _components(here.tail[inside], here.head[inside], v, connection)
+    some = np.empty(count, dtype=np.int64)
+    some[label] = np.arange(v)
+    first = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(first, label, here.first)
+    size = np.bincount(label, weights=here.size, minlength=count).astype(np.int64)
+    tail, head = label[here.tail], label[here.head]
+    other = tail != head
+    pair = np.unique(tail[other] * count + head[other])
+    tail, head = pair // max(count, 1), pair % max(count, 1)
+    if connection == "strong" and len(tail):
+        # An edge between two strong components is on no cycle, whatever else goes.
+        strong = _components(tail, head, count, connection)[1]
+        within = strong[tail] == strong[head]
+        tail, head = tail[within], head[within]
+    made = _Level(here.half[some], here.group[some], here.number[some], size, first, tail, head)
+    return made, label
+
+
+def _components(
+    tail: NDArray[np.int64], head: NDArray[np.int64], n: int, connection: Connection
+) -> tuple[int, NDArray[np.int64]]:
+    graph = csr_matrix((np.ones(len(tail), dtype=np.int8), (tail, head)), shape=(n, n))
+    count, label = connected_components(graph, directed=True, connection=connection)
+    return int(count), label.astype(np.int64)
+
+
+def _outgrown(
+    part: NDArray[np.int64],
+    hard: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    component: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Tell the groups without whose rows another component may be the largest of its class."""
+    classes = int(hard.max()) + 1
+    size = np.bincount(part)[part]
+    second = np.zeros(classes, dtype=np.int64)
+    np.maximum.at(second, hard[~component], size[~component])
+    cell = groups * classes + hard
+    taken = np.bincount(cell[component], minlength=(int(groups.max()) + 1) * classes)
+    taken = taken.reshape(-1, classes)
+    largest = np.bincount(hard[component], minlength=classes)
+    return np.asarray(((taken > 0) & (largest - taken <= second)).any(axis=1))
+
+
+def _may_break(
+    graph: csr_matrix,
+    hard: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    component: NDArray[np.bool_],
+    connection: Connection,
+) -> NDArray[np.bool_]:
+    """Tell the groups without which a component of L may fall apart; no others do.
+
+    In any order that begins with a row r of the component, let w be the first row that r does not
+    reach once a group is gone. What leads to w from before it is all of that group then. So a group
+    breaks nothing that does not hold r and is nowhere the only one that leads to a row from before
+    it. Strong components must hold together in both directions.
+    """
+    rows = np.flatnonzero(component)
+    inner = graph[rows][:, rows].astype(np.float64)
+    back = inner.T.tocsr()
+    if connection == "weak":
+        inner = back = inner + back
+    both = ((inner, back),) if connection == "weak" else ((inner, back), (back, inner))
+    number, group = hard[rows], groups[rows]
+    may = np.ones(int(groups.max()) + 1, dtype=bool)
+    _, root = np.unique(number, return_index=True)
+    for _ in range(ORDERS):
+        found = np.zeros(len(may), dtype=bool)
+        found[group[root]] = True
+        for out, into in both:
+            order = _breadth_first(out, root)
+            found |= _sole_way(into, order, group, len(may))
+        may &= found
+        last = np.zeros(int(number.max()) + 1, dtype=np.int64)
+        last[number[order]] = order  # of each class the last one stays
+        root = last[np.unique(number)]
+    return may
+
+
+def _breadth_first(out: csr_matrix, root: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows (m,) in breadth-first order from all roots at once."""
+    m = out.shape[0]
+    joined = csr_matrix(
+        (
+            np.ones(out.nnz + len(root)),
+            np.concatenate([out.indices, root]),
+            np.append(out.indptr, out.nnz + len(root)),
+        ),
+        shape=(m + 1, m + 1),
+    )
+    order = breadth_first_order(joined, m, return_predecessors=False)
+    return np.asarray(order[1:], dtype=np.int64)
+
+
+def _sole_way(
+    into: csr_matrix, order: NDArray[np.int64], group: NDArray[np.int64], n_groups: int
+) -> NDArray[np.bool_]:
+    """Tell the groups (n_groups,) that alone lead to some row from before it in ``order``."""
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    head = np.repeat(np.arange(len(order)), np.diff(into.indptr))
+    before = place[into.indices] < place[head]
+    head, leads = head[before], group[into.indices[before]]
+    found = np.zeros(n_groups, dtype=bool)
+    if len(head):
+        start = np.flatnonzero(np.append(True, head[1:] != head[:-1]))
+        least, most = np.minimum.reduceat(leads, start), np.maximum.reduceat(leads, start)
+        found[least[(least == most) & (least != group[head[start]])]] = True
+    return found
+
+
+def nearest_hidden(
+    index: NeighborIndex, wide: Neighbors, hidden: HiddenComponents, k: int
+) -> NDArray[np.int64]:
+    """Row numbers (n, k) of each row's nearest others in its L(G − g), nearest first.
+
+    ``wide`` are the nearest others of all rows, of any group; ``index`` is searched for the rows
+    they are too few for. Where L(G − g) has fewer than k rows, -1 fills the list up.
+    """
+    near = np.full((len(index), k), -1)
+    rows = _fill(near, np.arange(len(index)), wide.index, hidden)
+    pool = hidden.pool
+    most = int(pool.sum()) - 1
+    width = min(2 * k, most)
+    while len(rows):
+        left = []
+        step = max(1, BLOCK // width)
+        for part in (rows[at : at + step] for at in range(0, len(rows), step)):
+            found = index.others(width, rows=part, among=pool).index
+            left.append(_fill(near, part, found, hidden, last=width == most))
+        rows = np.concatenate(left)
+        width = min(2 * width, most)
+    return near
+
+
+def _fill(
+    near: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    found: NDArray[np.int64],
+    hidden: HiddenComponents,
+    *,
+    last: bool = False,
+) -> NDArray[np.int64]:
+    """Write the first of ``found`` (m, w) that count to ``near[rows]``; return the rows it left."""
+    k = near.shape[1]
+    held = hidden.holds(rows, found)
+    rank: NDArray[np.int64] = np.cumsum(held, axis=1)
+    whole = np.ones(len(rows), dtype=bool) if last else rank[:, -1] >= k
+    at, place = np.nonzero(held & (rank <= k) & whole[:, None])
+    near[rows[at], rank[at, place] - 1] = found[at, place]
+    left: NDArray[np.int64] = rows[~whole]
+    return left
+
+
+def hidden_means(
+    near: NDArray[np.int64], Y: NDArray[np.float64], weight: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Mean label (n, C) of the neighbours in ``near`` (n, k), which -1 fills up.
+
+    Raises
+    ------
+    ProbeError
+        A row without any.
+    """
+    many = (near >= 0).sum(axis=1)
+    if len(many) and not many.min():
+        raise ProbeError(
+            f"Row {int(many.argmin())} has no others in a largest component that are no duplicates "
+            "of it; leave duplicates out."
+        )
+    out = np.empty((len(near), Y.shape[1]))
+    for size in np.unique(many):
+        rows = np.flatnonzero(many == size)
+        out[rows] = neighbor_means(near[rows, :size], Y, [int(size)], weight=weight)[0]
+    return out
