@@ -197,6 +197,7 @@ def open_writer(job: Job) -> StoreWriter:
         widths=job.widths,
         store_dtype=job.spec.store_dtype,
         source=job.rows.source,
+        keys=job.rows.keys,
         overwrite=job.request.overwrite,
         compression=job.request.compression,
     )

@@ -33,6 +33,7 @@ __all__ = [
     "damaged",
     "open_hdf5",
     "read_header",
+    "read_keys",
     "read_strings",
     "spec_json",
     "widen",
@@ -82,6 +83,9 @@ class Header:
     spec: dict[str, Any]
     rows_fingerprint: str
     source: str | None
+    id_column: str | None
+    """Column of the ids; "" of row numbers; None where the store does not say."""
+    text_column: str | None
     complete: bool
     n_rows: int
     layers: dict[int, LayerInfo]
@@ -252,11 +256,14 @@ def read_header(file: h5py.File, path: Path) -> Header:
         spec = load_json(attrs["spec"], "its spec")
         if not isinstance(spec, dict):
             raise ValueError("its spec is no JSON object")
-        source = attrs.get("source")
+        named = {
+            name: None if (value := attrs.get(name)) is None else str(value)
+            for name in ("source", "id_column", "text_column")
+        }
         return Header(
             spec=spec,
             rows_fingerprint=str(attrs["rows_fingerprint"]),
-            source=None if source is None else str(source),
+            **named,
             complete=bool(attrs["complete"]),
             n_rows=n_rows,
             layers=_read_layers(file["layers"], n_rows, size),
@@ -267,6 +274,21 @@ def read_strings(file: h5py.File, name: str, path: Path) -> list[str]:
     """Read ``/rows/<name>`` as n strings."""
     with damaged(path):
         return [value.decode("utf-8", "surrogatepass") for value in file["rows"][name][:].tolist()]
+
+
+def read_keys(file: h5py.File, path: Path) -> dict[str, list[str]]:
+    """Read ``/rows/keys``: column to n strings."""
+    with damaged(path):
+        group = file["rows"].get("keys", {})
+        n_rows = len(file["rows"]["id"])
+        found = {}
+        for name in sorted(group):
+            data = group[name]
+            if data.shape != (n_rows,) or data.dtype.kind != "S":
+                raise ValueError(f"/rows/keys/{name} has the shape {data.shape}")
+            values = [value.decode("utf-8", "surrogatepass") for value in data[:].tolist()]
+            found[str(data.attrs["column"])] = values
+        return found
 
 
 def _check_rows(group: h5py.Group, size: int) -> int:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from probekit.activations.layout import Array
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
+from probekit.data import Keys
 from probekit.errors import NotAStoreError, StaleStoreError, StoreError, UsageError, first_few
 from probekit.outputs import refuse_reads
 from probekit.safe import regular_file
@@ -60,6 +63,7 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
                 widths={layer: first.info(layer).width for layer in first.layers},
                 store_dtype=first.info(first.layers[0]).dtype,
                 source=first.source if same else None,
+                keys=_keys(stores, ids, hashes, same=same),
                 overwrite=overwrite,
             )
         )
@@ -67,6 +71,19 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
             _copy(store, rows, targets, writer)
         writer.finish()
     return len(ids)
+
+
+def _keys(
+    stores: Sequence[ActivationStore], ids: list[str], hashes: list[str], *, same: bool
+) -> Keys:
+    """What the merged rows can be joined by: what all stores have."""
+    first = stores[0].keys
+    columns: dict[str, Sequence[Any]] = dict(first.columns)
+    if not same:
+        parts = [store.keys.columns for store in stores]
+        shared = [name for name in first.columns if all(name in part for part in parts)]
+        columns = {name: [v for part in parts for v in part[name]] for name in shared}
+    return replace(first, ids=ids, hashes=hashes, columns=columns)
 
 
 def _check_spec(first: ActivationStore, other: ActivationStore) -> None:
@@ -105,6 +122,12 @@ def _one_behind_the_other(
     ids: list[str] = []
     hashes: list[str] = []
     places: list[Place] = []
+    if numbered := [str(store.path) for store in stores if store.keys.id_column is None]:
+        raise StoreError(
+            f"{' and '.join(numbered)} know their rows by their numbers alone, and row 0 of one is "
+            "not row 0 of another; extract from rows with a column id (or name one with "
+            "--id-column), then merge."
+        )
     for store in stores:
         if not store.complete:
             raise StoreError(

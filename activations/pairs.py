@@ -255,6 +255,7 @@ def _open_writer(work: PairJob) -> StoreWriter:
         widths=work.texts.widths,
         store_dtype=work.store_dtype,
         source=work.pairs.source,
+        keys=work.pairs.keys,
         overwrite=work.request.overwrite,
         compression=work.request.compression,
     )

@@ -110,6 +110,7 @@ class Job:
             self.widths,
             self.spec.store_dtype,
             self.rows.source,
+            self.rows.keys,
         )
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 
 from probekit.activations.disk import full_disk_told, move_into_place, new_file, reserve
 from probekit.activations.layout import FORMAT, STORE_DTYPES, VERSION, spec_json
-from probekit.data import rows_fingerprint
+from probekit.data import MOST_KEYS, Keys, rows_fingerprint
 from probekit.errors import DataError, UsageError, first_few
 
 __all__ = ["HDF5_OPTIONS", "Plan", "create_store", "portable_source"]
@@ -47,6 +47,8 @@ class Plan:
     """One of ``STORE_DTYPES``."""
     source: str | None = None
     """Where the rows came from."""
+    keys: Keys | None = None
+    """What else the rows can be joined by; None: the ids alone."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be stored."""
@@ -72,6 +74,16 @@ class Plan:
         return STORE_DTYPES[self.store_dtype]
 
     @cached_property
+    def further_keys(self) -> dict[str, list[str]]:
+        """Further columns that tell the rows apart, for labels that have no ids of theirs."""
+        found = {} if self.keys is None else self.keys.candidates()
+        return {
+            name: values
+            for name, values in found.items()
+            if not any(value.endswith("\0") for value in values)
+        }
+
+    @cached_property
     def rows_fingerprint(self) -> str:
         """Fingerprint of ids and text hashes."""
         return rows_fingerprint(self.ids, self.hashes)
@@ -81,7 +93,9 @@ class Plan:
         """Bytes on disk, some kB more than are needed."""
         longest = max(len(_encode(i)) for i in self.ids)
         per_row = sum(self.widths.values()) * self.dtype.itemsize + longest + 16 + 4 + 1 + 1
-        names = 4 * len(spec_json(self.spec)) + 4096 * (len(self.widths) + 8)
+        for values in self.further_keys.values():
+            per_row += max(len(_encode(value)) for value in values)
+        names = 4 * len(spec_json(self.spec)) + 4096 * (len(self.widths) + 8 + MOST_KEYS)
         return len(self.ids) * per_row + names
 
 
@@ -119,16 +133,28 @@ def _write_skeleton(file: BinaryIO, plan: Plan, folder: Path) -> None:
     with h5py.File(file, "w", **HDF5_OPTIONS) as store:
         write_attributes(store, plan, folder)
         for name, (texts, kind) in strings.items():
-            data = _in_one_piece(store, f"rows/{name}", (n,), kind)
-            for start in range(0, n, STRINGS_AT_ONCE):
-                part = texts[start : start + STRINGS_AT_ONCE]
-                data[start : start + len(part)] = np.array([_encode(text) for text in part], kind)
+            _write_strings(store, f"rows/{name}", texts, kind)
+        # A column may have any name, a slash in it too; HDF5's names may not.
+        for place, (column, values) in enumerate(plan.further_keys.items()):
+            kind = h5py.string_dtype("utf-8", max(len(_encode(value)) for value in values))
+            data = _write_strings(store, f"rows/keys/{place}", values, kind)
+            data.attrs["column"] = _encode(column).decode("utf-8", "replace")
         for name, number in numbers.items():
             _in_one_piece(store, f"rows/{name}", (n,), np.dtype(number))[...] = 0
         for layer, width in sorted(plan.widths.items()):
             data = _in_one_piece(store, f"layers/{layer}", (n, width), plan.dtype)
             if plan.store_dtype == "bfloat16":
                 data.attrs["dtype"] = "bfloat16"
+
+
+def _write_strings(
+    store: h5py.File, name: str, texts: Sequence[str], kind: np.dtype[Any]
+) -> h5py.Dataset:
+    data = _in_one_piece(store, name, (len(texts),), kind)
+    for start in range(0, len(texts), STRINGS_AT_ONCE):
+        part = texts[start : start + STRINGS_AT_ONCE]
+        data[start : start + len(part)] = np.array([_encode(text) for text in part], kind)
+    return data
 
 
 def write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
@@ -140,6 +166,9 @@ def write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
     # Strings of variable length lie outside the header, which holds 64 kB; templates may be long.
     store.attrs["spec"] = spec_json(plan.spec)
     store.attrs["rows_fingerprint"] = plan.rows_fingerprint
+    if plan.keys is not None:
+        store.attrs["id_column"] = _name(plan.keys.id_column)
+        store.attrs["text_column"] = _name(plan.keys.text_column)
     if plan.source is not None:
         store.attrs["source"] = portable_source(plan.source, folder)
 
@@ -170,6 +199,11 @@ def portable_source(source: str, folder: Path) -> str:
         )
     # A file name need not be UTF-8; the attribute must be.
     return source.encode("utf-8", "replace").decode("utf-8")
+
+
+def _name(column: str | None) -> str:
+    """A column's name as an attribute; empty where there is none."""
+    return "" if column is None else column.encode("utf-8", "replace").decode("utf-8")
 
 
 def _encode(text: str) -> bytes:

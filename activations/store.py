@@ -19,12 +19,13 @@ from probekit.activations.layout import (
     damaged,
     open_hdf5,
     read_header,
+    read_keys,
     read_strings,
     widen,
 )
 from probekit.activations.prefetch import prefetch
 from probekit.activations.spec import DIFFERENCE
-from probekit.data import rows_fingerprint
+from probekit.data import Keys, rows_fingerprint
 from probekit.errors import IncompleteStoreError, StoreError, UsageError
 
 __all__ = ["ActivationStore"]
@@ -79,6 +80,7 @@ class ActivationStore:
             self.spec = header.spec
             self.complete = header.complete
             self.source = header.source
+            self._named = header.id_column, header.text_column
             self.rows_fingerprint = header.rows_fingerprint
             self.fingerprint = header.fingerprint
             self.layers = list(header.layers)
@@ -104,6 +106,21 @@ class ActivationStore:
     def ids(self) -> list[str]:
         """N row ids."""
         return read_strings(self._open(), "id", self.path)
+
+    @cached_property
+    def keys(self) -> Keys:
+        """What the rows can be joined by: ids, text hashes, further columns of their table."""
+        id_column, text_column = self._named
+        if id_column is None:  # a store of an older version: row numbers are told by what they are
+            id_column = "" if self.ids == [str(i) for i in range(len(self))] else "id"
+        return Keys(
+            ids=self.ids,
+            hashes=self.hashes,
+            id_column=id_column or None,
+            columns=read_keys(self._open(), self.path),
+            text_column=text_column or None,
+            name=str(self.path),
+        )
 
     @cached_property
     def hashes(self) -> list[str]:

@@ -35,6 +35,7 @@ from probekit.activations.layout import (
 from probekit.activations.notes import all_notes, read_notes
 from probekit.activations.skeleton import Plan, create_store
 from probekit.activations.staleness import rows_difference, spec_difference
+from probekit.data import Keys
 from probekit.errors import (
     DataError,
     NotAStoreError,
@@ -100,6 +101,7 @@ class StoreWriter:
         widths: Mapping[int, int],
         store_dtype: str,
         source: str | None = None,
+        keys: Keys | None = None,
         overwrite: bool = False,
         compression: str | None = None,
     ) -> StoreWriter:
@@ -117,6 +119,8 @@ class StoreWriter:
             ``float16``, ``float32`` or ``bfloat16``.
         source
             Where the rows came from; paths are made relative to the store or cut to the name.
+        keys
+            What else the rows can be joined by (:attr:`probekit.data.Rows.keys`).
         overwrite
             Replace whatever else stands at ``path``. A begun store of the same spec and rows is
             resumed all the same: its rows would come out as they are.
@@ -137,7 +141,7 @@ class StoreWriter:
         path = Path(os.path.realpath(path))
         widths = {int(layer): int(width) for layer, width in sorted(widths.items())}
         plan = Plan(
-            load_json(spec_json(spec), "The spec"), ids, hashes, widths, store_dtype, source
+            load_json(spec_json(spec), "The spec"), ids, hashes, widths, store_dtype, source, keys
         )
         if not path.parent.is_dir():
             raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")

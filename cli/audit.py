@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from probekit.cli.labels import LABELS_HELP, labels_options, read_labels
 from probekit.cli.options import emit, json_option, say, seed_option
 from probekit.cli.outputs import claim
 
@@ -26,7 +27,7 @@ __all__ = ["at_terminal", "command"]
 @click.option(
     "--labels",
     required=True,
-    help="Weak labels: JSONL, CSV, TSV or Parquet with id and label, prob or probs.",
+    help=LABELS_HELP,
 )
 @click.option(
     "-m",
@@ -48,9 +49,7 @@ __all__ = ["at_terminal", "command"]
 )
 @click.option("--rows", help="The rows that were extracted, for their texts, if not to be found.")
 @click.option("--text-column", help="Column of the text in rows and labels, if not text.")
-@click.option("--label-column", help="Column of the label, if not probs, prob or label.")
-@click.option("--id-column", help="Column of the id in labels and rows, if not id.")
-@click.option("--only-labelled", is_flag=True, help="Leave rows without a label out.")
+@labels_options
 @click.option(
     "--layers", help="Layers to choose from: 4,5,6 or 3-6.  [default: all that are stored]"
 )
@@ -69,13 +68,11 @@ def command(**options: Any) -> None:
     from probekit.cleaning.audit_file import AuditFile
     from probekit.cli.cleaning_run import pick
     from probekit.cli.diagnose import chosen_layers
-    from probekit.labels import load_labels
 
     output = options["output"] or Path(f"{Path(options['labels']).stem}.audit.csv")
     _check(output, options)
-    names = pick(options, "id_column", "label_column", "text_column")
     with ActivationStore(options["acts"]) as store:
-        labels = load_labels(options["labels"], **names)
+        labels = read_labels(options, store.keys)
         disputed = find_disputed(
             store,
             labels,
@@ -116,13 +113,14 @@ def _run(
     from probekit.cleaning.audit_file import plain_text
     from probekit.cli.audit_screen import Screen
     from probekit.cli.cleaning_run import find_rows
+    from probekit.data import Keys, match
 
     many = min(options["many"], len(disputed))
     wanted = disputed.ids[:many]
     if any(name not in file.records for name in wanted) or not options["no_ask"]:
         rows = find_rows(store, options, purpose="An audit shows the rows' texts")
-        place = {name: i for i, name in enumerate(rows.ids)}
-        contents = rows.select([place[name] for name in wanted]).contents()
+        place = match(Keys(wanted, id_column=store.keys.id_column), rows.keys).place
+        contents = rows.select(place).contents()
         texts = dict(zip(wanted, map(plain_text, contents), strict=True))
         if file.add(wanted, disputed.hashes[:many], list(texts.values())):
             file.write()

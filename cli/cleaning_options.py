@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from probekit.cli.labels import LABELS_HELP, labels_options
 from probekit.cli.options import json_option, output_option, overwrite_option, seed_option
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,11 +56,9 @@ label_options = _all(
     click.option(
         "--labels",
         required=True,
-        help="Weak labels: JSONL, CSV, TSV or Parquet with id and label, prob or probs.",
+        help=LABELS_HELP,
     ),
-    click.option("--label-column", help="Column of the label, if not probs, prob or label."),
-    click.option("--id-column", help="Column of the id in labels and rows, if not id."),
-    click.option("--only-labelled", is_flag=True, help="Leave rows without a label out."),
+    labels_options,
     click.option(
         "--layer",
         type=int,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probekit.cli.labels import read_labels, read_truth
 from probekit.cli.options import emit, say
 from probekit.cli.outputs import claim
 from probekit.errors import DataError, UsageError, first_few
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from probekit.labels import WeakLabels
     from probekit.verdicts import Verdicts
 
-__all__ = ["ELEUTHER", "find_rows", "pick", "read_truth", "run_cleaning"]
+__all__ = ["ELEUTHER", "find_rows", "pick", "run_cleaning", "truth_codes"]
 
 # Preset -> parameters of each probe.
 ELEUTHER: dict[str, dict[str, Any]] = {
@@ -62,7 +63,6 @@ def run_cleaning(
     with rare_collection():
         from probekit.activations.store import ActivationStore
         from probekit.cleaning.scoring import default_probe
-        from probekit.labels import load_labels
 
         _check_files(options)
         if options["probe"] is not None:
@@ -74,9 +74,7 @@ def run_cleaning(
             options = {**options, "probe": named}
         probe = _probe(options, probe_params or {}, pairs=store.differences)
         rows = find_rows(store, options) if options["write_data"] is not None else None
-        labels = load_labels(
-            options["labels"], **pick(options, "id_column", "label_column", "text_column")
-        )
+        labels = read_labels(options, store.keys)
         verdicts = act(
             store,
             labels,
@@ -125,7 +123,7 @@ def _tell(
         say(f"Warning: {alarm}")
     evaluation = None
     if options["truth"] is not None:
-        evaluation = evaluate(verdicts, read_truth(verdicts, options))
+        evaluation = evaluate(verdicts, truth_codes(verdicts, options))
     result = as_json(verdicts, summary, evaluation)
     result |= {"output": str(options["output"]), **written}
     result["advice"] = advice and {"action": advice.action, "warning": warning}
@@ -172,23 +170,10 @@ def _flag(name: str) -> str:
     return "--no-intercept" if name == "fit_intercept" else "--" + name.replace("_", "-")
 
 
-def read_truth(verdicts: Verdicts, options: Mapping[str, Any]) -> Any:
+def truth_codes(verdicts: Verdicts, options: Mapping[str, Any]) -> Any:
     """Class numbers of the truth, in the order of the verdicts."""
-    from probekit.labels import load_labels
-    from probekit.sources import read_table
-
-    source, id_column = options["truth"], options["id_column"]
-    if id_column is not None and not (
-        Path(source).exists() and id_column in read_table(source).columns
-    ):
-        id_column = None  # the labels' file may call it otherwise than the truth's
-    truth = load_labels(
-        source, id_column=id_column, label_column=options["truth_column"], one_class=True
-    )
-    aligned = truth.align(
-        verdicts.ids, verdicts.hashes, allow_unknown=True, rows_name="the verdicts"
-    )
-    return aligned.labels.codes(verdicts.classes)
+    truth = read_truth(options, verdicts.keys)
+    return truth.align(verdicts.keys).labels.codes(verdicts.classes)
 
 
 def find_rows(
@@ -198,7 +183,9 @@ def find_rows(
     purpose: str = "--write-data needs the rows' own columns",
 ) -> Rows:
     """Rows that the store was made from, with their own columns; others are refused."""
-    from probekit.data import Rows
+    from dataclasses import replace
+
+    from probekit.data import Rows, match, other_texts
     from probekit.sources import load_rows
 
     source = options["rows"] or _recorded(store, purpose)
@@ -206,18 +193,17 @@ def find_rows(
     rows = load_rows(source, text_column=text_column)
     if id_column is not None and id_column in rows.columns:
         rows = Rows(rows.columns, text_column=text_column, id_column=id_column, source=source)
-    hashes = dict(zip(rows.ids, rows.hashes, strict=True))
-    missing = [name for name in store.ids if name not in hashes]
+    # Verdicts and audits go by the store's ids, so nothing else may join these rows.
+    keys = replace(store.keys, columns={})
+    place = match(keys, rows.keys).place
+    missing = [name for name, i in zip(store.ids, place, strict=True) if i < 0]
     if missing:
         raise DataError(
             f"{source} lacks {len(missing)} of {len(store)} rows of {store.path} (ids "
             f"{first_few(missing)}); name the rows that were extracted with --rows, and their id "
             "with --id-column."
         )
-    other = [
-        name for name, digest in zip(store.ids, store.hashes, strict=True) if hashes[name] != digest
-    ]
-    if other:
+    if other := other_texts(keys, rows.keys, place):
         raise DataError(
             f"{source} has another text than {store.path} in {len(other)} of {len(store)} rows "
             f"(ids {first_few(other)}); name the rows that were extracted with --rows, and their "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from probekit.cli.labels import LABELS_HELP, labels_options, read_labels
 from probekit.cli.options import emit, json_option, seed_option
 
 if TYPE_CHECKING:
@@ -22,11 +23,9 @@ __all__ = ["chosen_layers", "command"]
 @click.option(
     "--labels",
     required=True,
-    help="Weak labels: JSONL, CSV, TSV or Parquet with id and label, prob or probs.",
+    help=LABELS_HELP,
 )
-@click.option("--label-column", help="Column of the label, if not probs, prob or label.")
-@click.option("--id-column", help="Column of the id in the labels, if not id.")
-@click.option("--only-labelled", is_flag=True, help="Leave rows without a label out.")
+@labels_options
 @click.option(
     "--layers", help="Layers to choose from: 4,5,6 or 3-6.  [default: all that are stored]"
 )
@@ -52,12 +51,11 @@ def command(**options: Any) -> None:
     from probekit.cleaning.advice import check_accuracy
     from probekit.cleaning.diagnose import diagnose
     from probekit.cli.cleaning_run import pick
-    from probekit.labels import load_labels
 
     check_accuracy(options["trusted_accuracy"])
     with ActivationStore(options["acts"]) as store:
         layers = chosen_layers(store, options["layers"])
-        labels = load_labels(options["labels"], **pick(options, "id_column", "label_column"))
+        labels = read_labels(options, store.keys)
         found = diagnose(
             store,
             labels,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from probekit.cli.labels import labels_options, read_truth, reading, tell_labels
 from probekit.cli.options import emit, json_option, say, seed_option
 from probekit.cli.predict_sets import check_one_truth, judge_sets, predict_sets
 from probekit.cli.run_options import read_pairs
@@ -95,9 +96,7 @@ FIELDS = (
     default="model",
     help="What to keep beside predictions and metrics.",
 )
-@click.option("--only-labelled", is_flag=True, help="Leave rows without a label out.")
-@click.option("--label-column", help="Column of the label, if not probs, prob or label.")
-@click.option("--id-column", help="Column of the ids, if not id.")
+@labels_options
 @click.option("--text-column", help="Column of the text, if not text or messages.")
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings.")
@@ -159,14 +158,15 @@ def _train_classes(
     config: FinetuneConfig, rows: Rows, predict: dict[str, Rows], options: dict[str, Any]
 ) -> None:
     from probekit.errors import UsageError
+    from probekit.labels import WeakLabels
     from probekit.students.finetune import finetune, training_rows
     from probekit.students.training_rows import hold_out, load_training_labels
 
     if options["labels"] is None:
         raise UsageError(f"The objective {config.objective} needs --labels.")
-    labels = load_training_labels(
-        options["labels"], id_column=options["id_column"], label_column=options["label_column"]
-    )
+    labels = load_training_labels(options["labels"], **reading(options))
+    if isinstance(labels, WeakLabels):
+        tell_labels(labels, rows.keys)
     train = training_rows(rows, labels, only_labelled=options["only_labelled"])
     share, validation = options["validation_share"], None
     if share is None and (config.early_stop or options["curves"]):
@@ -186,8 +186,6 @@ def _train_classes(
 
 
 def _result(done: Finetuned, options: dict[str, Any]) -> dict[str, Any]:
-    from probekit.labels import load_labels
-
     names = ("rows", "steps", "best_step", "train_loss", "parameters", "trained_parameters")
     result = {name: done.metrics[name] for name in names}
     result |= {
@@ -199,9 +197,7 @@ def _result(done: Finetuned, options: dict[str, Any]) -> dict[str, Any]:
         "metrics": {},
     }
     if options["truth"] is not None:
-        result["metrics"] = judge_sets(
-            done.predictions, load_labels(options["truth"], one_class=True)
-        )
+        result["metrics"] = judge_sets(done.predictions, read_truth(options))
     return result
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from probekit.cli.labels import read_truth
 from probekit.cli.options import emit, json_option, output_option, overwrite_option
 from probekit.cli.outputs import claim
 
@@ -33,7 +34,6 @@ def command(**options: Any) -> None:
     Example: probekit predict test.jsonl -m student/model -o predictions.parquet
     """
     from probekit.errors import UsageError
-    from probekit.labels import load_labels
     from probekit.sources import load_rows
     from probekit.students.predictions import evaluate_predictions
     from probekit.students.predictor import predict_rows
@@ -51,7 +51,7 @@ def command(**options: Any) -> None:
     result: dict[str, Any] = {"path": str(output), "rows": len(found), "metrics": None}
     text = f"{output}: {len(found):,} rows, classes {', '.join(found.classes)}."
     if options["truth"] is not None:
-        metrics = evaluate_predictions(found, load_labels(options["truth"], one_class=True))
+        metrics = evaluate_predictions(found, read_truth(options, found.keys))
         result["metrics"] = metrics
         shown = [
             f"{k} {'-' if v is None else f'{v:.4f}'}" for k, v in metrics.items() if k != "rows"

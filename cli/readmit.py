@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from probekit.cli.labels import read_truth
 from probekit.cli.options import emit, json_option, output_option, overwrite_option, say
 from probekit.cli.outputs import claim
 
@@ -56,8 +57,7 @@ def command(**options: Any) -> None:
     }
     text = f"{result['readmitted']:,} of {result['dropped']:,} dropped rows re-admitted."
     if options["truth"] is not None:
-        truth = load_labels(options["truth"], one_class=True)
-        aligned = truth.align(after.ids, after.hashes, allow_unknown=True, rows_name="the verdicts")
+        aligned = read_truth(options, after.keys).align(after.keys)
         codes = aligned.labels.codes(after.classes)
         right = {
             name: float((matrix.argmax(axis=1) == codes)[back].mean()) if back.any() else None

@@ -30,10 +30,10 @@ NEIGHBORS = 8
 def verdict_evidence(verdicts: Verdicts, path: Path, options: Mapping[str, Any]) -> Evidence:
     """All that options and the verdicts' surroundings tell of their rows, in their order."""
     from probekit.activations.store import ActivationStore
-    from probekit.cli.cleaning_run import read_truth
+    from probekit.cli.cleaning_run import truth_codes
     from probekit.reports.page_rows import Evidence
 
-    truth = None if options["truth"] is None else read_truth(verdicts, options)
+    truth = None if options["truth"] is None else truth_codes(verdicts, options)
     acts = options["acts"] or _store_beside(verdicts, path)
     if acts is None:
         if options["layer"] is not None:
@@ -144,7 +144,7 @@ def _pair_rows(
         return None
     verdicts = Verdicts.load(path)
     splits = pair.context.splits
-    truth = splits.truth["student"].align(verdicts.ids, allow_unknown=True).labels
+    truth = splits.truth["student"].align(verdicts.keys).labels
     found = Evidence(
         texts=_texts_of(verdicts, splits.rows["student"]), truth=truth.codes(verdicts.classes)
     )
@@ -195,25 +195,21 @@ def _rows_of(verdicts: Verdicts, store: ActivationStore) -> NDArray[np.int64]:
     """Row numbers in the store of all verdicts; another store is refused."""
     import numpy as np
 
-    place = {name: i for i, name in enumerate(store.ids)}
-    missing = [name for name in verdicts.ids if name not in place]
+    from probekit.data import match, other_texts
+
+    place = match(verdicts.keys, store.keys).place
+    missing = [name for name, i in zip(verdicts.ids, place, strict=True) if i < 0]
     if missing:
         raise DataError(
             f"{store.path} lacks {len(missing)} of {len(verdicts)} rows of the verdicts (ids "
             f"{first_few(missing)}); name the store that they were made from with --acts."
         )
-    rows = np.array([place[name] for name in verdicts.ids], dtype=np.int64)
-    other = [
-        name
-        for name, digest, row in zip(verdicts.ids, verdicts.hashes, rows.tolist(), strict=True)
-        if digest and store.hashes[row] != digest
-    ]
-    if other:
+    if other := other_texts(verdicts.keys, store.keys, place):
         raise DataError(
             f"{store.path} has another text than the verdicts in {len(other)} of {len(verdicts)} "
             f"rows (ids {first_few(other)}); name the store that they were made from with --acts."
         )
-    return rows
+    return np.array(place, dtype=np.int64)
 
 
 def _store_beside(verdicts: Verdicts, path: Path) -> Path | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from probekit.cli.labels import LABELS_HELP, labels_options, read_labels, read_truth
 from probekit.cli.options import (
     emit,
     json_option,
@@ -36,11 +37,9 @@ K_ZETA = {"paper": "16,32,64", "eleuther": "10,25,50"}
 @click.option(
     "--labels",
     required=True,
-    help="Weak labels: JSONL, CSV, TSV or Parquet with id and label, prob or probs.",
+    help=LABELS_HELP,
 )
-@click.option("--label-column", help="Column of the label, if not probs, prob or label.")
-@click.option("--id-column", help="Column of the id in labels, if not id.")
-@click.option("--only-labelled", is_flag=True, help="Leave rows without a label out.")
+@labels_options
 @click.option("--truth", help="Ground truth (id and label): adds what only it can tell.")
 @click.option("--truth-column", help="Column of the truth, if not label.")
 @click.option("--layers", default="all", help="Stored layers: all, last, 1,3, 2-5 or -1.")
@@ -124,19 +123,9 @@ def _check_files(options: Mapping[str, Any]) -> None:
 
 def _rows(store: Any, options: Mapping[str, Any]) -> SweepRows:
     from probekit.experiments.sweep_rows import join_rows
-    from probekit.labels import load_labels
-    from probekit.sources import read_table
 
-    names = {"id_column": options["id_column"]}
-    labels = load_labels(options["labels"], label_column=options["label_column"], **names)
-    truth = None
-    if options["truth"] is not None:
-        source, id_column = options["truth"], options["id_column"]
-        if id_column and not (Path(source).exists() and id_column in read_table(source).columns):
-            id_column = None  # the labels' file may call it otherwise than the truth's
-        truth = load_labels(
-            source, id_column=id_column, label_column=options["truth_column"], one_class=True
-        )
+    labels = read_labels(options, store.keys)
+    truth = None if options["truth"] is None else read_truth(options, store.keys)
     return join_rows(store, labels, truth, only_labelled=options["only_labelled"])
 
 
@@ -200,6 +189,8 @@ def _command(options: Mapping[str, Any]) -> str:
             words += [] if value else ["--no-standardize"]
         elif value is True:
             words.append(flag)
+        elif parameter.name == "classes":
+            words += [] if value is None else [flag, ",".join(value)]
         elif value not in (None, False) and (value != parameter.default or parameter.required):
             words += [flag, str(value)]
     return shlex.join(words)
@@ -229,9 +220,11 @@ def _next_step(sweep: Sweep, options: Mapping[str, Any]) -> str | None:
     if choice["probe"] == "logreg" and not options["standardize"]:
         return None
     words = ["probekit", "filter", str(options["acts"]), "--labels", str(options["labels"])]
-    for name in ("label_column", "id_column"):
+    for name in ("label_column", "confidence_column", "id_column"):
         if options[name] is not None:
             words += ["--" + name.replace("_", "-"), options[name]]
+    words += [] if options["classes"] is None else ["--classes", ",".join(options["classes"])]
+    words += ["--by-position"] if options["by_position"] else []
     words += ["--only-labelled"] if options["only_labelled"] else []
     words += ["--probe", choice["probe"]]
     for name in ("layer", "k", "l2", "k_cc", "k_zeta", "zeta", "contamination"):

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from probekit.cli.cleaning_options import penalty_type
+from probekit.cli.labels import classes_option, position_option, tell_labels
 from probekit.cli.options import (
     emit,
     json_option,
@@ -25,7 +26,9 @@ __all__ = ["command"]
 @click.argument("acts", type=click.Path(path_type=Path))
 @click.option("--truth", required=True, help="Ground truth: a file with id and label, or a task.")
 @click.option("--truth-column", help="Column of the truth, if not label.")
-@click.option("--id-column", help="Column of the id, if not id.")
+@click.option("--id-column", help="Column that joins truth and rows, if not id.")
+@classes_option
+@position_option
 @click.option(
     "--train-ids",
     type=click.Path(path_type=Path),
@@ -63,9 +66,14 @@ def command(**options: Any) -> None:
     if output.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
     truth = load_labels(
-        options["truth"], id_column=options["id_column"], label_column=options["truth_column"]
+        options["truth"],
+        id_column=options["id_column"],
+        label_column=options["truth_column"],
+        classes=options["classes"],
+        by_position=options["by_position"],
     )
     with ActivationStore(options["acts"]) as store:
+        tell_labels(truth, store.keys)
         done = weak_labels(
             store,
             truth,
@@ -91,19 +99,20 @@ def command(**options: Any) -> None:
 
 
 def _ids(path: Path) -> list[str]:
-    """Ids of a table's column ``id``, or of a text file's lines."""
+    """Ids of a table's column ``id`` in any case, or of a text file's lines."""
+    from probekit.data import find_ids
     from probekit.errors import DataError
     from probekit.safe import read_text
     from probekit.sources import read_table
     from probekit.tables import SUFFIXES, suffix_of
 
     if suffix_of(path) in SUFFIXES:
-        columns = read_table(path).columns
-        if "id" not in columns:
-            raise DataError(f"{path} has no column 'id'; it has {', '.join(columns)}.")
-        ids = [str(value) for value in columns["id"][:]]
+        found = find_ids(read_table(path).columns, source=str(path))
+        if found.id_column is None:
+            raise DataError(f"{path} has no column 'id'; give one id per line, or a column id.")
+        ids = list(found.ids)
     else:
-        lines = read_text(path, limit=None).splitlines()
+        lines = read_text(path, limit=None).split("\n")
         ids = [line.strip() for line in lines if line.strip()]
     if not ids:
         raise DataError(f"{path} holds no ids.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,21 +18,44 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    _Reader = Callable[[list[Any], "_Told"], tuple[NDArray[np.float64], tuple[str, ...]]]
+    _Probs = tuple[NDArray[np.float64], tuple[str, ...]]
+    _Reader = Callable[[list[Any], "_Told", tuple[str, ...] | None], _Probs]
 
 __all__ = ["LabelColumn", "class_order", "class_values", "parse_labels"]
 
 SUM_TOLERANCE = 1e-3  # float16 probabilities of a dozen classes sum to 1 within this
-WHOLE = re.compile(r"-?\d{1,308}(\.0+)?")  # longer ones are names: Python makes no number of them
-NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+END_TOLERANCE = 1e-4  # and one of them may be as far below 0 or above 1
+WHOLE = re.compile(r"-?\d{1,18}(\.0+)?")
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,4})?")
+DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+PRINTED_NUMBER = re.compile(r"\b(?:np|numpy)\.float\d+\(([^()]*)\)")
+PRINTED_ARRAY = re.compile(r"^(?:np\.)?(?:array|tensor)\((.*?)(?:,\s*dtype=[\w.]+)?\)$", re.DOTALL)
+# What spreadsheets, pandas, R, databases and annotation tools write where there is no label.
+LARGEST_CLASS = 10**18
+NO_LABEL = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "none", "null", "nat"})
+ABSTAIN = "-1"
+SIGNS = {"-1", "1"}
+# Columns that may hold labels, in the order of what is read, and what may stand beside `label`.
+READ = ("probs", "prob", "label")
+CONFIDENCES = ("score", "scores", "confidence")
+INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]")
 
 
 class LabelColumn(NamedTuple):
-    """Probabilities (m, C) of the labelled rows, class names, and where these rows stand (m,)."""
+    """Labels of the m rows that have one, and what was read."""
 
     probs: NDArray[np.float64]
+    """Class probabilities (m, C)."""
     classes: tuple[str, ...]
+    """C class names."""
     rows: NDArray[np.int64]
+    """Where these rows stand in the table (m,)."""
+    column: str
+    """What was read, for people: ``column 'label'``."""
+    missing: dict[str, str]
+    """Id to word (``nan``, ``-1``, empty) of the rows that have no label."""
+    notes: tuple[str, ...]
+    """What else somebody should know, a sentence each."""
 
 
 def class_order(names: set[str]) -> tuple[str, ...]:
@@ -48,7 +73,7 @@ def class_values(classes: Sequence[str]) -> list[Any]:
 
 
 def _is_whole(name: str) -> bool:
-    return re.fullmatch(r"0|-?[1-9]\d{0,307}", name) is not None
+    return re.fullmatch(r"0|-?[1-9]\d{0,17}", name) is not None
 
 
 def parse_labels(
@@ -56,48 +81,188 @@ def parse_labels(
     ids: Sequence[str],
     *,
     label_column: str | None = None,
+    confidence_column: str | None = None,
     classes: Sequence[str] | None = None,
+    known_classes: Sequence[str] | None = None,
+    class_names: Mapping[str, Sequence[str]] | None = None,
     source: str,
 ) -> LabelColumn:
     """Read ``probs``, else ``prob``, else ``label``, or the column that ``label_column`` names.
 
-    Null (in CSV and TSV an empty field) is a row without a label, and nothing else is: -1 is a
-    class. Booleans are the classes 0 and 1. A column named by the user is read by what it holds:
-    lists are ``probs``, numbers that are not whole are ``prob``, the rest are classes.
+    Null, NaN, an empty field, and the words of ``NO_LABEL`` in any case are rows without a label;
+    so is -1 of a ClassLabel, and -1 beside other whole numbers than 1 alone (a labelling function
+    that abstains). Booleans are the classes 0 and 1. A column named by the user is read by what it
+    holds: lists are ``probs``, numbers that are not whole are ``prob``, the rest are classes.
 
     Parameters
     ----------
+    columns, ids
+        The table, and its rows' ids for messages.
+    label_column
+        Column to read.
+    confidence_column
+        Column of the probability of the class in ``label``: the label becomes soft, what is left is
+        shared by the other classes.
     classes
-        Names of the probabilities' columns, where the file knows them.
+        Class names in their order, as a user gives them: these are the classes, whatever they are
+        called, and nothing else is.
+    known_classes
+        Names of the probabilities' columns, where the file says them.
+    class_names
+        Column to names of a ClassLabel, whose labels are numbers.
+    source
+        Where they are from, for messages.
 
     Raises
     ------
     LabelsError
-        Naming the first rows that are wrong.
+        Naming the first rows that are wrong: no class or probability, or ``label`` and ``prob``
+        (or ``probs``) that contradict each other.
     """
-    name = label_column or next((n for n in ("probs", "prob", "label") if n in columns), None)
-    if name is None or name not in columns:
-        asked = repr(label_column) if label_column else "'probs', 'prob' or 'label'"
+    names = None if classes is None else _checked_classes(classes, source)
+    name = _column(columns, label_column, confidence_column, source)
+    held = list(columns[name][:])
+    found = class_names.get(name) if class_names else None
+    hard = name not in ("prob", "probs")
+    words = _missing(held, named=names or (), class_label=found is not None, hard=hard)
+    rows = [i for i in range(len(held)) if i not in words]
+    missing = {ids[i]: word for i, word in words.items()}
+    if not rows:
         raise LabelsError(
-            f"{source} has no column {asked}; it has {', '.join(columns)}: name the one to read "
+            f"{source} has no label in any of its {len(held)} rows ({name!r} holds "
+            f"{first_few(sorted(set(map(_shown_word, words.values()))))})."
+        )
+    told = _Told(source, name, [ids[i] for i in rows])
+    values = [held[i] for i in rows]
+    kind = name if name in READ and (label_column is None or name != "label") else None
+    reader = _reader(values, kind, explicit=label_column is not None)
+    if found is not None and reader is _read_hard:
+        values = [_class_of_number(value, found, told) for value in values]
+        names = names or tuple(map(str, found))
+    if confidence_column is not None:
+        values_of = [columns[confidence_column][:][i] for i in rows]
+        probs, classes_read = _read_confident(values, values_of, told, names, confidence_column)
+        what = f"column {name!r}, its confidence from column {confidence_column!r}"
+    else:
+        known = names or (None if known_classes is None else tuple(map(str, known_classes)))
+        probs, classes_read = reader(values, told, known if reader is not _read_hard else names)
+        what = f"column {name!r}"
+        if label_column is None and name != "label" and "label" in columns:
+            beside = [columns["label"][:][i] for i in rows]
+            classes_read = _agreeing(probs, classes_read, beside, told, fixed=known is not None)
+    notes = _look_alikes(classes_read, source)
+    if label_column is None and confidence_column is None and name == "label":
+        beside_it = [c for c in CONFIDENCES if c in columns]
+        if beside_it:
+            notes += (
+                f"{source}: {beside_it[0]!r} beside the label is not read; with "
+                f"--confidence-column {beside_it[0]} it makes the labels soft.",
+            )
+    return LabelColumn(probs, classes_read, np.array(rows, np.int64), what, missing, notes)
+
+
+def _checked_classes(classes: Sequence[str], source: str) -> tuple[str, ...]:
+    names = tuple(str(name).strip() for name in classes)
+    if len(set(names)) < len(names) or len(names) < 2 or "" in names:
+        raise LabelsError(
+            f"{source}: classes are at least two different names, got {', '.join(names)!r}."
+        )
+    return names
+
+
+def _column(
+    columns: Mapping[str, Any], asked: str | None, confidence: str | None, source: str
+) -> str:
+    """Name of the column to read."""
+    if confidence is not None and confidence not in columns:
+        raise LabelsError(
+            f"{source} has no column {confidence!r}; it has {', '.join(columns)}: name the one "
+            "with --confidence-column."
+        )
+    usual = ("label",) if confidence is not None else READ
+    name = asked or next((n for n in usual if n in columns), None)
+    if name is None:  # Label, LABEL
+        low = {n.strip().casefold(): n for n in columns}
+        name = next((low[n] for n in usual if n in low), None)
+    if name is None or name not in columns:
+        wanted = repr(asked) if asked else ", ".join(map(repr, usual[:-1])) + f" or {usual[-1]!r}"
+        wanted = wanted.removeprefix(" or ")
+        raise LabelsError(
+            f"{source} has no column {wanted}; it has {', '.join(columns)}: name the one to read "
             "with --label-column."
         )
-    values = list(columns[name][:])
-    rows = [i for i, value in enumerate(values) if value is not None and value != ""]
-    if not rows:
-        raise LabelsError(f"{source} has no label in any of its {len(values)} rows ({name!r}).")
-    labelled = [values[i] for i in rows]
-    told = _Told(source, name, [ids[i] for i in rows])
-    kind = name if name in ("probs", "prob", "label") else None
-    reader = _reader(labelled, kind, explicit=label_column is not None)
-    probs, names = reader(labelled, told)
-    if classes is not None and reader is not _read_hard:
-        if len(classes) != probs.shape[1]:
-            raise LabelsError(
-                f"{source} names {len(classes)} classes but {name!r} has {probs.shape[1]}."
-            )
-        names = tuple(classes)
-    return LabelColumn(probs, names, np.array(rows, dtype=np.int64))
+    return name
+
+
+# Rows without a label
+
+
+def _missing(
+    values: list[Any], *, named: Sequence[str], class_label: bool, hard: bool
+) -> dict[int, str]:
+    """Number of each row that has no label, and the word that says so."""
+    words = {}
+    for i, value in enumerate(values):
+        word = _word_for_none(value)
+        if word is not None and word.strip() not in named:
+            words[i] = word
+    rest = [_class_name(v) for i, v in enumerate(values) if i not in words]
+    whole = {None if name is None else _whole(name) for name in rest}
+    # Beside 1 alone, -1 is the other sign; beside more whole numbers it is an abstention.
+    abstains = class_label or (
+        hard
+        and ABSTAIN in whole
+        and whole != SIGNS
+        and len(whole) > 1
+        and None not in whole
+        and all(name == ABSTAIN or not str(name).startswith("-") for name in whole)
+    )
+    if abstains and ABSTAIN not in named:
+        for i, value in enumerate(values):
+            name = _class_name(value) if i not in words else None
+            if name is not None and _whole(name) == ABSTAIN:
+                words[i] = ABSTAIN
+    return words
+
+
+def _word_for_none(value: Any) -> str | None:
+    """What a value says that is no label; None where it is one."""
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        return value if value.strip().casefold() in NO_LABEL else None
+    if isinstance(value, float | np.floating | Decimal):
+        return "nan" if math.isnan(value) else None
+    return "" if str(value) in ("<NA>", "NaT") else None
+
+
+def _shown_word(word: str) -> str:
+    return word.strip() or "nothing"
+
+
+def _whole(name: str) -> str | None:
+    """A whole number in its one form; None of other names."""
+    name = name.strip()
+    return str(int(name.partition(".")[0])) if WHOLE.fullmatch(name) else None
+
+
+def _class_of_number(value: Any, names: Sequence[str], told: _Told) -> str:
+    """Name of a ClassLabel's number; a name stays one."""
+    name = _class_name(value)
+    number = None if name is None else _whole(name)
+    if number is None or not 0 <= int(number) < len(names):
+        if name in names:
+            return str(name)
+        raise LabelsError(
+            f"{told.source} has {value!r} in {told.column!r}, whose classes are "
+            f"{first_few(names, 10)}; their numbers go from 0 to {len(names) - 1}."
+        )
+    return str(names[int(number)])
+
+
+# Forms
 
 
 class _Told(NamedTuple):
@@ -119,7 +284,7 @@ def _reader(values: list[Any], kind: str | None, *, explicit: bool) -> _Reader:
     first = values[0]
     if kind == "probs" or isinstance(first, list | tuple | np.ndarray):
         return _read_probs
-    if explicit and isinstance(first, str) and first.startswith("["):
+    if explicit and isinstance(first, str) and _list(first) is not None:
         return _read_probs
     if kind == "prob" or (explicit and _is_fractional(values)):
         return _read_prob
@@ -128,45 +293,61 @@ def _reader(values: list[Any], kind: str | None, *, explicit: bool) -> _Reader:
 
 def _is_fractional(values: list[Any]) -> bool:
     """Whether all values are numbers, or texts of numbers, and one is not whole."""
-    texts = [str(v) for v in values if not isinstance(v, bool)]
-    if len(texts) < len(values) or not all(NUMBER.fullmatch(t) for t in texts):
+    numbers = [None if isinstance(v, bool) else _number(v) for v in values]
+    if any(n is None or not math.isfinite(n) for n in numbers):
         return False
-    return any(float(t) != math.floor(float(t)) for t in texts)
+    return any(n != math.floor(n) for n in numbers if n is not None)
 
 
-def _read_prob(values: list[Any], told: _Told) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    numbers = _each(values, _number)
-    wrong = [i for i, p in enumerate(numbers) if p is None or not 0 <= p <= 1]
+def _read_prob(values: list[Any], told: _Told, names: tuple[str, ...] | None) -> _Probs:
+    second = _probabilities(values, told, "allowed is the probability of the second class")
+    if names is not None and len(names) != 2:
+        raise LabelsError(
+            f"{told.source} names {len(names)} classes but {told.column!r} is the probability of "
+            "the second of two; give probs, one for each class."
+        )
+    return np.column_stack([1 - second, second]), names or ("0", "1")
+
+
+def _probabilities(values: list[Any], told: _Told, allowed: str) -> NDArray[np.float64]:
+    numbers = [_number(value) for value in values]
+    wrong = [
+        i
+        for i, p in enumerate(numbers)
+        if p is None or not -END_TOLERANCE <= p <= 1 + END_TOLERANCE
+    ]
     if wrong:
         raise told.refuse(
-            wrong,
-            f"is no probability, the first {values[wrong[0]]!r}",
-            "allowed is the probability of the second class, from 0 to 1",
+            wrong, f"is no probability, the first {values[wrong[0]]!r}", f"{allowed}, from 0 to 1"
         )
-    second = np.array(numbers, dtype=np.float64)
-    return np.column_stack([1 - second, second]), ("0", "1")
+    return np.clip(np.array(numbers, dtype=np.float64), 0.0, 1.0)
 
 
-def _read_probs(values: list[Any], told: _Told) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    lists = _each(values, _list)
+def _read_probs(values: list[Any], told: _Told, names: tuple[str, ...] | None) -> _Probs:
+    lists = [_list(value) for value in values]
     wrong = [i for i, p in enumerate(lists) if p is None]
     if wrong:
         raise told.refuse(
             wrong,
-            f"is no list of numbers, the first {values[wrong[0]]!r}",
+            f"is no list of numbers, the first {repr(values[wrong[0]])[:80]}",
             "give one probability for each class",
         )
-    width = len(lists[0])
-    wrong = [i for i, p in enumerate(lists) if len(p) != width]
+    rows = [p for p in lists if p is not None]
+    width = len(rows[0])
+    wrong = [i for i, p in enumerate(rows) if len(p) != width]
     if wrong or width < 2:
         raise told.refuse(
-            wrong or range(len(lists)),
-            f"has {len(lists[wrong[0]]) if wrong else width} numbers"
+            wrong or range(len(rows)),
+            f"has {len(rows[wrong[0]]) if wrong else width} numbers"
             + (f" where the first row has {width}" if wrong else ""),
             "give one probability for each of at least two classes",
         )
-    P = np.array(lists, dtype=np.float64)
-    inside = ((P >= 0) & (P <= 1)).all(axis=1)  # NaN is not inside
+    if names is not None and len(names) != width:
+        raise LabelsError(
+            f"{told.source} names {len(names)} classes but {told.column!r} has {width}."
+        )
+    P = np.array(rows, dtype=np.float64)
+    inside = ((P >= -END_TOLERANCE) & (P <= 1 + END_TOLERANCE)).all(axis=1)  # NaN is not inside
     total = P.sum(axis=1)
     bad = np.flatnonzero(~inside | ~(np.abs(total - 1) <= SUM_TOLERANCE)).tolist()
     if bad:
@@ -175,58 +356,179 @@ def _read_probs(values: list[Any], told: _Told) -> tuple[NDArray[np.float64], tu
             f"are no class probabilities, the first {P[bad[0]].tolist()}",
             "each must lie in [0, 1] and all of a row must sum to 1",
         )
-    return P / total[:, None], tuple(map(str, range(width)))
+    P = np.clip(P, 0.0, 1.0)
+    return P / P.sum(axis=1, keepdims=True), names or tuple(map(str, range(width)))
 
 
-def _read_hard(values: list[Any], told: _Told) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    names = _each(values, _class_name)
-    wrong = [i for i, name in enumerate(names) if name is None]
-    if wrong:
-        raise told.refuse(
-            wrong,
-            f"is no class, the first {values[wrong[0]]!r}",
-            "a class is a whole number, a word or a truth value; call probabilities of the second "
-            "class 'prob'",
-        )
-    if all(WHOLE.fullmatch(name) for name in names):
-        names = [str(int(float(name))) if "." in name else str(int(name)) for name in names]
-    classes = class_order(set(names))
+def _read_hard(values: list[Any], told: _Told, names: tuple[str, ...] | None) -> _Probs:
+    found = _hard_names(values, told)
+    if names is not None:
+        foreign = [i for i, name in enumerate(found) if name not in names]
+        if foreign:
+            raise told.refuse(
+                foreign,
+                f"is none of the classes, the first {found[foreign[0]]!r}",
+                f"the classes are {first_few(names, 10)}",
+            )
+    classes = names or class_order(set(found))
     place = {name: i for i, name in enumerate(classes)}
-    Y = np.zeros((len(names), len(classes)))
-    Y[np.arange(len(names)), [place[name] for name in names]] = 1
+    Y = np.zeros((len(found), len(classes)))
+    Y[np.arange(len(found)), [place[name] for name in found]] = 1
     return Y, classes
 
 
-def _each(values: list[Any], read: Callable[[Any], Any]) -> list[Any]:
-    return [read(value) for value in values]
+def _hard_names(values: list[Any], told: _Told) -> list[str]:
+    """Class names; whole numbers in their one form where all are whole numbers."""
+    read = [_class_name(value) for value in values]
+    wrong = [i for i, name in enumerate(read) if name is None]
+    if wrong:
+        raise told.refuse(
+            wrong,
+            f"is no class, the first {repr(values[wrong[0]])[:80]}",
+            "a class is a whole number, a word or a truth value; call probabilities of the second "
+            "class 'prob'",
+        )
+    names = [name for name in read if name is not None]
+    whole = [_whole(name) for name in names]
+    numbers = [number for number in whole if number is not None]
+    return numbers if len(numbers) == len(names) else names
+
+
+def _read_confident(
+    values: list[Any],
+    confidences: list[Any],
+    told: _Told,
+    names: tuple[str, ...] | None,
+    column: str,
+) -> _Probs:
+    """Soft labels of a class and its probability; what is left is shared by the other classes."""
+    Y, classes = _read_hard(values, told, names)
+    if len(classes) < 2:
+        raise LabelsError(
+            f"{told.source} has the class {classes[0]!r} in all labelled rows; a confidence leaves "
+            "the rest to other classes, so name them with --classes."
+        )
+    confident = _Told(told.source, column, told.ids)
+    c = _probabilities(confidences, confident, "allowed is the probability of the label's class")
+    # P(k) = c for the label's class k, (1 − c) / (C − 1) for each other.
+    rest = (1 - c) / (len(classes) - 1)
+    return np.where(Y == 1, c[:, None], rest[:, None]), classes
+
+
+def _agreeing(
+    probs: NDArray[np.float64],
+    classes: tuple[str, ...],
+    beside: list[Any],
+    told: _Told,
+    *,
+    fixed: bool,
+) -> tuple[str, ...]:
+    """Class names of probabilities that the column ``label`` bears out; else both are refused.
+
+    A row whose two largest probabilities are equal bears out either.
+    """
+    places = [i for i, value in enumerate(beside) if _word_for_none(value) is None]
+    if not places:
+        return classes
+    names = _hard_names([beside[i] for i in places], told._replace(column="label"))
+    found = class_order(set(names))
+    if not fixed and not set(found) <= set(classes) and len(found) == len(classes):
+        classes = found  # words that name the probabilities' columns in their order
+    place = {name: i for i, name in enumerate(classes)}
+    top = np.partition(probs, -2, axis=1)[:, -2:]
+    clear = top[:, 1] - top[:, 0] > END_TOLERANCE
+    most = probs.argmax(axis=1)
+    wrong = [
+        i
+        for i, name in zip(places, names, strict=True)
+        if clear[i] and place.get(name, -1) != most[i]
+    ]
+    if wrong:
+        i = wrong[0]
+        name = names[places.index(i)]
+        shown = f"{probs[i, -1]:.3g}" if probs.shape[1] == 2 else str(probs[i].round(3).tolist())
+        other = (
+            "if 'prob' is the probability of the label itself, pass --confidence-column prob"
+            if told.column == "prob"
+            else f"read the probabilities alone with --label-column {told.column}"
+        )
+        raise told._replace(column="label").refuse(
+            wrong,
+            f"contradicts their {told.column!r}, the first {name!r} beside {shown}",
+            f"read the label alone with --label-column label, or, {other}",
+        )
+    return classes
+
+
+def _look_alikes(classes: tuple[str, ...], source: str) -> tuple[str, ...]:
+    """A warning where classes differ in a way that the eye does not see."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        seen = INVISIBLE.sub("", unicodedata.normalize("NFKC", name)).strip().casefold()
+        number = _whole(seen)
+        alike.setdefault(" ".join((number or seen).split()), []).append(name)
+    twins = [names for names in alike.values() if len(names) > 1]
+    if not twins:
+        return ()
+    shown = "; ".join(" and ".join(map(ascii, names)) for names in twins[:3])
+    return (
+        f"{source} has classes that look alike ({shown}): they are read as different ones; make "
+        "them one if they are.",
+    )
+
+
+# Values
 
 
 def _number(value: Any) -> float | None:
-    if isinstance(value, str) and not NUMBER.fullmatch(value.strip()):
-        return None
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, str):
+        value = value.strip()
+        if DECIMAL_COMMA.fullmatch(value):  # as spreadsheets of half of the world write it
+            value = value.replace(",", ".")
+        if not NUMBER.fullmatch(value):
+            return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
 def _list(value: Any) -> list[float] | None:
-    if isinstance(value, str):  # a list in CSV
-        try:
-            value = load_json(value, "a list")
-        except DataError:
-            return None
+    """Numbers of a list, or of the text that JSON, NumPy, torch or Python print of one."""
+    if isinstance(value, str):
+        value = _printed_list(value)
     if not isinstance(value, list | tuple | np.ndarray):
         return None
     numbers = [_number(item) for item in value]
     return None if None in numbers else [n for n in numbers if n is not None]
 
 
+def _printed_list(text: str) -> list[Any] | None:
+    """``[0.3, 0.7]``, ``[0.3 0.7]``, ``[np.float64(0.3), …]``, ``tensor([…])``, ``(0.3, 0.7)``."""
+    inner = PRINTED_NUMBER.sub(r"\1", text.strip())
+    inner = PRINTED_ARRAY.sub(r"\1", inner)
+    if len(inner) < 2 or (inner[0], inner[-1]) not in (("[", "]"), ("(", ")")):
+        return None
+    parts = re.split(r"\s*[,\s]\s*", inner[1:-1].strip().strip(","))
+    if all(NUMBER.fullmatch(part) for part in parts):
+        return parts
+    try:
+        found = load_json(text, "probabilities")
+    except DataError:
+        return None
+    return found if isinstance(found, list) else None
+
+
 def _class_name(value: Any) -> str | None:
     if isinstance(value, bool | np.bool_):
         return str(int(value))
     if isinstance(value, int | np.integer):
-        return str(int(value))
-    if isinstance(value, float | np.floating):
-        return str(int(value)) if math.isfinite(value) and value == int(value) else None
+        return str(int(value)) if abs(int(value)) < LARGEST_CLASS else None
+    if isinstance(value, float | np.floating | Decimal):
+        finite = math.isfinite(value) and abs(float(value)) < LARGEST_CLASS
+        return str(int(value)) if finite and value == int(value) else None
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
     return value if isinstance(value, str) else None

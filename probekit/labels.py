@@ -6,16 +6,17 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from probekit.data import text_hash
+from probekit.contents import Kind, holds_messages, normal, text_hash
+from probekit.data import Keys, find_ids, match, other_texts, unknown_ids
 from probekit.errors import LabelsError, first_few
 from probekit.files import write_table
-from probekit.label_columns import class_values, parse_labels
+from probekit.label_columns import LabelColumn, class_values, parse_labels
 from probekit.sources import read_table
 from probekit.tasks.reward import are_preferences, preference_columns
 
@@ -48,6 +49,14 @@ class WeakLabels:
     """Where they came from, for messages and provenance."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """What made them, where the file says so."""
+    key: Keys | None = None
+    """What they are joined by; None: the ids, whatever their column was called."""
+    column: str = ""
+    """What was read, for people."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Id to word (``nan``, ``-1``, empty) of rows of the file that have no label."""
+    notes: tuple[str, ...] = ()
+    """What else somebody should know, a sentence each."""
 
     def __post_init__(self) -> None:
         """Refuse what would hand a row another row's label."""
@@ -79,6 +88,13 @@ class WeakLabels:
         digest.update(np.ascontiguousarray(self.probs, dtype="<f8").tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def keys(self) -> Keys:
+        """What they are joined by."""
+        if self.key is not None:
+            return self.key
+        return Keys(self.ids, self.hashes, chosen=True, name=self.source)
+
     @classmethod
     def from_columns(
         cls,
@@ -86,82 +102,131 @@ class WeakLabels:
         *,
         id_column: str | None = None,
         label_column: str | None = None,
+        confidence_column: str | None = None,
         text_column: str | None = None,
+        classes: Sequence[str] | None = None,
+        by_position: bool = False,
+        class_names: Mapping[str, Sequence[str]] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        note: str = "",
         source: str = "labels",
     ) -> WeakLabels:
-        """Take columns: ``id`` (else row numbers), ``text_hash`` or the text, and a label.
+        """Take columns: ``id`` in any case (else row numbers), a label, and the text or its hash.
 
-        See :func:`probekit.label_columns.parse_labels` for what a label may be.
+        See :func:`probekit.label_columns.parse_labels` for what a label may be, and
+        :func:`probekit.data.match` for how they are joined.
         """
         known = metadata or {}
-        ids = _ids(columns, id_column, source)
+        found = find_ids(columns, id_column=id_column, source=source, error=LabelsError)
         labels = parse_labels(
-            columns, ids, label_column=label_column, classes=known.get("classes"), source=source
+            columns,
+            found.ids,
+            label_column=label_column,
+            confidence_column=confidence_column,
+            classes=classes,
+            known_classes=known.get("classes"),
+            class_names=class_names,
+            source=source,
         )
-        hashes = _hashes(columns, text_column)
         return cls(
-            ids=[ids[i] for i in labels.rows],
-            hashes=None if hashes is None else [hashes[i] for i in labels.rows],
+            ids=[found.ids[i] for i in labels.rows],
+            hashes=_taken(_hashes(columns, text_column), labels.rows),
             probs=labels.probs,
             classes=labels.classes,
             source=source,
             provenance=known.get("provenance", {}),
+            key=_keys(columns, found, labels, known, by_position=by_position, text=text_column),
+            column=labels.column,
+            missing=labels.missing,
+            notes=(*((note,) if note else ()), *labels.notes),
         )
 
     def align(
         self,
-        ids: Sequence[str],
+        rows: Keys | Sequence[str],
         hashes: Sequence[str] | None = None,
         *,
         only_labelled: bool = False,
-        allow_unknown: bool = False,
-        rows_name: str = "the store",
+        rows_name: str | None = None,
     ) -> Aligned:
-        """Put the labels into the order of ``ids``.
+        """Put the labels into the order of ``rows``, whose ids they then have.
+
+        Labels of other rows are left out, and noted.
 
         Parameters
         ----------
-        ids, hashes
-            The n rows' ids and text hashes; hashes are compared where both sides know them.
+        rows, hashes
+            What the n rows are joined by (``store.keys``, ``rows.keys``); or their ids, and their
+            text hashes. Hashes are compared where both sides know them.
         only_labelled
             Leave rows without a label out, instead of refusing them.
-        allow_unknown
-            Leave labels of other rows out, instead of refusing them.
+        rows_name
+            What the rows are called in messages, by default what their keys say.
 
         Raises
         ------
         LabelsError
             With the number of rows concerned and the first three.
         """
-        place = {name: i for i, name in enumerate(self.ids)}
-        found = [place.get(name, -1) for name in ids]
-        missing = [name for name, i in zip(ids, found, strict=True) if i < 0]
-        if len(missing) == len(found):
-            raise LabelsError(
-                f"{self.source} has no label for any row of {rows_name}: its ids are "
-                f"{first_few(self.ids)}, the rows' {first_few(ids)}; join both by the same ids "
-                "(--id-column names the column)."
+        keys = rows if isinstance(rows, Keys) else Keys(rows, hashes, chosen=True)
+        name = rows_name or keys.name
+        keys, own = replace(keys, name=name), self.keys
+        found = match(keys, own, error=LabelsError)
+        self._check_missing(keys, found.place, only_labelled=only_labelled)
+        notes = [*self.notes]
+        if unknown := unknown_ids(found, own):
+            notes.append(
+                f"{self.source} has {len(unknown)} labels for ids that are not in {name} (ids "
+                f"{first_few(unknown)}); they are left out."
             )
-        if missing and not only_labelled:
+        if other := other_texts(keys, self._hashed_like(keys), found.place):
             raise LabelsError(
-                f"{self.source} has no label for {len(missing)} of {len(found)} rows of "
-                f"{rows_name} (ids {first_few(missing)}); add them, or pass --only-labelled to "
-                "leave these rows out."
+                f"{self.source} has another text than {name} in {len(other)} of {len(self)} rows "
+                f"(ids {first_few(other)}); use labels of the rows that were extracted."
             )
-        if not allow_unknown and len(found) - len(missing) < len(self):
-            known = set(ids)
-            unknown = [name for name in self.ids if name not in known]
+        numbers = np.array([r for r, i in enumerate(found.place) if i >= 0], dtype=np.int64)
+        order = np.array([i for i in found.place if i >= 0], dtype=np.int64)
+        labels = replace(
+            self._take(order),
+            ids=[keys.ids[r] for r in numbers],
+            key=keys.take(numbers.tolist()),
+            notes=tuple(notes),
+        )
+        return Aligned(numbers, labels)
+
+    def joined_by(self, rows: Keys) -> str:
+        """How they are joined with rows, for people: ``by id``."""
+        return match(rows, self.keys, error=LabelsError).how
+
+    def _check_missing(self, rows: Keys, place: Sequence[int], *, only_labelled: bool) -> None:
+        """Refuse rows without a label, and say what stands where it should."""
+        missing = [name for name, i in zip(rows.ids, place, strict=True) if i < 0]
+        if len(missing) == len(rows):
             raise LabelsError(
-                f"{self.source} has {len(unknown)} labels for ids that are not in {rows_name} (ids "
-                f"{first_few(unknown)}); remove them, or name the labels of these rows."
+                f"{self.source} has no label for any row of {rows.name}: its ids are "
+                f"{first_few(self.ids)}, the rows' {first_few(rows.ids)}; join both by the same "
+                "ids (--id-column names the column)."
             )
-        rows = np.array([r for r, i in enumerate(found) if i >= 0], dtype=np.int64)
-        order = np.array([i for i in found if i >= 0], dtype=np.int64)
-        labels = self._take(order)
-        if hashes is not None:
-            labels._check_hashes([hashes[r] for r in rows], rows_name)
-        return Aligned(rows, labels)
+        if not missing or only_labelled:
+            return
+        words = Counter(word.strip() or "nothing" for word in self.missing.values())
+        said = f", where {' or '.join(map(repr, words))} stands for no label" if words else ""
+        named = [word for word in words if word != "nothing"]
+        repair = f" (if {named[0]!r} is a class, name all with --classes)" if named else ""
+        raise LabelsError(
+            f"{self.source} has no label for {len(missing)} of {len(rows)} rows of {rows.name} "
+            f"(ids {first_few(missing)}){said}; add them, or pass --only-labelled to leave these "
+            f"rows out{repair}."
+        )
+
+    def _hashed_like(self, rows: Keys) -> Keys:
+        """The keys, hashed from the column that the rows' text has where nothing else is known."""
+        own = self.keys
+        if own.hashes is not None or rows.text_column is None:
+            return own
+        if rows.text_column not in own.columns:
+            return own
+        return replace(own, hashes=_hashes(own.columns, rows.text_column))
 
     def codes(self, classes: Sequence[str]) -> NDArray[np.int64]:
         """Each row's class as its number in ``classes`` (n,)."""
@@ -196,6 +261,7 @@ class WeakLabels:
                 "format": FORMAT,
                 "version": VERSION,
                 "classes": list(self.classes),
+                "id_column": self.keys.id_column,
                 "provenance": dict(self.provenance if provenance is None else provenance),
             },
             ensure_ascii=False,
@@ -203,25 +269,12 @@ class WeakLabels:
         write_table(columns, path, {"probekit": text})
 
     def _take(self, order: NDArray[np.int64]) -> WeakLabels:
-        return WeakLabels(
+        return replace(
+            self,
             ids=[self.ids[i] for i in order],
-            hashes=None if self.hashes is None else [self.hashes[i] for i in order],
+            hashes=_taken(self.hashes, order),
             probs=self.probs[order],
-            classes=self.classes,
-            source=self.source,
-            provenance=self.provenance,
         )
-
-    def _check_hashes(self, hashes: Sequence[str], rows_name: str) -> None:
-        mine = self.hashes or [""] * len(self)
-        other = [
-            name for name, a, b in zip(self.ids, mine, hashes, strict=True) if a and b and a != b
-        ]
-        if other:
-            raise LabelsError(
-                f"{self.source} has another text than {rows_name} in {len(other)} of {len(self)} "
-                f"rows (ids {first_few(other)}); use labels of the rows that were extracted."
-            )
 
 
 class Aligned(NamedTuple):
@@ -236,17 +289,27 @@ def load_labels(
     *,
     id_column: str | None = None,
     label_column: str | None = None,
+    confidence_column: str | None = None,
     text_column: str | None = None,
+    classes: Sequence[str] | None = None,
+    by_position: bool = False,
     one_class: bool = False,
 ) -> WeakLabels:
-    """Read labels from JSONL, JSON, CSV, TSV, Parquet or Arrow, or from a task's own column.
+    """Read labels from a file (CSV, JSONL, Parquet, …), or from a task's own column.
 
     Parameters
     ----------
     source
-        A path, or a task such as ``docstrings@student``.
+        A path, a task such as ``docstrings@student``, or ``hf:org/name@split``.
     id_column, label_column, text_column
         Other names than ``id``, than ``probs``, ``prob`` or ``label``, and than ``text``.
+    confidence_column
+        Column of the probability of the class in ``label``, which becomes a soft label.
+    classes
+        Class names in their order, where the file does not say them, or where a class is called
+        like what elsewhere means no label (``none``, ``-1``).
+    by_position
+        Join by position: the rows are the same, in the same order.
     one_class
         Accept labels that are all of one class (a truth may be).
 
@@ -262,41 +325,64 @@ def load_labels(
     if label_column is None and text_column is None and are_preferences(columns):
         columns = preference_columns(columns, source=str(source), id_column=id_column)
         id_column = None
-    # Verdicts say their classes in the same way, so a relabelled set can be labels again.
-    metadata = table.metadata if "classes" in table.metadata else {}
     labels = WeakLabels.from_columns(
         columns,
         id_column=id_column,
         label_column=label_column,
+        confidence_column=confidence_column,
         text_column=text_column,
-        metadata=metadata,
+        classes=classes,
+        by_position=by_position,
+        class_names=table.class_names,
+        # Verdicts say their classes in the same way, so a relabelled set can be labels again.
+        metadata=table.metadata if "classes" in table.metadata else {},
+        note=table.note,
         source=str(source),
     )
     if not one_class and np.count_nonzero(labels.probs.max(axis=0) > 0) < 2:
+        left_out = f"; {len(labels.missing)} rows have no label" if labels.missing else ""
         raise LabelsError(
             f"{source} holds one class only ({labels.classes[labels.hard[0]]!r} in all "
-            f"{len(labels)} rows); a probe needs labels of at least two classes."
+            f"{len(labels)} rows{left_out}); a probe needs labels of at least two classes."
         )
     return labels
 
 
-def _ids(columns: Mapping[str, Sequence[Any]], id_column: str | None, source: str) -> list[str]:
-    name = id_column or "id"
-    if name not in columns:
-        if id_column is not None:
-            raise LabelsError(
-                f"{source} has no column {id_column!r}; it has {', '.join(columns)}: name the one "
-                "to read with --id-column."
-            )
-        return [str(i) for i in range(len(next(iter(columns.values()), ())))]
-    values = columns[name][:]
-    missing = [i for i, value in enumerate(values) if value is None or value == ""]
-    if missing:
-        raise LabelsError(
-            f"{source} has {len(missing)} rows without an id (rows {first_few(missing)}); fill the "
-            f"column {name!r} or remove it to use row numbers."
-        )
-    return [str(value) for value in values]
+def _keys(
+    columns: Mapping[str, Sequence[Any]],
+    found: Keys,
+    labels: LabelColumn,
+    metadata: Mapping[str, Any],
+    *,
+    by_position: bool,
+    text: str | None,
+) -> Keys:
+    """What the labelled rows are joined by; a file of probekit's says what its ids are."""
+    rows = labels.rows.tolist()
+    whole = len(rows) == len(found)
+    others = {
+        name: values if whole else [values[:][i] for i in rows]
+        for name, values in columns.items()
+        if name != found.id_column
+    }
+    keys = replace(
+        found,
+        ids=[found.ids[i] for i in rows],
+        hashes=_taken(_hashes(columns, text), labels.rows),
+        columns=others,
+        text_column=text,
+        by_position=by_position,
+        positions=None if whole else rows,
+        total=len(found),
+    )
+    if "id_column" in metadata and not found.chosen and not found.counted:
+        column = metadata["id_column"]
+        keys = replace(keys, id_column=None if column is None else str(column))
+    return keys
+
+
+def _taken(values: Sequence[str] | None, rows: NDArray[np.int64]) -> list[str] | None:
+    return None if values is None else [values[i] for i in rows]
 
 
 def _hashes(columns: Mapping[str, Sequence[Any]], text_column: str | None) -> list[str] | None:
@@ -308,15 +394,14 @@ def _hashes(columns: Mapping[str, Sequence[Any]], text_column: str | None) -> li
     if name is None:
         return None
     contents: list[Any] = list(columns[name][:])
+    kind: Kind = "messages" if holds_messages(contents[0]) and name != "text" else "text"
     if "text_pair" in columns and name != "text_pair":
+        kind = "pair"
         contents = list(zip(contents, columns["text_pair"][:], strict=True))
-    return [text_hash(content) if _is_content(content) else "" for content in contents]
+    return [_hash(content, kind) for content in contents]
 
 
-def _is_content(content: Any) -> bool:
-    """Whether a text can be hashed; a row whose text is missing here is joined by id alone."""
-    if isinstance(content, tuple):
-        return all(isinstance(part, str) for part in content)
-    if isinstance(content, list):
-        return bool(content) and all(isinstance(message, dict) for message in content)
-    return isinstance(content, str) and content != ""
+def _hash(content: Any, kind: Kind) -> str:
+    """Hash of a text; "" where it is missing here, and the row is joined by its id alone."""
+    found = normal(content, kind)
+    return text_hash(found) if found else ""

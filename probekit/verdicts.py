@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.data import Rows, text_hash
+from probekit.contents import text_hash
+from probekit.data import Keys, Rows, find_ids, match, other_texts
 from probekit.errors import DataError, first_few
 from probekit.files import (
     atomic_write,
@@ -49,7 +50,7 @@ METADATA = {
         "layers?": [int],
         "in_sample?": bool,
         "per_class?": bool,
-        "seed?": int,
+        "seed?": (int, [int]),
         "notes?": [str],
         "form?": str,
         "contamination?": (*NUMBER, str),
@@ -119,6 +120,18 @@ class Verdicts:
     def hard(self) -> NDArray[np.int64]:
         """Column of each row's class to train on (n,); ties go to the first."""
         return np.asarray(self.label.argmax(axis=1), np.int64)
+
+    @property
+    def keys(self) -> Keys:
+        """What the rows can be joined by."""
+        column = self.provenance.get("id_column", "id")
+        return Keys(
+            ids=self.ids,
+            hashes=self.hashes,
+            id_column=None if column is None else str(column),
+            chosen="id_column" not in self.provenance,
+            name="the verdicts",
+        )
 
     def class_values(self) -> list[Any]:
         """Class names as they are written into data: whole numbers where all of them are."""
@@ -256,60 +269,43 @@ class Verdicts:
         DataError
             Where verdicts are left over, or rows have another text than they were made from.
         """
-        return self._verdict_of(rows.ids, rows.hashes)
+        return self._verdict_of(rows.keys)
 
     def _join(
         self, columns: Mapping[str, Any], text_column: str | None, id_column: str | None
     ) -> tuple[list[int], list[int]]:
         """Row numbers of the kept rows in the data set, in its order, and their verdicts."""
-        length = len(next(iter(columns.values()), ()))
+        name = "the data set"
+        keys = replace(find_ids(columns, id_column=id_column, source=name), columns=columns)
         text = text_column or next((n for n in ("text", "messages") if n in columns), None)
-        name = id_column or "id"
-        if name in columns:
-            ids = [str(value) for value in columns[name][:]]
-        elif id_column is not None:
-            raise DataError(
-                f"The data set has no column {id_column!r}; it has {', '.join(columns)}."
-            )
-        elif length == len(self):
-            ids = list(self.ids)  # no ids, as many rows: the same rows in the same order
-        else:
-            ids = [str(i) for i in range(length)]
-        hashes = None
         if text is not None:
             contents = Rows(
                 {k: v for k, v in columns.items() if k in (text, "text_pair")}, text_column=text
             ).contents()
-            hashes = [text_hash(content) for content in contents]
-        place = self._verdict_of(ids, hashes)
+            keys = replace(keys, hashes=[text_hash(content) for content in contents])
+        place = self._verdict_of(keys)
         pairs = [(i, v) for i, v in enumerate(place) if v is not None and self.keep[v]]
         return [i for i, _ in pairs], [v for _, v in pairs]
 
-    def _verdict_of(self, ids: Sequence[str], hashes: Sequence[str] | None) -> list[int | None]:
+    def _verdict_of(self, rows: Keys) -> list[int | None]:
         """Verdict of each data row, None where there is none; checks that none is left over."""
-        known = {row_id: i for i, row_id in enumerate(self.ids)}
-        place = [known.get(row_id) for row_id in ids]
-        found = {i for i in place if i is not None}
+        place = match(rows, self.keys).place
+        found = {i for i in place if i >= 0}
         if len(found) < len(self):
             lost = [row_id for i, row_id in enumerate(self.ids) if i not in found]
             raise DataError(
-                f"{len(lost)} of {len(self)} rows of the verdicts are not in the data set (ids "
+                f"{len(lost)} of {len(self)} rows of the verdicts are not in {rows.name} (ids "
                 f"{first_few(lost)}); apply verdicts to the rows that they were made from."
             )
-        if len(found) < sum(i is not None for i in place):
-            raise DataError("The data set holds an id twice; make ids unique.")
-        if hashes is not None:
-            other = [
-                row_id
-                for row_id, i, digest in zip(ids, place, hashes, strict=True)
-                if i is not None and self.hashes[i] and self.hashes[i] != digest
-            ]
-            if other:
-                raise DataError(
-                    f"{len(other)} rows have another text than the verdicts were made from (ids "
-                    f"{first_few(other)}); apply verdicts to the rows that they were made from."
-                )
-        return place
+        if len(found) < sum(i >= 0 for i in place):
+            raise DataError(f"{rows.name} holds an id twice; make ids unique.")
+        if other := other_texts(rows, self.keys, place):
+            raise DataError(
+                f"{len(other)} rows of {rows.name} have another text than the verdicts were made "
+                f"from (ids {first_few(other)}); apply verdicts to the rows that they were made "
+                "from."
+            )
+        return [i if i >= 0 else None for i in place]
 
 
 def _columns_of(dataset: Any) -> tuple[Mapping[str, Any], str]:

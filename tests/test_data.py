@@ -129,7 +129,7 @@ def test_selected_rows_keep_their_ids():
         ({"messages": [CHAT, []]}, {}, r"1 rows with an empty text \(ids '1'\)"),
         ({"messages": [CHAT, "hi"]}, {}, "1 rows whose 'messages' is not a list of messages"),
         ({"messages": [CHAT, [{"role": "user"}]]}, {}, "is not a list of messages"),
-        ({"text": ["a", "b", "c"], "id": [1, 2, 1]}, {}, r"1 rows whose id stands before.*\('1'\)"),
+        ({"text": ["a", "b", "c"], "id": [1, 2, 1]}, {}, r"1 ids more than once.*\('1'\)"),
         ({"text": ["a", "b"], "id": [None, ""]}, {}, r"2 rows without an id \(rows '0', '1'\)"),
     ],
 )  # fmt: skip

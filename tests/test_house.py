@@ -41,6 +41,7 @@ LEVELS = {
     "probekit.outputs": 1,
     "probekit.files": 1,
     "probekit.tables": 1,
+    "probekit.sheets": 5,
     "probekit.data": 2,
     "probekit.tasks": 3,
     "probekit.sources": 4,

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
+import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from probekit.data import text_hash
@@ -37,7 +41,9 @@ def rows(**columns):
     ("values", "classes", "hard"),
     [
         ([1, 0, 1], ("0", "1"), [1, 0, 1]),
-        ([10, 9, -1], ("-1", "9", "10"), [2, 1, 0]),  # by number, not as text; -1 is a class
+        ([10, 9, 8], ("8", "9", "10"), [2, 1, 0]),  # by number, not as text
+        ([1, -1, 1], ("-1", "1"), [1, 0, 1]),  # two signs
+        ([1, -2, -1], ("-2", "-1", "1"), [2, 0, 1]),  # a scale
         ([True, False, True], ("0", "1"), [1, 0, 1]),
         ([1.0, 0.0, 2.0], ("0", "1", "2"), [1, 0, 2]),
         (["pos", "neg", "pos"], ("neg", "pos"), [1, 0, 1]),
@@ -56,12 +62,13 @@ def test_hard_labels(write, values, classes, hard):
 
 @pytest.mark.parametrize("name", ["l.jsonl", "l.parquet"])
 def test_probabilities_before_prob_before_label(write, name):
-    columns = {"id": ["a", "b"], "label": [0, 1], "prob": [0.9, 0.2], "probs": [[0.5, 0.5], [1, 0]]}
+    columns = {"id": ["a", "b"], "label": [0, 1], "prob": [0.9, 0.2], "probs": [[0.5, 0.5], [0, 1]]}
+    columns["prob"] = [0.2, 0.9]
     labels = load_labels(write(name, rows(**columns)))
-    assert labels.probs.tolist() == [[0.5, 0.5], [1, 0]]
-    assert labels.hard.tolist() == [0, 0]  # 0.5 is class 0
+    assert labels.probs.tolist() == [[0.5, 0.5], [0, 1]]
+    assert labels.hard.tolist() == [0, 1]  # 0.5 is class 0
     del columns["probs"]
-    assert load_labels(write(name, rows(**columns))).probs[:, 1].tolist() == [0.9, 0.2]
+    assert load_labels(write(name, rows(**columns))).probs[:, 1].tolist() == [0.2, 0.9]
     chosen = load_labels(write(name, rows(**columns)), label_column="label")
     assert chosen.hard.tolist() == [0, 1]
 
@@ -121,7 +128,7 @@ def test_null_is_no_label(write):
     ("columns", "sentence"),
     [
         ({"prob": [0.5, 1.5, -1, 2]}, r"3 rows whose 'prob' is no prob.*first 1.5.*'b', 'c', 'd'"),
-        ({"prob": [0.5, float("nan"), 0, 1]}, r"1 rows whose 'prob' is no probability.*'b'"),
+        ({"prob": [0.5, float("inf"), 0, 1]}, r"1 rows whose 'prob' is no probability.*'b'"),
         ({"prob": ["high", "low", "0.1", "0.2"]}, "2 rows whose 'prob' is no probability"),
         ({"probs": [[0.5, 0.5], [0.5, 0.6], [1, 0], [0, 1]]}, r"no class probabilities.*'b'"),
         ({"probs": [[0.5, 0.5], [1.2, -0.2], [1, 0], [0, 1]]}, r"no class probabilities.*'b'"),
@@ -129,7 +136,7 @@ def test_null_is_no_label(write):
         ({"probs": [[1.0], [1.0], [1.0], [1.0]]}, "4 rows whose 'probs' has 1 numbers"),
         ({"probs": ["x", [1, 0], [1, 0], [1, 0]]}, "is no list of numbers, the first 'x'"),
         ({"label": [0, 1, 0.3, 1]}, r"1 rows whose 'label' is no class, the first 0.3.*'prob'"),
-        ({"label": [0, float("nan"), 0, 1]}, "is no class, the first nan"),
+        ({"label": [0, float("inf"), 0, 1]}, "is no class, the first inf"),
         ({"label": [0, {"a": 1}, 0, 1]}, "is no class"),
         ({"label": [1, 1, 1, 1]}, r"one class only \('1' in all 4 rows\)"),
         ({"label": ["a", "a", "a", "a"]}, r"one class only \('a'"),
@@ -209,11 +216,13 @@ def test_rows_without_a_label(labels):
     assert mine.ids == ["a", "b", "c"]
 
 
-def test_labels_of_unknown_rows(labels):
-    for only in (False, True):
-        with pytest.raises(LabelsError, match=r"2 labels for ids that are not in the store.*'c'"):
-            labels.align(["a"], only_labelled=only)
-    assert labels.align(["a"], allow_unknown=True).labels.ids == ["a"]
+def test_labels_of_unknown_rows_are_left_out_and_told(labels):
+    mine = labels.align(["a"], rows_name="acts.h5").labels
+    assert mine.ids == ["a"]
+    assert mine.notes == (
+        "weak.csv has 2 labels for ids that are not in acts.h5 (ids 'c', 'b'); they are left out.",
+    )
+    assert labels.align(["a", "b", "c"]).labels.notes == ()
 
 
 def test_no_row_in_common_is_told_with_both_sides(labels):
@@ -222,7 +231,7 @@ def test_no_row_in_common_is_told_with_both_sides(labels):
 
 
 def test_texts_that_differ(labels):
-    with pytest.raises(LabelsError, match=r"another text than the store in 1 of 3 rows \(ids 'c'"):
+    with pytest.raises(LabelsError, match=r"another text than the rows in 1 of 3 rows \(ids 'c'"):
         labels.align(["a", "b", "c"], ["ha", "hb", "other"])
     assert len(labels.align(["a", "b", "c"], ["ha", "whatever", "hc"]).labels) == 3
 
@@ -231,7 +240,7 @@ def test_classes_are_translated_by_name(labels):
     assert labels.codes(("x", "1", "0")).tolist() == [1, 2, 2]
     with pytest.raises(LabelsError, match="classes '0', '1', the labels have 'neg', 'pos'"):
         labels.codes(("neg", "pos"))
-    assert labels.align(["a"], allow_unknown=True).labels.codes(("0",)).tolist() == [0]
+    assert labels.align(["a"]).labels.codes(("0",)).tolist() == [0]
 
 
 def test_shapes_are_checked():
@@ -324,3 +333,200 @@ def test_metadata_of_another_width_is_told(write):
     note.write_text(json.dumps(told))
     with pytest.raises(LabelsError, match="names 3 classes but 'probs' has 2"):
         load_labels(path)
+
+
+# --- no label -----------------------------------------------------------------------------------
+
+NONE = [None, "", " ", "nan", "NaN", "NA", "N/A", "#N/A", "<NA>", "None", "null", "NULL"]
+
+
+@pytest.mark.parametrize("word", NONE)
+def test_words_for_no_label_are_none(write, word):
+    path = write("l.jsonl", rows(id=list("abcd"), label=["x", word, "y", "x"]))
+    labels = load_labels(path)
+    assert labels.classes == ("x", "y")
+    assert labels.ids == ["a", "c", "d"]
+    ids = list("abcd")
+    with pytest.raises(LabelsError, match=r"no label for 1 of 4 rows.*'b'.*--only-labelled"):
+        labels.align(ids)
+    assert labels.align(ids, only_labelled=True).rows.tolist() == [0, 2, 3]
+    if word and word.strip():  # named by the user it is a class
+        named = load_labels(path, classes=["x", "y", word])
+        assert named.hard.tolist() == [0, 2, 1, 0]
+        with pytest.raises(LabelsError, match=rf"where '{word}' stands for no label.*--classes"):
+            labels.align(ids)
+
+
+def test_a_missing_number_is_none_in_every_form(write, tmp_path):
+    values = [1.0, float("nan"), 0.0]
+    texts = "".join(f'{{"id": {i}, "label": {v}}}\n' for i, v in enumerate(["1", "NaN", "0"]))
+    pa_table = pa.table({"id": [0, 1, 2], "label": values})  # as polars writes it: NaN, not null
+    pq.write_table(pa_table, tmp_path / "polars.parquet")
+    for path in (
+        write("pandas.parquet", {"id": [0, 1, 2], "label": values}),
+        tmp_path / "polars.parquet",
+        write("n.jsonl", texts),
+        write("n.csv", "id,label\n0,1.0\n1,\n2,0.0\n"),
+    ):
+        labels = load_labels(path)
+        assert (labels.ids, labels.classes) == (["0", "2"], ("0", "1")), path
+        assert list(labels.missing) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        ([-1, 0, 1, 0], ("0", "1")),  # a labelling function that abstains
+        (["-1", "0", "1", "2"], ("0", "1", "2")),
+        ([-1.0, 0.0, 1.0, 0.0], ("0", "1")),
+        ([-1, 1, 1, -1], ("-1", "1")),  # two signs
+        ([-2, -1, 0, 1], ("-2", "-1", "0", "1")),  # a scale
+        (["-1", "no", "yes", "no"], ("-1", "no", "yes")),  # words: -1 is one
+    ],
+)
+def test_minus_one_abstains_beside_whole_numbers(write, values, classes):
+    path = write("l.jsonl", rows(id=list("abcd"), label=values))
+    assert load_labels(path).classes == classes
+    if len(classes) == 2 and -1 in values and 0 in values:
+        kept = load_labels(path, classes=["-1", "0", "1"])
+        assert kept.hard.tolist() == [0, 1, 2, 1]
+
+
+def test_a_class_label_has_its_names_and_no_minus_one(tmp_path):
+    features = datasets.Features({"label": datasets.ClassLabel(names=["space", "cooking"])})
+    saved = datasets.Dataset.from_dict({"label": [0, 1, -1, 1]}, features=features)
+    saved.save_to_disk(tmp_path / "saved")
+    saved.to_parquet(tmp_path / "l.parquet")
+    for name in ("saved", "l.parquet"):
+        labels = load_labels(tmp_path / name)
+        assert labels.classes == ("space", "cooking")
+        assert labels.hard.tolist() == [0, 1, 1]
+        assert labels.missing == {"2": "-1"}
+
+
+def test_classes_that_look_alike_are_told(write):
+    for twins in (["pos", "pos "], ["pos", "Pos"], ["caf\u00e9", "cafe\u0301"], ["a\u200b", "a"]):
+        labels = load_labels(write("l.jsonl", rows(id=["a", "b"], label=twins)))
+        assert len(labels.classes) == 2
+        assert len(labels.notes) == 1
+        assert "look alike" in labels.notes[0]
+        assert labels.notes[0].isascii()
+    assert load_labels(write("l.jsonl", rows(id=["a", "b"], label=["pos", "neg"]))).notes == ()
+
+
+def test_classes_named_by_the_user(write):
+    path = write("l.csv", "id,label\na,low\nb,high\n")
+    assert load_labels(path, classes=["low", "mid", "high"]).probs.tolist() == [
+        [1, 0, 0],
+        [0, 0, 1],
+    ]
+    with pytest.raises(LabelsError, match=r"none of the classes, the first 'low' \(ids 'a'\)"):
+        load_labels(path, classes=["mid", "high"])
+    with pytest.raises(LabelsError, match="at least two different names"):
+        load_labels(path, classes=["low"])
+    soft = write("p.csv", "id,prob\na,0.2\nb,0.9\n")
+    assert load_labels(soft, classes=["no", "yes"]).classes == ("no", "yes")
+    with pytest.raises(LabelsError, match="names 3 classes but 'prob'"):
+        load_labels(soft, classes=["a", "b", "c"])
+
+
+# --- a label beside a probability ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_a_confidence_in_prob_is_refused_and_read_as_one_when_named(write, words):
+    names = ["neg", "pos"] if words else [0, 1]
+    path = write(
+        "l.jsonl",
+        rows(id=list("abcd"), label=[names[i] for i in (0, 1, 0, 0)], prob=[0.9, 0.8, 0.7, 0.6]),
+    )
+    with pytest.raises(LabelsError) as told:
+        load_labels(path)
+    for part in ("3 rows", "'a', 'c', 'd'", "--label-column label", "--confidence-column prob"):
+        assert part in str(told.value)
+    hard = load_labels(path, label_column="label")
+    assert hard.hard.tolist() == [0, 1, 0, 0]
+    soft = load_labels(path, confidence_column="prob")
+    assert soft.classes == tuple(map(str, names))
+    assert soft.probs == pytest.approx(np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.6, 0.4]]))
+
+
+def test_a_label_that_bears_the_probabilities_out_names_them(write):
+    path = write("l.csv", "id,label,prob\na,no,0.1\nb,yes,0.9\nc,no,0.5\n")
+    labels = load_labels(path)
+    assert labels.classes == ("no", "yes")
+    assert labels.probs[:, 1].tolist() == [0.1, 0.9, 0.5]
+    assert labels.column == "column 'prob'"
+    many = write(
+        "m.jsonl", rows(id=["a", "b", "c"], label=["x", "y", "z"], probs=np.eye(3).tolist())
+    )
+    assert load_labels(many).classes == ("x", "y", "z")
+
+
+def test_a_confidence_of_many_classes_is_shared_by_the_others(write):
+    path = write("l.csv", "id,label,score\na,x,0.7\nb,y,0.4\nc,z,1.0\n")
+    soft = load_labels(path, confidence_column="score")
+    assert soft.probs == pytest.approx(
+        np.array([[0.7, 0.15, 0.15], [0.3, 0.4, 0.3], [0.0, 0.0, 1.0]])
+    )
+    hard = load_labels(path)
+    assert hard.probs.tolist() == np.eye(3).tolist()
+    assert "--confidence-column score" in hard.notes[0]
+    with pytest.raises(LabelsError, match="no column 'conf'"):
+        load_labels(path, confidence_column="conf")
+
+
+# --- numbers as programs print them -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[0.3 0.7]",
+        "[0.3, 0.7]",
+        "[0.3  0.7 ]",
+        "(0.3, 0.7)",
+        "[np.float64(0.3), np.float64(0.7)]",
+        "array([0.3, 0.7], dtype=float32)",
+        "tensor([0.3000, 0.7000])",
+        "[3.e-01 7.e-01]",
+        "[0.3\n 0.7]",
+    ],
+)
+def test_probabilities_as_they_are_printed(write, text):
+    path = write("l.csv", f'id,probs\na,"{text}"\nb,"[1, 0]"\n')
+    assert load_labels(path).probs[0] == pytest.approx([0.3, 0.7])
+
+
+@pytest.mark.parametrize("text", ["[0.3 ... 0.7]", "0.3 0.7", "[0.3; 0.7]", "[]", "[[0.3, 0.7]]"])
+def test_what_is_no_list_of_probabilities(write, text):
+    path = write("l.csv", f'id,probs\na,"{text}"\nb,"[1, 0]"\n')
+    with pytest.raises(LabelsError, match=r"'probs' (is no list|has)"):
+        load_labels(path)
+
+
+def test_rounding_at_the_ends_is_taken_and_more_is_not(write):
+    path = write("l.jsonl", rows(id=["a", "b", "c"], prob=[1.0000001, -1e-7, 0.5]))
+    assert load_labels(path).probs[:, 1].tolist() == [1, 0, 0.5]
+    with pytest.raises(LabelsError, match=r"no probability, the first 1\.01"):
+        load_labels(write("l.jsonl", rows(id=["a", "b"], prob=[1.01, 0.5])))
+
+
+def test_numbers_of_databases_and_other_countries(write, tmp_path):
+    table = pa.table(
+        {
+            "id": ["a", "b"],
+            "label": pa.array([Decimal("1"), Decimal("0")], pa.decimal128(3, 0)),
+        }
+    )
+    pq.write_table(table, tmp_path / "d.parquet")
+    assert load_labels(tmp_path / "d.parquet").hard.tolist() == [1, 0]
+    pq.write_table(pa.table({"id": ["a", "b"], "label": [b"1", b"0"]}), tmp_path / "b.parquet")
+    assert load_labels(tmp_path / "b.parquet").hard.tolist() == [1, 0]
+    comma = write("c.csv", "id;prob\na;0,25\nb;0,75\n")
+    assert load_labels(comma).probs[:, 1].tolist() == [0.25, 0.75]
+
+
+def test_class_names_of_thousands_of_digits_are_words(write):
+    path = write("l.csv", f"id,label\na,{'9' * 5000}\nb,1\n")
+    assert len(load_labels(path).classes) == 2

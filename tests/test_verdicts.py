@@ -114,7 +114,7 @@ def test_class_names_that_are_words_stay_words() -> None:
 def test_other_texts_are_refused() -> None:
     other = records()
     other[1]["text"] = "another"
-    with pytest.raises(DataError, match=r"1 rows have another text .*'b'"):
+    with pytest.raises(DataError, match=r"1 rows of the data set have another text .*'b'"):
         verdicts().apply(other)
     assert len(verdicts().apply([{**r, "text": t} for r, t in zip(other, TEXTS, strict=True)])) == 3
 

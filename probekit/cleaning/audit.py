@@ -78,9 +78,7 @@ def find_disputed(
             f"{store.path} holds no layer {', '.join(missing)}; it holds "
             f"{', '.join(map(str, store.layers))}."
         )
-    rows, aligned = labels.align(
-        store.ids, store.hashes, only_labelled=only_labelled, rows_name=str(store.path)
-    )
+    rows, aligned = labels.align(store.keys, only_labelled=only_labelled)
     X = stack_layers(
         store,
         plan_layers(layers or store.layers).layers,

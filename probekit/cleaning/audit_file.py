@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from probekit.cleaning.audit import UNSURE
 from probekit.errors import DataError, first_few
-from probekit.files import atomic_write
-from probekit.sources import read_table
+from probekit.sheets import read_hash, read_sheet, write_sheet, written_hash
 
 if TYPE_CHECKING:
     from probekit.data import Content
@@ -19,8 +17,6 @@ __all__ = ["ANSWER", "AuditFile", "plain_text"]
 
 ANSWER = "true_label"
 COLUMNS = ("id", "text_hash", "text", ANSWER)
-# What begins so, a spreadsheet takes for a formula.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def plain_text(content: Content) -> str:
@@ -68,8 +64,7 @@ class AuditFile:
         """List further rows; returns how many were not listed yet."""
         before = len(self.records)
         for name, digest, text in zip(ids, hashes, texts, strict=True):
-            shown = f"'{text}" if text.startswith(FORMULA) else text
-            record = {"id": name, "text_hash": digest, "text": shown, ANSWER: ""}
+            record = {"id": name, "text_hash": written_hash(digest), "text": text, ANSWER: ""}
             self.records.setdefault(name, record)
         return len(self.records) - before
 
@@ -86,13 +81,11 @@ class AuditFile:
         columns = dict.fromkeys(COLUMNS)
         for record in self.records.values():
             columns |= dict.fromkeys(record)
-        with atomic_write(self.path, "w") as file:
-            writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.records.values())
+        rows = ([record.get(name, "") for name in columns] for record in self.records.values())
+        write_sheet(self.path, list(columns), rows)
 
     def _read(self, hashes: Mapping[str, str]) -> None:
-        columns = read_table(self.path).columns
+        columns = read_sheet(self.path)
         lacking = [name for name in ("id", ANSWER) if name not in columns]
         if lacking:
             raise DataError(
@@ -114,7 +107,7 @@ class AuditFile:
         other = [
             name
             for name, record in self.records.items()
-            if record.get("text_hash") and hashes[name] and record["text_hash"] != hashes[name]
+            if hashes[name] and read_hash(record.get("text_hash")) not in ("", hashes[name])
         ]
         if other:
             raise DataError(

@@ -18,10 +18,11 @@ from probekit.cleaning.advice import (
 )
 from probekit.cleaning.evidence import Evidence, Sample, draw_sample, weigh
 from probekit.cleaning.noise import confident_shares, hoc
+from probekit.data import match
 from probekit.metrics import auroc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -224,12 +225,11 @@ def _effective_rank(values: NDArray[np.float64]) -> float:
 
 
 def _duplicates(store: ActivationStore, labels: WeakLabels) -> tuple[int, int]:
-    place: Mapping[str, int] = {name: i for i, name in enumerate(labels.ids)}
-    hard = labels.hard
+    hard, place = labels.hard, match(store.keys, labels.keys).place
     pairs = [
-        (digest, hard[place[name]])
-        for name, digest in zip(store.ids, store.hashes, strict=True)
-        if digest and name in place
+        (digest, hard[i])
+        for digest, i in zip(store.hashes, place, strict=True)
+        if digest and i >= 0
     ]
     many = Counter(digest for digest, _ in pairs)
     kinds = Counter(digest for digest, _ in set(pairs))

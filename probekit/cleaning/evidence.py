@@ -81,9 +81,7 @@ def draw_sample(
             f"{store.path} holds no layer {', '.join(missing)}; it holds "
             f"{', '.join(map(str, store.layers))}."
         )
-    place, aligned = labels.align(
-        store.ids, store.hashes, only_labelled=only_labelled, rows_name=str(store.path)
-    )
+    place, aligned = labels.align(store.keys, only_labelled=only_labelled)
     drawn = _draw(aligned.hard, rows, seed)
     plan = plan_layers(layers or store.layers)
     states = {layer: store.read(layer, place[drawn]) for layer in plan.layers}

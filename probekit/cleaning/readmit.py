@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from probekit.data import Keys
 from probekit.errors import LabelsError, UsageError, first_few
 from probekit.labels import WeakLabels
 
@@ -60,9 +61,8 @@ def readmit(
     if not len(dropped):
         raise UsageError("These verdicts drop no row, so that none can be re-admitted.")
     several = [predictions] if isinstance(predictions, WeakLabels) else predictions
-    ids = [verdicts.ids[i] for i in dropped.tolist()]
-    hashes = [verdicts.hashes[i] for i in dropped.tolist()]
-    said = np.stack([_of_rows(each, ids, hashes, verdicts.classes) for each in several])
+    keys = verdicts.keys.take(dropped.tolist())
+    said = np.stack([_of_rows(each, keys, verdicts.classes) for each in several])
     mean = said.mean(axis=0)
     one = (said.argmax(axis=2) == mean.argmax(axis=1)).all(axis=0)
     back = dropped[one & (mean.max(axis=1) >= confidence)]
@@ -76,7 +76,7 @@ def readmit(
 
 
 def _of_rows(
-    labels: WeakLabels, ids: Sequence[str], hashes: Sequence[str], classes: Sequence[str]
+    labels: WeakLabels, rows: Keys, classes: Sequence[str]
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Probabilities (m, C) of these rows, columns in the order of ``classes``."""
     if sorted(labels.classes) != sorted(classes):
@@ -84,24 +84,6 @@ def _of_rows(
             f"{labels.source} has the classes {first_few(labels.classes)}, and the verdicts have "
             f"{first_few(classes)}; they must be the same."
         )
-    place = {name: i for i, name in enumerate(labels.ids)}
-    missing = [name for name in ids if name not in place]
-    if missing:
-        raise LabelsError(
-            f"{labels.source} lacks {len(missing)} of {len(ids)} dropped rows (ids "
-            f"{first_few(missing)}); predict the rows that were filtered."
-        )
-    rows = [place[name] for name in ids]
-    if labels.hashes is not None:
-        other = [
-            name
-            for name, i, known in zip(ids, rows, hashes, strict=True)
-            if known and labels.hashes[i] and labels.hashes[i] != known
-        ]
-        if other:
-            raise LabelsError(
-                f"{labels.source} has another text than the verdicts in {len(other)} rows (ids "
-                f"{first_few(other)}); predict the rows that were filtered."
-            )
+    found = labels.align(rows, rows_name="the dropped rows").labels
     columns = [labels.classes.index(name) for name in classes]
-    return np.asarray(labels.probs[np.ix_(rows, columns)], np.float64)
+    return np.asarray(found.probs[:, columns], np.float64)

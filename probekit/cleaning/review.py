@@ -6,7 +6,6 @@ records/): ``id``, ``fields``, ``metadata``, ``suggestions``, and ``responses`` 
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ import numpy as np
 from probekit.data import text_hash
 from probekit.errors import DataError, UsageError, first_few
 from probekit.files import atomic_write, json_line
+from probekit.sheets import read_hash, read_sheet, write_sheet, written_hash
 from probekit.sources import read_table
 from probekit.tables import suffix_of
 
@@ -30,8 +30,6 @@ __all__ = ["QUESTION", "merge_review", "read_review", "review_records", "write_r
 
 # The question that suggestions and responses answer, and the column of a CSV for the answer.
 QUESTION = "label"
-# What begins so, a spreadsheet takes for a formula; an apostrophe before it says that it is text.
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 COLUMNS = ("id", "text_hash", "text", QUESTION)
 METADATA = ("weak_label", "weak_prob", "probe_label", "probe_prob", "disagreement", "verdict")
 
@@ -93,27 +91,16 @@ def write_review(records: Sequence[Mapping[str, Any]], path: str | Path) -> None
         with atomic_write(path, "w") as file:
             file.writelines(map(json_line, records))
     elif suffix == ".csv":
-        with atomic_write(path, "w") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow((*COLUMNS, *METADATA))
-            writer.writerows(map(_csv_row, records))
+        write_sheet(path, (*COLUMNS, *METADATA), map(_csv_row, records))
     else:
         raise UsageError(f"{path} must end in .csv or .jsonl; these are what is written.")
 
 
 def _csv_row(record: Mapping[str, Any]) -> list[Any]:
     said = record["metadata"]
-    row = [record["id"], said["text_hash"], record["fields"].get("text", ""), ""]
-    return [_harmless(value) for value in (*row, *(said[name] for name in METADATA))]
-
-
-def _harmless(value: Any) -> Any:
-    """Text that a spreadsheet takes for text, whatever it begins with; a number as it is."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
-
-
-def _restored(value: str) -> str:
-    return value[1:] if value[:1] == "'" and value[1:].startswith(FORMULA) else value
+    text = record["fields"].get("text", "")
+    row = [record["id"], written_hash(said["text_hash"]), text, ""]
+    return [*row, *(said[name] for name in METADATA)]
 
 
 def read_review(path: str | Path) -> list[dict[str, str | None]]:
@@ -143,7 +130,7 @@ def read_review(path: str | Path) -> list[dict[str, str | None]]:
 
 
 def _read_csv(path: str | Path) -> Iterator[dict[str, str | None]]:
-    columns = read_table(path).columns
+    columns = read_sheet(path)
     missing = [name for name in ("id", QUESTION) if name not in columns]
     if missing:
         raise DataError(
@@ -153,12 +140,14 @@ def _read_csv(path: str | Path) -> Iterator[dict[str, str | None]]:
     known = [name for name in COLUMNS if name in columns]
     for values in zip(*(columns[name] for name in known), strict=True):
         row: dict[str, str | None] = dict.fromkeys(COLUMNS)
-        row |= {name: _restored(value) for name, value in zip(known, values, strict=True)}
+        row |= dict(zip(known, values, strict=True))
         yield {name: row[name] or None for name in COLUMNS}
 
 
 def _read_records(path: str | Path) -> Iterator[dict[str, str | None]]:
     columns = read_table(path).columns
+    if "id" in columns and f"{QUESTION}.responses" in columns:
+        columns = _nested(columns)
     if "id" not in columns or "responses" not in columns:
         raise DataError(
             f"{path} holds no records with id and responses, so it is no review; make one with "
@@ -180,6 +169,40 @@ def _read_records(path: str | Path) -> Iterator[dict[str, str | None]]:
                 f"{json.dumps(responses, ensure_ascii=False, default=str)[:80]}; one class is "
                 f'meant, as {{"{QUESTION}": [{{"value": CLASS}}]}}.'
             ) from None
+
+
+def _nested(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """Columns of records whose fields were written flat, as Argilla's ``to_datasets`` does."""
+    many = len(columns["id"])
+    nothing: list[Any] = [None] * many
+    values = columns[f"{QUESTION}.responses"][:]
+    status = columns.get(f"{QUESTION}.responses.status", nothing)[:]
+    responses = [
+        {
+            QUESTION: [
+                {"value": value, "status": said}
+                for value, said in zip(_list(given), _padded(_list(how), given), strict=True)
+            ]
+        }
+        for given, how in zip(values, status, strict=True)
+    ]
+    hashes = columns.get("text_hash", columns.get("metadata.text_hash", nothing))[:]
+    texts = columns.get("text", columns.get("fields.text", nothing))[:]
+    return {
+        "id": columns["id"][:],
+        "responses": responses,
+        "fields": [{"text": text} for text in texts],
+        "metadata": [{"text_hash": digest} for digest in hashes],
+    }
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+
+
+def _padded(values: list[Any], like: Any) -> list[Any]:
+    many = len(_list(like))
+    return [*values, *[None] * many][:many]
 
 
 def _answer(responses: Any) -> str | None:
@@ -256,7 +279,7 @@ def _check_texts(
     for answer in answers:
         known, text = verdicts.hashes[place[str(answer["id"])]], answer["text"]
         read = None if text is None else text_hash(text)
-        told = answer["text_hash"] or read
+        told = read_hash(answer["text_hash"]) or read
         # A text that is another row's shows that columns were sorted apart; one that is nobody's
         # may be a pair, or have lost a space in a spreadsheet: then the hash beside it counts.
         moved = read is not None and read != known and read in hashes

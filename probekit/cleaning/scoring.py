@@ -285,12 +285,11 @@ def _join(
         raise UsageError(
             "Labels for a store are joined by id: give WeakLabels or a file, not an array."
         )
-    rows, aligned = labels.align(
-        states.ids, states.hashes, only_labelled=only_labelled, rows_name=str(states.path)
-    )
+    rows, aligned = labels.align(states.keys, only_labelled=only_labelled)
     X = read_states(states, layer, None if len(rows) == len(states) else rows)
     deepest = layer[-1] if isinstance(layer, tuple) else layer
     where = {
+        "id_column": states.keys.id_column,
         "layer": states.layers[0] if deepest is None else deepest,
         **({"layers": list(layer)} if isinstance(layer, tuple) else {}),
         "store": {

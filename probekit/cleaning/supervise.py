@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from probekit.cleaning.scoring import check_finite
+from probekit.data import match
 from probekit.errors import LabelsError, UsageError, first_few
 from probekit.folds import duplicate_groups
 from probekit.labels import WeakLabels
@@ -87,11 +88,8 @@ def weak_labels(
         raise UsageError("Give one of train ids, train share and train rows.")
     groups = duplicate_groups(hashes=store.hashes)
     rows, known = truth.align(
-        store.ids,
-        store.hashes,
+        store.keys,
         only_labelled=True,
-        allow_unknown=True,
-        rows_name=str(store.path),
     )
     if train_ids is not None:
         trained = _named_rows(train_ids, store, rows)
@@ -118,6 +116,7 @@ def weak_labels(
         hashes=[store.hashes[i] for i in labelled],
         probs=probe.predict_proba(X[labelled]),
         classes=known.classes,
+        key=store.keys.take(labelled.tolist()),
         provenance={
             "probekit": version("probekit"),
             "supervisor": "LogisticProbe",
@@ -133,10 +132,18 @@ def weak_labels(
     return Supervised(labels, probe, trained, labelled)
 
 
+def _key_of(train_ids: Sequence[str], store: ActivationStore) -> Sequence[str]:
+    """The store's ids, or its one other key that holds all the ids given."""
+    if not set(train_ids).isdisjoint(store.ids):
+        return store.ids
+    others = [values for values in store.keys.columns.values() if set(train_ids) <= set(values)]
+    return others[0] if len(others) == 1 else store.ids
+
+
 def _named_rows(
     train_ids: Sequence[str], store: ActivationStore, rows: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    place = {name: i for i, name in enumerate(store.ids)}
+    place = {name: i for i, name in enumerate(_key_of(train_ids, store))}
     unknown = [name for name in train_ids if name not in place]
     if unknown:
         raise LabelsError(
@@ -166,12 +173,11 @@ def _number(share: float | None, rows: int | None, n: int) -> int:
 
 def judge(labels: WeakLabels, truth: WeakLabels) -> dict[str, Any]:
     """Accuracy and AUROC of weak labels on those of their rows that have a truth."""
-    place = {name: i for i, name in enumerate(labels.ids)}
-    numbers = truth.codes(labels.classes)
-    pairs = [(place[name], c) for name, c in zip(truth.ids, numbers, strict=True) if name in place]
-    if not pairs:
+    place = np.array(match(labels.keys, truth.keys).place, dtype=np.int64)
+    rows = np.flatnonzero(place >= 0)
+    if not len(rows):
         return {"judged_rows": 0, "accuracy": None, "auroc": None}
-    rows, true = (np.array(side) for side in zip(*pairs, strict=True))
+    true = truth.codes(labels.classes)[place[rows]]
     order = auroc(true, labels.probs[rows])
     return {
         "judged_rows": len(rows),

@@ -95,4 +95,4 @@ class Context:
 
         rows = self.splits.rows[part]
         found = load_labels(folder / labels.file)
-        return found.align(rows.ids, rows.hashes, allow_unknown=True, rows_name=part).labels
+        return found.align(rows.keys, rows_name=part).labels

@@ -161,11 +161,11 @@ def judge_demo(folder: Path, *, seed: int = 0) -> dict[str, Any]:
         raise DataError(f"{folder} holds no demo; run `probekit demo -o {folder}` first.")
     stores = folder / "student.h5", folder / "test.h5"
     with ActivationStore(stores[0]) as student, ActivationStore(stores[1]) as test:
-        weak = load_labels(folder / "weak.parquet").align(student.ids, student.hashes).labels
-        floor = load_labels(folder / "weak-on-test.parquet").align(test.ids, test.hashes).labels
+        weak = load_labels(folder / "weak.parquet").align(student.keys).labels
+        floor = load_labels(folder / "weak-on-test.parquet").align(test.keys).labels
         truths = [
             load_labels(folder / "truth" / f"{store.path.stem}.jsonl", one_class=True)
-            .align(store.ids, store.hashes)
+            .align(store.keys)
             .labels.codes(weak.classes)
             for store in (student, test)
         ]

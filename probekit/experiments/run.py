@@ -183,7 +183,7 @@ class Run:
         probs = []
         for step in arm.steps:
             found = self._predictions(step, "test")
-            probs.append(found.align(rows.ids, rows.hashes, rows_name="the test rows").labels.probs)
+            probs.append(found.align(rows.keys, rows_name="the test rows").labels.probs)
         right, many = self._training_labels(context, arm)
         return Arm(
             name=arm.name, kind=arm.kind, probs=probs, label_accuracy=right, rows=many, notes={}
@@ -249,9 +249,7 @@ class Run:
         rows = context.splits.rows["student"]
 
         def right(step: Step) -> float:
-            found = self._predictions(step, "student").align(
-                rows.ids, rows.hashes, allow_unknown=True
-            )
+            found = self._predictions(step, "student").align(rows.keys)
             return float(np.mean(found.labels.hard == truth))
 
         weak, ceiling = right(pair.floor), right(pair.ceiling)
@@ -288,9 +286,7 @@ class Run:
             folder = self.engine.path(arm.steps[0]) / "model"
             steps, test = read_curve(folder, "test")
             _, held_out = read_curve(folder, "validation")
-            weak = self._predictions(source.floor, "validation").align(
-                rows["validation"].ids, rows["validation"].hashes, allow_unknown=True
-            )
+            weak = self._predictions(source.floor, "validation").align(rows["validation"].keys)
             found[arm.name] = judge_curve(
                 steps,
                 test,

@@ -224,7 +224,7 @@ class Saliency(Run):
         from probekit.labels import load_labels
 
         rows = bars.context.splits.rows["test"]
-        return load_labels(path).align(rows.ids, rows.hashes, rows_name="the test rows").labels
+        return load_labels(path).align(rows.keys, rows_name="the test rows").labels
 
     def _accuracy(self, bars: Bars, path: Path) -> float:
         truth = bars.context.splits.truth["test"]

@@ -63,9 +63,7 @@ def join_rows(
     LabelsError
         Where either does not fit the rows, or the weak labels are of one class.
     """
-    numbers, aligned = labels.align(
-        store.ids, store.hashes, only_labelled=only_labelled, rows_name=str(store.path)
-    )
+    numbers, aligned = labels.align(store.keys, only_labelled=only_labelled)
     held = np.flatnonzero(aligned.probs.max(axis=0) > 0)
     if len(held) < 2:
         raise LabelsError(
@@ -81,9 +79,7 @@ def join_rows(
     groups = duplicate_groups(hashes=hashes) if all(hashes) else None
     codes = None
     if truth is not None:
-        right = truth.align(
-            aligned.ids, hashes, allow_unknown=True, rows_name=f"the labelled rows of {store.path}"
-        )
+        right = truth.align(aligned.keys, rows_name=f"the labelled rows of {store.path}")
         codes = right.labels.codes(aligned.classes)
     return SweepRows(store, numbers, aligned, groups, codes)
 

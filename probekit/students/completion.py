@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.contents import repaired
-from probekit.data import Rows
+from probekit.data import Rows, find_ids
 from probekit.errors import LabelsError, first_few
 from probekit.files import write_table
 from probekit.sources import read_table
@@ -105,7 +105,7 @@ def load_completions(path: str | Path) -> Completions:
             f"{path} has no column {missing[0]!r}; completions have id, text_hash and completion, "
             f"it has {', '.join(columns)}."
         )
-    ids = [str(value) for value in columns["id"][:]]
+    ids = find_ids(columns, source=str(path), error=LabelsError).ids
     if len(set(ids)) < len(ids):
         raise LabelsError(f"{path} has ids more than once; give each row one completion.")
     logprob = columns.get("logprob")

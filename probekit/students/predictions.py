@@ -37,6 +37,7 @@ def as_labels(
         probs=proba,
         classes=classes,
         source="predictions",
+        key=rows.keys,
         provenance=dict(provenance),
     )
 
@@ -62,9 +63,7 @@ def evaluate_predictions(predicted: WeakLabels, truth: WeakLabels) -> dict[str, 
     Accuracy, AUROC, log-loss (nats), Brier score, expected calibration error (15 bins), and recall
     at 1 % false positives (two classes); None where a figure is not defined.
     """
-    found = truth.align(
-        predicted.ids, predicted.hashes, allow_unknown=True, rows_name="the predictions"
-    )
+    found = truth.align(predicted.keys, rows_name="the predictions")
     codes, proba = found.labels.codes(predicted.classes), predicted.probs
     figures: dict[str, float | None] = {
         "rows": len(codes),

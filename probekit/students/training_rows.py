@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -97,11 +97,8 @@ def training_rows(
         Y /= Y.sum(axis=1, keepdims=True)  # float32 on disk
     else:
         aligned = labels.align(
-            rows.ids,
-            rows.hashes,
+            rows.keys,
             only_labelled=only_labelled,
-            allow_unknown=True,
-            rows_name=rows.source,
         )
         chosen, Y = aligned.rows.tolist(), aligned.labels.probs
         weight = np.ones(len(chosen))
@@ -125,15 +122,16 @@ def training_rows(
     )
 
 
-def load_training_labels(
-    path: str, *, id_column: str | None = None, label_column: str | None = None
-) -> WeakLabels | Verdicts:
-    """Read a file of weak labels, or of verdicts, which has a column ``keep``."""
+def load_training_labels(path: str, **reading: Any) -> WeakLabels | Verdicts:
+    """Read a file of weak labels, or of verdicts, which has a column ``keep``.
+
+    ``reading`` are the arguments of :func:`probekit.labels.load_labels`.
+    """
     if suffix_of(path) in SUFFIXES and Path(path).exists():
         columns = read_table(path).columns
         if {"keep", "weak", "label", "disagreement"} <= set(columns):
             return Verdicts.load(path)
-    return load_labels(path, id_column=id_column, label_column=label_column)
+    return load_labels(path, **reading)
 
 
 def hold_out(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from probekit.data import Rows, text_hash
+from probekit.data import Rows, find_ids, text_hash
 from probekit.errors import DataError, first_few
 from probekit.tasks.balance import draw
 from probekit.tasks.hub import read_hub
@@ -106,7 +106,7 @@ def _deal(
     columns: Mapping[str, Sequence[Any]], *, seed: int, source: str, id_column: str | None
 ) -> tuple[list[int], dict[str, list[Any]]]:
     """Places of the pairs that are taken, and their columns."""
-    ids = _ids(columns, source, id_column)
+    ids = find_ids(columns, id_column=id_column, source=source).ids
     prompts = columns["prompt"][:] if "prompt" in columns else [None] * len(ids)
     found: dict[str, list[Any]] = {name: [] for name in DEALT}
     places, wrong = [], []
@@ -129,18 +129,6 @@ def _deal(
     if not places:
         raise DataError(f"{source} has no pair of two different texts.")
     return places, found
-
-
-def _ids(columns: Mapping[str, Any], source: str, id_column: str | None) -> list[Any]:
-    name = id_column or "id"
-    if name in columns:
-        return list(columns[name][:])
-    if id_column is not None:
-        raise DataError(
-            f"{source} has no column {id_column!r}; it has {', '.join(columns)}: name the one to "
-            "read with --id-column."
-        )
-    return [str(place) for place in range(len(columns["chosen"]))]
 
 
 def _in_order(one: str, other: str, seed: int) -> tuple[str, str]:

@@ -203,7 +203,14 @@ def test_zeroed_pieces_and_flipped_bytes_never_escape_as_another_error(tmp_path:
 def test_fingerprint_tells_spec_rows_and_completeness() -> None:
     def fingerprint(**changes: object) -> str:
         values = {"spec": {"a": 1, "b": [2]}, "rows_fingerprint": "0" * 16, "complete": True}
-        return Header(source=None, n_rows=1, layers={}, **{**values, **changes}).fingerprint  # type: ignore[arg-type]
+        return Header(
+            source=None,
+            id_column=None,
+            text_column=None,
+            n_rows=1,
+            layers={},
+            **{**values, **changes},
+        ).fingerprint  # type: ignore[arg-type]
 
     first = fingerprint()
     assert len(first) == 16

@@ -180,7 +180,7 @@ def audit(tmp_path):
 
 
 def fill(path, changes, **columns):
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         row.update(columns)
@@ -206,7 +206,8 @@ def test_answers_survive_the_file(audit):
     again = audit()
     assert again.answers == {"r0": UNSURE, "r1": "Yes"}
     assert again.records["r0"]["text"] == 'He said "no",\nthen left'
-    assert again.records["r1"]["text"] == "'=1+1"  # no formula for a spreadsheet
+    assert again.records["r1"]["text"] == "=1+1"
+    assert b"'=1+1" in file.path.read_bytes()  # no formula for a spreadsheet
     assert again.records["r2"]["text"] == "naïve 日本 "
     again.answer("r1", None)
     assert audit().answers == {"r0": UNSURE}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from probekit.cleaning.review import (
-    FORMULA,
     merge_review,
     read_review,
     review_records,
@@ -20,7 +19,22 @@ from probekit.data import text_hash
 from probekit.errors import DataError, UsageError
 from probekit.verdicts import Verdicts
 
-TEXTS = ["=1+1", "plain", "'quoted", "-x", 'two\nlines, and "quotes"', "@a", "+b", "\ttab"]
+# What a spreadsheet takes for a formula, of half and of full width, and what hides it.
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n", "'")
+TEXTS = [
+    "=1+1",
+    "plain",
+    "'quoted",
+    "-x",
+    'two\nlines, and "quotes"',
+    "@a",
+    "+b",
+    "\ttab",
+    "\n=2",
+    "a\r=cmd|x",
+    "  =3",
+    "＝4",
+]
 CLASSES = ("no", "yes", "-1")
 
 
@@ -48,7 +62,7 @@ def verdicts():
 def answered(verdicts, path, answers):
     """The CSV with the column label filled in, as a person would."""
     write_review(review_records(verdicts, TEXTS), path)
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     names = {row["id"] if not row["id"].startswith("'") else row["id"][1:]: row for row in rows}
     for name, answer in answers.items():
@@ -78,11 +92,12 @@ def test_records_are_the_most_disagreeing_rows_in_argillas_form(verdicts):
 def test_a_csv_is_harmless_and_comes_back_as_it_was(verdicts, tmp_path):
     path = tmp_path / "review.csv"
     write_review(review_records(verdicts, TEXTS), path)
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     # The control: texts, ids and a class do begin so.
-    assert sum(text.startswith(FORMULA) for text in (*TEXTS, *verdicts.ids)) == 14
-    assert not [cell for cell in cells if cell.startswith(FORMULA[:-1])]
+    assert sum(text.lstrip(" ").startswith(FORMULA) for text in (*TEXTS, *verdicts.ids)) == 21
+    assert not [cell for cell in cells if cell.lstrip(" ").startswith(FORMULA[:-1])]
+    assert path.read_bytes().startswith("\ufeff".encode())  # else a spreadsheet shows Ã©
     read = {row["id"]: row for row in read_review(path)}
     assert {name: row["text"] for name, row in read.items()} == dict(
         zip(verdicts.ids, TEXTS, strict=True)
@@ -157,8 +172,8 @@ def test_what_is_of_other_rows_is_refused(verdicts, tmp_path):
     path = tmp_path / "review.csv"
     answered(verdicts, path, {verdicts.ids[0]: "yes"})
     answers = read_review(path)
-    other = replace(verdicts, ids=[f"other {i}" for i in range(8)])
-    with pytest.raises(DataError, match="8 ids that are not in the verdicts"):
+    other = replace(verdicts, ids=[f"other {i}" for i in range(len(TEXTS))])
+    with pytest.raises(DataError, match="12 ids that are not in the verdicts"):
         merge_review(other, answers)
     other = replace(verdicts, hashes=["0" * 16, *verdicts.hashes[1:]])
     with pytest.raises(DataError, match=r"another text than the verdicts in 1 rows"):

@@ -52,7 +52,7 @@ def press(monkeypatch, probekit, chain, tmp_path):
 
 
 def answers(path):
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         return {row["id"]: row["true_label"] for row in csv.DictReader(file)}
 
 
@@ -134,7 +134,7 @@ def test_a_csv_is_written_filled_in_and_read_back(probekit, chain, disputed, tru
     assert written.exit_code == 0, written.output
     assert f"8 rows in {path} wait for an answer (column true_label: 0, 1, or ?" in written.stdout
     assert f"No answer yet. Fill them in, then: probekit audit {chain.acts}" in written.stdout
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == list(disputed.ids[:8])
     assert [row["text"] for row in rows] == [chain.texts[int(n[1:])] for n in disputed.ids[:8]]

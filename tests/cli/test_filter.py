@@ -291,8 +291,6 @@ def test_labels_that_do_not_fit(no, chain, write_rows):
     assert "'r0', 'r1', 'r2', …" in fewer
     twice = no(labels=write_rows("twice.jsonl", [*records, *records[:2]]))
     assert "2 ids more than once (ids 'r0', 'r1')" in twice
-    unknown = no(labels=write_rows("more.jsonl", [*records, {"id": "x", "label": 1}]))
-    assert "1 labels for ids that are not in" in unknown
     other = [{**r, "text_hash": "0" * 16} for r in records[:5]] + records[5:]
     differ = no(labels=write_rows("other.jsonl", other))
     assert "another text than" in differ
@@ -301,7 +299,15 @@ def test_labels_that_do_not_fit(no, chain, write_rows):
     assert "one class only" in one
 
 
-@pytest.mark.parametrize("value", [1.2, -0.1, float("nan")])
+def test_labels_of_other_rows_are_left_out_and_told(run, chain, write_rows):
+    records = [{"id": i, "label": int(w)} for i, w in zip(chain.ids, chain.weak_of, strict=True)]
+    chain.weak = write_rows("more.jsonl", [*records, {"id": "x", "label": 1}])
+    told = run().stderr
+    assert "1 labels for ids that are not in" in told
+    assert "(ids 'x'); they are left out" in told
+
+
+@pytest.mark.parametrize("value", [1.2, -0.1, float("inf")])
 def test_probabilities_that_are_none(no, chain, write_rows, value):
     records = [{"id": i, "prob": 0.4} for i in chain.ids]
     records[5]["prob"] = records[9]["prob"] = value

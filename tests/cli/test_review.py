@@ -21,7 +21,7 @@ def test_out_and_back(probekit, chain, verdicts):
     result = probekit("review", verdicts, "-n", "20", "-o", path)
     assert result.exit_code == 0, result.output
     assert "20 of 300 rows" in result.stdout
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     texts = dict(zip(chain.ids, chain.texts, strict=True))
     assert [row["text"] for row in rows] == [texts[row["id"]] for row in rows]

@@ -121,7 +121,7 @@ def test_files_that_do_not_fit(refused, chain, write_rows):
     assert "holds no ids" in refused(*arguments, chain.truth, "--train-ids", ids)
     ids.write_bytes(b"\xff\xfe")
     assert "is not UTF-8 text" in refused(*arguments, chain.truth, "--train-ids", ids)
-    assert "no column 'id'; it has text" in refused(
+    assert "no column 'id'; give one id per line" in refused(
         *arguments, chain.truth, "--train-ids", write_rows("t.jsonl", [{"text": "x"}])
     )
     chain.out.write_text("mine")

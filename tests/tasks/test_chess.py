@@ -301,7 +301,7 @@ def train_both_forms(
     writer = finetune_completion(
         settings, completion_rows(moves), folder / "moves", predict={"train": moves}
     )
-    found = classifier.predictions["train"].align(rows.ids, rows.hashes).labels
+    found = classifier.predictions["train"].align(rows.keys).labels
     return {
         "chess": float((found.hard == np.array(rows.columns["label"])).mean()),
         "chess-move": float(exact_match(writer.predictions["train"], moves).mean()),

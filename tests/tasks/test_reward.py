@@ -133,7 +133,7 @@ def test_file_is_rows_and_truth_at_once(write_jsonl: Callable[..., Path]) -> Non
     assert truth.ids == rows.ids
     assert truth.hashes == rows.hashes
     assert [int(truth.classes[c]) for c in truth.hard] == rows.columns["label"]
-    assert truth.align(rows.ids, rows.hashes).labels.probs.shape == (20, 2)
+    assert truth.align(rows.keys).labels.probs.shape == (20, 2)
 
 
 def test_other_columns_and_names_of_ids(write_jsonl: Callable[..., Path]) -> None:

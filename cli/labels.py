@@ -1,0 +1,135 @@
+"""Labels on the command line: the options that read them, and what is said about them first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from probekit.cli.options import say
+
+if TYPE_CHECKING:
+    from probekit.data import Keys
+    from probekit.labels import WeakLabels
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+__all__ = [
+    "LABELS_HELP",
+    "classes_option",
+    "labels_options",
+    "position_option",
+    "read_labels",
+    "read_truth",
+    "reading",
+    "tell_labels",
+]
+
+LABELS_HELP = "Weak labels: CSV, JSONL, Parquet, … with id and label, prob or probs."
+CLASSES_SHOWN = 12
+
+
+def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(name.strip() for name in value.split(","))
+
+
+def classes_option(command: F) -> F:
+    """Add ``--classes``."""
+    return click.option(
+        "--classes",
+        callback=_names,
+        metavar="A,B,…",
+        help="Class names in their order; a word for no label (none, -1) among them is a class.",
+    )(command)
+
+
+def position_option(command: F) -> F:
+    """Add ``--by-position``."""
+    return click.option(
+        "--by-position",
+        is_flag=True,
+        help="Join by position: the same rows in the same order, whatever ids they have.",
+    )(command)
+
+
+def labels_options(command: F) -> F:
+    """Add what reads weak labels and joins them: columns, classes, and which rows take part."""
+    for option in (
+        click.option("--only-labelled", is_flag=True, help="Leave rows without a label out."),
+        position_option,
+        classes_option,
+        click.option("--id-column", help="Column that joins labels and rows, if not id."),
+        click.option(
+            "--confidence-column",
+            help="Column of the probability of the class in the label, which becomes soft.",
+        ),
+        click.option("--label-column", help="Column of the label, if not probs, prob or label."),
+    ):
+        command = option(command)
+    return command
+
+
+def reading(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :func:`load_labels` for weak labels, of the options that were given."""
+    names = ("id_column", "label_column", "confidence_column", "text_column", "classes")
+    found = {name: options[name] for name in names if options.get(name) is not None}
+    return found | ({"by_position": True} if options.get("by_position") else {})
+
+
+def read_labels(options: Mapping[str, Any], rows: Keys) -> WeakLabels:
+    """Read ``--labels``, say what was read and how it is joined, and give the rows' labels."""
+    from probekit.labels import load_labels
+
+    labels = load_labels(options["labels"], **reading(options))
+    tell_labels(labels, rows)
+    joined = labels.align(rows, only_labelled=options["only_labelled"]).labels
+    for note in joined.notes[len(labels.notes) :]:
+        say(f"Note: {note}")
+    return joined
+
+
+def read_truth(options: Mapping[str, Any], rows: Keys | None = None) -> WeakLabels:
+    """Read ``--truth``; its id column may be called otherwise than the labels'."""
+    from dataclasses import replace
+
+    from probekit.data import find_ids
+    from probekit.errors import DataError
+    from probekit.labels import load_labels
+    from probekit.sources import read_table
+
+    source, id_column = options["truth"], options.get("id_column")
+    if id_column is not None:
+        try:
+            find_ids(read_table(source).columns, id_column=id_column, source=source)
+        except DataError:
+            id_column = None
+    truth = load_labels(
+        source, id_column=id_column, label_column=options.get("truth_column"), one_class=True
+    )
+    if options.get("by_position") and truth.keys.counted:
+        truth = replace(truth, key=replace(truth.keys, by_position=True))
+    tell_labels(truth, rows)
+    return truth
+
+
+def tell_labels(labels: WeakLabels, rows: Keys | None = None) -> None:
+    """Say what was read: from which column, how many of each class, and how it is joined."""
+    import numpy as np
+
+    from probekit.safe import one_line
+
+    counts = np.bincount(labels.hard, minlength=len(labels.classes)).tolist()
+    named = zip(map(one_line, labels.classes), counts, strict=True)
+    pairs = [f"{name} {many:,}" for name, many in named]
+    shown = ", ".join(pairs[:CLASSES_SHOWN]) + (
+        f", … ({len(pairs)} classes)" if len(pairs) > CLASSES_SHOWN else ""
+    )
+    without = f"; {len(labels.missing):,} rows without one" if labels.missing else ""
+    joined = "" if rows is None else f"; joined with {rows.name} {labels.joined_by(rows)}"
+    say(
+        f"{labels.source}: {len(labels):,} labels, read from {labels.column}: "
+        f"{shown}{without}{joined}."
+    )
+    for note in labels.notes:
+        say(f"Note: {note}")
