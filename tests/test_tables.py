@@ -108,7 +108,7 @@ def test_json_lines_with_different_keys_and_endings(tmp_path):
         ("o.jsonl", b"[1]\n", "line 1: one JSON object per line"),
         ("o.json", b"[1, 2]", "must hold a list of JSON objects"),
         ("o2.json", b'"x"', "must hold a list of JSON objects"),
-        ("x.json", b'{"a": 1', "line 1: no JSON"),
+        ("x.json", b'{"a": 1', "no JSON"),
         ("t.parquet", b"PAR1 and then nothing", "damaged or no Parquet file"),
         ("t.arrow", b"ARROW1 nothing", "damaged or no Arrow file"),
         ("z.csv.gz", b"not packed", "cut off or damaged"),

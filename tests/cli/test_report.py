@@ -164,7 +164,7 @@ def test_what_cannot_be_shown_gets_one_sentence(refused, chain, verdicts):
     (folder / "empty/metrics.json").write_text("{}", encoding="utf-8")
     assert "holds no results of `probekit run`" in refused("report", folder / "empty", *page)
     (folder / "empty/metrics.json").write_text("[{", encoding="utf-8")
-    assert "holds no results of `probekit run`" in refused("report", folder / "empty", *page)
+    assert "metrics.json: no JSON" in refused("report", folder / "empty", *page)
     assert "holds no verdicts" in refused("report", chain.weak, *page)
     assert "must end in .html" in refused("report", verdicts, "-o", folder / "p.txt")
     assert "exists already" in refused("report", verdicts, "-o", chain.rows)
