@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +18,11 @@ from probekit.activations.folder import check_counts, check_inside_folder, weigh
 from probekit.activations.identity import folder_weights, loaded_weights
 from probekit.activations.imports import rare_collection
 from probekit.activations.quiet import quiet
+from probekit.activations.sentence_folder import SentenceSettings, local_reader, read_settings
 from probekit.activations.spec import DTYPES
-from probekit.activations.tapping import plain_states
+from probekit.activations.tapping import find_blocks, plain_states
 from probekit.errors import ModelError, UsageError
-from probekit.safe import MAX_BYTES, expand, load_json, open_regular
+from probekit.safe import MAX_BYTES, expand, load_json, one_line, open_regular, read_json
 
 __all__ = [
     "Checkpoint",
@@ -33,7 +36,10 @@ __all__ = [
 
 # Tokenizers without a limit say so with a number like 1e30.
 SANE_LENGTH = 1 << 24
+# Text towers whose classes say that their last hidden_states come before the final norm.
+UNTIED = ("clip_text_model", "tipsv2_text_model")
 _TRUNCATED = re.compile(r"(?P<name>.+)@layers=(?P<layers>.*)")
+ADAPTER = "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm", "*.tiktoken", "merges.txt")
 
 
@@ -56,6 +62,8 @@ class Checkpoint:
     loaded: bool = False
     cut: int | None = None
     """Blocks that are kept of a model named ``…@layers=K``."""
+    sentence: SentenceSettings | None = None
+    """What a model of sentence-transformers says of itself."""
 
     @property
     def root(self) -> torch.nn.Module:
@@ -148,32 +156,65 @@ class Checkpoint:
                 )
             return asked
         own = getattr(self.tokenizer, "model_max_length", None)
-        known = [n for n in (own, limit) if n is not None and 0 < n < SANE_LENGTH]
+        said = None if self.sentence is None else self.sentence.max_length
+        known = [n for n in (own, limit, said) if n is not None and 0 < n < SANE_LENGTH]
         return int(min(known)) if known else None
 
     @property
-    def default_pool(self) -> str:
-        """``mean`` for models that read both ways, ``last`` for those that read left to right."""
+    def untied(self) -> bool:
+        """Whether its last hidden_states come before the final norm, which its result is after."""
+        configs = (self.config, self.config.get_text_config())
+        told = any(getattr(c, "tie_last_hidden_states", None) is False for c in configs)
+        return told or self.config.model_type in UNTIED
+
+    @property
+    def causal(self) -> bool:
+        """Whether it reads left to right, and not both ways.
+
+        Raises
+        ------
+        UsageError
+            Where that is not known.
+        """
         from transformers.models.auto import modeling_auto as auto
 
         config = self.config.get_text_config()
         kinds = {self.config.model_type, config.model_type}
-        causal = bool(kinds & set(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+        if getattr(self.config, "is_encoder_decoder", False):
+            return False
+        if any(getattr(c, "is_causal", None) is False for c in (config, self.config)):
+            return False
+        decoder = bool(getattr(config, "is_decoder", False))
         both_ways = bool(kinds & set(auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)) or bool(
             getattr(config, "use_bidirectional_attention", False)
         )
-        if getattr(self.config, "is_encoder_decoder", False):
-            return "mean"
-        if both_ways and not getattr(config, "is_decoder", False):
-            return "mean"
-        if causal or getattr(config, "is_decoder", False):
-            return "last"
+        if both_ways and not decoder:
+            return False
+        if decoder or kinds & set(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+            return True
         if kinds & set(auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES):
-            return "mean"
+            return False
+        # Text towers of models that also see: what their attention says of itself.
+        blocks = find_blocks(self.root, self.depth)
+        flags = {bool(m.is_causal) for m in blocks.modules() if _knows(m)} if blocks else set()
+        if len(flags) == 1:
+            return flags.pop()
         raise UsageError(
             f"Whether {self.label} ({config.model_type}) reads left to right or both ways is not "
             "known; say how to pool: --pool last, first, mean or max."
         )
+
+    @property
+    def default_pool(self) -> str:
+        """What the model says itself, else ``last`` where it reads left to right, else ``mean``."""
+        if self.sentence is not None and self.sentence.pooling is not None:
+            return self.sentence.pooling
+        return "last" if self.causal else "mean"
+
+
+def _knows(module: torch.nn.Module) -> bool:
+    """Whether a module says if its attention looks back only."""
+    return isinstance(getattr(module, "is_causal", None), bool)
 
 
 def text_root(model: torch.nn.Module, config: Any) -> torch.nn.Module:
@@ -220,9 +261,13 @@ def open_checkpoint(
     name, cut = split_model_name(name)
     local = expand(name, error=ModelError)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    sentence = None
     if local.is_dir():
-        name = str(local)
-        _check_folder(local)
+        _check_adapter(local)
+        sentence = read_settings(local_reader(local))
+        folder = local / sentence.transformer if sentence is not None else local
+        name = str(folder)
+        _check_folder(folder)
     elif local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(
             f"The model folder {name} does not exist or is no folder; give a folder that "
@@ -232,6 +277,7 @@ def open_checkpoint(
         commit = None if local.is_dir() else _find_commit(name, revision)
         if commit is not None:
             options["revision"] = commit
+            sentence = read_settings(_hub_reader(name, commit))
         config = _open_config(name, options)
         if cut is not None:
             truncate_config(config, cut, name)
@@ -240,7 +286,9 @@ def open_checkpoint(
         found = getattr(torch, dtype) if dtype != "auto" else _own_dtype(name, config, commit)
     label = Path(os.path.realpath(local)).name if local.is_dir() else name
     label = label if cut is None else f"{label}@layers={cut}"
-    return Checkpoint(name, label, commit, config, tokenizer, skeleton, found, cut=cut)
+    return Checkpoint(
+        name, label, commit, config, tokenizer, skeleton, found, cut=cut, sentence=sentence
+    )
 
 
 def split_model_name(name: str) -> tuple[str, int | None]:
@@ -272,6 +320,41 @@ def truncate_config(config: Any, layers: int, name: str) -> None:
         if isinstance(value, list) and len(value) == depth and key != "architectures":
             setattr(text, key, value[:layers])
     text.num_hidden_layers = layers
+
+
+def _check_adapter(folder: Path) -> None:
+    """Refuse a folder of an adapter, which transformers would put onto whatever model it names."""
+    if not (folder / ADAPTER).is_file():
+        return
+    content = read_json(folder / ADAPTER, error=ModelError)
+    base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
+    beside = " beside a model" if (folder / "config.json").is_file() else ""
+    raise ModelError(
+        f"{folder} holds an adapter{beside} ({ADAPTER}, for the base model "
+        f"{one_line(str(base or 'that it was trained on'))}) and is no model of its own; merge "
+        "both (peft: merge_and_unload, then save_pretrained of model and tokenizer) and give that "
+        "folder."
+    )
+
+
+def _hub_reader(name: str, commit: str) -> Callable[[str], Any]:
+    """Read JSON files of a model on the hub, or in its cache; None where there is none."""
+    from transformers.utils.hub import cached_file
+
+    def read(file: str) -> Any:
+        try:
+            path = cached_file(
+                name,
+                file,
+                revision=commit,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        except Exception:  # as where the model is looked for: what it says is an extra
+            return None
+        return None if path is None else read_json(path, error=ModelError)
+
+    return read
 
 
 def _check_folder(folder: Path) -> None:
@@ -343,8 +426,8 @@ def _build_skeleton(name: str, config: Any, *, trust_remote_code: bool) -> torch
     encoder_only = getattr(config, "is_encoder_decoder", False) and (
         type(config) in AutoModelForTextEncoding._model_mapping
     )
-    auto: Any = AutoModelForTextEncoding if encoder_only else AutoModel
-    try:
+
+    def build(auto: Any) -> torch.nn.Module:
         with torch.device("meta"), no_init_weights():
             # A copy: encoders of T5's kind write into the configuration. Eager: other
             # kinds' masks may look at numbers, which a skeleton has not.
@@ -353,9 +436,16 @@ def _build_skeleton(name: str, config: Any, *, trust_remote_code: bool) -> torch
                 trust_remote_code=trust_remote_code,
                 attn_implementation="eager",
             )
+        return skeleton.eval()
+
+    if encoder_only:
+        # Some of these classes take only checkpoints that were saved without a decoder (T5Gemma).
+        with suppress(ValueError):
+            return build(AutoModelForTextEncoding)
+    try:
+        return build(AutoModel)
     except Exception as error:  # a configuration may be wrong in any way
         raise ModelError(f"The model {name} cannot be built: {why(error)}") from error
-    return skeleton.eval()
 
 
 def _own_dtype(name: str, config: Any, commit: str | None) -> torch.dtype:

@@ -14,6 +14,7 @@ import torch
 
 from probekit.activations.batching import Array, Batch
 from probekit.activations.models import input_device, tapped
+from probekit.activations.padding import Evenness
 from probekit.activations.pipeline import Counts, Feed, Sink, Window, forward_all, read_windows
 from probekit.activations.pooling import pooler
 from probekit.activations.progress import Progress
@@ -235,6 +236,7 @@ def forward_job(
             ids=job.rows.ids,
             batch_tokens=job.batch_tokens,
             progress=progress,
+            even=Evenness(checkpoint.dtype, known=job.spec.batches is not None),
             on_batch=on_batch,
         )
     except BaseException as error:

@@ -13,6 +13,7 @@ import torch
 from probekit.activations.batching import Array, Batch, Encoded, cut_batches, pad, windows
 from probekit.activations.checkpoint import why
 from probekit.activations.encoding import Encoder
+from probekit.activations.padding import Evenness, equal_lengths
 from probekit.activations.progress import Progress
 from probekit.activations.tapping import CANNOT_RUN, Tap
 from probekit.activations.threads import Ahead, Behind
@@ -203,9 +204,12 @@ def forward_all(
     ids: list[str],
     batch_tokens: int,
     progress: Progress,
+    even: Evenness | None = None,
     on_batch: Callable[[Batch], None] | None = None,
 ) -> Counts:
     """Forward every batch that has a row not done yet.
+
+    Rows are padded only where ``even`` finds that the model does not see it.
 
     A batch that does not fit into memory is run in halves, and later ones are cut to that size.
 
@@ -224,6 +228,9 @@ def forward_all(
             if len(batch) > 1 and batch.padded_tokens > counts.batch_tokens:
                 todo.extendleft(reversed(batch.pieces(counts.batch_tokens)))
                 continue
+            if even is not None and _uneven(even, feed, window, batch, progress):
+                todo.extendleft(reversed(equal_lengths(batch)))
+                continue
             states = _try(feed, window, batch)
             if states is None:
                 counts.batch_tokens = _halve(batch, ids, progress)
@@ -237,6 +244,15 @@ def forward_all(
             if on_batch is not None:
                 on_batch(batch)
     return counts
+
+
+def _uneven(even: Evenness, feed: Feed, window: Window, batch: Batch, progress: Progress) -> bool:
+    """Whether a batch must be parted into rows of equal length."""
+    if even.due(batch) and even.ask(batch, lambda part: _try(feed, window, part)):
+        progress.note(
+            "This model's states depend on padding, so only rows of equal length are run together."
+        )
+    return even.needed and bool(batch.lengths.min() < batch.lengths.max())
 
 
 def _try(feed: Feed, window: Window, batch: Batch) -> dict[int, torch.Tensor] | None:

@@ -13,6 +13,7 @@ from probekit.activations.compression import ALLOWED
 from probekit.activations.encoding import Encoder, Survey
 from probekit.activations.identity import hashed, tokenizer_fingerprint
 from probekit.activations.models import Placement, input_device, kind_of, resolve_device
+from probekit.activations.padding import mixes_padding
 from probekit.activations.quiet import quiet
 from probekit.activations.skeleton import Plan
 from probekit.activations.spec import DTYPES, POOLS, ExtractionSpec, parse_layers
@@ -28,6 +29,8 @@ from probekit.sources import load_rows
 from probekit.trouble import human_bytes
 
 LONG = "are so long that only the part which is read was tokenised"
+
+_NORMED = "after the final norm"
 
 __all__ = ["Job", "Request", "prepare", "read_rows"]
 
@@ -150,6 +153,9 @@ def prepare(request: Request) -> Job:
         )
         survey = encoder.survey(rows)
     rows, notes = _accepted(rows, survey, request)
+    if checkpoint.sentence is not None:
+        used = {"pooling": request.pool == "auto", "max_length": request.max_length is None}
+        notes += tuple(filter(None, [checkpoint.sentence.told(**used)]))
     placement = _placement(request, checkpoint)
     spec = _keep_label(_spec(request, checkpoint, encoder, survey), path)
     kind = kind_of(placement.device)
@@ -245,12 +251,13 @@ def _spec(
 ) -> ExtractionSpec:
     dtype = str(checkpoint.dtype).removeprefix("torch.")
     same = dtype if dtype in DTYPES else "float32"
+    layers = parse_layers(request.layers, checkpoint.depth)
     return ExtractionSpec(
         model=checkpoint.label,
         revision=checkpoint.revision,
         weights=checkpoint.weights,
         tokenizer=tokenizer_fingerprint(checkpoint.tokenizer),
-        layers=parse_layers(request.layers, checkpoint.depth),
+        layers=layers,
         pooling=checkpoint.default_pool if request.pool == "auto" else request.pool,
         dtype=dtype,
         store_dtype=same if request.store_dtype == "same" else request.store_dtype,
@@ -260,6 +267,8 @@ def _spec(
         quantization=request.quantization,
         separator=encoder.separator,
         opening="once" if survey.opened else None,
+        batches="equal lengths" if mixes_padding(checkpoint.config.model_type) else None,
+        last_layer=_NORMED if checkpoint.untied and checkpoint.depth in layers else None,
     )
 
 

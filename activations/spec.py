@@ -17,7 +17,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 DIFFERENCE = {"pairs": "second minus first"}
 
 # Keys that stand in a spec only where they are set: stores of 0.1.0 have none of them.
-OPTIONAL = ("separator", "opening")
+OPTIONAL = ("separator", "opening", "batches", "last_layer")
 
 # 3-6 or 3:6; a negative end only with a colon or at the start: -4--1, -4:-1.
 _RANGE = re.compile(r"(-?\d+)\s*[-:]\s*(-?\d+)")
@@ -56,6 +56,10 @@ class ExtractionSpec:
     """What stands between the texts of a pair; None: what the tokenizer puts there itself."""
     opening: str | None = None
     """``once`` where texts bring the token that the tokenizer opens every text with."""
+    batches: str | None = None
+    """``equal lengths`` of families that are known to read padded places."""
+    last_layer: str | None = None
+    """``after the final norm`` where the configuration says that hidden_states end before it."""
 
     def __post_init__(self) -> None:
         """Refuse what no extraction can be."""

@@ -141,7 +141,9 @@ class Tap:
             if self.depth in self.layers:
                 self._keep(self.depth, _last_states(result))
             return
-        states = self.root(**inputs, output_hidden_states=True).hidden_states
+        states = _all_states(self.root(**inputs, output_hidden_states=True))
+        if states is None:
+            raise ModelError(f"{type(self.root).__name__} gives no hidden_states.")
         for layer in self.layers:
             self._keep(layer, states[layer])
 
@@ -160,6 +162,18 @@ class Tap:
             mask = mask.to(states.device)
         # At once: later blocks may write into these states, and pooled ones are small.
         self._found[layer] = self.take(states, mask)
+
+
+def _all_states(result: Any) -> tuple[Tensor, ...] | None:
+    """Hidden states of all layers, the last after the final norm; None where there are none.
+
+    transformers gives the last one before that norm where ``tie_last_hidden_states`` is off.
+    """
+    states: tuple[Tensor, ...] | None = result.hidden_states
+    last = getattr(result, "last_hidden_state", None)
+    if not states or last is None or last.shape != states[-1].shape:
+        return states
+    return (*states[:-1], last)
 
 
 def _last_states(result: Any) -> Tensor:
@@ -184,7 +198,7 @@ def tapped_states(
         found = tap(ids)
         tap.remove()
         with torch.inference_mode():
-            plain = root(input_ids=ids, output_hidden_states=True, return_dict=True).hidden_states
+            plain = _all_states(root(input_ids=ids, output_hidden_states=True, return_dict=True))
     except torch.cuda.OutOfMemoryError:
         raise
     except CANNOT_RUN:
@@ -209,9 +223,9 @@ def plain_states(root: torch.nn.Module, depth: int) -> dict[int, Tensor]:
     """
     try:
         with torch.inference_mode():
-            found = root(
-                input_ids=_three_tokens(root), output_hidden_states=True, return_dict=True
-            ).hidden_states
+            found = _all_states(
+                root(input_ids=_three_tokens(root), output_hidden_states=True, return_dict=True)
+            )
     except torch.cuda.OutOfMemoryError:
         raise
     except CANNOT_RUN as error:

@@ -41,7 +41,8 @@ DTYPES = ("float32", "float16", "bfloat16")
     "--pool",
     type=click.Choice(["auto", *POOLS]),
     default="auto",
-    help="One state per row, over real tokens; auto: last for decoders, mean for encoders.",
+    help="One state per row, over real tokens; auto: what a model of sentence-transformers says, "
+    "else last for decoders, mean for encoders.",
 )
 @click.option(
     "--dtype",

@@ -246,6 +246,34 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any], Callable[[], Any]]] = {
         },
         t5_tokenizer,
     ),
+    # Families that mix padded places into the others, whatever the mask says.
+    "fnet": ("FNetConfig", "FNetModel", _sizes(pad_token_id=0), bert_tokenizer),
+    "convbert": (
+        "ConvBertConfig",
+        "ConvBertModel",
+        _sizes(embedding_size=WIDTH, pad_token_id=0),
+        bert_tokenizer,
+    ),
+    "nystromformer": (
+        "NystromformerConfig",
+        "NystromformerModel",
+        _sizes(pad_token_id=0),
+        bert_tokenizer,
+    ),
+    "yoso": ("YosoConfig", "YosoModel", _sizes(pad_token_id=0), bert_tokenizer),
+    # A recurrent one that knows no mask, and needs none on the right.
+    "rwkv": (
+        "RwkvConfig",
+        "RwkvModel",
+        {
+            "hidden_size": WIDTH,
+            "num_hidden_layers": DEPTH,
+            "attention_hidden_size": WIDTH,
+            "intermediate_size": 48,
+            "context_length": 128,
+        },
+        plain_tokenizer,
+    ),
     # Beyond the list: one that shares its block, and an encoder beside a decoder.
     "albert": (
         "AlbertConfig",

@@ -95,7 +95,7 @@ def _kind(checkpoint: Checkpoint) -> str:
             "is not defined here; take a decoder, or an encoder with a masked-LM head."
         )
     try:
-        return "causal" if checkpoint.default_pool == "last" else "masked"
+        return "causal" if checkpoint.causal else "masked"
     except UsageError:
         raise ModelError(
             f"{checkpoint.label} ({checkpoint.config.model_type}) is not known to have a "
