@@ -66,8 +66,7 @@ def auroc(truth: ArrayLike, score: ArrayLike) -> float:
         Any score of class 1 (n,), or one per class (n, C).
     """
     truth, scores = _same_length(truth, np.asarray(score, dtype=np.float64))
-    if np.isnan(scores).any():
-        raise DataError(f"{int(np.isnan(scores).sum())} scores are NaN; AUROC needs an order.")
+    _check_order(scores)
     if scores.ndim == 2 and scores.shape[1] > 2:
         found = np.unique(truth)
         if len(found) < 2:
@@ -120,17 +119,24 @@ def calibration_error(truth: ArrayLike, proba: ArrayLike, *, bins: int = 15) -> 
 def recall_at_fpr(truth: ArrayLike, score: ArrayLike, *, fpr: float = 0.01) -> float:
     """Largest share of class 1 above a threshold that at most ``fpr`` of class 0 is above.
 
-    Equal scores lie on one side of any threshold. NaN where only one class occurs.
+    Equal scores, ±inf too, lie on one side of any threshold. NaN where only one class occurs.
+
+    Raises
+    ------
+    DataError
+        For scores that are NaN, which have no place in an order.
     """
     truth, scores = _same_length(truth, np.asarray(score, dtype=np.float64))
+    _check_order(scores)
     positive = truth == 1
     if positive.all() or not positive.any():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
-    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+    # Compared, not subtracted: inf - inf is no number.
+    last_of_tie = np.append(scores[order][1:] != scores[order][:-1], True)
     false = np.cumsum(~positive[order])[last_of_tie]
     true = np.cumsum(positive[order])[last_of_tie]
-    allowed = true[false <= fpr * (~positive).sum()]
+    allowed = true[false <= fpr * (~positive).sum() + 1e-9]  # 0.29 · 100 means 29
     return float(allowed[-1] / positive.sum()) if len(allowed) else 0.0
 
 
@@ -158,6 +164,14 @@ def agreement(truth: ArrayLike, weak: ArrayLike, student: ArrayLike) -> Agreemen
         return float(values.mean()) if len(values) else float("nan")
 
     return Agreement(mean(same), mean(same[right]), mean(same[~right]), mean(right))
+
+
+def _check_order(scores: NDArray[np.float64]) -> None:
+    if np.isnan(scores).any():
+        raise DataError(
+            f"{int(np.isnan(scores).sum())} scores are NaN, which have no place in an order; leave "
+            "these rows out."
+        )
 
 
 def _same_length(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:

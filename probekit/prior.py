@@ -36,12 +36,14 @@ def class_counts(n: int, share: ArrayLike) -> NDArray[np.int64]:
     return counts
 
 
-def prior_matched(score: ArrayLike, share: ArrayLike) -> NDArray[np.int64]:
+def prior_matched(
+    score: ArrayLike, share: ArrayLike, *, ties: NDArray[Any] | None = None
+) -> NDArray[np.int64]:
     """Decide so that class shares are exactly ``share``: class numbers (n,).
 
-    Two classes: the ⌊n · share + ½⌋ largest scores are class 1, of equal scores the smaller row
-    number first. More classes: of all decisions with these counts the one with the largest sum of
-    the probabilities decided for, which for two classes is the same thing.
+    Two classes: the ⌊n · share + ½⌋ largest scores are class 1. More classes: of all decisions with
+    these counts the one with the largest sum of the probabilities decided for, which for two
+    classes is the same thing.
 
     Parameters
     ----------
@@ -49,10 +51,18 @@ def prior_matched(score: ArrayLike, share: ArrayLike) -> NDArray[np.int64]:
         Any score of class 1 (n,), or class probabilities (n, C).
     share
         Share of class 1, or shares of all classes (C,).
+    ties
+        Order of equal scores (n,), smaller numbers first (:func:`probekit.cuts.by_id`); by default
+        the row number.
     """
     scores = np.asarray(score, dtype=np.float64)
     if scores.ndim not in (1, 2) or np.isnan(scores).any():
         raise DataError(f"Scores must be (n,) or (n, C) without NaN, got shape {scores.shape}.")
+    if ties is not None:
+        order = np.argsort(ties, kind="stable")
+        decided = np.empty(len(scores), dtype=np.int64)
+        decided[order] = prior_matched(scores[order], share)
+        return decided
     if scores.ndim == 2 and scores.shape[1] != 2:
         shares = np.asarray(share, dtype=np.float64)
         if shares.shape != (scores.shape[1],):
@@ -67,15 +77,25 @@ def prior_matched(score: ArrayLike, share: ArrayLike) -> NDArray[np.int64]:
 def prior_threshold(score: ArrayLike, share: float) -> float:
     """Threshold that puts ⌊n · share + ½⌋ scores (n,) above it, halfway to the next score.
 
-    With equal scores on both sides it is that score: :func:`prior_matched` settles those by row.
+    Where no number of the scores' type lies between the two, and where they are equal, it is the
+    lower score; :func:`prior_matched` settles equal ones.
     """
-    ordered = np.sort(np.asarray(score, dtype=np.float64))[::-1]
+    given = np.asarray(score)
+    scores = given.astype(np.float64)
+    if scores.ndim != 1 or np.isnan(scores).any():
+        raise DataError(f"Scores must be (n,) without NaN, got shape {scores.shape}.")
+    ordered = np.sort(scores)[::-1]
     many = int(class_counts(len(ordered), share)[1])
     if many == 0:
         return float("inf")
     if many == len(ordered):
         return float("-inf")
-    return float(ordered[many - 1] + ordered[many]) / 2
+    above, below = float(ordered[many - 1]), float(ordered[many])
+    # Halved first, for the sum of two large scores overflows; of ±inf there is no half way.
+    half = above / 2 + below / 2 if np.isfinite([above, below]).all() else below
+    if given.dtype.kind == "f":
+        half = float(given.dtype.type(half))  # numpy rounds a threshold so when it compares
+    return half if below <= half < above else below
 
 
 def _transport(P: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

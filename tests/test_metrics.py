@@ -107,6 +107,53 @@ def test_recall_at_fpr_is_the_roc_curves(rng, decimals):
     assert recall_at_fpr([0, 1], [1.0, 0.0]) == 0
 
 
+@pytest.mark.parametrize("end", [np.inf, -np.inf, 1e308, 0.0])
+def test_recall_at_fpr_keeps_equal_scores_together_wherever_they_stand(end):
+    truth, score = np.array([1, 0, 1, 0]), np.array([end, end, -1.0, -2.0])
+    if end == -np.inf:
+        score[2:] = 1.0, 0.0
+    for order in ([0, 1, 2, 3], [1, 0, 2, 3], [3, 2, 1, 0]):
+        found = recall_at_fpr(truth[order], score[order], fpr=0.0)
+        assert found == (0.5 if end == -np.inf else 0.0)
+    assert recall_at_fpr([1, 0], [0.0, -0.0], fpr=0) == 0  # -0.0 is 0.0
+    shares = np.arange(100) / 100
+    assert recall_at_fpr([0] * 100 + [1], [*shares, 0.705], fpr=0.29) == 1  # 29 lie above
+
+
+def test_no_order_without_numbers():
+    for measure in (recall_at_fpr, auroc):
+        with pytest.raises(DataError, match="1 scores are NaN"):
+            measure([0, 1, 1], [0.1, np.nan, 0.3])
+    with pytest.raises(DataError, match="without NaN"):
+        prior_threshold([0.1, np.nan], 0.5)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_a_threshold_between_neighbouring_floats_parts_them(dtype):
+    for start in (0.5, -0.5, 0.0, 1e-3, 1000.0):
+        low = dtype(start)
+        middle = np.nextafter(low, dtype(np.inf), dtype=dtype)
+        high = np.nextafter(middle, dtype(np.inf), dtype=dtype)
+        for below, above in ((low, middle), (middle, high), (low, high)):
+            score = np.array([above, below], dtype=dtype)
+            threshold = prior_threshold(score, 0.5)
+            assert (score > threshold).tolist() == [True, False]
+            assert (score.astype(np.float64) > threshold).tolist() == [True, False]
+
+
+def test_thresholds_at_the_ends():
+    assert prior_threshold([np.inf, 0.0], 0.5) == 0.0
+    assert prior_threshold([0.0, -np.inf], 0.5) == -np.inf
+    assert prior_threshold([1.7e308, 1.6e308], 0.5) == pytest.approx(1.65e308)
+    assert prior_threshold([0.3, 0.3, 0.3, 0.3], 0.5) == 0.3  # equal: no threshold parts them
+    assert prior_matched([0.3, 0.3, 0.3, 0.3], 0.5).tolist() == [1, 1, 0, 0]
+    assert prior_matched([0.3] * 4, 0.5, ties=np.array([3, 1, 2, 0])).tolist() == [0, 1, 0, 1]
+    P = np.full((6, 3), 1 / 3)
+    ties = np.array([5, 4, 3, 2, 1, 0])
+    by_ties = prior_matched(P, np.full(3, 1 / 3), ties=ties)
+    assert np.array_equal(by_ties, prior_matched(P, np.full(3, 1 / 3))[::-1])
+
+
 def test_agreement_obeys_its_identities(rng):
     for n_classes in (2, 4):
         truth, weak, student = rng.integers(0, n_classes, (3, 500))
