@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.cuts import content_digests
 from probekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,44 +14,51 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["duplicate_groups", "stratified_folds"]
-
-DIGEST_BYTES = 16
-CHUNK = 4096
+__all__ = ["duplicate_groups", "ordered_groups", "stratified_folds"]
 
 
 def duplicate_groups(
     X: ArrayLike | None = None, hashes: Sequence[str] | None = None
 ) -> NDArray[np.int64]:
-    """Number rows so that exact duplicates share a number; (n,) in order of first appearance.
+    """Number rows so that exact duplicates share a number (n,), from 0 in the order of their hash.
+
+    So the numbers, and the folds that follow from them, are the same for any order of the rows.
 
     Parameters
     ----------
     X
-        States (n, d); rows are duplicates where their bytes are equal (so -0.0 is not 0.0).
+        States (n, d); rows are duplicates where their numbers are equal.
     hashes
         n text hashes; they win where both are given, for equal texts may have states that differ
         in the last bit.
     """
     if hashes is None and X is None:
         raise UsageError("duplicate_groups needs states or text hashes.")
-    keys: list[Any] = list(hashes) if hashes is not None else _row_digests(np.asarray(X))
-    number: dict[Any, int] = {}
-    return np.fromiter((number.setdefault(key, len(number)) for key in keys), np.int64, len(keys))
+    keys: list[Any] = list(hashes) if hashes is not None else content_digests(np.asarray(X))
+    number = {key: i for i, key in enumerate(sorted(set(keys)))}
+    return np.fromiter((number[key] for key in keys), np.int64, len(keys))
 
 
-def _row_digests(X: NDArray[Any]) -> list[bytes]:
-    digests = []
-    for start in range(0, len(X), CHUNK):
-        block = np.ascontiguousarray(X[start : start + CHUNK])
-        digests += [hashlib.blake2b(row, digest_size=DIGEST_BYTES).digest() for row in block]
-    return digests
+def ordered_groups(groups: ArrayLike, order: NDArray[Any]) -> NDArray[np.int64]:
+    """Number groups (n,) anew, from 0, by the smallest ``order`` (n,) among their rows."""
+    numbers = np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
+    place = np.empty(len(numbers), dtype=np.int64)
+    place[np.argsort(order, kind="stable")] = np.arange(len(numbers))
+    first = np.full(int(numbers.max(initial=-1)) + 1, len(numbers))
+    np.minimum.at(first, numbers, place)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return np.asarray(rank[numbers], dtype=np.int64)
 
 
 def stratified_folds(
     hard: ArrayLike, *, n_folds: int = 5, groups: ArrayLike | None = None, seed: int = 0
 ) -> NDArray[np.int16]:
     """Assign every row to a fold (n,): class shares and sizes as equal as the groups allow.
+
+    The same rows, groups and seed give the same folds in any order of the rows, and whatever the
+    classes are called: everything goes by the groups' numbers (:func:`duplicate_groups`,
+    :func:`ordered_groups`).
 
     Groups with the same number of rows of each class are interchangeable: all of a kind are dealt
     at once, largest kinds first, each group to the fold that has least of its classes (a water
@@ -62,7 +69,8 @@ def stratified_folds(
     hard
         Class number of each row (n,), integers from 0.
     groups
-        Rows with one number stay in one fold (n,); by default every row is its own group.
+        Rows with one number stay in one fold (n,); by default every row is its own group, by its
+        place.
     seed
         Decides which of interchangeable groups goes where.
 
@@ -100,7 +108,10 @@ def stratified_folds(
 def _kinds(
     labels: NDArray[np.int64], numbers: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Kind of each group (g,), and how many rows of each class a group of that kind has (t, C)."""
+    """Kind of each group (g,), and how many rows of each class a group of that kind has (t, C).
+
+    Kinds are numbered in the order of the first group of each.
+    """
     n_classes = int(labels.max()) + 1
     size = np.bincount(numbers)
     kind = np.zeros(len(size), dtype=np.int64)
@@ -111,21 +122,23 @@ def _kinds(
     table = np.bincount(place * n_classes + labels[~single], minlength=len(several) * n_classes)
     found, inverse = np.unique(table.reshape(-1, n_classes), axis=0, return_inverse=True)
     kind[several] = n_classes + inverse.ravel()
-    return kind, np.vstack([np.eye(n_classes, dtype=np.int64), found])
+    counts = np.vstack([np.eye(n_classes, dtype=np.int64), found])
+    used, first, kind = np.unique(kind, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[kind.ravel()], counts[used[order]]
 
 
 def _deal(
     counts: NDArray[np.int64], many: NDArray[np.int64], n_folds: int, rng: np.random.Generator
 ) -> NDArray[np.int16]:
     """Fold of every group, kind by kind: ``many[t]`` groups of kind t with ``counts[t]`` rows."""
-    counts = counts[: len(many)]
     # Rows count relative to their class, else a rare class would be dealt by chance.
     weight = 1 / np.maximum(many @ counts, 1)
     held = np.zeros((n_folds, counts.shape[1]))
     dealt: list[NDArray[np.int16]] = [np.zeros(0, dtype=np.int16)] * len(many)
     for t in np.argsort(-counts.sum(axis=1), kind="stable"):
-        if not many[t]:
-            continue
         pull = counts[t] * weight
         # Each further group of this kind raises a fold's squared load by one step of equal height.
         level = np.round(held @ pull / (counts[t] @ pull), 9)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
+from probekit.cuts import by_id
 from probekit.errors import UsageError
-from probekit.folds import duplicate_groups, stratified_folds
+from probekit.folds import duplicate_groups, ordered_groups, stratified_folds
 
 
 def class_table(fold, hard, n_folds=5):
@@ -108,11 +109,51 @@ def test_wrong_arguments():
 
 def test_duplicates_by_hash_and_by_bytes():
     X = np.array([[1, 2], [3, 4], [1, 2], [0.0, 1], [-0.0, 1]], dtype=np.float32)
-    assert duplicate_groups(X).tolist() == [0, 1, 0, 2, 3]
-    assert duplicate_groups(X[:, ::-1]).tolist() == [0, 1, 0, 2, 3]  # not contiguous
+    same = [[0, 2], [3, 4]]  # -0.0 is 0.0
+    for states in (X, X[:, ::-1], X.astype(np.float64), X.astype(np.float16)):
+        groups = duplicate_groups(states)
+        assert sorted(set(groups)) == [0, 1, 2]
+        assert [np.flatnonzero(groups == groups[i]).tolist() for i in (0, 3)] == same
     assert duplicate_groups(X, ["a", "a", "b", "c", "b"]).tolist() == [0, 0, 1, 2, 1]
+    assert duplicate_groups(X, ["c", "c", "b", "a", "b"]).tolist() == [2, 2, 1, 0, 1]
 
 
 def test_duplicates_across_blocks():
     X = np.arange(10_000, dtype=np.float64)[:, None] % 9_000
-    assert np.array_equal(duplicate_groups(X), np.arange(10_000) % 9_000)
+    groups = duplicate_groups(X)
+    assert np.array_equal(groups[9_000:], groups[:1_000])
+    assert len(set(groups)) == 9_000
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_folds_are_those_of_the_rows_in_any_order_and_whatever_the_classes_are_called(seed):
+    rng = np.random.default_rng(seed)
+    n, n_classes, n_folds = int(rng.integers(5, 300)), int(rng.integers(2, 6)), 2 + seed % 5
+    hard = rng.choice(n_classes, n, p=rng.dirichlet(np.ones(n_classes)))
+    texts = [f"text {i}" for i in rng.integers(0, 1 + n // (1 + seed % 3), n)]
+    names = [f"row {i}" for i in range(n)]
+
+    def folds(order, hard, seed=seed):
+        groups = duplicate_groups(hashes=[texts[i] for i in order])
+        if seed % 2:
+            groups = ordered_groups(groups, by_id(names[i] for i in order))
+        return stratified_folds(hard[order], n_folds=n_folds, groups=groups, seed=seed)
+
+    as_given = folds(range(n), hard)
+    assert together(as_given, duplicate_groups(hashes=texts))
+    for _ in range(3):
+        order = rng.permutation(n)
+        assert np.array_equal(folds(order, hard), as_given[order])
+    assert np.array_equal(folds(range(n), rng.permutation(n_classes)[hard]), as_given)
+    # The control: groups numbered by place depend on it.
+    order = rng.permutation(n)
+    placed = stratified_folds(hard[order], n_folds=n_folds, seed=seed)
+    assert n < 30 or not np.array_equal(
+        placed, stratified_folds(hard, n_folds=n_folds, seed=seed)[order]
+    )
+
+
+def test_ordered_groups_go_by_the_smallest_of_their_rows():
+    groups = ordered_groups([7, 3, 7, 9], np.array([5, 2, 1, 9]))
+    assert groups.tolist() == [0, 1, 0, 2]
+    assert ordered_groups([], np.array([])).tolist() == []

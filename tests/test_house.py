@@ -46,6 +46,7 @@ LEVELS = {
     "probekit.tasks": 3,
     "probekit.sources": 4,
     "probekit.activations": 5,
+    "probekit.cuts": 5,
     "probekit.folds": 6,
     "probekit.label_columns": 6,
     "probekit.labels": 6,
