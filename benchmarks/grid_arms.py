@@ -10,9 +10,9 @@ import numpy as np
 from grid_candidates import fine, simifeat_vote, spread_labels
 from grid_states import TaskStates
 
-from probekit.cleaning.filter import most_disagreeing
 from probekit.cleaning.noise import prune_by_noise_rate
 from probekit.cleaning.scoring import Scored, score_rows
+from probekit.cuts import disagreement_of, largest
 from probekit.labels import WeakLabels
 from probekit.prior import prior_matched
 from probekit.probes import LogisticProbe
@@ -107,7 +107,7 @@ def training_sets(condition: Condition) -> Iterator[tuple[str, Array, Array]]:
     yield "weak labels", every, weak
     for draw in range(3):
         rng = np.random.default_rng([condition.seed, draw])
-        gone = most_disagreeing(rng.random(n), counts, hard)
+        gone = largest(rng.random(n), counts, hard).taken
         yield f"random drop, {draw}", np.flatnonzero(~gone), weak
     for name, probe in PROBES.items():
         layer = None if probe == "ensemble" else SINGLE_LAYER
@@ -131,13 +131,13 @@ def _of_probe(
     if name == "TopoFilter":
         keep = scored.probe.keep_
     else:
-        keep = ~most_disagreeing(scored.disagreement, counts, hard)
+        keep = ~largest(scored.disagreement, counts, hard, ties=scored.ties).taken
     yield f"filter, {name}", np.flatnonzero(keep), weak
     yield f"relabel, {name}", every, (1 - BLEND) * weak + BLEND * scored.proba
     if name == "ensemble":
         share = np.bincount(hard, minlength=2) / len(hard)
         yield "relabel hard, ensemble", every, np.eye(2)[prior_matched(scored.proba, share)]
-        gone = prune_by_noise_rate(hard, scored.proba)
+        gone = prune_by_noise_rate(hard, scored.proba, ties=scored.ties).taken
         yield "filter confident, ensemble", np.flatnonzero(~gone), weak
 
 
@@ -147,7 +147,7 @@ def _candidates(
     X = condition.states.pool.read(SINGLE_LAYER, condition.rows)
     hard, every = weak.argmax(axis=1), np.arange(len(weak))
     proba = spread_labels(X, hard)
-    gone = most_disagreeing(0.5 * np.abs(proba - weak).sum(axis=1), counts, hard)
+    gone = largest(disagreement_of(proba, weak), counts, hard).taken
     yield "filter, label spreading", np.flatnonzero(~gone), weak
     yield "relabel, label spreading", every, (1 - BLEND) * weak + BLEND * proba
     yield "filter, SimiFeat", np.flatnonzero(simifeat_vote(X, hard, every)), weak

@@ -103,6 +103,13 @@ probe_options = _all(
     click.option("--k-cc", type=click.IntRange(min=1), help="topofilter: neighbours of the graph."),
     click.option("--k-zeta", type=click.IntRange(min=1), help="topofilter: neighbours that vote."),
     click.option(
+        "--disagreement",
+        type=click.Choice(["label", "distance"]),
+        help="What rows are judged by: 1 - P(the weak label's class), or half the absolute "
+        "difference of P and weak label, as published; the same for hard labels (label; with "
+        "--preset distance).",
+    ),
+    click.option(
         "--in-sample",
         is_flag=True,
         help="Predict rows that were fitted on, as EleutherAI did: hides wrong labels.",

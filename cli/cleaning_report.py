@@ -78,6 +78,11 @@ def _heading(verdicts: Verdicts) -> str:
         layer = f", layers {', '.join(map(str, said['layers']))}"
     how = "in sample" if said["in_sample"] else "out of fold"
     lines = [f"{probe['name']} ({parameters}){layer}, {how}: {_action(said)}"]
+    if verdicts.tied:
+        by = "their row number" if said.get("ties_by") == "index" else "a hash of seed and id"
+        taken = said["ties"].get("taken")
+        what = "which class they get" if taken is None else f"which {taken:,} of them are dropped"
+        lines.append(f"{verdicts.tied:,} rows are equal at the cut; {by} decided {what}.")
     return "\n".join(lines)
 
 

@@ -75,6 +75,8 @@ def run_cleaning(
         probe = _probe(options, probe_params or {}, pairs=store.differences)
         rows = find_rows(store, options) if options["write_data"] is not None else None
         labels = read_labels(options, store.keys)
+        if options["preset"] is not None:
+            how = {"disagreement": "distance", "ties": "index", **how}
         verdicts = act(
             store,
             labels,
@@ -83,7 +85,7 @@ def run_cleaning(
             in_sample=options["in_sample"] or options["preset"] is not None,
             seed=options["seed"],
             only_labelled=options["only_labelled"],
-            **how,
+            **{**how, **pick(options, "disagreement")},
         )
         advice = _advice(store, labels, options)
     verdicts.save(options["output"])

@@ -75,6 +75,11 @@ K_ZETA = {"paper": "16,32,64", "eleuther": "10,25,50"}
     default=True,
     help="logreg: penalise the coefficients of columns divided by their spread.",
 )
+@click.option(
+    "--disagreement",
+    type=click.Choice(["label", "distance"]),
+    help="What filtering ranks by, as filter has it (label; topofilter eleuther: distance).",
+)
 @click.option("--folds", default=5, type=click.IntRange(min=2), help="logreg: folds.")
 @click.option("--seeds", default="1", help="logreg: comma-separated seeds of folds, or how many.")
 @output_option("Sweep to write: .parquet or .jsonl.")
@@ -164,6 +169,7 @@ def _settings(rows: SweepRows, options: Mapping[str, Any]) -> SweepSettings:
         metric=options["metric"],
         standardize=options["standardize"],
         variant=variant,
+        disagreement=options["disagreement"],
         **counts,  # type: ignore[arg-type]  # whole numbers, by parse_grid
     )
 

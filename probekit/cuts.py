@@ -1,7 +1,7 @@
 """Where a ranking is cut: how far labels and probe disagree, how many rows go, which of equals.
 
 Equal scores are common (a mean of k votes takes k + 1 values). Which of the equal rows at a cut are
-taken is decided by a hash of seed and id, or of the row's content where there are no ids, so that
+taken is decided by a hash of seed and id, or of the text or states where there are no ids, so that
 the order of the rows, which may mean something, decides nothing.
 """
 
@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from probekit.data import Keys
+
 __all__ = [
     "DISAGREEMENTS",
     "Cut",
     "by_content",
     "by_id",
+    "by_key",
     "check_disagreement",
     "content_digests",
     "count_of",
     "disagreement_of",
     "largest",
+    "names_of",
     "tied_decisions",
 ]
 
@@ -88,6 +92,18 @@ def by_id(ids: Iterable[str], *, seed: int | Sequence[int] = 0) -> NDArray[np.ui
         for name in ids
     )
     return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+
+
+def names_of(keys: Keys) -> Sequence[str] | None:
+    """What tells n rows apart in any order: ids, else text hashes; None where there are neither."""
+    if keys.id_column is not None:
+        return keys.ids
+    return keys.hashes if keys.hashes and all(keys.hashes) else None
+
+
+def by_key(keys: Keys, *, seed: int | Sequence[int] = 0) -> NDArray[np.uint64]:
+    """Order of equals (n,) by ids, else text hashes, else row numbers: as :func:`by_id`."""
+    return by_id(names_of(keys) or keys.ids, seed=seed)
 
 
 def by_content(X: ArrayLike, Y: ArrayLike, *, seed: int | Sequence[int] = 0) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.contents import text_hash
+from probekit.cuts import by_key
 from probekit.data import Keys, Rows, find_ids, match, other_texts
 from probekit.errors import DataError, first_few
 from probekit.files import (
@@ -84,7 +85,8 @@ class Verdicts:
     weight: NDArray[np.float32]
     """Weight of the row in the loss (n,)."""
     disagreement: NDArray[np.float32]
-    """Half the absolute difference of ``probe`` and ``weak``, in [0, 1] (n,)."""
+    """How far the probe contradicts the weak label, in [0, 1] (n,): 1 − P(its class), or half the
+    absolute difference of ``probe`` and ``weak`` where the provenance says ``distance``."""
     fold: NDArray[np.int16]
     """Fold whose model predicted the row (n,), -1 where it was left out alone."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -132,6 +134,22 @@ class Verdicts:
             chosen="id_column" not in self.provenance,
             name="the verdicts",
         )
+
+    @property
+    def tied(self) -> int:
+        """How many verdicts a tie decided: rows equal to others that were decided otherwise."""
+        return int(self.provenance.get("ties", {}).get("rows", 0))
+
+    @property
+    def ties(self) -> NDArray[np.uint64]:
+        """Order of equal rows (n,): a hash of seed and id."""
+        seed = self.provenance.get("seed", 0)
+        return by_key(self.keys, seed=seed if isinstance(seed, int) else 0)
+
+    @property
+    def ranking(self) -> NDArray[np.int64]:
+        """Row numbers (n,), the most disagreeing first, equal ones by ``ties``."""
+        return np.asarray(np.lexsort((self.ties, -self.disagreement)), np.int64)
 
     def class_values(self) -> list[Any]:
         """Class names as they are written into data: whole numbers where all of them are."""

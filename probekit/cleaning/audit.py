@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from probekit.cuts import DECIMALS, by_key
 from probekit.errors import DataError, UsageError
 from probekit.folds import duplicate_groups
 from probekit.prior import prior_matched
@@ -87,12 +88,15 @@ def find_disputed(
     check_finite(X, aligned.ids)
     hashes = [store.hashes[i] for i in rows]
     groups = duplicate_groups(hashes=hashes) if all(hashes) else duplicate_groups(X)
+    ties = by_key(aligned.keys, seed=seed)
     proba = ensemble_for(store, layers).fit(X, aligned.probs, groups=groups).oof_proba_
     weak = aligned.hard
     share = np.bincount(weak, minlength=len(aligned.classes)) / len(weak)
-    decided = prior_matched(proba, share)
+    decided = prior_matched(np.round(proba, DECIMALS), share, ties=ties)
     found = np.flatnonzero(weak != decided)
+    found = found[np.argsort(ties[found], kind="stable")]  # the order of the rows decides nothing
     found = found[np.unique(groups[found], return_index=True)[1]]
+    found = found[np.argsort(ties[found], kind="stable")]
     order = found[stratified_order(weak[found] * len(share) + decided[found], seed)]
     names = aligned.classes
     return Disputed(

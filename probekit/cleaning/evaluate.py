@@ -131,8 +131,8 @@ def evaluate(verdicts: Verdicts, truth: ArrayLike) -> dict[str, Any]:
     result: dict[str, Any] = {
         "rows": len(verdicts),
         "labels": _labels(verdicts, weak, true),
-        "probe": _predictions(verdicts.probe, share, true),
-        "weak": _predictions(verdicts.weak, share, true),
+        "probe": _predictions(verdicts.probe, share, true, verdicts.ties),
+        "weak": _predictions(verdicts.weak, share, true, verdicts.ties),
     }
     if verdicts.provenance.get("pairs"):
         for name, P in (("probe", verdicts.probe), ("weak", verdicts.weak)):
@@ -163,12 +163,15 @@ def _labels(
 
 
 def _predictions(
-    proba: NDArray[np.float32], share: NDArray[np.float64], true: NDArray[np.int64]
+    proba: NDArray[np.float32],
+    share: NDArray[np.float64],
+    true: NDArray[np.int64],
+    ties: NDArray[np.uint64],
 ) -> dict[str, float]:
     P = proba.astype(np.float64)
     return {
         "accuracy": accuracy(true, P.argmax(axis=1)),
-        "accuracy_prior_matched": accuracy(true, prior_matched(P, share)),
+        "accuracy_prior_matched": accuracy(true, prior_matched(P, share, ties=ties)),
         "auroc": auroc(true, P),
         "brier": brier(true, P),
         "log_loss": log_loss(true, P),

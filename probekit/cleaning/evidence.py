@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.cuts import by_key
 from probekit.errors import DataError, LabelsError, UsageError
 from probekit.folds import duplicate_groups
 from probekit.prior import class_counts, prior_matched
@@ -82,7 +83,8 @@ def draw_sample(
             f"{', '.join(map(str, store.layers))}."
         )
     place, aligned = labels.align(store.keys, only_labelled=only_labelled)
-    drawn = _draw(aligned.hard, rows, seed)
+    # By a hash of the id: neither the order of the rows nor what lies between decides.
+    drawn = _draw(aligned.hard, rows, np.argsort(by_key(aligned.keys, seed=seed), kind="stable"))
     plan = plan_layers(layers or store.layers)
     states = {layer: store.read(layer, place[drawn]) for layer in plan.layers}
     each = {layer: np.isfinite(part).all(axis=1) for layer, part in states.items()}
@@ -112,14 +114,14 @@ def draw_sample(
     )
 
 
-def _draw(hard: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
+def _draw(hard: NDArray[np.int64], rows: int, order: NDArray[np.int64]) -> NDArray[np.int64]:
     if len(hard) <= rows:
-        return np.arange(len(hard))
+        return order
     size = np.bincount(hard)
     # A rare class keeps enough rows for its correlation and votes to exist.
     wanted = np.maximum(class_counts(rows, size / len(hard)), np.minimum(size, 3))
-    order = np.random.default_rng(seed).permutation(len(hard))
-    return np.sort(np.concatenate([order[hard[order] == c][:m] for c, m in enumerate(wanted)]))
+    chosen = [order[hard[order] == c][:m] for c, m in enumerate(wanted)]
+    return order[np.isin(order, np.concatenate(chosen))]
 
 
 @dataclass(frozen=True, eq=False)

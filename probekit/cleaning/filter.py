@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from probekit.cleaning.noise import confident_shares, hoc, prune_by_noise_rate
 from probekit.cleaning.scoring import Scored, make_probe, score_rows
+from probekit.cuts import Cut, count_of, largest
 from probekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from probekit.labels import WeakLabels
     from probekit.verdicts import Verdicts
 
-__all__ = ["filter_labels", "most_disagreeing"]
+__all__ = ["filter_labels"]
 
 PER_CLASS_SHARE = 0.2
 GLOBAL_SHARE = 0.1
@@ -40,30 +40,36 @@ def filter_labels(
     n_folds: int = 5,
     seed: int = 0,
     only_labelled: bool = False,
+    disagreement: Literal["label", "distance"] | None = None,
+    ties: Literal["hash", "index"] = "hash",
 ) -> Verdicts:
     """Keep the rows whose weak label agrees with a probe that has not seen it.
 
     Parameters
     ----------
-    states, labels, probe, layer, in_sample, n_folds, seed, only_labelled
+    states, labels, probe, layer, in_sample, n_folds, seed, only_labelled, ties
         As :func:`probekit.cleaning.scoring.score_rows`.
+    disagreement
+        As there; by default ``"label"``. A TopoFilter probe is told, if it is given here.
     contamination
-        Share to drop, in (0, 1): the ⌊c · n⌋ most disagreeing rows, of equal ones the smaller row
-        number first; by default 0.2 of each weak class, or 0.1 of all rows. ``"auto"``: for each
-        class the smaller of two estimates of how much cannot be told from other classes.
+        Share to drop, in (0, 1): the ⌊c · n⌋ most disagreeing rows; by default 0.2 of each weak
+        class, or 0.1 of all rows (there ``int(c * n)`` in floats, as EleutherAI). ``"auto"``: for
+        each class the smaller of two estimates of how much cannot be told from other classes.
         ``"confident"``: confident learning's count for each pair of classes, by margin. A
         TopoFilter probe takes a share as its own.
     per_class
         Drop within each weak class rather than over all rows (EleutherAI).
     threshold
-        Instead of a share: drop where the disagreement ½ ‖P − Y‖₁ exceeds it.
+        Instead of a share: drop where the disagreement exceeds it.
 
     Returns
     -------
     Verdicts whose ``label`` is the weak label; ``provenance`` says what was done.
     """
     _check_amount(contamination, threshold)
-    probe = _with_amount(probe, contamination, threshold, per_class=per_class)
+    probe = _with_amount(
+        probe, contamination, threshold, per_class=per_class, disagreement=disagreement
+    )
     scored = score_rows(
         states,
         labels,
@@ -73,38 +79,28 @@ def filter_labels(
         n_folds=n_folds,
         seed=seed,
         only_labelled=only_labelled,
+        disagreement=disagreement or "label",
+        ties=ties,
     )
     action: dict[str, Any] = {"action": "filter"}
     if hasattr(type(scored.probe), "keep_"):
-        keep = scored.probe.keep_[: len(scored.labels)]  # of pairs, their mirror images follow
+        n = len(scored.labels)  # of pairs, their mirror images follow
+        keep, tied = scored.probe.keep_[:n], scored.probe.result_.tied[:n]
+        action["ties"] = Cut(~keep, tied).told()
     elif threshold is not None:
         keep = scored.disagreement <= threshold
         action["threshold"] = threshold
     else:
         choose = _confident if contamination == "confident" else _by_share
-        keep, amount = choose(scored, contamination, per_class=per_class)
-        action |= amount
+        cut, amount = choose(scored, contamination, per_class=per_class)
+        keep = ~cut.taken
+        action |= amount | {"ties": cut.told()}
     return scored.verdicts(label=scored.labels.probs, keep=keep, action=action)
-
-
-def most_disagreeing(
-    disagreement: NDArray[np.float64], counts: ArrayLike, hard: NDArray[np.int64] | None = None
-) -> NDArray[np.bool_]:
-    """Mark the rows of largest disagreement (n,): ``counts[k]`` of class k, or so many of all.
-
-    Of equal ones those with the smaller row number.
-    """
-    chosen = np.zeros(len(disagreement), dtype=bool)
-    numbers = np.zeros(len(disagreement), dtype=np.int64) if hard is None else hard
-    for k, count in enumerate(np.atleast_1d(np.asarray(counts))):
-        rows = np.flatnonzero(numbers == k)
-        chosen[rows[np.argsort(-disagreement[rows], kind="stable")[:count]]] = True
-    return chosen
 
 
 def _by_share(
     scored: Scored, contamination: float | str | None, *, per_class: bool
-) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+) -> tuple[Cut, dict[str, Any]]:
     hard, n_classes = scored.labels.hard, len(scored.labels.classes)
     size = np.bincount(hard, minlength=n_classes)
     told: dict[str, Any] = {"per_class": per_class, "contamination": contamination}
@@ -117,27 +113,25 @@ def _by_share(
         told["contamination"] = share if contamination is None else contamination
         shares = np.full(n_classes, told["contamination"])
     if per_class:
-        counts = [_floor(share * n) for share, n in zip(shares, size, strict=True)]
-        return ~most_disagreeing(scored.disagreement, counts, hard), told
-    return ~most_disagreeing(scored.disagreement, _floor(float(shares @ size))), told
+        counts = [count_of(share, n) for share, n in zip(shares, size, strict=True)]
+        return largest(scored.disagreement, counts, hard, ties=scored.ties), told
+    # The published filter counts int(c * n) in floats: 28 of 100 rows for 0.29.
+    estimated = contamination == "auto"
+    count = count_of(float(shares @ size), 1) if estimated else int(float(shares[0]) * len(hard))
+    return largest(scored.disagreement, count, ties=scored.ties), told
 
 
 def _confident(
     scored: Scored, contamination: float | str | None, *, per_class: bool
-) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+) -> tuple[Cut, dict[str, Any]]:
     if not per_class:
         raise UsageError(
             "Confident learning counts within each weak class; leave --global (per_class=False) "
             "out."
         )
     held, number = np.unique(scored.labels.hard, return_inverse=True)
-    drop = prune_by_noise_rate(number.ravel(), scored.proba[:, held])
-    return ~drop, {"per_class": True, "contamination": contamination}
-
-
-def _floor(amount: float) -> int:
-    # 0.29 * 100 is 28.999999999999996, yet 29 rows are meant.
-    return math.floor(amount + 1e-9)
+    cut = prune_by_noise_rate(number.ravel(), scored.proba[:, held], ties=scored.ties)
+    return cut, {"per_class": True, "contamination": contamination}
 
 
 def _estimates(scored: Scored) -> dict[str, NDArray[np.float64]]:
@@ -174,7 +168,12 @@ def _check_amount(contamination: float | str | None, threshold: float | None) ->
 
 
 def _with_amount(
-    probe: Any, contamination: float | str | None, threshold: float | None, *, per_class: bool
+    probe: Any,
+    contamination: float | str | None,
+    threshold: float | None,
+    *,
+    per_class: bool,
+    disagreement: str | None,
 ) -> Any:
     """Hand the amount to a TopoFilter probe, which decides itself; leave others as they are."""
     if probe != "topofilter" and not hasattr(type(probe), "keep_"):
@@ -189,6 +188,8 @@ def _with_amount(
         )
     if contamination is not None:
         probe.set_params(contamination=contamination)
+    if disagreement is not None:
+        probe.set_params(disagreement=disagreement)
     if probe.variant == "paper" and not probe.rank and (contamination is not None or not per_class):
         what = "share to drop" if contamination is not None else "choice of all rows or each class"
         raise UsageError(

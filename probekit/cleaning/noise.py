@@ -7,10 +7,11 @@ which a weak model's errors do (docs/methods.md): on real labels they measure un
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.cuts import DECIMALS, Cut, largest
 from probekit.errors import ProbeError
 from probekit.prior import class_counts
 
@@ -143,20 +144,25 @@ def confident_shares(hard: NDArray[np.int64], proba: NDArray[np.float64]) -> NDA
     return shares
 
 
-def prune_by_noise_rate(hard: NDArray[np.int64], proba: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Mark rows (n,) to drop: as many labelled k as the confident joint counts for j, for each j.
+def prune_by_noise_rate(
+    hard: NDArray[np.int64], proba: NDArray[np.float64], *, ties: NDArray[Any] | None = None
+) -> Cut:
+    """Take rows (n,) to drop: as many labelled k as the confident joint counts for j, for each j.
 
-    Those of largest margin p_j − p_k, of equal ones the smaller row number; rows whose most
-    probable class is their label stay. Confident learning's ``prune_by_noise_rate``, Northcutt,
-    Jiang & Chuang 2021, section 3.2, https://arxiv.org/abs/1911.00068.
+    Those of largest margin p_j − p_k, of equal ones the smaller of ``ties`` (n,), by default the
+    smaller row number; rows whose most probable class is their label stay. Confident learning's
+    ``prune_by_noise_rate``, Northcutt, Jiang & Chuang 2021, section 3.2,
+    https://arxiv.org/abs/1911.00068.
     """
     joint = confident_joint(hard, proba)
-    drop = np.zeros(len(hard), dtype=bool)
+    drop, tied = np.zeros(len(hard), dtype=bool), np.zeros(len(hard), dtype=bool)
     for k, row in enumerate(joint):
         held = np.flatnonzero(hard == k)
         counts = class_counts(len(held), row / row.sum())
         for j in np.flatnonzero(counts):
             if j != k:
-                margin = proba[held, j] - proba[held, k]
-                drop[held[np.argsort(-margin, kind="stable")[: counts[j]]]] = True
-    return np.asarray(drop & (proba.argmax(axis=1) != hard))
+                margin = np.round(proba[held, j] - proba[held, k], DECIMALS)
+                cut = largest(margin, counts[j], ties=None if ties is None else ties[held])
+                drop[held[cut.taken]] = tied[held[cut.tied]] = True
+    other = proba.argmax(axis=1) != hard
+    return Cut(drop & other, tied & other)

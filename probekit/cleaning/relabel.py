@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from probekit.cleaning.scoring import Scored, score_rows
+from probekit.cuts import DECIMALS, tied_decisions
 from probekit.errors import UsageError
 from probekit.prior import prior_matched
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from probekit.labels import WeakLabels
     from probekit.verdicts import Verdicts
 
-__all__ = ["relabel"]
+__all__ = ["decide_at_prior", "relabel"]
 
 BLEND = 0.75
 
@@ -38,12 +39,14 @@ def relabel(
     n_folds: int = 5,
     seed: int = 0,
     only_labelled: bool = False,
+    disagreement: Literal["label", "distance"] = "label",
+    ties: Literal["hash", "index"] = "hash",
 ) -> Verdicts:
     """Give every row a new label.
 
     Parameters
     ----------
-    states, labels, probe, layer, in_sample, n_folds, seed, only_labelled
+    states, labels, probe, layer, in_sample, n_folds, seed, only_labelled, disagreement, ties
         As :func:`probekit.cleaning.scoring.score_rows`.
     blend
         β of the soft label (1 − β) Y + β P, in (0, 1]; by default 0.75.
@@ -54,7 +57,7 @@ def relabel(
         Hard labels instead: the second of two classes where its probability exceeds this
         (EleutherAI: 0.5).
     only_above
-        Leave the weak label where the disagreement ½ ‖P − Y‖₁ is not above this.
+        Leave the weak label where the disagreement is not above this.
 
     Returns
     -------
@@ -70,11 +73,18 @@ def relabel(
         n_folds=n_folds,
         seed=seed,
         only_labelled=only_labelled,
+        disagreement=disagreement,
+        ties=ties,
     )
     action: dict[str, Any] = {"action": "relabel"}
     if hard:
-        label = _prior_matched(scored)
-        action["form"] = "hard, at the weak prior"
+        decided, tied = decide_at_prior(
+            scored.proba,
+            np.bincount(scored.labels.hard, minlength=len(scored.labels.classes)),
+            ties=scored.ties,
+        )
+        label = np.eye(len(scored.labels.classes))[decided]
+        action |= {"form": "hard, at the weak prior", "ties": {"rows": int(tied.sum())}}
     elif threshold is not None:
         label = _cut(scored, threshold)
         action |= {"form": "hard, at a threshold", "threshold": threshold}
@@ -88,10 +98,13 @@ def relabel(
     return scored.verdicts(label=label, keep=np.ones(len(label), dtype=bool), action=action)
 
 
-def _prior_matched(scored: Scored) -> NDArray[np.float64]:
-    n_classes = len(scored.labels.classes)
-    share = np.bincount(scored.labels.hard, minlength=n_classes) / len(scored.labels)
-    return np.asarray(np.eye(n_classes)[prior_matched(scored.proba, share)])
+def decide_at_prior(
+    proba: NDArray[np.float64], size: NDArray[np.int64], *, ties: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Classes (n,) with ``size`` (C,) rows each, and the rows of which a tie decided the class."""
+    P = np.round(proba, DECIMALS)  # means of the same votes in another order are equal
+    decided = prior_matched(P, size / len(P), ties=ties)
+    return decided, tied_decisions(P, decided)
 
 
 def _cut(scored: Scored, threshold: float) -> NDArray[np.float64]:

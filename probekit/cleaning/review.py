@@ -43,7 +43,7 @@ def review_records(
     probability; the metadata hold the weak label, both probabilities, the disagreement and what the
     verdict is.
     """
-    order = np.argsort(-verdicts.disagreement, kind="stable")[:many]
+    order = verdicts.ranking[:many]
     weak, probe = verdicts.weak.argmax(axis=1), verdicts.probe.argmax(axis=1)
     names = verdicts.classes
     records = []

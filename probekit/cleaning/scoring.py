@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.cuts import by_content, by_id, check_disagreement, disagreement_of, names_of
 from probekit.errors import DataError, LabelsError, ProbeError, UsageError, first_few
-from probekit.folds import duplicate_groups
+from probekit.folds import duplicate_groups, ordered_groups
 from probekit.labels import WeakLabels, load_labels
 from probekit.probes.mirror import mirrored, needs_mirror
 from probekit.verdicts import NO_FOLD, Verdicts
@@ -45,11 +46,13 @@ PROBES = {
         "cap",
         "rank",
         "metric",
+        "disagreement",
         "self_neighbor",
     ),
     "ensemble": ("k",),
     "mass-mean": (),
 }
+TIES = ("hash", "index")
 FINITE_CHUNK = 4096
 
 
@@ -71,14 +74,17 @@ class Scored:
     """Fold whose fit predicted the row (n,), -1 where the row alone was left out."""
     probe: Any
     """The fitted probe."""
+    ties: NDArray[Any]
+    """Order of equal rows (n,), smaller first: see :mod:`probekit.cuts`."""
+    form: str = "label"
+    """Form of the disagreement."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """What made them."""
 
     @property
     def disagreement(self) -> NDArray[np.float64]:
-        """½ ‖P − Y‖₁ (n,), to 12 decimals: sums of the same numbers in another order are equal."""
-        distance = 0.5 * np.abs(self.proba - self.labels.probs).sum(axis=1)
-        return np.asarray(np.round(distance, 12))
+        """How far the probe contradicts the weak labels (n,): :mod:`probekit.cuts`."""
+        return disagreement_of(self.proba, self.labels.probs, self.form)
 
     def verdicts(
         self, *, label: NDArray[np.float64], keep: NDArray[np.bool_], action: dict[str, Any]
@@ -155,6 +161,8 @@ def score_rows(
     n_folds: int = 5,
     seed: int = 0,
     only_labelled: bool = False,
+    disagreement: str = "label",
+    ties: str = "hash",
 ) -> Scored:
     """Join rows and labels, fit the probe, and predict every row without itself.
 
@@ -177,13 +185,23 @@ def score_rows(
     in_sample
         Predict rows that were fitted on, as EleutherAI does; it hides what this is about.
     n_folds, seed
-        For a probe named, and for classifiers that are no probekit probes.
+        For a probe named, and for classifiers that are no probekit probes; the seed also decides
+        between equal rows.
+    disagreement
+        ``"label"``: 1 − P(the weak label's class); ``"distance"``: ½ ‖P − Y‖₁, as published. For
+        hard labels they are the same.
+    ties
+        What decides between equal rows at a cut: ``"hash"`` of seed and id (of the content where
+        there are no ids), or ``"index"``, the smaller row number first.
 
     Raises
     ------
     LabelsError, ProbeError, UsageError
         Where labels do not fit the rows, states are not finite, or the probe refuses.
     """
+    check_disagreement(disagreement)
+    if ties not in TIES:
+        raise UsageError(f"ties is {' or '.join(TIES)}, got {ties!r}.")
     probe = default_probe(states, layer) if probe is None else probe
     if isinstance(probe, str):
         pairs = bool(getattr(states, "differences", False))
@@ -191,14 +209,23 @@ def score_rows(
     probe, layers = with_layers(states, probe, layer)
     X, hashes, aligned, where = _join(states, labels, layers, only_labelled=only_labelled)
     check_finite(X, aligned.ids)
-    known = all(hashes)
-    groups = duplicate_groups(hashes=hashes) if known else duplicate_groups(X)
+    given = hasattr(states, "layer") or isinstance(labels, WeakLabels | str | Path)
+    names = names_of(aligned.keys) if given else None
+    order: NDArray[Any] = np.arange(len(X))
+    if ties == "hash":
+        order = (
+            by_content(X, aligned.probs, seed=seed) if names is None else by_id(names, seed=seed)
+        )
+    groups = duplicate_groups(hashes=hashes) if all(hashes) else duplicate_groups(X)
+    if names is not None and not all(hashes):
+        groups = ordered_groups(groups, by_id(names))  # the same folds on every layer
     pairs = bool(getattr(states, "differences", False))
     both_ways = pairs and needs_mirror(probe)
     shown = (X, aligned.probs, groups)
     fitted, proba, fold = _predict(
         probe,
         *(mirrored(*shown) if both_ways else shown),
+        ties=np.tile(order, 2) if both_ways else order,
         in_sample=in_sample,
         n_folds=n_folds,
         seed=seed,
@@ -209,6 +236,8 @@ def score_rows(
         "probe": {"name": type(fitted).__name__, "parameters": _parameters(probe)},
         "in_sample": in_sample,
         "seed": seed,
+        "disagreement": disagreement,
+        "ties_by": ties,
         "labels": {"source": Path(aligned.source).name, "fingerprint": aligned.fingerprint},
         **where,
     }
@@ -219,7 +248,7 @@ def score_rows(
     told = fitted.told(aligned.classes, aligned.ids) if hasattr(fitted, "told") else []
     if notes := [*_on_pairs(fitted, both_ways, pairs), *told]:
         provenance["notes"] = notes
-    return Scored(X, groups, aligned, hashes, proba, fold, fitted, provenance)
+    return Scored(X, groups, aligned, hashes, proba, fold, fitted, order, disagreement, provenance)
 
 
 def _on_pairs(probe: Any, both_ways: bool, pairs: bool) -> list[str]:
@@ -339,6 +368,7 @@ def _predict(
     Y: NDArray[np.float64],
     groups: NDArray[np.int64],
     *,
+    ties: NDArray[Any],
     in_sample: bool,
     n_folds: int,
     seed: int,
@@ -359,7 +389,9 @@ def _predict(
         # Then fit needs no leave-one-out, which k = n has too few others for.
         fitted.set_params(self_neighbor=True)
     if ours:
-        fitted.fit(X, Y, groups=groups)
+        # What drops rows itself is told how to choose between equal ones.
+        more = {"ties": ties} if hasattr(type(fitted), "keep_") else {}
+        fitted.fit(X, Y, groups=groups, **more)
     else:
         fitted.fit(X, Y.argmax(axis=1))
     if in_sample and hasattr(fitted, "self_neighbor"):

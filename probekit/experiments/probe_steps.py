@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.activations.spec import parse_layers
+from probekit.cuts import by_key, largest
 from probekit.experiments.config import ACTIONS
 from probekit.experiments.context import VERDICTS, Context, Labels, predictions_file
 from probekit.experiments.engine import Step
@@ -181,9 +182,8 @@ def random_verdicts(weak: WeakLabels, dropped: Sequence[int], *, seed: Sequence[
     """Keep all but ``dropped[c]`` rows of weak class c, chosen at random."""
     from probekit.verdicts import NO_FOLD, Verdicts
 
-    rng, keep = np.random.default_rng(list(seed)), np.ones(len(weak), dtype=bool)
-    for c, many in enumerate(dropped):
-        keep[rng.choice(np.flatnonzero(weak.hard == c), many, replace=False)] = False
+    order = by_key(weak.keys, seed=seed)  # all are equal, so that a hash alone decides
+    keep = ~largest(np.zeros(len(weak)), list(dropped), weak.hard, ties=order).taken
     probs = weak.probs.astype(np.float32)
     return Verdicts(
         ids=list(weak.ids),

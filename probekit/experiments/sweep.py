@@ -38,6 +38,8 @@ __all__ = ["Sweep", "SweepSettings", "remove_parts", "run_sweep", "write_sweep"]
 
 FORMAT = "probekit-sweep"
 VERSION = 1
+# Of how figures are computed: raised where an unfinished sweep of before must not be gone on with.
+RULES = 2
 # Settings that a probe's figures depend on; all depend on the contaminations.
 DEPENDS = {
     "knn": ("k", "metric"),
@@ -66,6 +68,8 @@ class SweepSettings:
     metric: Metric = "cosine"
     standardize: bool = True
     variant: Literal["paper", "eleuther"] = "paper"
+    disagreement: Literal["label", "distance"] | None = None
+    """What filtering ranks by; None: the label, and the distance for TopoFilter's ``eleuther``."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be swept."""
@@ -230,6 +234,8 @@ def _part(
         states.groups,
         contaminations=settings.contaminations,
         truth=states.rows.truth,
+        ties=states.rows.ties,
+        disagreement=settings.disagreement or "label",
     )
     rows = [
         _row(states, probe, prediction, judge)
@@ -263,8 +269,15 @@ def _key(rows: SweepRows, layer: int, probe: str, settings: SweepSettings) -> st
     given = asdict(settings)
     text = json.dumps(
         [
-            *(VERSION, version("probekit"), rows.store.fingerprint, rows.labels.fingerprint, truth),
-            *(layer, probe, settings.contaminations),
+            *(
+                VERSION,
+                RULES,
+                version("probekit"),
+                rows.store.fingerprint,
+                rows.labels.fingerprint,
+                truth,
+            ),
+            *(layer, probe, settings.contaminations, settings.disagreement),
             {name: given[name] for name in DEPENDS[probe]},
         ]
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.cleaning.filter import most_disagreeing
-from probekit.cleaning.relabel import BLEND
+from probekit.cleaning.relabel import BLEND, decide_at_prior
+from probekit.cuts import count_of, disagreement_of, largest
 from probekit.metrics import accuracy, auroc
-from probekit.prior import prior_matched
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,6 +62,10 @@ class Judge:
         Shares to filter.
     truth
         True class numbers (n,), or None.
+    ties
+        Order of equal rows (n,); None: by row number.
+    disagreement
+        Its form, as ``filter`` takes it.
     """
 
     def __init__(
@@ -73,8 +75,12 @@ class Judge:
         *,
         contaminations: Sequence[float],
         truth: NDArray[np.int64] | None = None,
+        ties: NDArray[Any] | None = None,
+        disagreement: str = "label",
     ) -> None:
         self.Y, self.truth = Y, truth
+        self.ties = np.arange(len(Y)) if ties is None else ties
+        self.disagreement = disagreement
         self.groups = np.arange(len(Y)) if groups is None else groups
         self.contaminations = tuple(contaminations)
         self.hard = np.asarray(Y.argmax(axis=1), dtype=np.int64)
@@ -90,7 +96,7 @@ class Judge:
         """Every figure of one prediction, by column; None where the truth is not known."""
         P = prediction.proba
         loss = -(self.Y * np.log(np.maximum(vote_proba(P, prediction.votes), TINY))).sum(axis=1)
-        relabelled = prior_matched(P, self.size / len(P))
+        relabelled, _ = decide_at_prior(P, self.size, ties=self.ties)
         found: dict[str, Any] = {
             "weak_accuracy": accuracy(self.hard, P.argmax(axis=1)),
             "weak_auroc": auroc(self.hard, P),
@@ -123,11 +129,11 @@ class Judge:
 
     def _filtered(self, P: NDArray[np.float64]) -> Mapping[float, NDArray[np.bool_]]:
         """What `filter` keeps at each contamination: ⌊c · n⌋ of each weak class go."""
-        disagreement = np.round(0.5 * np.abs(P - self.Y).sum(axis=1), 12)
+        score = disagreement_of(P, self.Y, self.disagreement)
         return {
-            share: ~most_disagreeing(
-                disagreement, [math.floor(share * n + 1e-9) for n in self.size], self.hard
-            )
+            share: ~largest(
+                score, [count_of(share, n) for n in self.size], self.hard, ties=self.ties
+            ).taken
             for share in self.contaminations
         }
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.cuts import disagreement_of
 from probekit.errors import ProbeError
 from probekit.folds import stratified_folds
 from probekit.probes.base import hard_labels
 from probekit.probes.knn import neighbor_means
-from probekit.probes.topofilter import CONNECTION, check_kept, nearest_kept
+from probekit.probes.topofilter import CONNECTION, check_kept, nearest_kept, ranked_by
 from probekit.probes.topofilter_hidden import HiddenComponents, hidden_means, nearest_hidden
 from probekit.probes.topofilter_steps import (
     drop_ranked,
@@ -135,7 +136,9 @@ def _topofilter(states: LayerStates, settings: SweepSettings, note: Any) -> Iter
             near = nearest_kept(states.index, wide, component, k_zeta, groups=apart)
             proba = hidden_means(nearest_hidden(states.index, wide, hidden, k_zeta), Y)
             judged = neighbor_means(near, Y, [k_zeta])[0] if published else proba
-            steps = _Steps(component, near, hard, 0.5 * np.abs(Y - judged).sum(axis=1), n_classes)
+            score = disagreement_of(judged, Y, ranked_by(settings.variant, settings.disagreement))
+            ties = np.tile(states.rows.ties, 2)[: len(Y)]
+            steps = _Steps(component, near, hard, score, n_classes, ties)
             yield from _topofilter_rows(steps, proba, settings, len(states.rows), k_cc=k_cc)
 
 
@@ -148,14 +151,24 @@ class _Steps:
     hard: NDArray[np.int64]
     disagreement: NDArray[np.float64]
     n_classes: int
+    ties: NDArray[Any]
 
     def to_share(self, share: float) -> NDArray[np.bool_]:
-        return drop_to_share(
-            self.component, self.disagreement, self.hard, share=share, per_class=False, cap=False
-        )[0]
+        cut, _ = drop_to_share(
+            self.component,
+            self.disagreement,
+            self.hard,
+            share=share,
+            per_class=False,
+            cap=False,
+            ties=self.ties,
+        )
+        return ~cut.taken
 
     def ranked(self, accepted: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
-        return drop_ranked(accepted, self.disagreement, self.hard, share=share, per_class=False)
+        return ~drop_ranked(
+            accepted, self.disagreement, self.hard, share=share, per_class=False, ties=self.ties
+        ).taken
 
 
 def _topofilter_rows(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.cleaning.scoring import check_finite, read_states
+from probekit.cuts import by_key
 from probekit.errors import LabelsError, UsageError
-from probekit.folds import duplicate_groups
+from probekit.folds import duplicate_groups, ordered_groups
 from probekit.probes.mirror import mirrored
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
 
@@ -39,6 +40,11 @@ class SweepRows:
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @cached_property
+    def ties(self) -> NDArray[np.uint64]:
+        """Order of equal rows (n,), as filter and relabel have it with seed 0."""
+        return by_key(self.labels.keys)
 
     @property
     def most_neighbors(self) -> int:
@@ -106,7 +112,9 @@ class LayerStates:
     @cached_property
     def groups(self) -> NDArray[np.int64]:
         """Duplicates of :attr:`X` share a number (n,)."""
-        return duplicate_groups(self.X) if self.rows.groups is None else self.rows.groups
+        if self.rows.groups is not None:
+            return self.rows.groups
+        return ordered_groups(duplicate_groups(self.X), self.rows.ties)  # the same on every layer
 
     @cached_property
     def both_ways(self) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.int64]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from probekit.cuts import DISAGREEMENTS, Cut, by_content, disagreement_of
 from probekit.errors import ProbeError
 from probekit.folds import duplicate_groups
 from probekit.probes.base import BaseProbe, Training, hard_labels
@@ -39,6 +40,7 @@ __all__ = [
     "Variant",
     "check_kept",
     "nearest_kept",
+    "ranked_by",
     "topofilter",
 ]
 
@@ -63,8 +65,10 @@ class TopoFilterResult:
     that come out without the label of the row and its group g; with ``self_neighbor`` the nearest
     others in L, as published."""
     disagreement: NDArray[np.float64]
-    """½ ‖Y − topolabel‖₁ (n,), which orders what is dropped; ``eleuther``: as published, by the
-    nearest others in L."""
+    """Disagreement of label and topolabel (n,), which orders what is dropped; ``eleuther``: as
+    published, by the nearest others in L."""
+    tied: NDArray[np.bool_]
+    """Rows of which a tie decided whether they are kept (n,)."""
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     """Rows dropped by each step, ``"component"`` and ``"zeta"``, of each class."""
     notes: tuple[str, ...] = ()
@@ -88,6 +92,8 @@ def topofilter(
     backend: str = "auto",
     groups: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
+    disagreement: str | None = None,
+    ties: ArrayLike | None = None,
 ) -> TopoFilterResult:
     """Filter rows X (n, d) with labels y as :class:`TopoFilterProbe` does, and tell what was done.
 
@@ -103,9 +109,10 @@ def topofilter(
         cap=cap,
         rank=rank,
         metric=metric,
+        disagreement=disagreement,
         backend=backend,
     )
-    return probe.fit(X, y, sample_weight, groups, previous=previous).result_
+    return probe.fit(X, y, sample_weight, groups, previous=previous, ties=ties).result_
 
 
 class TopoFilterProbe(BaseProbe):
@@ -134,6 +141,9 @@ class TopoFilterProbe(BaseProbe):
         ``paper``: drop exactly ⌊c·n⌋ rows, those the filter rejects first, by disagreement.
     metric, backend
         As :class:`probekit.probes.knn.KNNProbe`.
+    disagreement
+        What rows are ranked by: ``"label"``, 1 − topolabel of the label's class, or ``"distance"``,
+        ½ ‖Y − topolabel‖₁. None: the distance for ``eleuther``, as published, else the label.
     self_neighbor
         ``oof_proba_`` lets each row of L vote for itself, and so its copies, to reproduce
         published numbers.
@@ -147,10 +157,11 @@ class TopoFilterProbe(BaseProbe):
         The :class:`TopoFilterResult`; ``keep_``, ``component_`` and ``notes_`` are short cuts to
         it. A loaded probe has it without notes.
 
-    In ``fit(X, y, sample_weight=None, groups=None, previous=None)`` weights weigh the votes of the
-    topolabel only; rows of one group (by default, of the very same states) never vote for each
-    other in ``oof_proba_``. They are neighbours in the filter of ``eleuther``, as published, and
-    not in that of ``paper``.
+    In ``fit(X, y, sample_weight=None, groups=None, previous=None, ties=None)`` weights weigh the
+    votes of the topolabel only; rows of one group (by default, of the very same states) never vote
+    for each other in ``oof_proba_``. They are neighbours in the filter of ``eleuther``, as
+    published, and not in that of ``paper``. Of rows that disagree equally the smaller of ``ties``
+    (n,) is dropped first (by default a hash of the row's states and label).
     """
 
     leave_one_out = True
@@ -168,6 +179,7 @@ class TopoFilterProbe(BaseProbe):
         cap: bool = False,
         rank: bool = False,
         metric: Metric = "cosine",
+        disagreement: str | None = None,
         self_neighbor: bool = False,
         backend: str = "auto",
     ) -> None:
@@ -180,6 +192,7 @@ class TopoFilterProbe(BaseProbe):
         self.cap = cap
         self.rank = rank
         self.metric = metric
+        self.disagreement = disagreement
         self.self_neighbor = self_neighbor
         self.backend = backend
 
@@ -191,6 +204,7 @@ class TopoFilterProbe(BaseProbe):
         groups: ArrayLike | None = None,
         *,
         previous: ArrayLike | None = None,
+        ties: ArrayLike | None = None,
     ) -> Self:
         """Filter the rows; see the class."""
         self._check_params(previous)
@@ -208,12 +222,16 @@ class TopoFilterProbe(BaseProbe):
         )
         near = self._among(index, component, wide, apart)
         proba = self._mean(near, data)
-        disagreement = _distance(data.Y, proba)
+        form = ranked_by(self.variant, self.disagreement)
+        disagreement = disagreement_of(proba, data.Y, form)
+        order = None if ties is None else _tie_order(ties, len(data.X))
+        if order is None and (self.variant == "eleuther" or self.rank):
+            order = by_content(data.X, data.Y)
         if not self.self_neighbor:
             proba = self._hidden(index, data, component, wide)
         if self.variant == "eleuther":
-            keep, more = drop_to_share(
-                component, disagreement, hard, cap=self.cap, **self._amount()
+            cut, more = drop_to_share(
+                component, disagreement, hard, cap=self.cap, ties=order, **self._amount()
             )
         else:
             candidates = component if candidates is None else component | candidates
@@ -221,14 +239,18 @@ class TopoFilterProbe(BaseProbe):
                 near = self._among(index, candidates, wide, apart)
             zeta = ZETA if self.zeta is None else self.zeta
             keep, more = candidates & majority(near, hard, len(self.classes_), zeta=zeta), []
-            disagreement = _distance(data.Y, proba)
+            disagreement = disagreement_of(proba, data.Y, form)
+            cut = Cut(~keep, np.zeros(len(keep), dtype=bool))
             if self.rank:
-                keep = drop_ranked(keep, disagreement, hard, **self._amount())
+                cut = drop_ranked(keep, disagreement, hard, ties=order, **self._amount())
+        keep = ~cut.taken
         self._notes = [*with_outcome(notes, component, keep, hard), *more]
         dropped = _dropped(keep, component, hard, self.classes_)
         told = tuple(self.told(self.classes_.tolist()))
         self._store(data, index, component)
-        self.result_ = TopoFilterResult(keep, component, proba, disagreement, dropped, told)
+        self.result_ = TopoFilterResult(
+            keep, component, proba, disagreement, cut.tied, dropped, told
+        )
         self.oof_proba_ = self._topolabel(data.X) if self.self_neighbor else proba
         return self
 
@@ -338,6 +360,10 @@ class TopoFilterProbe(BaseProbe):
             raise ProbeError(
                 f"contamination must lie between 0 and 1, both excluded, got {self.contamination}."
             )
+        if self.disagreement not in (None, *DISAGREEMENTS):
+            raise ProbeError(
+                f"disagreement is {' or '.join(DISAGREEMENTS)}, got {self.disagreement!r}."
+            )
         if self.zeta is not None and not self.zeta >= 0:
             raise ProbeError(f"zeta must be at least 0, got {self.zeta}.")
 
@@ -355,15 +381,21 @@ class TopoFilterProbe(BaseProbe):
         dropped = _dropped(keep, component, hard_labels(data.Y), self.classes_)
         self._notes = []
         self.result_ = TopoFilterResult(
-            keep, component, arrays["proba"], arrays["disagreement"], dropped, ()
+            keep,
+            component,
+            arrays["proba"],
+            arrays["disagreement"],
+            np.zeros(len(keep), dtype=bool),  # as the notes, told when it was fitted
+            dropped,
         )
         self.oof_proba_ = arrays["oof_proba"]
         index = NeighborIndex(data.X, metric=self.metric, backend=self.backend)
         self._store(data, index, component)
 
 
-def _distance(Y: NDArray[np.float64], proba: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(0.5 * np.abs(Y - proba).sum(axis=1))
+def ranked_by(variant: str, form: str | None = None) -> str:
+    """Form of the disagreement that a variant ranks by, unless another is asked for."""
+    return form or ("distance" if variant == "eleuther" else "label")
 
 
 def check_kept(kept: NDArray[np.bool_], k_zeta: int, *, k_cc: int, own: bool = False) -> None:
@@ -403,6 +435,13 @@ def nearest_kept(
     if len(short):
         near[short] = index.others(k, groups=groups, rows=short, among=kept).index
     return near
+
+
+def _tie_order(ties: ArrayLike, n: int) -> NDArray[Any]:
+    order = np.asarray(ties)
+    if order.shape != (n,):
+        raise ProbeError(f"ties must be {n} numbers, got the shape {order.shape}.")
+    return order
 
 
 def _mask(previous: ArrayLike, n: int) -> NDArray[np.bool_]:

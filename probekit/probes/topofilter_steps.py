@@ -6,7 +6,6 @@ https://github.com/EleutherAI/w2s, branch topo (``eleuther``).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
+
+from probekit.cuts import DECIMALS, Cut, count_of, largest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,9 +31,6 @@ __all__ = [
 ]
 
 Connection = Literal["weak", "strong"]
-
-# Scores that differ by less are sums of the same numbers in another order.
-SCORE_DECIMALS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +155,16 @@ def drop_to_share(
     share: float,
     per_class: bool,
     cap: bool,
-) -> tuple[NDArray[np.bool_], list[Note]]:
+    ties: NDArray[Any] | None = None,
+) -> tuple[Cut, list[Note]]:
     """Drop the rows of the component that disagree most until ``share`` of all rows is gone.
 
     Where the component step dropped more than round(n · share) already, nothing more goes, and
-    with ``cap`` the least-disagreeing of those it dropped come back. Ties go by row number.
+    with ``cap`` the least-disagreeing of those it dropped come back. Equal ones go by ``ties``
+    (n,), smaller first, by default by row number.
     """
-    keep = component.copy()
-    score = np.round(disagreement, SCORE_DECIMALS)
+    taken, tied = ~component, np.zeros(len(component), dtype=bool)
+    score = np.round(disagreement, DECIMALS)
     notes = []
     for number, rows in _scopes(hard, per_class=per_class):
         whose = "" if number is None else " of class {name}"
@@ -172,9 +172,12 @@ def drop_to_share(
         inside, outside = rows[component[rows]], rows[~component[rows]]
         more = target - len(outside)
         if more >= 0:
-            keep[inside[np.argsort(-score[inside], kind="stable")[:more]]] = False
+            cut = largest(score[inside], more, ties=None if ties is None else ties[inside])
+            taken[inside[cut.taken]] = tied[inside[cut.tied]] = True
         elif cap:
-            keep[outside[np.argsort(score[outside], kind="stable")[:-more]]] = True
+            cut = largest(-score[outside], -more, ties=None if ties is None else ties[outside])
+            taken[outside[cut.taken]] = False
+            tied[outside[cut.tied]] = True
             text = (
                 f"The component step dropped {len(outside)} of {len(rows)} rows{whose} where "
                 f"{target} were asked for; {-more} that disagree least were taken back."
@@ -186,7 +189,7 @@ def drop_to_share(
                 f"{target} were asked for; a larger k_cc drops fewer, cap=True holds the share."
             )
             notes.append(Note(text, number))
-    return keep, notes
+    return Cut(taken, tied), notes
 
 
 def drop_ranked(
@@ -196,12 +199,17 @@ def drop_ranked(
     *,
     share: float,
     per_class: bool,
-) -> NDArray[np.bool_]:
-    """Drop exactly ⌊share · n⌋ rows: rejected ones first, each by disagreement, ties by number."""
-    keep = np.ones(len(hard), dtype=bool)
-    score = np.round(disagreement, SCORE_DECIMALS)
+    ties: NDArray[Any] | None = None,
+) -> Cut:
+    """Drop exactly ⌊share · n⌋ rows: rejected ones first, each by disagreement, then by ``ties``.
+
+    ``ties`` (n,) as in :func:`drop_to_share`.
+    """
+    taken, tied = np.zeros(len(hard), dtype=bool), np.zeros(len(hard), dtype=bool)
+    # A disagreement is at most 1, so that every rejected row is above every accepted one.
+    score = np.round(disagreement, DECIMALS) + 2 * ~accepted
     for _, rows in _scopes(hard, per_class=per_class):
-        order = rows[np.lexsort((-score[rows], accepted[rows]))]
-        # 0.29 * 100 is 28.999999999999996, yet 29 rows are meant.
-        keep[order[: math.floor(len(rows) * share + 1e-9)]] = False
-    return keep
+        count = count_of(share, len(rows))
+        cut = largest(score[rows], count, ties=None if ties is None else ties[rows])
+        taken[rows[cut.taken]] = tied[rows[cut.tied]] = True
+    return Cut(taken, tied)

@@ -53,7 +53,7 @@ def rows_payload(verdicts: Verdicts, evidence: Evidence, *, limit: int = SHOWN_R
     columns of all rows in ``rows``; ``near`` (k neighbours of each listed row, as numbers of rows
     here); ``map``.
     """
-    order = np.argsort(-verdicts.disagreement, kind="stable")
+    order = verdicts.ranking
     listed = min(limit, len(order))
     chosen = order[:listed]
     near = None

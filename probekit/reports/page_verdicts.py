@@ -59,9 +59,15 @@ def rows_section(
 ) -> RowsSection:
     """The rows of verdicts, most disagreeing first, with what is known of them."""
     more = ", all probabilities and its nearest rows" if evidence.nearest else " and probabilities"
+    # Files of before say nothing: theirs is the distance.
+    distance = verdicts.provenance.get("disagreement", "distance") == "distance"
+    meaning = (
+        "half the absolute difference of probe and weak label"
+        if distance
+        else "1 less the probe's probability of the weak label's class"
+    )
     notes = [
-        "Most disagreeing first: disagreement is half the absolute difference of probe and weak "
-        f"label. Open a row for its whole text{more}."
+        f"Most disagreeing first: disagreement is {meaning}. Open a row for its whole text{more}."
     ]
     if evidence.texts is None:
         notes.append("This page was made without the rows' texts.")

@@ -64,7 +64,7 @@ def test_duplicates_are_counted_and_their_unequal_labels(blobs, make_store, as_l
 
 
 def test_alarms(make_store, as_labels):
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)
     n = 400
     y = (np.arange(n) < 12).astype(int)
     noise = rng.normal(size=(n, 6)).astype(np.float32)

@@ -7,8 +7,9 @@ import pytest
 import sklearn.metrics
 
 from probekit.cleaning.evaluate import evaluate, summarize
-from probekit.cleaning.filter import filter_labels, most_disagreeing
+from probekit.cleaning.filter import filter_labels
 from probekit.cleaning.relabel import relabel
+from probekit.cuts import largest
 from probekit.errors import LabelsError
 
 
@@ -99,7 +100,7 @@ def test_the_random_drop_is_the_mean_of_many(blobs):
     wrong = data.weak != data.truth
     draws = []
     for _ in range(2000):
-        gone = most_disagreeing(rng.random(240), counts, data.weak)
+        gone = largest(rng.random(240), counts, data.weak).taken
         hit = (gone & wrong).sum()
         draws.append([hit / gone.sum(), hit / wrong.sum(), np.mean(~wrong[~gone])])
     mean, error = np.mean(draws, axis=0), np.std(draws, axis=0) / np.sqrt(2000)

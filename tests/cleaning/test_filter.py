@@ -6,23 +6,15 @@ import numpy as np
 import pytest
 
 from probekit.cleaning.evaluate import summarize
-from probekit.cleaning.filter import filter_labels, most_disagreeing
+from probekit.cleaning.filter import filter_labels
 from probekit.cleaning.noise import confident_shares, hoc
 from probekit.cleaning.scoring import score_rows
+from probekit.cuts import DISAGREEMENTS
 from probekit.errors import ProbeError, UsageError
 from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe
 from probekit.probes.neighbors import nearest_others
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def test_most_disagreeing_takes_the_first_of_equal_rows():
-    score = np.array([0.5, 0.9, 0.5, 0.1, 0.5])
-    assert np.flatnonzero(most_disagreeing(score, 2)).tolist() == [0, 1]
-    assert np.flatnonzero(most_disagreeing(score, 3)).tolist() == [0, 1, 2]
-    hard = np.array([0, 0, 1, 1, 1])
-    assert np.flatnonzero(most_disagreeing(score, [1, 2], hard)).tolist() == [1, 2, 4]
-    assert most_disagreeing(score, 0).sum() == 0
 
 
 def test_by_default_a_fifth_of_each_weak_class_goes(blobs):
@@ -53,17 +45,22 @@ def test_over_all_rows_a_tenth_goes_whatever_their_class(blobs):
     data = blobs(n=405, noise=(0.4, 0.0))
     verdicts = filter_labels(data.X, data.weak, per_class=False)
     assert (~verdicts.keep).sum() == 40
-    score = score_rows(data.X, data.weak).disagreement
-    order = np.lexsort((np.arange(405), -score))
+    scored = score_rows(data.X, data.weak)
+    order = np.lexsort((scored.ties, -scored.disagreement))
     assert np.array_equal(np.flatnonzero(~verdicts.keep), np.sort(order[:40]))
     assert verdicts.provenance["contamination"] == 0.1
 
 
 @pytest.mark.parametrize("share", [0.29, 0.3, 0.05, 0.999])
 def test_shares_are_floored_not_rounded_by_float_error(blobs, share):
-    data = blobs(n=100)
-    verdicts = filter_labels(data.X, data.weak, contamination=share, per_class=False)
-    assert (~verdicts.keep).sum() == {0.29: 29, 0.3: 30, 0.05: 5, 0.999: 99}[share]
+    weak = np.arange(200) % 2
+    X = blobs(n=200).X
+    verdicts = filter_labels(X, weak, contamination=share)
+    wanted = {0.29: 29, 0.3: 30, 0.05: 5, 0.999: 99}[share]
+    assert np.bincount(weak[~verdicts.keep]).tolist() == [wanted, wanted]
+    # Over all rows as many as the published filter's int(c * n), whatever floats make of it.
+    over_all = filter_labels(X[:100], weak[:100], contamination=share, per_class=False)
+    assert (~over_all.keep).sum() == int(share * 100) == {0.29: 28}.get(share, wanted)
 
 
 def test_three_classes_with_soft_labels(blobs):
@@ -73,8 +70,11 @@ def test_three_classes_with_soft_labels(blobs):
     assert np.bincount(data.weak[~verdicts.keep]).tolist() == [
         int(0.25 * n) for n in np.bincount(data.weak)
     ]
-    expected = 0.5 * np.abs(verdicts.probe - verdicts.weak).sum(axis=1)
+    expected = 1 - verdicts.probe[np.arange(600), data.weak]
     assert np.abs(verdicts.disagreement - expected).max() < 1e-6  # float32 columns
+    published = filter_labels(data.X, soft, contamination=0.25, disagreement="distance")
+    expected = 0.5 * np.abs(verdicts.probe - verdicts.weak).sum(axis=1)
+    assert np.abs(published.disagreement - expected).max() < 1e-6
     assert np.allclose(verdicts.label, soft)
 
 
@@ -187,6 +187,8 @@ def test_reference_knn_filter(labels):
                 in_sample=True,
                 contamination=float(c),
                 per_class=False,
+                disagreement="distance",
+                ties="index",
             )
             name = f"k{k}_c{c}"
             keeps_like_reference(golden, f"knn_keep_{name}", f"aux_knn_tie_{name}", verdicts, 0)
@@ -204,6 +206,8 @@ def test_reference_logistic_filter(labels):
                 in_sample=True,
                 contamination=float(c),
                 per_class=False,
+                disagreement="distance",
+                ties="index",
             )
             name = f"l{l2}_c{c}"
             # The reference's float32 optimiser is off by up to 1e-3 in probability, on both sides.
@@ -220,3 +224,63 @@ def test_verdicts_are_in_data_order_and_repeat(blobs, make_store, as_labels):
     for name in ("keep", "probe", "disagreement", "fold"):
         assert np.array_equal(getattr(first, name), getattr(again, name))
     assert summarize(first).dropped == sum(int(0.2 * n) for n in np.bincount(data.weak))
+
+
+def planted_soft_labels(seed=0, n=2000):
+    """Soft weak labels of a supervisor that is sure of easy rows and, of hard ones, half wrong."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 2, n)
+    X = (rng.normal(size=(n, 16)) + 3 * np.eye(16)[truth]).astype(np.float32)
+    sure = rng.uniform(0.75, 0.99, n)  # confidence of a right label
+    sure[rng.random(n) < 0.25] = 0.55  # the supervisor is unsure, and right
+    wrong = rng.random(n) < 0.2
+    confidence = np.where(wrong, rng.uniform(0.5, 0.7, n), sure)
+    said = np.where(wrong, 1 - truth, truth)
+    second = np.where(said == 1, confidence, 1 - confidence)
+    return X, np.column_stack([1 - second, second]), wrong
+
+
+def test_soft_labels_are_judged_by_their_class_and_not_by_their_confidence():
+    X, Y, wrong = planted_soft_labels()
+    found = {}
+    for form in DISAGREEMENTS:
+        gone = ~filter_labels(X, Y, probe="logreg", disagreement=form).keep
+        assert gone.sum() == sum(int(0.2 * n) for n in np.bincount(Y.argmax(axis=1)))
+        found[form] = wrong[gone].mean()
+    assert found["label"] > 0.9  # what goes is wrong
+    assert found["distance"] < 0.6  # the control: the published distance drops the unsure
+    default = filter_labels(X, Y, probe="logreg")
+    assert default.provenance["disagreement"] == "label"
+    ranked = default.ranking[: int(wrong.sum() / 2)]
+    assert wrong[ranked].mean() > 0.97  # review and report show the wrong ones first
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+def test_hard_labels_have_one_disagreement(blobs, n_classes):
+    data = blobs(n=300, noise=(0.2,) * n_classes)
+    label, distance = (filter_labels(data.X, data.weak, disagreement=d) for d in DISAGREEMENTS)
+    assert np.array_equal(label.disagreement, distance.disagreement)
+    assert np.array_equal(label.keep, distance.keep)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(
+    "how", [{}, {"per_class": False}, {"contamination": "auto"}, {"contamination": "confident"}]
+)
+def test_verdicts_do_not_depend_on_the_order_of_the_rows(blobs, how, soft):
+    data = blobs(n=600, noise=(0.3, 0.3))
+    labels = np.eye(2)[data.weak] if not soft else 0.6 * np.eye(2)[data.weak] + 0.2
+    order = np.random.default_rng(1).permutation(600)
+    as_given = filter_labels(data.X, labels, probe="knn", **how)
+    shuffled = filter_labels(data.X[order], labels[order], probe="knn", **how)
+    assert np.array_equal(shuffled.keep, as_given.keep[order])
+    assert as_given.tied == shuffled.tied == as_given.provenance["ties"]["rows"]
+    if how != {"contamination": "confident"}:
+        assert as_given.tied > 0  # kNN's votes are few
+        by_row = filter_labels(data.X, labels, probe="knn", ties="index", **how)
+        moved = filter_labels(data.X[order], labels[order], probe="knn", ties="index", **how)
+        assert not np.array_equal(moved.keep, by_row.keep[order])
+        other = filter_labels(data.X, labels, probe="knn", seed=1, **how)
+        assert not np.array_equal(other.keep, as_given.keep)  # the seed decides
+        gone = np.sort(other.disagreement[~other.keep])
+        assert np.array_equal(gone, np.sort(as_given.disagreement[~as_given.keep]))

@@ -135,3 +135,30 @@ def test_a_threshold_needs_two_classes(blobs):
     data = blobs(n=100, noise=(0.1, 0.1, 0.1))
     with pytest.raises(UsageError, match="there are 3; use --hard"):
         relabel(data.X, data.weak, threshold=0.5)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_hard_relabels_do_not_depend_on_the_order_of_the_rows(blobs, n_classes):
+    data = blobs(n=500, noise=(0.3,) * n_classes)
+    order = np.random.default_rng(2).permutation(500)
+    how = {"probe": KNNProbe(7), "hard": True}
+    as_given = relabel(data.X, data.weak, **how)
+    shuffled = relabel(data.X[order], data.weak[order], **how)
+    assert np.array_equal(shuffled.hard, as_given.hard[order])
+    assert as_given.tied > 0
+    by_row = relabel(data.X, data.weak, **how, ties="index")
+    moved = relabel(data.X[order], data.weak[order], **how, ties="index")
+    assert not np.array_equal(moved.hard, by_row.hard[order])  # the control
+    assert relabel(data.X, data.weak, probe="knn").tied == 0  # a blend cuts nothing
+
+
+def test_only_above_looks_at_the_weak_labels_class(blobs):
+    data = blobs(n=300)
+    soft = 0.2 * np.eye(2)[data.weak] + 0.4  # 0.6 of its class
+    some = relabel(data.X, soft, probe="knn", only_above=0.5)
+    moved = np.abs(some.label - some.weak).max(axis=1) > 0
+    contradicted = some.probe[np.arange(300), data.weak] < 0.5 - 1e-6
+    assert np.array_equal(moved, contradicted)
+    published = relabel(data.X, soft, probe="knn", only_above=0.5, disagreement="distance")
+    assert moved.any()
+    assert np.array_equal(published.label, published.weak)  # P lies in [0.4, 0.6] here

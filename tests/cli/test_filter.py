@@ -46,10 +46,10 @@ def no(refused, chain):
 @pytest.mark.filterwarnings("always")
 def test_a_fit_that_did_not_converge_is_told_in_one_line(run, monkeypatch):
     monkeypatch.setattr(logistic_solver, "SAFETY", 1e12)  # nothing will do
-    said = run("--probe", "logreg", "--l2", "0.1").stderr.splitlines()
+    said = run("--probe", "logreg", "--l2", "1e-3").stderr.splitlines()
     told = [line for line in said if "converge" in line]
     assert len(told) == 1
-    assert told[0].startswith("Warning: The logistic fit did not converge for l2 = 0.1")
+    assert told[0].startswith("Warning: The logistic fit did not converge for l2 = 0.001")
     assert "probabilities may be off by" in told[0]
 
 
@@ -95,13 +95,19 @@ def test_the_command_is_the_function(run, chain):
         (["--in-sample", "--layer", "6"], {"in_sample": True, "layer": 6}),
         (["--preset", "eleuther"], {
             "probe": KNNProbe(50, metric="euclidean", self_neighbor=True), "in_sample": True,
+                "disagreement": "distance",
+                "ties": "index",
             "per_class": False, "contamination": 0.1}),
         (["--preset", "eleuther", "--probe", "logreg", "--contamination", "0.2"], {
             "probe": LogisticProbe(1e-2, standardize=False), "in_sample": True,
+                "disagreement": "distance",
+                "ties": "index",
             "per_class": False, "contamination": 0.2}),
         (["--preset", "eleuther", "--probe", "topofilter", "--k-cc", "9"], {
             "probe": TopoFilterProbe("eleuther", k_cc=9, metric="euclidean", self_neighbor=True),
-            "in_sample": True, "per_class": False, "contamination": 0.1}),
+            "in_sample": True,
+                "disagreement": "distance",
+                "ties": "index", "per_class": False, "contamination": 0.1}),
     ],
 )  # fmt: skip
 def test_options_reach_the_method(run, chain, options, how):
@@ -472,3 +478,19 @@ def test_acting_against_the_advice_is_told(run, chain, probekit):
 
 def test_confident_learning_counts_within_classes(no):
     assert "leave --global" in no("--contamination", "confident", "--global", code=2)
+
+
+def test_ties_are_told_and_the_preset_goes_by_row_number(run, chain):
+    result = run("--probe", "knn", "--json")
+    said = json.loads(result.stdout)
+    found = Verdicts.load(chain.out)
+    assert said["ties"]["rows"] == found.tied > 0
+    assert 0 < said["ties"]["taken"] < found.tied
+    assert said["disagreement"] == "label"
+    again = run("--probe", "knn", "--overwrite").stdout
+    assert f"{found.tied:,} rows are equal at the cut; a hash of seed and id decided which" in again
+    result = run("--preset", "eleuther", "--overwrite", "--json")
+    said = json.loads(result.stdout)
+    assert (said["disagreement"], said["ties_by"]) == ("distance", "index")
+    told = run("--preset", "eleuther", "--disagreement", "label", "--overwrite", "--json")
+    assert json.loads(told.stdout)["disagreement"] == "label"

@@ -37,6 +37,8 @@ def run(probekit, chain):
             {
                 "probe": LogisticProbe(1e-2, standardize=False),
                 "in_sample": True,
+                "disagreement": "distance",
+                "ties": "index",
                 "threshold": 0.5,
             },
         ),
@@ -45,6 +47,8 @@ def run(probekit, chain):
             {
                 "probe": KNNProbe(50, metric="euclidean", self_neighbor=True),
                 "in_sample": True,
+                "disagreement": "distance",
+                "ties": "index",
                 "hard": True,
             },
         ),

@@ -225,27 +225,53 @@ def test_shares_can_hold_within_each_class():
     whole = np.ones(8, dtype=bool)
     how = {"share": 0.25, "cap": False}
     overall, _ = drop_to_share(whole, score, hard, per_class=False, **how)
-    assert np.flatnonzero(~overall).tolist() == [0, 1]
+    assert np.flatnonzero(overall.taken).tolist() == [0, 1]
     each, _ = drop_to_share(whole, score, hard, per_class=True, **how)
-    assert np.flatnonzero(~each).tolist() == [0, 6]
+    assert np.flatnonzero(each.taken).tolist() == [0, 6]
     ranked = drop_ranked(score != 0.1, score, hard, share=0.25, per_class=True)
-    assert np.flatnonzero(~ranked).tolist() == [3, 6]  # the rejected row goes first
+    assert np.flatnonzero(ranked.taken).tolist() == [3, 6]  # the rejected row goes first
 
 
-def test_equal_scores_go_by_row_number():
+def test_equal_scores_go_by_ties_and_without_them_by_row_number():
     hard, whole = np.zeros(5, dtype=int), np.ones(5, dtype=bool)
     score = np.array([0.3, 0.1 + 0.2, 0.3, 0.3, 0.1])  # 0.1 + 0.2 > 0.3 in floating point
     dropped, _ = drop_to_share(whole, score, hard, share=0.2, per_class=False, cap=False)
-    assert np.flatnonzero(~dropped).tolist() == [0]
-    assert np.flatnonzero(
-        ~drop_ranked(whole, score, hard, share=0.4, per_class=False)
-    ).tolist() == [0, 1]
+    assert np.flatnonzero(dropped.taken).tolist() == [0]
+    assert np.flatnonzero(dropped.tied).tolist() == [0, 1, 2, 3]
+    ranked = drop_ranked(whole, score, hard, share=0.4, per_class=False)
+    assert np.flatnonzero(ranked.taken).tolist() == [0, 1]
+    how = {"per_class": False, "ties": np.array([3, 0, 4, 1, 2])}
+    dropped, _ = drop_to_share(whole, score, hard, share=0.2, cap=False, **how)
+    assert np.flatnonzero(dropped.taken).tolist() == [1]
+    ranked = drop_ranked(whole, score, hard, share=0.4, **how)
+    assert np.flatnonzero(ranked.taken).tolist() == [1, 3]
+    # Of the four equal rows that the component step dropped, two come back: the first by ties.
+    component = np.array([False, False, False, False, True])
+    capped, _ = drop_to_share(component, score, hard, share=0.4, cap=True, **how)
+    assert np.flatnonzero(~capped.taken).tolist() == [1, 3, 4]
+    assert capped.told() == {"rows": 4, "taken": 2}
+
+
+def test_rank_and_cap_do_not_depend_on_the_order_of_the_rows(noisy):
+    X, y, _ = noisy
+    order = np.random.default_rng(7).permutation(len(X))
+    for how in (
+        {"rank": True, "contamination": 0.3, "k_cc": 8, "k_zeta": 16},
+        {"variant": "eleuther", "k_cc": 10, "k_zeta": 10, "contamination": 0.3},
+        {"variant": "eleuther", "k_cc": 3, "k_zeta": 5, "contamination": 0.1, "cap": True},
+    ):
+        as_given, shuffled = topofilter(X, y, **how), topofilter(X[order], y[order], **how)
+        assert as_given.tied.any(), "the test needs a tie"
+        assert np.array_equal(shuffled.keep, as_given.keep[order])
+        by_row = topofilter(X, y, **how, ties=np.arange(len(X)))
+        moved = topofilter(X[order], y[order], **how, ties=np.arange(len(X)))
+        assert not np.array_equal(moved.keep, by_row.keep[order])  # what row numbers do
 
 
 def test_a_decimal_share_drops_the_number_it_means():
     score = np.linspace(0, 1, 100)
-    keep = drop_ranked(np.ones(100, bool), score, np.zeros(100, int), share=0.29, per_class=False)
-    assert (~keep).sum() == 29  # 0.29 * 100 < 29 in floating point
+    cut = drop_ranked(np.ones(100, bool), score, np.zeros(100, int), share=0.29, per_class=False)
+    assert cut.taken.sum() == 29  # 0.29 * 100 < 29 in floating point
 
 
 def test_rank_drops_the_share_and_rejected_rows_first(noisy):
