@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from probekit.safe import read_text
 __all__ = ["Renderer", "chat_template", "make_renderer", "read_template", "refusal", "render"]
 
 MAX_TEMPLATE = 1 << 20
+# Of one row: processor time, so that a busy machine refuses nothing; and characters.
+MAX_SECONDS = 10.0
+MAX_CHARACTERS = 1 << 28
 
 Renderer = Callable[[Content], str]
 
@@ -55,7 +61,28 @@ def make_renderer(tokenizer: Any, template: str, *, messages: bool) -> Renderer:
     UsageError
         Where a template over texts is no Jinja2.
     """
+    if len(template) > MAX_TEMPLATE:
+        raise UsageError(
+            f"The template has {len(template):,} characters, more than {MAX_TEMPLATE:,}."
+        )
+    if _has_powers(template):
+        raise UsageError("The template computes a power (**), which can take for ever; multiply.")
     return _chat_renderer(tokenizer, template) if messages else _text_renderer(template)
+
+
+def _has_powers(template: str) -> bool:
+    """Whether ``**`` stands between two values; one power can take hours, and nothing stops it."""
+    from jinja2 import Environment, TemplateError
+
+    before = ""
+    try:
+        for _, kind, text in Environment(autoescape=False).lex(template):  # noqa: S701 (only read)
+            if kind == "operator" and text == "**" and before not in ("(", ","):
+                return True
+            before = before if kind == "whitespace" else text
+    except TemplateError:
+        return False  # whoever compiles it says so
+    return False
 
 
 def _chat_renderer(tokenizer: Any, template: str) -> Renderer:
@@ -74,7 +101,7 @@ def _text_renderer(template: str) -> Renderer:
     environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
     try:
         compiled = environment.from_string(template)
-    except TemplateError as error:
+    except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
         raise UsageError(f"The template is no Jinja2: {_one_line(error)}.") from None
 
     def rendered(content: Content) -> str:
@@ -93,10 +120,40 @@ def render(
     refused: dict[str, str] = {}
     for name, content in contents:
         try:
-            texts.append(renderer(content))
+            with _limited(name):
+                texts.append(renderer(content))
+        except EndlessTemplateError:
+            raise
         except Exception as error:  # a template may raise whatever it likes
             refused[name] = _one_line(error)
     return texts, refused
+
+
+class EndlessTemplateError(UsageError):
+    """A template that would go on for hours, on this row and on every other."""
+
+
+@contextmanager
+def _limited(name: str) -> Iterator[None]:
+    """Stop a template that loops in loops; only in the main thread, where signals arrive."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getitimer(signal.ITIMER_VIRTUAL)[0]:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise EndlessTemplateError(
+            f"The template takes more than {MAX_SECONDS:g} s of processor time for the row with id "
+            f"{name!r}; take loops in loops out of it."
+        )
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, MAX_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def refusal(refused: Mapping[str, str], *, total: int, leave_out: str = "") -> DataError:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from probekit.activations import templates
 from probekit.activations.encoding import Encoder
 from probekit.activations.long_texts import LEAST, MOST, longest_whole, shortened
 from probekit.activations.templates import read_template
@@ -300,3 +301,42 @@ def test_rows_that_are_cut_before_are_counted(llama: Any) -> None:
     rows = Rows({"text": ["short", "long " * LEAST], "text_pair": ["a", "b"]})
     assert Encoder(llama, kind="pair", max_length=16).survey(rows).long == 1
     assert Encoder(llama, kind="pair").survey(rows).long == 0
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize("kind", ["text", "messages"])
+def test_a_template_without_end_is_stopped(
+    kind: str, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand million rounds: no machine ends them within the limit, however slow or fast."""
+    monkeypatch.setattr(templates, "MAX_SECONDS", 0.2)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    content: Any = [{"role": "user", "content": "a"}] if kind == "messages" else "a"
+    encoder = Encoder(tokenizer, kind=kind, template=ENDLESS)
+    with pytest.raises(UsageError, match="processor time for the row with id 'r0'"):
+        encoder.encode([content], ["r0"])
+    short = (
+        "{% for i in range(9) %}{% for j in range(9) %}a {% endfor %}{% endfor %}"  # the control
+    )
+    encoder = Encoder(tokenizer, kind=kind, template=short)
+    assert encoder.encode([content], ["r0"]).lengths[0] > 81
+
+
+@pytest.mark.parametrize("kind", ["text", "messages"])
+@pytest.mark.parametrize("text", ["{{ 9 ** 9 ** 9 }}", "{% if 2**99999999 %}{% endif %}"])
+def test_a_template_computes_no_powers(
+    kind: str, text: str, tiny_model: Callable[..., Path]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    with pytest.raises(UsageError, match="power"):
+        Encoder(tokenizer, kind=kind, template=text)
+    Encoder(tokenizer, kind=kind, template="**bold** {{ dict(**{'a': 1}) }}")
+
+
+def test_a_template_of_any_size_or_depth_is_one_sentence(tiny_model: Callable[..., Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    for text in ("{{" + "(" * 100_000, "{% if x %}" * 5_000, "x" * ((1 << 20) + 1)):
+        with pytest.raises(UsageError, match="template"):
+            Encoder(tokenizer, kind="text", template=text)
