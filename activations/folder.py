@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
 from probekit.errors import ModelError
-from probekit.safe import misfit, read_json
+from probekit.safe import load_json, misfit, read_json, read_text
 
 __all__ = ["check_counts", "check_inside_folder", "weight_files"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-CONFIG = "config.json"
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 
 
 # What a model is made of many times over; the deepest models have some hundred layers.
 COUNTED = ("layer", "block", "expert", "depth")
 MOST = 10_000
+MOST_TOKENS = 10**8
+_LONG_ID = re.compile(r":\s*\d{9}")
 
 
 def check_counts(folder: Path) -> None:
@@ -28,11 +31,13 @@ def check_counts(folder: Path) -> None:
     Raises
     ------
     ModelError
-        Where the configuration is no JSON object, or a count in it is above 10,000.
+        Where the configuration is no JSON object, a count in it is above 10,000, or a token's
+        number above a hundred million.
     """
     config = read_json(folder / CONFIG, error=ModelError)
     if not isinstance(config, dict):
         raise ModelError(f"{folder / CONFIG} is no model's: it holds no JSON object.")
+    _check_token_ids(folder / TOKENIZER)
     waiting = [config]
     for part in waiting:
         waiting += [value for value in part.values() if isinstance(value, dict)]
@@ -43,6 +48,24 @@ def check_counts(folder: Path) -> None:
                     f"{folder / CONFIG} says {key}: {value}, and models have at most {MOST:,}; is "
                     "it damaged?"
                 )
+
+
+def _check_token_ids(path: Path) -> None:
+    """Refuse ids that no vocabulary reaches: room for all ids below would be made, or not found."""
+    if not path.is_file():
+        return
+    text = read_text(path, limit=None, error=ModelError)
+    if _LONG_ID.search(text) is None:
+        return
+    found = load_json(text, str(path), error=ModelError)
+    model = found.get("model") if isinstance(found, dict) else None
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    added = found.get("added_tokens") if isinstance(found, dict) else None
+    ids = [*vocabulary.values()] if isinstance(vocabulary, dict) else []
+    ids += [t.get("id") for t in added if isinstance(t, dict)] if isinstance(added, list) else []
+    for number in ids:
+        if isinstance(number, int) and number >= MOST_TOKENS:
+            raise ModelError(f"{path} has a token with the number {number:,}; is it damaged?")
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from probekit.data import Keys, find_ids, match, other_texts, unknown_ids
 from probekit.errors import LabelsError, first_few
 from probekit.files import write_table
 from probekit.label_columns import LabelColumn, class_values, parse_labels
+from probekit.safe import misfit
 from probekit.sources import read_table
 from probekit.tasks.reward import are_preferences, preference_columns
 
@@ -27,6 +28,9 @@ __all__ = ["Aligned", "WeakLabels", "load_labels"]
 
 FORMAT = "probekit-labels"
 VERSION = 1
+
+
+METADATA = {"classes": [str], "id_column?": (str, type(None)), "provenance?": dict}
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,6 +329,9 @@ def load_labels(
     if label_column is None and text_column is None and are_preferences(columns):
         columns = preference_columns(columns, source=str(source), id_column=id_column)
         id_column = None
+    metadata = table.metadata if "classes" in table.metadata else {}
+    if wrong := metadata and misfit(metadata, METADATA, "metadata"):
+        raise LabelsError(f"{source} is damaged: {wrong}; make it again, or name --classes.")
     labels = WeakLabels.from_columns(
         columns,
         id_column=id_column,
@@ -335,7 +342,7 @@ def load_labels(
         by_position=by_position,
         class_names=table.class_names,
         # Verdicts say their classes in the same way, so a relabelled set can be labels again.
-        metadata=table.metadata if "classes" in table.metadata else {},
+        metadata=metadata,
         note=table.note,
         source=str(source),
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from probekit.errors import DataError
-from probekit.safe import load_json
+from probekit.safe import load_json, one_line
 from probekit.sidecars import read_sidecar
 
 __all__ = [
@@ -128,7 +128,8 @@ def read_file(path: str | Path) -> Table:
         reason = str(error).rstrip(".") or type(error).__name__
         raise DataError(f"{path} is cut off or damaged: {reason}.") from None
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+        reason = one_line(error.strerror or str(error)).rstrip(".")
+        raise DataError(f"{path} cannot be read: {reason}.") from None
     except RuntimeError as error:  # a loop of links; nobody's home
         raise DataError(f"{path} cannot be read: {error}.") from None
 
@@ -433,6 +434,7 @@ def _read_parquet(path: Path) -> Table:
     try:
         # One file as it is: of a path like label=1/part.parquet no column is made.
         table = pq.read_table(path, memory_map=True, partitioning=None)
+        table.validate(full=True)
     except pa.ArrowException as error:
         raise DataError(f"{path} is damaged or no Parquet file: {_arrow_says(error)}.") from None
     return _arrow_table(path, table)
@@ -448,13 +450,15 @@ def _read_arrow(path: Path) -> Table:
         except pa.ArrowInvalid:
             source.seek(0)
             table = pa.ipc.open_stream(source).read_all()
+        # A map is taken as it is: a wrong offset in it would be read wherever it leads.
+        table.validate(full=True)
     except pa.ArrowException as error:
         raise DataError(f"{path} is damaged or no Arrow file: {_arrow_says(error)}.") from None
     return _arrow_table(path, table)
 
 
 def _arrow_says(error: BaseException) -> str:
-    return str(error).splitlines()[0].rstrip(".")
+    return one_line(str(error).partition("\n")[0]).rstrip(".")
 
 
 def _arrow_table(path: Path, table: Any) -> Table:

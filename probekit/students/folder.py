@@ -16,7 +16,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from probekit.errors import DataError, OutputExistsError, UsageError
 from probekit.files import atomic_write
-from probekit.safe import load_json, one_line, read_json
+from probekit.safe import load_json, misfit, one_line, read_json
 from probekit.students.config import FinetuneConfig
 
 __all__ = ["Folder", "check_names", "plain_settings"]
@@ -26,6 +26,25 @@ LONGEST_NAME = 200
 _FILE_NAME = re.compile(r"[^./\\\x00-\x1f\x7f\ud800-\udfff][^/\\\x00-\x1f\x7f\ud800-\udfff]*")
 # Settings that change nothing in the result.
 INCIDENTAL = ("model", "device", "report_to", "save_seconds")
+NUMBER = (int, float)
+NUMBER_OR_NONE = (*NUMBER, type(None))
+# What is measured of every training, and of those to classes.
+METRICS: dict[str, Any] = {
+    "rows": int,
+    "steps": int,
+    "train_loss": NUMBER,
+    "history": [dict],
+    "seconds": NUMBER,
+    "tokens?": int,
+    "perplexity_before?": NUMBER_OR_NONE,
+    "perplexity_after?": NUMBER_OR_NONE,
+}
+OF_CLASSES: dict[str, Any] = {
+    "classes": [str],
+    "best_step": (int, type(None)),
+    "parameters": int,
+    "trained_parameters": int,
+}
 # Folders that a run makes beside its two files.
 MADE = ("checkpoints", "model", "predictions", "curves")
 
@@ -79,7 +98,13 @@ class Folder:
     def metrics(self) -> dict[str, Any] | None:
         """What was measured; None while the run is not finished."""
         path = self.path / "metrics.json"
-        return _read(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        found = _read(path)
+        shape = METRICS if "objective" in found else METRICS | OF_CLASSES
+        if wrong := misfit(found, shape, "metrics"):
+            raise DataError(f"{path} is damaged ({wrong}); remove its folder and run again.")
+        return found
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write the metrics, which says that all else is there, and drop the checkpoints.

@@ -32,8 +32,8 @@ from typing import Any
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from damage import BYTES, JSON, TEXT, Damage  # noqa: E402
-from inside import (  # noqa: E402
+from damage import BYTES, JSON, TEXT, Damage
+from inside import (
     arrays,
     header,
     parquet_column,
@@ -44,7 +44,7 @@ from inside import (  # noqa: E402
     template,
     yaml_value,
 )
-from seeds import make_seeds, probekit  # noqa: E402
+from seeds import make_seeds, probekit
 
 CPU_SECONDS, WALL_SECONDS = 40, 200
 MEMORY = 6 << 30
@@ -66,8 +66,15 @@ TENSORS: dict[str, Damage] = {**BYTES, "arrays": arrays, "numbers": arrays, "hea
 YAML: dict[str, Damage] = {**BYTES, "value": yaml_value, "field": yaml_value, "deep": TEXT["deep"]}
 TEMPLATES: dict[str, Damage] = {"pieces": template, **BYTES, "deep": TEXT["deep"]}
 BY_SUFFIX = {
-    **{".parquet": PARQUET, ".h5": STORE, ".safetensors": TENSORS, ".json": JSON, ".jsonl": JSON},
-    **{".csv": TEXT, ".tsv": TEXT, ".yaml": YAML, ".jinja": TEMPLATES},
+    ".parquet": PARQUET,
+    ".h5": STORE,
+    ".safetensors": TENSORS,
+    ".json": JSON,
+    ".jsonl": JSON,
+    ".csv": TEXT,
+    ".tsv": TEXT,
+    ".yaml": YAML,
+    ".jinja": TEMPLATES,
 }
 
 
@@ -395,7 +402,7 @@ def warm() -> None:
     import sklearn.neighbors  # noqa: F401
     import transformers  # noqa: F401
 
-    import probekit.activations.extract  # noqa: F401
+    import probekit.activations.extract
     import probekit.experiments.run
     import probekit.probes
     import probekit.students.finetune
@@ -437,8 +444,12 @@ def main() -> int:
             target, name, how = prepare(number, options.seed, seeds, work)
             outcome, reason = in_a_child(target, name, work)
             record = {
-                **{"case": number, "target": target.name, "file": name, "damage": how},
-                **{"outcome": outcome, "reason": reason[-4000:]},
+                "case": number,
+                "target": target.name,
+                "file": name,
+                "damage": how,
+                "outcome": outcome,
+                "reason": reason[-4000:],
                 "seconds": round(time.monotonic() - start, 2),
             }
             known.append(record)

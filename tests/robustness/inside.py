@@ -70,7 +70,7 @@ def _written(table: Any) -> bytes:
 
 def store_attribute(data: bytes, rng: random.Random) -> bytes:
     """Change an attribute of a store, or one place of its spec."""
-    with _opened(data) as (file, out):
+    with _Opened(data) as (file, out):
         name = rng.choice([*file.attrs, "spec", "spec"])
         if name == "spec" and rng.random() < 0.8:
             text = json.dumps(swap_value(json.loads(file.attrs["spec"]), rng))
@@ -99,7 +99,7 @@ def store_attribute(data: bytes, rng: random.Random) -> bytes:
 
 def store_data(data: bytes, rng: random.Random) -> bytes:
     """Change a data set of a store: gone, of another shape or type, filled with other numbers."""
-    with _opened(data) as (file, out):
+    with _Opened(data) as (file, out):
         names = [f"{g}/{n}" for g in ("rows", "layers") for n in file[g]]
         name = rng.choice(names)
         old = file[name][...]
@@ -126,7 +126,7 @@ def store_data(data: bytes, rng: random.Random) -> bytes:
     return out.getvalue()
 
 
-class _opened:
+class _Opened:
     def __init__(self, data: bytes) -> None:
         self.out = io.BytesIO(data)
         self.file = h5py.File(self.out, "r+")

@@ -120,7 +120,8 @@ def _chain() -> None:
     probekit("predict", "rows.jsonl", "-m", "student/model", "-o", "predicted.parquet")
     Path("run.yaml").write_text(
         "task: task.jsonl\nweak: model@layers=1\nstrong: model\nprobes: [knn]\nactions: [filter]\n"
-        "losses: [xent]\nvalidation_share: 0.3\nrandom_drops: 0\nfinetune: {max_steps: 2}\nprobe_options: {knn: {k: 5}}\n"
+        "losses: [xent]\nvalidation_share: 0.3\nrandom_drops: 0\nfinetune: {max_steps: 2}\n"
+        "probe_options: {knn: {k: 5}}\n"
     )
     probekit("run", "--config", "run.yaml", "-o", "runs/first", "--steps", "steps")
 
