@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from probekit.cli.options import emit, json_option, say
-from probekit.cli.run_options import read_run_config
+from probekit.cli.run_options import read_run_config, refuse_failures
 from probekit.errors import ProbekitError
 
 __all__ = ["command"]
@@ -78,10 +78,11 @@ def command(**options: Any) -> None:
         found = plan(config, steps)
         emit(found, plan_text(found), as_json=options["as_json"])
         return
+    run = Run(config, steps, say)
+    run.check()  # what is wrong is said before anything is written
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     open_folder(folder, config)
     steps.mkdir(parents=True, exist_ok=True)
-    run = Run(config, steps, say)
     results = run.carry_out(folder)
     from probekit.cli.report_evidence import run_rows
     from probekit.reports.run_pages import write_run_reports
@@ -94,3 +95,4 @@ def command(**options: Any) -> None:
     text = write_run_reports(results, folder, rows=rows)
     emit(results, text, as_json=options["as_json"])
     say(f"Predictions, metrics.json, tables, figures and report.html are in {folder}.")
+    refuse_failures(results, folder)

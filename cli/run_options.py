@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -11,7 +12,7 @@ import click
 from probekit.kinds import SettingError, shown
 from probekit.safe import one_line
 
-__all__ = ["read_pairs", "read_run_config"]
+__all__ = ["read_pairs", "read_run_config", "refuse_failures"]
 
 # Flag -> field of the configuration; what is given on the command line overrules the file.
 LISTS = ("task", "weak", "strong", "losses", "probes", "actions", "chain")
@@ -98,6 +99,27 @@ def _seeds(text: str) -> list[int]:
         raise click.UsageError(f"--seeds takes how many, or seeds as 0,1,2; got {text!r}.")
     numbers = [int(part) for part in parts]
     return numbers if "," in text else list(range(numbers[0]))
+
+
+def refuse_failures(results: Mapping[str, Any], folder: Path) -> None:
+    """End with exit code 1 where parts of an experiment failed; everything is written by then.
+
+    Raises
+    ------
+    RunError
+        With the list of what failed.
+    """
+    from probekit.errors import RunError
+
+    failures = results["failures"]
+    if failures:
+        error = RunError(
+            f"{len(failures)} parts of {folder} failed or give one class only; all others are "
+            "done, and the same command tries what failed again:"
+        )
+        for failure in failures:
+            error.add_note(f"  {failure}")
+        raise error
 
 
 def _list(text: str) -> list[str]:

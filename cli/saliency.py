@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from probekit.cli.options import emit, json_option, say
-from probekit.cli.run_options import read_run_config
+from probekit.cli.run_options import read_run_config, refuse_failures
 
 __all__ = ["command"]
 
@@ -82,7 +82,7 @@ def command(**options: Any) -> None:
         emit(found, plan_text(found), as_json=options["as_json"])
         return
     saliency = Saliency(config, steps, say)
-    saliency.all_steps()  # what is wrong is said before anything is written
+    saliency.check()  # what is wrong is said before anything is written
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     open_saliency_folder(folder, config)
     steps.mkdir(parents=True, exist_ok=True)
@@ -92,3 +92,4 @@ def command(**options: Any) -> None:
     text = write_saliency_reports(results, folder)
     emit(results, text, as_json=options["as_json"])
     say(f"Predictions, metrics.json, table.md, bars and layers are in {folder}.")
+    refuse_failures(results, folder)

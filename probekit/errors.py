@@ -11,6 +11,7 @@ ProbekitError                exit code 1
 │   └── IncompleteStoreError its extraction has not finished
 ├── ModelError               a model or tokenizer cannot be loaded or used
 ├── ProbeError               a probe cannot be fitted or applied
+├── RunError                 parts of an experiment failed, all others are done
 ├── WriteError               an output cannot be written: full disk, no right, another writer
 └── StoppedError             exit code 130: stopped by Ctrl-C or SIGTERM
 
@@ -31,6 +32,7 @@ __all__ = [
     "OutputExistsError",
     "ProbeError",
     "ProbekitError",
+    "RunError",
     "StaleStoreError",
     "StoppedError",
     "StoreError",
@@ -83,6 +85,10 @@ class IncompleteStoreError(StoreError):
 
 class ModelError(ProbekitError):
     """A model or its tokenizer cannot be loaded or used."""
+
+
+class RunError(ProbekitError):
+    """Parts of an experiment failed; all others are done and written."""
 
 
 class ProbeError(ProbekitError, ValueError):

@@ -94,5 +94,5 @@ class Context:
         from probekit.labels import load_labels
 
         rows = self.splits.rows[part]
-        found = load_labels(folder / labels.file)
+        found = load_labels(folder / labels.file, one_class=True)
         return found.align(rows.keys, rows_name=part).labels

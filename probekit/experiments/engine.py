@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,11 +14,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from probekit.errors import DataError, ProbekitError
 from probekit.files import atomic_write
-from probekit.safe import read_json
+from probekit.safe import one_line, read_json
 
 __all__ = ["Engine", "Make", "Step", "in_order"]
 
@@ -26,6 +27,9 @@ WHAT = "step.json"
 # Raised where a step's result changes for the same inputs, so that old results are not taken.
 VERSION = 1
 PACKAGES = ("probekit", "torch", "transformers", "scikit-learn", "numpy")
+# What is wrong with the machine is wrong for every step.
+STOPPING = (OSError, MemoryError)
+LONGEST_REASON = 300
 
 Make: TypeAlias = Callable[[Path, Mapping[str, Path]], None]
 
@@ -86,21 +90,32 @@ def in_order(targets: Iterable[Step]) -> list[Step]:
     return list(found.values())
 
 
+class _Failure(NamedTuple):
+    """The step that failed first, and why."""
+
+    step: Step
+    reason: str
+
+
 class Engine:
     """Does steps in a folder that several runs may share.
+
+    A step that fails is told and remembered with its reason; what reads it is left out, everything
+    else goes on. The next engine tries it again.
 
     Parameters
     ----------
     folder
         Where the steps' folders are.
     tell
-        Is shown one line per step.
+        Is shown a line when a step starts and one when it ends.
     """
 
     def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
         self.folder = folder
         self._tell = tell
         self._told: set[str] = set()
+        self._failures: dict[str, _Failure] = {}
 
     def path(self, step: Step) -> Path:
         """Folder of a step, done or not."""
@@ -110,20 +125,51 @@ class Engine:
         """Whether its result is there."""
         return (self.path(step) / DONE).is_file()
 
+    def failure(self, step: Step) -> str | None:
+        """Why a step was tried in vain or left out; None where neither."""
+        found = self._failures.get(step.key)
+        if found is None or found.step.key == step.key:
+            return None if found is None else found.reason
+        return f"its step {found.step.name!r} failed"
+
     def run(self, targets: Sequence[Step]) -> None:
-        """Do all that the targets need and that is not done; tell of each step once."""
+        """Do all that the targets need and that is not done; tell of each step once.
+
+        Raises
+        ------
+        OSError, MemoryError
+            Where disk or memory fail; all other failures are kept for :meth:`failure`.
+        """
         steps = [
-            step for step in in_order(targets) if not (step.key in self._told and self.done(step))
+            step
+            for step in in_order(targets)
+            if not (step.key in self._told and (self.done(step) or step.key in self._failures))
         ]
         width = len(str(len(steps)))
         for number, step in enumerate(steps, 1):
             self._told.add(step.key)
             before = f"[{number:>{width}}/{len(steps)}] {step.name}"
+            broken = next((i for i in step.inputs.values() if i.key in self._failures), step)
             if self.done(step):
                 self._tell(f"{before}: done before")
-                continue
-            seconds = self._do(step)
-            self._tell(f"{before}: {seconds:.1f} s")
+            elif broken is not step:
+                self._failures[step.key] = self._failures[broken.key]
+                self._tell(f"{before}: left out, for {self.failure(step)}")
+            else:
+                self._tell(f"{before}: started")
+                self._tell(f"{before}: {self._tried(step)}")
+
+    def _tried(self, step: Step) -> str:
+        """Do a step; how long it took, or why it failed."""
+        try:
+            return f"{self._do(step):.1f} s"
+        except STOPPING:
+            raise
+        except Exception as error:  # one arm is not to end all others, whatever a library raises
+            if os.environ.get("PROBEKIT_TRACEBACK"):
+                raise
+            self._failures[step.key] = _Failure(step, _reason(error))
+            return f"failed: {self.failure(step)}"
 
     def _do(self, step: Step) -> float:
         folder = self.path(step)
@@ -139,11 +185,7 @@ class Engine:
             }
             _write(folder / WHAT, what)
             began = time.perf_counter()
-            try:
-                step.make(folder, {name: self.path(each) for name, each in step.inputs.items()})
-            except ProbekitError as error:
-                error.add_note(f"In the step {step.name!r}.")
-                raise
+            step.make(folder, {name: self.path(each) for name, each in step.inputs.items()})
             seconds = time.perf_counter() - began
             versions = {name: version(name) for name in PACKAGES}
             versions["python"] = platform.python_version()
@@ -158,6 +200,14 @@ class Engine:
             raise DataError(
                 f"{self.path(step) / DONE} is damaged; remove the folder and run again."
             ) from None
+
+
+def _reason(error: Exception) -> str:
+    """An error as a part of a sentence."""
+    if isinstance(error, ProbekitError):
+        return str(error).rstrip(".")
+    text = one_line(f"{type(error).__name__}: {error}")[:LONGEST_REASON].rstrip(". ")
+    return f"{text} (set PROBEKIT_TRACEBACK=1 to see where)"
 
 
 @contextmanager

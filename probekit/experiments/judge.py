@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,15 +19,34 @@ from probekit.metrics import (
     prior_matched,
     recall_at_fpr,
 )
-from probekit.pgr import bootstrap_summary, drawn_aurocs, pgr, pgr_undefined
+from probekit.pgr import Bootstrap, bootstrap_summary, drawn_aurocs, pgr, pgr_undefined
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Arm", "judge_arms", "plain_numbers"]
+__all__ = ["ALARMS", "FIGURES", "PGRS", "Arm", "judge_arms", "plain_numbers"]
 
 ENDS = ("floor", "ceiling")
 COMPARED = ("agreement", "pgr", "pgr_prior_matched", "pgr_auroc", "gain", "gain_prior_matched")
+# What may be wrong with an arm.
+ALARMS = {
+    "failed": "a step of it failed",
+    "degenerate": "the labels are of one class",
+    "collapsed": "one class for every test row",
+}
+PGRS = ("pgr", "pgr_prior_matched", "pgr_auroc")
+FIGURES = (
+    "accuracy",
+    "accuracy_prior_matched",
+    "auroc",
+    "log_loss",
+    "brier",
+    "ece",
+    "recall_at_1pct_fpr",
+)
+NO_BOOTSTRAP: dict[str, Any] = dict.fromkeys(each.name for each in fields(Bootstrap)) | {
+    "unbounded": False
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +64,34 @@ class Arm:
     rows: int | None = None
     """Training rows."""
     notes: Mapping[str, Any] = field(default_factory=dict)
+    alarms: Mapping[str, str] = field(default_factory=dict)
+    """What is wrong with it and why, of ``ALARMS``; one that ``failed`` may have no ``probs``."""
 
 
 class _Judged:
     """An arm's values on the test rows, from which every figure is made."""
 
-    def __init__(self, arm: Arm, truth: NDArray[np.int64], prior: NDArray[np.float64]) -> None:
+    def __init__(
+        self,
+        arm: Arm,
+        truth: NDArray[np.int64],
+        prior: NDArray[np.float64] | None,
+        classes: Sequence[str],
+    ) -> None:
         self.arm = arm
         draws = [np.asarray(probs, np.float64) for probs in arm.probs]
         self.decided = [probs.argmax(axis=1) for probs in draws]
         self.right = np.mean([d == truth for d in self.decided], axis=0)
-        self.right_matched = np.mean([prior_matched(p, prior) == truth for p in draws], axis=0)
+        matched = [] if prior is None else [prior_matched(probs, prior) for probs in draws]
+        self.right_matched = np.mean([d == truth for d in matched], axis=0) if matched else None
+        # Which class all test rows get at 0.5, and at the prior-matched threshold.
+        self.constant = {
+            "": _constant(self.decided, truth, classes),
+            "_prior_matched": _constant(matched, truth, classes),
+        }
+        self.alarms = dict(arm.alarms)
+        if self.constant[""] is not None:
+            self.alarms["collapsed"] = f"every test row gets the class {self.constant['']!r}"
         self.auroc = float(np.mean([auroc(truth, probs) for probs in draws]))
         # Draws of a random drop are averaged; their mean score stands for them in the bootstrap.
         self.score = np.mean(draws, axis=0)
@@ -69,11 +105,22 @@ class _Judged:
         }
 
 
+def _constant(
+    draws: Sequence[NDArray[np.int64]], truth: NDArray[np.int64], classes: Sequence[str]
+) -> str | None:
+    """The one class that a draw gives every row, where the truth has several."""
+    if len(np.unique(truth)) < 2:
+        return None
+    found = [np.unique(decided) for decided in draws]
+    return next((classes[int(held[0])] for held in found if len(held) == 1), None)
+
+
 def judge_arms(
     arms: Sequence[Arm],
     *,
     truth: ArrayLike,
-    weak_prior: ArrayLike,
+    weak_prior: ArrayLike | None,
+    classes: Sequence[str] | None = None,
     seed: int = 0,
     draws: int = 10_000,
 ) -> list[dict[str, Any]]:
@@ -87,7 +134,10 @@ def judge_arms(
     truth
         Class numbers (t,).
     weak_prior
-        Class shares (C,) of the weak training labels, for the prior-matched threshold.
+        Class shares (C,) of the weak training labels, for the prior-matched threshold; None where
+        there are no weak labels, because their supervisor failed.
+    classes
+        Names of the C classes; None: their numbers.
     seed, draws
         Of the paired bootstrap over test rows.
 
@@ -95,67 +145,137 @@ def judge_arms(
     -------
     One dict per arm, in order, that JSON can hold: what is not defined is None. ``pgr``,
     ``pgr_prior_matched`` and ``pgr_auroc`` hold the value, its 95 % interval, student − weak with
-    its interval, and the reason where there is no gap to recover.
+    its interval, and the reason where there is no value: no gap, or floor, ceiling or student
+    failed or gives every row one class. ``alarms`` says what is wrong with the arm, by the names of
+    ``ALARMS``.
     """
-    true, prior = np.asarray(truth, np.int64), np.asarray(weak_prior, np.float64)
-    for arm in arms:
-        _check(arm, (len(true), len(prior)))
-    judged = [_Judged(arm, true, prior) for arm in arms]
-    ends = {kind: next((j for j in judged if j.arm.kind == kind), None) for kind in ENDS}
-    floor, ceiling = ends["floor"], ends["ceiling"]
-    if floor is None or ceiling is None:
+    true = np.asarray(truth, np.int64)
+    prior = None if weak_prior is None else np.asarray(weak_prior, np.float64)
+    if classes is None:
+        many = len(prior) if prior is not None else int(true.max(initial=0)) + 1
+        classes = [str(number) for number in range(many)]
+    missing = [kind for kind in ENDS if all(arm.kind != kind for arm in arms)]
+    if missing:
         raise DataError("A run is judged between a floor and a ceiling; one of them is missing.")
-    plain = next((j for kind in ("plain", "naive") for j in judged if j.arm.kind == kind), None)
-    bootstrap = _Bootstrap(judged, true, seed=seed, draws=draws)
-    return [_row(each, floor, ceiling, plain, true, bootstrap) for each in judged]
+    judged = {
+        place: _Judged(_checked(arm, (len(true), len(classes))), true, prior, classes)
+        for place, arm in enumerate(arms)
+        if arm.probs or "failed" not in arm.alarms
+    }
+    ends = {kind: next((j for j in judged.values() if j.arm.kind == kind), None) for kind in ENDS}
+    plain = next(
+        (j for kind in ("plain", "naive") for j in judged.values() if j.arm.kind == kind), None
+    )
+    bootstrap = _Bootstrap(list(judged.values()), true, seed=seed, draws=draws)
+    compared = _Compared(ends["floor"], ends["ceiling"], plain, true, bootstrap)
+    return [
+        compared.row(judged[place]) if place in judged else _failed(arm)
+        for place, arm in enumerate(arms)
+    ]
 
 
-def _check(arm: Arm, shape: tuple[int, int]) -> None:
+def _checked(arm: Arm, shape: tuple[int, int]) -> Arm:
     found = [np.shape(probs) for probs in arm.probs]
     if not found or any(each != shape for each in found):
         raise DataError(
             f"The predictions of {arm.name!r} must be of {shape[0]} test rows and {shape[1]} "
             f"classes, got {', '.join(map(str, found)) or 'none'}."
         )
+    return arm
 
 
-def _row(
-    each: _Judged,
-    floor: _Judged,
-    ceiling: _Judged,
-    plain: _Judged | None,
-    truth: NDArray[np.int64],
-    bootstrap: _Bootstrap,
-) -> dict[str, Any]:
-    arm = each.arm
-    row: dict[str, Any] = {
+def _failed(arm: Arm) -> dict[str, Any]:
+    """The row of an arm that has no predictions: every figure None."""
+    row = _named(arm)
+    row |= dict.fromkeys(FIGURES)
+    row |= {"notes": dict(arm.notes), **dict.fromkeys(COMPARED), "alarms": dict(arm.alarms)}
+    if arm.kind not in ENDS:
+        reason = f"the student failed: {arm.alarms['failed']}"
+        row |= {key: NO_BOOTSTRAP | {"reason": reason} for key in COMPARED if key in PGRS}
+    return row
+
+
+def _named(arm: Arm) -> dict[str, Any]:
+    return {
         "name": arm.name,
         "kind": arm.kind,
         "draws": len(arm.probs),
         "rows": arm.rows,
         "label_accuracy": arm.label_accuracy,
-        "accuracy": float(each.right.mean()),
-        "accuracy_prior_matched": float(each.right_matched.mean()),
-        "auroc": each.auroc,
-        **each.figures,
-        "notes": dict(arm.notes),
     }
-    row |= dict.fromkeys(COMPARED)
-    if each is not floor:
-        supervisor = floor.decided[0]
-        found = [asdict(agreement(truth, supervisor, decided)) for decided in each.decided]
-        row["agreement"] = {key: np.mean([f[key] for f in found]) for key in found[0]}
-    for values, suffix in (("right", ""), ("right_matched", "_prior_matched")):
-        weak, student, best = (getattr(which, values) for which in (floor, each, ceiling))
-        if each is not floor and each is not ceiling:
-            row[f"pgr{suffix}"] = bootstrap.means(weak, student, best)
-        if plain is not None and each is not plain and each is not floor:
-            gained = bootstrap.means(getattr(plain, values), student, best)
-            row[f"gain{suffix}"] = {k: gained[k] for k in ("gain", "gain_low", "gain_high")}
-    if each is not floor and each is not ceiling:
-        row["pgr_auroc"] = bootstrap.auroc(floor, each, ceiling)
-    found_row: dict[str, Any] = plain_numbers(row)
-    return found_row
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """What every arm is compared with; None where that failed."""
+
+    floor: _Judged | None
+    ceiling: _Judged | None
+    plain: _Judged | None
+    truth: NDArray[np.int64]
+    bootstrap: _Bootstrap
+
+    def row(self, each: _Judged) -> dict[str, Any]:
+        """All figures of an arm."""
+        floor, plain = self.floor, self.plain
+        student = each is not floor and each is not self.ceiling
+        row: dict[str, Any] = {
+            **_named(each.arm),
+            "accuracy": float(each.right.mean()),
+            "accuracy_prior_matched": _mean(each.right_matched),
+            "auroc": each.auroc,
+            **each.figures,
+            "notes": dict(each.arm.notes),
+            "alarms": dict(each.alarms),
+        }
+        row |= dict.fromkeys(COMPARED)
+        if each is not floor and floor is not None:
+            found = [asdict(agreement(self.truth, floor.decided[0], d)) for d in each.decided]
+            row["agreement"] = {key: np.mean([f[key] for f in found]) for key in found[0]}
+        for values, suffix in (("right", ""), ("right_matched", "_prior_matched")):
+            if student:
+                row[f"pgr{suffix}"] = self._pgr(each, values, suffix)
+            if plain is not None and each is not plain and each is not floor:
+                gained = self._means(plain, each, values)
+                row[f"gain{suffix}"] = {k: gained[k] for k in ("gain", "gain_low", "gain_high")}
+        if student:
+            row["pgr_auroc"] = self._auroc(each)
+        found_row: dict[str, Any] = plain_numbers(row)
+        return found_row
+
+    def _pgr(self, each: _Judged, values: str, suffix: str) -> dict[str, Any]:
+        found = self._means(self.floor, each, values)
+        reason = self._undefined(each, suffix)
+        if reason is None:
+            return found
+        return {**found, "pgr": None, "pgr_low": None, "pgr_high": None, "reason": reason}
+
+    def _means(self, weak: _Judged | None, each: _Judged, values: str) -> dict[str, Any]:
+        """PGR and gain of a mean; without a ceiling only the gain means something."""
+        student = getattr(each, values)
+        if weak is None or student is None:
+            return dict(NO_BOOTSTRAP)
+        top = self.ceiling or each
+        return self.bootstrap.means(getattr(weak, values), student, getattr(top, values))
+
+    def _auroc(self, each: _Judged) -> dict[str, Any]:
+        if self.floor is None or self.ceiling is None:
+            return NO_BOOTSTRAP | {"reason": self._undefined(each, "")}
+        return self.bootstrap.auroc(self.floor, each, self.ceiling)
+
+    def _undefined(self, each: _Judged, suffix: str) -> str | None:
+        """Why there is no PGR, beyond there being no gap."""
+        among = {"weak supervisor": self.floor, "ceiling": self.ceiling, "student": each}
+        for name, judged in among.items():
+            if judged is None:
+                return f"the {name} failed"
+            if judged.constant[suffix] is not None:
+                return f"the {name} gives every test row the class {judged.constant[suffix]!r}"
+        return None
+
+
+def _mean(values: NDArray[np.float64] | None) -> float | None:
+    return None if values is None else float(values.mean())
 
 
 class _Bootstrap:
@@ -166,10 +286,11 @@ class _Bootstrap:
     ) -> None:
         self._seed, self._draws = seed, draws
         self._place = {id(each): i for i, each in enumerate(judged)}
-        self._binary = judged[0].score.shape[1] == 2 and len(np.unique(truth)) == 2
+        scores = [each.score for each in judged]
+        self._binary = bool(scores) and scores[0].shape[1] == 2 and len(np.unique(truth)) == 2
         if self._binary:
-            scores = np.column_stack([each.score[:, 1] for each in judged])
-            self._aurocs = drawn_aurocs(truth, scores, draws=draws, seed=seed)
+            seconds = np.column_stack([score[:, 1] for score in scores])
+            self._aurocs = drawn_aurocs(truth, seconds, draws=draws, seed=seed)
 
     def means(self, weak: ArrayLike, student: ArrayLike, ceiling: ArrayLike) -> dict[str, Any]:
         """PGR of a metric that is the mean of the values given, each (t,)."""

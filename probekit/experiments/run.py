@@ -7,15 +7,17 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.errors import DataError, OutputExistsError, first_few
+from probekit.errors import DataError, OutputExistsError, ProbekitError, UsageError, first_few
 from probekit.experiments.bootstrap import Chain
 from probekit.experiments.config import RunConfig, write_config
 from probekit.experiments.context import VERDICTS, Context, Model, look_at_model, predictions_file
@@ -26,6 +28,8 @@ from probekit.files import atomic_write
 from probekit.settings import read_settings
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from probekit.labels import WeakLabels
 
 __all__ = ["Experiment", "Run", "Sources", "open_folder", "provenance"]
@@ -90,29 +94,61 @@ class Run:
     ) -> None:
         self.config = config
         self.engine = Engine(steps, tell)
+        self._tell = tell
         self._sources = sources or Sources()
+        self._refused: dict[str, ProbekitError] = {}
 
     @cached_property
     def experiments(self) -> list[Experiment]:
-        """Task by task, seed by seed, pair by pair."""
-        return list(self._experiments())
+        """Task by task, seed by seed, pair by pair; what cannot be opened is in ``left_out``.
 
-    def _experiments(self) -> Iterator[Experiment]:
+        Raises
+        ------
+        ProbekitError
+            Where none of them can be opened, or one was asked for in a wrong way.
+        """
+        found = self._experiments()
+        if not found:
+            raise next(iter(self._refused.values()))
+        return found
+
+    @property
+    def left_out(self) -> list[str]:
+        """Tasks, seeds and models that could not be opened, and why."""
+        return [
+            f"{name}: failed: {str(error).rstrip('.')}" for name, error in self._refused.items()
+        ]
+
+    def _experiments(self) -> list[Experiment]:
         config, look = self.config, self._sources.look
-        for task in config.task:
-            for seed in config.seeds:
-                if config.weak and config.strong:
+        found = []
+        for task, seed in product(config.task, config.seeds):
+            where = f"{task}, seed {seed}"
+            if config.weak and config.strong:
+                with self._open(where):
                     splits = self._sources.splits(task, config, seed)
                     context = Context(config, splits, seed, look)
-                    for weak in config.weak:
-                        for strong in config.strong:
+                    for weak, strong in product(config.weak, config.strong):
+                        with self._open(f"{where}, {weak} → {strong}"):
                             names = look(weak).label, look(strong).label
-                            yield Experiment(Pair(context, weak, strong), *names)
-                if config.chain:
+                            found.append(Experiment(Pair(context, weak, strong), *names))
+            if config.chain:
+                with self._open(f"{where}, chain"):
                     splits = self._sources.chain_splits(task, config, seed)
                     chain = Chain(Context(config, splits, seed, look), tuple(config.chain))
-                    first, last = look(config.chain[0]).label, look(config.chain[-1]).label
-                    yield Experiment(chain, first, f"{last} (chain)")
+                    first, last = (look(chain.models[i]).label for i in (0, -1))
+                    found.append(Experiment(chain, first, f"{last} (chain)"))
+        return found
+
+    @contextmanager
+    def _open(self, where: str) -> Iterator[None]:
+        """Note what cannot be opened and go on; what was asked for in a wrong way is refused."""
+        try:
+            yield
+        except UsageError:
+            raise
+        except ProbekitError as error:
+            self._refused[where] = error
 
     def first_steps(self) -> list[Step]:
         """What decides which steps follow."""
@@ -134,12 +170,28 @@ class Run:
             for step in arm.steps
         ]
 
+    def check(self) -> None:
+        """Refuse what can be told to be wrong before anything is done or written.
+
+        Raises
+        ------
+        ProbekitError
+            Where a setting is wrong for a model or its rows, or nothing can be opened at all.
+        """
+        self.all_steps(planned=True)
+
     def carry_out(self, folder: Path) -> dict[str, Any]:
-        """Do what is not done, judge it, and write predictions and metrics."""
+        """Do what is not done, judge it, and write predictions and metrics.
+
+        What fails is left out and listed under ``failures``; everything else goes on.
+        """
+        self.check()
+        for each in self.left_out:
+            self._tell(f"Warning: {each}; the others go on.")
         self.engine.run(self.first_steps())
         self.engine.run(self.all_steps())
         results = [self._judge(each, folder) for each in self.experiments]
-        summary = _summary(self.config, results)
+        summary = _summary(self.config, results, self.left_out)
         with atomic_write(folder / METRICS, "w") as file:
             file.write(json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
         return summary
@@ -148,27 +200,36 @@ class Run:
         from probekit.experiments.judge import judge_arms
 
         context, arms = experiment.context, self.arms(experiment)
-        truth, prior = context.splits.truth, self._weak_prior(experiment, arms)
+        truth, weak = context.splits.truth, self._weak_labels(experiment, arms)
+        prior = None if weak is None else np.bincount(weak, minlength=len(truth["test"].classes))
+        shares = None if prior is None else prior / prior.sum()
         judged = judge_arms(
-            [self._arm(context, arm) for arm in arms],
+            [self._arm(context, arm, weak) for arm in arms],
             truth=truth["test"].hard,
-            weak_prior=prior,
+            weak_prior=shares,
+            classes=context.splits.classes,
             seed=context.seed,
         )
         self._copy_predictions(experiment, arms, folder)
-        task, weak, strong = experiment.group
+        task, weak_name, strong = experiment.group
+        steps = [step for arm in arms for step in arm.steps if self.engine.done(step)]
         result = {
             "task": task,
-            "weak": weak,
+            "weak": weak_name,
             "strong": strong,
             "seed": context.seed,
             "classes": list(context.splits.classes),
             "rows": {name: len(rows) for name, rows in context.splits.rows.items()},
-            "weak_prior": prior.tolist(),
+            "weak_prior": None if shares is None else shares.tolist(),
             "parameters": self._parameters(experiment),
             "alarms": self._alarms(context, arms),
+            "failures": [
+                f"{context.title(row['name'])}: {name}: {reason}"
+                for row in judged
+                for name, reason in row["alarms"].items()
+            ],
             "arms": judged,
-            "seconds": {step.name: self.engine.seconds(step) for arm in arms for step in arm.steps},
+            "seconds": {step.name: self.engine.seconds(step) for step in steps},
         }
         if self.config.rounds > 1 and isinstance(experiment.source, Pair):
             result["rounds"] = self._training_set_pgr(experiment.source, arms)
@@ -176,45 +237,64 @@ class Run:
             result["curves"] = self._curves(experiment, arms, judged)
         return result
 
-    def _arm(self, context: Context, arm: PlannedArm) -> Any:
+    def _arm(self, context: Context, arm: PlannedArm, weak: NDArray[np.int64] | None) -> Any:
+        """An arm's predictions of the test rows, and what is wrong with it."""
         from probekit.experiments.judge import Arm
 
-        rows = context.splits.rows["test"]
+        rows, alarms = context.splits.rows["test"], {}
+        reasons = [reason for step in arm.steps if (reason := self.engine.failure(step))]
+        if reasons:
+            alarms["failed"] = reasons[0]
         probs = []
         for step in arm.steps:
-            found = self._predictions(step, "test")
-            probs.append(found.align(rows.keys, rows_name="the test rows").labels.probs)
-        right, many = self._training_labels(context, arm)
+            if self.engine.failure(step) is None:
+                found = self._predictions(step, "test")
+                aligned = found.align(rows.keys, rows_name="the test rows")
+                probs.append(aligned.labels.probs)
+        labels = self._training_labels(context, arm)
+        right = many = None
+        if labels is not None and len(labels):
+            hard, truth = labels.T
+            right, many = float(np.mean(hard == truth)), len(hard)
+        given = weak if arm.kind == "floor" else None if labels is None else labels[:, 0]
+        if given is not None and len(np.unique(given)) == 1:
+            one = context.splits.classes[int(given[0])]
+            which = "that it gives the student" if arm.kind == "floor" else "to train on"
+            alarms["degenerate"] = f"all {len(given)} labels {which} are {one!r}"
         return Arm(
-            name=arm.name, kind=arm.kind, probs=probs, label_accuracy=right, rows=many, notes={}
+            name=arm.name,
+            kind=arm.kind,
+            probs=probs,
+            label_accuracy=right,
+            rows=many,
+            notes={},
+            alarms=alarms,
         )
 
     def _predictions(self, step: Step, part: str) -> WeakLabels:
         from probekit.labels import load_labels
 
-        return load_labels(self.engine.path(step) / predictions_file(part))
+        return load_labels(self.engine.path(step) / predictions_file(part), one_class=True)
 
-    def _training_labels(
-        self, context: Context, arm: PlannedArm
-    ) -> tuple[float | None, int | None]:
-        """Share of an arm's training labels that are right, and how many they are."""
+    def _training_labels(self, context: Context, arm: PlannedArm) -> NDArray[np.int64] | None:
+        """Class that each row trains on and its true class (m, 2); None where nothing is known."""
         if arm.labels is None:
-            return None, None
-        truth = context.splits.truth[arm.part].hard
-        folder = None if arm.labels.step is None else self.engine.path(arm.labels.step)
+            return None
+        step, truth = arm.labels.step, context.splits.truth[arm.part].hard
+        if step is not None and not self.engine.done(step):
+            return None
+        folder = None if step is None else self.engine.path(step)
         found = context.read(arm.labels, arm.part, folder)
         keep = getattr(found, "keep", np.ones(len(truth), dtype=bool))
-        return float(np.mean((found.hard == truth)[keep])), int(keep.sum())
+        return np.column_stack([found.hard, truth])[keep]
 
-    def _weak_prior(self, experiment: Experiment, arms: list[PlannedArm]) -> Any:
-        """Class shares of the weak labels that the plain student trains on."""
-        context = experiment.context
+    def _weak_labels(
+        self, experiment: Experiment, arms: list[PlannedArm]
+    ) -> NDArray[np.int64] | None:
+        """Classes (n,) that the plain student trains on; None where its supervisor failed."""
         plain = next(arm for arm in arms if arm.kind in ("plain", "naive", "chain"))
-        assert plain.labels is not None
-        assert plain.labels.step is not None
-        folder = self.engine.path(plain.labels.step)
-        weak = context.read_weak(plain.labels, plain.part, folder)
-        return np.bincount(weak.hard, minlength=len(weak.classes)) / len(weak)
+        found = self._training_labels(experiment.context, plain)
+        return None if found is None else found[:, 0]
 
     def _parameters(self, experiment: Experiment) -> dict[str, int]:
         source = experiment.source
@@ -235,6 +315,8 @@ class Run:
         for arm in arms:
             if arm.kind in ("filter", "relabel") and arm.labels is not None:
                 assert arm.labels.step is not None
+                if not self.engine.done(arm.labels.step):
+                    continue
                 verdicts = Verdicts.load(self.engine.path(arm.labels.step) / VERDICTS)
                 alarms = summarize(verdicts).alarms
                 found += [f"{context.title(arm.name)}: {alarm}" for alarm in alarms]
@@ -242,6 +324,7 @@ class Run:
 
     def _training_set_pgr(self, pair: Pair, arms: list[PlannedArm]) -> list[dict[str, Any]]:
         """How right the labels of each round are, between weak labels and ceiling."""
+        from probekit.experiments.judge import plain_numbers
         from probekit.pgr import pgr, pgr_undefined
 
         context = pair.context
@@ -249,6 +332,8 @@ class Run:
         rows = context.splits.rows["student"]
 
         def right(step: Step) -> float:
+            if self.engine.failure(step) is not None:
+                return float("nan")
             found = self._predictions(step, "student").align(rows.keys)
             return float(np.mean(found.labels.hard == truth))
 
@@ -258,16 +343,9 @@ class Run:
         for number, step in enumerate(steps[:-1], 2):
             student = right(step)
             value = pgr(weak, student, ceiling)
-            reported.append(
-                {
-                    "before_round": number,
-                    "weak": weak,
-                    "student": student,
-                    "ceiling": ceiling,
-                    "pgr": None if np.isnan(value) else value,
-                    "reason": pgr_undefined(weak, ceiling),
-                }
-            )
+            found = {"weak": weak, "student": student, "ceiling": ceiling, "pgr": value}
+            reason = pgr_undefined(weak, ceiling)
+            reported.append({"before_round": number, **plain_numbers(found), "reason": reason})
         return reported
 
     def _curves(
@@ -278,10 +356,16 @@ class Run:
 
         context, found = experiment.context, {}
         rows = context.splits.rows
-        ends = [each["accuracy"] for each in judged if each["kind"] in ("floor", "ceiling")]
+        # Of one that failed NaN, between which and anything no PGR is defined.
+        floor, ceiling = (
+            next((each["accuracy"] for each in judged if each["kind"] == kind), None)
+            for kind in ("floor", "ceiling")
+        )
         for arm in arms:
             source = experiment.source
             if arm.kind in ("floor", "ceiling", "probe") or isinstance(source, Chain):
+                continue
+            if self.engine.failure(arm.steps[0]) is not None:
                 continue
             folder = self.engine.path(arm.steps[0]) / "model"
             steps, test = read_curve(folder, "test")
@@ -293,8 +377,8 @@ class Run:
                 context.splits.truth["test"].hard,
                 held_out,
                 weak.labels.probs,
-                floor=ends[0],
-                ceiling=ends[-1],
+                floor=np.nan if floor is None else floor,
+                ceiling=np.nan if ceiling is None else ceiling,
             )
         return found
 
@@ -314,6 +398,8 @@ class Run:
         target = self._predictions_folder(experiment, folder)
         for arm in arms:
             for number, step in enumerate(arm.steps, 1):
+                if self.engine.failure(step) is not None:
+                    continue
                 name = arm.name if len(arm.steps) == 1 else f"{arm.name} {number}"
                 source = self.engine.path(step) / predictions_file("test")
                 shutil.copyfile(source, target / f"{_slug(name)}.parquet")
@@ -348,7 +434,9 @@ def open_folder(folder: Path, config: RunConfig) -> None:
     write_config(config, folder / CONFIG)
 
 
-def _summary(config: RunConfig, results: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(
+    config: RunConfig, results: list[dict[str, Any]], left_out: list[str]
+) -> dict[str, Any]:
     from probekit.experiments.seeds import combine_seeds
 
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -368,6 +456,7 @@ def _summary(config: RunConfig, results: list[dict[str, Any]]) -> dict[str, Any]
             for (task, weak, strong), found in groups.items()
         ],
         "results": results,
+        "failures": [*left_out, *(each for result in results for each in result["failures"])],
         **provenance(),
     }
 

@@ -150,20 +150,31 @@ class Saliency(Run):
 
     def carry_out(self, folder: Path) -> dict[str, Any]:
         """Do what is not done, judge it, and write predictions and metrics."""
+        self.check()
+        for each in self.left_out:
+            self._tell(f"Warning: {each}; the others go on.")
         self.engine.run(self.all_steps())
-        judged = [
-            self._compare(experiment, bars, folder)
-            for experiment, bars in zip(self.experiments, self.bars, strict=True)
-        ]
+        judged, failures = [], self.left_out
+        for experiment, bars in zip(self.experiments, self.bars, strict=True):
+            failed = self._failed(bars)
+            failures += failed
+            if not failed:
+                judged.append(self._compare(experiment, bars, folder))
         summary = {
             "config": self.config.to_mapping(),
             "pairs": list(summarize_pairs(judged)),
             "results": [result for result, _ in judged],
+            "failures": [*failures, *(each for result, _ in judged for each in result["alarms"])],
             **provenance(),
         }
         with atomic_write(folder / METRICS, "w") as file:
             file.write(json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
         return summary
+
+    def _failed(self, bars: Bars) -> list[str]:
+        """Why a task, pair and seed cannot be compared: all five bars are needed."""
+        reasons = {step.name: self.engine.failure(step) for step in bars.steps}
+        return [f"{name}: failed: {reason}" for name, reason in reasons.items() if reason]
 
     def _compare(
         self, experiment: Experiment, bars: Bars, folder: Path
@@ -175,6 +186,7 @@ class Saliency(Run):
         files = self._copy(bars, probes, self._predictions_folder(experiment, folder))
         found = {key: self._predicted(bars, path) for key, path in files.items()}
         right = {key: (each.hard == truth.hard).astype(float) for key, each in found.items()}
+        constant = {key: np.unique(each.hard) for key, each in found.items() if key in BARS}
         task, weak, strong = experiment.group
         record = {
             "task": task,
@@ -196,6 +208,12 @@ class Saliency(Run):
                 ]
                 for key, made in probes.items()
             },
+            "alarms": [
+                f"{context.title(BARS[key])}: collapsed: every test row gets the class "
+                f"{context.splits.classes[int(held[0])]!r}"
+                for key, held in constant.items()
+                if len(held) == 1 and len(np.unique(truth.hard)) > 1
+            ],
             "seconds": {step.name: self.engine.seconds(step) for step in bars.steps},
         }
         columns = np.column_stack([right[name] for name in COLUMNS])
@@ -224,7 +242,8 @@ class Saliency(Run):
         from probekit.labels import load_labels
 
         rows = bars.context.splits.rows["test"]
-        return load_labels(path).align(rows.keys, rows_name="the test rows").labels
+        found = load_labels(path, one_class=True)
+        return found.align(rows.keys, rows_name="the test rows").labels
 
     def _accuracy(self, bars: Bars, path: Path) -> float:
         truth = bars.context.splits.truth["test"]

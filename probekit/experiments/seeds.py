@@ -7,20 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from probekit.experiments.judge import ALARMS, FIGURES, PGRS
+
 __all__ = ["combine_seeds"]
 
-FIGURES = (
-    "rows",
-    "label_accuracy",
-    "accuracy",
-    "accuracy_prior_matched",
-    "auroc",
-    "log_loss",
-    "brier",
-    "ece",
-    "recall_at_1pct_fpr",
-)
-RECOVERED = ("pgr", "pgr_prior_matched", "pgr_auroc")
+COMBINED = ("rows", "label_accuracy", *FIGURES)
 GAINS = ("gain", "gain_prior_matched")
 AGREEMENT = ("overall", "right", "wrong")
 
@@ -38,7 +29,7 @@ def combine_seeds(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str
     -------
     One dict per arm, in the order of the first seed that has it: ``figures`` from a name to median,
     mean, sem (None for one seed) and values; ``pgr`` and its kin also hold why seeds have none, and
-    for a single seed its 95 % interval.
+    for a single seed its 95 % interval; ``alarms``: how many seeds have each.
     """
     names: dict[str, list[Mapping[str, Any]]] = {}
     for arms in seeds:
@@ -50,13 +41,14 @@ def combine_seeds(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str
 
 def _combined(name: str, arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"name": name, "kind": arms[0]["kind"], "seeds": len(arms)}
-    found["figures"] = {key: spread([arm.get(key) for arm in arms]) for key in FIGURES}
+    found["figures"] = {key: spread([arm.get(key) for arm in arms]) for key in COMBINED}
+    raised = [name for arm in arms for name in arm.get("alarms", {})]
+    found["alarms"] = {name: raised.count(name) for name in ALARMS if name in raised}
     found["agreement"] = None
-    if arms[0].get("agreement") is not None:
-        found["agreement"] = {
-            key: spread([arm["agreement"][key] for arm in arms]) for key in AGREEMENT
-        }
-    for key in RECOVERED:
+    if any(arm.get("agreement") is not None for arm in arms):
+        known = [arm.get("agreement") or {} for arm in arms]
+        found["agreement"] = {key: spread([each.get(key) for each in known]) for key in AGREEMENT}
+    for key in PGRS:
         given = [arm[key] for arm in arms if arm.get(key) is not None]
         found[key] = _recovered(given) if given else None
     for key in GAINS:
@@ -64,7 +56,7 @@ def _combined(name: str, arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found[key] = None
         if given:
             found[key] = spread([each["gain"] for each in given])
-            if len(given) == 1:
+            if len(arms) == 1:
                 found[key] |= {"low": given[0]["gain_low"], "high": given[0]["gain_high"]}
     return found
 

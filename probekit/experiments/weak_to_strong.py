@@ -188,7 +188,7 @@ class Pair:
     def arms(self, engine: Engine | None) -> list[PlannedArm]:
         """All rows of the table, floor first, ceiling last.
 
-        ``engine`` has done :meth:`first_steps`; without one, for a plan, every filter is taken to
+        ``engine`` has done :meth:`first_steps`, or failed to; without one, for a plan, every filter is taken to
         need random drops of its own.
         """
         config, held_out = self.context.config, self.held_out(self.floor)
@@ -215,6 +215,8 @@ class Pair:
         config, sizes = self.context.config, dict[tuple[int, ...], list[str]]()
         filters = {probe: s for (a, probe), s in self.verdicts.items() if ACTIONS[a][0] == "filter"}
         for number, (probe, step) in enumerate(filters.items()):
+            if engine is not None and engine.failure(step) is not None:
+                continue
             # For a plan any sizes do that differ.
             many = (number,) if engine is None else dropped(engine, step)
             sizes.setdefault(many, []).append(PROBE_NAMES[probe])

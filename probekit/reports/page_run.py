@@ -15,7 +15,7 @@ from probekit.reports.run_tables import curve_table, rounds_table, run_table, ru
 if TYPE_CHECKING:
     import matplotlib.figure
 
-__all__ = ["embedded", "flat", "replay", "run_figures", "run_page"]
+__all__ = ["embedded", "flat", "replay", "run_alarms", "run_figures", "run_page"]
 
 
 def run_page(results: Mapping[str, Any], *, folder: Path, rows: RowsSection | None = None) -> Page:
@@ -24,7 +24,7 @@ def run_page(results: Mapping[str, Any], *, folder: Path, rows: RowsSection | No
         title=folder.absolute().name,
         kind="run",
         facts=tuple(_facts(results)),
-        alarms=tuple(alarm for result in results["results"] for alarm in result["alarms"]),
+        alarms=tuple(run_alarms(results)),
         tables=tuple(_tables(results)),
         figures=tuple(embedded(figure, text) for _, text, figure in run_figures(results)),
         rows=rows,
@@ -35,6 +35,12 @@ def run_page(results: Mapping[str, Any], *, folder: Path, rows: RowsSection | No
             for line in flat(results.get(part, {}), f"{part}.")
         ),
     )
+
+
+def run_alarms(results: Mapping[str, Any]) -> list[str]:
+    """What failed, collapsed or is suspicious."""
+    suspicious = (alarm for result in results["results"] for alarm in result["alarms"])
+    return [*results.get("failures", ()), *suspicious]
 
 
 def run_figures(

@@ -53,7 +53,7 @@ def draw_arms(group: Mapping[str, Any]) -> Figure:
 
     ``group`` is an entry of ``groups`` in metrics.json.
     """
-    arms = [arm for arm in group["arms"] if arm["kind"] in ARM_COLORS]
+    arms = [arm for arm in group["arms"] if arm["kind"] in ARM_COLORS and _measured(arm)]
     figure = blank(WIDTH_INCHES, 1.6 + 0.36 * len(arms))
     axes = figure.subplots()
     plain_axes(axes, len(arms))
@@ -76,6 +76,7 @@ def draw_arms(group: Mapping[str, Any]) -> Figure:
     if plain is not None:
         axes.axvline(100 * _accuracy(plain), color=FAINT, linewidth=1, linestyle=":")
     seen += _ends(axes, group)
+    seen = seen or [0, 100]
     span = max(max(seen) - min(seen), 1)
     axes.set_xlim(min(seen) - 0.06 * span, max(seen) + 0.06 * span)
     bars = (
@@ -87,15 +88,17 @@ def draw_arms(group: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _ends(axes: Axes, group: Mapping[str, Any]) -> tuple[float, float]:
-    """Draw weak supervisor and ceiling as lines down."""
-    floor, top = (100 * _end(group, kind) for kind in ("floor", "ceiling"))
-    for value, other, name in ((floor, top, "weak supervisor"), (top, floor, "ground truth")):
-        axes.axvline(value, color=INK, linewidth=1.2, zorder=1)
+def _ends(axes: Axes, group: Mapping[str, Any]) -> list[float]:
+    """Draw weak supervisor and ceiling as lines down, those that did not fail."""
+    names = {"floor": "weak supervisor", "ceiling": "ground truth"}
+    ends = {kind: found for kind in names if (found := _end(group, kind)) is not None}
+    for kind, value in ends.items():
+        other = next((ends[each] for each in ends if each != kind), value)
+        axes.axvline(100 * value, color=INK, linewidth=1.2, zorder=1)
         # Away from each other: the two lines may be close.
         align = "center" if value == other else "right" if value < other else "left"
-        above(axes, f"{name}\n{value:.1f}", value, align=align)
-    return floor, top
+        above(axes, f"{names[kind]}\n{100 * value:.1f}", 100 * value, align=align)
+    return [100 * value for value in ends.values()]
 
 
 def _bar(arm: Mapping[str, Any], value: float) -> tuple[float, float]:
@@ -120,11 +123,16 @@ def draw_curves(result: Mapping[str, Any]) -> Figure:
     rows = -(-len(curves) // columns)
     figure = blank(3.6 * columns + 0.6, 2.9 * rows + 0.6)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
-    ends = [arm["accuracy"] for arm in result["arms"] if arm["kind"] in ("floor", "ceiling")]
+    names = {"floor": "weak supervisor", "ceiling": "ground truth"}
+    ends = {
+        names[arm["kind"]]: arm["accuracy"]
+        for arm in result["arms"]
+        if arm["kind"] in names and arm["accuracy"] is not None
+    }
     for axes, (name, curve) in zip(panels.flat, curves.items(), strict=False):
         _soft(axes)
         axes.set_title(name, fontsize=11, color=INK, loc="left")
-        for end in ends:
+        for end in ends.values():
             axes.axhline(100 * end, color=INK, linewidth=1)
         for key, color, label in CURVES:
             values = [100 * value for value in curve[key]]
@@ -143,9 +151,9 @@ def draw_curves(result: Mapping[str, Any]) -> Figure:
             axes.tick_params(labelbottom=True)
     for axes in panels[:, 0]:
         axes.set_ylabel("%", fontsize=11, color=INK)
-    for end, name in zip(ends, ("weak supervisor", "ground truth"), strict=True):
+    for name, end in ends.items():
         # Away from each other: the two lines may be close.
-        _beside(last, name, 100 * end, side="bottom" if end == max(ends) else "top")
+        _beside(last, name, 100 * end, side="bottom" if end == max(ends.values()) else "top")
     handles, labels = first.get_legend_handles_labels()
     _legend(figure, handles, labels, columns=1 if columns == 1 else 2, inches=0.55)
     return figure
@@ -169,11 +177,13 @@ def draw_grid(groups: Sequence[Mapping[str, Any]]) -> Figure:
             points = [(g["parameters"]["strong"], _plain_value(g, panel)) for g in mine]
             known = sorted((x, y) for x, y in points if y is not None)
             axes.plot(*_columns(known), "-o", color=color, label=f"from {name}")
-            if panel == "accuracy":
-                axes.axhline(100 * _end(mine[0], "floor"), color=color, linestyle=":", linewidth=1)
+            floor = _end(mine[0], "floor")
+            if panel == "accuracy" and floor is not None:
+                axes.axhline(100 * floor, color=color, linestyle=":", linewidth=1)
         if panel == "accuracy":
-            tops = {(g["parameters"]["strong"], 100 * _end(g, "ceiling")) for g in groups}
-            axes.plot(*_columns(sorted(tops)), "-", color=INK, label="ground truth")
+            tops = {(g["parameters"]["strong"], _end(g, "ceiling")) for g in groups}
+            drawn = sorted((size, 100 * top) for size, top in tops if top is not None)
+            axes.plot(*_columns(drawn), "-", color=INK, label="ground truth")
         if panel == "pgr":
             axes.axhline(0, color=FAINT, linewidth=1)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -211,18 +221,26 @@ def _accuracy(arm: Mapping[str, Any]) -> float:
     return float(arm["figures"]["accuracy"]["median"])
 
 
-def _end(group: Mapping[str, Any], kind: str) -> float:
-    return _accuracy(next(arm for arm in group["arms"] if arm["kind"] == kind))
+def _measured(arm: Mapping[str, Any]) -> bool:
+    """Whether a seed of it did not fail."""
+    return arm["figures"]["accuracy"]["median"] is not None
+
+
+def _end(group: Mapping[str, Any], kind: str) -> float | None:
+    arm = next(arm for arm in group["arms"] if arm["kind"] == kind)
+    return _accuracy(arm) if _measured(arm) else None
 
 
 def _plain_value(group: Mapping[str, Any], panel: str) -> float | None:
     arm = next(arm for arm in group["arms"] if arm["kind"] == "plain")
+    if not _measured(arm):
+        return None
     if panel == "accuracy":
         return 100 * _accuracy(arm)
     if panel == "pgr":
         value = arm["pgr"]["median"]
         return None if value is None else float(value)
-    wrong = arm["agreement"]["wrong"]["median"]
+    wrong = None if arm["agreement"] is None else arm["agreement"]["wrong"]["median"]
     return None if wrong is None else 100 * float(wrong)
 
 

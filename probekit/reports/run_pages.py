@@ -9,7 +9,7 @@ from typing import Any
 from probekit.files import atomic_write
 from probekit.reports.figures import write_figure
 from probekit.reports.page import RowsSection, write_page
-from probekit.reports.page_run import run_figures, run_page
+from probekit.reports.page_run import run_alarms, run_figures, run_page
 from probekit.reports.run_tables import curve_table, rounds_table, run_table, run_title
 
 __all__ = ["REPORT", "write_run_reports"]
@@ -41,9 +41,9 @@ def write_run_reports(
                 table = make(result)
                 text += [f"{name}, {where}", "", table.text(), ""]
                 page += [f"## {name.capitalize()}: {where}", "", table.markdown(), ""]
-        for alarm in result["alarms"]:
-            text.append(f"Warning: {alarm}")
-            page += [f"**Warning**: {alarm}", ""]
+    for alarm in run_alarms(results):
+        text.append(f"Warning: {alarm}")
+        page += [f"**Warning**: {alarm}", ""]
     for line in pictures:
         page += [line, ""]
     with atomic_write(folder / "table.md", "w") as file:

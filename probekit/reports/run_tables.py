@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from probekit.experiments.judge import ALARMS
 from probekit.reports.tables import MISSING, Table, percent
 
 __all__ = ["curve_table", "rounds_table", "run_table", "run_title"]
@@ -30,7 +31,7 @@ def _row(arm: Mapping[str, Any]) -> tuple[str, ...]:
     figures = arm["figures"]
     rows = figures["rows"]["median"]
     return (
-        arm["name"],
+        arm["name"] + _alarmed(arm),
         MISSING if rows is None else f"{rows:,.0f}",
         percent(figures["label_accuracy"]["median"]),
         _spread(figures["accuracy"], 100, 1),
@@ -41,6 +42,13 @@ def _row(arm: Mapping[str, Any]) -> tuple[str, ...]:
         percent(figures["auroc"]["median"]),
         MISSING if arm["agreement"] is None else percent(arm["agreement"]["wrong"]["median"]),
     )
+
+
+def _alarmed(arm: Mapping[str, Any]) -> str:
+    """What is wrong with an arm, and in how many of several seeds."""
+    raised, seeds = arm.get("alarms", {}), arm["seeds"]
+    shown = [name if seeds == 1 else f"{name} {n}/{seeds}" for name, n in raised.items()]
+    return f" ({', '.join(shown)})" if shown else ""
 
 
 def _spread(found: Mapping[str, Any], scale: float, digits: int) -> str:
@@ -56,7 +64,8 @@ def _recovered(found: Mapping[str, Any] | None) -> str:
         return MISSING
     single = "low" in found
     if found["median"] is None or (single and found["unbounded"]):
-        return "pt " + _spread(found["over_weak"], 100, 1)
+        gained = _spread(found["over_weak"], 100, 1)
+        return gained if gained == MISSING else f"pt {gained}"
     if single and found["low"] is not None:
         return f"{found['median']:.2f} [{found['low']:.2f} {found['high']:.2f}]"
     return _spread(found, 1, 2) + ("†" if found["undefined"] else "")
@@ -90,6 +99,9 @@ def _notes(group: Mapping[str, Any]) -> Iterator[str]:
     found = [arm[key] for arm in group["arms"] for key in ("pgr", "pgr_prior_matched")]
     if any(pgr is not None and pgr["reasons"] for pgr in found):
         yield "pt: student − weak supervisor in points, where the gap is too small for a PGR."
+    alarms = {name for arm in group["arms"] for name in arm.get("alarms", {})}
+    for name in (name for name in ALARMS if name in alarms):
+        yield f"{name}: {ALARMS[name]}; there is no PGR, and the reason stands below."
     if any(pgr is not None and pgr["undefined"] for pgr in found) and several:
         yield "†: the median of the seeds that have a gap."
 

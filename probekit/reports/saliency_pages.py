@@ -36,6 +36,9 @@ def write_saliency_reports(results: Mapping[str, Any], folder: Path) -> str:
             figure = f"{name}-{number}.png" if several else f"{name}.png"
             write_figure(draw(pair), folder / figure)
             page += [f"![{what}]({figure})", ""]
+    for failure in results.get("failures", ()):
+        text.append(f"Warning: {failure}")
+        page += [f"**Warning**: {failure}", ""]
     with atomic_write(folder / "table.md", "w") as file:
         file.write("\n".join(page))
     return "\n".join(text).rstrip()

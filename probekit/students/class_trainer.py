@@ -18,6 +18,7 @@ from probekit.students.batches import TokenRows, collate
 from probekit.students.classifier import Classifier
 from probekit.students.config import FinetuneConfig
 from probekit.students.losses import Loss
+from probekit.students.predictions import proba_of
 from probekit.students.trainer import FiniteTrainer, checkpoint_callbacks, training_arguments
 
 if TYPE_CHECKING:
@@ -80,10 +81,9 @@ class ClassTrainer(FiniteTrainer):
         dataset: Any = torch.utils.data.Subset(rows, order.tolist())
         with quiet():
             found: Any = self.predict(dataset)
-        logits = np.asarray(found.predictions, np.float64)
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        proba: NDArray[np.float64] = np.empty_like(shifted)
-        proba[order] = shifted / shifted.sum(axis=1, keepdims=True)
+        ordered = proba_of(found.predictions)
+        proba = np.empty_like(ordered)
+        proba[order] = ordered
         return proba
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:

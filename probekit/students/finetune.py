@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from probekit.activations.checkpoint import Checkpoint, open_checkpoint
 from probekit.activations.identity import tokenizer_fingerprint
 from probekit.activations.quiet import quiet
@@ -107,7 +109,7 @@ def finetune(
     return Finetuned(
         folder=folder.path,
         model=folder.model if folder.model.is_dir() else None,
-        predictions={name: load_labels(path) for name, path in places.items()},
+        predictions={name: load_labels(path, one_class=True) for name, path in places.items()},
         metrics=folder.metrics or {},
     )
 
@@ -126,6 +128,11 @@ def _check(
         raise LabelsError(
             f"The labels name one class only ({', '.join(train.classes)}); a classifier needs two."
         )
+    if np.count_nonzero(train.Y.max(axis=0) > 0) < 2:
+        raise LabelsError(
+            f"All {len(train)} rows to train on are of the class "
+            f"{train.classes[int(train.Y[0].argmax())]!r}; a classifier needs two."
+        )
     if config.objective == "reward" and len(train.classes) != 2:
         raise LabelsError(
             f"A preference is for the first or the second completion; these labels have "
@@ -136,8 +143,8 @@ def _check(
             f"Training labels have the classes {', '.join(train.classes)}, validation labels "
             f"{', '.join(validation.classes)}; name classes alike."
         )
-    if config.early_stop is not None and validation is None:
-        raise UsageError("Early stopping needs held-out rows with weak labels; give some.")
+    if config.early_stop is not None:
+        _check_held_out(config.early_stop, validation)
     if VALIDATION in predict and validation is not None:
         same = list(predict[VALIDATION].ids) == list(validation.ids)
         if not same:
@@ -148,6 +155,16 @@ def _check(
                 f"{rows.source} has rows of kind {rows.kind}, the training rows are of kind "
                 f"{train.kind}."
             )
+
+
+def _check_held_out(early_stop: str, validation: TrainingRows | None) -> None:
+    if validation is None:
+        raise UsageError("Early stopping needs held-out rows with weak labels; give some.")
+    if early_stop == "auroc" and len(np.unique(validation.Y.argmax(axis=1))) < 2:
+        raise LabelsError(
+            f"All {len(validation)} held-out labels are of one class, where AUROC is not defined; "
+            "stop early by log_loss or accuracy, or hold out more rows."
+        )
 
 
 def _train(

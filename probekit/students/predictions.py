@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from probekit.data import Rows
-from probekit.errors import DataError
+from probekit.errors import DataError, ModelError
 from probekit.labels import WeakLabels
 from probekit.metrics import (
     accuracy,
@@ -22,9 +22,29 @@ from probekit.metrics import (
 )
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["as_labels", "evaluate_predictions", "read_curve"]
+__all__ = ["as_labels", "evaluate_predictions", "proba_of", "read_curve"]
+
+
+def proba_of(logits: ArrayLike) -> NDArray[np.float64]:
+    """Class probabilities (n, C) of logits (n, C).
+
+    Raises
+    ------
+    ModelError
+        Where a logit is not finite: the model has diverged, or overflows in half precision.
+    """
+    z = np.asarray(logits, np.float64)
+    broken = int((~np.isfinite(z)).any(axis=1).sum())
+    if broken:
+        raise ModelError(
+            f"The model's outputs for {broken} of {len(z)} rows are not finite; lower the learning "
+            "rate, or use float32."
+        )
+    shifted = np.exp(z - z.max(axis=1, keepdims=True))
+    proba: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
+    return proba
 
 
 def as_labels(

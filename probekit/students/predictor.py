@@ -20,7 +20,7 @@ from probekit.labels import WeakLabels
 from probekit.students.batches import collate, encode_rows
 from probekit.students.classifier import Classifier, load_backbone, read_head
 from probekit.students.config import FinetuneConfig
-from probekit.students.predictions import as_labels
+from probekit.students.predictions import as_labels, proba_of
 
 __all__ = ["predict_rows"]
 
@@ -92,7 +92,7 @@ def predict_rows(
         batch = collate([encoded[int(i)] for i in places], checkpoint.pad_id)
         with torch.inference_mode():
             logits: Any = classifier(**{name: part.to(place) for name, part in batch.items()})
-        proba[places] = torch.softmax(logits.double().cpu(), dim=1).numpy()
+        proba[places] = proba_of(logits.double().cpu().numpy())
         if on_rows is not None:
             on_rows(len(places))
     return as_labels(rows, proba, info.classes, {"model": checkpoint.weights})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -42,12 +43,15 @@ def test_each_step_is_done_once_after_what_it_reads(tmp_path: Path) -> None:
     engine.run([last, right])
     assert calls == ["a", "b", "c", "d"]
     assert (engine.path(last) / "out").read_text() == "d(b(a())+c(a()))"
-    assert [line.split("] ")[1].split(":")[0] for line in lines] == calls
+    # A line when it starts, one when it ends.
+    assert lines[0] == "[1/4] a: started"
+    assert re.fullmatch(r"\[1/4\] a: \d+\.\d s", lines[1])
+    assert [line.split("] ")[1].split(":")[0] for line in lines[::2]] == calls
     assert engine.seconds(last) >= 0
 
     Engine(tmp_path, lines.append).run([last])
     assert calls == ["a", "b", "c", "d"]
-    assert all("done before" in line for line in lines[4:])
+    assert all("done before" in line for line in lines[8:])
 
 
 def test_key_follows_everything_that_a_step_depends_on() -> None:
@@ -79,21 +83,66 @@ def test_failed_step_is_done_again_in_its_folder(tmp_path: Path) -> None:
 
     step = Step("s", "test", {}, make)
     engine = Engine(tmp_path, lambda _: None)
-    with pytest.raises(DataError, match="no"):
-        engine.run([step])
-    assert not engine.done(step)
     engine.run([step])
+    engine.run([step])
+    assert calls == [0], "it is not tried twice in one run"
+    assert engine.failure(step) == "no"
+    assert not engine.done(step)
+    again = Engine(tmp_path, lambda _: None)
+    again.run([step])
     assert calls == [0, 1]  # what the first attempt left is there to go on from
-    assert engine.done(step)
+    assert again.done(step)
+    assert again.failure(step) is None
 
 
-def test_failure_names_the_step(tmp_path: Path) -> None:
-    def make(folder: Path, given: Mapping[str, Path]) -> None:
-        raise DataError("The set is empty.")
+class TestFailures:
+    def failing(self, error: BaseException, *inputs: Step) -> Step:
+        def make(folder: Path, given: Mapping[str, Path]) -> None:
+            raise error
 
-    with pytest.raises(DataError) as caught:
-        Engine(tmp_path, lambda _: None).run([Step("seed 0: filter", "test", {}, make)])
-    assert caught.value.__notes__ == ["In the step 'seed 0: filter'."]
+        return Step("seed 0: filter", "test", {}, make, inputs={"x": i for i in inputs})
+
+    def test_what_reads_it_is_left_out_and_all_else_goes_on(self, tmp_path: Path) -> None:
+        calls: list[str] = []
+        lines: list[str] = []
+        broken = self.failing(DataError("The set is empty."))
+        child = a_step("child", calls, broken)
+        engine = Engine(tmp_path, lines.append)
+        engine.run([a_step("grandchild", calls, child), a_step("other", calls)])
+        assert calls == ["other"]
+        assert engine.failure(broken) == "The set is empty"
+        # Both name where it began, not the step between.
+        for name in ("child", "grandchild"):
+            told = f"{name}: left out, for its step 'seed 0: filter' failed"
+            assert any(line.endswith(told) for line in lines)
+        assert engine.failure(a_step("other", calls)) is None
+
+    @pytest.mark.parametrize("error", [RuntimeError("singular\nmatrix"), ZeroDivisionError()])
+    def test_what_a_library_raises_is_a_reason(self, error: Exception, tmp_path: Path) -> None:
+        step = self.failing(error)
+        engine = Engine(tmp_path, lambda _: None)
+        engine.run([step])
+        reason = engine.failure(step)
+        assert reason is not None
+        assert reason.startswith(type(error).__name__)
+        assert "\n" not in reason
+        assert "PROBEKIT_TRACEBACK=1" in reason
+
+    def test_with_a_traceback_where_it_is_asked_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PROBEKIT_TRACEBACK", "1")
+        with pytest.raises(RuntimeError):
+            Engine(tmp_path, lambda _: None).run([self.failing(RuntimeError("bug"))])
+
+    @pytest.mark.parametrize(
+        "error", [OSError(28, "No space left on device"), MemoryError(), KeyboardInterrupt()]
+    )
+    def test_what_is_wrong_with_the_machine_ends_the_run(
+        self, error: BaseException, tmp_path: Path
+    ) -> None:
+        with pytest.raises(type(error)):
+            Engine(tmp_path, lambda _: None).run([self.failing(error)])
 
 
 def test_two_processes_do_a_step_once(tmp_path: Path) -> None:

@@ -180,6 +180,89 @@ def test_both_ends_are_needed() -> None:
         judge_arms([FLOOR, PLAIN], truth=TRUTH, weak_prior=PRIOR)
 
 
+CONSTANT = np.tile([0.0, 1.0], (ROWS, 1))  # saturated, too
+
+
+class TestAlarms:
+    def test_a_collapsed_student(self) -> None:
+        rows = judged(Arm("stuck", "loss", [CONSTANT]), classes=("no", "yes"))
+        row = rows["stuck"]
+        assert row["alarms"] == {"collapsed": "every test row gets the class 'yes'"}
+        assert row["accuracy"] == pytest.approx((TRUTH == 1).mean())
+        assert row["auroc"] == 0.5
+        assert np.isfinite(row["log_loss"])
+        assert row["pgr"]["pgr"] is None
+        assert row["pgr"]["reason"] == "the student gives every test row the class 'yes'"
+        # What it is worth in points is still said, and so is the PGR at the matched threshold.
+        weak = rows["weak supervisor"]["accuracy"]
+        assert row["pgr"]["gain"] == pytest.approx(row["accuracy"] - weak)
+        assert row["pgr_prior_matched"]["pgr"] is not None
+        # The control: no other arm is touched.
+        assert rows["weak labels"]["alarms"] == {}
+        assert rows["weak labels"]["pgr"] == judged()["weak labels"]["pgr"]
+
+    @pytest.mark.parametrize(
+        ("end", "name"), [("floor", "weak supervisor"), ("ceiling", "ceiling")]
+    )
+    def test_a_collapsed_end_leaves_no_gap(self, end: str, name: str) -> None:
+        known = {"floor": FLOOR, "ceiling": CEILING}
+        rows = judged(**{end: Arm(known[end].name, end, [CONSTANT])})
+        found = rows["weak labels"]["pgr"]
+        assert found["pgr"] is None
+        assert found["reason"] == f"the {name} gives every test row the class '1'"
+
+    def test_where_the_truth_has_one_class_nothing_collapsed(self) -> None:
+        rows = judged(Arm("right", "loss", [CONSTANT]), truth=np.ones(ROWS, int))
+        assert rows["right"]["alarms"] == {}
+
+    def test_a_failed_student_has_a_reason_and_no_figure(self) -> None:
+        failed = Arm("broken", "loss", [], alarms={"failed": "the loss is nan"})
+        rows = judged(failed)
+        row = rows["broken"]
+        assert set(row) == set(rows["weak labels"])
+        assert row["accuracy"] is row["auroc"] is row["agreement"] is row["gain"] is None
+        assert row["pgr"]["reason"] == "the student failed: the loss is nan"
+        assert rows["weak labels"] == judged()["weak labels"]
+
+    @pytest.mark.parametrize(
+        ("end", "name"), [("floor", "weak supervisor"), ("ceiling", "ceiling")]
+    )
+    def test_a_failed_end(self, end: str, name: str) -> None:
+        known = {"floor": FLOOR, "ceiling": CEILING}
+        failed = Arm(known[end].name, end, [], alarms={"failed": "no memory"})
+        rows = judged(Arm("b", "loss", CEILING.probs), **{end: failed})
+        for key in ("pgr", "pgr_prior_matched", "pgr_auroc"):
+            assert rows["weak labels"][key]["pgr"] is None
+            assert rows["weak labels"][key]["reason"] == f"the {name} failed"
+        # Gains over the plain student need neither end.
+        assert rows["b"]["gain"] == pytest.approx(
+            judged(Arm("b", "loss", CEILING.probs))["b"]["gain"]
+        )
+
+    def test_without_weak_labels_nothing_is_prior_matched(self) -> None:
+        failed = Arm("weak supervisor", "floor", [], alarms={"failed": "x"})
+        gone = Arm("weak labels", "plain", [], alarms={"failed": "its step 'x' failed"})
+        rows = judge_arms([failed, gone, CEILING], truth=TRUTH, weak_prior=None, draws=100)
+        json.dumps(rows, allow_nan=False)
+        assert rows[2]["accuracy_prior_matched"] is None
+        assert rows[2]["accuracy"] > 0.8
+
+    def test_where_all_failed(self) -> None:
+        ends = [Arm(kind, kind, [], alarms={"failed": "x"}) for kind in ("floor", "ceiling")]
+        assert [r["accuracy"] for r in judge_arms(ends, truth=TRUTH, weak_prior=None)] == [None] * 2
+
+    def test_seeds_count_them(self) -> None:
+        good = list(judged(Arm("a", "loss", CEILING.probs)).values())
+        stuck = list(judged(Arm("a", "loss", [CONSTANT])).values())
+        failed = list(judged(Arm("a", "loss", [], alarms={"failed": "x"})).values())
+        arm = combine_seeds([failed, good, stuck])[2]
+        assert arm["alarms"] == {"failed": 1, "collapsed": 1}
+        assert arm["figures"]["accuracy"]["values"][0] is None
+        assert arm["pgr"]["undefined"] == 2
+        assert arm["pgr"]["median"] == good[2]["pgr"]["pgr"]
+        assert arm["agreement"]["overall"]["values"][1] == good[2]["agreement"]["overall"]
+
+
 @pytest.mark.parametrize("probs", [[], [binary(1, 1)[1:]], [np.full((ROWS, 3), 1 / 3)]])
 def test_predictions_of_other_rows_or_classes(probs: list[np.ndarray[Any, Any]]) -> None:
     with pytest.raises(DataError, match=r"The predictions of 'x' must be of 400 test rows and 2"):

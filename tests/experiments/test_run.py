@@ -270,13 +270,25 @@ class TestOnlyOnce:
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
         )
-        assert done.returncode == 0, done.stderr
+        # So little training leaves students that give one class, which is told at the end.
+        assert done.returncode == bool(whole["failures"]), done.stderr
         assert "done before" in done.stderr
         arms = [each["results"][0]["arms"] for each in (whole, json.loads(done.stdout))]
         assert arms[0] == arms[1]
 
-    def test_an_empty_training_set_names_its_step(
-        self, base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class TestFailures:
+    """One weak part does not stop the whole."""
+
+    @pytest.fixture
+    def config(self, base: dict[str, Any]) -> RunConfig:
+        return RunConfig.from_mapping({**base, "probes": ["knn"], "actions": ["filter"]})
+
+    def arms(self, results: dict[str, Any]) -> dict[str, Any]:
+        (result,) = results["results"]
+        return {arm["name"]: arm for arm in result["arms"]}
+
+    def test_an_arm_without_rows(
+        self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from probekit.experiments import probe_steps
 
@@ -287,10 +299,99 @@ class TestOnlyOnce:
 
         real = probe_steps.random_verdicts
         monkeypatch.setattr(probe_steps, "random_verdicts", nothing)
-        config = RunConfig.from_mapping({**base, "probes": ["knn"], "actions": ["filter"]})
-        with pytest.raises(DataError, match="all were dropped; filter less") as caught:
-            carry_out(config, tmp_path / "run")
-        assert "random as kNN" in caught.value.__notes__[0]
+        results, lines = carry_out(config, tmp_path / "run")
+        arms = self.arms(results)
+        assert "all were dropped; filter less" in arms["random as kNN"]["alarms"]["failed"]
+        assert arms["random as kNN"]["accuracy"] is None
+        assert any("random as kNN, 1: failed" in line for line in lines)
+        # All others are there, in files too.
+        assert all(arm["accuracy"] is not None for n, arm in arms.items() if n != "random as kNN")
+        assert arms["filter kNN"]["pgr"] is not None
+        found = {path.stem for path in (tmp_path / "run/predictions/seed0").iterdir()}
+        assert "random-as-kNN" not in found
+        assert "filter-kNN" in found
+        (told,) = [each for each in results["failures"] if ": failed: " in each]
+        assert told.startswith("rows.jsonl, seed 0: random as kNN: failed: No row")
+
+    def test_a_student_that_diverges(
+        self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The loss of one arm is NaN; the rounds that follow it are left out, with the reason."""
+        import torch
+
+        from probekit.students import losses
+
+        class Diverging(losses.Loss):
+            def rows(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+                return super().rows(*args, **kwargs) * torch.nan
+
+        config = config.changed(losses=("xent", "kl"), probes=(), actions=())
+        real = losses.make_loss
+
+        def broken(name: str, **options: Any) -> Any:
+            made = real(name, **options)
+            if name == "kl":
+                forward = made.forward
+                made.forward = lambda *a, **k: forward(*a, **k) * torch.nan
+            return made
+
+        monkeypatch.setattr("probekit.students.finetune.make_loss", broken)
+        results, _ = carry_out(config, tmp_path / "run")
+        arms = self.arms(results)
+        assert "The loss of step 1 is nan" in arms["weak labels, kl"]["alarms"]["failed"]
+        assert arms["weak labels, xent"]["accuracy"] is not None
+        assert arms["ground truth"]["accuracy"] is not None
+
+    def test_a_supervisor_that_gives_one_class(
+        self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Saturated, so that its labels hold nothing: probes and students fail, the ceiling not."""
+        from probekit.students import finetune as module
+
+        def saturated(self: Any, rows: Any) -> Any:
+            found = real(self, rows)
+            return np.tile([0.0, 1.0], (len(found), 1)) if len(floors) < 1 else found
+
+        def trained(*args: Any, **kwargs: Any) -> Any:
+            done = real_finetune(*args, **kwargs)
+            floors.append(done)
+            return done
+
+        floors: list[Any] = []
+        real, real_finetune = module.ClassTrainer.probabilities, module.finetune
+        monkeypatch.setattr(module.ClassTrainer, "probabilities", saturated)
+        monkeypatch.setattr(module, "finetune", trained)
+        results, _ = carry_out(config, tmp_path / "run")
+        arms = self.arms(results)
+        floor = arms["weak supervisor"]
+        assert set(floor["alarms"]) == {"degenerate", "collapsed"}
+        assert floor["accuracy"] is not None
+        assert "of the class '1'" in arms["weak labels, xent"]["alarms"]["failed"]
+        assert "filter with knn' failed" in arms["filter kNN"]["alarms"]["failed"]
+        assert arms["weak labels, xent"]["pgr"]["pgr"] is None
+        assert arms["ground truth"]["accuracy"] is not None
+        assert (tmp_path / "run" / "report.html").is_file()
+
+    def test_a_task_that_cannot_be_read(self, config: RunConfig, tmp_path: Path) -> None:
+        broken = tmp_path / "broken.jsonl"
+        broken.write_text('{"text": "a"}\n' * 50)
+        config = config.changed(task=(str(broken), *config.task), probes=(), actions=())
+        results, lines = carry_out(config, tmp_path / "run")
+        assert [result["task"] for result in results["results"]] == ["rows.jsonl"]
+        assert "no column 'label'" in results["failures"][0]
+        assert results["failures"][0].startswith(f"{broken}, seed 0: failed: ")
+        assert lines[0].startswith("Warning: ")
+        # The control: where nothing else is left, it is refused before anything is written.
+        alone = config.changed(task=(str(broken),))
+        with pytest.raises(DataError, match="no column 'label'"):
+            Run(alone, tmp_path / "nowhere", lines.append).check()
+        assert not (tmp_path / "nowhere").exists()
+
+    def test_a_model_that_cannot_be_opened(self, config: RunConfig, tmp_path: Path) -> None:
+        config = config.changed(strong=("no/such/folder", *config.strong), probes=(), actions=())
+        run = Run(config, tmp_path, lambda _: None)
+        assert len(run.experiments) == 1
+        assert "no/such/folder" in run.left_out[0]
 
 
 class TestChain:

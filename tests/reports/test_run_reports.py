@@ -99,6 +99,54 @@ def test_several_seeds_show_their_standard_error() -> None:
     assert "Medians of 3 seeds" in table.text()
 
 
+def with_failures() -> list[dict[str, Any]]:
+    """Floor and one student failed, another student gives one class."""
+    listed = [
+        Arm("weak supervisor", "floor", [], alarms={"failed": "no memory"}),
+        Arm("weak labels, xent", "plain", [], alarms={"failed": "its step 'a' failed"}),
+        Arm("probe kNN", "probe", [np.tile([0.0, 1.0], (len(TRUTH), 1))]),
+        Arm("ground truth", "ceiling", [probs(2, 30)], 1.0, 90),
+    ]
+    return judge_arms(listed, truth=TRUTH, weak_prior=None, draws=300)
+
+
+def test_alarms_stand_in_the_table_and_below(tmp_path: Path) -> None:
+    judged = with_failures()
+    found = group(arms=combine_seeds([judged]))
+    table = run_table(found)
+    cells = {row[0]: row[1:] for row in table.rows}
+    assert set(cells["weak supervisor (failed)"]) == {"-"}
+    assert set(cells["weak labels, xent (failed)"]) == {"-"}
+    assert "probe kNN (collapsed)" in cells
+    assert "ground truth" in cells
+    assert "collapsed: one class for every test row" in table.text()
+    failures = ["t, seed 0: probe kNN: collapsed: every test row gets the class '1'"]
+    results = {
+        "groups": [found],
+        "results": [result(arms=judged, curves={"weak labels, xent": CURVE})],
+        "failures": failures,
+    }
+    text = write_run_reports(results, tmp_path)
+    assert f"Warning: {failures[0]}" in text
+    for name in ("table.md", "report.html"):
+        assert "collapsed: every test row gets the class" in (tmp_path / name).read_text()
+    several = run_table(group(2, arms=combine_seeds([judged, arms(0)])))
+    assert several.rows[0][0] == "weak supervisor (failed 1/2)"
+    # The control: a run in which all went well says nothing of the kind.
+    assert "failed" not in run_table(group()).text()
+
+
+def test_figures_without_ends() -> None:
+    broken = combine_seeds([with_failures()])
+    first = group(arms=broken)
+    assert draw_arms(first).axes
+    grid = [first, group(strong="larger", parameters={"weak": 10**6, "strong": 10**8})]
+    assert draw_grid(grid).axes
+    nothing = [a for a in with_failures() if a["kind"] in ("floor", "plain")]
+    nothing.append({**nothing[0], "name": "ground truth", "kind": "ceiling"})
+    assert draw_arms(group(arms=combine_seeds([nothing]))).axes
+
+
 def test_without_a_gap_points_stand_in_for_pgr() -> None:
     judged = arms(0, ceiling=0.1)
     table = run_table(group(arms=combine_seeds([judged])))
