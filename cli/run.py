@@ -75,6 +75,7 @@ def command(**options: Any) -> None:
     folder = options["output"]
     steps = options["steps"] or folder.absolute().parent / "steps"
     if options["dry_run"]:
+        open_folder(folder, config, make=False)
         found = plan(config, steps)
         emit(found, plan_text(found), as_json=options["as_json"])
         return

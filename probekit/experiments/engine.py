@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,9 +15,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from probekit.errors import DataError, ProbekitError
+from probekit.errors import DataError, ProbekitError, StoppedError, WriteError
 from probekit.files import atomic_write
+from probekit.locks import try_lock
 from probekit.safe import one_line, read_json
+from probekit.trouble import disk_errno
 
 __all__ = ["Engine", "Make", "Step", "in_order"]
 
@@ -28,7 +29,7 @@ WHAT = "step.json"
 VERSION = 1
 PACKAGES = ("probekit", "torch", "transformers", "scikit-learn", "numpy")
 # What is wrong with the machine is wrong for every step.
-STOPPING = (OSError, MemoryError)
+STOPPING = (OSError, MemoryError, StoppedError, WriteError)
 LONGEST_REASON = 300
 
 Make: TypeAlias = Callable[[Path, Mapping[str, Path]], None]
@@ -130,15 +131,16 @@ class Engine:
         found = self._failures.get(step.key)
         if found is None or found.step.key == step.key:
             return None if found is None else found.reason
-        return f"its step {found.step.name!r} failed"
+        return f"its step {found.step.name!r} failed: {found.reason}"
 
     def run(self, targets: Sequence[Step]) -> None:
         """Do all that the targets need and that is not done; tell of each step once.
 
         Raises
         ------
-        OSError, MemoryError
-            Where disk or memory fail; all other failures are kept for :meth:`failure`.
+        OSError, MemoryError, StoppedError, WriteError
+            Where disk or memory fail or the user stops it; all other failures are kept for
+            :meth:`failure`.
         """
         steps = [
             step
@@ -163,10 +165,9 @@ class Engine:
         """Do a step; how long it took, or why it failed."""
         try:
             return f"{self._do(step):.1f} s"
-        except STOPPING:
-            raise
         except Exception as error:  # one arm is not to end all others, whatever a library raises
-            if os.environ.get("PROBEKIT_TRACEBACK"):
+            stops = isinstance(error, STOPPING) or disk_errno(error) is not None
+            if stops or os.environ.get("PROBEKIT_TRACEBACK"):
                 raise
             self._failures[step.key] = _Failure(step, _reason(error))
             return f"failed: {self.failure(step)}"
@@ -174,7 +175,7 @@ class Engine:
     def _do(self, step: Step) -> float:
         folder = self.path(step)
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with self._alone(step):
             if self.done(step):  # another run did it while this one waited
                 return 0.0
             what = {
@@ -192,6 +193,16 @@ class Engine:
             _write(folder / DONE, {"seconds": round(seconds, 3), "versions": versions})
         return seconds
 
+    @contextmanager
+    def _alone(self, step: Step) -> Iterator[None]:
+        """Keep other processes that share the steps out of this one; ends with the process."""
+        folder = self.path(step)
+        with (folder / ".lock").open("w") as file:
+            if not try_lock(file, folder):
+                self._tell(f"{step.name}: another run is doing this, and is waited for")
+                try_lock(file, folder, wait=True)
+            yield
+
     def seconds(self, step: Step) -> float:
         """How long a step took when it was done."""
         try:
@@ -208,14 +219,6 @@ def _reason(error: Exception) -> str:
         return str(error).rstrip(".")
     text = one_line(f"{type(error).__name__}: {error}")[:LONGEST_REASON].rstrip(". ")
     return f"{text} (set PROBEKIT_TRACEBACK=1 to see where)"
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes that share the steps out of this one; ends with the process."""
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

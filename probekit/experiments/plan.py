@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from probekit.data import Rows
-from probekit.errors import ModelError, ProbekitError
+from probekit.errors import ModelError
 from probekit.experiments.config import RunConfig
 from probekit.experiments.context import Model, look_at_model
 from probekit.experiments.engine import Step, in_order
 from probekit.experiments.run import Run, Sources
 from probekit.experiments.splits import Splits, chain_splits, run_splits
 from probekit.labels import WeakLabels
+from probekit.tasks.hub import UnreachedError
 
 __all__ = ["plan", "plan_text"]
 
@@ -26,8 +28,16 @@ UNKNOWN_ROWS = 1000
 TRAINING_COPIES = 4
 
 
+# ``name`` or ``org/name``, perhaps cut; anything else can only be a folder here.
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@layers=\d+)?")
+
+
 class _Reachable(Sources):
-    """Real rows and models where they can be reached, else stand-ins; says which and why."""
+    """Real rows and models where they can be reached, else stand-ins; says which and why.
+
+    Only what the hub has can be out of reach: what is wrong with a file, a folder or a name is
+    refused, as the run will.
+    """
 
     def __init__(self) -> None:
         self.missing: dict[str, str] = {}
@@ -37,7 +47,7 @@ class _Reachable(Sources):
     def splits(self, task: str, config: RunConfig, seed: int) -> Splits:
         try:
             found = run_splits(task, config, seed)
-        except ProbekitError as error:
+        except UnreachedError as error:
             self.missing.setdefault(task, str(error))
             student = config.student_rows or UNKNOWN_ROWS
             held_out = round(student * config.validation_share)
@@ -54,7 +64,7 @@ class _Reachable(Sources):
     def chain_splits(self, task: str, config: RunConfig, seed: int) -> Splits:
         try:
             found = chain_splits(task, config, seed)
-        except ProbekitError as error:
+        except UnreachedError as error:
             self.missing.setdefault(task, str(error))
             sizes = {
                 f"part{i}": (config.student_rows if i else config.supervisor_rows) or UNKNOWN_ROWS
@@ -68,6 +78,8 @@ class _Reachable(Sources):
         try:
             return look_at_model(model, revision)
         except ModelError as error:
+            if not _HUB_NAME.fullmatch(model) or Path(model.partition("@layers=")[0]).exists():
+                raise
             self.missing.setdefault(model, str(error))
             return Model(model, f"unknown:{model}", 0, 0, 0)
 
@@ -94,9 +106,15 @@ def plan(config: RunConfig, steps: Path, *, experiment: type[Run] = Run) -> dict
 
     Rows and models that cannot be reached from here are named, and counted at the configuration's
     limits; their tokens are not known.
+
+    Raises
+    ------
+    ProbekitError
+        Where the run would refuse, or leave something out that is here and wrong.
     """
     sources = _Reachable()
     run = experiment(config, steps, lambda _: None, sources)
+    run.refuse_left_out()
     ordered = in_order(run.all_steps(planned=True))
     open_ = [step for step in ordered if not run.engine.done(step)]
     models = sorted({step.model for step in ordered if step.model is not None})

@@ -10,6 +10,7 @@ import numpy as np
 
 from probekit.activations.spec import parse_layers
 from probekit.cuts import by_key, largest
+from probekit.errors import UsageError
 from probekit.experiments.config import ACTIONS
 from probekit.experiments.context import VERDICTS, Context, Labels, predictions_file
 from probekit.experiments.engine import Step
@@ -27,6 +28,7 @@ __all__ = [
     "verdicts_step",
 ]
 
+NEIGHBORS = ("k", "k_cc", "k_zeta")
 # Of a states step's folder.
 STORE = "acts.h5"
 
@@ -119,7 +121,7 @@ def random_step(context: Context, dropped: Sequence[int], draw: int, labels: Lab
 
     def make(folder: Path, given: Mapping[str, Path]) -> None:
         weak = context.read_weak(labels, "student", given["labels"])
-        random_verdicts(weak, dropped, seed=[context.seed, draw]).save(folder / VERDICTS)
+        random_verdicts(weak, dropped, seed=context.seed, draw=draw).save(folder / VERDICTS)
 
     return Step(
         context.title(f"random drop of {sum(dropped)} rows, draw {draw + 1}"),
@@ -178,11 +180,13 @@ def linear_student_step(
     )
 
 
-def random_verdicts(weak: WeakLabels, dropped: Sequence[int], *, seed: Sequence[int]) -> Verdicts:
+def random_verdicts(
+    weak: WeakLabels, dropped: Sequence[int], *, seed: int, draw: int = 0
+) -> Verdicts:
     """Keep all but ``dropped[c]`` rows of weak class c, chosen at random."""
     from probekit.verdicts import NO_FOLD, Verdicts
 
-    order = by_key(weak.keys, seed=seed)  # all are equal, so that a hash alone decides
+    order = by_key(weak.keys, seed=[seed, draw])  # all are equal, so that a hash alone decides
     keep = ~largest(np.zeros(len(weak)), list(dropped), weak.hard, ties=order).taken
     probs = weak.probs.astype(np.float32)
     return Verdicts(
@@ -196,7 +200,7 @@ def random_verdicts(weak: WeakLabels, dropped: Sequence[int], *, seed: Sequence[
         weight=np.ones(len(weak), dtype=np.float32),
         disagreement=np.zeros(len(weak), dtype=np.float32),
         fold=np.full(len(weak), NO_FOLD, dtype=np.int16),
-        provenance={"action": "random drop", "dropped": list(dropped), "seed": list(seed)},
+        provenance={"action": "random drop", "dropped": list(dropped), "seed": seed, "draw": draw},
     )
 
 
@@ -218,7 +222,19 @@ def _probe_params(context: Context, probe: str) -> tuple[dict[str, Any], dict[st
     how = {name: params.pop(name) for name in ("in_sample",) if name in params}
     if probe == "logreg" and context.splits.kind == "reward":
         params.setdefault("fit_intercept", False)
+    _check_sizes(context, probe, params)
     return params, how
+
+
+def _check_sizes(context: Context, probe: str, params: Mapping[str, Any]) -> None:
+    """Refuse more neighbours than the student has other rows, before anything is trained."""
+    others = len(context.splits.rows["student"]) - 1
+    for name in NEIGHBORS:
+        if isinstance(params.get(name), int) and params[name] > others:
+            raise UsageError(
+                f"probe_options.{probe}.{name} is {params[name]}, but each of the student's rows "
+                f"of {context.splits.task} has {others} others; take fewer neighbours or more rows."
+            )
 
 
 def _decides_itself(probe: str, params: Mapping[str, Any]) -> bool:

@@ -119,6 +119,11 @@ class Run:
             f"{name}: failed: {str(error).rstrip('.')}" for name, error in self._refused.items()
         ]
 
+    def refuse_left_out(self) -> None:
+        """Raise the first error that ``left_out`` tells of."""
+        if self.experiments and self._refused:
+            raise next(iter(self._refused.values()))
+
     def _experiments(self) -> list[Experiment]:
         config, look = self.config, self._sources.look
         found = []
@@ -405,8 +410,8 @@ class Run:
                 shutil.copyfile(source, target / f"{_slug(name)}.parquet")
 
 
-def open_folder(folder: Path, config: RunConfig) -> None:
-    """Make a run's folder, or go on in one of the same configuration.
+def open_folder(folder: Path, config: RunConfig, *, make: bool = True) -> None:
+    """Make a run's folder, or go on in one of the same configuration; ``make=False`` only checks.
 
     Raises
     ------
@@ -428,6 +433,8 @@ def open_folder(folder: Path, config: RunConfig) -> None:
     if folder.exists() and any(folder.iterdir()):
         listed = first_few(sorted(path.name for path in folder.iterdir()))
         raise OutputExistsError(f"{folder} holds other files ({listed}); name another folder.")
+    if not make:
+        return
     if not folder.absolute().parent.is_dir():
         raise DataError(f"The folder {folder.parent} of the output {folder.name} does not exist.")
     folder.mkdir(exist_ok=True)

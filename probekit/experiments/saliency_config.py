@@ -63,8 +63,10 @@ class SaliencyConfig(RunConfig):
         return {"penalties": numbers, "standardize": given.get("standardize", True)}
 
 
-def open_saliency_folder(folder: Path, config: SaliencyConfig) -> None:
+def open_saliency_folder(folder: Path, config: SaliencyConfig, *, make: bool = True) -> None:
     """Make the folder of a comparison, or go on in one of the same configuration.
+
+    ``make=False`` only checks.
 
     Raises
     ------
@@ -76,4 +78,4 @@ def open_saliency_folder(folder: Path, config: SaliencyConfig) -> None:
             f"{folder} holds a `probekit run`; name another folder beside it with -o, where the "
             "steps that both share are not done again."
         )
-    open_folder(folder, config)
+    open_folder(folder, config, make=make)

@@ -188,8 +188,8 @@ class Pair:
     def arms(self, engine: Engine | None) -> list[PlannedArm]:
         """All rows of the table, floor first, ceiling last.
 
-        ``engine`` has done :meth:`first_steps`, or failed to; without one, for a plan, every filter is taken to
-        need random drops of its own.
+        ``engine`` has done :meth:`first_steps`, or failed to; without one, for a plan, every filter
+        is taken to need random drops of its own.
         """
         config, held_out = self.context.config, self.held_out(self.floor)
         arms = [

@@ -16,12 +16,16 @@ from probekit.errors import DataError
 from probekit.safe import expand, read_bytes
 from probekit.tables import Table, dataset_table, no_progress_bars
 
-__all__ = ["DATASETS_VARIABLE", "read_hub"]
+__all__ = ["DATASETS_VARIABLE", "UnreachedError", "read_hub"]
 
 DATASETS_VARIABLE = "PROBEKIT_DATASETS"
 
 # The hub keeps Parquet copies here: of loading scripts too, which datasets 4 refuses to run.
 CONVERTED = "refs/convert/parquet"
+
+
+class UnreachedError(DataError):
+    """A data set of the hub that cannot be read from here; elsewhere it may well be."""
 
 
 def read_hub(name: str, config: str | None, split: str) -> Table:
@@ -36,7 +40,7 @@ def read_hub(name: str, config: str | None, split: str) -> Table:
 
     Raises
     ------
-    DataError
+    UnreachedError
         Where it cannot be read.
     """
     return _read(name, config, split, os.environ.get(DATASETS_VARIABLE) or None)
@@ -55,7 +59,7 @@ def _read(name: str, config: str | None, split: str, folder: str | None) -> Tabl
     except DataError:
         raise
     except Exception as error:  # datasets, hub and HTTP raise some twenty kinds
-        raise DataError(f"hf:{whole} cannot be read: {_why(error)}") from error
+        raise UnreachedError(f"hf:{whole} cannot be read: {_why(error)}") from error
     return dataset_table(dataset, source=f"hf:{whole}")
 
 
@@ -76,7 +80,7 @@ def _from_folder(root: Path, name: str, config: str | None, split: str) -> Any:
 
     folder = root / name
     if not folder.is_dir():
-        raise DataError(
+        raise UnreachedError(
             f"{DATASETS_VARIABLE} is {root}, which has no folder {name}; copy the data set there "
             f"with `hf download {name} --repo-type dataset --local-dir {folder}`, or unset "
             f"{DATASETS_VARIABLE} to read it from the Hugging Face hub."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from probekit.errors import DataError
+from probekit import locks
+from probekit.errors import DataError, StoppedError, WriteError
 from probekit.experiments.engine import Engine, Step, in_order
 
 
@@ -96,11 +99,11 @@ def test_failed_step_is_done_again_in_its_folder(tmp_path: Path) -> None:
 
 
 class TestFailures:
-    def failing(self, error: BaseException, *inputs: Step) -> Step:
+    def failing(self, error: BaseException) -> Step:
         def make(folder: Path, given: Mapping[str, Path]) -> None:
             raise error
 
-        return Step("seed 0: filter", "test", {}, make, inputs={"x": i for i in inputs})
+        return Step("seed 0: filter", "test", {}, make)
 
     def test_what_reads_it_is_left_out_and_all_else_goes_on(self, tmp_path: Path) -> None:
         calls: list[str] = []
@@ -113,7 +116,7 @@ class TestFailures:
         assert engine.failure(broken) == "The set is empty"
         # Both name where it began, not the step between.
         for name in ("child", "grandchild"):
-            told = f"{name}: left out, for its step 'seed 0: filter' failed"
+            told = f"{name}: left out, for its step 'seed 0: filter' failed: The set is empty"
             assert any(line.endswith(told) for line in lines)
         assert engine.failure(a_step("other", calls)) is None
 
@@ -136,7 +139,15 @@ class TestFailures:
             Engine(tmp_path, lambda _: None).run([self.failing(RuntimeError("bug"))])
 
     @pytest.mark.parametrize(
-        "error", [OSError(28, "No space left on device"), MemoryError(), KeyboardInterrupt()]
+        "error",
+        [
+            OSError(28, "No space left on device"),
+            RuntimeError("I/O error: No space left on device (os error 28)"),  # safetensors'
+            WriteError("x"),
+            StoppedError("x"),
+            MemoryError(),
+            KeyboardInterrupt(),
+        ],
     )
     def test_what_is_wrong_with_the_machine_ends_the_run(
         self, error: BaseException, tmp_path: Path
@@ -166,6 +177,32 @@ def test_two_processes_do_a_step_once(tmp_path: Path) -> None:
     ]
     assert [process.wait(60) for process in started] == [0, 0]
     assert next(tmp_path.glob("test-*/calls")).read_text() == "x"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_it_goes_on_with_a_warning(
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Lustre without flock says "Function not implemented"."""
+
+    def refuse(file: Any, how: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    monkeypatch.setattr(locks, "_warned", [])
+    calls: list[str] = []
+    engine = Engine(tmp_path, lambda _: None)
+    engine.run([a_step("a", calls), a_step("b", calls)])
+    assert calls == ["a", "b"]
+    told = capsys.readouterr().err
+    assert told.count("has no locks; let no second command write there") == 1
+    # The control: what is no lack of locks is not passed over.
+    code = errno.EBADF
+    with pytest.raises(OSError, match="Bad file"):
+        engine.run([a_step("c", calls)])
 
 
 def test_damaged_record_is_told(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,7 @@ class TestOnlyOnce:
         arms = [each["results"][0]["arms"] for each in (whole, json.loads(done.stdout))]
         assert arms[0] == arms[1]
 
+
 class TestFailures:
     """One weak part does not stop the whole."""
 
@@ -294,8 +296,7 @@ class TestFailures:
 
         def nothing(*args: Any, **kwargs: Any) -> Any:
             verdicts = real(*args, **kwargs)
-            verdicts.keep[:] = False
-            return verdicts
+            return replace(verdicts, keep=np.zeros_like(verdicts.keep))
 
         real = probe_steps.random_verdicts
         monkeypatch.setattr(probe_steps, "random_verdicts", nothing)
@@ -316,23 +317,23 @@ class TestFailures:
     def test_a_student_that_diverges(
         self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The loss of one arm is NaN; the rounds that follow it are left out, with the reason."""
         import torch
 
         from probekit.students import losses
-
-        class Diverging(losses.Loss):
-            def rows(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-                return super().rows(*args, **kwargs) * torch.nan
 
         config = config.changed(losses=("xent", "kl"), probes=(), actions=())
         real = losses.make_loss
 
         def broken(name: str, **options: Any) -> Any:
             made = real(name, **options)
-            if name == "kl":
-                forward = made.forward
-                made.forward = lambda *a, **k: forward(*a, **k) * torch.nan
+            if name != "kl":
+                return made
+            call = type(made).__call__
+            monkeypatch.setattr(
+                type(made),
+                "__call__",
+                lambda s, *a, **k: call(s, *a, **k) * (torch.nan if s.name == "kl" else 1),
+            )
             return made
 
         monkeypatch.setattr("probekit.students.finetune.make_loss", broken)
