@@ -22,7 +22,7 @@ from probekit.contents import Content
 from probekit.data import Rows
 from probekit.errors import DataError, UsageError, first_few
 
-__all__ = ["Encoder", "Survey"]
+__all__ = ["Encoder", "Survey", "opening_token"]
 
 # What goes to the tokenizer at once; its Python lists are freed after each part.
 PART, PART_CHARACTERS = 1024, 1 << 20
@@ -88,7 +88,7 @@ class Encoder:
             self._render = make_renderer(tokenizer, template, messages=True)
         elif template is not None:
             self._render = make_renderer(tokenizer, template, messages=False)
-        self.opening = _opening(tokenizer)
+        self.opening = opening_token(tokenizer)
         self.separator = None
         self._openings_between = 0
         if self._pairs:
@@ -306,7 +306,7 @@ def _parts(contents: Sequence[Any]) -> Iterator[tuple[int, int]]:
     yield start, len(contents)
 
 
-def _opening(tokenizer: Any) -> int | None:
+def opening_token(tokenizer: Any) -> int | None:
     """Id of the special token that the tokenizer puts before every text; None without one."""
     with_special = tokenizer("a", verbose=False)["input_ids"]
     bare = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]

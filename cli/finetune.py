@@ -44,6 +44,14 @@ FIELDS = (
 )
 
 
+# What was kept, and what reads it.
+KEPT = {
+    "model": "model (for extract, finetune and predict)",
+    "adapter": "adapter alone (peft loads it onto its base model; extract, finetune and predict "
+    "need --save model)",
+}
+
+
 @click.command("finetune")
 @click.argument("rows")
 @click.option("-m", "--model", required=True, help="Model; NAME@layers=K is its first K blocks.")
@@ -181,19 +189,22 @@ def _train_classes(
         predict=predict,
         curves=options["curves"],
     )
-    result = _result(done, options)
+    result = _result(config, done, options)
     emit(result, _text(result), as_json=options["as_json"])
 
 
-def _result(done: Finetuned, options: dict[str, Any]) -> dict[str, Any]:
+def _result(config: FinetuneConfig, done: Finetuned, options: dict[str, Any]) -> dict[str, Any]:
     names = ("rows", "steps", "best_step", "train_loss", "parameters", "trained_parameters")
     result = {name: done.metrics[name] for name in names}
     result |= {
         "folder": str(done.folder),
         "model": None if done.model is None else str(done.model),
+        "save": config.save,
         "predictions": {
             name: str(done.folder / "predictions" / f"{name}.parquet") for name in done.predictions
         },
+        "max_length": done.metrics.get("max_length"),
+        "truncated": done.metrics.get("truncated", {}),
         "metrics": {},
     }
     if options["truth"] is not None:
@@ -207,8 +218,9 @@ def _text(result: dict[str, Any]) -> str:
         f"{result['parameters']:,} parameters on {result['rows']:,} rows in {result['steps']} "
         f"steps (loss {result['train_loss']:.4f})"
     ]
+    lines += _truncation(result)
     if result["model"] is not None:
-        lines.append(f"model (for extract and finetune): {result['model']}")
+        lines.append(f"{KEPT[result['save']]}: {result['model']}")
     lines += [f"predictions: {path}" for path in result["predictions"].values()]
     for name, metrics in result["metrics"].items():
         shown = ", ".join(
@@ -220,6 +232,12 @@ def _text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _truncation(result: dict[str, Any]) -> list[str]:
+    """How many rows of each kind had more tokens than were read, as a line where there are any."""
+    cut = [f"{many:,} {name}" for name, many in result["truncated"].items() if many]
+    return [f"truncated at {result['max_length']:,} tokens: {', '.join(cut)}"] if cut else []
+
+
 def _train_texts(config: FinetuneConfig, rows: Rows, options: dict[str, Any]) -> None:
     from probekit.safe import read_json
     from probekit.students.generative import finetune_lm
@@ -228,12 +246,15 @@ def _train_texts(config: FinetuneConfig, rows: Rows, options: dict[str, Any]) ->
     metrics = read_json(options["output"] / "metrics.json")
     found = {key: metrics[key] for key in ("rows", "tokens", "steps", "train_loss")}
     found |= {key: metrics[key] for key in ("perplexity_before", "perplexity_after")}
+    found |= {key: metrics.get(key) for key in ("truncated", "max_length")}
     text = f"{model}: a base model trained on {found['tokens']:,} tokens of {found['rows']:,} rows"
     if found["perplexity_before"] is not None:
         text += (
             f"; perplexity on held-out rows {found['perplexity_before']:.2f} before, "
             f"{found['perplexity_after']:.2f} after"
         )
+    if found["truncated"]:
+        text += f"; {found['truncated']:,} rows truncated at {found['max_length']:,} tokens"
     emit({"model": str(model), **found}, text + ".", as_json=options["as_json"])
 
 
@@ -253,7 +274,11 @@ def _train_completions(
         "steps": done.metrics["steps"],
         "exact_match": {},
     }
+    result |= {key: done.metrics.get(key) for key in ("truncated", "max_length")}
     lines = [f"{done.folder}: learned {result['rows']:,} completions in {result['steps']} steps"]
+    if result["truncated"]:
+        cut, length = result["truncated"], result["max_length"]
+        lines[0] += f"; {cut:,} prompts truncated at {length:,} tokens"
     for name, found in done.predictions.items():
         if "completion" not in predict[name].columns:
             say(f"{name} has no column completion, so its completions were not graded.")

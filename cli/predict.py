@@ -19,7 +19,9 @@ __all__ = ["command"]
 @click.option("-m", "--model", required=True, help="Folder `model` of `probekit finetune`.")
 @output_option("Predictions to write: .parquet or .jsonl, in the form of labels.")
 @click.option("--truth", help="Ground truth; opened once the predictions are written.")
-@click.option("--max-length", type=click.IntRange(1), help="Tokens per row.")
+@click.option(
+    "--max-length", type=click.IntRange(1), help="Tokens per row.  [default: as in the training]"
+)
 @click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens per batch.")
 @click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--text-column", help="Column of the text, if not text or messages.")
@@ -49,7 +51,13 @@ def command(**options: Any) -> None:
     found = predict_rows(options["model"], rows, **how)
     found.save(output)
     result: dict[str, Any] = {"path": str(output), "rows": len(found), "metrics": None}
-    text = f"{output}: {len(found):,} rows, classes {', '.join(found.classes)}."
+    truncated, length = found.provenance["truncated"], found.provenance["max_length"]
+    result |= {"truncated": truncated, "max_length": length}
+    text = (
+        f"{output}: {len(found):,} rows, {truncated:,} rows truncated"
+        + (f" at {length:,} tokens" if length else "")
+        + f", classes {', '.join(found.classes)}."
+    )
     if options["truth"] is not None:
         metrics = evaluate_predictions(found, read_truth(options, found.keys))
         result["metrics"] = metrics

@@ -46,7 +46,7 @@ def states_step(
     Of preference pairs the difference between the two completions' states. With ``base`` those of
     the model in that step's folder.
     """
-    options, rows = dict(context.config.extract), context.splits.rows[part]
+    options, rows = _extraction(context), context.splits.rows[part]
     layers = context.config.layer if layers is None else layers
     pairs = context.splits.kind == "reward"
     found = context.look(model, options.get("revision"))
@@ -75,6 +75,13 @@ def states_step(
         model=model,
         disk=len(rows) * found.width * 4 * many,
     )
+
+
+def _extraction(context: Context) -> dict[str, Any]:
+    """Settings of the extraction; probes read as much of a row as the students do."""
+    config = context.config
+    length = {**config.finetune, **config.strong_finetune}.get("max_length")
+    return {**({} if length is None else {"max_length": length}), **config.extract}
 
 
 def verdicts_step(

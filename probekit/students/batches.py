@@ -24,7 +24,8 @@ class TokenRows(torch.utils.data.Dataset[dict[str, Any]]):
     """Rows as token ids, with what is trained on beside them.
 
     Items have ``input_ids`` (the Trainer measures these to group lengths), for pairs of completions
-    those of both, and where given ``targets`` (C,) and ``weight``.
+    those of both, and where given ``targets`` (C,) and ``weight``. ``truncated`` counts the rows
+    that had more tokens than are read.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class TokenRows(torch.utils.data.Dataset[dict[str, Any]]):
         self._targets = None if Y is None else Y.astype(np.float32)
         self._weight = None if weight is None else weight.astype(np.float32)
         self.lengths = np.max([part.lengths for part in parts], axis=0)
+        self.truncated = int(np.any([part.truncated for part in parts], axis=0).sum())
 
     def __len__(self) -> int:
         return len(self.lengths)

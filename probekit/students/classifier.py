@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class HeadInfo:
     classes: tuple[str, ...]
     pool: str
     objective: str
+    max_length: int | None = None
+    """Tokens per row that it was trained on; None: what tokenizer and model are made for."""
 
 
 class Classifier(torch.nn.Module):
@@ -203,7 +205,8 @@ def make_classifier(
             n_classes=len(classes),
             reward=config.objective == "reward",
         )
-    return model, HeadInfo(tuple(classes), pool, config.objective)
+    length = checkpoint.length(config.max_length)
+    return model, HeadInfo(tuple(classes), pool, config.objective, length)
 
 
 def save_classifier(
@@ -229,7 +232,7 @@ def save_classifier(
         name: value.detach().cpu().contiguous() for name, value in model.head.named_parameters()
     }
     save_file(head, beside / HEAD_WEIGHTS)
-    content = {"classes": list(info.classes), "pool": info.pool, "objective": info.objective}
+    content = {**asdict(info), "classes": list(info.classes)}
     with atomic_write(beside / HEAD, "w") as file:
         file.write(json.dumps(content, ensure_ascii=False) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
@@ -257,7 +260,12 @@ def read_head(folder: Path) -> tuple[HeadInfo, dict[str, torch.Tensor]]:
         wrong = f"it is pooled by {content['pool']!r}"
     if wrong:
         raise ModelError(f"The classifier in {folder} is damaged: {wrong}; train it again.")
-    info = HeadInfo(tuple(content["classes"]), content["pool"], content["objective"])
+    length = content.get("max_length")  # 0.1.0 did not keep it
+    if not (length is None or (type(length) is int and length > 0)):
+        raise ModelError(
+            f"The classifier in {folder} is damaged: its max_length is {length!r}; train it again."
+        )
+    info = HeadInfo(tuple(content["classes"]), content["pool"], content["objective"], length)
     try:
         return info, load_file(folder / HEAD_WEIGHTS)
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:

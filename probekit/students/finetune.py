@@ -30,6 +30,9 @@ from probekit.students.predictions import as_labels
 from probekit.students.trainer import check_finite_weights, total_steps
 from probekit.students.training_rows import TrainingRows, training_rows
 
+# What the training rows are called where rows are counted by name.
+TRAIN = "training rows"
+
 __all__ = ["Finetuned", "finetune", "training_rows"]
 
 
@@ -220,6 +223,11 @@ def _train(
         "best_step": _best_step(trainer, config),
         "history": trainer.state.log_history,
         "classes": list(info.classes),
+        "max_length": info.max_length,
+        "truncated": {
+            TRAIN: rows.truncated,
+            **{name: each.truncated for name, each in {**targets, **watched}.items()},
+        },
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }

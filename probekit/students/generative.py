@@ -246,6 +246,8 @@ def _train(
     metrics = {
         "rows": len(rows),
         "tokens": sum(len(row.ids) for row in rows),
+        "max_length": checkpoint.length(config.max_length),
+        "truncated": sum(row.truncated for row in rows),
         "steps": trainer.state.global_step,
         "train_loss": trained.training_loss,
         "held_out_rows": len(held_out),

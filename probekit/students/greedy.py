@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from probekit.activations.checkpoint import Checkpoint
+from probekit.activations.encoding import opening_token
+from probekit.activations.long_texts import longest_whole, shortened
 from probekit.activations.quiet import quiet
 from probekit.errors import DataError, ModelError, UsageError, first_few
 from probekit.students.completion import CompletionRows
@@ -48,21 +50,33 @@ class Speller:
                 "could not learn where a completion ends; take another model."
             )
         self.end: int = self.tokenizer.eos_token_id
+        self.opening = opening_token(self.tokenizer)
 
     def prompts(self, texts: Sequence[str], *, room: int) -> list[list[int]]:
-        """Token ids of prompts; of a long one the last that leave ``room`` for the completion."""
+        """Token ids of prompts; of a long one the last that leave ``room`` for the completion.
+
+        A prompt that brings the token which opens every text has it once.
+        """
+        return [ids for ids, _ in self._prompts(texts, room=room)]
+
+    def _prompts(self, texts: Sequence[str], *, room: int) -> list[tuple[list[int], bool]]:
+        """Token ids of prompts, and whether there were more."""
         limit = None if self.max_length is None else self.max_length - room
         if limit is not None and limit < 1:
             raise UsageError(
                 f"Completions take {room} tokens, which leaves no room for a prompt in "
                 f"{self.max_length}; raise --max-length or shorten the completions."
             )
+        ends = [self._end_of(text, limit) for text in texts]
         found = []
-        for ids in self._ids(list(texts), special=True):
+        for text, end, ids in zip(texts, ends, self._ids(ends, special=True), strict=True):
             while len(ids) > 1 and ids[-1] == self.end:
                 ids.pop()  # some tokenizers close every text
-            found.append(ids if limit is None else self._shortened(ids, limit))
-        empty = [text for text, ids in zip(texts, found, strict=True) if not ids]
+            if self.opening is not None and ids[:2] == [self.opening] * 2:
+                del ids[1]
+            kept = ids if limit is None else self._shortened(ids, limit)
+            found.append((kept, len(kept) < len(ids) or len(end) < len(text)))
+        empty = [text for text, (ids, _) in zip(texts, found, strict=True) if not ids]
         if empty:
             raise DataError(
                 f"{len(empty)} prompts have no token ({first_few(empty)}): the tokenizer drops all "
@@ -79,10 +93,10 @@ class Speller:
     def rows(self, rows: CompletionRows) -> list[Tokens]:
         """Training rows: the loss is on the completion and its end, never on the prompt."""
         completions = self.completions(rows.completions)
-        prompts = self.prompts(rows.prompts, room=max(map(len, completions)))
+        prompts = self._prompts(rows.prompts, room=max(map(len, completions)))
         return [
-            Tokens([*prompt, *ids], [*[IGNORED] * len(prompt), *ids])
-            for prompt, ids in zip(prompts, completions, strict=True)
+            Tokens([*prompt, *ids], [*[IGNORED] * len(prompt), *ids], truncated=cut)
+            for (prompt, cut), ids in zip(prompts, completions, strict=True)
         ]
 
     def text(self, ids: Sequence[int]) -> str:
@@ -93,9 +107,15 @@ class Speller:
         text: str = self.tokenizer.decode(written, skip_special_tokens=True)
         return text.strip()
 
+    def _end_of(self, text: str, limit: int | None) -> str:
+        """The text, or of a very long one an end that gives the same last tokens."""
+        if limit is None or len(text) <= longest_whole(limit):
+            return text
+        return shortened(text, limit, lambda part: self._ids([part], special=False)[0], side="left")
+
     def _shortened(self, ids: list[int], limit: int) -> list[int]:
         """The last tokens, behind the one that opens every text."""
-        if len(ids) <= limit or ids[0] != self.tokenizer.bos_token_id:
+        if len(ids) <= limit or ids[0] not in (self.opening, self.tokenizer.bos_token_id):
             return ids[-limit:]
         return [ids[0], *ids[len(ids) - limit + 1 :]]
 

@@ -33,6 +33,8 @@ class Tokens:
     labels: Sequence[int]
     types: Sequence[int] | None = None
     """Token types of a pair."""
+    truncated: bool = False
+    """Whether the text had more tokens than are read."""
 
 
 @dataclass(frozen=True)

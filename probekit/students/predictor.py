@@ -36,6 +36,8 @@ def predict_rows(
 ) -> WeakLabels:
     """Class probabilities (n, C) of rows, by a classifier that ``finetune`` saved.
 
+    ``provenance`` says how many rows were ``truncated`` at ``max_length`` tokens.
+
     Parameters
     ----------
     model
@@ -43,7 +45,7 @@ def predict_rows(
     rows
         Only texts are read; of a reward model pairs.
     max_length
-        Tokens per row; None: what tokenizer and model are made for.
+        Tokens per row; None: as many as in the training.
     batch_tokens
         Padded tokens per batch; None: by the kind of device.
     device
@@ -65,6 +67,7 @@ def predict_rows(
     place = torch.device(resolve_device(device))
     checkpoint = open_checkpoint(str(folder))
     reward = info.objective == "reward"
+    length = checkpoint.length(max_length or info.max_length)
     classifier = Classifier(
         load_backbone(checkpoint, FinetuneConfig(model=str(folder))),
         pooler(info.pool),
@@ -83,7 +86,7 @@ def predict_rows(
             rows.contents(),
             rows.ids,
             kind=rows.kind,
-            max_length=max_length,
+            max_length=length,
             reward=reward,
         )
     budget = batch_tokens or default_batch_tokens(place.type)
@@ -95,4 +98,5 @@ def predict_rows(
         proba[places] = proba_of(logits.double().cpu().numpy())
         if on_rows is not None:
             on_rows(len(places))
-    return as_labels(rows, proba, info.classes, {"model": checkpoint.weights})
+    about = {"model": checkpoint.weights, "max_length": length, "truncated": encoded.truncated}
+    return as_labels(rows, proba, info.classes, about)

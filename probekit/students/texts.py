@@ -37,13 +37,13 @@ def text_tokens(language: LanguageModel, rows: Rows, max_length: int | None) -> 
         types = [part.tolist() for part in np.split(encoded.types, ends)]
     found = []
     special = set(tokenizer.all_special_ids)
-    for ids, row_types in zip(parts, types, strict=True):
+    for ids, row_types, cut in zip(parts, types, encoded.truncated.tolist(), strict=True):
         if language.kind == "causal":
             labels = [IGNORED, *ids[1:]]
         else:
             labels = [IGNORED if token in special else token for token in ids]
         if any(label != IGNORED for label in labels):
-            found.append(Tokens(ids, labels, row_types))
+            found.append(Tokens(ids, labels, row_types, cut))
     if not found:
         raise DataError(
             f"{rows.source} has no row with a token to predict: each is one token or special ones "
@@ -91,7 +91,7 @@ def hide_some(
         for i, token in enumerate(row.ids)
     ]
     labels = [label if i in hidden else IGNORED for i, label in enumerate(row.labels)]
-    return Tokens(ids, labels, row.types)
+    return Tokens(ids, labels, row.types, row.truncated)
 
 
 def plain_collator(pad_id: int) -> Callable[[Sequence[Tokens]], dict[str, torch.Tensor]]:

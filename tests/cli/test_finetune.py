@@ -278,3 +278,36 @@ def test_one_truth_cannot_judge_two_sets_of_the_same_ids(
     assert "--truth is joined by id, and 4 ids of test" in told.stderr
     assert "give all rows ids of their own and one file with the truth" in told.stderr
     assert not (tmp_path / "s").exists()
+
+
+def test_truncation_is_told_by_finetune_and_predict(
+    write_jsonl: Files, model: str, tmp_path: Path
+) -> None:
+    long = " one two three four five six"
+    rows = write_jsonl(
+        [
+            {"id": f"r{i}", "text": f"cat {i}{long * (i % 4 == 0)}", "label": i % 2}
+            for i in range(16)
+        ]
+    )
+    words = [rows, "-m", model, "--labels", rows, "-o", tmp_path / "s", "--predict", f"t={rows}"]
+    told = run(*words, "--max-length", 10, "--max-steps", 1)
+    assert told.exit_code == 0, told.output
+    assert "truncated at 10 tokens: 4 training rows, 4 t\n" in told.stdout
+    said = CliRunner().invoke(
+        cli, ["predict", str(rows), "-m", f"{tmp_path}/s/model", "-o", f"{tmp_path}/p.parquet"]
+    )
+    assert "p.parquet: 16 rows, 4 rows truncated at 10 tokens, classes 0, 1." in said.stdout
+    whole = run(*words[:-4], "-o", tmp_path / "w", "--max-steps", 1)  # control
+    assert "truncated" not in whole.stdout
+
+
+def test_an_adapter_alone_is_called_one(write_jsonl: Files, model: str, tmp_path: Path) -> None:
+    rows, folder = rows_of(write_jsonl, 8), tmp_path / "s"
+    words = [rows, "-m", model, "--labels", rows, "--lora", "--max-steps", 1]
+    told = run(*words, "-o", folder, "--save", "adapter")
+    assert told.exit_code == 0, told.output
+    assert f"need --save model): {folder}/model" in told.stdout
+    assert "(for extract" not in told.stdout
+    merged = run(*words, "-o", tmp_path / "m")
+    assert f"model (for extract, finetune and predict): {tmp_path}/m/model" in merged.stdout

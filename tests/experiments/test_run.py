@@ -42,6 +42,23 @@ def carry_out(config: RunConfig, folder: Path) -> tuple[dict[str, Any], list[str
     return results, lines
 
 
+def test_probes_read_as_much_of_a_row_as_the_students(base: dict[str, Any], tmp_path: Path) -> None:
+    def options(**fields: Any) -> list[dict[str, Any]]:
+        run = Run(RunConfig.from_mapping({**base, **fields}), tmp_path / "steps", lambda _: None)
+        steps = in_order(run.all_steps(planned=True))
+        found = [step.params["options"] for step in steps if step.kind == "states"]
+        assert found
+        return found
+
+    assert all(o == {} for o in options())  # the key of a step is then what it was
+    short = {**TINY, "max_length": 12}
+    assert all(o == {"max_length": 12} for o in options(finetune=short))
+    strong = {"finetune": short, "strong_finetune": {"max_length": 20}}
+    assert all(o == {"max_length": 20} for o in options(**strong))
+    told = {**strong, "extract": {"max_length": 7}}
+    assert all(o == {"max_length": 7} for o in options(**told))
+
+
 def names_of(results: dict[str, Any]) -> list[str]:
     return [arm["name"] for arm in results["results"][0]["arms"]]
 

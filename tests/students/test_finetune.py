@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -166,6 +167,35 @@ def test_a_saved_classifier_predicts_as_it_did(objective: str, config: Any, tmp_
     assert (again.ids, again.classes) == (rows.ids, ("cat", "tool"))
     assert sum(counted) == 24
     assert len(counted) > 1
+
+
+def test_a_saved_classifier_reads_as_much_as_it_was_trained_on(config: Any, tmp_path: Path) -> None:
+    texts = [f"{'word ' * (i % 9)}{('cat', 'tool')[i % 2]}" for i in range(24)]
+    rows = Rows({"text": texts, "label": [0, 1] * 12})
+    train = training_rows(rows, labels_of(rows))
+    done = finetune(config(max_length=8), train, tmp_path, predict={"t": rows})
+    assert done.model is not None
+    assert read_head(done.model)[0].max_length == 8
+    again = predict_rows(done.model, rows)
+    np.testing.assert_allclose(again.probs, done.predictions["t"].probs, atol=1e-5)
+    cut = done.metrics["truncated"]
+    assert 0 < cut["t"] == cut["training rows"] < 24
+    assert again.provenance["truncated"] == cut["t"]
+    assert again.provenance["max_length"] == done.metrics["max_length"] == 8
+    # Control: more of each row gives other probabilities.
+    more = predict_rows(done.model, rows, max_length=100)
+    assert np.abs(more.probs - again.probs).max() > 1e-3
+    assert more.provenance["truncated"] == 0
+    # Folders of 0.1.0 do not say it: they are read as it read them.
+    note = done.model / "classifier.json"
+    content = json.loads(note.read_text())
+    old = {key: content[key] for key in ("classes", "pool", "objective")}
+    note.write_text(json.dumps(old))
+    np.testing.assert_array_equal(predict_rows(done.model, rows).probs, more.probs)
+    for wrong in ("many", 0, True):
+        note.write_text(json.dumps({**old, "max_length": wrong}))
+        with pytest.raises(ModelError, match="is damaged: its max_length is"):
+            predict_rows(done.model, rows)
 
 
 def test_what_is_no_saved_classifier_is_told(config: Any, tmp_path: Path) -> None:

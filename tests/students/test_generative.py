@@ -493,6 +493,24 @@ def test_long_prompts_keep_their_end_and_bos(tiny_model: Callable[..., Path]) ->
     assert ids == gpt2.tokenizer(long)["input_ids"][-12:]
 
 
+def test_a_prompt_with_bos_of_its_own_has_one(tiny_model: Callable[..., Path]) -> None:
+    speller = Speller(open_checkpoint(str(tiny_model("llama"))), 24)
+    tokenizer = speller.tokenizer
+    plain, own = speller.prompts(["hello there", "<s>hello there"], room=4)
+    assert plain == own == tokenizer("hello there")["input_ids"]
+    assert tokenizer("<s>hello there")["input_ids"][:2] == [tokenizer.bos_token_id] * 2  # control
+
+
+def test_a_prompt_of_any_length_keeps_its_end(tiny_model: Callable[..., Path]) -> None:
+    speller = Speller(open_checkpoint(str(tiny_model("llama"))), 24)
+    text = "The heron stood in the reeds. " * 10_000
+    whole = speller.tokenizer(text)["input_ids"]
+    (found,) = speller.prompts([text], room=4)
+    assert found == [whole[0], *whole[-19:]]
+    rows = CompletionRows(["a", "b"], ["x", "y"], [text, "short"], ["done", "done"])
+    assert [row.truncated for row in speller.rows(rows)] == [True, False]
+
+
 def test_a_student_of_a_wrong_teacher_learns_the_teachers_answers(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
