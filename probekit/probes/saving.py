@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 import warnings
 from importlib import import_module, metadata
 from pathlib import Path
@@ -172,7 +173,11 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], **sizes: int) -> None:
 
 
 def _classes(description: dict[str, Any]) -> NDArray[Any]:
-    classes = np.array(description["classes"], dtype=np.dtype(description["classes_dtype"]))
+    kind = description["classes_dtype"]
+    # NumPy would parse whatever stands there, as Python.
+    if not isinstance(kind, str) or re.fullmatch(r"[<>|=][biufSU]\d{1,6}", kind) is None:
+        raise ValueError(f"its classes have the dtype {str(kind)[:40]!r}")
+    classes = np.array(description["classes"], dtype=np.dtype(kind))
     if classes.ndim != 1 or len(classes) < 2 or classes.dtype.kind not in "biufSU":
         raise ValueError("its classes are no list of at least two names or numbers")
     return classes

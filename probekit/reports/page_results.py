@@ -57,7 +57,15 @@ def demo_page(results: Mapping[str, Any], *, title: str) -> Page:
         ),
         tables=(PageTable("Students by training set", demo_table(results)),),
         figures=(embedded(draw_demo(results), caption),),
-        commands=(("In an empty folder, this makes it again:", f"bash {title}/commands.sh"),),
+        # commands.sh in the folder repeats it word for word; a page names no script of a folder
+        # that may be anybody's as something to run.
+        commands=(
+            (
+                "With the usual model and seed, this makes it again in a folder of its own:",
+                f"probekit demo --student-rows {int(results['student_rows'])} --test-rows "
+                f"{int(results['test_rows'])} -o again",
+            ),
+        ),
         provenance=_lines(results, "versions", "hardware"),
     )
 

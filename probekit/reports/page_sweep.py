@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from probekit.errors import DataError
 from probekit.reports.page import Page, PageTable
 from probekit.reports.page_run import embedded, flat
+from probekit.reports.replay import RECORDED, recorded_command
 from probekit.reports.sweep_figures import draw_layers, draw_strengths
 from probekit.reports.sweep_tables import choice_text, measure_name, strength_text, sweep_table
 from probekit.reports.tables import MISSING, Table
@@ -60,6 +61,7 @@ def sweep_page(sweep: Mapping[str, Any], *, title: str) -> Page:
     if sweep["regret"]:
         tables.append(PageTable("What choosing without the truth cost", _regret_table(sweep)))
     tables.append(PageTable("Every strength", _rows_table(means), folded=True))
+    recorded = recorded_command(sweep.get("command"), "sweep")
     return Page(
         title=title,
         kind="sweep",
@@ -75,7 +77,7 @@ def sweep_page(sweep: Mapping[str, Any], *, title: str) -> Page:
         tables=tuple(tables),
         figures=_figures(sweep),
         notes=(" ".join(choice_text({**sweep, "regret": {}}).split("\n")),),
-        commands=(("This makes it again:", sweep["command"]),) if "command" in sweep else (),
+        commands=() if recorded is None else ((RECORDED, recorded),),
         provenance=tuple(flat(sweep.get("provenance", {}))),
     )
 

@@ -6,7 +6,11 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["replay_command"]
+from probekit.safe import one_line
+
+__all__ = ["RECORDED", "recorded_command", "replay_command"]
+
+RECORDED = "As the file records it, this made it; read it before you run it:"
 
 # Class of the probe -> its name on the command line and its parameters that have an option there.
 PROBES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -33,11 +37,33 @@ def replay_command(provenance: Mapping[str, Any], output: str = "verdicts.parque
         return None
 
 
+def recorded_command(said: Any, command: str) -> str | None:
+    """A command line that a file brings along, every word quoted: it can start nothing else.
+
+    None where it is no plain ``probekit COMMAND …`` on one line.
+    """
+    if not isinstance(said, str) or one_line(said) != said:
+        return None
+    try:
+        words = shlex.split(said)
+    except ValueError:
+        return None
+    return shlex.join(words) if words[:2] == ["probekit", command] else None
+
+
+def _file(name: str) -> str:
+    """A file's name that is no option and one line; else ValueError."""
+    if one_line(name) != name:
+        raise ValueError(name)
+    return f"./{name}" if name.startswith("-") else name
+
+
 def _arguments(said: Mapping[str, Any], output: str) -> list[str]:
     action = said["action"]
     if action not in ("filter", "relabel") or "readmitted" in said:
         raise ValueError(action)
-    arguments = ["probekit", action, said["store"]["name"], "--labels", said["labels"]["source"]]
+    store, labels = (_file(said[of][key]) for of, key in (("store", "name"), ("labels", "source")))
+    arguments = ["probekit", action, store, "--labels", labels]
     if "layers" not in said:
         arguments += ["--layer", str(said["layer"])]
     name, options = PROBES[said["probe"]["name"]]
