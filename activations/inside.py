@@ -15,6 +15,8 @@ __all__ = ["LeadsOutError", "check_attributes", "check_inside"]
 
 # Filters of HDF5 itself and of h5py: gzip, shuffle, checksum, lzf.
 FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, 32000)
+# The one group within a group: columns that rows may be joined by.
+KEYS = "/rows/keys"
 ATTRIBUTES = (h5py.h5t.STRING, h5py.h5t.INTEGER, h5py.h5t.ENUM, h5py.h5t.FLOAT)
 # gzip packs at most 1,032 bytes into one; more than that is not in the file.
 MOST_PACKED = 1100
@@ -25,7 +27,7 @@ class LeadsOutError(Exception):
 
 
 def check_inside(file: h5py.File) -> None:
-    """Look at the root, at /rows and /layers, and at every data set in these two.
+    """Look at the root, at /rows (with its keys) and /layers, and at every data set in these.
 
     Raises
     ------
@@ -38,17 +40,22 @@ def check_inside(file: h5py.File) -> None:
     check_attributes(file, "/")
     _check_links(file, "/")
     for name in ("rows", "layers"):
-        group = file[name]
-        if not isinstance(group, h5py.Group):
-            raise LeadsOutError(f"/{name} is no group")
-        _check_links(group, f"/{name}/")
-        for key in group:
-            place = f"/{name}/{key}"
-            data = group[key]
-            if not isinstance(data, h5py.Dataset):
-                raise LeadsOutError(f"{place} is no data set")
-            _check_data(data, place)
-            check_attributes(data, place)
+        _check_group(file[name], f"/{name}")
+
+
+def _check_group(group: h5py.Group | h5py.Dataset, place: str) -> None:
+    if not isinstance(group, h5py.Group):
+        raise LeadsOutError(f"{place} is no group")
+    _check_links(group, f"{place}/")
+    for key in group:
+        inner, data = f"{place}/{key}", group[key]
+        if inner == KEYS:
+            _check_group(data, inner)
+        elif isinstance(data, h5py.Dataset):
+            _check_data(data, inner)
+            check_attributes(data, inner)
+        else:
+            raise LeadsOutError(f"{inner} is no data set")
 
 
 def check_attributes(item: h5py.Group | h5py.Dataset, place: str) -> None:

@@ -17,6 +17,7 @@ from probekit.errors import DataError, first_few
 from probekit.tasks.balance import draw
 from probekit.tasks.hub import read_hub
 from probekit.tasks.hub_task import sampled_places
+from probekit.tasks.prompts import find_prompts
 from probekit.tasks.registry import Task
 
 __all__ = [
@@ -50,7 +51,8 @@ def preference_columns(
 ) -> dict[str, list[Any]]:
     """Deal ``chosen`` and ``rejected`` (after ``prompt``, if there) to first and second.
 
-    Texts, or lists of messages with role and content, which are written as dialogues of ``Human``
+    The prompt may stand in columns for system and user (:mod:`probekit.tasks.prompts`). Texts, or
+    lists of messages with role and content, which are written as dialogues of ``Human``
     and ``Assistant``, Anthropic's way. A prompt that the completions open with is not repeated.
     Pairs of two equal texts are left out; without an ``id`` the others keep their row numbers.
 
@@ -76,14 +78,15 @@ def preference_rows(
 ) -> Rows:
     """Rows of :func:`preference_columns`, with all columns but those that were dealt.
 
-    ``note`` of the rows counts the pairs that were left out.
+    ``note`` of the rows says where their prompt was found and counts the pairs that were left out.
     """
     places, dealt = _deal(columns, seed=seed, source=source, id_column=id_column)
     others = [name for name in columns if name not in (*DEALT, *JUDGED)]
     dealt |= {name: _at(columns[name][:], places) for name in others}
     equal = len(columns["chosen"]) - len(places)
     left_out = f"{equal:,} pairs of two equal texts are left out." if equal else ""
-    return Rows(dealt, source=source, note=" ".join(filter(None, (note, left_out))))
+    _, told = find_prompts(columns)
+    return Rows(dealt, source=source, note=" ".join(filter(None, (note, told, left_out))))
 
 
 def as_preferences(
@@ -107,7 +110,7 @@ def _deal(
 ) -> tuple[list[int], dict[str, list[Any]]]:
     """Places of the pairs that are taken, and their columns."""
     ids = find_ids(columns, id_column=id_column, source=source).ids
-    prompts = columns["prompt"][:] if "prompt" in columns else [None] * len(ids)
+    prompts, _ = find_prompts(columns)
     found: dict[str, list[Any]] = {name: [] for name in DEALT}
     places, wrong = [], []
     pairs = zip(prompts, columns["chosen"][:], columns["rejected"][:], strict=True)

@@ -62,13 +62,81 @@ def test_equal_texts_are_left_out_and_ids_stay() -> None:
     table = {"id": ["a", "b", "c"], "chosen": ["x", "y", "z"], "rejected": ["x", "v", "w"]}
     rows = preference_rows(table)
     assert rows.ids == ["b", "c"]
-    assert rows.note == "1 pairs of two equal texts are left out."
+    assert rows.note.endswith("1 pairs of two equal texts are left out.")
     assert rows.select([1]).note == rows.note
     unnamed = preference_rows({name: table[name] for name in ("chosen", "rejected")})
     assert unnamed.ids == ["1", "2"]
     assert preference_rows(pairs()).note == ""
     with pytest.raises(DataError, match="no pair of two different texts"):
         preference_columns({"chosen": ["x"], "rejected": ["x"]})
+
+
+BARE = {"chosen": ["Boil it."], "rejected": ["No idea."]}
+
+
+@pytest.mark.parametrize(
+    ("columns", "start", "note"),
+    [
+        (
+            {"system": "Be brief.", "question": "Rice?"},
+            "\n\nSystem: Be brief.\n\nHuman: Rice?",
+            "The prompt of each pair is read from the columns system, question.",
+        ),
+        ({"question": "Rice?"}, "\n\nHuman: Rice?", "is read from the column question."),
+        ({"Question": "Rice?"}, "\n\nHuman: Rice?", "is read from the column Question."),
+        (
+            {"input": "rice", "instruction": "How is it cooked?"},
+            "\n\nHuman: How is it cooked?\n\nrice",
+            "the columns instruction, input.",
+        ),
+        (
+            {"context": "Rice is boiled.", "question": "How?"},
+            "\n\nHuman: Rice is boiled.\n\nHow?",
+            "the columns context, question.",
+        ),
+        ({"system": None, "question": "Rice?"}, "\n\nHuman: Rice?", "system, question."),
+        ({"system": "Be brief.", "question": ""}, "\n\nSystem: Be brief.", "system, question."),
+        ({"input": 5}, None, "Chosen and rejected are compared bare"),
+        ({"source": "x"}, None, "Chosen and rejected are compared bare"),
+        ({}, None, "there is no column prompt, nor question, instruction,"),
+    ],
+)
+def test_prompts_stand_in_columns_of_other_names(
+    columns: dict[str, Any], start: str | None, note: str
+) -> None:
+    rows = preference_rows({**BARE, **{name: [value] for name, value in columns.items()}})
+    texts = {*rows.columns["text"], *rows.columns["text_pair"]}
+    before = "" if start is None else f"{start}\n\nAssistant: "
+    assert texts == {f"{before}Boil it.", f"{before}No idea."}
+    assert note in rows.note
+
+
+def test_a_prompt_is_read_alone_and_whole_dialogues_have_theirs() -> None:
+    beside = preference_rows({**BARE, "prompt": ["Rice? "], "system": ["Be brief."]})
+    assert {*beside.columns["text"], *beside.columns["text_pair"]} == {
+        "Rice? Boil it.",
+        "Rice? No idea.",
+    }
+    assert beside.note == "Beside prompt, nothing is read of the column system."
+    asked = "\n\nHuman: Rice?\n\nAssistant: "
+    whole = {"chosen": [f"{asked}Boil it."], "rejected": [f"{asked}No idea."]}
+    assert preference_rows(whole).note == ""
+    for columns in ({"question": ["Rice?"]}, {"question": ["Rice?"], "system": ["Be brief."]}):
+        system = "\n\nSystem: Be brief." if "system" in columns else ""
+        rows = preference_rows({**whole, **columns})
+        found = {*rows.columns["text"], *rows.columns["text_pair"]}
+        assert found == {f"{system}{asked}Boil it.", f"{system}{asked}No idea."}
+    talk = [{"role": "user", "content": "Rice?"}]
+    spoken = {
+        "question": ["Rice?"],
+        "chosen": [[*talk, says("Boil it.")]],
+        "rejected": [[*talk, says("No idea.")]],
+    }
+    rows = preference_rows(spoken)
+    assert {*rows.columns["text"], *rows.columns["text_pair"]} == {
+        *whole["chosen"],
+        *whole["rejected"],
+    }
 
 
 HI = {"role": "user", "content": "Hi"}
