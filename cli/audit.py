@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from probekit.cli.again import typed_again
+from probekit.cli.cleaning_advice import audit_file
 from probekit.cli.labels import LABELS_HELP, labels_options, read_labels
 from probekit.cli.options import emit, json_option, say, seed_option
 from probekit.cli.outputs import claim
@@ -69,7 +72,7 @@ def command(**options: Any) -> None:
     from probekit.cli.cleaning_run import pick
     from probekit.cli.diagnose import chosen_layers
 
-    output = options["output"] or Path(f"{Path(options['labels']).stem}.audit.csv")
+    output = options["output"] or audit_file(options["labels"])
     _check(output, options)
     with ActivationStore(options["acts"]) as store:
         labels = read_labels(options, store.keys)
@@ -155,9 +158,7 @@ def _text(finding: Finding, disputed: Disputed, file: AuditFile, options: dict[s
     if not len(disputed):
         return "Probe and weak labels agree on every row: nothing is disputed, leave them alone."
     counts = finding.tally
-    again = f"probekit audit {options['acts']} --labels {options['labels']}"
-    if options["output"] is not None:
-        again += f" -o {options['output']}"
+    again = typed_again(without=("many", "no_ask"))
     open_rows = [name for name in file.records if name not in file.answers]
     lines = []
     if open_rows:
@@ -192,10 +193,11 @@ def _text(finding: Finding, disputed: Disputed, file: AuditFile, options: dict[s
             f"{again} -m {total}"
         )
     if finding.action != "leave":
-        lines.append(
-            f"Next: probekit {finding.action} {options['acts']} --labels {options['labels']} "
-            "-o verdicts.parquet"
-        )
+        # Which rows and layers it asks about is the audit's own; texts it only shows.
+        then = typed_again(finding.action, without=("output", "rows", "text_column", "layers"))
+        if options["output"] is not None:
+            then += f" --audit {shlex.quote(str(options['output']))}"
+        lines.append(f"Next: {then} -o verdicts.parquet")
     return "\n".join(lines)
 
 

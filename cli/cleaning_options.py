@@ -69,6 +69,12 @@ label_options = _all(
         help="Ground truth (id and label) to judge the verdicts; opened once these are written.",
     ),
     click.option("--truth-column", help="Column of the truth, if not label."),
+    click.option(
+        "--audit",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Answers of `probekit audit`, which overrule advice.  [default: LABELS.audit.csv "
+        "here, where it is]",
+    ),
 )
 
 probe_options = _all(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probekit.cli.cleaning_advice import told_of
 from probekit.cli.labels import read_labels, read_truth
 from probekit.cli.options import emit, say
 from probekit.cli.outputs import claim
@@ -17,7 +18,6 @@ from probekit.tables import SUFFIXES, suffix_of
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.data import Rows
-    from probekit.labels import WeakLabels
     from probekit.verdicts import Verdicts
 
 __all__ = ["ELEUTHER", "find_rows", "pick", "run_cleaning", "truth_codes"]
@@ -87,7 +87,7 @@ def run_cleaning(
             only_labelled=options["only_labelled"],
             **{**how, **pick(options, "disagreement")},
         )
-        advice = _advice(store, labels, options)
+        advice = told_of(verdicts.provenance["action"], store, labels, options)
     verdicts.save(options["output"])
     say(f"{len(verdicts):,} verdicts written to {options['output']}")
     written = None
@@ -97,19 +97,6 @@ def run_cleaning(
     _tell(verdicts, options, {"rows_written": written}, advice)
 
 
-def _advice(store: ActivationStore, labels: WeakLabels, options: Mapping[str, Any]) -> Any:
-    """What diagnose would advise; None of differences of pairs, and of too few rows to say."""
-    from probekit.cleaning.advice import advise
-    from probekit.errors import LabelsError
-
-    if store.differences:
-        return None
-    try:
-        return advise(store, labels, **pick(options, "seed", "only_labelled"))
-    except (DataError, LabelsError):
-        return None
-
-
 def _tell(
     verdicts: Verdicts, options: Mapping[str, Any], written: Mapping[str, Any], advice: Any
 ) -> None:
@@ -117,8 +104,8 @@ def _tell(
     from probekit.cli.cleaning_report import as_json, as_text
 
     summary = summarize(verdicts)
-    if warning := advice and advice.warning(verdicts.provenance["action"]):
-        say(f"Warning: {warning}")
+    if advice is not None and advice["warning"] is not None:
+        say(f"Warning: {advice['warning']}")
     for note in verdicts.provenance.get("notes", ()):
         say(f"Note: {note}")
     for alarm in summary.alarms:
@@ -128,7 +115,7 @@ def _tell(
         evaluation = evaluate(verdicts, truth_codes(verdicts, options))
     result = as_json(verdicts, summary, evaluation)
     result |= {"output": str(options["output"]), **written}
-    result["advice"] = advice and {"action": advice.action, "warning": warning}
+    result["advice"] = advice
     emit(result, as_text(verdicts, summary, evaluation), as_json=options["as_json"])
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from probekit.cli.again import typed_again
 from probekit.cli.labels import LABELS_HELP, labels_options, read_labels
 from probekit.cli.options import emit, json_option, seed_option
 
@@ -62,8 +63,7 @@ def command(**options: Any) -> None:
             layers=layers,
             **pick(options, "trusted_accuracy", "cautious", "seed", "only_labelled"),
         )
-    paths = (str(options["acts"]), str(options["labels"]))
-    emit(_as_json(found), _text(found, *paths), as_json=options["as_json"])
+    emit(_as_json(found), _text(found, str(options["acts"])), as_json=options["as_json"])
 
 
 def chosen_layers(store: ActivationStore, asked: str | None) -> tuple[int, ...] | None:
@@ -90,14 +90,14 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _text(found: Diagnosis, acts: str, labels: str) -> str:
+def _text(found: Diagnosis, acts: str) -> str:
     parts = [_head(found, acts), _class_table(found.classes), _signals(found)]
     if found.alarms:
         parts.append("\n".join(f"ALARM     {alarm}" for alarm in found.alarms))
     advice = found.advice
     close = "  (a close call: a bound lies within the interval of pc)" if advice.close else ""
     parts.append(f"filter    {advice.filter}{close}\nrelabel   {advice.relabel}")
-    parts.append(_what_would(found, acts, labels))
+    parts.append(_what_would(found))
     return "\n\n".join(parts)
 
 
@@ -204,7 +204,7 @@ def _against(null: Null) -> str:
     return f"{null.value:.3f}, shuffled labels {null.mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _what_would(found: Diagnosis, acts: str, labels: str) -> str:
+def _what_would(found: Diagnosis) -> str:
     source = found.advice.signals.confidence_from
     means = []
     if source == "unknown":
@@ -220,7 +220,7 @@ def _what_would(found: Diagnosis, acts: str, labels: str) -> str:
     }[source]
     return (
         f"{what} Leaving them alone is the default.\nWhat would: {'; '.join(means)}:\n"
-        f"  probekit audit {acts} --labels {labels} -m 20"
+        f"  {typed_again('audit')} -m 20"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def _write(verdicts: Any, options: dict[str, Any]) -> None:
     records = review_records(verdicts, texts, many=options["many"])
     write_review(records, options["output"])
     result = {"output": str(options["output"]), "rows": len(records), "of": len(verdicts)}
-    command = f"probekit review {options['verdicts']} --merge {options['output']}"
+    answers = shlex.quote(str(options["output"]))
+    command = f"probekit review {shlex.quote(str(options['verdicts']))} --merge {answers}"
     text = (
         f"{len(records):,} of {len(verdicts):,} rows, most disagreeing first. Fill in {QUESTION} "
         f"({', '.join(verdicts.classes[:10])}{', …' if len(verdicts.classes) > 10 else ''}), then: "

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 
 import click
 import pytest
@@ -151,6 +152,50 @@ def test_a_csv_is_written_filled_in_and_read_back(probekit, chain, disputed, tru
     assert result["action"] == "relabel"
     assert result["tally"]["probe"] + result["tally"]["weak"] == 8
     assert path.read_bytes() == before
+
+
+def test_what_it_suggests_works_and_the_warning_goes(probekit, chain, disputed, true, tmp_path):
+    """The rows moved and the ids have another name: what was typed to find them is suggested."""
+    rows = tmp_path / "moved rows.jsonl"
+    chain.rows.rename(rows)
+    weak = tmp_path / "weak labels.csv"
+    ids = zip(chain.ids, chain.weak_of.tolist(), strict=True)
+    weak.write_text("row,said\n" + "".join(f"{i},{label}\n" for i, label in ids))
+    path = tmp_path / "mine.csv"
+    base = ["audit", chain.acts, "--labels", weak, "--id-column", "row", "--label-column", "said"]
+    written = probekit(*base, "--rows", rows, "-m", "8", "-o", path, "--no-ask")
+    assert written.exit_code == 0, written.output
+    again = shlex.split(written.stdout.split("then: ")[1])
+    assert again[:2] == ["probekit", "audit"]
+    answers = "".join(f"{n},{true[n]}\n" for n in disputed.ids[:8])
+    path.write_text("id,true_label\n" + answers, encoding="utf-8")
+    told = probekit(*again[1:])
+    assert told.exit_code == 0, told.output
+    then = shlex.split(told.stdout.split("Next: ")[1].splitlines()[0])
+    assert then[:2] == ["probekit", "relabel"]
+    out = tmp_path / "verdicts.parquet"
+    then[then.index("-o") + 1] = str(out)
+    acted = probekit(*then[1:])
+    assert acted.exit_code == 0, acted.output
+    assert "not advised" not in acted.stderr
+    assert "not what the audit found" not in acted.stderr
+    # The control: something else than the audit found is still warned about, by its answers.
+    other = ["filter", *then[2:], "--overwrite"]
+    assert "relabel is right with probability" in probekit(*other).stderr
+
+
+def test_an_audit_here_is_found_by_itself(probekit, chain, disputed, true, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = [chain.acts, "--labels", chain.weak, "-o", chain.out, "--json"]
+    advised = json.loads(probekit("relabel", *base).stdout)["advice"]
+    assert advised["by"] == "diagnose"
+    answers = "".join(f"{n},{true[n]}\n" for n in disputed.ids[:8])
+    (tmp_path / "weak.audit.csv").write_text("id,true_label\n" + answers, encoding="utf-8")
+    found = json.loads(probekit("relabel", *base, "--overwrite").stdout)["advice"]
+    assert found == {"action": "relabel", "by": "weak.audit.csv", "warning": None}
+    # Of other rows, it is none of these labels' audit.
+    (tmp_path / "weak.audit.csv").write_text("id,true_label\nzzz,1\n", encoding="utf-8")
+    assert json.loads(probekit("relabel", *base, "--overwrite").stdout)["advice"] == advised
 
 
 def test_answers_for_rows_not_disputed_do_not_count(probekit, chain, disputed, tmp_path):
