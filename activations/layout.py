@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +61,9 @@ ROW_COLUMNS = {
     "truncated": ("u", 1),
 }
 
+
+# /rows/key0, …: further columns that tell the rows apart.
+KEY = re.compile(r"key\d+")
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # The strings of attributes lie at the head of the file.
@@ -277,15 +281,15 @@ def read_strings(file: h5py.File, name: str, path: Path) -> list[str]:
 
 
 def read_keys(file: h5py.File, path: Path) -> dict[str, list[str]]:
-    """Read ``/rows/keys``: column to n strings."""
+    """Read ``/rows/key0``, …: column to n strings."""
     with damaged(path):
-        group = file["rows"].get("keys", {})
-        n_rows = len(file["rows"]["id"])
+        group = file["rows"]
+        n_rows = len(group["id"])
         found = {}
-        for name in sorted(group):
+        for name in sorted(name for name in group if KEY.fullmatch(name)):
             data = group[name]
             if data.shape != (n_rows,) or data.dtype.kind != "S":
-                raise ValueError(f"/rows/keys/{name} has the shape {data.shape}")
+                raise ValueError(f"/rows/{name} has the shape {data.shape}")
             values = [value.decode("utf-8", "surrogatepass") for value in data[:].tolist()]
             found[str(data.attrs["column"])] = values
         return found

@@ -137,7 +137,7 @@ def _write_skeleton(file: BinaryIO, plan: Plan, folder: Path) -> None:
         # A column may have any name, a slash in it too; HDF5's names may not.
         for place, (column, values) in enumerate(plan.further_keys.items()):
             kind = h5py.string_dtype("utf-8", max(len(_encode(value)) for value in values))
-            data = _write_strings(store, f"rows/keys/{place}", values, kind)
+            data = _write_strings(store, f"rows/key{place}", values, kind)
             data.attrs["column"] = _encode(column).decode("utf-8", "replace")
         for name, number in numbers.items():
             _in_one_piece(store, f"rows/{name}", (n,), np.dtype(number))[...] = 0

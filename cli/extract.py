@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from probekit.activations.pairs import PairReport
     from probekit.activations.ranks import Ranks
     from probekit.activations.request import Request
+    from probekit.data import Rows
 
 # Repeated from probekit.activations.spec, which imports no torch but lies beside what does; a test
 # compares them.
@@ -133,7 +134,7 @@ def command(
         _compare(request, log, ranks, dry_run=dry_run, as_json=as_json)
         return
     job = prepare(request)
-    _say_all(job.notes)
+    _say_all([*job.notes, *_without_ids(job.rows)])
     if dry_run:
         found = estimate(job)
         emit(found, _estimate_text(found), as_json=as_json)
@@ -171,7 +172,8 @@ def _compare(
     if ranks is not None:
         raise UsageError("--compare works in one process; start it without torchrun or accelerate.")
     work = prepare_differences(request)
-    _say_all([*([work.pairs.note] if work.pairs.note else []), *work.texts.notes])
+    note = [work.pairs.note] if work.pairs.note else []
+    _say_all([*note, *work.texts.notes, *_without_ids(work.pairs)])
     if dry_run:
         found = estimate_differences(work)
         emit(found, _estimate_text(found), as_json=as_json)
@@ -193,6 +195,19 @@ def _compare(
         )
     if as_json:
         emit(asdict(report), "", as_json=True)
+
+
+def _without_ids(rows: Rows) -> list[str]:
+    """What it means that rows have no ids."""
+    keys = rows.keys
+    if keys.id_column is not None:
+        return []
+    others = list(keys.candidates())
+    also = f", and by {', '.join(others)}, where labels have that column too" if others else ""
+    return [
+        f"{rows.source} has no column id: its rows are known by their numbers{also}. Name a column "
+        "of ids with --id-column to join and merge by it."
+    ]
 
 
 def _say_all(notes: Iterable[str]) -> None:

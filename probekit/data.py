@@ -342,13 +342,14 @@ class Keys:
         """Columns that have a short value of its own in each row, as strings."""
         found: dict[str, list[str]] = {}
         for name, values in self.columns.items():
-            if len(found) < MOST_KEYS and self._may_be_key(name):
+            if len(found) < MOST_KEYS and self.may_be_key(name):
                 strings = _key_values(values)
                 if strings is not None:
                     found[name] = strings
         return found
 
-    def _may_be_key(self, name: str) -> bool:
+    def may_be_key(self, name: str) -> bool:
+        """Whether a column's name speaks for a key: no text, no label, nothing that is counted."""
         low = name.strip().casefold()
         own = {str(n).casefold() for n in (self.id_column, self.text_column) if n is not None}
         return bool(low) and low not in NO_KEYS | own and not low.startswith("unnamed:")
@@ -516,7 +517,7 @@ def _by_position(rows: Keys, others: Keys, how: str, error: type[DataError]) -> 
 def _by_number(rows: Keys, others: Keys, error: type[DataError]) -> Match:
     """Where a side has no ids: by row number or position, if that is what both mean."""
     if rows.counted and others.counted and rows.rows_in_all == others.rows_in_all:
-        return _by_position(rows, others, "by position: neither has ids", error)
+        return _in_order(rows, others, error)
     if _same_texts(rows, others):
         return _by_position(rows, others, "by position: their texts are the same", error)
     if rows.id_column is None and not others.counted:
@@ -524,15 +525,35 @@ def _by_number(rows: Keys, others: Keys, error: type[DataError]) -> Match:
         if others.id_column is None or numbers >= set(others.ids) or numbers <= set(others.ids):
             return _by_values(rows.ids, others.ids, "by row number")
     if rows.id_column is None and others.id_column is None:
-        return _by_position(rows, others, "by position: neither has ids", error)
+        return _in_order(rows, others, error)
     without, with_ids = (others, rows) if others.id_column is None else (rows, others)
-    more = [name for name in without.columns if without._may_be_key(name)]
+    more = [name for name in without.columns if without.may_be_key(name)]
     columns = f" (its columns are {', '.join(more[:6])})" if more else ""
     raise error(
         f"{without.name} has no column {with_ids.id_column!r}{columns} and {with_ids.name} has "
         f"ids (the first {first_few(with_ids.ids)}); name the column that joins them with "
         "--id-column, or pass --by-position where both have the same rows in the same order."
     )
+
+
+def _in_order(rows: Keys, others: Keys, error: type[DataError]) -> Match:
+    """By position, unless a column that both have says that the rows stand in another order."""
+    found = _by_position(rows, others, "by position: neither has ids", error)
+    named = {name.strip().casefold(): name for name in others.columns}
+    for name, values in rows.columns.items():
+        theirs = named.get(name.strip().casefold()) if rows.may_be_key(name) else None
+        if theirs is None:
+            continue
+        mine, other = values[:], others.columns[theirs][:]
+        if any(
+            i >= 0 and _key(a) != _key(other[i]) for a, i in zip(mine, found.place, strict=True)
+        ):
+            raise error(
+                f"{others.name} and {rows.name} have a column {name!r} whose values differ by "
+                "position and do not tell the rows apart; give both a column id, or pass "
+                "--by-position."
+            )
+    return found
 
 
 def _same_texts(rows: Keys, others: Keys) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.data import Rows
-from probekit.errors import DataError, LabelsError, UsageError
+from probekit.errors import DataError, LabelsError, UsageError, first_few
 from probekit.folds import duplicate_groups
 from probekit.labels import WeakLabels
 from probekit.sources import read_table
@@ -193,11 +193,16 @@ def _open_file(name: str) -> _Source:
         raise LabelsError(
             f"{name} has no column 'label' with the ground truth; it has {', '.join(rows.columns)}."
         )
-    labels = list(rows.columns["label"])
-    absent = sum(value is None for value in labels)
-    if absent:
-        raise LabelsError(f"{name} has {absent} rows without a label; fill or remove them.")
-    found = WeakLabels.from_columns({"id": rows.ids, "label": labels}, source=name)
+    found = WeakLabels.from_columns(
+        {"id": rows.ids, "label": rows.columns["label"]},
+        class_names=read_table(name).class_names,
+        source=name,
+    )
+    if found.missing:
+        raise LabelsError(
+            f"{name} has {len(found.missing)} rows without a label (ids "
+            f"{first_few(found.missing)}); fill or remove them."
+        )
     codes: NDArray[np.int64] = found.hard
     rows = Rows(
         {**contents_only(rows).columns, "label": codes.tolist(), "split": _test_column(rows)},
