@@ -92,7 +92,7 @@ class Group(click.Group):
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
     """Show a warning of Python as its sentence, without the line of code that gave it."""
-    click.echo(f"Warning: {message}", err=True)
+    click.echo(printable(f"Warning: {message}"), err=True)
 
 
 def _set_example_apart(command: click.Command) -> None:

@@ -37,6 +37,8 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     path = Path(path)
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder, not a file; name a file to write.")
+    if path.exists() and not path.is_file():
+        raise OutputExistsError(f"{path} is a pipe, socket or device; name a file to write.")
     if path.exists() and not overwrite:
         raise OutputExistsError(
             f"{path} exists already; pass --overwrite to replace it or name another file."

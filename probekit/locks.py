@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from probekit.errors import DataError, WriteError
-from probekit.safe import load_json
+from probekit.safe import load_json, printable
 from probekit.trouble import told
 
 __all__ = ["UNSUPPORTED", "Lock", "beside", "locked", "note_made", "try_lock"]
@@ -55,8 +55,8 @@ def try_lock(file: Any, shown: Path, *, wait: bool = False) -> bool:
         if not _warned:
             _warned.append(shown)
             sys.stderr.write(
-                f"Warning: the file system of {shown} has no locks; let no second command write "
-                "there at the same time.\n"
+                f"Warning: the file system of {printable(str(shown))} has no locks; let no second "
+                "command write there at the same time.\n"
             )
     return True
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from probekit.errors import DataError
-from probekit.safe import load_json, one_line
+from probekit.safe import load_json, misfit, one_line, read_json, regular_file
 from probekit.sidecars import read_sidecar
 
 __all__ = [
@@ -68,6 +68,7 @@ OTHERS = {
 }
 BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+NONE = type(None)
 LONGEST_FIELD = 1 << 30
 # A field of one line in quotes with a doubled quote in it.
 DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t\n]|"")*""(?:[^"\t\n]|"")+"(?=\t|\r?$)', re.MULTILINE)
@@ -512,7 +513,8 @@ def _read_folder(path: Path) -> Table:
     tables = []
     try:
         for part in parts:
-            table = pq.read_table(part, memory_map=True, partitioning=None)
+            table = pq.read_table(regular_file(part), memory_map=True, partitioning=None)
+            table.validate(full=True)
             # Folders like label=1 name a column, as Spark and DuckDB write partitions.
             for folder in part.relative_to(path).parts[:-1]:
                 name, equals, value = folder.partition("=")
@@ -536,17 +538,36 @@ def _is_shown(path: Path) -> bool:
 
 
 def _read_saved_dataset(path: Path) -> Table:
+    if (path / "dataset_dict.json").exists():
+        found = read_json(path / "dataset_dict.json")
+        splits = found.get("splits") if isinstance(found, dict) else None
+        named = ", ".join(map(str, splits)) if isinstance(splits, list) else "of a data set"
+        raise DataError(f"{path} holds the splits {named}; name one of these folders in it.")
+    _check_saved(path)
     import datasets
 
     try:
         loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        loaded.data.table.validate(full=True)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is a damaged saved data set: {_arrow_says(error)}.") from None
-    if isinstance(loaded, datasets.DatasetDict):
-        raise DataError(
-            f"{path} holds the splits {', '.join(loaded)}; name one of these folders in it."
-        )
     return dataset_table(loaded, source=str(path))
+
+
+def _check_saved(path: Path) -> None:
+    """Refuse a saved data set whose state names files outside of its folder."""
+    shape = {"_data_files": [{"filename": str}], "_indices_files?": ([{"filename": str}], NONE)}
+    state = read_json(path / "state.json")
+    if wrong := misfit(state, shape, "its state"):
+        raise DataError(f"{path} is a damaged saved data set: {wrong}.")
+    for part in [*state["_data_files"], *(state.get("_indices_files") or [])]:
+        name = part["filename"]
+        if Path(name).name != name:
+            raise DataError(
+                f"{path} is a saved data set that names {name!r}, which is not in its folder; save "
+                "the data set again."
+            )
+        regular_file(path / name)
 
 
 @contextmanager

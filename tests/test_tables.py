@@ -324,3 +324,61 @@ def test_devices_and_loops_are_refused(tmp_path):
         read_file(tmp_path / "pipe.csv")
     with pytest.raises(DataError, match=r"does not exist|cannot be read"):
         read_file(tmp_path / "loop.csv")
+
+
+def a_saved_data_set(folder):
+    datasets.Dataset.from_dict({"text": ["a", "b"]}).save_to_disk(str(folder))
+    return folder / "state.json"
+
+
+@pytest.mark.parametrize("how", ["../other/{}", "{absolute}", "inner/{}", "missing.arrow"])
+def test_a_saved_data_set_stays_in_its_folder(tmp_path, how):
+    state = a_saved_data_set(tmp_path / "saved")
+    a_saved_data_set(tmp_path / "other")
+    assert list(read_file(tmp_path / "saved").columns["text"]) == ["a", "b"]  # the control
+    content = json.loads(state.read_text())
+    own = content["_data_files"][0]["filename"]
+    content["_data_files"][0]["filename"] = how.format(own, absolute=tmp_path / "other" / own)
+    state.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"not in its folder|does not exist"):
+        read_file(tmp_path / "saved")
+
+
+def test_splits_of_a_data_set_are_named_and_not_opened(tmp_path):
+    a_saved_data_set(tmp_path / "other")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["../other"]}')
+    with pytest.raises(DataError, match=r"holds the splits \.\./other; name one"):
+        read_file(tmp_path / "saved")
+
+
+def test_pipes_in_a_folder_are_refused(tmp_path):
+    (tmp_path / "parts").mkdir()
+    os.mkfifo(tmp_path / "parts" / "x.parquet")
+    state = a_saved_data_set(tmp_path / "saved")
+    part = state.parent / json.loads(state.read_text())["_data_files"][0]["filename"]
+    part.unlink()
+    os.mkfifo(part)
+    for folder in ("parts", "saved"):
+        with pytest.raises(DataError, match="is a pipe"):
+            read_file(tmp_path / folder)
+
+
+def test_offsets_that_lead_astray_are_told(tmp_path):
+    """A map of an Arrow file is taken as it is, so its offsets and UTF-8 are looked at first."""
+    import pyarrow as pa
+
+    path = tmp_path / "x.arrow"
+    table = pa.table({"id": ["a" * 8, "b" * 8], "text": ["cccc", "dddd"]})
+    with pa.ipc.new_file(path, table.schema) as file:
+        file.write(table)
+    whole = path.read_bytes()
+    assert read_file(path).columns["text"][:] == ["cccc", "dddd"]  # the control
+    path.write_bytes(whole.replace(b"ccccdddd", b"\xff\xfe\xfd\xfcdddd"))
+    with pytest.raises(DataError, match="damaged or no Arrow file"):
+        read_file(path)
+    offsets = b"\x08\0\0\0\x10\0\0\0"
+    assert offsets in whole
+    path.write_bytes(whole.replace(offsets, b"\x08\0\0\0\xff\xff\xff\x7f"))
+    with pytest.raises(DataError, match="damaged or no Arrow file"):
+        read_file(path)

@@ -153,3 +153,10 @@ def test_deep_and_huge_metadata_are_refused(metadata, chain, verdicts, refused):
     table = pq.read_table(verdicts)
     pq.write_table(table.replace_schema_metadata({b"probekit": metadata}), verdicts)
     assert "no verdicts" in refused("report", verdicts, "--no-text", "-o", chain.folder / "x.html")
+
+
+def test_a_device_or_pipe_is_not_replaced(chain, refused):
+    pipe = named(chain.folder, "x.parquet")
+    command = ("filter", chain.acts, "--labels", chain.weak, "--overwrite", "-o")
+    assert "pipe" in refused(*command, pipe)
+    assert pipe.is_fifo()
