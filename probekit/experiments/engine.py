@@ -57,6 +57,8 @@ class Step:
     """Which model, for the plan."""
     disk: int = 0
     """Bytes that stay on disk, for the plan."""
+    remark: Callable[[Path], str] | None = None
+    """From its filled folder to what people should know of it; an empty text: nothing."""
 
     @cached_property
     def key(self) -> str:
@@ -164,7 +166,9 @@ class Engine:
     def _tried(self, step: Step) -> str:
         """Do a step; how long it took, or why it failed."""
         try:
-            return f"{self._do(step):.1f} s"
+            seconds = self._do(step)
+            remark = "" if step.remark is None else step.remark(self.path(step))
+            return f"{seconds:.1f} s" + (f"; {remark}" if remark else "")
         except Exception as error:  # one arm is not to end all others, whatever a library raises
             stops = isinstance(error, STOPPING) or disk_errno(error) is not None
             if stops or os.environ.get("PROBEKIT_TRACEBACK"):

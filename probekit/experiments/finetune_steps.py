@@ -90,7 +90,19 @@ def finetune_step(
         passes=3 * float(config.epochs),
         model=model,
         disk=4 * context.look(model, config.revision).parameters * (config.save == "model"),
+        remark=_truncation,
     )
+
+
+def _truncation(folder: Path) -> str:
+    """How many rows had more tokens than the model was given."""
+    from probekit.safe import read_json
+
+    metrics = read_json(folder / "model" / "metrics.json")
+    cut = metrics.get("truncated") or {}
+    named = cut if isinstance(cut, dict) else {"rows": cut}
+    parts = [f"{many:,} {name}" for name, many in named.items() if many]
+    return f"truncated at {metrics['max_length']:,} tokens: {', '.join(parts)}" if parts else ""
 
 
 def language_model_step(context: Context, model: str, part: str) -> Step:
@@ -119,6 +131,7 @@ def language_model_step(context: Context, model: str, part: str) -> Step:
         rows=len(rows),
         passes=3 * float(made.epochs),
         model=model,
+        remark=_truncation,
     )
 
 

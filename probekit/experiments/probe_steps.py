@@ -74,7 +74,17 @@ def states_step(
         rows=len(rows) * (1 + pairs),
         model=model,
         disk=len(rows) * found.width * 4 * many,
+        remark=_truncation,
     )
+
+
+def _truncation(folder: Path) -> str:
+    """How many rows had more tokens than the model was given."""
+    from probekit.activations.store import ActivationStore
+
+    with ActivationStore(folder / STORE) as store:
+        cut, length = int(store.truncated.sum()), store.spec.get("max_length")
+    return f"{cut:,} rows truncated at {length:,} tokens" if cut else ""
 
 
 def _extraction(context: Context) -> dict[str, Any]:

@@ -59,6 +59,18 @@ def test_probes_read_as_much_of_a_row_as_the_students(base: dict[str, Any], tmp_
     assert all(o == {"max_length": 7} for o in options(**told))
 
 
+def test_a_run_tells_where_rows_were_truncated(base: dict[str, Any], tmp_path: Path) -> None:
+    few = {"probes": ["knn"], "actions": ["filter"], "linear_students": False, "random_drops": 0}
+    short = {**TINY, "max_steps": 1, "max_length": 5}
+    _, lines = carry_out(
+        RunConfig.from_mapping({**base, **few, "finetune": short}), tmp_path / "run"
+    )
+    cut = [line for line in lines if "truncated at 5 tokens" in line]
+    assert any("weak supervisor" in line for line in cut)
+    assert any("student" in line or "weak labels" in line for line in cut)
+    assert all("training rows" in line and " test" in line for line in cut)
+
+
 def names_of(results: dict[str, Any]) -> list[str]:
     return [arm["name"] for arm in results["results"][0]["arms"]]
 
