@@ -27,6 +27,7 @@ from probekit.activations.prefetch import prefetch
 from probekit.activations.spec import DIFFERENCE
 from probekit.data import Keys, rows_fingerprint
 from probekit.errors import IncompleteStoreError, StoreError, UsageError
+from probekit.groups import joined, row_digests
 
 __all__ = ["ActivationStore"]
 
@@ -141,6 +142,22 @@ class ActivationStore:
     def done(self) -> Array:
         """(n,) bool, rows whose states are stored; the others' states mean nothing."""
         return self._column("done").astype(bool)
+
+    def copies(self, rows: Array | None = None) -> Array:
+        """Numbers (n,) of all rows, or of those in ``rows``, equal for rows that are copies.
+
+        Copies have the same text, or the same states in the deepest layer that is stored (a model
+        may not see all of a text), or a copy in common. States that are the same in every row tell
+        nothing.
+        """
+        numbers = np.arange(len(self)) if rows is None else self._numbers(rows)
+        deepest = max(self.layers)
+        size = self._block_rows(deepest)
+        states: list[bytes | None] = []
+        for start in range(0, len(numbers), size):
+            states += row_digests(self._gather(deepest, numbers[start : start + size]))
+        hashes = [self.hashes[i] for i in numbers]
+        return joined(hashes, states) if len(set(states)) > 1 else joined(hashes)
 
     @property
     def differences(self) -> bool:

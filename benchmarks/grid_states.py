@@ -14,7 +14,7 @@ from grid_tasks import text_hub
 from probekit.activations.extract import extract
 from probekit.activations.store import ActivationStore
 from probekit.data import Rows
-from probekit.folds import duplicate_groups
+from probekit.groups import duplicate_groups
 from probekit.tasks import get_task
 
 POOL, TEST = 4500, 1500

@@ -183,7 +183,7 @@ def with_states(
         nearest=nearest_rows(
             X,
             neighbors,
-            hashes=verdicts.hashes,
+            groups=store.copies(rows),
             metric="euclidean" if euclidean else "cosine",
         ),
         map=map_states(X),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from probekit.errors import UsageError
+from probekit.groups import content_digests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,7 +30,6 @@ __all__ = [
     "by_id",
     "by_key",
     "check_disagreement",
-    "content_digests",
     "count_of",
     "disagreement_of",
     "largest",
@@ -115,18 +115,6 @@ def by_content(X: ArrayLike, Y: ArrayLike, *, seed: int | Sequence[int] = 0) -> 
     place = np.empty(len(keys[0]), dtype=np.int64)
     place[np.lexsort(keys)] = np.arange(len(place))
     return place
-
-
-def content_digests(X: ArrayLike) -> list[bytes]:
-    """16 bytes for each row of X (n, d): equal values, equal digests, whatever the float type."""
-    rows = np.asarray(X)
-    rows = rows.reshape(len(rows), -1)
-    found = []
-    for start in range(0, len(rows), CHUNK):
-        # 0.0 is added so that -0.0 becomes 0.0.
-        block = np.ascontiguousarray(rows[start : start + CHUNK], dtype=np.float64) + 0.0
-        found += [hashlib.blake2b(row, digest_size=16).digest() for row in block]
-    return found
 
 
 def count_of(share: float, n: int) -> int:

@@ -1,54 +1,17 @@
-"""Folds for out-of-fold predictions: stratified, with duplicates on one side."""
+"""Folds for out-of-fold predictions: stratified, with rows of one group on one side."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probekit.cuts import content_digests
 from probekit.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["duplicate_groups", "ordered_groups", "stratified_folds"]
-
-
-def duplicate_groups(
-    X: ArrayLike | None = None, hashes: Sequence[str] | None = None
-) -> NDArray[np.int64]:
-    """Number rows so that exact duplicates share a number (n,), from 0 in the order of their hash.
-
-    So the numbers, and the folds that follow from them, are the same for any order of the rows.
-
-    Parameters
-    ----------
-    X
-        States (n, d); rows are duplicates where their numbers are equal.
-    hashes
-        n text hashes; they win where both are given, for equal texts may have states that differ
-        in the last bit.
-    """
-    if hashes is None and X is None:
-        raise UsageError("duplicate_groups needs states or text hashes.")
-    keys: list[Any] = list(hashes) if hashes is not None else content_digests(np.asarray(X))
-    number = {key: i for i, key in enumerate(sorted(set(keys)))}
-    return np.fromiter((number[key] for key in keys), np.int64, len(keys))
-
-
-def ordered_groups(groups: ArrayLike, order: NDArray[Any]) -> NDArray[np.int64]:
-    """Number groups (n,) anew, from 0, by the smallest ``order`` (n,) among their rows."""
-    numbers = np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
-    place = np.empty(len(numbers), dtype=np.int64)
-    place[np.argsort(order, kind="stable")] = np.arange(len(numbers))
-    first = np.full(int(numbers.max(initial=-1)) + 1, len(numbers))
-    np.minimum.at(first, numbers, place)
-    rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return np.asarray(rank[numbers], dtype=np.int64)
+__all__ = ["stratified_folds"]
 
 
 def stratified_folds(
@@ -57,8 +20,7 @@ def stratified_folds(
     """Assign every row to a fold (n,): class shares and sizes as equal as the groups allow.
 
     The same rows, groups and seed give the same folds in any order of the rows, and whatever the
-    classes are called: everything goes by the groups' numbers (:func:`duplicate_groups`,
-    :func:`ordered_groups`).
+    classes are called: everything goes by the groups' numbers (:mod:`probekit.groups`).
 
     Groups with the same number of rows of each class are interchangeable: all of a kind are dealt
     at once, largest kinds first, each group to the fold that has least of its classes (a water

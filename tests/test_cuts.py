@@ -6,13 +6,13 @@ import pytest
 from probekit.cuts import (
     by_content,
     by_id,
-    content_digests,
     count_of,
     disagreement_of,
     largest,
     tied_decisions,
 )
 from probekit.errors import UsageError
+from probekit.groups import content_digests
 
 
 def test_largest_by_hand():

@@ -6,7 +6,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from probekit.cuts import by_id
 from probekit.errors import UsageError
-from probekit.folds import duplicate_groups, ordered_groups, stratified_folds
+from probekit.folds import stratified_folds
+from probekit.groups import duplicate_groups, ordered_groups
 
 
 def class_table(fold, hard, n_folds=5):
@@ -103,26 +104,6 @@ def test_wrong_arguments():
         stratified_folds(np.array([0, 1]), groups=np.zeros(3))
     with pytest.raises(UsageError, match="class numbers"):
         stratified_folds(np.array([-1, 1]))
-    with pytest.raises(UsageError, match="states or text hashes"):
-        duplicate_groups()
-
-
-def test_duplicates_by_hash_and_by_bytes():
-    X = np.array([[1, 2], [3, 4], [1, 2], [0.0, 1], [-0.0, 1]], dtype=np.float32)
-    same = [[0, 2], [3, 4]]  # -0.0 is 0.0
-    for states in (X, X[:, ::-1], X.astype(np.float64), X.astype(np.float16)):
-        groups = duplicate_groups(states)
-        assert sorted(set(groups)) == [0, 1, 2]
-        assert [np.flatnonzero(groups == groups[i]).tolist() for i in (0, 3)] == same
-    assert duplicate_groups(X, ["a", "a", "b", "c", "b"]).tolist() == [0, 0, 1, 2, 1]
-    assert duplicate_groups(X, ["c", "c", "b", "a", "b"]).tolist() == [2, 2, 1, 0, 1]
-
-
-def test_duplicates_across_blocks():
-    X = np.arange(10_000, dtype=np.float64)[:, None] % 9_000
-    groups = duplicate_groups(X)
-    assert np.array_equal(groups[9_000:], groups[:1_000])
-    assert len(set(groups)) == 9_000
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -40,6 +40,7 @@ LEVELS = {
     "probekit.sidecars": 1,
     "probekit.outputs": 1,
     "probekit.files": 1,
+    "probekit.groups": 1,
     "probekit.tables": 1,
     "probekit.sheets": 5,
     "probekit.data": 2,

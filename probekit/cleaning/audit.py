@@ -14,7 +14,6 @@ import numpy as np
 
 from probekit.cuts import DECIMALS, by_key
 from probekit.errors import DataError, UsageError
-from probekit.folds import duplicate_groups
 from probekit.prior import prior_matched
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def find_disputed(
     )
     check_finite(X, aligned.ids)
     hashes = [store.hashes[i] for i in rows]
-    groups = duplicate_groups(hashes=hashes) if all(hashes) else duplicate_groups(X)
+    groups = store.copies(rows)
     ties = by_key(aligned.keys, seed=seed)
     proba = ensemble_for(store, layers).fit(X, aligned.probs, groups=groups).oof_proba_
     weak = aligned.hard

@@ -13,7 +13,6 @@ import numpy as np
 
 from probekit.cuts import by_key
 from probekit.errors import DataError, LabelsError, UsageError
-from probekit.folds import duplicate_groups
 from probekit.prior import class_counts, prior_matched
 
 if TYPE_CHECKING:
@@ -101,14 +100,12 @@ def draw_sample(
             f"{labels.source} has the class {aligned.classes[occur[0]]!r} in all rows read from "
             f"{store.path}; at least two classes are needed."
         )
-    hashes = [store.hashes[i] for i in place[used]]
-    last = states[max(states)][finite]
     return Sample(
         states={layer: part[finite] for layer, part in states.items()},
         hard=hard.ravel(),
         classes=tuple(aligned.classes[c] for c in occur),
         probs=aligned.probs[used],
-        groups=duplicate_groups(hashes=hashes) if all(hashes) else duplicate_groups(last),
+        groups=store.copies(place[used]),
         total=len(aligned),
         nonfinite={layer: int((~good).sum()) for layer, good in each.items()},
     )

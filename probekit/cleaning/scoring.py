@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from probekit.cuts import by_content, by_id, check_disagreement, disagreement_of, names_of
 from probekit.errors import DataError, LabelsError, ProbeError, UsageError, first_few
-from probekit.folds import duplicate_groups, ordered_groups
+from probekit.groups import duplicate_groups, ordered_groups
 from probekit.labels import WeakLabels, load_labels
 from probekit.probes.mirror import mirrored, needs_mirror
 from probekit.verdicts import NO_FOLD, Verdicts
@@ -207,7 +207,7 @@ def score_rows(
         pairs = bool(getattr(states, "differences", False))
         probe = _named(probe, n_folds=n_folds, seed=seed, pairs=pairs)
     probe, layers = with_layers(states, probe, layer)
-    X, hashes, aligned, where = _join(states, labels, layers, only_labelled=only_labelled)
+    X, aligned, hashes, groups, where = _join(states, labels, layers, only_labelled=only_labelled)
     check_finite(X, aligned.ids)
     given = hasattr(states, "layer") or isinstance(labels, WeakLabels | str | Path)
     names = names_of(aligned.keys) if given else None
@@ -216,7 +216,6 @@ def score_rows(
         order = (
             by_content(X, aligned.probs, seed=seed) if names is None else by_id(names, seed=seed)
         )
-    groups = duplicate_groups(hashes=hashes) if all(hashes) else duplicate_groups(X)
     if names is not None and not all(hashes):
         groups = ordered_groups(groups, by_id(names))  # the same folds on every layer
     pairs = bool(getattr(states, "differences", False))
@@ -302,10 +301,19 @@ def read_states(
     return store.layer(layer) if rows is None else store.read(layer, rows)
 
 
+class _Joined(NamedTuple):
+    """States, labels, text hashes and copies of the rows that take part, and where from."""
+
+    X: NDArray[Any]
+    labels: WeakLabels
+    hashes: list[str]
+    groups: NDArray[np.int64]
+    where: dict[str, Any]
+
+
 def _join(
     states: Any, labels: Any, layer: int | tuple[int, ...] | None, *, only_labelled: bool
-) -> tuple[NDArray[Any], list[str], WeakLabels, dict[str, Any]]:
-    """States, text hashes and labels of the rows that take part, and where the states are from."""
+) -> _Joined:
     if isinstance(labels, str | Path):
         labels = load_labels(labels)
     if not hasattr(states, "layer"):
@@ -327,12 +335,10 @@ def _join(
             "rows_fingerprint": states.rows_fingerprint,
         },
     }
-    return X, [states.hashes[i] for i in rows], aligned, where
+    return _Joined(X, aligned, [states.hashes[i] for i in rows], states.copies(rows), where)
 
 
-def _join_array(
-    X: NDArray[Any], labels: Any, layer: Any
-) -> tuple[NDArray[Any], list[str], WeakLabels, dict[str, Any]]:
+def _join_array(X: NDArray[Any], labels: Any, layer: Any) -> _Joined:
     if layer is not None:
         raise UsageError("A layer can be chosen from a store only, not from an array of states.")
     if not isinstance(labels, WeakLabels):
@@ -345,7 +351,8 @@ def _join_array(
         raise LabelsError(
             f"States of shape {X.shape} and {len(labels)} labels are not of the same rows."
         )
-    return X, list(labels.hashes or [""] * len(labels)), labels, {}
+    hashes = list(labels.hashes or [""] * len(labels))
+    return _Joined(X, labels, hashes, duplicate_groups(X, hashes), {})
 
 
 def check_finite(X: NDArray[Any], ids: Sequence[str]) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 from probekit.cleaning.scoring import check_finite
 from probekit.data import match
 from probekit.errors import LabelsError, UsageError, first_few
-from probekit.folds import duplicate_groups
 from probekit.labels import WeakLabels
 from probekit.metrics import accuracy, auroc
 from probekit.prior import class_counts
@@ -86,7 +85,7 @@ def weak_labels(
 
     if sum(given is not None for given in (train_ids, train_share, train_rows)) > 1:
         raise UsageError("Give one of train ids, train share and train rows.")
-    groups = duplicate_groups(hashes=store.hashes)
+    groups = store.copies()
     rows, known = truth.align(
         store.keys,
         only_labelled=True,

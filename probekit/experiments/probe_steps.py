@@ -164,7 +164,6 @@ def linear_student_step(
     def make(folder: Path, given: Mapping[str, Path]) -> None:
         from probekit.activations.store import ActivationStore
         from probekit.cleaning.scoring import make_probe, read_states, with_layers
-        from probekit.folds import duplicate_groups
         from probekit.labels import WeakLabels
         from probekit.probes.mirror import mirrored, needs_mirror
 
@@ -173,7 +172,7 @@ def linear_student_step(
         with ActivationStore(given["states"] / STORE) as store:
             made, layers = with_layers(store, made)
             states = read_states(store, layers)
-            given_rows = states, weak.probs, duplicate_groups(hashes=store.hashes)
+            given_rows = states, weak.probs, store.copies()
             both_ways = store.differences and needs_mirror(made)
             X, Y, groups = mirrored(*given_rows) if both_ways else given_rows
             made.fit(X, Y, groups=groups)

@@ -11,7 +11,7 @@ import numpy as np
 
 from probekit.data import Rows
 from probekit.errors import DataError, LabelsError, UsageError, first_few
-from probekit.folds import duplicate_groups
+from probekit.groups import duplicate_groups
 from probekit.labels import WeakLabels
 from probekit.sources import read_table
 from probekit.tasks.reward import are_preferences

@@ -11,7 +11,7 @@ import numpy as np
 from probekit.cleaning.scoring import check_finite, read_states
 from probekit.cuts import by_key
 from probekit.errors import LabelsError, UsageError
-from probekit.folds import duplicate_groups, ordered_groups
+from probekit.groups import ordered_groups
 from probekit.probes.mirror import mirrored
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
 
@@ -33,8 +33,8 @@ class SweepRows:
     """Their numbers in the store (n,)."""
     labels: WeakLabels
     """Weak labels in their order."""
-    groups: NDArray[np.int64] | None
-    """Rows of one number have one text (n,); None where texts are not known."""
+    groups: NDArray[np.int64]
+    """Rows of one number are copies (n,)."""
     truth: NDArray[np.int64] | None = None
     """True class numbers (n,), for judging only."""
 
@@ -49,8 +49,6 @@ class SweepRows:
     @property
     def most_neighbors(self) -> int:
         """Largest k that every row has others for, duplicates left out."""
-        if self.groups is None:
-            return len(self) - 1
         largest = int(np.bincount(self.groups).max())
         return (2 if self.store.differences else 1) * (len(self) - largest)
 
@@ -81,12 +79,13 @@ def join_rows(
             f"{store.path} holds differences of pairs, whose classes are first and second, and the "
             f"labels have {len(aligned.classes)}."
         )
-    hashes = [store.hashes[i] for i in numbers]
-    groups = duplicate_groups(hashes=hashes) if all(hashes) else None
     codes = None
     if truth is not None:
         right = truth.align(aligned.keys, rows_name=f"the labelled rows of {store.path}")
         codes = right.labels.codes(aligned.classes)
+    groups = store.copies(numbers)
+    if not all(store.hashes[i] for i in numbers):
+        groups = ordered_groups(groups, by_key(aligned.keys))  # the folds of `filter`
     return SweepRows(store, numbers, aligned, groups, codes)
 
 
@@ -109,12 +108,10 @@ class LayerStates:
         check_finite(X, self.rows.labels.ids)
         return X
 
-    @cached_property
+    @property
     def groups(self) -> NDArray[np.int64]:
-        """Duplicates of :attr:`X` share a number (n,)."""
-        if self.rows.groups is not None:
-            return self.rows.groups
-        return ordered_groups(duplicate_groups(self.X), self.rows.ties)  # the same on every layer
+        """Copies share a number (n,)."""
+        return self.rows.groups
 
     @cached_property
     def both_ways(self) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.int64]]:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import softmax
 
 from probekit.errors import ProbeError
-from probekit.folds import duplicate_groups
+from probekit.groups import duplicate_groups
 from probekit.probes.base import BaseProbe, Training
 from probekit.probes.calibration import Calibration, calibrate
 from probekit.probes.knn import neighbor_means

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from probekit.errors import ProbeError
-from probekit.folds import duplicate_groups
+from probekit.groups import duplicate_groups
 from probekit.probes.base import BaseProbe, Training, row_chunks
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
 

@@ -10,7 +10,8 @@ from scipy.special import log_expit, log_softmax
 from sklearn.utils import check_random_state
 
 from probekit.errors import ProbeError
-from probekit.folds import duplicate_groups, stratified_folds
+from probekit.folds import stratified_folds
+from probekit.groups import duplicate_groups
 from probekit.probes.base import BaseProbe, Training, hard_labels, row_chunks
 from probekit.probes.logistic_path import (
     LogisticPath,

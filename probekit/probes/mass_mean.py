@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from scipy.special import softmax
 
-from probekit.folds import duplicate_groups
+from probekit.groups import duplicate_groups
 from probekit.probes.base import BaseProbe
 from probekit.probes.calibration import Calibration, calibrate
 

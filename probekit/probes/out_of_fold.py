@@ -46,7 +46,8 @@ def out_of_fold(
     from sklearn.base import clone
 
     from probekit.errors import ProbeError
-    from probekit.folds import duplicate_groups, stratified_folds
+    from probekit.folds import stratified_folds
+    from probekit.groups import duplicate_groups
     from probekit.probes.base import BaseProbe, hard_labels, label_matrix
 
     states = X if isinstance(X, np.ndarray) else np.asarray(X)

@@ -14,7 +14,7 @@ import numpy as np
 
 from probekit.cuts import DISAGREEMENTS, Cut, by_content, disagreement_of
 from probekit.errors import ProbeError
-from probekit.folds import duplicate_groups
+from probekit.groups import duplicate_groups
 from probekit.probes.base import BaseProbe, Training, hard_labels
 from probekit.probes.knn import neighbor_means
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from probekit.probes.neighbors import Metric
@@ -47,16 +45,15 @@ class StateMap:
 
 
 def nearest_rows(
-    X: NDArray[np.float32], k: int, *, hashes: Sequence[str], metric: Metric = "cosine"
+    X: NDArray[np.float32], k: int, *, groups: NDArray[np.int64], metric: Metric = "cosine"
 ) -> Nearest | None:
     """Find the ``k`` nearest rows of every row of X (n, d), fewer where there are not so many.
 
-    None where a row has no other at all. Rows of the same text hash are no evidence for each other.
+    None where a row has no other at all. Rows of one number in ``groups`` (n,) are no evidence for
+    each other.
     """
-    from probekit.folds import duplicate_groups
     from probekit.probes.neighbors import nearest_others
 
-    groups = duplicate_groups(hashes=hashes) if all(hashes) else duplicate_groups(X)
     k = min(k, len(X) - int(np.bincount(groups).max()))
     if k < 1:
         return None

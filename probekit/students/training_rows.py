@@ -12,7 +12,7 @@ import numpy as np
 
 from probekit.data import Content, Rows
 from probekit.errors import DataError, LabelsError, UsageError
-from probekit.folds import duplicate_groups
+from probekit.groups import duplicate_groups
 from probekit.labels import WeakLabels, load_labels
 from probekit.sources import read_table
 from probekit.tables import SUFFIXES, suffix_of

@@ -55,6 +55,34 @@ def test_everything_comes_back(made: Any) -> None:
         np.testing.assert_array_equal(store.layer(layer, dtype=None), rows.stored(layer))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_copies_have_one_text_or_equal_states(
+    tmp_path: Path, example: Callable[..., Any], dtype: str
+) -> None:
+    rows = example(store_dtype=dtype)
+    assert rows.n >= 9
+    first, deepest = rows.states[0], rows.states[3]
+    deepest[2] = deepest[5]
+    deepest[2, 0], deepest[5, 0] = 0.0, -0.0
+    first[3] = first[6]  # a copy in a layer that is not the deepest is none
+    deepest[8] = np.inf
+    deepest[7] = np.inf  # nor are rows that could not be computed
+    hashes = list(rows.hashes)
+    hashes[4] = hashes[5]
+    rows.hashes = hashes
+    with ActivationStore(rows.make(tmp_path / "acts.h5")) as store:
+        found = store.copies()
+        assert found[2] == found[4] == found[5]
+        assert len(set(found.tolist())) == rows.n - 2
+        some = store.copies(np.array([5, 0, 2, 3]))
+        assert some[0] == some[2]
+        assert sorted(some.tolist()) in ([0, 0, 1, 2], [0, 1, 1, 2], [0, 1, 2, 2])
+        store.hashes[:] = [f"{i:016x}" for i in range(rows.n)]
+        assert len(set(store.copies().tolist())) == rows.n - 1
+        deepest = store.copies(np.array([2, 5]))  # which are all that is asked for, and equal
+        assert deepest.tolist() == [0, 1]
+
+
 def test_plain_h5py_reads_the_same(made: Any) -> None:
     rows, store = made
     with h5py.File(store.path, "r") as file:

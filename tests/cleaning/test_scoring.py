@@ -47,6 +47,19 @@ def test_random_labels_cannot_be_predicted_out_of_fold(name):
     assert np.mean(seen.proba.argmax(axis=1) == y) == 1  # the control reads the labels back
 
 
+@pytest.mark.parametrize("name", ["knn", "logreg", "topofilter", "ensemble", "mass-mean"])
+def test_rows_of_other_texts_and_equal_states_are_copies(make_store, as_labels, name):
+    """A model that reads only the beginning of a text gives such rows."""
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.normal(size=(200, 40)).astype(np.float32), 2, axis=0)
+    y = np.repeat(rng.integers(0, 2, 200), 2)
+    hidden = score_rows(make_store(X), as_labels(y), name)
+    assert 0.35 < np.mean(hidden.proba.argmax(axis=1) == y) < 0.65
+    away = X + np.float32(1e-3) * rng.normal(size=X.shape).astype(np.float32)
+    seen = score_rows(make_store(away, name="away.h5"), as_labels(y), make_probe("knn", k=1))
+    assert np.mean(seen.proba.argmax(axis=1) == y) == 1  # the control reads the labels back
+
+
 def test_in_sample_all_rows_can_vote(blobs):
     """Published code runs with k = n; leave-one-out has one row too few for that."""
     data = blobs(n=40)

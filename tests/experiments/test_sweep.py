@@ -143,7 +143,7 @@ def test_every_figure_is_what_filter_relabel_and_evaluate_give_for_that_strength
 
 def test_the_log_loss_of_penalties_is_that_of_the_probe(blobs, swept):
     store, weak, _ = blobs
-    from probekit.folds import duplicate_groups
+    from probekit.groups import duplicate_groups
 
     groups = duplicate_groups(hashes=store.hashes)
     probe = LogisticProbe(penalties=SETTINGS.l2).fit(store.layer(4), weak.probs, groups=groups)
@@ -153,7 +153,7 @@ def test_the_log_loss_of_penalties_is_that_of_the_probe(blobs, swept):
 
 def test_the_log_loss_of_votes_has_one_more_voter(blobs, swept):
     store, weak, _ = blobs
-    from probekit.folds import duplicate_groups
+    from probekit.groups import duplicate_groups
 
     groups = duplicate_groups(hashes=store.hashes)
     for row in rows_of(swept, probe="knn", layer=1):

@@ -48,7 +48,7 @@ def test_neighbours_are_the_rows_of_largest_cosine():
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     cosine = unit @ unit.T
     np.fill_diagonal(cosine, -2)
-    found = nearest_rows(X, 4, hashes=hashes(40))
+    found = nearest_rows(X, 4, groups=np.arange(40))
     assert found.measure == "cosine of the centred states"
     assert np.array_equal(found.index, np.argsort(-cosine, axis=1)[:, :4])
     assert found.value == pytest.approx(np.sort(cosine, axis=1)[:, :-5:-1], abs=1e-5)
@@ -58,7 +58,7 @@ def test_neighbours_by_euclidean_distance():
     X = cloud()
     distance = np.linalg.norm(X[:, None] - X[None], axis=2)
     np.fill_diagonal(distance, np.inf)
-    found = nearest_rows(X, 3, hashes=hashes(40), metric="euclidean")
+    found = nearest_rows(X, 3, groups=np.arange(40), metric="euclidean")
     assert np.array_equal(found.index, np.argsort(distance, axis=1)[:, :3])
     assert found.value == pytest.approx(np.sort(distance, axis=1)[:, :3], abs=1e-4)
 
@@ -66,19 +66,17 @@ def test_neighbours_by_euclidean_distance():
 def test_a_duplicate_is_no_evidence():
     X = cloud(10)
     X[3] = X[7]
-    names = hashes(10)
-    near = nearest_rows(X, 3, hashes=names)
-    assert near.index[3, 0] == 7  # the control: equal states, other texts
-    names[3] = names[7]
-    assert 7 not in nearest_rows(X, 3, hashes=names).index[3]
-    # Without hashes equal states are duplicates.
-    assert 7 not in nearest_rows(X, 3, hashes=[""] * 10).index[3]
+    groups = np.arange(10)
+    near = nearest_rows(X, 3, groups=groups)
+    assert near.index[3, 0] == 7  # the control
+    groups[3] = groups[7]
+    assert 7 not in nearest_rows(X, 3, groups=groups).index[3]
 
 
 def test_as_many_neighbours_as_there_are():
-    assert nearest_rows(cloud(4), 8, hashes=hashes(4)).index.shape == (4, 3)
-    assert nearest_rows(cloud(3), 8, hashes=["0" * 16] * 3) is None
-    assert nearest_rows(cloud(1), 8, hashes=hashes(1)) is None
+    assert nearest_rows(cloud(4), 8, groups=np.arange(4)).index.shape == (4, 3)
+    assert nearest_rows(cloud(3), 8, groups=np.zeros(3, int)) is None
+    assert nearest_rows(cloud(1), 8, groups=np.zeros(1, int)) is None
 
 
 def test_the_map_is_of_the_two_directions_of_largest_variance():
@@ -174,7 +172,7 @@ def test_a_page_of_tables_alone_has_no_script():
 
 def test_pages_name_no_address_outside():
     verdicts = some_verdicts()
-    near = nearest_rows(cloud(6), 2, hashes=verdicts.hashes)
+    near = nearest_rows(cloud(6), 2, groups=np.arange(6))
     evidence = Evidence(nearest=near, map=map_states(cloud(6)))
     html = render_page(verdicts_page(verdicts, evidence, title="v"))
     assert "http:" not in html

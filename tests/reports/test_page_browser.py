@@ -49,7 +49,7 @@ def rows_of(n: int = N) -> tuple[Verdicts, Evidence]:
     evidence = Evidence(
         texts=texts,
         truth=truth,
-        nearest=nearest_rows(X, 5, hashes=made.hashes),
+        nearest=nearest_rows(X, 5, groups=np.arange(len(X))),
         map=map_states(X),
         layer=3,
     )
