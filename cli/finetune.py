@@ -190,6 +190,8 @@ def _train_classes(
         curves=options["curves"],
     )
     result = _result(config, done, options)
+    for note in result["notes"]:
+        say(f"Warning: {note}")
     emit(result, _text(result), as_json=options["as_json"])
 
 
@@ -197,6 +199,7 @@ def _result(config: FinetuneConfig, done: Finetuned, options: dict[str, Any]) ->
     names = ("rows", "steps", "best_step", "train_loss", "parameters", "trained_parameters")
     result = {name: done.metrics[name] for name in names}
     result |= {
+        "notes": done.metrics.get("notes", []),
         "folder": str(done.folder),
         "model": None if done.model is None else str(done.model),
         "save": config.save,

@@ -213,15 +213,16 @@ def _train(
         curves=folder.path / "curves" if curves else None,
     )
     with quiet(python_warnings=False):
-        trained: Any = trainer.train(resume_from_checkpoint=folder.last_checkpoint())
+        trainer.train(resume_from_checkpoint=folder.last_checkpoint())
     check_finite_weights(model, checkpoint.label)
     _write_predictions(trainer, info, targets, predict, folder)
     metrics = {
         "rows": len(train),
         "steps": trainer.state.global_step,
-        "train_loss": trained.training_loss,
+        "train_loss": trainer.mean_loss,
         "best_step": _best_step(trainer, config),
         "history": trainer.state.log_history,
+        "notes": loss.notes,
         "classes": list(info.classes),
         "max_length": info.max_length,
         "truncated": {

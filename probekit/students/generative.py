@@ -240,7 +240,7 @@ def _train(
 
     before = judge()
     with quiet():  # peft and the Trainer warn of each other's old names
-        trained = trainer.train(resume_from_checkpoint=folder.last_checkpoint())
+        trainer.train(resume_from_checkpoint=folder.last_checkpoint())
     model = cast(Any, trainer.model)
     check_finite_weights(model, checkpoint.label)
     metrics = {
@@ -249,7 +249,7 @@ def _train(
         "max_length": checkpoint.length(config.max_length),
         "truncated": sum(row.truncated for row in rows),
         "steps": trainer.state.global_step,
-        "train_loss": trained.training_loss,
+        "train_loss": trainer.mean_loss,
         "held_out_rows": len(held_out),
         "perplexity_before": before,
         "perplexity_after": judge(),

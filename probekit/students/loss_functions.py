@@ -214,16 +214,28 @@ def entropy_additive(
 
 
 def window(
-    logits: Tensor, targets: Tensor, *, radius: float = 0.15, weight: Weight = None
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    radius: float = 0.15,
+    strict: bool = False,
+    weight: Weight = None,
 ) -> Tensor:
-    """Cross-entropy of the rows that the student is unsure of: max p < ½ + ``radius``.
+    """Cross-entropy of the rows that the student is unsure of: max p ≤ ½ + ``radius``.
 
     The sum is divided by B, not by the rows left; without any the loss and its gradient are 0.
-    Source: https://github.com/EleutherAI/w2s; their "midweak" radius is :func:`midweak_radius`.
+    ``strict`` leaves rows on the edge out, as https://github.com/EleutherAI/w2s does; their post
+    leaves out what is above it. Their "midweak" radius is :func:`midweak_radius`.
     """
     z, t = _prepared(logits, targets)
-    unsure = _own(z).max(dim=1).values < 0.5 + radius
+    unsure = inside_window(z, radius, strict=strict)
     return _mean(torch.where(unsure, _xent(z, t), 0.0), weight)
+
+
+def inside_window(logits: Tensor, radius: float, *, strict: bool = False) -> Tensor:
+    """Mark the rows (B,) that :func:`window` trains on."""
+    most = _own(logits if logits.dtype == torch.float64 else logits.float()).max(dim=1).values
+    return most < 0.5 + radius if strict else most <= 0.5 + radius
 
 
 def midweak_radius(weak: Tensor) -> float:

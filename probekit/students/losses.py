@@ -22,6 +22,7 @@ from probekit.students.loss_functions import (
     entropy,
     entropy_additive,
     entropy_eleuther,
+    inside_window,
     kl,
     logconf,
     logconf_eleuther,
@@ -61,6 +62,7 @@ __all__ = [
 ]
 
 MIDWEAK = "window_midweak"
+RADIUS = inspect.signature(window).parameters["radius"].default
 FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     name: getattr(loss_functions, name)
     for name in loss_functions.__all__
@@ -83,6 +85,7 @@ ALLOWED: dict[str, Kind] = {
     "floor": Number(0, 1, above=True, below=True),
     "radius": Words("midweak", other=Number(-0.5, 1e6)),
     "balance_batch": Flag(),
+    "strict": Flag(),
 }
 
 
@@ -194,6 +197,8 @@ class Loss:
         self._takes = set(inspect.signature(function).parameters)
         self.options = {k: v for k, v in options.items() if k != "buffer_size"}
         self.recent: RecentPredictions | None = None
+        # Rows that training has seen, and those of them in the window.
+        self.windowed = [0, 0] if function is window else None
         if "recent" in self._takes:
             self.recent = RecentPredictions(int(options.get("buffer_size", BUFFER_SIZE)))
 
@@ -234,11 +239,36 @@ class Loss:
             "prior": self.prior,
         }
         fitting = {name: value for name, value in given.items() if name in self._takes}
+        if training and self.windowed is not None:
+            radius, strict = self.options.get("radius", RADIUS), self.options.get("strict", False)
+            self.windowed[0] += len(logits)
+            self.windowed[1] += int(inside_window(logits, radius, strict=strict).sum())
         return self._function(logits, targets, **fitting, **self.options)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a continued training needs; empty for losses without a state."""
+        if self.windowed is not None:
+            return {"windowed": torch.tensor(self.windowed)}
         return {} if self.recent is None else self.recent.state_dict()
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of a training that is over: a window that let all rows in, or none."""
+        if self.windowed is None or not self.windowed[0]:
+            return []
+        seen, inside = self.windowed
+        radius = self.options.get("radius", RADIUS)
+        if not inside:
+            return [
+                f"The loss {self.name} trained on no row: the student was never unsure enough "
+                f"(radius {radius:g}); take a larger radius, or another loss."
+            ]
+        if inside == seen:
+            return [
+                f"The loss {self.name} left no row out: the student was never sure enough (radius "
+                f"{radius:g}), so that this was xent."
+            ]
+        return []
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from a ``state_dict`` of the same loss.
@@ -248,7 +278,8 @@ class Loss:
         UsageError
             Where it comes from another loss.
         """
-        strange = set(state) - ({"rows"} if self.recent is not None else set())
+        known = {"windowed"} if self.windowed is not None else set()
+        strange = set(state) - ({"rows"} if self.recent is not None else known)
         if strange:
             raise UsageError(
                 f"This state ({', '.join(sorted(strange))}) is not one of the loss {self.name}; "
@@ -256,6 +287,8 @@ class Loss:
             )
         if self.recent is not None:
             self.recent.load_state_dict(dict(state))
+        if "windowed" in state:
+            self.windowed = state["windowed"].tolist()
 
 
 def _whole_set(name: str, weak: ArrayLike | None) -> Tensor:

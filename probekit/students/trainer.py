@@ -18,6 +18,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from probekit.errors import ModelError
@@ -35,8 +36,38 @@ __all__ = [
 ]
 
 
+class LossSum(TrainerCallback, ExportableState):
+    """The losses of all steps so far; it stands in a checkpoint, so that none is lost by a kill."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {"args": {}, "attributes": {"total": self.total}}
+
+
 class FiniteTrainer(Trainer):
     """A Trainer that stops at a loss that is no number, on rows that know their ``lengths``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(LossSum())
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of the steps of the whole training, also of those before it was gone on with.
+
+        The Trainer's own is of the steps since.
+        """
+        total = torch.tensor(self._losses.total, dtype=torch.float64, device=self.args.device)
+        mean = self.accelerator.reduce(total, reduction="mean")
+        return float(mean) / max(self.state.global_step, 1)
+
+    @property
+    def _losses(self) -> LossSum:
+        # The Trainer puts another one in its place when it reads a checkpoint.
+        return next(c for c in self.callback_handler.callbacks if isinstance(c, LossSum))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Take one step of forward and backward.
@@ -52,6 +83,7 @@ class FiniteTrainer(Trainer):
                 f"The loss of step {self.state.global_step + 1} is {loss.mean().item()}, so "
                 "training stopped before that step; lower the learning rate, or train in float32."
             )
+        self._losses.total += float(loss.mean())
         return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -153,6 +185,8 @@ def training_arguments(
         "save_strategy": "no" if processes() == 1 else "steps",
         "save_steps": every,
         "save_total_limit": 2,
+        # The losses so far, and how long early stopping has been patient.
+        "restore_callback_states_from_checkpoint": True,
         "logging_steps": max(1, every // 4),
         "logging_nan_inf_filter": False,
         "remove_unused_columns": False,

@@ -34,6 +34,7 @@ from probekit.students.config import FinetuneConfig
 from probekit.students.finetune import finetune
 from probekit.students.predictions import evaluate_predictions, read_curve
 from probekit.students.predictor import predict_rows
+from probekit.students.trainer import FiniteTrainer
 from probekit.students.training_rows import TrainingRows, hold_out, training_rows
 from probekit.verdicts import Verdicts
 
@@ -475,6 +476,44 @@ class TestResume:
         ]
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
         assert not (tmp_path / "broken" / "checkpoints").exists()
+
+    @pytest.mark.parametrize("grad_accum", [1, 2])
+    def test_figures_are_of_the_whole_training(
+        self, grad_accum: int, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The mean loss, what the window let in, and how long early stopping has been patient."""
+        rows, held = make_rows(), make_rows(12, 200)
+        train = training_rows(rows, labels_of(rows))
+        wrong = labels_of(held, np.eye(2)[[1 - y for y in held.columns["label"]]])
+        settings = config(
+            epochs=4, evals=8, lr=3e-3, save_seconds=0.0, loss="window", grad_accum=grad_accum
+        )
+        patient = config(epochs=8, evals=16, lr=1e-2, early_stop="log_loss", patience=3)
+        held_out = training_rows(held, wrong)
+        whole = finetune(settings, train, tmp_path / "whole").metrics
+        stopped = finetune(patient, train, tmp_path / "p", validation=held_out).metrics
+        step = FiniteTrainer.training_step
+
+        def interrupted(how: Any, folder: str, at: int, **more: Any) -> Any:
+            def until(self: FiniteTrainer, *args: Any, **kwargs: Any) -> torch.Tensor:
+                if self.state.global_step == at:
+                    raise KeyboardInterrupt
+                return step(self, *args, **kwargs)
+
+            monkeypatch.setattr(FiniteTrainer, "training_step", until)
+            with pytest.raises(KeyboardInterrupt):
+                finetune(how, train, tmp_path / folder, **more)
+            monkeypatch.setattr(FiniteTrainer, "training_step", step)
+            return finetune(how, train, tmp_path / folder, **more).metrics
+
+        broken = interrupted(settings, "broken", whole["steps"] * 2 // 3)
+        assert broken["train_loss"] == whole["train_loss"]
+        assert broken["notes"] == whole["notes"]
+        logged = [entry["loss"] for entry in broken["history"] if "loss" in entry]
+        # The control: the steps since the kill have another mean.
+        assert whole["train_loss"] != pytest.approx(np.mean(logged[-2:]), rel=1e-3)
+        again = interrupted(patient, "q", stopped["steps"] - 1, validation=held_out)
+        assert again["steps"] == stopped["steps"] < 80 // grad_accum
 
     def test_a_finished_folder_is_used_as_it_is(self, config: Any, tmp_path: Path) -> None:
         rows = make_rows(8)

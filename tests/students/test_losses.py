@@ -312,11 +312,44 @@ def test_window_edges():
     assert torch.equal(gradient, torch.zeros_like(logits))
     everything = value_and_gradient(losses.window, logits, targets, radius=0.6)
     assert torch.equal(everything[1], value_and_gradient(losses.xent, logits, targets)[1])
-    # Strict, and divided by all rows.
+    # What is above the edge is left out, and with `strict` the edge too; divided by all rows.
     edge = torch.zeros(1, 2)
-    assert float(losses.window(edge, targets[:1], radius=0.0)) == 0
+    on_edge = losses.window(edge, targets[:1], radius=0.0)
+    assert float(on_edge) == float(losses.xent(edge, targets[:1])) > 0
+    assert float(losses.window(edge, targets[:1], radius=0.0, strict=True)) == 0
     kept = torch.cat([edge, torch.tensor([[9.0, 0.0]])])
-    assert float(losses.window(kept, targets[:2])) == pytest.approx(np.log(2) / 2, abs=1e-6)
+    for strict in (False, True):
+        found = float(losses.window(kept, targets[:2], strict=strict))
+        assert found == pytest.approx(np.log(2) / 2, abs=1e-6)
+
+
+def test_the_published_window_is_strict_on_any_batch_off_the_edge():
+    logits, targets = batch()
+    for radius in (0.05, 0.15, 0.3):
+        found = [losses.window(logits, targets, radius=radius, strict=s) for s in (False, True)]
+        assert torch.equal(*found)
+
+
+def test_a_window_that_lets_none_or_all_in_is_told():
+    logits, targets = batch()
+    none, everything = (made("window", targets, radius=r) for r in (0.0, 0.5))
+    some = made("window", targets, radius=0.2)
+    for loss in (none, everything, some, made("xent", targets)):
+        assert loss.notes == []  # nothing is known before the first step
+        loss(logits, targets, step=0)
+        loss(10 * torch.eye(2)[[0] * len(logits)], targets, step=0, training=False)
+    assert none.notes[0].startswith("The loss window trained on no row")
+    assert "left no row out" in everything.notes[0]
+    assert "xent" in everything.notes[0]
+    assert some.notes == made("xent", targets).notes == []
+    resumed = made("window", targets, radius=0.5)
+    resumed.load_state_dict(none.state_dict())
+    resumed(logits, targets, step=1)
+    assert resumed.notes == []  # what was seen before counts
+    half = torch.full((4, 2), 0.5)
+    unsure = made("window_midweak", half)  # labels of one half: radius 0
+    unsure(logits[:4], half, step=0)
+    assert "trained on no row" in unsure.notes[0]
 
 
 def test_midweak_is_the_lower_median_of_each_training_set():
@@ -357,7 +390,7 @@ def test_evaluation_changes_nothing(name):
         value = watched(part, targets, step=step)
         assert torch.equal(value, evaluated)
         assert torch.equal(value, quiet(part, targets, step=step))
-    assert (name in WITH_BUFFER) == bool(watched.state_dict())
+    assert (name in {*WITH_BUFFER, "window", "window_midweak"}) == bool(watched.state_dict())
 
 
 @pytest.mark.parametrize("name", loss_names())
