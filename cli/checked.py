@@ -99,7 +99,7 @@ OPTIONS: dict[str, Kind] = {
     "relabel.threshold": SHARE,
     "blend": Number(0, 1, above=True),
     "only_above": Number(0, 1, below=True),
-    "trusted_accuracy": Number(0, 1),
+    "trusted_accuracy": Number(0, 1, above=True),
     "train_share": Number(0, 1, above=True),
     "train_rows": Whole(2),
     "confidence": Number(0.5, 1),
@@ -183,6 +183,12 @@ def _useful(callback: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(callback)
     def begin(**options: Any) -> Any:
         refuse_idle(click.get_current_context(), options)
+        if (
+            options.get("truth") is not None
+        ):  # which is opened when all is done, perhaps hours later
+            from probekit.sources import check_source
+
+            check_source(options["truth"])
         return callback(**options)
 
     return begin

@@ -49,11 +49,9 @@ def command(**options: Any) -> None:
     Example: probekit diagnose acts.h5 --labels weak.parquet
     """
     from probekit.activations.store import ActivationStore
-    from probekit.cleaning.advice import check_accuracy
     from probekit.cleaning.diagnose import diagnose
     from probekit.cli.cleaning_run import pick
 
-    check_accuracy(options["trusted_accuracy"])
     with ActivationStore(options["acts"]) as store:
         layers = chosen_layers(store, options["layers"])
         labels = read_labels(options, store.keys)

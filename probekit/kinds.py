@@ -20,6 +20,7 @@ __all__ = [
     "Flag",
     "Kind",
     "Layers",
+    "Like",
     "Listed",
     "Maybe",
     "Number",
@@ -137,7 +138,7 @@ class Number(Kind):
             raise ValueError(self.words)
         inside = self.low <= value <= self.high and abs(value) <= 1e308
         if not inside or (self.above and value <= self.low) or (self.below and value >= self.high):
-            percent = self.high == 1 < value <= 100
+            percent = self.high == 1 and 2 <= value < 100
             raise ValueError(self.words + (f" ({value:g} % is {value / 100:g})" if percent else ""))
         return value
 
@@ -321,6 +322,19 @@ class Settings(Kind):
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise ValueError(self.words)
         return dict(value)
+
+
+class Like(Kind):
+    """An object that has what is asked of it; which class it is does not matter."""
+
+    def __init__(self, words: str, *attributes: str) -> None:
+        self.words, self.attributes = words, attributes
+
+    def read(self, value: Any) -> Any:
+        """Take the object."""
+        if isinstance(value, type) or not all(hasattr(value, name) for name in self.attributes):
+            raise ValueError(self.words)
+        return value
 
 
 def _plain(number: float) -> str:

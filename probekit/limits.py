@@ -12,6 +12,7 @@ from probekit.kinds import (
     Choice,
     Flag,
     Kind,
+    Like,
     Listed,
     Maybe,
     Number,
@@ -42,16 +43,26 @@ KINDS: dict[str, Kind] = {
     "contamination": Maybe(Words("auto", "confident", other=SHARE)),
     "blend": Maybe(Number(0, 1, above=True)),
     "only_above": Maybe(Number(0, 1, below=True)),
-    "trusted_accuracy": Maybe(Number(0, 1)),
+    "trusted_accuracy": Maybe(Number(0, 1, above=True)),
     "confidence": Number(0.5, 1),
     "max_length": Maybe(COUNT),
     "batch_tokens": Maybe(COUNT),
     "limit": Maybe(COUNT),
     "many": COUNT,
+    "store": Like("an ActivationStore", "ids", "hashes", "layers", "layer", "read"),
+    "labels": Like("WeakLabels, as load_labels reads them", "align", "probs", "classes"),
+    "truth": Like("WeakLabels, as load_labels reads them", "align", "probs", "classes"),
+    "verdicts": Like("Verdicts, as filter_labels makes them", "keep", "label", "provenance"),
+    "layers": Maybe(Listed(Whole(-9999, 9999), each_once=False)),
+    "rows": Whole(2),
+    "total_steps": COUNT,
+    "resume": FLAG,
     **dict.fromkeys(
         ("per_class", "in_sample", "hard", "only_labelled", "cautious", "curves", "resume"), FLAG
     ),
 }
+
+DISAGREEMENT, TIES = Choice("label", "distance"), Choice("hash", "index")
 
 # Name of a probe -> its parameters.
 PROBE_KINDS: dict[str, dict[str, Kind]] = {
@@ -67,7 +78,7 @@ PROBE_KINDS: dict[str, dict[str, Kind]] = {
         "standardize": FLAG,
         "fit_intercept": FLAG,
         "n_folds": FOLDS,
-        "penalties": Maybe(Listed(PENALTY, least=1)),
+        "penalties": Maybe(Listed(PENALTY, least=1, each_once=False)),
         "dtype": Choice("float32", "float64"),
         "tol": Maybe(Number(0, 1, above=True)),
         "max_iter": COUNT,
@@ -82,6 +93,7 @@ PROBE_KINDS: dict[str, dict[str, Kind]] = {
         "per_class": Maybe(FLAG),
         "cap": FLAG,
         "rank": FLAG,
+        "disagreement": Maybe(DISAGREEMENT),
         "metric": METRIC,
         "self_neighbor": FLAG,
         "backend": BACKEND,
@@ -91,7 +103,7 @@ PROBE_KINDS: dict[str, dict[str, Kind]] = {
         "ridge": Maybe(Listed(Whole(0, 9999))),
         "knn": Maybe(Listed(Whole(0, 9999))),
         "k": COUNT,
-        "penalties": Listed(Number(0, 1e12, above=True), least=1),
+        "penalties": Listed(Number(0, 1e12, above=True), least=1, each_once=False),
         "backend": BACKEND,
     },
     "mass-mean": {},
@@ -105,6 +117,8 @@ ACTION_KINDS: dict[str, dict[str, Kind]] = {
         "threshold": Maybe(Number(0, 1)),
         "in_sample": FLAG,
         "n_folds": FOLDS,
+        "disagreement": Maybe(DISAGREEMENT),
+        "ties": TIES,
     },
     "relabel": {
         "blend": KINDS["blend"],
@@ -113,6 +127,8 @@ ACTION_KINDS: dict[str, dict[str, Kind]] = {
         "only_above": KINDS["only_above"],
         "in_sample": FLAG,
         "n_folds": FOLDS,
+        "disagreement": DISAGREEMENT,
+        "ties": TIES,
     },
 }
 ACTION_KINDS["relabel-hard"] = ACTION_KINDS["relabel"]

@@ -9,10 +9,10 @@ from typing import TypedDict
 
 from probekit.data import Rows
 from probekit.errors import DataError, UsageError
-from probekit.safe import expand
+from probekit.safe import expand, regular_file
 from probekit.tables import SUFFIXES, Table, read_file, suffix_of
 
-__all__ = ["load_rows", "read_table"]
+__all__ = ["check_source", "load_rows", "read_table"]
 
 _HUB = re.compile(r"hf:(?P<name>[^:@\s]+)(:(?P<config>[^:@\s]+))?(@(?P<split>\S+))?")
 
@@ -81,6 +81,21 @@ def read_table(source: str | Path) -> Table:
     if isinstance(source, str) and source.startswith("hf:") and not Path(source).exists():
         return _read_hub(source)
     return read_file(_path(source))
+
+
+def check_source(source: str | Path) -> None:
+    """Refuse a name under which nothing can be read, without reading it.
+
+    Raises
+    ------
+    DataError, UsageError
+        As :func:`read_table`; of the hub nothing is asked.
+    """
+    if _is_task(source) or (isinstance(source, str) and source.startswith("hf:")):
+        return
+    path = _path(source)
+    if not path.is_dir():
+        regular_file(path)
 
 
 def _path(source: str | Path) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from probekit.cleaning.evidence import SAMPLE_ROWS, Evidence, draw_sample, weigh
-from probekit.errors import UsageError
+from probekit.limits import check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,6 @@ __all__ = [
     "Signals",
     "advise",
     "agreement_needed",
-    "check_accuracy",
     "concord",
     "confidence_allowed",
     "decide",
@@ -129,22 +128,13 @@ def advise(
     LabelsError, DataError, UsageError
         As :func:`probekit.cleaning.evidence.draw_sample`.
     """
-    check_accuracy(trusted_accuracy)
+    check(cautious=cautious, trusted_accuracy=trusted_accuracy)
     sample = draw_sample(
         store, labels, layers=layers, rows=rows, seed=seed, only_labelled=only_labelled
     )
     evidence = weigh(sample.states, sample.hard, sample.groups)
     signals = read_signals(evidence, sample.probs, trusted_accuracy, seed=seed)
     return decide(signals if not cautious else replace(signals, cautious=True))
-
-
-def check_accuracy(trusted_accuracy: float | None) -> None:
-    """Refuse what is no accuracy."""
-    if trusted_accuracy is not None and not 0 < trusted_accuracy <= 1:
-        raise UsageError(
-            f"The trusted accuracy is a share of rows in (0, 1], got {trusted_accuracy}; 73 % is "
-            "0.73."
-        )
 
 
 def read_signals(

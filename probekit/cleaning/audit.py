@@ -14,6 +14,7 @@ import numpy as np
 
 from probekit.cuts import DECIMALS, by_key
 from probekit.errors import DataError, UsageError
+from probekit.limits import check
 from probekit.prior import prior_matched
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def find_disputed(
     from probekit.cleaning.scoring import check_finite
     from probekit.probes.ensemble import ensemble_for, plan_layers, stack_layers
 
+    check(store=store, labels=labels, layers=layers, seed=seed, only_labelled=only_labelled)
     missing = [str(layer) for layer in layers or () if layer not in store.layers]
     if missing:
         raise UsageError(

@@ -11,7 +11,6 @@ import numpy as np
 from probekit.cleaning.advice import (
     Advice,
     agreement_needed,
-    check_accuracy,
     concord,
     decide,
     read_signals,
@@ -19,6 +18,7 @@ from probekit.cleaning.advice import (
 from probekit.cleaning.evidence import Evidence, Sample, draw_sample, weigh
 from probekit.cleaning.noise import confident_shares, hoc
 from probekit.data import match
+from probekit.limits import check
 from probekit.metrics import auroc
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def diagnose(
     permutations
         Times that the labels are shuffled for the null.
     """
-    check_accuracy(trusted_accuracy)
+    check(cautious=cautious, permutations=permutations, trusted_accuracy=trusted_accuracy)
     sample = draw_sample(store, labels, layers=layers, seed=seed, only_labelled=only_labelled)
     evidence = weigh(sample.states, sample.hard, sample.groups)
     signals = replace(

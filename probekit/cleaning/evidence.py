@@ -13,6 +13,7 @@ import numpy as np
 
 from probekit.cuts import by_key
 from probekit.errors import DataError, LabelsError, UsageError
+from probekit.limits import check
 from probekit.prior import class_counts, prior_matched
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def draw_sample(
     """
     from probekit.probes.ensemble import plan_layers
 
+    check(store=store, labels=labels, layers=layers, rows=rows, seed=seed)
+    check(only_labelled=only_labelled)
     missing = [str(layer) for layer in layers or () if layer not in store.layers]
     if missing:
         raise UsageError(

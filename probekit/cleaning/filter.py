@@ -10,6 +10,8 @@ from probekit.cleaning.noise import confident_shares, hoc, prune_by_noise_rate
 from probekit.cleaning.scoring import Scored, make_probe, score_rows
 from probekit.cuts import Cut, count_of, largest
 from probekit.errors import UsageError
+from probekit.kinds import checked
+from probekit.limits import ACTION_KINDS, check
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +68,7 @@ def filter_labels(
     -------
     Verdicts whose ``label`` is the weak label; ``provenance`` says what was done.
     """
+    check(contamination=contamination, per_class=per_class)
     _check_amount(contamination, threshold)
     probe = _with_amount(
         probe, contamination, threshold, per_class=per_class, disagreement=disagreement
@@ -156,15 +159,7 @@ def _estimates(scored: Scored) -> dict[str, NDArray[np.float64]]:
 def _check_amount(contamination: float | str | None, threshold: float | None) -> None:
     if contamination is not None and threshold is not None:
         raise UsageError("Give a contamination or a threshold, not both.")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UsageError(f"The threshold on disagreement lies in [0, 1], got {threshold}.")
-    if contamination is None or contamination in ESTIMATED:
-        return
-    if isinstance(contamination, str) or not 0 < contamination < 1:
-        raise UsageError(
-            "contamination must be 'auto', 'confident' or lie between 0 and 1, both excluded, got "
-            f"{contamination}."
-        )
+    checked(("threshold",), ACTION_KINDS["filter"]["threshold"], threshold)
 
 
 def _with_amount(

@@ -16,6 +16,7 @@ import numpy as np
 from probekit.data import Keys
 from probekit.errors import LabelsError, UsageError, first_few
 from probekit.labels import WeakLabels
+from probekit.limits import check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,8 +56,7 @@ def readmit(
     UsageError, LabelsError
         Nothing was dropped, the confidence lies outside, or a student lacks rows or classes.
     """
-    if not 0.5 <= confidence <= 1:
-        raise UsageError(f"The confidence lies in [0.5, 1], got {confidence}.")
+    check(verdicts=verdicts, confidence=confidence)
     dropped = np.flatnonzero(~verdicts.keep)
     if not len(dropped):
         raise UsageError("These verdicts drop no row, so that none can be re-admitted.")

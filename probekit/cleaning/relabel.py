@@ -9,6 +9,8 @@ import numpy as np
 from probekit.cleaning.scoring import Scored, score_rows
 from probekit.cuts import DECIMALS, tied_decisions
 from probekit.errors import UsageError
+from probekit.kinds import checked
+from probekit.limits import ACTION_KINDS, check
 from probekit.prior import prior_matched
 
 if TYPE_CHECKING:
@@ -121,11 +123,7 @@ def _cut(scored: Scored, threshold: float) -> NDArray[np.float64]:
 def _check_form(
     blend: float | None, threshold: float | None, only_above: float | None, *, hard: bool
 ) -> None:
+    check(blend=blend, only_above=only_above, hard=hard)
+    checked(("threshold",), ACTION_KINDS["relabel"]["threshold"], threshold)
     if (blend is not None) + hard + (threshold is not None) > 1:
         raise UsageError("Give one of blend, hard and threshold; they are three forms of a label.")
-    if blend is not None and not 0 < blend <= 1:
-        raise UsageError(f"blend must lie in (0, 1], got {blend}.")
-    if threshold is not None and not 0 < threshold < 1:
-        raise UsageError(f"threshold must lie between 0 and 1, both excluded, got {threshold}.")
-    if only_above is not None and not 0 <= only_above < 1:
-        raise UsageError(f"only_above is a disagreement in [0, 1), got {only_above}.")

@@ -14,6 +14,7 @@ from probekit.cuts import by_content, by_id, check_disagreement, disagreement_of
 from probekit.errors import DataError, LabelsError, ProbeError, UsageError, first_few
 from probekit.groups import duplicate_groups, ordered_groups
 from probekit.labels import WeakLabels, load_labels
+from probekit.limits import check
 from probekit.probes.mirror import mirrored, needs_mirror
 from probekit.verdicts import NO_FOLD, Verdicts
 
@@ -199,6 +200,8 @@ def score_rows(
     LabelsError, ProbeError, UsageError
         Where labels do not fit the rows, states are not finite, or the probe refuses.
     """
+    check(layer=layer, in_sample=in_sample, n_folds=n_folds, seed=seed)
+    check(only_labelled=only_labelled)
     check_disagreement(disagreement)
     if ties not in TIES:
         raise UsageError(f"ties is {' or '.join(TIES)}, got {ties!r}.")

@@ -12,7 +12,9 @@ import numpy as np
 from probekit.cleaning.scoring import check_finite
 from probekit.data import match
 from probekit.errors import LabelsError, UsageError, first_few
+from probekit.kinds import Listed, Maybe, Text, checked
 from probekit.labels import WeakLabels
+from probekit.limits import check
 from probekit.metrics import accuracy, auroc
 from probekit.prior import class_counts
 
@@ -83,6 +85,9 @@ def weak_labels(
     """
     from probekit.probes import LogisticProbe
 
+    check(store=store, truth=truth, train_share=train_share, train_rows=train_rows, layer=layer)
+    check(l2=l2, fit_intercept=fit_intercept, seed=seed)
+    checked(("train_ids",), Maybe(Listed(Text("an id"), each_once=False)), train_ids)
     if sum(given is not None for given in (train_ids, train_share, train_rows)) > 1:
         raise UsageError("Give one of train ids, train share and train rows.")
     groups = store.copies()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
 
 from probekit.errors import DataError, ProbeError, UsageError
 from probekit.experiments.sweep_choice import (
@@ -29,10 +29,11 @@ from probekit.experiments.sweep_judge import Judge, truth_columns
 from probekit.experiments.sweep_probes import STRENGTHS, predictions
 from probekit.experiments.sweep_rows import LayerStates, SweepRows
 from probekit.files import atomic_write, write_table
+from probekit.kinds import Choice, Listed, Maybe, Number, Whole
+from probekit.limits import COUNT, DISAGREEMENT, FLAG, FOLDS, METRIC, PENALTY, SEED, SHARE
+from probekit.probes.neighbors import Metric
 from probekit.safe import read_json
-
-if TYPE_CHECKING:
-    from probekit.probes.neighbors import Metric
+from probekit.settings import configuration
 
 __all__ = ["Sweep", "SweepSettings", "remove_parts", "run_sweep", "write_sweep"]
 
@@ -50,37 +51,33 @@ DEPENDS = {
 }
 
 
-@dataclass(frozen=True)
+COUNTS = Listed(COUNT, least=1)
+
+
+@configuration
 class SweepSettings:
     """What is tried."""
 
-    layers: tuple[int, ...]
-    probes: tuple[str, ...] = ("knn", "logreg", "topofilter")
-    k: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 200)
-    l2: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    k_cc: tuple[int, ...] = (4, 8, 16)
-    k_zeta: tuple[int, ...] = (16, 32, 64)
-    zeta: tuple[float, ...] = (0.5,)
-    contaminations: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
+    layers: Annotated[tuple[int, ...], Listed(Whole(0, 9999), least=1)]
+    probes: Annotated[tuple[str, ...], Listed(Choice(*STRENGTHS), least=1)] = (
+        "knn",
+        "logreg",
+        "topofilter",
+    )
+    k: Annotated[tuple[int, ...], COUNTS] = (1, 2, 5, 10, 20, 50, 100, 200)
+    l2: Annotated[tuple[float, ...], Listed(PENALTY, least=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    k_cc: Annotated[tuple[int, ...], COUNTS] = (4, 8, 16)
+    k_zeta: Annotated[tuple[int, ...], COUNTS] = (16, 32, 64)
+    zeta: Annotated[tuple[float, ...], Listed(Number(0, 1e6), least=1)] = (0.5,)
+    contaminations: Annotated[tuple[float, ...], Listed(SHARE)] = (0.05, 0.1, 0.2, 0.3)
     """Shares that `filter` drops; with ``eleuther`` also a strength of TopoFilter."""
-    seeds: tuple[int, ...] = (0,)
-    n_folds: int = 5
-    metric: Metric = "cosine"
-    standardize: bool = True
-    variant: Literal["paper", "eleuther"] = "paper"
-    disagreement: Literal["label", "distance"] | None = None
+    seeds: Annotated[tuple[int, ...], Listed(SEED, least=1)] = (0,)
+    n_folds: Annotated[int, FOLDS] = 5
+    metric: Annotated[Metric, METRIC] = "cosine"
+    standardize: Annotated[bool, FLAG] = True
+    variant: Annotated[Literal["paper", "eleuther"], Choice("paper", "eleuther")] = "paper"
+    disagreement: Annotated[Literal["label", "distance"] | None, Maybe(DISAGREEMENT)] = None
     """What filtering ranks by; None: the label, and the distance for TopoFilter's ``eleuther``."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be swept."""
-        strange = [name for name in self.probes if name not in STRENGTHS]
-        if strange:
-            raise UsageError(
-                f"There is no probe {strange[0]!r} to sweep; allowed are {', '.join(STRENGTHS)}."
-            )
-        for name in ("layers", "probes", "k", "l2", "k_cc", "k_zeta", "zeta", "seeds"):
-            if not getattr(self, name):
-                raise UsageError(f"The sweep has no {name}; give at least one.")
 
     def width(self, most: int) -> int:
         """Neighbours of the one search on a layer: enough for kNN and, mostly, for TopoFilter."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from probekit.errors import ProbeError, first_few
+from probekit.errors import ProbeError, UsageError, first_few
+from probekit.kinds import Kind, check_names
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -184,6 +185,8 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
 
     classes_: NDArray[Any]
     n_features_in_: int
+    # Name of a parameter -> what it may be.
+    kinds: ClassVar[Mapping[str, Kind]] = {}
     oof_proba_: NDArray[np.float64]
 
     def _check_fit(
@@ -194,6 +197,7 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         groups: ArrayLike | None = None,
     ) -> Training:
         """Check everything that ``fit`` gets; sets ``classes_`` and ``n_features_in_``."""
+        self._check_parameters()
         if y is None:
             raise ProbeError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
@@ -207,6 +211,14 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         numbers = None if groups is None else _check_groups(groups, n)
         self.classes_ = classes
         return Training(X, Y, weight, numbers)
+
+    def _check_parameters(self) -> None:
+        """Refuse parameters of another type or outside their range."""
+        given = self.get_params(deep=False)
+        try:
+            check_names({name: given[name] for name in self.kinds if name in given}, self.kinds)
+        except UsageError as error:
+            raise ProbeError(str(error)) from None
 
     def _check_predict(self, X: ArrayLike) -> NDArray[Any]:
         """Check the states of new rows against those the probe was fitted on."""

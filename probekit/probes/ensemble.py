@@ -13,6 +13,7 @@ from scipy.special import softmax
 
 from probekit.errors import ProbeError
 from probekit.groups import duplicate_groups
+from probekit.limits import PROBE_KINDS
 from probekit.probes.base import BaseProbe, Training
 from probekit.probes.calibration import Calibration, calibrate
 from probekit.probes.knn import neighbor_means
@@ -134,6 +135,8 @@ class EnsembleProbe(BaseProbe):
     """
 
     leave_one_out = True
+
+    kinds = PROBE_KINDS["ensemble"]
 
     def __init__(
         self,

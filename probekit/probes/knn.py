@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from probekit.errors import ProbeError
 from probekit.groups import duplicate_groups
+from probekit.limits import PROBE_KINDS
 from probekit.probes.base import BaseProbe, Training, row_chunks
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
 
@@ -128,6 +129,8 @@ class KNNProbe(BaseProbe):
 
     leave_one_out = True
 
+    kinds = PROBE_KINDS["knn"]
+
     def __init__(
         self,
         k: int = 30,
@@ -151,8 +154,7 @@ class KNNProbe(BaseProbe):
         groups: ArrayLike | None = None,
     ) -> Self:
         """Store the rows and their labels; compute the leave-one-out probabilities."""
-        if self.weights not in WEIGHTS:
-            raise ProbeError(f"weights must be one of {', '.join(WEIGHTS)}, got {self.weights!r}.")
+        self._check_parameters()
         if self.weights == "cosine" and self.metric != "cosine":
             raise ProbeError(f"weights='cosine' needs metric='cosine', got metric={self.metric!r}.")
         data = self._check_fit(X, y, sample_weight, groups)

@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from probekit.errors import ProbeError
 from probekit.folds import stratified_folds
 from probekit.groups import duplicate_groups
+from probekit.limits import PROBE_KINDS
 from probekit.probes.base import BaseProbe, Training, hard_labels, row_chunks
 from probekit.probes.logistic_path import (
     LogisticPath,
@@ -84,6 +85,8 @@ class LogisticProbe(BaseProbe):
     coef_: NDArray[np.float64]
     intercept_: NDArray[np.float64]
 
+    kinds = PROBE_KINDS["logreg"]
+
     def __init__(
         self,
         l2: float | Literal["auto"] = "auto",
@@ -120,6 +123,7 @@ class LogisticProbe(BaseProbe):
 
         Rows of one group (n,) share a fold; by default rows with the very same states do.
         """
+        self._check_parameters()
         tried = self._tried()
         data = self._check_fit(X, y, sample_weight, groups)
         folds = self._folds(data)

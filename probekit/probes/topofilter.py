@@ -15,6 +15,7 @@ import numpy as np
 from probekit.cuts import DISAGREEMENTS, Cut, by_content, disagreement_of
 from probekit.errors import ProbeError
 from probekit.groups import duplicate_groups
+from probekit.limits import PROBE_KINDS
 from probekit.probes.base import BaseProbe, Training, hard_labels
 from probekit.probes.knn import neighbor_means
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
@@ -167,6 +168,8 @@ class TopoFilterProbe(BaseProbe):
     leave_one_out = True
     _notes: list[Note]
 
+    kinds = PROBE_KINDS["topofilter"]
+
     def __init__(
         self,
         variant: Variant = "paper",
@@ -207,6 +210,7 @@ class TopoFilterProbe(BaseProbe):
         ties: ArrayLike | None = None,
     ) -> Self:
         """Filter the rows; see the class."""
+        self._check_parameters()
         self._check_params(previous)
         data = self._check_fit(X, y, sample_weight, groups)
         if data.groups is None:

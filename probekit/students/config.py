@@ -6,8 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
 from typing import Annotated, Any
 
-from probekit.errors import UsageError
-from probekit.kinds import Choice, Flag, Listed, Maybe, Number, SettingError, Settings, Text, Whole
+from probekit.errors import UsageError, did_you_mean
+from probekit.kinds import (
+    Choice,
+    Flag,
+    Listed,
+    Maybe,
+    Number,
+    SettingError,
+    Settings,
+    Text,
+    Whole,
+    shown,
+)
 from probekit.limits import COUNT, SEED
 from probekit.settings import configuration, from_mapping, within
 
@@ -100,6 +111,8 @@ class FinetuneConfig:
                 f"device is auto or cpu, not {self.device!r}; choose cards with "
                 "CUDA_VISIBLE_DEVICES or accelerate launch."
             )
+        if self.report_to not in (None, "none", "all"):
+            _check_logger(str(self.report_to))
         if self.objective in LABELLED and (self.loss != "xent" or self.loss_options):
             from probekit.students.losses import check_loss
 
@@ -137,3 +150,26 @@ class FinetuneConfig:
             "loss_options": dict(self.loss_options),
             "lora_modules": None if self.lora_modules is None else list(self.lora_modules),
         }
+
+
+def _check_logger(name: str) -> None:
+    """Refuse what the Trainer cannot log to here, which it would say after the rows were read."""
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    if name not in INTEGRATION_TO_CALLBACK:
+        raise SettingError(
+            f" is one of {', '.join(sorted(INTEGRATION_TO_CALLBACK))}"
+            f"{did_you_mean(name, INTEGRATION_TO_CALLBACK)}, got {shown(name)}.",
+            ("report_to",),
+        )
+    available: Any = get_available_reporting_integrations  # it has no types
+    there = available()
+    if name not in there:
+        raise SettingError(
+            f" is {name}, which needs a package that is not installed; here are "
+            f"{', '.join(there) or 'none'}.",
+            ("report_to",),
+        )

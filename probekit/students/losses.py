@@ -17,6 +17,7 @@ from torch import Tensor
 
 from probekit.errors import UsageError, did_you_mean
 from probekit.kinds import Flag, Kind, Number, SettingError, Whole, Words, checked
+from probekit.limits import check
 from probekit.students import loss_functions
 from probekit.students.loss_functions import (
     entropy,
@@ -102,7 +103,7 @@ def loss_options(name: str) -> dict[str, Any]:
     UsageError
         Where there is no such loss.
     """
-    if name not in FUNCTIONS:
+    if not isinstance(name, str) or name not in FUNCTIONS:
         raise UsageError(
             f"There is no loss {name!r}{did_you_mean(name, FUNCTIONS)}; there are "
             f"{', '.join(loss_names())}."
@@ -163,8 +164,7 @@ def make_loss(
         missing.
     """
     check_loss(name, options)
-    if isinstance(total_steps, bool) or total_steps != int(total_steps) or total_steps < 1:
-        raise UsageError(f"total_steps is a whole number of at least 1, got {total_steps!r}.")
+    check(total_steps=total_steps)
     function = FUNCTIONS[name]
     if name == MIDWEAK or options.get("radius") == "midweak":
         options = {**options, "radius": midweak_radius(_whole_set(name, weak))}

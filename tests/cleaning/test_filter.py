@@ -148,7 +148,7 @@ def test_topofilter_drops_by_its_own_rule(blobs, how):
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan"), "much"])
 def test_contamination_lies_inside_0_and_1(blobs, share):
     data = blobs(n=100)
-    with pytest.raises(UsageError, match="'auto', 'confident' or lie between 0 and 1"):
+    with pytest.raises(UsageError, match="auto, confident or a number in \\(0, 1\\)"):
         filter_labels(data.X, data.weak, contamination=share)
     if not isinstance(share, str):
         with pytest.raises((UsageError, ProbeError)):

@@ -58,7 +58,7 @@ def test_classes_are_joined_by_name(filtered):
 
 def test_what_is_refused(filtered):
     second = np.full(len(filtered), 0.95)
-    with pytest.raises(UsageError, match=r"lies in \[0.5, 1\], got 0.4"):
+    with pytest.raises(UsageError, match=r"a number in \[0.5, 1\], got 0.4"):
         readmit(filtered, predicted(filtered, second), confidence=0.4)
     with pytest.raises(LabelsError, match="no label for any row of the dropped rows"):
         readmit(filtered, predicted(filtered, second, rows=np.flatnonzero(filtered.keep)))

@@ -118,8 +118,8 @@ def test_seeing_the_labels_makes_relabelling_a_no_op():
     [
         ({"blend": 0}, r"\(0, 1\], got 0"),
         ({"blend": 1.5}, r"\(0, 1\]"),
-        ({"threshold": 0}, "between 0 and 1"),
-        ({"threshold": 1.0}, "between 0 and 1"),
+        ({"threshold": 0}, r"in \(0, 1\), got 0"),
+        ({"threshold": 1.0}, r"in \(0, 1\), got 1.0"),
         ({"only_above": 1}, r"\[0, 1\)"),
         ({"hard": True, "blend": 0.5}, "one of blend, hard and threshold"),
         ({"hard": True, "threshold": 0.5}, "one of blend, hard and threshold"),

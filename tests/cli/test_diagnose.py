@@ -94,7 +94,7 @@ def test_three_classes(probekit, chain, write_rows):
 def test_bad_input_gets_one_sentence(refused, chain, write_rows):
     base = ("diagnose", chain.acts, "--labels")
     sentence = refused(*base, chain.weak, "--trusted-accuracy", "73", code=2)
-    assert sentence.endswith("it is a number in [0, 1] (73 % is 0.73), got '73'.")
+    assert sentence.endswith("it is a number in (0, 1] (73 % is 0.73), got '73'.")
     part = write_rows("part.jsonl", [{"id": f"r{i}", "label": i % 2} for i in range(50)])
     assert "no label for 250 of 300 rows" in refused(*base, part)
     one = write_rows("one.jsonl", [{"id": i, "label": 1} for i in chain.ids])

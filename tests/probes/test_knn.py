@@ -192,7 +192,7 @@ def test_works_in_pipelines_searches_and_clones(rows):
     ("params", "words"),
     [
         ({"k": 150}, "k = 150 is too large: n = 150 rows have 149 others"),
-        ({"k": 0}, "at least 1"),
+        ({"k": 0}, "k is a whole number from 1 to"),
         ({"k": 3, "weights": "distance"}, "uniform, cosine, got 'distance'"),
         ({"k": 3, "weights": "cosine", "metric": "euclidean"}, "needs metric='cosine'"),
         ({"k": 3, "metric": "dot"}, "cosine, euclidean"),
