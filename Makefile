@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test test-lowest lint docs fuzz bench bench-gpu bench-grid clean
+.PHONY: help demo test test-lowest lint docs fuzz kill bench bench-gpu bench-grid clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile
@@ -55,6 +55,9 @@ bench-grid: $(VENV)/.installed  ## compare all methods on real tasks (PROBEKIT_D
 	$(BIN)/python benchmarks/regularisation.py
 	$(BIN)/python benchmarks/weak_to_strong_grid.py
 	$(BIN)/python benchmarks/weak_to_strong_finetuned.py
+
+kill: $(VENV)/.installed  ## kill commands at any moment and compare with what was never killed (an hour; goes on where it stopped)
+	$(BIN)/python tests/robustness/kill.py
 
 clean:  ## remove environments and caches
 	rm -rf $(VENV) $(VENV)-lowest build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -67,8 +67,15 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
                 overwrite=overwrite,
             )
         )
-        for store, (rows, targets) in zip(stores, places, strict=True):
-            _copy(store, rows, targets, writer)
+        try:
+            for store, (rows, targets) in zip(stores, places, strict=True):
+                _copy(store, rows, targets, writer)
+        except KeyboardInterrupt as error:
+            error.add_note(
+                f"{int(writer.done.sum()):,} of {len(ids):,} rows are in {output}; the same "
+                "command goes on from there."
+            )
+            raise
         writer.finish()
     return len(ids)
 

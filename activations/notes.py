@@ -11,21 +11,32 @@ import numpy as np
 from probekit.activations.disk import open_to_write, reserve, write_at
 from probekit.activations.layout import Array
 from probekit.errors import StoreError
+from probekit.locks import beside
 from probekit.safe import read_bytes
 
-__all__ = ["COLUMNS", "all_notes", "new_notes", "read_notes"]
+__all__ = ["COLUMNS", "all_notes", "new_notes", "notes_name", "read_notes"]
 
 COLUMNS = ("n_tokens", "truncated", "done")
 
 
 def all_notes(path: Path) -> list[Path]:
-    """Every file of notes beside a store."""
-    return sorted(path.parent.glob(f"{path.name}.rank*"))
+    """Every file of notes beside a store; files of others, whatever their names, are none."""
+    start = notes_name(path, "").name
+    return sorted(
+        each
+        for each in path.parent.iterdir()
+        if each.name.startswith(start) and each.name.removeprefix(start).isdecimal()
+    )
+
+
+def notes_name(path: Path, rank: int | str) -> Path:
+    """Name the notes of a process, hidden beside the store."""
+    return beside(path, f".probekit-rank{rank}")
 
 
 def new_notes(path: Path, rank: int, columns: Mapping[str, Array]) -> BinaryIO:
     """Make the notes of a process, blank, one column behind the other."""
-    place = path.with_name(f"{path.name}.rank{rank}")
+    place = notes_name(path, rank)
     place.unlink(missing_ok=True)
     file = open_to_write(place, create=True)
     reserve(file, sum(columns[name].nbytes for name in COLUMNS))

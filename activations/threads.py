@@ -22,14 +22,14 @@ class Ahead(Generic[T]):
     """
 
     def __init__(self, items: Iterable[T], *, depth: int = 1) -> None:
-        self._queue: queue.Queue[Any] = queue.Queue(depth)
+        self._line = _Line(depth)
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, args=(items,), name="ahead", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[T]:
-        while (item := self._queue.get()) is not _END:
+        while (item := self._line.get()) is not _END:
             yield item
         if self._error is not None:
             raise self._error
@@ -50,12 +50,41 @@ class Ahead(Generic[T]):
 
     def _put(self, item: Any) -> bool:
         while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=POLL_SECONDS)
-            except queue.Full:
-                continue
-            return True
+            if self._line.put(item, timeout=POLL_SECONDS):
+                return True
         return False
+
+
+class _Line:
+    """A queue of at most ``depth`` items that Ctrl-C cannot leave locked.
+
+    ``queue.Queue`` takes and gives back its lock in Python, where a signal may come between.
+    """
+
+    def __init__(self, depth: int) -> None:
+        self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(depth):
+            self._places.put(None)
+
+    def put(self, item: Any, *, timeout: float | None = None) -> bool:
+        """Add an item where there is a place; False where there was none for so long."""
+        try:
+            self._places.get(timeout=timeout)
+        except queue.Empty:
+            return False
+        self._items.put(item)
+        return True
+
+    def end(self) -> None:
+        """Add the end, place or not: an interrupted ``put`` may have lost its own."""
+        self._items.put(_END)
+
+    def get(self) -> Any:
+        """Take the oldest item."""
+        item = self._items.get()
+        self._places.put(None)
+        return item
 
 
 class Behind(Generic[T]):
@@ -67,7 +96,7 @@ class Behind(Generic[T]):
 
     def __init__(self, work: Callable[[T], None], *, depth: int = 2) -> None:
         self._work_on = work
-        self._queue: queue.Queue[Any] = queue.Queue(depth)
+        self._line = _Line(depth)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="behind", daemon=True)
         self._thread.start()
@@ -75,11 +104,11 @@ class Behind(Generic[T]):
     def put(self, item: T) -> None:
         """Hand an item over; waits while ``depth`` items are waiting."""
         self._raise()
-        self._queue.put(item)
+        self._line.put(item)
 
     def close(self) -> None:
         """Wait until every item is worked on."""
-        self._queue.put(_END)
+        self._line.end()
         self._thread.join()
         self._raise()
 
@@ -88,7 +117,7 @@ class Behind(Generic[T]):
             raise self._error
 
     def _work(self) -> None:
-        while (item := self._queue.get()) is not _END:
+        while (item := self._line.get()) is not _END:
             if self._error is None:
                 try:
                     self._work_on(item)

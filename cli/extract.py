@@ -139,13 +139,10 @@ def command(
         found = estimate(job)
         emit(found, _estimate_text(found), as_json=as_json)
         return
-    try:
-        if ranks is None:
-            report: Report | None = run(job, on_batch=log)
-        else:
-            report = run_together(job, ranks, on_batch=log)
-    except KeyboardInterrupt as error:
-        _interrupted(error)
+    if ranks is None:
+        report: Report | None = run(job, on_batch=log)
+    else:
+        report = run_together(job, ranks, on_batch=log)
     if report is None:
         _say_share(job.path, ranks)
         return
@@ -178,10 +175,7 @@ def _compare(
         found = estimate_differences(work)
         emit(found, _estimate_text(found), as_json=as_json)
         return
-    try:
-        report = run_differences(work, on_batch=log)
-    except KeyboardInterrupt as error:
-        _interrupted(error)
+    report = run_differences(work, on_batch=log)
     say(_pairs_text(report))
     if report.equal:
         say(
@@ -242,13 +236,6 @@ def _quantization(load_in: str | None, path: Path | None) -> dict[str, Any] | No
     if not isinstance(found, dict):
         raise UsageError(f'{path} must hold a JSON object, e.g. {{"load_in_4bit": true}}.')
     return found
-
-
-def _interrupted(error: KeyboardInterrupt) -> None:
-    from probekit.errors import ProbekitError
-
-    notes = getattr(error, "__notes__", [])
-    raise ProbekitError(" ".join(["Interrupted.", *notes])) from None
 
 
 def _logger(path: Path) -> Any:

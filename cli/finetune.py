@@ -9,8 +9,10 @@ import click
 
 from probekit.cli.labels import labels_options, read_truth, reading, tell_labels
 from probekit.cli.options import emit, json_option, say, seed_option
+from probekit.cli.outputs import read_by
 from probekit.cli.predict_sets import check_one_truth, judge_sets, predict_sets
 from probekit.cli.run_options import read_pairs
+from probekit.outputs import refuse_inside
 
 if TYPE_CHECKING:
     from probekit.data import Rows
@@ -139,7 +141,7 @@ def command(**options: Any) -> None:
     if options["truth"] is not None:
         check_one_truth(predict)
     if options["overwrite"]:
-        _clear(options["output"])
+        refuse_inside(options["output"], read_by(options, ("output",)))
     if config.objective == "lm":
         _train_texts(config, rows, options)
     elif config.objective == "completion":
@@ -152,14 +154,6 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
     fields = {name: options[name] for name in FIELDS if options[name] is not None}
     of_loss = read_pairs("--loss-option", options["loss_options"])
     return {**fields, "loss_options": of_loss, **read_pairs("--set", options["settings"])}
-
-
-def _clear(folder: Path) -> None:
-    """Remove an earlier training; nothing else is ever removed."""
-    import shutil
-
-    if (folder / "run.json").is_file():
-        shutil.rmtree(folder)
 
 
 def _train_classes(
@@ -188,6 +182,7 @@ def _train_classes(
         validation=validation,
         predict=predict,
         curves=options["curves"],
+        overwrite=options["overwrite"],
     )
     result = _result(config, done, options)
     for note in result["notes"]:
@@ -245,7 +240,7 @@ def _train_texts(config: FinetuneConfig, rows: Rows, options: dict[str, Any]) ->
     from probekit.safe import read_json
     from probekit.students.generative import finetune_lm
 
-    model = finetune_lm(config, rows, options["output"])
+    model = finetune_lm(config, rows, options["output"], overwrite=options["overwrite"])
     metrics = read_json(options["output"] / "metrics.json")
     found = {key: metrics[key] for key in ("rows", "tokens", "steps", "train_loss")}
     found |= {key: metrics[key] for key in ("perplexity_before", "perplexity_after")}
@@ -269,7 +264,8 @@ def _train_completions(
 
     taught = None if options["labels"] is None else load_completions(options["labels"])
     train = completion_rows(rows, taught)
-    done = finetune_completion(config, train, options["output"], predict=predict)
+    how = {"predict": predict, "overwrite": options["overwrite"]}
+    done = finetune_completion(config, train, options["output"], **how)
     result: dict[str, Any] = {
         "folder": str(done.folder),
         "model": None if done.model is None else str(done.model),

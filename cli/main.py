@@ -14,7 +14,8 @@ from typing import Any
 import click
 
 from probekit.cli.checked import check_values
-from probekit.errors import ProbekitError, did_you_mean
+from probekit.cli.failures import sentence_of, stopped, terminable
+from probekit.errors import did_you_mean
 from probekit.kinds import shown
 from probekit.safe import printable
 
@@ -47,6 +48,8 @@ COMMANDS = {
 class Group(click.Group):
     """A group whose commands live in files of their own and whose failures are one sentence."""
 
+    _running: click.Command | None = None
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         """Name every command, sorted."""
         return sorted(COMMANDS)
@@ -58,7 +61,8 @@ class Group(click.Group):
         module = importlib.import_module(f"probekit.cli.{COMMANDS[cmd_name]}")
         command: click.Command = module.command
         _set_example_apart(command)
-        return check_values(command)
+        self._running = check_values(command)
+        return self._running
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command; of one that is none, name the nearest."""
@@ -74,20 +78,21 @@ class Group(click.Group):
         except click.ClickException as error:
             error.message = printable(error.message)  # type: ignore[misc]
             raise
+        except KeyboardInterrupt as error:
+            raise stopped(error) from None
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line; a ProbekitError becomes its sentence and its exit code."""
+        """Run the command line; a failure becomes its sentence and its exit code."""
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _one_line
-                return super().main(*args, **kwargs)
-        except ProbekitError as error:
-            _fail(error, "\n".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code)
-        except MemoryError as error:
-            _fail(error, "Not enough memory for this; take fewer rows or layers at a time.", 1)
-        except OSError as error:
-            where = f" ({error.filename})" if error.filename else ""
-            _fail(error, f"{error.strerror or error}{where}.", 1)
+                with terminable():
+                    return super().main(*args, **kwargs)
+        except Exception as error:
+            told = sentence_of(error, self._running)
+            if told is None:
+                raise
+            _fail(error, *told)
 
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -16,8 +16,9 @@ from probekit.files import check_output
 from probekit.locks import locked
 from probekit.outputs import existing, refuse_reads
 from probekit.safe import open_regular
+from probekit.trouble import told
 
-__all__ = ["claim", "identity", "read_by"]
+__all__ = ["claim", "claim_folder", "identity", "make_folder", "read_by"]
 
 # Options that change nothing in what is written.
 INCIDENTAL = ("overwrite", "as_json")
@@ -65,6 +66,18 @@ def claim(
     for output in outputs:
         lock = context.with_resource(locked(output, command=who))
         check_output(output, overwrite=overwrite or lock.made)
+
+
+def claim_folder(folder: Path) -> None:
+    """Keep other commands out of a folder until this one ends; the folders above it are made."""
+    make_folder(folder.absolute().parent)
+    click.get_current_context().with_resource(locked(folder))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it."""
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def read_by(options: Mapping[str, Any], outputs: Iterable[str]) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from probekit.cli.options import emit, json_option, say
+from probekit.cli.outputs import claim_folder, make_folder
 from probekit.cli.run_options import read_run_config, refuse_failures
 from probekit.errors import ProbekitError
 
@@ -81,9 +82,9 @@ def command(**options: Any) -> None:
         return
     run = Run(config, steps, say)
     run.check()  # what is wrong is said before anything is written
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    claim_folder(folder)
     open_folder(folder, config)
-    steps.mkdir(parents=True, exist_ok=True)
+    make_folder(steps)
     results = run.carry_out(folder)
     from probekit.cli.report_evidence import run_rows
     from probekit.reports.run_pages import write_run_reports

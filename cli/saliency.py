@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from probekit.cli.options import emit, json_option, say
+from probekit.cli.outputs import claim_folder, make_folder
 from probekit.cli.run_options import read_run_config, refuse_failures
 
 __all__ = ["command"]
@@ -84,9 +85,9 @@ def command(**options: Any) -> None:
         return
     saliency = Saliency(config, steps, say)
     saliency.check()  # what is wrong is said before anything is written
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    claim_folder(folder)
     open_saliency_folder(folder, config)
-    steps.mkdir(parents=True, exist_ok=True)
+    make_folder(steps)
     results = saliency.carry_out(folder)
     from probekit.reports.saliency_pages import write_saliency_reports
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -23,6 +25,7 @@ from probekit.trouble import told
 __all__ = [
     "atomic_write",
     "check_output",
+    "exchange",
     "json_line",
     "sync_folder",
     "write_table",
@@ -123,6 +126,24 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Give two files or folders each other's name, at once (Linux).
+
+    Raises
+    ------
+    OSError
+        Where system or file system cannot.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    call = getattr(library, "renameat2", None)
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if call(here, os.fsencode(one), here, os.fsencode(other), both):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def json_line(record: Mapping[str, Any]) -> str:

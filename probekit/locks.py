@@ -22,7 +22,7 @@ from probekit.errors import DataError, WriteError
 from probekit.safe import load_json, printable
 from probekit.trouble import told
 
-__all__ = ["UNSUPPORTED", "Lock", "beside", "locked", "note_made", "try_lock"]
+__all__ = ["UNSUPPORTED", "Lock", "beside", "locked", "note_made", "try_lock", "written"]
 
 # Some network file systems have no locks, and say so in one of these ways.
 UNSUPPORTED = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -30,6 +30,7 @@ ENDING = ".probekit-lock"
 LONGEST = 200
 _warned: list[Path] = []
 _held: list[Lock] = []
+_written: list[Path] = []
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -86,9 +87,11 @@ class Lock:
 
     def release(self, *, finished: bool) -> None:
         """Give the lock back; its file stays only with the note of an unfinished command."""
-        if finished or not self.made:
-            self._place.unlink(missing_ok=True)
-        os.close(self._handle)
+        try:
+            if finished or not self.made:
+                self._place.unlink(missing_ok=True)
+        finally:
+            os.close(self._handle)
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -130,6 +133,8 @@ def locked(
     """
     path = Path(os.path.realpath(path))
     lock = _take(path, command, busy)
+    if not _held:
+        _written.clear()  # of a command before, in the same process
     _held.append(lock)
     done = False
     try:
@@ -169,3 +174,9 @@ def note_made(path: Path, status: os.stat_result) -> None:
     for lock in _held:
         if lock.path == path:
             lock.note(status)
+            _written.append(path)
+
+
+def written() -> list[Path]:
+    """Outputs that the command has put in place: those whose lock it took last."""
+    return list(dict.fromkeys(_written))

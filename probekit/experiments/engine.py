@@ -7,8 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -17,9 +16,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from probekit.errors import DataError, ProbekitError, StoppedError, WriteError
 from probekit.files import atomic_write
-from probekit.locks import try_lock
+from probekit.locks import locked
 from probekit.safe import one_line, read_json
-from probekit.trouble import disk_errno
+from probekit.trouble import disk_errno, told
 
 __all__ = ["Engine", "Make", "Step", "in_order"]
 
@@ -150,18 +149,29 @@ class Engine:
             if not (step.key in self._told and (self.done(step) or step.key in self._failures))
         ]
         width = len(str(len(steps)))
-        for number, step in enumerate(steps, 1):
-            self._told.add(step.key)
-            before = f"[{number:>{width}}/{len(steps)}] {step.name}"
-            broken = next((i for i in step.inputs.values() if i.key in self._failures), step)
-            if self.done(step):
-                self._tell(f"{before}: done before")
-            elif broken is not step:
-                self._failures[step.key] = self._failures[broken.key]
-                self._tell(f"{before}: left out, for {self.failure(step)}")
-            else:
-                self._tell(f"{before}: started")
-                self._tell(f"{before}: {self._tried(step)}")
+        try:
+            for number, step in enumerate(steps, 1):
+                self._told.add(step.key)
+                self._one(step, f"[{number:>{width}}/{len(steps)}] {step.name}")
+        except KeyboardInterrupt as error:
+            done = sum(map(self.done, steps))
+            error.add_note(
+                f"{done} of {len(steps)} steps are done and kept in {self.folder}; the same "
+                "command goes on from there."
+            )
+            raise
+
+    def _one(self, step: Step, before: str) -> None:
+        """Do a step where it can be and is not done, and tell of it."""
+        broken = next((i for i in step.inputs.values() if i.key in self._failures), step)
+        if self.done(step):
+            self._tell(f"{before}: done before")
+        elif broken is not step:
+            self._failures[step.key] = self._failures[broken.key]
+            self._tell(f"{before}: left out, for {self.failure(step)}")
+        else:
+            self._tell(f"{before}: started")
+            self._tell(f"{before}: {self._tried(step)}")
 
     def _tried(self, step: Step) -> str:
         """Do a step; how long it took, or why it failed."""
@@ -178,8 +188,13 @@ class Engine:
 
     def _do(self, step: Step) -> float:
         folder = self.path(step)
-        folder.mkdir(parents=True, exist_ok=True)
-        with self._alone(step):
+        with told(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+        def busy() -> None:
+            self._tell(f"{step.name}: another run is doing this, and is waited for")
+
+        with locked(folder, busy=busy):
             if self.done(step):  # another run did it while this one waited
                 return 0.0
             what = {
@@ -196,16 +211,6 @@ class Engine:
             versions["python"] = platform.python_version()
             _write(folder / DONE, {"seconds": round(seconds, 3), "versions": versions})
         return seconds
-
-    @contextmanager
-    def _alone(self, step: Step) -> Iterator[None]:
-        """Keep other processes that share the steps out of this one; ends with the process."""
-        folder = self.path(step)
-        with (folder / ".lock").open("w") as file:
-            if not try_lock(file, folder):
-                self._tell(f"{step.name}: another run is doing this, and is waited for")
-                try_lock(file, folder, wait=True)
-            yield
 
     def seconds(self, step: Step) -> float:
         """How long a step took when it was done."""

@@ -24,7 +24,7 @@ from probekit.experiments.context import VERDICTS, Context, Model, look_at_model
 from probekit.experiments.engine import PACKAGES, Engine, Step
 from probekit.experiments.splits import Splits, chain_splits, run_splits
 from probekit.experiments.weak_to_strong import Pair, PlannedArm
-from probekit.files import atomic_write
+from probekit.files import TEMPORARY, atomic_write
 from probekit.settings import read_settings
 
 if TYPE_CHECKING:
@@ -423,15 +423,17 @@ def open_folder(folder: Path, config: RunConfig, *, make: bool = True) -> None:
     if (folder / CONFIG).is_file():
         there = type(config).from_mapping(read_settings(folder / CONFIG), folder / CONFIG)
         differing = config.differences(there)
-        if differing:
+        if differing and not (folder / METRICS).exists() and not _foreign(folder):
+            write_config(config, folder / CONFIG)  # a run that left nothing but its name here
+        elif differing:
             raise OutputExistsError(
                 f"{folder} holds a run of another configuration, which differs in "
                 f"{', '.join(differing)}; "
                 "name another folder with -o, where steps that both share are not done again."
             )
         return
-    if folder.exists() and any(folder.iterdir()):
-        listed = first_few(sorted(path.name for path in folder.iterdir()))
+    if folder.exists() and (names := _foreign(folder)):
+        listed = first_few(sorted(names))
         raise OutputExistsError(f"{folder} holds other files ({listed}); name another folder.")
     if not make:
         return
@@ -439,6 +441,12 @@ def open_folder(folder: Path, config: RunConfig, *, make: bool = True) -> None:
         raise DataError(f"The folder {folder.parent} of the output {folder.name} does not exist.")
     folder.mkdir(exist_ok=True)
     write_config(config, folder / CONFIG)
+
+
+def _foreign(folder: Path) -> list[str]:
+    """What lies in a folder beside a run's configuration, whole or half written."""
+    names = [path.name for path in folder.iterdir()]
+    return [name for name in names if name != CONFIG and not name.endswith(TEMPORARY)]
 
 
 def _summary(

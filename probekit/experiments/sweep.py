@@ -153,7 +153,14 @@ def run_sweep(
         if states is None or states.layer != layer:
             states = LayerStates(rows, layer, metric=settings.metric)
         start = time.perf_counter()
-        part, done = _part(states, probe, settings, parts)
+        try:
+            part, done = _part(states, probe, settings, parts)
+        except KeyboardInterrupt as error:
+            kept = "are not kept" if parts is None else f"are kept in {parts}"
+            error.add_note(
+                f"{number - 1} of {len(todo)} parts of the sweep {kept}; the same command goes on."
+            )
+            raise
         took = "done before" if done else f"{time.perf_counter() - start:.1f} s"
         name = f"layer {layer}" if probe != "ensemble" else "all layers"
         say(f"[{number}/{len(todo)}] {name} · {probe} · {len(part['rows'])} rows · {took}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from probekit.errors import ModelError, UsageError
 from probekit.files import atomic_write
 from probekit.safe import expand, misfit, read_json
 from probekit.students.config import FinetuneConfig
+from probekit.students.folder import new_model
 
 __all__ = [
     "Classifier",
@@ -216,10 +216,8 @@ def save_classifier(
 
     Adapters are merged into the backbone, or written alone.
     """
-    beside = folder.with_name(f".{folder.name}")
-    shutil.rmtree(beside, ignore_errors=True)
     backbone = model.backbone
-    with quiet():
+    with new_model(folder, model) as beside, quiet():
         if not adapter and hasattr(backbone, "merge_and_unload"):
             backbone = backbone.merge_and_unload()
         if not adapter:
@@ -228,15 +226,13 @@ def save_classifier(
             backbone = backbone.to(checkpoint.dtype)
         backbone.save_pretrained(beside)
         checkpoint.tokenizer.save_pretrained(beside)
-    head = {
-        name: value.detach().cpu().contiguous() for name, value in model.head.named_parameters()
-    }
-    save_file(head, beside / HEAD_WEIGHTS)
-    content = {**asdict(info), "classes": list(info.classes)}
-    with atomic_write(beside / HEAD, "w") as file:
-        file.write(json.dumps(content, ensure_ascii=False) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+        head = {
+            name: value.detach().cpu().contiguous() for name, value in model.head.named_parameters()
+        }
+        save_file(head, beside / HEAD_WEIGHTS)
+        content = {**asdict(info), "classes": list(info.classes)}
+        with atomic_write(beside / HEAD, "w") as file:
+            file.write(json.dumps(content, ensure_ascii=False) + "\n")
 
 
 def read_head(folder: Path) -> tuple[HeadInfo, dict[str, torch.Tensor]]:

@@ -27,7 +27,7 @@ from probekit.students.config import FinetuneConfig
 from probekit.students.folder import Folder, check_names, plain_settings
 from probekit.students.losses import make_loss
 from probekit.students.predictions import as_labels
-from probekit.students.trainer import check_finite_weights, total_steps
+from probekit.students.trainer import check_finite_weights, total_steps, wait_for_all
 from probekit.students.training_rows import TrainingRows, training_rows
 
 # What the training rows are called where rows are counted by name.
@@ -58,6 +58,7 @@ def finetune(
     predict: Mapping[str, Rows] | None = None,
     curves: bool = False,
     resume: bool = True,
+    overwrite: bool = False,
 ) -> Finetuned:
     """Train a classifier (or a reward model) on soft labels and let it predict.
 
@@ -78,6 +79,8 @@ def finetune(
         Keep what every evaluation predicts of ``predict`` and of the validation rows.
     resume
         False: begin again.
+    overwrite
+        Replace a finished or another training in the folder, once the new one is whole.
 
     Raises
     ------
@@ -87,6 +90,8 @@ def finetune(
         Where the model cannot be loaded or adapted, or the loss is not finite.
     OutputExistsError
         Where the folder holds another run.
+    WriteError
+        Where the disk is full, or another process trains there.
     """
     predict = dict(predict or {})
     check_names(predict)
@@ -104,17 +109,19 @@ def finetune(
         "predict": {name: rows.fingerprint for name, rows in predict.items()},
         "curves": curves,
     }
-    folder = Folder.claim(Path(output), settings, resume=resume)
-    places = {name: folder.path / "predictions" / f"{name}.parquet" for name in predict}
-    if folder.metrics is None:
-        metrics = _train(config, checkpoint, train, folder, validation, predict, curves=curves)
-        folder.finish(metrics)
-    return Finetuned(
-        folder=folder.path,
-        model=folder.model if folder.model.is_dir() else None,
-        predictions={name: load_labels(path, one_class=True) for name, path in places.items()},
-        metrics=folder.metrics or {},
-    )
+    with Folder.claim(Path(output), settings, resume=resume, overwrite=overwrite) as folder:
+        if folder.metrics is None:
+            metrics = _train(config, checkpoint, train, folder, validation, predict, curves=curves)
+            folder.finish(metrics)
+            wait_for_all()
+        places = {name: folder.path / "predictions" / f"{name}.parquet" for name in predict}
+        model = folder.path / "model"
+        return Finetuned(
+            folder=Path(output),
+            model=Path(output) / "model" if model.is_dir() else None,
+            predictions={n: load_labels(path, one_class=True) for n, path in places.items()},
+            metrics=folder.metrics or {},
+        )
 
 
 def _check(
@@ -206,12 +213,13 @@ def _train(
         model,
         rows,
         loss,
-        folder.path,
+        folder.work,
         pad_id=checkpoint.pad_id,
         watched=watched,
         validation_labels=None if validation is None else validation.Y,
-        curves=folder.path / "curves" if curves else None,
+        curves=folder.work / "curves" if curves else None,
     )
+    folder.begin()
     with quiet(python_warnings=False):
         trainer.train(resume_from_checkpoint=folder.last_checkpoint())
     check_finite_weights(model, checkpoint.label)
@@ -260,9 +268,9 @@ def _write_predictions(
     for name, rows in predict.items():
         proba = trainer.probabilities(targets[name])
         if trainer.is_world_process_zero():
-            (folder.path / "predictions").mkdir(exist_ok=True)
+            (folder.work / "predictions").mkdir(exist_ok=True)
             found = as_labels(rows, proba, info.classes, {"run": folder.key})
-            found.save(folder.path / "predictions" / f"{name}.parquet")
+            found.save(folder.work / "predictions" / f"{name}.parquet")
 
 
 def _best_step(trainer: ClassTrainer, config: FinetuneConfig) -> int:

@@ -7,19 +7,20 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
-
 from probekit.errors import DataError, OutputExistsError, UsageError
-from probekit.files import atomic_write
+from probekit.files import atomic_write, exchange, sync_folder
+from probekit.locks import beside, locked
 from probekit.safe import load_json, misfit, one_line, read_json
+from probekit.students.checkpoints import last_checkpoint, newest_step, sync_tree
 from probekit.students.config import FinetuneConfig
+from probekit.trouble import told
 
-__all__ = ["Folder", "check_names", "plain_settings"]
+__all__ = ["Folder", "check_names", "new_model", "plain_settings"]
 
 # A file name has 255 bytes at most, of which ``.parquet`` and temporary names take some.
 LONGEST_NAME = 200
@@ -29,7 +30,7 @@ INCIDENTAL = ("model", "device", "report_to", "save_seconds")
 NUMBER = (int, float)
 NUMBER_OR_NONE = (*NUMBER, type(None))
 # What is measured of every training, and of those to classes.
-METRICS: dict[str, Any] = {
+MEASURED: dict[str, Any] = {
     "rows": int,
     "steps": int,
     "train_loss": NUMBER,
@@ -45,92 +46,279 @@ OF_CLASSES: dict[str, Any] = {
     "parameters": int,
     "trained_parameters": int,
 }
-# Folders that a run makes beside its two files.
+# What a run makes in its folder; all else there is somebody else's.
 MADE = ("checkpoints", "model", "predictions", "curves")
+NOTE, METRICS, REPLACED = "run.json", "metrics.json", ".probekit-replaced"
+OURS = (*MADE, NOTE, METRICS, REPLACED, ".model")
+FORMAT = "probekit-training"
+# Endings of the folders beside it: a new result in the making, an old one on its way out.
+FRESH, OLD = ".probekit-new", ".probekit-old"
 
 
-@dataclass(frozen=True)
 class Folder:
-    """Where a model is trained: ``run.json`` first, ``metrics.json`` when all is done."""
+    """Where a model is trained: ``run.json`` first, ``metrics.json`` when all is done.
 
-    path: Path
-    key: str
+    Attributes
+    ----------
+    path
+        Where the result is in the end.
+    work
+        Where it is made: ``path``, or a hidden folder beside it while an older result stays there.
+    key
+        16 hex digits over the settings.
+    """
+
+    def __init__(self, path: Path, work: Path, settings: Mapping[str, Any]) -> None:
+        self.path, self.work = path, work
+        self._settings = _text(settings)
+        self.key = _key(self._settings)
 
     @classmethod
-    def claim(cls, path: Path, settings: Mapping[str, Any], *, resume: bool = True) -> Folder:
-        """Take a folder for these settings, new or begun with the same.
+    @contextmanager
+    def claim(
+        cls,
+        path: Path,
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = True,
+        overwrite: bool = False,
+    ) -> Iterator[Folder]:
+        """Hold a folder for these settings, new or begun with the same; nothing is written yet.
 
-        ``resume=False`` empties one that holds the same run.
+        Parameters
+        ----------
+        resume
+            False: begin again where the same run is there.
+        overwrite
+            Replace a finished or another training, once the new one is whole.
 
         Raises
         ------
         OutputExistsError
             Where it holds anything else.
+        WriteError
+            Where another process trains there.
         """
-        text = json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
-        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        note = path / "run.json"
-        if note.is_file():
-            known = _read(note)
-            if known.get("key") != key:
-                raise OutputExistsError(
-                    f"{path} holds another run ({_difference(known, settings)}); name another "
-                    "folder."
-                )
-            if not resume:
-                (path / "metrics.json").unlink(missing_ok=True)
-                for made in MADE:
-                    shutil.rmtree(path / made, ignore_errors=True)
-        elif path.exists() and not _is_empty(path):
-            raise OutputExistsError(f"{path} exists already and holds no run; name another folder.")
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            with atomic_write(note, "w") as file:
-                json.dump({"key": key, "settings": load_json(text, str(note))}, file, indent=1)
-        return cls(path, key)
+        path = Path(os.path.realpath(path))
+        if path.exists() and not path.is_dir():
+            raise OutputExistsError(f"{path} is a file; name a folder.")
+        if _leads():
+            with told(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path) if _leads() else nullcontext():
+            if _leads():
+                _settle(path)
+            key = _key(_text(settings))
+            work = _place(path, key, settings, replace=overwrite or not resume)
+            folder = cls(path, work, settings)
+            if _leads():
+                folder._tidy(resume=resume)
+            try:
+                yield folder
+            except KeyboardInterrupt as error:
+                error.add_note(folder._kept())
+                raise
 
     @property
     def model(self) -> Path:
         """Folder of the trained model."""
-        return self.path / "model"
+        return self.work / "model"
 
     @property
     def metrics(self) -> dict[str, Any] | None:
         """What was measured; None while the run is not finished."""
-        path = self.path / "metrics.json"
-        if not path.is_file():
+        path = self.work / METRICS
+        if not path.is_file() or _known(self.work).get("key") != self.key:
             return None
         found = _read(path)
-        shape = METRICS if "objective" in found else METRICS | OF_CLASSES
+        shape = MEASURED if "objective" in found else MEASURED | OF_CLASSES
         if wrong := misfit(found, shape, "metrics"):
             raise DataError(f"{path} is damaged ({wrong}); remove its folder and run again.")
         return found
 
+    def begin(self) -> None:
+        """Note whose folder it is, when all that can be refused early has been checked."""
+        note = self.work / NOTE
+        if not _leads() or (note.is_file() and _read(note).get("key") == self.key):
+            return
+        with told(self.work):
+            self.work.mkdir(parents=True, exist_ok=True)
+        self._empty()  # of a run that came to nothing, or a replacement that was given up
+        settings = load_json(self._settings, str(note))
+        with atomic_write(note, "w") as file:
+            json.dump({"format": FORMAT, "key": self.key, "settings": settings}, file, indent=1)
+
     def finish(self, metrics: Mapping[str, Any]) -> None:
         """Write the metrics, which says that all else is there, and drop the checkpoints.
 
-        Of several processes the first does it.
+        An older result gives way only now. Of several processes the first does it.
         """
-        if os.environ.get("RANK", "0") != "0":
+        if not _leads():
             return
-        with atomic_write(self.path / "metrics.json", "w") as file:
+        sync_tree(self.work / "curves")
+        with atomic_write(self.work / METRICS, "w") as file:
             json.dump(dict(metrics), file, indent=1)
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        shutil.rmtree(self.work / "checkpoints", ignore_errors=True)
+        self._take_over()
 
     def last_checkpoint(self) -> str | None:
-        """Return the newest checkpoint that was written to its end."""
-        while (found := self._newest()) is not None:
-            # The Trainer writes its state last.
-            if (Path(found) / "trainer_state.json").is_file():
-                return found
-            shutil.rmtree(found)
-        return None
+        """Return the newest checkpoint that is whole; others are removed, which is told."""
+        found = last_checkpoint(self.work / "checkpoints", clear=_leads())
+        return None if found is None else str(found)
 
-    def _newest(self) -> str | None:
-        folder = self.path / "checkpoints"
-        find: Any = get_last_checkpoint
-        found: str | None = find(str(folder)) if folder.is_dir() else None
-        return found
+    def _tidy(self, *, resume: bool) -> None:
+        """Clear what a kill of the same run left here."""
+        if _known(self.work).get("key") != self.key:
+            return
+        shutil.rmtree(self.work / ".model", ignore_errors=True)
+        if (self.work / METRICS).is_file():
+            shutil.rmtree(self.work / "checkpoints", ignore_errors=True)
+            self._take_over()
+        elif not resume:
+            self._empty()
+
+    def _empty(self) -> None:
+        (self.work / METRICS).unlink(missing_ok=True)
+        for made in MADE:
+            shutil.rmtree(self.work / made, ignore_errors=True)
+
+    def _take_over(self) -> None:
+        """Put a finished result in the place of an older one: at any moment one of them is there.
+
+        What the older folder holds that is not ours moves over.
+        """
+        if self.work == self.path:
+            return
+        old = beside(self.path, OLD)
+        (self.path / REPLACED).touch()  # tells, after a kill, which of the two is on its way out
+        try:
+            exchange(self.work, self.path)
+        except OSError:  # no such call here: the next run mends what a kill leaves in between
+            self.path.rename(old)
+            self.work.rename(self.path)
+        else:
+            self.work.rename(old)
+        sync_folder(self.path.parent)
+        self.work = self.path
+        _retire(old, self.path)
+
+    def _kept(self) -> str:
+        """What an interruption leaves, and how to go on."""
+        step = newest_step(self.work / "checkpoints")
+        if step is not None:
+            return (
+                f"The checkpoint of step {step} is kept in {self.work / 'checkpoints'}; the same "
+                "command goes on from there."
+            )
+        return (
+            f"{self.path} holds no checkpoint of it yet (save_seconds says how often one is "
+            "written); the same command begins again."
+        )
+
+
+@contextmanager
+def new_model(folder: Path, model: Any) -> Iterator[Path]:
+    """Give a hidden folder to write a model to, which becomes ``folder`` when it is whole.
+
+    Raises
+    ------
+    WriteError
+        Where the disk is full; what was written is gone then.
+    """
+    beside_it = folder.with_name(f".{folder.name}")
+    shutil.rmtree(beside_it, ignore_errors=True)
+    needed = sum(p.numel() * p.element_size() for p in model.parameters())
+    try:
+        with told(folder, needed=needed):
+            yield beside_it
+            sync_tree(beside_it)
+            shutil.rmtree(folder, ignore_errors=True)
+            beside_it.rename(folder)
+    except BaseException:
+        shutil.rmtree(beside_it, ignore_errors=True)
+        raise
+
+
+def _leads() -> bool:
+    """Whether this is the one process, or the first of several, which alone writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    """What a folder's note says; empty where there is none."""
+    note = folder / NOTE
+    return _read(note) if note.is_file() else {}
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder's note is one of ours: it says so, or its key is that of its settings."""
+    known = _known(folder)
+    settings = known.get("settings")
+    if not isinstance(settings, dict) or not isinstance(known.get("key"), str):
+        return False
+    return known.get("format") == FORMAT or known["key"] == _key(_text(settings))
+
+
+def _came_to_nothing(folder: Path) -> bool:
+    """Whether a run left nothing that cost time: no result, no whole checkpoint."""
+    made = any((folder / name).exists() for name in (METRICS, "model", "predictions"))
+    return not made and newest_step(folder / "checkpoints") is None
+
+
+def _place(path: Path, key: str, settings: Mapping[str, Any], *, replace: bool) -> Path:
+    """Where a run is made; refuses a folder that holds anything else."""
+    if (path / NOTE).exists() and _is_ours(path):
+        known = _known(path)
+        if known["key"] == key:
+            return beside(path, FRESH) if replace and (path / METRICS).is_file() else path
+        if _came_to_nothing(path):
+            return path
+        if replace:
+            return beside(path, FRESH)
+        raise OutputExistsError(
+            f"{path} holds another run ({_difference(known, settings)}); name another folder, or "
+            "pass --overwrite to replace it once the new one is whole."
+        )
+    if path.exists() and not _is_empty(path):
+        raise OutputExistsError(
+            f"{path} exists already and holds no training of probekit; name another folder."
+        )
+    return path
+
+
+def _settle(path: Path) -> None:
+    """Bring to its end what a kill interrupted in :meth:`Folder._take_over`."""
+    fresh, old = beside(path, FRESH), beside(path, OLD)
+    if (fresh / REPLACED).exists() and _is_ours(fresh):
+        fresh.rename(old)
+    (path / REPLACED).unlink(missing_ok=True)
+    if not _is_ours(old):
+        return
+    if path.exists():
+        _retire(old, path)
+    elif (fresh / METRICS).is_file():
+        fresh.rename(path)
+        _retire(old, path)
+    else:
+        old.rename(path)
+
+
+def _retire(old: Path, path: Path) -> None:
+    """Remove a training; what in its folder is not ours moves to ``path`` first."""
+    foreign = [each for each in old.iterdir() if each.name not in OURS]
+    for each in foreign:
+        if not os.path.lexists(path / each.name):
+            each.rename(path / each.name)
+    if not any(os.path.lexists(each) for each in foreign):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from probekit.students.completion import (
     prompts_of,
 )
 from probekit.students.config import FinetuneConfig
-from probekit.students.folder import Folder, check_names, plain_settings
+from probekit.students.folder import Folder, check_names, new_model, plain_settings
 from probekit.students.greedy import Speller, write_greedily
 from probekit.students.language_model import (
     LanguageModel,
@@ -40,7 +39,7 @@ from probekit.students.texts import (
     text_tokens,
 )
 from probekit.students.token_trainer import token_trainer
-from probekit.students.trainer import check_finite_weights
+from probekit.students.trainer import check_finite_weights, wait_for_all
 
 __all__ = ["Completed", "finetune_completion", "finetune_lm"]
 
@@ -64,6 +63,7 @@ def finetune_lm(
     *,
     validation: Rows | None = None,
     resume: bool = True,
+    overwrite: bool = False,
 ) -> Path:
     """Train a language model on texts, without labels, and save it as a new base model.
 
@@ -82,6 +82,8 @@ def finetune_lm(
         Held-out texts; None: 5 % of the rows, which are then not trained on.
     resume
         False: begin again.
+    overwrite
+        Replace a finished or another training in the folder, once the new one is whole.
 
     Returns
     -------
@@ -100,16 +102,17 @@ def finetune_lm(
         "rows": rows.fingerprint,
         "validation": None if validation is None else validation.fingerprint,
     }
-    folder = Folder.claim(Path(output), settings, resume=resume)
-    if folder.metrics is None:
-        held = validation
-        if validation is None:
-            rows, held = split_held_out(rows, seed=config.seed)
-        train = text_tokens(language, rows, config.max_length)
-        held_out = [] if held is None else _judged(language, held, config.max_length)
-        metrics = _train(config, language, train, folder, held_out=held_out)
-        folder.finish({"objective": "lm", "kind": language.kind, **metrics})
-    return folder.model
+    with Folder.claim(Path(output), settings, resume=resume, overwrite=overwrite) as folder:
+        if folder.metrics is None:
+            held = validation
+            if validation is None:
+                rows, held = split_held_out(rows, seed=config.seed)
+            train = text_tokens(language, rows, config.max_length)
+            held_out = [] if held is None else _judged(language, held, config.max_length)
+            metrics = _train(config, language, train, folder, held_out=held_out)
+            folder.finish({"objective": "lm", "kind": language.kind, **metrics})
+            wait_for_all()
+    return Path(output) / "model"
 
 
 def finetune_completion(
@@ -120,6 +123,7 @@ def finetune_completion(
     predict: Mapping[str, Rows] | None = None,
     max_new_tokens: int | None = None,
     resume: bool = True,
+    overwrite: bool = False,
 ) -> Completed:
     """Train a decoder to complete prompts, and let it complete others greedily.
 
@@ -139,6 +143,8 @@ def finetune_completion(
         Where to stop a completion that does not end; None: at the longest that was learned.
     resume
         False: begin again.
+    overwrite
+        Replace a finished or another training in the folder, once the new one is whole.
 
     Raises
     ------
@@ -159,26 +165,29 @@ def finetune_completion(
         "predict": {name: each.fingerprint for name, each in predict.items()},
         "max_new_tokens": max_new_tokens,
     }
-    folder = Folder.claim(Path(output), settings, resume=resume)
-    places = {name: folder.path / "predictions" / f"{name}.parquet" for name in predict}
-    if folder.metrics is None:
-        train = speller.rows(rows)
-        longest = max_new_tokens or max(map(len, speller.completions(rows.completions)))
+    with Folder.claim(Path(output), settings, resume=resume, overwrite=overwrite) as folder:
+        if folder.metrics is None:
+            train = speller.rows(rows)
+            longest = max_new_tokens or max(map(len, speller.completions(rows.completions)))
 
-        def write(model: Any) -> None:
-            for name, each in predict.items():
-                written = _complete(model, speller, each, longest, config.batch_size)
-                places[name].parent.mkdir(exist_ok=True)
-                replace(written, provenance={"run": folder.key}).save(places[name])
+            def write(model: Any) -> None:
+                for name, each in predict.items():
+                    written = _complete(model, speller, each, longest, config.batch_size)
+                    place = folder.work / "predictions" / f"{name}.parquet"
+                    place.parent.mkdir(exist_ok=True)
+                    replace(written, provenance={"run": folder.key}).save(place)
 
-        metrics = _train(config, language, train, folder, use=write, keep=config.save != "none")
-        folder.finish({"objective": "completion", **metrics})
-    return Completed(
-        folder=folder.path,
-        model=folder.model if folder.model.is_dir() else None,
-        predictions={name: load_completions(path) for name, path in places.items()},
-        metrics=folder.metrics or {},
-    )
+            metrics = _train(config, language, train, folder, use=write, keep=config.save != "none")
+            folder.finish({"objective": "completion", **metrics})
+            wait_for_all()
+        places = {name: folder.path / "predictions" / f"{name}.parquet" for name in predict}
+        model = folder.path / "model"
+        return Completed(
+            folder=Path(output),
+            model=Path(output) / "model" if model.is_dir() else None,
+            predictions={name: load_completions(path) for name, path in places.items()},
+            metrics=folder.metrics or {},
+        )
 
 
 def _complete(
@@ -239,6 +248,7 @@ def _train(
         )
 
     before = judge()
+    folder.begin()
     with quiet():  # peft and the Trainer warn of each other's old names
         trainer.train(resume_from_checkpoint=folder.last_checkpoint())
     model = cast(Any, trainer.model)
@@ -289,10 +299,6 @@ def _judged(language: LanguageModel, rows: Rows, max_length: int | None) -> list
 
 def _save(model: Any, language: LanguageModel, folder: Path) -> None:
     """Write a folder that every command can load, in the numbers that the model came in."""
-    beside = folder.with_name(f".{folder.name}")
-    shutil.rmtree(beside, ignore_errors=True)
-    with quiet():
+    with new_model(folder, model) as beside, quiet():
         model.to(language.checkpoint.dtype).save_pretrained(beside)
         language.checkpoint.tokenizer.save_pretrained(beside)
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)

@@ -35,7 +35,7 @@ def token_trainer(
     with quiet():
         trainer = FiniteTrainer(
             model=model,
-            args=training_arguments(config, folder.path, every),
+            args=training_arguments(config, folder.work, every),
             train_dataset=_Dataset(rows),
             data_collator=lambda items: collator([item["row"] for item in items]),
             callbacks=checkpoint_callbacks(config),

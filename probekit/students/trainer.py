@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,9 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from probekit.errors import ModelError
+from probekit.students.checkpoints import mark
 from probekit.students.config import FinetuneConfig
+from probekit.trouble import told
 
 __all__ = [
     "FiniteTrainer",
@@ -33,6 +36,7 @@ __all__ = [
     "processes",
     "total_steps",
     "training_arguments",
+    "wait_for_all",
 ]
 
 
@@ -85,6 +89,27 @@ class FiniteTrainer(Trainer):
             )
         self._losses.total += float(loss.mean())
         return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write a checkpoint, and mark it when it is whole.
+
+        Raises
+        ------
+        WriteError
+            Where the disk is full; the half checkpoint is gone then.
+        """
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        try:
+            # Weights and the two moments of AdamW, in float32.
+            with told(folder, needed=12 * trained):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    mark(folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows: Any = train_dataset if train_dataset is not None else self.train_dataset
@@ -139,6 +164,12 @@ class TimedCheckpoints(TrainerCallback):
     def on_save(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Look at the clock."""
         self._saved = time.monotonic()
+
+
+def wait_for_all() -> None:
+    """Wait until every process that trains has come here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def processes() -> int:

@@ -191,9 +191,9 @@ class TestNotes:
         self.open(path).close()
         with MemberWriter(path, self.plan(), 3) as member:
             self.write(member, [4])
-        assert list(tmp_path.glob("*.rank3"))
+        assert list(tmp_path.glob(".*rank3"))
         assert self.done(path) == [4]
-        assert not list(tmp_path.glob("*.rank3"))
+        assert not list(tmp_path.glob(".*rank3"))
 
     def test_notes_of_a_store_that_is_gone_say_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / "acts.h5"
@@ -203,10 +203,24 @@ class TestNotes:
         path.unlink()
         assert self.done(path) == []  # its states would be zeros
 
+    def test_files_of_others_are_no_notes(self, tmp_path: Path) -> None:
+        foreign = [
+            tmp_path / name
+            for name in ("acts.h5.ranking.csv", "acts.h5.rank1", "x.h5.rank1", ".acts.h5.rank1")
+        ]
+        for path in foreign:
+            path.write_text("mine")
+        for name in ("acts.h5", "*.h5", "[a].h5"):
+            self.open(tmp_path / name).close()
+        assert [path.read_text() for path in foreign] == ["mine"] * 4
+        with MemberWriter(tmp_path / "*.h5", self.plan(), 1) as member:  # the control
+            self.write(member, [4])
+        assert self.done(tmp_path / "*.h5") == [4]
+
     def test_notes_cut_short_say_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / "acts.h5"
         self.open(path).close()
-        (tmp_path / "acts.h5.rank1").write_bytes(b"\1" * 7)
+        (tmp_path / ".acts.h5.probekit-rank1").write_bytes(b"\1" * 7)
         assert self.done(path) == []
 
 

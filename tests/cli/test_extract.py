@@ -413,7 +413,7 @@ def test_ctrl_c_leaves_a_store_that_the_same_command_finishes(
     pid = forks.start(*command, "--forward-log", log)
     wait_for(log, 20, pid=pid)
     os.kill(pid, signal.SIGINT)
-    assert forks.wait() == 1
+    assert forks.wait() == 130
     assert forks.stdout.read_text() == ""
     (line,) = forks.stderr.read_text().splitlines()
     with ActivationStore(out, allow_incomplete=True) as store:

@@ -434,8 +434,8 @@ def test_ctrl_c(chain, probekit, monkeypatch):
 
     monkeypatch.setattr("probekit.cleaning.filter.score_rows", interrupt)
     result = probekit("filter", chain.acts, "--labels", chain.weak, "-o", chain.out)
-    assert result.exit_code == 1
-    assert "Aborted!" in result.stderr
+    assert result.exit_code == 130
+    assert "Interrupted. No output was changed; the same command begins again." in result.stderr
     assert not chain.out.exists()
 
 

@@ -17,7 +17,7 @@ def commands(chain, tmp_path):
     ids = tmp_path / "ids.txt"
     ids.write_text("\n".join(chain.ids[:200]))
     return {
-        "filter": ["filter", acts, "--labels", weak, "--truth", truth, "--rows", rows],
+        "filter": ["filter", acts, "--labels", weak, "--truth", truth],
         "relabel": ["relabel", acts, "--labels", weak, "--truth", truth],
         "sweep": ["sweep", acts, "--labels", weak, "--probes", "knn", "--k", "5"],
         "weak-labels": ["weak-labels", acts, "--truth", truth, "--train-ids", ids],
