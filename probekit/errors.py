@@ -34,6 +34,7 @@ __all__ = [
     "ProbekitError",
     "RunError",
     "StaleStoreError",
+    "StatesError",
     "StoppedError",
     "StoreError",
     "UsageError",
@@ -103,6 +104,13 @@ class StoppedError(ProbekitError):
     """The user or the system stopped the work; the message says what is kept."""
 
     exit_code = 130
+
+
+class StatesError(ProbeError, DataError, TypeError):
+    """States are no rectangular array of finite real numbers.
+
+    A TypeError too, because scikit-learn's contract asks for one where objects are no numbers.
+    """
 
 
 def first_few(items: Iterable[object], limit: int = 3) -> str:

@@ -41,6 +41,7 @@ LEVELS = {
     "probekit.outputs": 1,
     "probekit.files": 1,
     "probekit.groups": 1,
+    "probekit.states": 1,
     "probekit.tables": 1,
     "probekit.sheets": 5,
     "probekit.data": 2,

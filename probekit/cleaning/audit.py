@@ -16,6 +16,7 @@ from probekit.cuts import DECIMALS, by_key
 from probekit.errors import DataError, UsageError
 from probekit.limits import check
 from probekit.prior import prior_matched
+from probekit.states import check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +71,6 @@ def find_disputed(
 
     Of several copies of a text one is listed. Raises what joining, fitting and reading raise.
     """
-    from probekit.cleaning.scoring import check_finite
     from probekit.probes.ensemble import ensemble_for, plan_layers, stack_layers
 
     check(store=store, labels=labels, layers=layers, seed=seed, only_labelled=only_labelled)
@@ -81,12 +81,13 @@ def find_disputed(
             f"{', '.join(map(str, store.layers))}."
         )
     rows, aligned = labels.align(store.keys, only_labelled=only_labelled)
+    read = plan_layers(layers or store.layers).layers
     X = stack_layers(
         store,
-        plan_layers(layers or store.layers).layers,
+        read,
         None if len(rows) == len(store) else rows,
     )
-    check_finite(X, aligned.ids)
+    check_finite(X, aligned.ids, name=f"Layer {', '.join(map(str, read))}")
     hashes = [store.hashes[i] for i in rows]
     groups = store.copies(rows)
     ties = by_key(aligned.keys, seed=seed)

@@ -20,6 +20,7 @@ from probekit.cleaning.noise import confident_shares, hoc
 from probekit.data import match
 from probekit.limits import check
 from probekit.metrics import auroc
+from probekit.states import constant_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,7 +201,8 @@ def _classes(sample: Sample, evidence: Evidence) -> tuple[ClassFindings, ...]:
 def _layers(sample: Sample, evidence: Evidence) -> tuple[LayerFindings, ...]:
     found = []
     for layer, states in sample.states.items():
-        still = int((np.ptp(states, axis=0) == 0).sum())
+        wide = states.astype(np.float64)
+        still = int(constant_columns(wide.mean(axis=0), wide.std(axis=0), states.dtype).sum())
         ridge = evidence.ridge.get(layer)
         found.append(
             LayerFindings(

@@ -15,6 +15,7 @@ from probekit.cuts import by_key
 from probekit.errors import DataError, LabelsError, UsageError
 from probekit.limits import check
 from probekit.prior import class_counts, prior_matched
+from probekit.states import finite_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +90,7 @@ def draw_sample(
     drawn = _draw(aligned.hard, rows, np.argsort(by_key(aligned.keys, seed=seed), kind="stable"))
     plan = plan_layers(layers or store.layers)
     states = {layer: store.read(layer, place[drawn]) for layer in plan.layers}
-    each = {layer: np.isfinite(part).all(axis=1) for layer, part in states.items()}
+    each = {layer: finite_rows(part) for layer, part in states.items()}
     finite = np.logical_and.reduce(list(each.values()))
     used = drawn[finite]
     if len(used) < FEWEST:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from probekit.cuts import by_content, by_id, check_disagreement, disagreement_of, names_of
-from probekit.errors import DataError, LabelsError, ProbeError, UsageError, first_few
+from probekit.errors import LabelsError, ProbeError, UsageError
 from probekit.groups import duplicate_groups, ordered_groups
 from probekit.labels import WeakLabels, load_labels
 from probekit.limits import check
 from probekit.probes.mirror import mirrored, needs_mirror
+from probekit.states import as_states, check_finite
 from probekit.verdicts import NO_FOLD, Verdicts
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "PROBES",
     "Scored",
-    "check_finite",
     "default_probe",
     "make_probe",
     "read_states",
@@ -54,7 +54,6 @@ PROBES = {
     "mass-mean": (),
 }
 TIES = ("hash", "index")
-FINITE_CHUNK = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +210,7 @@ def score_rows(
         probe = _named(probe, n_folds=n_folds, seed=seed, pairs=pairs)
     probe, layers = with_layers(states, probe, layer)
     X, aligned, hashes, groups, where = _join(states, labels, layers, only_labelled=only_labelled)
-    check_finite(X, aligned.ids)
+    check_finite(X, aligned.ids, name=_name(where))
     given = hasattr(states, "layer") or isinstance(labels, WeakLabels | str | Path)
     names = names_of(aligned.keys) if given else None
     order: NDArray[Any] = np.arange(len(X))
@@ -320,7 +319,7 @@ def _join(
     if isinstance(labels, str | Path):
         labels = load_labels(labels)
     if not hasattr(states, "layer"):
-        return _join_array(np.asarray(states), labels, layer)
+        return _join_array(as_states(states), labels, layer)
     if not isinstance(labels, WeakLabels):
         raise UsageError(
             "Labels for a store are joined by id: give WeakLabels or a file, not an array."
@@ -341,6 +340,12 @@ def _join(
     return _Joined(X, aligned, [states.hashes[i] for i in rows], states.copies(rows), where)
 
 
+def _name(where: Mapping[str, Any]) -> str:
+    """What a sentence calls the states that are from ``where``."""
+    layers = where.get("layers", [where["layer"]] if where else [])
+    return f"Layer {', '.join(map(str, layers))}" if layers else "X"
+
+
 def _join_array(X: NDArray[Any], labels: Any, layer: Any) -> _Joined:
     if layer is not None:
         raise UsageError("A layer can be chosen from a store only, not from an array of states.")
@@ -356,20 +361,6 @@ def _join_array(X: NDArray[Any], labels: Any, layer: Any) -> _Joined:
         )
     hashes = list(labels.hashes or [""] * len(labels))
     return _Joined(X, labels, hashes, duplicate_groups(X, hashes), {})
-
-
-def check_finite(X: NDArray[Any], ids: Sequence[str]) -> None:
-    """Refuse states (n, d) that are not all finite, naming the rows."""
-    bad: list[int] = []
-    for start in range(0, len(X), FINITE_CHUNK):
-        finite = np.isfinite(X[start : start + FINITE_CHUNK]).all(axis=1)
-        bad += (np.flatnonzero(~finite) + start).tolist()
-    if bad:
-        raise DataError(
-            f"{len(bad)} of {len(X)} rows have hidden states with NaN or infinity (ids "
-            f"{first_few(ids[i] for i in bad)}); leave these rows out, or extract them again with "
-            "--dtype float32."
-        )
 
 
 def _predict(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from probekit.cleaning.scoring import check_finite
 from probekit.data import match
 from probekit.errors import LabelsError, UsageError, first_few
 from probekit.kinds import Listed, Maybe, Text, checked
@@ -17,6 +16,7 @@ from probekit.labels import WeakLabels
 from probekit.limits import check
 from probekit.metrics import accuracy, auroc
 from probekit.prior import class_counts
+from probekit.states import check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -107,7 +107,7 @@ def weak_labels(
             f"All {len(store)} rows would be trained on and none is left to label; train on fewer."
         )
     X, Y = store.layer(layer), known.probs[np.searchsorted(rows, trained)]
-    check_finite(X, store.ids)
+    check_finite(X, store.ids, name=f"Layer {store.layers[0] if layer is None else layer}")
     if np.count_nonzero(Y.max(axis=0, initial=0) > 0) < 2:
         raise LabelsError(
             f"The {len(trained)} rows to train on hold one class only; choose more of them."

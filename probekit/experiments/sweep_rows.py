@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.cleaning.scoring import check_finite, read_states
+from probekit.cleaning.scoring import read_states
 from probekit.cuts import by_key
 from probekit.errors import LabelsError, UsageError
 from probekit.groups import ordered_groups
 from probekit.probes.mirror import mirrored
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
+from probekit.states import check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,7 +106,7 @@ class LayerStates:
         """States (n, d), finite."""
         whole = len(self.rows) == len(self.rows.store)
         X = read_states(self.rows.store, self.layer, None if whole else self.rows.numbers)
-        check_finite(X, self.rows.labels.ids)
+        check_finite(X, self.rows.labels.ids, name=f"Layer {self.layer}")
         return X
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from probekit.errors import ProbeError, UsageError, first_few
 from probekit.kinds import Kind, check_names
+from probekit.states import as_array, as_states, check_finite, row_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["BaseProbe", "Training", "hard_labels", "label_matrix", "row_chunks"]
 
 ROW_SUM_TOLERANCE = 1e-3  # float16 probabilities of a dozen classes sum to 1 within this
-CHUNK_BYTES = 1 << 25
 
 
 class Training(NamedTuple):
@@ -88,7 +88,7 @@ def _as_array(y: ArrayLike) -> NDArray[Any]:
     if y is None:
         raise ProbeError("A probe requires y to be passed, but the target y is None.")
     try:
-        values = np.asarray(y)
+        values = np.asarray(y) if isinstance(y, list | tuple) else as_array(y, name="y")
         if values.dtype.kind == "O":
             y = values.tolist()
             values = np.asarray(y)
@@ -168,13 +168,6 @@ def hard_labels(Y: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     return np.asarray(np.argmax(Y, axis=1), dtype=np.int64)
 
 
-def row_chunks(n: int, row_bytes: int, budget: int = CHUNK_BYTES) -> Iterator[slice]:
-    """Cut ``n`` rows into slices of about ``budget`` bytes."""
-    step = max(1, budget // max(1, row_bytes))
-    for start in range(0, n, step):
-        yield slice(start, min(n, start + step))
-
-
 class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     """Base of all probes: a scikit-learn classifier that also takes soft labels.
 
@@ -226,25 +219,19 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         return self._check_states(X, reset=False)
 
     def _check_states(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
-        if getattr(X, "dtype", None) == np.float16:
-            X = np.asarray(X, dtype=np.float32)
+        numbers: Any = as_states(X)
+        if hasattr(X, "iloc") and hasattr(X, "columns"):
+            frame: Any = type(X)
+            numbers = frame(numbers, columns=X.columns)  # scikit-learn compares their names
         states: NDArray[Any] = validate_data(
             self,
-            X,
+            numbers,
             reset=reset,
             dtype=[np.float64, np.float32],
             ensure_all_finite=False,
             ensure_min_samples=2 if reset else 1,
         )
-        bad: list[int] = []
-        for rows in row_chunks(len(states), states.shape[1]):
-            finite = np.isfinite(states[rows]).all(axis=1)
-            bad += (np.flatnonzero(~finite) + rows.start).tolist()
-        if bad:
-            raise ProbeError(
-                f"X contains NaN or inf in {len(bad)} of {len(states)} rows "
-                f"(first: {first_few(bad)}); leave these rows out or extract them again in float32."
-            )
+        check_finite(states)
         return states
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -273,7 +260,7 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
 
 
 def _check_weight(sample_weight: ArrayLike, Y: NDArray[np.float64]) -> NDArray[np.float64]:
-    weight = np.asarray(sample_weight, dtype=np.float64)
+    weight = np.asarray(as_array(sample_weight, name="sample_weight"), dtype=np.float64)
     if weight.shape != (len(Y),):
         raise ProbeError(f"sample_weight must have shape ({len(Y)},), got {weight.shape}.")
     if not (np.isfinite(weight) & (weight >= 0)).all():
@@ -286,7 +273,7 @@ def _check_weight(sample_weight: ArrayLike, Y: NDArray[np.float64]) -> NDArray[n
 
 
 def _check_groups(groups: ArrayLike, n: int) -> NDArray[np.int64]:
-    values = np.asarray(groups)
+    values = as_array(groups, name="groups")
     if values.shape != (n,):
         raise ProbeError(f"groups must have shape ({n},), one group per row, got {values.shape}.")
     return np.unique(values, return_inverse=True)[1].astype(np.int64)

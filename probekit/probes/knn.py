@@ -12,6 +12,7 @@ from probekit.groups import duplicate_groups
 from probekit.limits import PROBE_KINDS
 from probekit.probes.base import BaseProbe, Training, row_chunks
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
+from probekit.states import as_states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +86,7 @@ def best_k(
 
     Equal scores go to the smaller k. Source: https://github.com/EleutherAI/w2s, branch topo.
     """
-    rows = np.asarray(X)
+    rows = as_states(X)
     k_max = len(rows) - 1 if k_max is None else k_max
     index = NeighborIndex(rows, metric=metric, backend=backend).others(k_max, groups=groups).index
     score = np.zeros(k_max)

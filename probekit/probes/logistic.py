@@ -43,7 +43,7 @@ class LogisticProbe(BaseProbe):
         each; with less, 1e-2 is taken. EleutherAI's numbers: ``l2=1e-2, standardize=False``.
     standardize
         Penalise the coefficients of columns divided by their spread; ``coef_`` is in the space of
-        X all the same.
+        X all the same. Columns that are constant up to rounding have coefficient 0.
     fit_intercept
         False: no bias, so that with two classes P(X) = 1 − P(−X). What differences of two states
         need (which of two completions is preferred, whichever stands first); columns are then

@@ -17,6 +17,7 @@ from probekit.probes.logistic_design import Design
 from probekit.probes.logistic_rows import StandardRows
 from probekit.probes.logistic_solver import Objective, Solution, minimise
 from probekit.probes.precision import full_float32
+from probekit.states import as_array, as_states
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -123,8 +124,8 @@ def logistic_path(
         Number of each row's fold (n,). Fits without a fold give its rows weight 0; centre, scale
         and preconditioner are those of all rows.
     standardize
-        Penalise the coefficients of columns divided by their (weighted) spread; a column without
-        spread is divided by 1.
+        Penalise the coefficients of columns divided by their (weighted) spread; a column that is
+        constant up to rounding is left out.
     fit_intercept
         False: no bias (``intercept_`` is 0), so that with two classes P(X) = 1 − P(−X), as
         differences of two states ask. Nothing is centred then: spread is the root mean square.
@@ -333,14 +334,16 @@ def logits_to_proba(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _check(X: Any, y: ArrayLike, sample_weight: ArrayLike | None, folds: Any) -> _Task:
-    X = X if hasattr(X, "shape") else np.asarray(X)
+    X = X if _gives_rows(X) else as_states(X)
     if len(X.shape) != 2 or not X.shape[0] or not X.shape[1]:
         raise ProbeError(f"X must be states (n, d) with rows and columns, got {tuple(X.shape)}.")
     n = X.shape[0]
     classes, Y = label_matrix(y)
     if len(Y) != n:
         raise ProbeError(f"X has {n} rows but y has {len(Y)}; they must be the same rows.")
-    weight = np.ones(n) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    weight = np.ones(n)
+    if sample_weight is not None:
+        weight = np.asarray(as_array(sample_weight, name="sample_weight"), dtype=np.float64)
     if weight.shape != (n,) or not (np.isfinite(weight) & (weight >= 0)).all():
         raise ProbeError(f"sample_weight must be ({n},) finite numbers of at least 0.")
     if np.count_nonzero(weight @ Y) < 2:
@@ -348,7 +351,7 @@ def _check(X: Any, y: ArrayLike, sample_weight: ArrayLike | None, folds: Any) ->
     targets = Y[:, 1:].T if Y.shape[1] == 2 else Y.T
     numbers, count = None, 0
     if folds is not None:
-        values = np.asarray(folds)
+        values = as_array(folds, name="folds")
         if values.shape != (n,):
             raise ProbeError(f"folds must have shape ({n},), one per row, got {values.shape}.")
         found, numbers = np.unique(values, return_inverse=True)
@@ -357,6 +360,13 @@ def _check(X: Any, y: ArrayLike, sample_weight: ArrayLike | None, folds: Any) ->
             if not weight[numbers != fold].any():
                 raise ProbeError(f"No row with weight is outside fold {found[fold]}.")
     return _Task(X, classes, np.ascontiguousarray(targets), weight / weight.sum(), numbers, count)
+
+
+def _gives_rows(X: Any) -> bool:
+    """Whether X can stay where it is: a slice of it is so many of its rows."""
+    dense = str(getattr(X, "layout", "torch.strided")) == "torch.strided"
+    other = any(hasattr(X, name) for name in ("iloc", "tocsr", "to_coo"))
+    return hasattr(X, "shape") and hasattr(X, "__getitem__") and dense and not other
 
 
 def _check_penalties(penalties: ArrayLike) -> NDArray[np.float64]:

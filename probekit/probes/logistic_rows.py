@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from probekit.errors import ProbeError, first_few
+from probekit.errors import ProbeError
+from probekit.states import as_states, constant_columns, finite_rows, not_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,8 +34,10 @@ class StandardRows:
     weight
         Row weights (n,) that sum to 1.
     standardize
-        Divide every column by its own spread (by 1 where that is 0); otherwise all columns by one
-        common scale, which only makes tolerances mean the same for states of any size.
+        Divide every column by its own spread, and one that is constant up to rounding
+        (:func:`probekit.states.constant_columns`) by infinity: its coefficient is 0. Otherwise all
+        columns by one common scale, which only makes tolerances mean the same for states of any
+        size.
     centre
         False: take no mean away, and measure spread from 0 (root mean square). For fits without a
         bias, which could not undo a shift.
@@ -66,7 +69,8 @@ class StandardRows:
         mean, variance = self._moments(shares, centre=centre)
         self.common_scale = 1.0
         if standardize:
-            scale = torch.where(variance > 0, variance.sqrt(), 1.0)
+            scale = variance.sqrt()
+            scale[self._constant(mean, scale)] = torch.inf  # out of the fit
         else:
             rms = float(variance.mean().sqrt())
             self.common_scale = rms if rms > 0 else 1.0
@@ -93,7 +97,8 @@ class StandardRows:
         """Undo ``to_states``."""
         assert self.offset is not None
         centre = torch.as_tensor(self.pilot, dtype=torch.float64, device=self.device)
-        return coef / self.inverse.double(), intercept + coef @ (centre + self.offset.double())
+        scale = torch.where(self.inverse > 0, 1 / self.inverse.double(), 0.0)
+        return coef * scale, intercept + coef @ (centre + self.offset.double())
 
     def _fits(self) -> bool:
         size = self.n * self.d * self.dtype.itemsize
@@ -123,7 +128,7 @@ class StandardRows:
         name = str(wide).removeprefix("torch.")
         with np.errstate(over="ignore"):  # _moments tells of it in a sentence
             block: NDArray[Any] = np.subtract(
-                _numbers(self.X[rows]), self.pilot, out=out, dtype=name, casting="same_kind"
+                as_states(self.X[rows]), self.pilot, out=out, dtype=name, casting="same_kind"
             )
         return block
 
@@ -132,7 +137,7 @@ class StandardRows:
         count = min(self.n, PILOT_ROWS)
         count -= 1 - count % 2
         places = np.linspace(0, self.n - 1, count).astype(int)
-        sample = np.concatenate([_numbers(self.X[i : i + 1]) for i in places.tolist()])
+        sample = np.concatenate([as_states(self.X[i : i + 1]) for i in places.tolist()])
         if not np.isfinite(sample).all():
             raise self._not_finite()
         pilot: NDArray[Any] = np.sort(sample, axis=0)[count // 2]
@@ -151,16 +156,20 @@ class StandardRows:
             return torch.zeros_like(first), second
         return first, (second - first.square()).clamp_(min=0)
 
+    def _constant(self, mean: Tensor, spread: Tensor) -> Tensor:
+        """Which columns (d,) are constant up to rounding; ``mean`` is less the pilot."""
+        found = constant_columns(
+            mean.cpu().numpy() + self.pilot, spread.cpu().numpy(), self.pilot.dtype
+        )
+        return torch.from_numpy(found).to(spread.device)
+
     def _not_finite(self) -> ProbeError:
         bad: list[int] = []
         for start in range(0, self.n, self.step):
-            block = _numbers(self.X[start : start + self.step])
-            bad += (np.flatnonzero(~np.isfinite(block).all(axis=1)) + start).tolist()
+            block = as_states(self.X[start : start + self.step])
+            bad += (np.flatnonzero(~finite_rows(block)) + start).tolist()
         if bad:
-            return ProbeError(
-                f"X contains NaN or inf in {len(bad)} of {self.n} rows (first: {first_few(bad)}); "
-                "leave these rows out or extract them again in float32."
-            )
+            return not_finite(bad, self.n)
         return ProbeError(
             "X holds numbers whose squares overflow "
             f"{str(self.dtype).removeprefix('torch.')}; divide X by a constant first."
@@ -171,16 +180,3 @@ def chunk_rows(width: int, dtype: torch.dtype, device: torch.device) -> int:
     """Rows of ``width`` numbers that are worked on at once."""
     budget = CHUNK_BYTES_CUDA if device.type == "cuda" else CHUNK_BYTES
     return max(64, budget // (width * dtype.itemsize))
-
-
-def _numbers(block: Any) -> NDArray[Any]:
-    """Float32 or float64 rows of an array, data set or tensor."""
-    if isinstance(block, torch.Tensor):
-        wide = block.dtype in (torch.float64, torch.int32, torch.int64)
-        block = block.detach().to("cpu", torch.float64 if wide else torch.float32).numpy()
-    values = np.asarray(block)
-    if values.dtype in (np.float32, np.float64):
-        return values
-    # Two-byte floats (bfloat16 too, whose kind is "V") are exact in float32.
-    wide = values.dtype.kind in "biu" or values.dtype.itemsize > 2
-    return values.astype(np.float64 if wide else np.float32)

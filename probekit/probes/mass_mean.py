@@ -14,6 +14,7 @@ from scipy.special import softmax
 from probekit.groups import duplicate_groups
 from probekit.probes.base import BaseProbe
 from probekit.probes.calibration import Calibration, calibrate
+from probekit.states import constant_columns
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -58,6 +59,7 @@ class MassMeanProbe(BaseProbe):
         # Scores of large coordinates would be differences of nearly equal numbers.
         self._center = data.X.mean(axis=0, dtype=np.float64)
         states = data.X.astype(np.float64) - self._center
+        states[:, constant_columns(self._center, states.std(axis=0), data.X.dtype)] = 0
         self._mu = _means(states, data)
         score = _without(states, data)
         self._calibration = calibrate(score, data.Y, data.weight)

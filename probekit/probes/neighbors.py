@@ -16,6 +16,7 @@ from probekit.errors import ProbeError
 from probekit.probes.in_parallel import in_parallel
 from probekit.probes.neighbors_backends import search, search_among
 from probekit.probes.neighbors_exact import Space, exact_search, first_of, settle
+from probekit.states import as_states, check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -240,14 +241,10 @@ def nearest(
 
 
 def _rows(X: ArrayLike) -> NDArray[Any]:
-    rows = np.asarray(X)
+    rows = as_states(X)
     if rows.ndim != 2:
         raise ProbeError(f"Rows must have shape (n, d), got {rows.shape}.")
-    if rows.dtype not in (np.float32, np.float64):
-        rows = rows.astype(np.float32 if rows.dtype == np.float16 else np.float64)
-    # The largest and smallest value show NaN and inf without a mask of the size of X.
-    if rows.size and not (np.isfinite(rows.max()) and np.isfinite(rows.min())):
-        raise ProbeError("Rows contain NaN or inf, which have no neighbours; leave them out.")
+    check_finite(rows)
     return rows
 
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Space", "exact_search", "first_of", "settle"]
 
-# A row whose distance to the mean is below this share of the mean is the mean, up to rounding.
-NO_DIRECTION = 1e-10
+# A row whose distance to the mean is below this share of the mean is the mean, up to rounding: of
+# float32, twice the unit in the last place, as for columns (probekit.states.constant_columns).
+NO_DIRECTION_32, NO_DIRECTION_64 = 2.0**-22, 1e-10
 UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53
 TILE_BYTES = 1 << 27
 CACHE_BYTES = 1 << 20
@@ -51,7 +52,8 @@ class Space:
         self.X: Any = X
         self.unit = metric == "cosine"
         self.mean = X.mean(axis=0, dtype=np.float64)
-        self.floor = NO_DIRECTION * float(np.linalg.norm(self.mean))
+        share = NO_DIRECTION_32 if X.dtype == np.float32 else NO_DIRECTION_64
+        self.floor = share * float(np.linalg.norm(self.mean))
         largest = max(float(X.max(initial=0)), -float(X.min(initial=0)))
         self.scale = 1.0 if self.unit or not largest else 2.0 ** np.ceil(np.log2(largest))
         self.rows: NDArray[np.float32] | None = None

@@ -49,8 +49,9 @@ def out_of_fold(
     from probekit.folds import stratified_folds
     from probekit.groups import duplicate_groups
     from probekit.probes.base import BaseProbe, hard_labels, label_matrix
+    from probekit.states import as_array
 
-    states = X if isinstance(X, np.ndarray) else np.asarray(X)
+    states = as_array(X)
     classes, Y = label_matrix(y)
     if len(Y) != len(states):
         raise ProbeError(f"X has {len(states)} rows but y has {len(Y)}; they must be the same.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.errors import ProbeError
-from probekit.probes.base import row_chunks
+from probekit.states import constant_columns, row_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,15 +51,46 @@ class RidgeStates:
         self.mean = np.zeros(d)
         for rows in row_chunks(n, 8 * d):
             self.mean += self.weight[rows] @ X[rows].astype(np.float64) / n
-        vectors, values = _decompose(X, self.mean, self.weight)
+        self._constant = self._constant_columns(X)
+        vectors, values = self._decompose(X)
+        vectors[self._constant] = 0  # and not what rounding makes of it
         scale = float(np.sqrt(max(values.sum(), 0.0) / d))
         self.scale = scale if scale > 0 else 1.0
         self.values = np.maximum(values, 0) / self.scale**2
         self.vectors = vectors / self.scale
         self.projected = np.empty((n, len(values)))
         for rows in row_chunks(n, 8 * d):
-            self.projected[rows] = (X[rows].astype(np.float64) - self.mean) @ self.vectors
+            self.projected[rows] = self._centred(X[rows]) @ self.vectors
         self._together = _rows_together(groups, self.weight)
+
+    def _constant_columns(self, X: NDArray[Any]) -> NDArray[np.bool_]:
+        """Columns (d,) that are constant up to rounding: they are left out of every fit."""
+        square = np.zeros(X.shape[1])
+        for rows in row_chunks(len(X), 8 * X.shape[1]):
+            square += self.weight[rows] @ (X[rows].astype(np.float64) - self.mean) ** 2
+        return constant_columns(self.mean, np.sqrt(square / len(X)), X.dtype)
+
+    def _centred(self, X: NDArray[Any]) -> NDArray[np.float64]:
+        centred: NDArray[np.float64] = X.astype(np.float64) - self.mean
+        if self._constant.any():
+            centred[:, self._constant] = 0
+        return centred
+
+    def _decompose(self, X: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Eigenvectors (d, r) and eigenvalues (r,) of the weighted covariance, r = min(n, d)."""
+        n, d = X.shape
+        if d <= n:
+            covariance = np.zeros((d, d))
+            for rows in row_chunks(n, 8 * d):
+                centred = self._centred(X[rows])
+                covariance += (centred * self.weight[rows, None]).T @ centred
+            values, vectors = np.linalg.eigh(covariance / n)
+            return vectors, values
+        scaled = self._centred(X) * np.sqrt(self.weight)[:, None]
+        values, left = np.linalg.eigh(scaled @ scaled.T / n)
+        keep = values > 1e-12 * max(float(values[-1]), 0.0)
+        values, left = values[keep], left[:, keep]
+        return scaled.T @ left / np.sqrt(values * n), values
 
     def __len__(self) -> int:
         return len(self.weight)
@@ -111,25 +142,6 @@ def choose_penalty(
     bound = means[best] + errors[best].std() / np.sqrt(len(Y))
     chosen = int(np.flatnonzero(means <= bound)[-1])
     return sorted(penalties)[chosen], scores[chosen]
-
-
-def _decompose(
-    X: NDArray[Any], mean: NDArray[np.float64], weight: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Eigenvectors (d, r) and eigenvalues (r,) of the weighted covariance, r = min(n, d)."""
-    n, d = X.shape
-    if d <= n:
-        covariance = np.zeros((d, d))
-        for rows in row_chunks(n, 8 * d):
-            centred = X[rows].astype(np.float64) - mean
-            covariance += (centred * weight[rows, None]).T @ centred
-        values, vectors = np.linalg.eigh(covariance / n)
-        return vectors, values
-    scaled = (X.astype(np.float64) - mean) * np.sqrt(weight)[:, None]
-    values, left = np.linalg.eigh(scaled @ scaled.T / n)
-    keep = values > 1e-12 * max(float(values[-1]), 0.0)
-    values, left = values[keep], left[:, keep]
-    return scaled.T @ left / np.sqrt(values * n), values
 
 
 def _rows_together(

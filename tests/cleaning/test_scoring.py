@@ -163,7 +163,7 @@ def test_states_that_are_not_finite_are_named(blobs, make_store, as_labels):
     data.X[9, 2] = np.inf
     data.X[11, 2] = -np.inf
     store, labels = make_store(data.X), as_labels(data.weak)
-    with pytest.raises(DataError, match=r"4 of 60 rows .* \(ids 'r3', 'r5', 'r9', …\)"):
+    with pytest.raises(DataError, match=r"in 4 of 60 rows \(first: 'r3', 'r5', 'r9', …\)"):
         score_rows(store, labels)
 
 

@@ -117,5 +117,5 @@ def test_refusals(blobs, make_store, as_labels):
         weak_labels(store, truth, train_ids=ones)
     bad = data.X.copy()
     bad[4] = np.nan
-    with pytest.raises(DataError, match=r"NaN or infinity \(ids 'r4'\)"):
+    with pytest.raises(DataError, match=r"NaN or inf in 1 of .* rows \(first: 'r4'\)"):
         weak_labels(make_store(bad, name="bad.h5"), truth)

@@ -326,7 +326,7 @@ def test_states_that_are_not_finite(no, chain, make_acts):
     chain.X[[4, 8], 1] = np.nan
     acts = make_acts(chain.X, chain.ids, chain.texts, name="nan.h5")
     sentence = no(acts=acts)
-    assert "2 of 300 rows have hidden states with NaN or infinity (ids 'r4', 'r8')" in sentence
+    assert "Layer 6 contains NaN or inf in 2 of 300 rows (first: 'r4', 'r8')" in sentence
 
 
 def test_layers(no, run, chain, make_acts):

@@ -133,4 +133,4 @@ def test_states_that_are_not_finite(refused, chain, make_acts):
     chain.X[7, 0] = np.inf
     acts = make_acts(chain.X, chain.ids, chain.texts, name="inf.h5")
     sentence = refused("weak-labels", acts, "--truth", chain.truth, "-o", chain.out)
-    assert "1 of 300 rows have hidden states with NaN or infinity (ids 'r7')" in sentence
+    assert "contains NaN or inf in 1 of 300 rows (first: 'r7')" in sentence
