@@ -112,7 +112,7 @@ def _page(what: Path, options: dict[str, Any]) -> Page:
 
         try:
             return sweep_page(read_sweep(what), title=what.name)
-        except (LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
             if isinstance(error, ProbekitError):
                 raise
             raise DataError(
@@ -162,7 +162,7 @@ def _folder_page(folder: Path, options: dict[str, Any]) -> Page:
         if "pairs" in results:
             return saliency_page(results, folder=folder)
         return run_page(results, folder=folder, rows=_rows_of_run(folder, options))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         if isinstance(error, ProbekitError):
             raise
         raise DataError(

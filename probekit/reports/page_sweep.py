@@ -14,6 +14,7 @@ from probekit.reports.replay import RECORDED, recorded_command
 from probekit.reports.sweep_figures import draw_layers, draw_strengths
 from probekit.reports.sweep_tables import choice_text, measure_name, strength_text, sweep_table
 from probekit.reports.tables import MISSING, Table
+from probekit.safe import misfit
 from probekit.sources import read_table
 from probekit.tables import read_metadata
 
@@ -24,6 +25,7 @@ __all__ = ["is_sweep", "read_sweep", "sweep_page"]
 
 FORMAT = "probekit-sweep"
 ROWS_SHOWN = 1000
+NUMBER_OR_NONE = (int, float, type(None))
 
 
 def is_sweep(path: Path) -> bool:
@@ -44,6 +46,10 @@ def read_sweep(path: Path) -> dict[str, Any]:
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if not rows:
         raise DataError(f"{path} holds no results; make it again with `probekit sweep`.")
+    shape = {name: NUMBER_OR_NONE for name in columns if name != "probe"} | {"probe": str}
+    said = {"choice": dict, "regret": dict, "notes?": [str], "provenance?": dict}
+    if wrong := misfit(rows, [shape], "rows") or misfit(dict(table.metadata), said, "metadata"):
+        raise DataError(f"{path} is damaged: {wrong}; make it again with `probekit sweep`.")
     return {**table.metadata, "rows": rows}
 
 

@@ -145,7 +145,7 @@ def test_a_sweep(probekit, report, refused, chain):
     del known["choice"]
     pq.write_table(table.replace_schema_metadata({"probekit": json.dumps(known)}), path)
     sentence = refused("report", path, "-o", chain.folder / "p.html")
-    assert "is damaged or of another version" in sentence
+    assert "is damaged: metadata.choice is missing" in sentence
     bare = chain.folder / "bare.parquet"
     result = probekit(
         *("sweep", chain.acts, "--labels", chain.weak, "--probes", "mass-mean", "-o", bare)

@@ -222,6 +222,34 @@ TARGETS = [
         ("run", "--config", "run.yaml", "-o", "runs/first", "--steps", "steps"),
         ("runs", "steps"),
     ),
+    Target(
+        "saliency",
+        ("runs/bars/metrics.json",),
+        ("report", "runs/bars", "-o", "new.html"),
+        ("runs",),
+    ),
+    Target("demo", ("demo/results.json",), ("report", "demo", "-o", "new.html"), ("demo",)),
+    Target(
+        "task",
+        ("task.jsonl", "truth.csv", "truth.parquet"),
+        (
+            *("run", "--task", "FILE", "--weak", "model@layers=1", "--strong", "model"),
+            *("--set", "validation_share=0.3", "-o", "new", "--dry-run"),
+        ),
+    ),
+    Target(
+        "swept",
+        ("acts.h5", "weak.csv", "truth.jsonl"),
+        (
+            *("sweep", "acts.h5", "--labels", "weak.csv", "--truth", "truth.jsonl"),
+            *("--probes", "mass-mean", "-o", "new.parquet"),
+        ),
+    ),
+    Target(
+        "saliency configuration",
+        ("saliency.yaml",),
+        ("saliency", "--config", "FILE", "-o", "new", "--dry-run"),
+    ),
     Target("configuration", ("run.yaml",), ("run", "--config", "FILE", "-o", "new", "--dry-run")),
     Target(
         "probe",

@@ -12,6 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from probekit.errors import ProbekitError
+
 TOOLS = Path(__file__).parents[1]
 ANIMALS = ["a small cat", "the cats sleep", "one cat and a mouse", "my cat is old"]
 HAMMERS = ["a steel hammer", "hammers and nails", "the hammer fell", "an old hammer broke"]
@@ -73,7 +75,10 @@ def _tables() -> None:
     pairs = [{"id": r["id"], "prompt": "p", "chosen": r["text"], "rejected": "no"} for r in rows]
     for name, records in (("chats", chats), ("pairs", pairs)):
         Path(f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    task = [{"id": i, "text": f"{rows[i % 7]['text']} {i}", "label": i % 2} for i in range(160)]
+    task = [
+        {"id": i, "text": f"{(ANIMALS, HAMMERS)[i % 2][i // 2 % 4]} {i}", "label": i % 2}
+        for i in range(160)
+    ]
     Path("task.jsonl").write_text("".join(json.dumps(record) + "\n" for record in task))
     import datasets
 
@@ -120,10 +125,39 @@ def _chain() -> None:
     probekit("predict", "rows.jsonl", "-m", "student/model", "-o", "predicted.parquet")
     Path("run.yaml").write_text(
         "task: task.jsonl\nweak: model@layers=1\nstrong: model\nprobes: [knn]\nactions: [filter]\n"
-        "losses: [xent]\nvalidation_share: 0.3\nrandom_drops: 0\nfinetune: {max_steps: 2}\n"
-        "probe_options: {knn: {k: 5}}\n"
+        "losses: [xent]\nvalidation_share: 0.3\nrandom_drops: 0\n"
+        "finetune: {max_steps: 40, lr: 0.003}\nprobe_options: {knn: {k: 5}}\n"
     )
-    probekit("run", "--config", "run.yaml", "-o", "runs/first", "--steps", "steps")
+    with contextlib.suppress(ProbekitError):  # what collapses is told at the end; all is written
+        probekit("run", "--config", "run.yaml", "-o", "runs/first", "--steps", "steps")
+    Path("saliency.yaml").write_text(
+        "task: task.jsonl\nweak: model@layers=1\nstrong: model\nvalidation_share: 0.3\n"
+        "layers: last\nfinetune: {max_steps: 40, lr: 0.003}\n"
+    )
+    with contextlib.suppress(ProbekitError):
+        probekit("saliency", "--config", "saliency.yaml", "-o", "runs/bars", "--steps", "steps")
+    _demo()
+
+
+def _demo() -> None:
+    """What the page of `probekit demo` is drawn from; the demo itself takes a minute."""
+    figures = {"pgr": 0.5, "pgr_low": 0.1, "pgr_high": 0.9, "unbounded": False, "reason": None}
+    gain = {"gain": 0.1, "gain_low": 0.0, "gain_high": 0.2}
+    arms = [
+        {
+            **{"name": name, "kind": "plain", "rows": 9, "label_accuracy": 0.8, "accuracy": 0.8},
+            **{"accuracy_prior_matched": 0.8, "auroc": 0.8, "pgr": figures | gain, "gain": gain},
+            "pgr_prior_matched": figures,
+        }
+        for name in ("weak supervisor", "weak labels", "filter kNN", "ground truth")
+    ]
+    results = {
+        **{"task": "docstrings", "model": "model", "layer": 6, "student_rows": 9, "test_rows": 9},
+        **{"weak_prior": [0.5, 0.5], "random_draws": 1, "arms": arms},
+        **{"versions": {"probekit": "0"}, "hardware": {"cpus": 1}},
+    }
+    Path("demo").mkdir()
+    Path("demo/results.json").write_text(json.dumps(results))
 
 
 def _answer() -> None:
