@@ -300,8 +300,13 @@ TARGETS = [
 ]
 
 
-def prepare(number: int, seed: int, seeds: Path, work: Path) -> tuple[Target, str, str]:
-    """Lay out a folder with one damaged file; returns what it is for, the file and the damage."""
+def prepare(
+    number: int, seed: int, seeds: Path, work: Path, *, whole: bool = False
+) -> tuple[Target, str, str]:
+    """Lay out a folder with one damaged file; returns what it is for, the file and the damage.
+
+    ``whole`` leaves the file as it is.
+    """
     rng = random.Random(f"{seed}/{number}")
     target = TARGETS[number % len(TARGETS)]
     shutil.rmtree(work, ignore_errors=True)
@@ -319,6 +324,8 @@ def prepare(number: int, seed: int, seeds: Path, work: Path) -> tuple[Target, st
         (work / copied).unlink()
         source = seeds / copied
         (shutil.copytree if source.is_dir() else shutil.copy)(source, work / copied)
+    if whole:
+        return target, name, "whole"
     kinds = BY_SUFFIX.get(Path(name).suffix, BYTES)
     how = rng.choice(sorted(kinds))
     data = (work / name).read_bytes()
@@ -443,7 +450,8 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=2600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("build/fuzz"))
-    parser.add_argument("--only", type=int)
+    parser.add_argument("--only", type=int, help="run this case here, with its traceback")
+    parser.add_argument("--control", action="store_true", help="damage nothing: all are results")
     options = parser.parse_args()
     os.environ["PROBEKIT_TRACEBACK"] = "1"
     out = options.out.absolute()
@@ -461,6 +469,8 @@ def main() -> int:
         os.chdir(work)
         print(*act(target, name), sep="\n")
         return 0
+    if options.control:
+        return control(seeds, work)
     log = out / f"log-{options.seed}.jsonl"
     known = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     began = {record["case"] for record in known}
@@ -490,6 +500,19 @@ def main() -> int:
                 )
                 print(f"    {sys.executable} {__file__} --seed {options.seed} --only {number}")
     return summary(known)
+
+
+def control(seeds: Path, work: Path) -> int:
+    """Every command on whole files: what is refused here, damage would not show."""
+    wrong = 0
+    for number, target in enumerate(TARGETS):
+        _, name, _ = prepare(number, 0, seeds, work, whole=True)
+        outcome, reason = in_a_child(target, name, work)
+        if outcome != "result" and "bitsandbytes, which is not installed" not in reason:
+            wrong += 1
+            print(f"{target.name}, {name}: {outcome}: {reason[-300:]}", flush=True)
+    print(f"{len(TARGETS) - wrong} of {len(TARGETS)} commands give a result on whole files")
+    return int(wrong > 0)
 
 
 def summary(records: list[dict[str, Any]]) -> int:

@@ -145,16 +145,30 @@ def _demo() -> None:
     gain = {"gain": 0.1, "gain_low": 0.0, "gain_high": 0.2}
     arms = [
         {
-            **{"name": name, "kind": "plain", "rows": 9, "label_accuracy": 0.8, "accuracy": 0.8},
-            **{"accuracy_prior_matched": 0.8, "auroc": 0.8, "pgr": figures | gain, "gain": gain},
+            "name": name,
+            "kind": "plain",
+            "rows": 9,
+            "label_accuracy": 0.8,
+            "accuracy": 0.8,
+            "accuracy_prior_matched": 0.8,
+            "auroc": 0.8,
+            "pgr": figures | gain,
+            "gain": gain,
             "pgr_prior_matched": figures,
         }
         for name in ("weak supervisor", "weak labels", "filter kNN", "ground truth")
     ]
     results = {
-        **{"task": "docstrings", "model": "model", "layer": 6, "student_rows": 9, "test_rows": 9},
-        **{"weak_prior": [0.5, 0.5], "random_draws": 1, "arms": arms},
-        **{"versions": {"probekit": "0"}, "hardware": {"cpus": 1}},
+        "task": "docstrings",
+        "model": "model",
+        "layer": 6,
+        "student_rows": 9,
+        "test_rows": 9,
+        "weak_prior": [0.5, 0.5],
+        "random_draws": 1,
+        "arms": arms,
+        "versions": {"probekit": "0"},
+        "hardware": {"cpus": 1},
     }
     Path("demo").mkdir()
     Path("demo/results.json").write_text(json.dumps(results))
