@@ -1,19 +1,74 @@
-"""How far an extraction is, on stderr: a line that moves on a terminal, notes everywhere."""
+"""How far the work is, on stderr: a line that moves on a terminal, notes everywhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TextIO
 
 from probekit.safe import printable
 
-__all__ = ["Progress", "duration"]
+__all__ = ["MovingLine", "Progress", "duration", "no_moving_lines"]
 
 EVERY_SECONDS = 0.25
+_hidden = ContextVar("hidden", default=False)
 
 
-class Progress:
+@contextmanager
+def no_moving_lines() -> Iterator[None]:
+    """Draw no moving line within the block; notes are still said."""
+    token = _hidden.set(True)
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
+
+
+class MovingLine:
+    """A line on stderr that is drawn over itself.
+
+    Parameters
+    ----------
+    show
+        Whether to draw it; None: where stderr is a terminal.
+    """
+
+    def __init__(self, *, show: bool | None = None) -> None:
+        self._stream: TextIO = sys.stderr
+        self._show = self._stream.isatty() and not _hidden.get() if show is None else show
+        self._shown = time.monotonic()
+        self._width = 0
+
+    def due(self) -> bool:
+        """Whether it is time to draw again."""
+        now = time.monotonic()
+        if not self._show or now - self._shown < EVERY_SECONDS:
+            return False
+        self._shown = now
+        return True
+
+    def note(self, message: str) -> None:
+        """Say something that must be seen, terminal or not."""
+        self.clear()
+        self._stream.write(f"{printable(message)}\n")
+        self._stream.flush()
+
+    def clear(self) -> None:
+        """Wipe the line."""
+        if self._width:
+            self.draw("")
+
+    def draw(self, text: str) -> None:
+        """Show a text where the last one stood."""
+        self._stream.write(f"\r{text:<{self._width}}" + ("" if text else "\r"))
+        self._stream.flush()
+        self._width = len(text)
+
+
+class Progress(MovingLine):
     """Counts rows and tokens and shows their rates and the time that is left.
 
     Parameters
@@ -23,15 +78,13 @@ class Progress:
     done
         Rows that an earlier run has done.
     show
-        Whether to draw the moving line; None: where stderr is a terminal.
+        As of :class:`MovingLine`.
     """
 
     def __init__(self, total: int, *, done: int = 0, show: bool | None = None) -> None:
-        self._stream: TextIO = sys.stderr
-        self._show = self._stream.isatty() if show is None else show
+        super().__init__(show=show)
         self._total, self._before = total, done
-        self._start = self._shown = time.monotonic()
-        self._width = 0
+        self._start = self._shown
         self.rows = 0
         self.tokens = 0
         self._planned_rows = 0
@@ -46,10 +99,8 @@ class Progress:
         """Count a batch."""
         self.rows += rows
         self.tokens += tokens
-        now = time.monotonic()
-        if self._show and now - self._shown >= EVERY_SECONDS:
-            self._shown = now
-            self._draw(self.line(now - self._start))
+        if self.due():
+            self.draw(self.line(self._shown - self._start))
 
     def line(self, elapsed: float) -> str:
         """Write what is shown after ``elapsed`` seconds."""
@@ -63,22 +114,6 @@ class Progress:
             f"{self._before + self.rows:,}/{self._total:,} rows · {self.rows / elapsed:,.0f} rows/s"
             f" · {self.tokens / elapsed:,.0f} tokens/s · {left} left"
         )
-
-    def note(self, message: str) -> None:
-        """Say something that must be seen, terminal or not."""
-        self.clear()
-        self._stream.write(f"{printable(message)}\n")
-        self._stream.flush()
-
-    def clear(self) -> None:
-        """Wipe the moving line."""
-        if self._width:
-            self._draw("")
-
-    def _draw(self, text: str) -> None:
-        self._stream.write(f"\r{text:<{self._width}}" + ("" if text else "\r"))
-        self._stream.flush()
-        self._width = len(text)
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from probekit.cli.labels import labels_options, read_truth, reading, tell_labels
-from probekit.cli.options import emit, json_option, say, seed_option
+from probekit.cli.options import emit, json_option, quiet_option, say, seed_option
 from probekit.cli.outputs import read_by
 from probekit.cli.predict_sets import check_one_truth, judge_sets, predict_sets
 from probekit.cli.run_options import read_pairs
@@ -117,6 +117,7 @@ KEPT = {
 )
 @click.option("--overwrite", is_flag=True, help="Replace another training in the folder.")
 @seed_option
+@quiet_option
 @json_option
 def command(**options: Any) -> None:
     """Finetune a model on rows and their weak labels.

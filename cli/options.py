@@ -13,7 +13,15 @@ from probekit.safe import json_for_terminal, printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-__all__ = ["emit", "json_option", "output_option", "overwrite_option", "say", "seed_option"]
+__all__ = [
+    "emit",
+    "json_option",
+    "output_option",
+    "overwrite_option",
+    "quiet_option",
+    "say",
+    "seed_option",
+]
 
 
 def json_option(command: F) -> F:
@@ -28,6 +36,21 @@ def overwrite_option(command: F) -> F:
     return click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")(
         command
     )
+
+
+def quiet_option(command: F) -> F:
+    """Add ``--quiet``: no moving lines while the command runs."""
+
+    def hide(context: click.Context, param: click.Parameter, value: bool) -> bool:  # noqa: ARG001
+        if value:
+            from probekit.activations.progress import no_moving_lines
+
+            context.with_resource(no_moving_lines())
+        return value
+
+    return click.option(
+        "--quiet", is_flag=True, callback=hide, help="Show no progress; results and errors only."
+    )(command)
 
 
 def seed_option(command: F) -> F:

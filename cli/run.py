@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from probekit.cli.options import emit, json_option, say
+from probekit.cli.options import emit, json_option, quiet_option, say
 from probekit.cli.outputs import claim_folder, make_folder
 from probekit.cli.run_options import read_run_config, refuse_failures
 from probekit.errors import ProbekitError
@@ -59,6 +59,7 @@ __all__ = ["command"]
     help="Folder of the steps that runs share (beside the run: steps).",
 )
 @click.option("--dry-run", is_flag=True, help="Print steps, rows, tokens and disk, and do nothing.")
+@quiet_option
 @json_option
 def command(**options: Any) -> None:
     """Measure what a student recovers of the gap between weak supervisor and ceiling.
@@ -80,7 +81,8 @@ def command(**options: Any) -> None:
         found = plan(config, steps)
         emit(found, plan_text(found), as_json=options["as_json"])
         return
-    run = Run(config, steps, say)
+    tell = (lambda _: None) if options["quiet"] else say
+    run = Run(config, steps, tell)
     run.check()  # what is wrong is said before anything is written
     claim_folder(folder)
     open_folder(folder, config)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from probekit.cli.options import emit, json_option, say
+from probekit.cli.options import emit, json_option, quiet_option, say
 from probekit.cli.outputs import claim_folder, make_folder
 from probekit.cli.run_options import read_run_config, refuse_failures
 
@@ -61,6 +61,7 @@ __all__ = ["command"]
     help="Folder of the steps that it shares with runs (beside the output: steps).",
 )
 @click.option("--dry-run", is_flag=True, help="Print steps, rows, tokens and disk, and do nothing.")
+@quiet_option
 @json_option
 def command(**options: Any) -> None:
     """Compare linear probes with finetuning: how salient a concept is in the strong model.
@@ -83,7 +84,8 @@ def command(**options: Any) -> None:
         found = plan(config, steps, experiment=Saliency)
         emit(found, plan_text(found), as_json=options["as_json"])
         return
-    saliency = Saliency(config, steps, say)
+    tell = (lambda _: None) if options["quiet"] else say
+    saliency = Saliency(config, steps, tell)
     saliency.check()  # what is wrong is said before anything is written
     claim_folder(folder)
     open_saliency_folder(folder, config)

@@ -25,6 +25,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from probekit.errors import ModelError
 from probekit.students.checkpoints import mark
 from probekit.students.config import FinetuneConfig
+from probekit.students.progress import TrainingLine
 from probekit.trouble import told
 
 __all__ = [
@@ -72,6 +73,16 @@ class FiniteTrainer(Trainer):
     def _losses(self) -> LossSum:
         # The Trainer puts another one in its place when it reads a checkpoint.
         return next(c for c in self.callback_handler.callbacks if isinstance(c, LossSum))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, and show how far it is on a terminal."""
+        line = TrainingLine()
+        self.add_callback(line)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            line.clear()
+            self.remove_callback(line)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Take one step of forward and backward.

@@ -54,6 +54,9 @@ def test_from_flags_to_a_table_that_replays(words: list[Any], tmp_path: Path) ->
     # The file alone makes the same run, from the steps that lie beside it.
     again = run("--config", folder / "config.yaml", "-o", tmp_path / "runs" / "b", "--json")
     assert again.exit_code == told.exit_code, again.output
+    quiet = run("--config", folder / "config.yaml", "-o", folder, "--quiet")
+    assert not any(line.startswith("[") for line in quiet.stderr.splitlines())
+    assert "filter kNN" in quiet.stdout
     lines = [line for line in again.stderr.splitlines() if line.startswith("[")]
     assert lines
     assert all("done before" in line for line in lines)

@@ -29,10 +29,12 @@ from probekit.errors import (
     UsageError,
 )
 from probekit.labels import WeakLabels
+from probekit.students.class_trainer import ClassTrainer
 from probekit.students.classifier import read_head
 from probekit.students.config import FinetuneConfig
 from probekit.students.finetune import finetune
-from probekit.students.predictions import evaluate_predictions, read_curve
+from probekit.students.losses import Loss
+from probekit.students.predictions import evaluate_predictions, proba_of, read_curve
 from probekit.students.predictor import predict_rows
 from probekit.students.trainer import FiniteTrainer
 from probekit.students.training_rows import TrainingRows, hold_out, training_rows
@@ -537,15 +539,78 @@ class TestResume:
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
-    config: Any, tmp_path: Path
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def diverging(self: Any, *args: Any, step: int, **more: Any) -> Any:
+        return call(self, *args, step=step, **more) * (np.nan if step == 2 else 1)
+
+    call = Loss.__call__
+    monkeypatch.setattr(Loss, "__call__", diverging)
     rows = make_rows(16)
     train = training_rows(rows, labels_of(rows))
-    with pytest.raises(ModelError, match=r"The loss of step \d+ is (nan|inf|-inf)"):
-        finetune(config(lr=1e30, save_seconds=0.0), train, tmp_path)
+    with pytest.raises(ModelError, match="The loss of step 3 is nan, so training stopped before"):
+        finetune(config(save_seconds=0.0), train, tmp_path)
     kept = list((tmp_path / "checkpoints").glob("checkpoint-*/model.safetensors"))
     assert kept
     assert not (tmp_path / "metrics.json").exists()
+
+
+class TestOneClass:
+    """Students that are sure of one class for every row, and labels that are of one class."""
+
+    def test_saturated_predictions_are_read_back(
+        self, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = make_rows(16)
+
+        def saturated(self: Any, rows: Any) -> Any:
+            return np.tile([0.0, 1.0], (len(rows), 1))
+
+        monkeypatch.setattr(ClassTrainer, "probabilities", saturated)
+        train = training_rows(rows, labels_of(rows))
+        done = finetune(config(epochs=1), train, tmp_path, predict={"t": rows})
+        np.testing.assert_array_equal(done.predictions["t"].probs, [[0, 1]] * 16)
+        figures = evaluate_predictions(done.predictions["t"], labels_of(rows))
+        assert figures["auroc"] == 0.5
+        assert all(v is not None and np.isfinite(v) for v in figures.values())
+        # Used as it is, too.
+        again = finetune(config(epochs=1), train, tmp_path, predict={"t": rows})
+        assert again.predictions["t"].classes == ("cat", "tool")
+
+    def test_a_rate_far_too_high_ends_whole(self, config: Any, tmp_path: Path) -> None:
+        rows = make_rows(16)
+        settings = config(lr=30.0, epochs=3)
+        done = finetune(
+            settings, training_rows(rows, labels_of(rows)), tmp_path, predict={"t": rows}
+        )
+        assert np.isfinite(done.predictions["t"].probs).all()
+
+    def test_labels_of_one_class_are_refused_before_the_folder_is_taken(
+        self, config: Any, tmp_path: Path
+    ) -> None:
+        rows = make_rows(8)
+        train = training_rows(rows, labels_of(rows, np.tile([0.0, 1.0], (8, 1))))
+        with pytest.raises(LabelsError, match="All 8 rows to train on are of the class 'tool'"):
+            finetune(config(), train, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        # The control: soft labels say something, whichever class is the likelier for all rows.
+        soft = np.column_stack([np.linspace(0.1, 0.4, 8), np.linspace(0.9, 0.6, 8)])
+        train = training_rows(rows, labels_of(rows, soft))
+        assert finetune(config(epochs=1), train, tmp_path / "out").metrics["steps"] == 1
+
+    def test_held_out_labels_of_one_class_have_no_auroc(self, config: Any, tmp_path: Path) -> None:
+        rows, held = make_rows(8), make_rows(6, 100)
+        train = training_rows(rows, labels_of(rows))
+        validation = training_rows(held, labels_of(held, np.tile([0.2, 0.8], (6, 1))))
+        with pytest.raises(LabelsError, match="All 6 held-out labels are of one class"):
+            finetune(config(early_stop="auroc"), train, tmp_path, validation=validation)
+        finetune(config(early_stop="log_loss", epochs=1), train, tmp_path, validation=validation)
+
+
+def test_outputs_that_are_not_finite_are_one_sentence() -> None:
+    with pytest.raises(ModelError, match="outputs for 2 of 3 rows are not finite; lower"):
+        proba_of([[0.0, np.nan], [np.inf, 0.0], [1.0, 2.0]])
+    np.testing.assert_allclose(proba_of([[0.0, 0.0], [-1e6, 1e6]]), [[0.5, 0.5], [0, 1]])
 
 
 class TestBadInput:
