@@ -32,7 +32,12 @@ PRINTED_NUMBER = re.compile(r"\b(?:np|numpy)\.float\d+\(([^()]*)\)")
 PRINTED_ARRAY = re.compile(r"^(?:np\.)?(?:array|tensor)\((.*?)(?:,\s*dtype=[\w.]+)?\)$", re.DOTALL)
 # What spreadsheets, pandas, R, databases and annotation tools write where there is no label.
 LARGEST_CLASS = 10**18
-NO_LABEL = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "none", "null", "nat"})
+NO_LABEL = frozenset(
+    {
+        *("", "nan", "-nan", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>", "none", "null", "nat"),
+        *("1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan", "\\n"),
+    }
+)
 ABSTAIN = "-1"
 SIGNS = {"-1", "1"}
 # Columns that may hold labels, in the order of what is read, and what may stand beside `label`.
@@ -140,7 +145,8 @@ def parse_labels(
         values = [_class_of_number(value, found, told) for value in values]
         names = names or tuple(map(str, found))
     if confidence_column is not None:
-        values_of = [columns[confidence_column][:][i] for i in rows]
+        beside = columns[confidence_column][:]
+        values_of = [beside[i] for i in rows]
         probs, classes_read = _read_confident(values, values_of, told, names, confidence_column)
         what = f"column {name!r}, its confidence from column {confidence_column!r}"
     else:
@@ -148,7 +154,8 @@ def parse_labels(
         probs, classes_read = reader(values, told, known if reader is not _read_hard else names)
         what = f"column {name!r}"
         if label_column is None and name != "label" and "label" in columns:
-            beside = [columns["label"][:][i] for i in rows]
+            all_labels = columns["label"][:]
+            beside = [all_labels[i] for i in rows]
             classes_read = _agreeing(probs, classes_read, beside, told, fixed=known is not None)
     notes = _look_alikes(classes_read, source)
     if label_column is None and confidence_column is None and name == "label":
@@ -201,13 +208,13 @@ def _missing(
     values: list[Any], *, named: Sequence[str], class_label: bool, hard: bool
 ) -> dict[int, str]:
     """Number of each row that has no label, and the word that says so."""
-    words = {}
-    for i, value in enumerate(values):
-        word = _word_for_none(value)
-        if word is not None and word.strip() not in named:
-            words[i] = word
-    rest = [_class_name(v) for i, v in enumerate(values) if i not in words]
-    whole = {None if name is None else _whole(name) for name in rest}
+    words = {
+        i: word
+        for i, word in enumerate(_each(values, _word_for_none))
+        if word is not None and word.strip() not in named
+    }
+    rest = [v for i, v in enumerate(values) if i not in words]
+    whole = {None if name is None else _whole(name) for name in set(_each(rest, _class_name))}
     # Beside 1 alone, -1 is the other sign; beside more whole numbers it is an abstention.
     abstains = class_label or (
         hard
@@ -218,9 +225,8 @@ def _missing(
         and all(name == ABSTAIN or not str(name).startswith("-") for name in whole)
     )
     if abstains and ABSTAIN not in named:
-        for i, value in enumerate(values):
-            name = _class_name(value) if i not in words else None
-            if name is not None and _whole(name) == ABSTAIN:
+        for i, name in enumerate(_each(values, _class_name)):
+            if i not in words and name is not None and _whole(name) == ABSTAIN:
                 words[i] = ABSTAIN
     return words
 
@@ -310,7 +316,7 @@ def _read_prob(values: list[Any], told: _Told, names: tuple[str, ...] | None) ->
 
 
 def _probabilities(values: list[Any], told: _Told, allowed: str) -> NDArray[np.float64]:
-    numbers = [_number(value) for value in values]
+    numbers = _each(values, _number)
     wrong = [
         i
         for i, p in enumerate(numbers)
@@ -379,7 +385,7 @@ def _read_hard(values: list[Any], told: _Told, names: tuple[str, ...] | None) ->
 
 def _hard_names(values: list[Any], told: _Told) -> list[str]:
     """Class names; whole numbers in their one form where all are whole numbers."""
-    read = [_class_name(value) for value in values]
+    read = _each(values, _class_name)
     wrong = [i for i, name in enumerate(read) if name is None]
     if wrong:
         raise told.refuse(
@@ -389,7 +395,7 @@ def _hard_names(values: list[Any], told: _Told) -> list[str]:
             "class 'prob'",
         )
     names = [name for name in read if name is not None]
-    whole = [_whole(name) for name in names]
+    whole = _each(names, _whole)
     numbers = [number for number in whole if number is not None]
     return numbers if len(numbers) == len(names) else names
 
@@ -427,7 +433,7 @@ def _agreeing(
 
     A row whose two largest probabilities are equal bears out either.
     """
-    places = [i for i, value in enumerate(beside) if _word_for_none(value) is None]
+    places = [i for i, word in enumerate(_each(beside, _word_for_none)) if word is None]
     if not places:
         return classes
     names = _hard_names([beside[i] for i in places], told._replace(column="label"))
@@ -478,6 +484,22 @@ def _look_alikes(classes: tuple[str, ...], source: str) -> tuple[str, ...]:
 
 
 # Values
+
+
+def _each(values: Sequence[Any], read: Callable[[Any], Any]) -> list[Any]:
+    """What ``read`` makes of every value; labels are few words, so each is read once."""
+    known: dict[Any, Any] = {}
+    found = []
+    for value in values:
+        kind = type(value)
+        if kind not in (str, int, float, bytes):  # a truth value equals a number and is none
+            found.append(read(value))
+            continue
+        key = kind, value
+        if key not in known:
+            known[key] = read(value)
+        found.append(known[key])
+    return found
 
 
 def _number(value: Any) -> float | None:

@@ -132,14 +132,23 @@ class WeakLabels:
             class_names=class_names,
             source=source,
         )
+        hashes = _taken(_hashes(columns, text_column), labels.rows)
         return cls(
             ids=[found.ids[i] for i in labels.rows],
-            hashes=_taken(_hashes(columns, text_column), labels.rows),
+            hashes=hashes,
             probs=labels.probs,
             classes=labels.classes,
             source=source,
             provenance=known.get("provenance", {}),
-            key=_keys(columns, found, labels, known, by_position=by_position, text=text_column),
+            key=_keys(
+                columns,
+                found,
+                labels,
+                known,
+                hashes=hashes,
+                by_position=by_position,
+                text=text_column,
+            ),
             column=labels.column,
             missing=labels.missing,
             notes=(*((note,) if note else ()), *labels.notes),
@@ -361,6 +370,7 @@ def _keys(
     labels: LabelColumn,
     metadata: Mapping[str, Any],
     *,
+    hashes: Sequence[str] | None,
     by_position: bool,
     text: str | None,
 ) -> Keys:
@@ -368,14 +378,14 @@ def _keys(
     rows = labels.rows.tolist()
     whole = len(rows) == len(found)
     others = {
-        name: values if whole else [values[:][i] for i in rows]
+        name: values if whole else _at(values[:], rows)
         for name, values in columns.items()
         if name != found.id_column
     }
     keys = replace(
         found,
         ids=[found.ids[i] for i in rows],
-        hashes=_taken(_hashes(columns, text), labels.rows),
+        hashes=hashes,
         columns=others,
         text_column=text,
         by_position=by_position,
@@ -386,6 +396,10 @@ def _keys(
         column = metadata["id_column"]
         keys = replace(keys, id_column=None if column is None else str(column))
     return keys
+
+
+def _at(values: Sequence[Any], places: Sequence[int]) -> list[Any]:
+    return [values[i] for i in places]
 
 
 def _taken(values: Sequence[str] | None, rows: NDArray[np.int64]) -> list[str] | None:

@@ -70,6 +70,7 @@ BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 NONE = type(None)
 LONGEST_FIELD = 1 << 30
+SAYS_SEPARATOR = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)
 # A field of one line in quotes with a doubled quote in it.
 DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t\n]|"")*""(?:[^"\t\n]|"")+"(?=\t|\r?$)', re.MULTILINE)
 
@@ -233,14 +234,22 @@ def _unpacked_zstd(path: Path) -> io.BytesIO:
 def _read_delimited(path: Path, file: IO[str]) -> Table:
     """CSV: by commas, or whatever else separates the names in the header."""
     text = _peek_line(file)
+    told = SAYS_SEPARATOR.fullmatch(text.strip("\r\n\ufeff"))
+    if told is not None:  # Excel's own first line
+        file.readline()
+        text = _peek_line(file)
     counts = {mark: _outside_quotes(text, mark) for mark in SEPARATORS}
     mark = max(counts, key=lambda m: (counts[m], m == ","))
-    mark = mark if counts[mark] else ","
+    mark = told[1] if told is not None else mark if counts[mark] else ","
     # A header "id, label" has its blanks in every line.
     blanks = re.search(rf"{re.escape(mark)} ", text) is not None and mark != "\t"
     reader = csv.reader(file, delimiter=mark, strict=True, skipinitialspace=blanks)
     columns = _columns_of(path, reader)
-    note = "" if mark == "," else f"{path}: fields are separated by {SEPARATORS[mark]}."
+    note = (
+        ""
+        if mark == ","
+        else f"{path}: fields are separated by {SEPARATORS.get(mark, repr(mark))}."
+    )
     return Table(columns, str(path), note=note)
 
 

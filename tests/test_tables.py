@@ -171,6 +171,8 @@ WANTED = {"id": ["a", "b"], "t": ["x", "é"]}
         '"id";"t"\n"a";"x"\n"b";"é"\n',
         "id\tt\na\tx\nb\té\n",
         "id|t\na|x\nb|é\n",
+        "sep=;\nid;t\na;x\nb;é\n",
+        "\ufeffsep=:\r\nid:t\r\na:x\r\nb:é\r\n",
         "id, t\na, x\nb, é\n",
         " id , t \na,x\nb,é\n",
         "id,t,,\na,x,,\nb,é,,\n",
