@@ -95,8 +95,8 @@ def extract(
     **options
         Further fields of :class:`probekit.activations.request.Request`: ``dtype``, ``store_dtype``,
         ``max_length``, ``batch_tokens``, ``device``, ``template``, ``revision``, ``text_column``,
-        ``id_column``, ``limit``, ``trust_remote_code``, ``quantization``, ``compression``,
-        ``overwrite``; and ``progress`` (bool).
+        ``id_column``, ``group_column``, ``limit``, ``trust_remote_code``, ``quantization``,
+        ``compression``, ``overwrite``; and ``progress`` (bool).
 
     Raises
     ------
@@ -199,6 +199,7 @@ def open_writer(job: Job) -> StoreWriter:
         store_dtype=job.spec.store_dtype,
         source=job.rows.source,
         keys=job.rows.keys,
+        groups=job.rows.groups,
         overwrite=job.request.overwrite,
         compression=job.request.compression,
     )

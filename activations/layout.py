@@ -24,6 +24,7 @@ from probekit.safe import expand, load_json, regular_file
 
 __all__ = [
     "FORMAT",
+    "GROUP",
     "HEAD_BYTES",
     "ROW_COLUMNS",
     "STORE_DTYPES",
@@ -52,6 +53,8 @@ STORE_DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
 }
 
+# What each row belongs to; only where it was asked for.
+GROUP = "group"
 # /rows/<name> -> dtype kind and item size; the size of an id is that of the longest one.
 ROW_COLUMNS = {
     "done": ("u", 1),
@@ -93,11 +96,13 @@ class Header:
     complete: bool
     n_rows: int
     layers: dict[int, LayerInfo]
+    groups_fingerprint: str | None = None
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over spec, rows and completeness: equal for equal extractions."""
-        text = "\x1f".join([spec_json(self.spec), self.rows_fingerprint, str(int(self.complete))])
+        """16 hex digits over spec, rows, groups and completeness: equal for equal extractions."""
+        parts = [spec_json(self.spec), self.rows_fingerprint, str(int(self.complete))]
+        text = "\x1f".join([*parts, *filter(None, [self.groups_fingerprint])])
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -257,6 +262,10 @@ def read_header(file: h5py.File, path: Path) -> Header:
         check_inside(file)
         size = file.id.get_filesize()
         n_rows = _check_rows(file["rows"], size)
+        groups = attrs.get("groups_fingerprint")
+        groups = None if groups is None else str(groups)
+        if (groups is None) == (GROUP in file["rows"]):
+            raise ValueError("it has groups without their fingerprint, or the other way round")
         spec = load_json(attrs["spec"], "its spec")
         if not isinstance(spec, dict):
             raise ValueError("its spec is no JSON object")
@@ -269,6 +278,7 @@ def read_header(file: h5py.File, path: Path) -> Header:
             rows_fingerprint=str(attrs["rows_fingerprint"]),
             **named,
             complete=bool(attrs["complete"]),
+            groups_fingerprint=groups,
             n_rows=n_rows,
             layers=_read_layers(file["layers"], n_rows, size),
         )
@@ -303,6 +313,11 @@ def _check_rows(group: h5py.Group, size: int) -> int:
             raise ValueError(f"/rows/{name} has the shape {data.shape}, /rows/id ({n_rows},)")
         if data.dtype.kind != kind or (itemsize and data.dtype.itemsize != itemsize):
             raise ValueError(f"/rows/{name} has the dtype {data.dtype}")
+        _check_extent(data, size)
+    if GROUP in group:
+        data = group[GROUP]
+        if data.shape != (n_rows,) or data.dtype.kind != "S":
+            raise ValueError(f"/rows/{GROUP} has the shape {data.shape} and dtype {data.dtype}")
         _check_extent(data, size)
     return n_rows
 

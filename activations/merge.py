@@ -64,6 +64,7 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
                 store_dtype=first.info(first.layers[0]).dtype,
                 source=first.source if same else None,
                 keys=_keys(stores, ids, hashes, same=same),
+                groups=_groups(stores, same=same),
                 overwrite=overwrite,
             )
         )
@@ -91,6 +92,26 @@ def _keys(
         shared = [name for name in first.columns if all(name in part for part in parts)]
         columns = {name: [v for part in parts for v in part[name]] for name in shared}
     return replace(first, ids=ids, hashes=hashes, columns=columns)
+
+
+def _groups(stores: Sequence[ActivationStore], *, same: bool) -> list[str] | None:
+    """Groups of the merged rows; a group's name means the same in all stores.
+
+    Raises
+    ------
+    StaleStoreError
+        Where some stores have groups and others have none, or parts of one store have others.
+    """
+    first, found = stores[0], [store.groups for store in stores]
+    for store, groups in zip(stores, found, strict=True):
+        if (groups is None) != (first.groups is None) or (same and groups != first.groups):
+            raise StaleStoreError(
+                f"{store.path} differs from {first.path} in the groups of its rows; extract both "
+                "with the same --group-column, or both without."
+            )
+    if same or first.groups is None:
+        return first.groups
+    return [name for groups in found for name in groups or ()]
 
 
 def _check_spec(first: ActivationStore, other: ActivationStore) -> None:

@@ -256,6 +256,7 @@ def _open_writer(work: PairJob) -> StoreWriter:
         store_dtype=work.store_dtype,
         source=work.pairs.source,
         keys=work.pairs.keys,
+        groups=work.pairs.groups,
         overwrite=work.request.overwrite,
         compression=work.request.compression,
     )

@@ -68,6 +68,8 @@ class Request:
     """Branch, tag or commit on the hub."""
     text_column: Annotated[str | None, COLUMN] = None
     id_column: Annotated[str | None, COLUMN] = None
+    group_column: Annotated[str | None, COLUMN] = None
+    """Column of what rows belong to: a question, dialogue or user."""
     limit: Annotated[int | None, Maybe(COUNT)] = None
     """Only the first rows."""
     skip_refused: Annotated[bool, Flag()] = False
@@ -114,6 +116,7 @@ class Job:
             self.spec.store_dtype,
             self.rows.source,
             self.rows.keys,
+            self.rows.groups,
         )
 
     @property
@@ -195,6 +198,8 @@ def read_rows(request: Request) -> Rows:
         rows = load_rows(request.rows, **columns)
     else:
         rows = Rows.from_any(request.rows, **{k: v for k, v in columns.items() if v is not None})
+    if request.group_column is not None:
+        rows = rows.grouped(request.group_column)
     if request.limit is not None and request.limit < len(rows):
         return rows.select(range(request.limit))
     return rows

@@ -48,6 +48,8 @@ class Plan:
     source: str | None = None
     """Where the rows came from."""
     keys: Keys | None = None
+    groups: Sequence[str] | None = None
+    """n names of what the rows belong to, "" for none; None where they were not asked for."""
     """What else the rows can be joined by; None: the ids alone."""
 
     def __post_init__(self) -> None:
@@ -56,6 +58,8 @@ class Plan:
             raise DataError("There are no rows to store.")
         if len(self.ids) != len(self.hashes):
             raise UsageError(f"{len(self.ids)} ids and {len(self.hashes)} text hashes were given.")
+        if self.groups is not None and len(self.groups) != len(self.ids):
+            raise UsageError(f"{len(self.ids)} ids and {len(self.groups)} groups were given.")
         if not self.widths:
             raise UsageError("No layer was asked for; name at least one.")
         if self.store_dtype not in STORE_DTYPES:
@@ -89,11 +93,16 @@ class Plan:
         return rows_fingerprint(self.ids, self.hashes)
 
     @cached_property
+    def groups_fingerprint(self) -> str | None:
+        """Fingerprint of ids and groups."""
+        return None if self.groups is None else rows_fingerprint(self.ids, self.groups)
+
+    @cached_property
     def nbytes(self) -> int:
         """Bytes on disk, some kB more than are needed."""
         longest = max(len(_encode(i)) for i in self.ids)
         per_row = sum(self.widths.values()) * self.dtype.itemsize + longest + 16 + 4 + 1 + 1
-        for values in self.further_keys.values():
+        for values in (*self.further_keys.values(), *filter(None, (self.groups,))):
             per_row += max(len(_encode(value)) for value in values)
         names = 4 * len(spec_json(self.spec)) + 4096 * (len(self.widths) + 8 + MOST_KEYS)
         return len(self.ids) * per_row + names
@@ -134,6 +143,10 @@ def _write_skeleton(file: BinaryIO, plan: Plan, folder: Path) -> None:
         write_attributes(store, plan, folder)
         for name, (texts, kind) in strings.items():
             _write_strings(store, f"rows/{name}", texts, kind)
+        if plan.groups is not None:
+            longest = max(1, *(len(_encode(name)) for name in plan.groups))
+            kind = h5py.string_dtype("utf-8", longest)
+            _write_strings(store, "rows/group", plan.groups, kind)
         # A column may have any name, a slash in it too; HDF5's names may not.
         for place, (column, values) in enumerate(plan.further_keys.items()):
             kind = h5py.string_dtype("utf-8", max(len(_encode(value)) for value in values))
@@ -166,6 +179,8 @@ def write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
     # Strings of variable length lie outside the header, which holds 64 kB; templates may be long.
     store.attrs["spec"] = spec_json(plan.spec)
     store.attrs["rows_fingerprint"] = plan.rows_fingerprint
+    if plan.groups_fingerprint is not None:
+        store.attrs["groups_fingerprint"] = plan.groups_fingerprint
     if plan.keys is not None:
         store.attrs["id_column"] = _name(plan.keys.id_column)
         store.attrs["text_column"] = _name(plan.keys.text_column)

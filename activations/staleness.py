@@ -9,7 +9,7 @@ from probekit.activations.layout import Header
 from probekit.activations.skeleton import Plan
 from probekit.errors import first_few
 
-__all__ = ["rows_difference", "spec_difference"]
+__all__ = ["groups_difference", "rows_difference", "spec_difference"]
 
 MISSING = object()
 SHOWN = 60
@@ -49,6 +49,16 @@ def _shown(*values: object) -> list[str]:
         ("…" if start else "") + text[start : start + SHOWN] + "…" * (start + SHOWN < len(text))
         for text in texts
     ]
+
+
+def groups_difference(header: Header, plan: Plan) -> str:
+    """Say how the groups of rows differ; empty where they do not."""
+    old, new = header.groups_fingerprint, plan.groups_fingerprint
+    if old == new:
+        return ""
+    if old is None:
+        return "rows without groups, and now they have some"
+    return "rows in groups, and now they have none" if new is None else "rows in other groups"
 
 
 def rows_difference(ids: Sequence[str], hashes: Sequence[str], plan: Plan) -> str:

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from probekit.activations.layout import (
+    GROUP,
     Array,
     LayerInfo,
     StoreFile,
@@ -84,6 +85,7 @@ class ActivationStore:
             self._named = header.id_column, header.text_column
             self.rows_fingerprint = header.rows_fingerprint
             self.fingerprint = header.fingerprint
+            self._groups_fingerprint = header.groups_fingerprint
             self.layers = list(header.layers)
             self._n_rows = header.n_rows
             self._layers = header.layers
@@ -129,6 +131,13 @@ class ActivationStore:
         return read_strings(self._open(), "text_hash", self.path)
 
     @cached_property
+    def groups(self) -> list[str] | None:
+        """N names of what the rows belong to (question, user), "" for none; None: not stored."""
+        if self._groups_fingerprint is None:
+            return None
+        return read_strings(self._open(), GROUP, self.path)
+
+    @cached_property
     def n_tokens(self) -> Array:
         """(n,) int32, tokens that the model read of each row."""
         return self._column("n_tokens")
@@ -144,20 +153,29 @@ class ActivationStore:
         return self._column("done").astype(bool)
 
     def copies(self, rows: Array | None = None) -> Array:
-        """Numbers (n,) of all rows, or of those in ``rows``, equal for rows that are copies.
+        """Numbers (n,) of all rows, or of those in ``rows``, equal for rows that belong together.
 
-        Copies have the same text, or the same states in the deepest layer that is stored (a model
-        may not see all of a text), or a copy in common. States that are the same in every row tell
-        nothing.
+        These are copies, which have the same text or the same states in the deepest layer that is
+        stored (a model may not see all of a text); rows of one group; and rows that have such a row
+        in common. States that are the same in every row tell nothing. Of differences of pairs, a
+        pair and the same pair turned round are copies.
         """
         numbers = np.arange(len(self)) if rows is None else self._numbers(rows)
         deepest = max(self.layers)
         size = self._block_rows(deepest)
         states: list[bytes | None] = []
         for start in range(0, len(numbers), size):
-            states += row_digests(self._gather(deepest, numbers[start : start + size]))
+            block = self._gather(deepest, numbers[start : start + size])
+            digests = row_digests(block)
+            if self.differences:  # the same pair turned round says the same
+                turned = zip(digests, row_digests(-block), strict=True)
+                digests = [min(a, b) if a and b else None for a, b in turned]
+            states += digests
         hashes = [self.hashes[i] for i in numbers]
-        return joined(hashes, states) if len(set(states)) > 1 else joined(hashes)
+        keys: list[list[Any]] = [hashes]
+        if self.groups is not None:
+            keys.append([self.groups[i] for i in numbers])
+        return joined(*keys, states) if len(set(states)) > 1 else joined(*keys)
 
     @property
     def differences(self) -> bool:
@@ -234,8 +252,10 @@ class ActivationStore:
             yield rows, states
 
     def rows_intact(self) -> bool:
-        """Whether ids and text hashes are still those that the store was made with."""
-        return rows_fingerprint(self.ids, self.hashes) == self.rows_fingerprint
+        """Whether ids, text hashes and groups are still those that the store was made with."""
+        groups = None if self.groups is None else rows_fingerprint(self.ids, self.groups)
+        intact = rows_fingerprint(self.ids, self.hashes) == self.rows_fingerprint
+        return intact and groups == self._groups_fingerprint
 
     def close(self) -> None:
         """Close the file; arrays that were read, maps too, stay usable."""

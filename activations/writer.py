@@ -34,7 +34,7 @@ from probekit.activations.layout import (
 )
 from probekit.activations.notes import all_notes, read_notes
 from probekit.activations.skeleton import Plan, create_store
-from probekit.activations.staleness import rows_difference, spec_difference
+from probekit.activations.staleness import groups_difference, rows_difference, spec_difference
 from probekit.data import Keys
 from probekit.errors import (
     DataError,
@@ -102,6 +102,7 @@ class StoreWriter:
         store_dtype: str,
         source: str | None = None,
         keys: Keys | None = None,
+        groups: Sequence[str] | None = None,
         overwrite: bool = False,
         compression: str | None = None,
     ) -> StoreWriter:
@@ -121,6 +122,8 @@ class StoreWriter:
             Where the rows came from; paths are made relative to the store or cut to the name.
         keys
             What else the rows can be joined by (:attr:`probekit.data.Rows.keys`).
+        groups
+            n names of what the rows belong to, "" for none (:meth:`probekit.data.Rows.grouped`).
         overwrite
             Replace whatever else stands at ``path``. A begun store of the same spec and rows is
             resumed all the same: its rows would come out as they are.
@@ -141,7 +144,14 @@ class StoreWriter:
         path = Path(os.path.realpath(path))
         widths = {int(layer): int(width) for layer, width in sorted(widths.items())}
         plan = Plan(
-            load_json(spec_json(spec), "The spec"), ids, hashes, widths, store_dtype, source, keys
+            load_json(spec_json(spec), "The spec"),
+            ids,
+            hashes,
+            widths,
+            store_dtype,
+            source,
+            keys,
+            groups,
         )
         if not path.parent.is_dir():
             raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")
@@ -377,6 +387,8 @@ def _difference(store: h5py.File, file: BinaryIO, path: Path, header: Header, pl
     """Say why a store is not the one that ``plan`` makes; empty where it is."""
     if different := spec_difference(header, plan):
         return f"was made with another spec: {different}"
+    if different := groups_difference(header, plan):
+        return f"was made from {different}"
     if header.rows_fingerprint != plan.rows_fingerprint:
         ids, hashes = (read_strings(store, name, path) for name in ("id", "text_hash"))
         certain = (

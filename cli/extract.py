@@ -71,6 +71,10 @@ DTYPES = ("float32", "float16", "bfloat16")
 @click.option("--text-column", help="Column of the text or messages.  [default: text, messages]")
 @click.option("--id-column", help="Column of the row ids.  [default: id, else row numbers]")
 @click.option(
+    "--group-column",
+    help="Column of a question, dialogue or user: its rows share a fold and never vote together.",
+)
+@click.option(
     "--template",
     type=click.Path(path_type=Path),
     help="Jinja2 file over text and text_pair, or a chat template over messages.",

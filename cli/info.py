@@ -48,6 +48,7 @@ def _describe(store: ActivationStore, layers: list[LayerSummary]) -> dict[str, A
         "complete": store.complete,
         "rows": len(store),
         "rows_done": int(done.sum()),
+        "groups": None if store.groups is None else len({*store.groups} - {""}),
         "rows_truncated": int(store.truncated[done].sum()),
         "tokens": int(store.n_tokens[done].sum(dtype="int64")),
         "bytes": store.path.stat().st_size,
@@ -73,6 +74,7 @@ def _text(result: dict[str, Any]) -> str:
         f"{result['path']}: {state}",
         f"  rows       {rows:,}"
         + (f" from {_short(result['source'])}" if result["source"] else ""),
+        *([] if result["groups"] is None else [f"  groups     {result['groups']:,}"]),
         f"  tokens     {result['tokens']:,}; {result['rows_truncated']:,} rows were truncated",
         f"  size       {human_bytes(result['bytes'])}",
         f"  spec       {_spec_text(result['spec'])}",
@@ -81,7 +83,7 @@ def _text(result: dict[str, Any]) -> str:
         f"  {'layer':>5}  {'shape':>16}  {'dtype':>9}  {'mean norm':>10}  not finite",
     ]
     if not result["rows_intact"]:
-        lines.insert(1, "  WARNING    ids or text hashes are not those it was made with: damaged")
+        lines.insert(1, "  WARNING    ids, hashes or groups are not as it was made: damaged")
     lines += [_layer_line(layer) for layer in result["layers"]]
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +69,8 @@ class Rows:
         n strings each.
     kind
         ``text``, ``pair`` or ``messages``.
+    groups
+        n names of what each row belongs to (:meth:`grouped`), or None.
 
     Raises
     ------
@@ -104,6 +107,7 @@ class Rows:
                 "unique."
             )
         self.hashes = self._check_and_hash()
+        self.groups: list[str] | None = None
 
     @classmethod
     def from_any(cls, data: Any, **options: Any) -> Rows:
@@ -170,6 +174,32 @@ class Rows:
             for i in range(min(CHUNK, self._length - start)):
                 yield {name: values[i] for name, values in part.items()}
 
+    def grouped(self, column: str) -> Rows:
+        """The rows, grouped by a column: rows of one question, dialogue or user belong together.
+
+        Its values are told apart as text; a row without one is a group of its own ("").
+
+        Raises
+        ------
+        DataError
+            Where there is no such column, or it holds lists.
+        """
+        if column not in self.columns:
+            raise DataError(
+                f"{self.source} has no column {column!r}; it has {', '.join(self.columns)}: "
+                "name one of them with --group-column."
+            )
+        values = self.columns[column][:]
+        wrong = [i for i, v in zip(self.ids, values, strict=True) if isinstance(v, list | dict)]
+        if wrong:
+            raise DataError(
+                f"{self.source} has {len(wrong)} rows whose {column!r} is a list (ids "
+                f"{first_few(wrong)}); a group's name is a text or a number."
+            )
+        rows = copy(self)
+        rows.groups = [_group_name(value) for value in values]
+        return rows
+
     def select(self, indices: Sequence[int]) -> Rows:
         """The rows at ``indices``, ids kept."""
         columns = {name: [values[i] for i in indices] for name, values in self.columns.items()}
@@ -182,6 +212,7 @@ class Rows:
             source=self.source,
             note=self.note,
         )
+        chosen.groups = None if self.groups is None else [self.groups[i] for i in indices]
         chosen._id_column = self._id_column  # row numbers stay row numbers, in a column as they are
         return chosen
 
@@ -240,6 +271,16 @@ class Rows:
                 "remove them."
             )
         return hashes
+
+
+def _group_name(value: Any) -> str:
+    value = value.item() if hasattr(value, "item") else value  # NumPy's
+    is_nan = isinstance(value, float) and value != value
+    if value is None or is_nan or type(value).__name__ in ("NAType", "NaTType"):
+        return ""
+    # A column of whole numbers with gaps comes as floats.
+    number = isinstance(value, float) and value.is_integer()
+    return repaired(str(int(value) if number else value)).replace("\0", "\ufffd").strip()
 
 
 def _is_empty(content: Content) -> bool:

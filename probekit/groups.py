@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["content_digests", "duplicate_groups", "joined", "ordered_groups", "row_digests"]
+__all__ = [
+    "content_digests",
+    "duplicate_groups",
+    "joined",
+    "ordered_groups",
+    "row_digests",
+]
 
 CHUNK = 4096
 

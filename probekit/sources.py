@@ -53,7 +53,11 @@ def load_rows(
         from probekit.tasks.registry import load_task_rows
 
         rows = load_task_rows(str(source))
-        return Rows(rows.columns, source=rows.source, **columns) if any(columns.values()) else rows
+        if not any(columns.values()):
+            return rows
+        named = Rows(rows.columns, source=rows.source, **columns)
+        named.groups = rows.groups
+        return named
     return _rows(read_table(source), columns)
 
 

@@ -143,3 +143,18 @@ def test_rows_that_are_none(columns, options, sentence):
 def test_what_is_no_rows_at_all():
     with pytest.raises(DataError, match="strings or mappings"):
         Rows.from_any([1, 2])
+
+
+def test_rows_belong_to_the_groups_of_a_column():
+    users = ["ann", None, float("nan"), "", 3, 3.0, "3", pd.NA]
+    rows = Rows({"text": list("abcdefgh"), "user": users})
+    assert rows.groups is None
+    grouped = rows.grouped("user")
+    assert grouped.groups == ["ann", "", "", "", "3", "3", "3", ""]
+    assert rows.groups is None  # the rows themselves stay as they are
+    assert grouped.fingerprint == rows.fingerprint
+    assert grouped.select([6, 0]).groups == ["3", "ann"]
+    with pytest.raises(DataError, match=r"no column 'question'; it has text, user: .*--group-col"):
+        rows.grouped("question")
+    with pytest.raises(DataError, match="1 rows whose 'user' is a list"):
+        Rows({"text": ["a"], "user": [["b"]]}).grouped("user")

@@ -55,8 +55,9 @@ class _Source:
 def run_splits(task: str, config: RunConfig, seed: int) -> Splits:
     """Deal a task's rows to ``supervisor``, ``student``, ``validation`` and ``test``.
 
-    The training rows are halved by seed, copies of a text on one side; texts that stand in the test
-    set are left out of the halves. Validation rows are taken off the student's half.
+    The training rows are halved by seed, copies of a text and rows of a group (a question, where
+    the task tells) on one side; texts and groups of the test set are left out of the halves.
+    Validation rows are taken off the student's half.
     """
     source = _open(task, seed)
     rng = np.random.default_rng([seed, 0])
@@ -95,7 +96,9 @@ def contents_only(rows: Rows) -> Rows:
         columns["text_pair"] = [content[1] for content in contents]
     else:
         columns[rows.kind] = contents
-    return Rows(columns, source=rows.source)
+    found = Rows(columns, source=rows.source)
+    found.groups = rows.groups
+    return found
 
 
 def _split(source: _Source, parts: dict[str, Rows], limit: int | None, seed: int) -> Splits:
@@ -127,8 +130,8 @@ def _truth(rows: Rows, source: _Source) -> WeakLabels:
 
 
 def _deal(rows: Rows, limits: Sequence[int | None], rng: np.random.Generator) -> list[Rows]:
-    """Deal rows to equal parts, copies of a text to one of them, at most ``limits`` to each."""
-    groups = np.unique(duplicate_groups(hashes=rows.hashes), return_inverse=True)[1].ravel()
+    """Deal rows to equal parts, those of a text or group to one, at most ``limits`` to each."""
+    groups = duplicate_groups(hashes=rows.hashes, groups=rows.groups)
     order = rng.permutation(int(groups.max()) + 1)
     part = np.empty(len(order), dtype=np.int64)
     for number, chunk in enumerate(np.array_split(order, len(limits))):
@@ -147,7 +150,7 @@ def _deal(rows: Rows, limits: Sequence[int | None], rng: np.random.Generator) ->
 def _hold_out(rows: Rows, share: float, rng: np.random.Generator) -> tuple[Rows, Rows | None]:
     if not share:
         return rows, None
-    groups = np.unique(duplicate_groups(hashes=rows.hashes), return_inverse=True)[1].ravel()
+    groups = duplicate_groups(hashes=rows.hashes, groups=rows.groups)
     draw = rng.random(int(groups.max()) + 1)[groups]
     held = draw < share
     if held.all() or not held.any():
@@ -161,7 +164,10 @@ def _hold_out(rows: Rows, share: float, rng: np.random.Generator) -> tuple[Rows,
 def _joined(halves: Sequence[Rows]) -> Rows:
     names = [name for name in halves[0].columns if all(name in h.columns for h in halves)]
     columns = {name: [v for half in halves for v in half.columns[name]] for name in names}
-    return Rows(columns, source=halves[0].source.partition("@")[0])
+    joined = Rows(columns, source=halves[0].source.partition("@")[0])
+    if all(half.groups is not None for half in halves):
+        joined.groups = [name for half in halves for name in half.groups or ()]
+    return joined
 
 
 def _open(name: str, seed: int) -> _Source:
@@ -231,10 +237,16 @@ def _test_column(rows: Rows) -> list[str]:
 
 
 def _apart(source: _Source) -> _Source:
-    """Leave texts of the test set out of the halves."""
+    """Leave texts and groups of the test set out of the halves."""
     tested = set(source.test.hashes)
+    groups = set(source.test.groups or ()) - {""}
     halves = []
     for half in source.halves:
-        kept = [i for i, digest in enumerate(half.hashes) if digest not in tested]
+        names = half.groups or [""] * len(half)
+        kept = [
+            i
+            for i, (digest, name) in enumerate(zip(half.hashes, names, strict=True))
+            if digest not in tested and name not in groups
+        ]
         halves.append(half if len(kept) == len(half) else half.select(kept))
     return _Source(source.task, source.kind, source.classes, tuple(halves), source.test)

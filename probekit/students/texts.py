@@ -12,6 +12,7 @@ import torch
 from probekit.activations.encoding import Encoder
 from probekit.data import Rows
 from probekit.errors import DataError
+from probekit.groups import duplicate_groups
 from probekit.students.language_model import IGNORED, LanguageModel, Tokens, collate
 
 __all__ = ["hide_some", "masking_collator", "plain_collator", "split_held_out", "text_tokens"]
@@ -53,16 +54,21 @@ def text_tokens(language: LanguageModel, rows: Rows, max_length: int | None) -> 
 
 
 def split_held_out(rows: Rows, *, seed: int) -> tuple[Rows, Rows | None]:
-    """Take 5 % of the rows (at most 500) out of training, copies of a text together.
+    """Take 5 % of the rows (at most 500) out of training.
 
-    None are taken where there are fewer than 40 rows.
+    Copies of a text and rows of a group stay together. None are taken where there are fewer than 40
+    rows.
     """
     many = min(int(HELD_OUT_SHARE * len(rows)), MOST_HELD_OUT)
     if len(rows) < LEAST_ROWS:
         return rows, None
+    numbers = duplicate_groups(hashes=rows.hashes, groups=rows.groups)
+    first: dict[int, str] = {}
+    for number, digest in zip(numbers.tolist(), rows.hashes, strict=True):
+        first[number] = min(first.get(number, digest), digest)
     groups: dict[str, list[int]] = {}
-    for place, digest in enumerate(rows.hashes):
-        groups.setdefault(digest, []).append(place)
+    for place, number in enumerate(numbers.tolist()):
+        groups.setdefault(first[number], []).append(place)
     held: set[int] = set()
     for digest in sorted(groups, key=lambda d: hashlib.sha256(f"{seed}\x1f{d}".encode()).digest()):
         if len(held) + len(groups[digest]) <= many:

@@ -42,6 +42,8 @@ class TrainingRows:
     weight: NDArray[np.float64]
     """Weights (n,), of mean 1."""
     classes: tuple[str, ...]
+    groups: Sequence[str] | None = None
+    """n names of what the rows belong to, or None."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,6 +67,7 @@ class TrainingRows:
             self.Y[places],
             weight / weight.mean(),
             self.classes,
+            None if self.groups is None else [self.groups[i] for i in places],
         )
 
 
@@ -119,6 +122,7 @@ def training_rows(
         Y,
         weight / weight.mean(),
         labels.classes,
+        None if rows.groups is None else [rows.groups[i] for i in chosen],
     )
 
 
@@ -137,7 +141,7 @@ def load_training_labels(path: str, **reading: Any) -> WeakLabels | Verdicts:
 def hold_out(
     rows: TrainingRows, share: float, *, seed: int = 0
 ) -> tuple[TrainingRows, TrainingRows]:
-    """Take a share of the rows out of training, copies of a text on one side.
+    """Take a share of the rows out of training, copies of a text and rows of a group on one side.
 
     Raises
     ------
@@ -146,7 +150,7 @@ def hold_out(
     """
     if not 0 < share < 1:
         raise UsageError(f"The validation share lies in (0, 1), got {share}.")
-    groups = np.unique(duplicate_groups(hashes=rows.hashes), return_inverse=True)[1].ravel()
+    groups = duplicate_groups(hashes=rows.hashes, groups=rows.groups)
     order = np.random.default_rng([seed, 3]).permutation(int(groups.max()) + 1)
     held = np.isin(groups, order[: round(share * len(order))])
     if held.all() or not held.any():

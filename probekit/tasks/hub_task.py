@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
-from probekit.data import Rows
+from probekit.data import Rows, text_hash
 from probekit.errors import DataError
 from probekit.tasks.balance import balanced, draw
 from probekit.tasks.hub import DATASETS_VARIABLE, read_hub
@@ -127,7 +127,7 @@ def rows_of(record: HubRecord, split: str, seed: int) -> Rows:
     items, left_out = _items(record, split, os.environ.get(DATASETS_VARIABLE))
     shown = [_shown(key, item, seed) for key, item in items]
     shown.sort(key=lambda row: draw(row[0], seed=seed, use="order"))
-    labels = [label for _, _, label in shown]
+    labels = [row[2] for row in shown]
     missing = [name for label, name in enumerate(record.classes) if label not in labels]
     if missing:
         raise DataError(
@@ -140,7 +140,9 @@ def rows_of(record: HubRecord, split: str, seed: int) -> Rows:
         name: [row[place] for row in kept] for place, name in enumerate(("id", "text", "label"))
     }
     note = f"{_told(left_out)}." if left_out else ""
-    return Rows(columns, source=f"{record.name}@{split}", note=note)
+    rows = Rows(columns, source=f"{record.name}@{split}", note=note)
+    rows.groups = [row[3] for row in kept]
+    return rows
 
 
 def sampled_places(rows: int, most: int = MOST) -> list[int]:
@@ -154,14 +156,15 @@ def sampled_places(rows: int, most: int = MOST) -> list[int]:
     ]
 
 
-def _shown(key: str, item: Item, seed: int) -> tuple[str, str, int]:
-    """The version of an item that a seed shows, with its id: an id stands for one text only."""
+def _shown(key: str, item: Item, seed: int) -> tuple[str, str, int, str]:
+    """Id, text, label and group of the version that a seed shows; an id stands for one text."""
     wanted = draw(key, seed=seed, use="label") % 2
     places = [i for i, (_, label) in enumerate(item.versions) if label == wanted]
     places = places or list(range(len(item.versions)))
     place = places[draw(key, seed=seed, use="version") % len(places)]
     text, label = item.versions[place]
-    return (f"{key}-{place}" if len(item.versions) > 1 else key), text, label
+    name = f"{key}-{place}" if len(item.versions) > 1 else key
+    return name, text, label, text_hash(item.group)  # a passage may be long
 
 
 @lru_cache(maxsize=4)

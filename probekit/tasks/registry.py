@@ -133,7 +133,11 @@ def load_task_rows(source: str, *, seed: int = 0) -> Rows:
         for column in names
     }
     columns["split"] = [split for split, rows in parts.items() for _ in range(len(rows))]
-    return Rows(columns, source=name)
+    joined = Rows(columns, source=name)
+    groups = [rows.groups for rows in parts.values()]
+    if all(known is not None for known in groups):
+        joined.groups = [group for known in groups for group in known or ()]
+    return joined
 
 
 def _known() -> dict[str, Task]:

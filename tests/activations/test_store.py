@@ -10,9 +10,17 @@ import h5py
 import numpy as np
 import pytest
 
+from probekit.activations.merge import merge
+from probekit.activations.spec import DIFFERENCE
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
-from probekit.errors import IncompleteStoreError, StoreError, UsageError
+from probekit.errors import (
+    IncompleteStoreError,
+    NotAStoreError,
+    StaleStoreError,
+    StoreError,
+    UsageError,
+)
 
 KINDS = [
     ("float32", None),
@@ -260,3 +268,91 @@ def test_ids_of_any_script_come_back(tmp_path: Path, example: Callable[..., Any]
     with ActivationStore(rows.make(tmp_path / "acts.h5")) as store:
         assert store.ids == rows.ids
         assert store.rows_intact()
+
+
+GROUPS = ["q1", "", "q1", "frage-é", ""]
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_groups_are_kept(
+    tmp_path: Path, example: Callable[..., Any], compression: str | None
+) -> None:
+    rows = example(n=5)
+    path = rows.make(tmp_path / "acts.h5", groups=GROUPS, compression=compression)
+    plain = rows.make(tmp_path / "plain.h5")
+    with ActivationStore(path) as store, ActivationStore(plain) as other:
+        assert store.groups == GROUPS
+        assert store.rows_intact()
+        assert other.groups is None
+        assert store.rows_fingerprint == other.rows_fingerprint
+        assert store.fingerprint != other.fingerprint
+        assert len(set(other.copies().tolist())) == 5
+        together = store.copies()
+        assert together[0] == together[2]
+        assert len(set(together.tolist())) == 4
+    with h5py.File(path, "r") as file:
+        assert file["rows/group"].asstr()[:].tolist() == GROUPS
+
+
+def test_groups_and_copies_are_joined_in_turn(tmp_path: Path, example: Callable[..., Any]) -> None:
+    rows = example(n=6)
+    rows.hashes[2] = rows.hashes[4]
+    rows.states[3][4] = rows.states[3][5]
+    with ActivationStore(rows.make(tmp_path / "a.h5", groups=["u", "v", "u", "", "", ""])) as store:
+        together = store.copies()
+        assert together[0] == together[2] == together[4] == together[5]
+        assert len(set(together.tolist())) == 3
+
+
+def test_a_store_of_other_groups_is_stale(tmp_path: Path, example: Callable[..., Any]) -> None:
+    rows = example(n=5)
+    with StoreWriter.open(tmp_path / "a.h5", **rows.options(groups=GROUPS)) as writer:
+        rows.write(writer, [0, 1])
+    with StoreWriter.open(tmp_path / "a.h5", **rows.options(groups=GROUPS)) as writer:
+        assert writer.done.sum() == 2  # the same groups: gone on with
+    for groups, words in ((None, "now they have none"), (["x"] * 5, "rows in other groups")):
+        with pytest.raises(StaleStoreError, match=words):
+            StoreWriter.open(tmp_path / "a.h5", **rows.options(groups=groups))
+    rows.make(tmp_path / "b.h5")
+    with pytest.raises(StaleStoreError, match="without groups, and now they have some"):
+        StoreWriter.open(tmp_path / "b.h5", **rows.options(groups=GROUPS))
+
+
+def test_groups_that_were_changed_are_told(tmp_path: Path, example: Callable[..., Any]) -> None:
+    path = example(n=5).make(tmp_path / "a.h5", groups=GROUPS)
+    with h5py.File(path, "r+") as file:
+        file["rows/group"][0] = b"q2"
+    with ActivationStore(path) as store:
+        assert not store.rows_intact()
+    with h5py.File(path, "r+") as file:
+        del file["rows/group"]
+    with pytest.raises(NotAStoreError, match="groups without their fingerprint"):
+        ActivationStore(path)
+
+
+def test_merged_stores_keep_their_groups(tmp_path: Path, example: Callable[..., Any]) -> None:
+    rows, other = example(n=5), example(n=5)
+    other.ids = [f"b{i}" for i in range(5)]
+    other.hashes = [f"{i:016x}" for i in range(5)]
+    paths = [
+        rows.make(tmp_path / "a.h5", groups=GROUPS),
+        other.make(tmp_path / "b.h5", groups=["q1", *"wxyz"]),
+    ]
+    plain = other.make(tmp_path / "plain.h5")
+    merge(paths, tmp_path / "all.h5")
+    with ActivationStore(tmp_path / "all.h5") as store:
+        assert store.groups == [*GROUPS, "q1", *"wxyz"]
+    with pytest.raises(StaleStoreError, match="the groups of its rows; extract both"):
+        merge([paths[0], plain], tmp_path / "mixed.h5")
+
+
+def test_a_pair_turned_round_is_a_copy(tmp_path: Path, example: Callable[..., Any]) -> None:
+    rows = example(n=6)
+    rows.states[3][1] = -rows.states[3][4]
+    plain = rows.make(tmp_path / "plain.h5")
+    rows.spec = {**rows.spec, **DIFFERENCE}
+    with ActivationStore(rows.make(tmp_path / "d.h5")) as store, ActivationStore(plain) as other:
+        together = store.copies()
+        assert together[1] == together[4]
+        assert len(set(together.tolist())) == 5
+        assert len(set(other.copies().tolist())) == 6  # states that are no differences

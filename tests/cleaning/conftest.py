@@ -31,7 +31,7 @@ def blobs():
 
 @pytest.fixture
 def make_store(tmp_path):
-    def make(X, *, hashes=None, name="acts.h5", layers=(3,), ids=None, source=None):
+    def make(X, *, hashes=None, name="acts.h5", layers=(3,), ids=None, source=None, **more):
         n = len(X)
         ids = [f"r{i}" for i in range(n)] if ids is None else ids
         hashes = [f"{i:016x}" for i in range(n)] if hashes is None else hashes
@@ -44,6 +44,7 @@ def make_store(tmp_path):
             widths=widths,
             store_dtype="float32",
             source=source,
+            **more,
         ) as writer:
             states = dict.fromkeys(layers, X)
             writer.write(np.arange(n), states, np.ones(n, np.int32), np.zeros(n, bool))

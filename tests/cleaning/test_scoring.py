@@ -7,10 +7,12 @@ import pytest
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
+from probekit.cleaning.evidence import draw_sample
 from probekit.cleaning.filter import filter_labels
 from probekit.cleaning.relabel import relabel
 from probekit.cleaning.scoring import make_probe, score_rows
 from probekit.errors import DataError, LabelsError, ProbeError, UsageError
+from probekit.experiments.sweep_rows import join_rows
 from probekit.probes import EnsembleProbe, KNNProbe, LogisticProbe, TopoFilterProbe, out_of_fold
 from probekit.probes.ensemble import plan_layers, stack_layers
 
@@ -58,6 +60,25 @@ def test_rows_of_other_texts_and_equal_states_are_copies(make_store, as_labels, 
     away = X + np.float32(1e-3) * rng.normal(size=X.shape).astype(np.float32)
     seen = score_rows(make_store(away, name="away.h5"), as_labels(y), make_probe("knn", k=1))
     assert np.mean(seen.proba.argmax(axis=1) == y) == 1  # the control reads the labels back
+
+
+@pytest.mark.parametrize("name", ["knn", "logreg", "topofilter", "ensemble", "mass-mean"])
+def test_labels_copied_along_a_group_are_not_read_back(make_store, as_labels, name):
+    """Rows of one user are near each other and have one (random) label."""
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.normal(size=(100, 20)), 4, axis=0) + 0.05 * rng.normal(size=(400, 20))
+    y = np.repeat(rng.integers(0, 2, 100), 4)
+    users = [f"user {i // 4}" for i in range(400)]
+    grouped = make_store(X.astype(np.float32), groups=users)
+    hidden = score_rows(grouped, as_labels(y), name)
+    assert 0.35 < np.mean(hidden.proba.argmax(axis=1) == y) < 0.65
+    if (hidden.fold >= 0).any():
+        assert all(len(set(hidden.fold[i : i + 4].tolist())) == 1 for i in range(0, 400, 4))
+    assert len(set(join_rows(grouped, as_labels(y)).groups.tolist())) == 100
+    assert len(set(draw_sample(grouped, as_labels(y)).groups.tolist())) == 100
+    plain = make_store(X.astype(np.float32), name="plain.h5")
+    seen = score_rows(plain, as_labels(y), make_probe("knn", k=3))
+    assert np.mean(seen.proba.argmax(axis=1) == y) > 0.99  # the control
 
 
 def test_in_sample_all_rows_can_vote(blobs):

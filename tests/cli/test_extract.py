@@ -92,6 +92,30 @@ def test_rows_that_the_template_refuses_are_told_before_the_model_is_loaded(
     )
 
 
+def test_rows_of_a_group_are_kept_together(
+    probekit: Any,
+    refused: Any,
+    write_jsonl: Callable[..., Path],
+    tiny_model: Callable[..., Path],
+    out: Path,
+) -> None:
+    table = [{"id": f"r{i}", "text": f"row {i}", "user": i // 3 or None} for i in range(12)]
+    arguments = ["extract", write_jsonl(table), "-m", tiny_model("gpt2"), "-o", out]
+    assert "no column 'question'; it has id, text, user" in refused(
+        *arguments, "--group-column", "question"
+    )
+    done = probekit(*arguments, "--group-column", "user", "--limit", "10")
+    assert done.exit_code == 0, done.output
+    with ActivationStore(out) as store:
+        assert store.groups == ["", "", "", *("111222333"[:7])]
+        numbers = store.copies().tolist()
+        assert [len(set(numbers[a:b])) for a, b in ((0, 3), (3, 6), (6, 9))] == [3, 1, 1]
+    assert "groups     3" in probekit("info", out).stdout
+    assert "was made from rows in groups, and now they have none" in refused(
+        *arguments, "--limit", "10"
+    )
+
+
 def test_a_row_that_stops_the_run_is_repaired_and_the_rest_is_kept(
     probekit: Any, write_jsonl: Callable[..., Path], tiny_model: Callable[..., Path], out: Path
 ) -> None:

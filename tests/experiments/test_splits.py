@@ -14,6 +14,8 @@ from probekit.data import Rows
 from probekit.errors import DataError, LabelsError, UsageError
 from probekit.experiments.config import RunConfig
 from probekit.experiments.splits import Splits, chain_splits, contents_only, run_splits
+from probekit.tasks import registry
+from probekit.tasks.registry import Task, register
 
 
 def config(**more: Any) -> RunConfig:
@@ -138,3 +140,39 @@ def test_too_few_rows(write_jsonl: Callable[..., Path]) -> None:
 def test_unknown_task() -> None:
     with pytest.raises(UsageError, match=r"did you mean docstrings"):
         run_splits("docstring", config(), 0)
+
+
+def test_a_group_is_not_split_across_the_parts() -> None:
+    """A task that tells questions: all rows of one are dealt to one part."""
+    rows = Rows(
+        {
+            "id": [f"r{i}" for i in range(240)],
+            "text": [f"text {i}" for i in range(240)],
+            "label": [i % 2 for i in range(240)],
+        }
+    )
+    rows.groups = ["" if i < 40 else f"question {i // 4}" for i in range(240)]
+    train, test = rows.select(range(202)), rows.select(range(202, 240))
+    found = {"train": train, "test": test}
+    task = Task(
+        name="quiz-in-groups",
+        description="",
+        source="",
+        licence="",
+        classes=("no", "yes"),
+        splits=("train", "test"),
+        load=lambda split, seed: found[split],  # noqa: ARG005 (a task's signature)
+    )
+    register(task)
+    try:
+        splits = run_splits(task.name, config(validation_share=0.25), 0)
+    finally:
+        registry._registered.pop(task.name)
+    check_disjoint(splits)
+    dealt = [set(part.groups or ()) - {""} for part in splits.rows.values()]
+    assert len(dealt) == 4
+    assert all(dealt)
+    for one, other in combinations(dealt, 2):
+        assert not one & other
+    many = sum(len(part) for part in splits.rows.values())
+    assert many == 238  # two rows of a question that is in the test set are left out

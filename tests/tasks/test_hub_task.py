@@ -101,6 +101,15 @@ def test_the_seed_moves_no_row_to_another_split(weather: None) -> None:
     assert not held & trained
 
 
+def test_questions_of_one_passage_are_a_group(quiz: None) -> None:
+    rows = rows_of(QUESTIONS, "train", 0)
+    passages = [str(text).partition(" question")[0] for text in rows.contents()]
+    assert rows.groups is not None
+    pairs = set(zip(passages, rows.groups, strict=True))
+    assert len(pairs) == len(set(passages)) == len(set(rows.groups))
+    assert len(pairs) < len(rows)
+
+
 def test_a_group_is_not_torn_apart_by_carving(hub_folder: Write) -> None:
     record = dataclasses.replace(QUESTIONS, parts=HELD_OUT)
     hub_folder("org/questions", train=questions(300, "train"), validation=questions(30, "v"))
@@ -132,7 +141,7 @@ def test_each_question_gives_one_row_right_or_wrong_by_a_fair_draw(quiz: None) -
     items, _ = hub_task._items(QUESTIONS, "train", _where())
     shown = [hub_task._shown(key, item, 0) for key, item in items]
     assert len(shown) == 300
-    right = sum(label for _, _, label in shown)
+    right = sum(label for _, _, label, _ in shown)
     assert abs(right - 150) < 4 * 8.7  # sqrt(300 * .5 * .5) = 8.7
     for row_id, text, label in shown:
         number, place = map(int, row_id.removeprefix("questions-train-").split("-"))
