@@ -172,8 +172,13 @@ def _train_classes(
         tell_labels(labels, rows.keys)
     train = training_rows(rows, labels, only_labelled=options["only_labelled"])
     share, validation = options["validation_share"], None
-    if share is None and (config.early_stop or options["curves"]):
+    if share is None and config.early_stop:
         share = 0.1
+    if options["curves"] and not share and not predict:
+        raise UsageError(
+            "--curves keeps what is predicted of --predict and of held-out rows; give one of "
+            "--predict and --validation-share."
+        )
     if share:
         train, validation = hold_out(train, share, seed=config.seed)
     done = finetune(

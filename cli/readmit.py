@@ -43,6 +43,8 @@ def command(**options: Any) -> None:
     claim(options, "output")
     if output.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
+    if len({Path(path).resolve() for path in options["predictions"]}) < len(options["predictions"]):
+        raise UsageError("One student is named twice with --predictions; name each once.")
     before = Verdicts.load(options["verdicts"])
     students = [load_labels(path) for path in options["predictions"]]
     after = readmit(before, students, confidence=options["confidence"])

@@ -65,7 +65,8 @@ def readmit(
     said = np.stack([_of_rows(each, keys, verdicts.classes) for each in several])
     mean = said.mean(axis=0)
     one = (said.argmax(axis=2) == mean.argmax(axis=1)).all(axis=0)
-    back = dropped[one & (mean.max(axis=1) >= confidence)]
+    # Files may hold float32, in which 0.9 is 0.89999998.
+    back = dropped[one & (mean.max(axis=1) >= confidence - 1e-6)]
     keep, label = verdicts.keep.copy(), verdicts.label.copy()
     keep[back] = True
     label[back] = mean[np.isin(dropped, back)]

@@ -34,6 +34,7 @@ ALARMS = {
     "degenerate": "the labels are of one class",
     "collapsed": "one class for every test row",
 }
+PERPLEXITY = ("perplexity_before", "perplexity_after")
 PGRS = ("pgr", "pgr_prior_matched", "pgr_auroc")
 FIGURES = (
     "accuracy",

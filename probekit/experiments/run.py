@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -236,11 +236,23 @@ class Run:
             "arms": judged,
             "seconds": {step.name: self.engine.seconds(step) for step in steps},
         }
+        if isinstance(experiment.source, Pair) and experiment.source.base is not None:
+            result["language_model"] = self._language_model(experiment.source.base)
         if self.config.rounds > 1 and isinstance(experiment.source, Pair):
             result["rounds"] = self._training_set_pgr(experiment.source, arms)
         if self.config.curves:
             result["curves"] = self._curves(experiment, arms, judged)
         return result
+
+    def _language_model(self, step: Step) -> dict[str, Any]:
+        """How well the model predicts held-out texts before and after the language-model step."""
+        from probekit.experiments.judge import PERPLEXITY
+        from probekit.safe import read_json
+
+        if self.engine.failure(step):
+            return dict.fromkeys(PERPLEXITY)
+        metrics = read_json(self.engine.path(step) / "model" / METRICS)
+        return {name: metrics[name] for name in PERPLEXITY}
 
     def _arm(self, context: Context, arm: PlannedArm, weak: NDArray[np.int64] | None) -> Any:
         """An arm's predictions of the test rows, and what is wrong with it."""
@@ -314,10 +326,15 @@ class Run:
 
     def _alarms(self, context: Context, arms: list[PlannedArm]) -> list[str]:
         from probekit.cleaning.evaluate import summarize
+        from probekit.safe import read_json
         from probekit.verdicts import Verdicts
 
         found = []
         for arm in arms:
+            for step in arm.steps:
+                if step.kind == "finetune" and self.engine.done(step):
+                    notes = read_json(self.engine.path(step) / "model" / METRICS).get("notes", [])
+                    found += [f"{context.title(arm.name)}: {note}" for note in notes]
             if arm.kind in ("filter", "relabel") and arm.labels is not None:
                 assert arm.labels.step is not None
                 if not self.engine.done(arm.labels.step):
@@ -467,6 +484,7 @@ def _summary(
                 "parameters": found[0]["parameters"],
                 "seeds": [result["seed"] for result in found],
                 "arms": combine_seeds([result["arms"] for result in found]),
+                **_language_models(found),
             }
             for (task, weak, strong), found in groups.items()
         ],
@@ -474,6 +492,17 @@ def _summary(
         "failures": [*left_out, *(each for result in results for each in result["failures"])],
         **provenance(),
     }
+
+
+def _language_models(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Perplexities of the language-model steps over seeds, where there were such steps."""
+    from probekit.experiments.judge import PERPLEXITY
+    from probekit.experiments.seeds import spread
+
+    found = [each["language_model"] for each in results if "language_model" in each]
+    if not found:
+        return {}
+    return {"language_model": {key: spread([each[key] for each in found]) for key in PERPLEXITY}}
 
 
 def provenance() -> dict[str, Any]:

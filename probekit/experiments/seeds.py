@@ -9,7 +9,7 @@ import numpy as np
 
 from probekit.experiments.judge import ALARMS, FIGURES, PGRS
 
-__all__ = ["combine_seeds"]
+__all__ = ["combine_seeds", "spread"]
 
 COMBINED = ("rows", "label_accuracy", *FIGURES)
 GAINS = ("gain", "gain_prior_matched")

@@ -16,7 +16,7 @@ from probekit.reports.figures import (
     blank,
     plain_axes,
 )
-from probekit.reports.run_tables import run_title
+from probekit.reports.run_tables import run_title, shown_pgr
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -238,8 +238,7 @@ def _plain_value(group: Mapping[str, Any], panel: str) -> float | None:
     if panel == "accuracy":
         return 100 * _accuracy(arm)
     if panel == "pgr":
-        value = arm["pgr"]["median"]
-        return None if value is None else float(value)
+        return shown_pgr(arm["pgr"])  # refused where the tables refuse it
     wrong = None if arm["agreement"] is None else arm["agreement"]["wrong"]["median"]
     return None if wrong is None else 100 * float(wrong)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from probekit.experiments.judge import ALARMS
+from probekit.experiments.judge import ALARMS, PERPLEXITY
 from probekit.reports.tables import MISSING, Table, percent
 
-__all__ = ["curve_table", "rounds_table", "run_table", "run_title"]
+__all__ = ["curve_table", "rounds_table", "run_table", "run_title", "shown_pgr"]
 
 
 def run_title(group: Mapping[str, Any]) -> str:
@@ -58,23 +58,28 @@ def _spread(found: Mapping[str, Any], scale: float, digits: int) -> str:
     return text if found["sem"] is None else f"{text} ± {scale * found['sem']:.{digits}f}"
 
 
+def shown_pgr(found: Mapping[str, Any] | None) -> float | None:
+    """The PGR to show, in tables and figures alike; None without a gap that one can be sure of."""
+    if found is None or found["median"] is None or ("low" in found and found["unbounded"]):
+        return None
+    return float(found["median"])
+
+
 def _recovered(found: Mapping[str, Any] | None) -> str:
     """PGR with its interval or standard error; where it has none, student − weak in points."""
     if found is None:
         return MISSING
-    single = "low" in found
-    if found["median"] is None or (single and found["unbounded"]):
+    if shown_pgr(found) is None:
         gained = _spread(found["over_weak"], 100, 1)
         return gained if gained == MISSING else f"pt {gained}"
-    if single and found["low"] is not None:
+    if found.get("low") is not None:
         return f"{found['median']:.2f} [{found['low']:.2f} {found['high']:.2f}]"
     return _spread(found, 1, 2) + ("†" if found["undefined"] else "")
 
 
 def _short(found: Mapping[str, Any] | None) -> str:
-    if found is None or found["median"] is None or ("low" in found and found["unbounded"]):
-        return MISSING
-    return f"{found['median']:.2f}"
+    value = shown_pgr(found)
+    return MISSING if value is None else f"{value:.2f}"
 
 
 def _gain(found: Mapping[str, Any] | None) -> str:
@@ -99,6 +104,9 @@ def _notes(group: Mapping[str, Any]) -> Iterator[str]:
     found = [arm[key] for arm in group["arms"] for key in ("pgr", "pgr_prior_matched")]
     if any(pgr is not None and pgr["reasons"] for pgr in found):
         yield "pt: student − weak supervisor in points, where the gap is too small for a PGR."
+    if (language := group.get("language_model")) is not None:
+        before, after = (_spread(language[key], 1, 2) for key in PERPLEXITY)
+        yield f"Language-model step: perplexity of held-out texts {before} before, {after} after."
     alarms = {name for arm in group["arms"] for name in arm.get("alarms", {})}
     for name in (name for name in ALARMS if name in alarms):
         yield f"{name}: {ALARMS[name]}; there is no PGR, and the reason stands below."

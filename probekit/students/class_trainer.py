@@ -79,7 +79,9 @@ class ClassTrainer(FiniteTrainer):
         """Class probabilities (n, C) of rows, the longest first through the model."""
         order = np.argsort(-rows.lengths, kind="stable")
         dataset: Any = torch.utils.data.Subset(rows, order.tolist())
-        with quiet():
+        # A loader draws from the global generator, which is dropout's too: to look is not to touch.
+        cuda = [self.args.device] if self.args.device.type == "cuda" else []
+        with quiet(), torch.random.fork_rng(devices=cuda):
             found: Any = self.predict(dataset)
         ordered = proba_of(found.predictions)
         proba = np.empty_like(ordered)

@@ -36,6 +36,14 @@ def test_sure_rows_come_back_with_the_students_label(filtered):
     assert found.provenance["readmitted"]["rows"] == back.sum()
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_least_confidence_is_enough_in_any_float_type(filtered, dtype):
+    at, below = (np.full(len(filtered), p, dtype=dtype).astype(np.float64) for p in (0.9, 0.8999))
+    assert readmit(filtered, predicted(filtered, at), confidence=0.9).keep.all()
+    found = readmit(filtered, predicted(filtered, below), confidence=0.9)
+    assert np.array_equal(found.keep, filtered.keep)
+
+
 def test_several_students_must_agree(filtered):
     n = len(filtered)
     one, two = np.full(n, 0.99), np.full(n, 0.99)

@@ -26,6 +26,7 @@ from probekit.experiments.presets import preset_names, read_preset
 from probekit.experiments.run import Run, open_folder
 from probekit.labels import load_labels
 from probekit.reports.run_pages import write_run_reports
+from probekit.reports.run_tables import run_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -470,6 +471,12 @@ class TestLanguageModelFirst:
             assert set(starts[kind]) == {"lm"}
         results, _ = carry_out(config, tmp_path / "run")
         assert results["results"][0]["arms"][-1]["accuracy"] > 0.4
+        told = results["results"][0]["language_model"]
+        assert 0 < told["perplexity_after"] != told["perplexity_before"] > 1
+        (group,) = results["groups"]
+        assert group["language_model"]["perplexity_after"]["median"] == told["perplexity_after"]
+        shown = run_table(group).notes
+        assert f"perplexity of held-out texts {told['perplexity_before']:.2f} before" in str(shown)
 
 
 # What a preset is made of beside these fields must be as committed.

@@ -433,3 +433,11 @@ def test_three_classes(blobs):
         assert row["auroc"] == pytest.approx(hard["probe"]["auroc"], abs=close)
         assert row["auroc_gain"] == pytest.approx(row["auroc"] - hard["weak"]["auroc"], abs=1e-6)
         assert row["relabelled_hard"] == pytest.approx(hard["labels"]["after"], abs=close)
+
+
+@pytest.mark.parametrize("name", ["seeds", "k", "layers", "probes", "l2"])
+def test_a_value_named_twice_is_no_repetition(name):
+    values = {"seeds": (1, 1), "k": (3, 5, 3), "layers": (4, 4), "l2": (1.0, 1)}
+    given = {"layers": (4,), name: values.get(name, ("knn", "knn"))}
+    with pytest.raises(UsageError, match=f"{name} is a list without repetition"):
+        SweepSettings(**given)

@@ -180,6 +180,25 @@ def test_figures_show_what_is_in_the_results() -> None:
     assert list(panels[1].lines[0].get_xdata()) == [10, 100]
 
 
+def test_the_grid_shows_no_pgr_that_the_table_refuses() -> None:
+    """A gap so small that its interval is unbounded has a PGR, and a wild one."""
+    sure, unsure = (
+        group(
+            strong=f"m{n}",
+            parameters={"weak": 1, "strong": n},
+            arms=combine_seeds([arms(0, ceiling=ceiling)]),
+        )
+        for n, ceiling in ((10, 2.0), (100, 0.55))
+    )
+    plain = next(arm for arm in unsure["arms"] if arm["kind"] == "plain")
+    assert plain["pgr"]["median"] is not None
+    assert plain["pgr"]["unbounded"]
+    assert run_table(unsure).rows[1][4].startswith("pt ")
+    panels = draw_grid([sure, unsure]).axes
+    assert list(panels[1].lines[0].get_xdata()) == [10]
+    assert list(panels[0].lines[0].get_xdata()) == [10, 100]  # the control: accuracy has no gap
+
+
 def test_a_single_seeds_bar_is_the_interval_of_the_gain() -> None:
     found = group()
     plain, cleaned = found["arms"][1:3]

@@ -109,6 +109,27 @@ def test_it_learns_what_it_is_taught(config: Any, tmp_path: Path) -> None:
     assert done.predictions["t"].hashes == test.hashes
 
 
+def test_to_look_at_a_training_does_not_change_it(config: Any, tmp_path: Path) -> None:
+    """Loaders draw from the generator that dropout draws from."""
+    rows, test, held = make_rows(), make_rows(20, 100), make_rows(12, 200)
+    train, held_out = (training_rows(each, labels_of(each)) for each in (rows, held))
+    settings = {"predict": {"t": test}}
+    plain = finetune(config(epochs=2), train, tmp_path / "plain", **settings)
+    watched = {
+        "held out": finetune(
+            config(epochs=2), train, tmp_path / "a", validation=held_out, **settings
+        ),
+        "curves": finetune(config(epochs=2), train, tmp_path / "b", curves=True, **settings),
+        "other times": finetune(
+            config(epochs=2, evals=3), train, tmp_path / "c", curves=True, **settings
+        ),
+    }
+    for name, done in watched.items():
+        assert np.array_equal(done.predictions["t"].probs, plain.predictions["t"].probs), name
+    other = finetune(config(epochs=2, seed=1), train, tmp_path / "d", **settings)
+    assert not np.array_equal(other.predictions["t"].probs, plain.predictions["t"].probs)
+
+
 def test_a_student_of_an_always_wrong_teacher_is_wrong(config: Any, tmp_path: Path) -> None:
     """If the truth, which stands in a column of the rows, leaked, it would be right."""
     rows, test = make_rows(), make_rows(20, 100)
