@@ -225,8 +225,8 @@ class Words(Kind):
             return value
         try:
             return other(value)
-        except ValueError:
-            raise ValueError(self.words) from None
+        except ValueError as reason:
+            raise ValueError(f"{', '.join(self.names)} or {reason}") from None
 
 
 @dataclass(frozen=True)

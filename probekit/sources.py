@@ -95,7 +95,14 @@ def check_source(source: str | Path) -> None:
     DataError, UsageError
         As :func:`read_table`; of the hub nothing is asked.
     """
-    if _is_task(source) or (isinstance(source, str) and source.startswith("hf:")):
+    if _is_task(source):
+        from probekit.tasks.registry import get_task
+
+        name, _, split = str(source).partition("@")
+        if split:
+            get_task(name).check_split(split)
+        return
+    if isinstance(source, str) and source.startswith("hf:"):
         return
     path = _path(source)
     if not path.is_dir():

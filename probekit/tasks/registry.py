@@ -74,19 +74,23 @@ class Task:
             )
 
     def rows(self, split: str, *, seed: int = 0) -> Rows:
-        """Rows of one split, in an order of the seed.
+        """Rows of one split, in an order of the seed; raises as :meth:`check_split`."""
+        self.check_split(split)
+        return self.load(split, seed)
+
+    def check_split(self, split: str) -> None:
+        """Refuse a name that is no split.
 
         Raises
         ------
         UsageError
-            Where the task has no such split.
+            Naming those that there are.
         """
         if split not in self.splits:
             raise UsageError(
                 f"The task {self.name!r} has no split {split!r}{did_you_mean(split, self.splits)}; "
                 f"it has {', '.join(self.splits)}."
             )
-        return self.load(split, seed)
 
 
 def register(task: Task) -> None:
