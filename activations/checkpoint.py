@@ -20,7 +20,7 @@ from probekit.activations.imports import rare_collection
 from probekit.activations.quiet import quiet
 from probekit.activations.sentence_folder import SentenceSettings, local_reader, read_settings
 from probekit.activations.spec import DTYPES
-from probekit.activations.tapping import find_blocks, plain_states
+from probekit.activations.tapping import CANNOT_RUN, find_blocks, plain_states, vocabulary_of
 from probekit.errors import ModelError, UsageError
 from probekit.safe import MAX_BYTES, expand, load_json, one_line, open_regular, read_json
 
@@ -73,7 +73,7 @@ class Checkpoint:
     @property
     def depth(self) -> int:
         """Number of blocks, L."""
-        config: Any = self.root.config
+        config: Any = getattr(self.root, "config", self.config)
         depth = getattr(config.get_text_config(), "num_hidden_layers", None)
         if not isinstance(depth, int) or depth < 1:
             raise ModelError(
@@ -104,14 +104,15 @@ class Checkpoint:
                 return {i: s.shape[-1] for i, s in plain_states(self.root, self.depth).items()}
         except ModelError:
             # Some models look at numbers on the way, which a skeleton has not.
-            width = int(self.config.get_text_config().hidden_size)
+            width = int(getattr(self.config.get_text_config(), "hidden_size", 0))
+            if width < 1:
+                raise
             return dict.fromkeys(range(self.depth + 1), width)
 
     @property
     def vocabulary(self) -> int:
         """Number of token embeddings."""
-        embeddings: Any = self.skeleton.get_input_embeddings()  # type: ignore[operator]
-        return int(embeddings.weight.shape[0])
+        return vocabulary_of(self.root)
 
     @property
     def position_limit(self) -> int | None:
@@ -219,10 +220,15 @@ def _knows(module: torch.nn.Module) -> bool:
 
 def text_root(model: torch.nn.Module, config: Any) -> torch.nn.Module:
     """The encoder of an encoder-decoder model, else the model."""
-    if getattr(config, "is_encoder_decoder", False):
+    if not getattr(config, "is_encoder_decoder", False):
+        return model
+    try:
         encoder: torch.nn.Module = model.get_encoder()  # type: ignore[operator]
-        return encoder
-    return model
+    except CANNOT_RUN as error:
+        raise ModelError(
+            f"{type(model).__name__} has no encoder of text that could be read."
+        ) from error
+    return encoder
 
 
 def open_loaded(model: Any, tokenizer: Any) -> Checkpoint:
@@ -283,6 +289,7 @@ def open_checkpoint(
             truncate_config(config, cut, name)
         tokenizer = _open_tokenizer(name, options)
         skeleton = _build_skeleton(name, config, trust_remote_code=trust_remote_code)
+        vocabulary_of(text_root(skeleton, config))
         found = getattr(torch, dtype) if dtype != "auto" else _own_dtype(name, config, commit)
     label = Path(os.path.realpath(local)).name if local.is_dir() else name
     label = label if cut is None else f"{label}@layers={cut}"

@@ -16,7 +16,15 @@ import torch
 
 from probekit.errors import ModelError
 
-__all__ = ["CANNOT_RUN", "Tap", "find_blocks", "plain_states", "release", "tapped_states"]
+__all__ = [
+    "CANNOT_RUN",
+    "Tap",
+    "find_blocks",
+    "plain_states",
+    "release",
+    "tapped_states",
+    "vocabulary_of",
+]
 
 Tensor: TypeAlias = torch.Tensor
 Take: TypeAlias = Callable[[Tensor, "Tensor | None"], Tensor]
@@ -198,7 +206,7 @@ def tapped_states(
         found = tap(ids)
         tap.remove()
         with torch.inference_mode():
-            plain = _all_states(root(input_ids=ids, output_hidden_states=True, return_dict=True))
+            plain = _all_states(root(input_ids=ids, **_all_of(root)))
     except torch.cuda.OutOfMemoryError:
         raise
     except CANNOT_RUN:
@@ -208,7 +216,7 @@ def tapped_states(
     for layer in layers:
         if layer not in found or plain is None or len(plain) <= layer:
             return None
-        if not _same(found[layer], plain[layer]):
+        if found[layer].ndim != 3 or not _same(found[layer], plain[layer]):
             return None
     return found
 
@@ -223,16 +231,19 @@ def plain_states(root: torch.nn.Module, depth: int) -> dict[int, Tensor]:
     """
     try:
         with torch.inference_mode():
-            found = _all_states(
-                root(input_ids=_three_tokens(root), output_hidden_states=True, return_dict=True)
-            )
+            found = _all_states(root(input_ids=_three_tokens(root), **_all_of(root)))
     except torch.cuda.OutOfMemoryError:
         raise
     except CANNOT_RUN as error:
         raise ModelError(
-            f"{type(root).__name__} does not run on text alone: {' '.join(str(error).split())}."
+            f"{type(root).__name__} does not run on text alone: "
+            f"{' '.join(str(error).split()).rstrip('.')}."
         ) from error
-    if found is None or len(found) != depth + 1 or any(s.shape[:2] != (1, 3) for s in found):
+    if (
+        found is None
+        or len(found) != depth + 1
+        or any(s.shape[:2] != (1, 3) or s.ndim != 3 for s in found)
+    ):
         shapes = "none" if found is None else [tuple(states.shape) for states in found]
         raise ModelError(
             f"{type(root).__name__} does not give one state per token and layer: of 3 tokens and "
@@ -241,9 +252,35 @@ def plain_states(root: torch.nn.Module, depth: int) -> dict[int, Tensor]:
     return dict(enumerate(found))
 
 
+def vocabulary_of(root: torch.nn.Module) -> int:
+    """Number of token embeddings.
+
+    Raises
+    ------
+    ModelError
+        Where the model reads something else than token ids.
+    """
+    try:
+        embeddings: Any = root.get_input_embeddings()  # type: ignore[operator]
+        rows, _ = embeddings.weight.shape
+    except CANNOT_RUN as error:
+        raise ModelError(
+            f"{type(root).__name__} has no table of token embeddings, so it reads no text as "
+            "tokens; give a text model (of a model that also sees or hears, its text model alone)."
+        ) from error
+    return int(rows)
+
+
+def _all_of(root: torch.nn.Module) -> dict[str, Any]:
+    """Arguments for all hidden states; without a cache, which some hybrid models cannot fill."""
+    found: dict[str, Any] = {"output_hidden_states": True, "return_dict": True}
+    if "use_cache" in inspect.signature(root.forward).parameters:
+        found["use_cache"] = False
+    return found
+
+
 def _three_tokens(root: torch.nn.Module) -> Tensor:
-    embeddings: Any = root.get_input_embeddings()  # type: ignore[operator]
-    vocabulary = int(embeddings.weight.shape[0])
+    vocabulary = vocabulary_of(root)
     device = next((p.device for p in root.parameters() if p.device.type != "meta"), None)
     return torch.tensor([[i % vocabulary for i in (5, 7, 6)]], device=device or "meta")
 

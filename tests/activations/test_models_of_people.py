@@ -215,6 +215,22 @@ def test_text_towers_beside_a_vision_tower_are_read_left_to_right(
         assert np.isfinite(store.layer(2)).all()
 
 
+def test_models_that_read_no_text_are_refused_in_a_sentence(
+    tiny_model: Folder, tmp_path: Path
+) -> None:
+    from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": 48, "image_size": 8, "patch_size": 4}
+    clip = CLIPConfig(text_config={**sizes, "vocab_size": 420}, vision_config=sizes)
+    for model in (CLIPModel(clip), ViTModel(ViTConfig(**sizes))):
+        folder = tmp_path / type(model).__name__
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(tiny_model("bert")).save_pretrained(folder)
+        with pytest.raises(ModelError, match=r"has no table of token embeddings.*its text model"):
+            open_checkpoint(str(folder))
+
+
 def test_an_adapter_is_named_and_never_loaded(tiny_model: Folder, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     folder.mkdir()
