@@ -120,7 +120,12 @@ def command(
 
     Example: probekit extract rows.jsonl -m sentence-transformers/all-MiniLM-L6-v2 -o acts.h5
     """
+    from probekit.errors import UsageError
+    from probekit.safe import regular_file
+
     quantized = _quantization(load_in, quantization)
+    if asked["template"] is not None:
+        regular_file(asked["template"], error=UsageError)  # told before seconds of imports
     from probekit.activations.imports import rare_collection
 
     with rare_collection():
