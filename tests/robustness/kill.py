@@ -65,24 +65,35 @@ def cases() -> list[Case]:
         "--set",
         "finetune.lr=1e-2",
         "--set",
-        "finetune.save_seconds=0",
+        "finetune.save_seconds=0.3",
         "--set",
         "finetune.batch_size=8",
     ]
-    run = [*models, *few, *short]
+    run = [*models, *few, *short, "--set", "random_drops=0", "--set", "linear_students=false"]
     stop = ["--early-stop", "log_loss", "--curves"]
     return [
         Case("finetune", [*finetune, *often, "--predict", "../rows.jsonl", "-o", "ft"], ["ft"]),
-        Case("finetune, early stop", [*finetune, *often, *stop, "-o", "ft"], ["ft"]),
+        Case("finetune early-stop", [*finetune, *often, *stop, "-o", "ft"], ["ft"]),
         Case(
-            "finetune, overwrite",
+            "finetune overwrite",
             [*finetune, *often, "--lr", "1e-3", "-o", "ft", "--overwrite"],
             ["ft"],
             before=[[*finetune, "--max-steps", "1", "-o", "ft"]],
         ),
         Case(
             "run",
-            ["run", *run, "--probes", "knn", "-o", "run", "--steps", "steps"],
+            [
+                "run",
+                *run,
+                "--probes",
+                "knn",
+                "--actions",
+                "filter",
+                "-o",
+                "run",
+                "--steps",
+                "steps",
+            ],
             ["run"],
         ),
         Case("saliency", ["saliency", *run, "-o", "sal", "--steps", "steps"], ["sal"]),
@@ -347,10 +358,10 @@ def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
 def trial(
     case: Case, known: Known, folder: Path, rng: random.Random, *, trace: bool
 ) -> Iterator[dict[str, Any]]:
-    """Kill a command one to three times, let it end, and compare; one record per kill."""
+    """Kill a command one to eight times, let it end, and compare; one record per kill."""
     prepare(case, folder)
     kills: list[dict[str, Any]] = []
-    for _ in range(rng.choice([1, 1, 2, 3])):
+    for _ in range(rng.choice([1, 2, 3, 5, 8])):
         at_call = trace and rng.random() < 0.5
         if at_call:
             at: float = rng.randint(1, known.calls)
