@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from probekit.cleaning.evaluate import Summary
     from probekit.verdicts import Verdicts
 
-__all__ = ["as_json", "as_text", "table"]
+__all__ = ["as_json", "as_text", "figures_text", "table"]
+
+
+# Figures that are no shares of rows or of pairs of rows.
+NO_SHARE = ("log_loss", "brier", "ece", "calibration_error")
 
 
 def as_json(
@@ -132,7 +136,7 @@ def _estimates_table(verdicts: Verdicts) -> str:
     estimates = verdicts.provenance["estimates"]
     rows = [["not to be told apart", *verdicts.classes]]
     rows += [
-        [name, *(number(share) for share in estimates[key])]
+        [name, *(part_of(share) for share in estimates[key])]
         for key, name in (("hoc", "HOC"), ("confident_joint", "confident joint"))
     ]
     return f"{table(rows)}\nThe smaller of the two is dropped; neither is a rate of wrong labels."
@@ -141,12 +145,12 @@ def _estimates_table(verdicts: Verdicts) -> str:
 def _labels_table(evaluation: dict[str, Any]) -> str:
     labels = evaluation["labels"]
     rows = [["against the truth", "verdicts", "random choice"]]
-    rows.append(["label accuracy before", number(labels["before"]), ""])
-    rows.append(["label accuracy after", number(labels["after"]), number(labels["after_random"])])
+    rows.append(["label accuracy before", part_of(labels["before"]), ""])
+    rows.append(["label accuracy after", part_of(labels["after"]), part_of(labels["after_random"])])
     dropped = evaluation.get("dropped")
     if dropped is not None:
         rows += [
-            [f"{key} of the drop", number(dropped[key]), number(dropped[f"{key}_random"])]
+            [f"{key} of the drop", part_of(dropped[key]), part_of(dropped[f"{key}_random"])]
             for key in ("precision", "recall")
         ]
     return table(rows)
@@ -165,7 +169,8 @@ def _predictions_table(evaluation: dict[str, Any]) -> str:
         columns = {"pairwise_accuracy": "pairwise", **columns}
     rows = [["accuracy", *columns.values()]]
     rows += [
-        [name, *(number(evaluation[name][key]) for key in columns)] for name in ("weak", "probe")
+        [name, *(figure(key, evaluation[name][key]) for key in columns)]
+        for name in ("weak", "probe")
     ]
     return table(rows)
 
@@ -173,6 +178,22 @@ def _predictions_table(evaluation: dict[str, Any]) -> str:
 def number(value: float) -> str:
     """Four digits, or a dash where there is no number."""
     return f"{value:.4f}" if math.isfinite(value) else "-"
+
+
+def part_of(share: float) -> str:
+    """A share in percent, or a dash where there is none; files hold shares as fractions."""
+    return f"{100 * share:.1f} %" if math.isfinite(share) else "-"
+
+
+def figure(name: str, value: float | None) -> str:
+    """A figure of predictions: losses as they are, shares in percent."""
+    known = float("nan") if value is None else value
+    return number(known) if name in NO_SHARE else part_of(known)
+
+
+def figures_text(figures: Mapping[str, float | None]) -> str:
+    """Figures of predictions in a line, without the number of rows."""
+    return ", ".join(f"{k} {figure(k, v)}" for k, v in figures.items() if k != "rows")
 
 
 def percent(part: int, whole: int) -> str:

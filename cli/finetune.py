@@ -217,6 +217,8 @@ def _result(config: FinetuneConfig, done: Finetuned, options: dict[str, Any]) ->
 
 
 def _text(result: dict[str, Any]) -> str:
+    from probekit.cli.cleaning_report import figures_text
+
     lines = [
         f"{result['folder']}: trained {result['trained_parameters']:,} of "
         f"{result['parameters']:,} parameters on {result['rows']:,} rows in {result['steps']} "
@@ -227,12 +229,7 @@ def _text(result: dict[str, Any]) -> str:
         lines.append(f"{KEPT[result['save']]}: {result['model']}")
     lines += [f"predictions: {path}" for path in result["predictions"].values()]
     for name, metrics in result["metrics"].items():
-        shown = ", ".join(
-            f"{key} {'-' if value is None else f'{value:.4f}'}"
-            for key, value in metrics.items()
-            if key != "rows"
-        )
-        lines.append(f"{name} ({metrics['rows']:,} rows with truth): {shown}")
+        lines.append(f"{name} ({metrics['rows']:,} rows with truth): {figures_text(metrics)}")
     return "\n".join(lines)
 
 

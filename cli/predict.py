@@ -35,6 +35,7 @@ def command(**options: Any) -> None:
 
     Example: probekit predict test.jsonl -m student/model -o predictions.parquet
     """
+    from probekit.cli.cleaning_report import figures_text
     from probekit.errors import UsageError
     from probekit.sources import load_rows
     from probekit.students.predictions import evaluate_predictions
@@ -61,8 +62,5 @@ def command(**options: Any) -> None:
     if options["truth"] is not None:
         metrics = evaluate_predictions(found, read_truth(options, found.keys))
         result["metrics"] = metrics
-        shown = [
-            f"{k} {'-' if v is None else f'{v:.4f}'}" for k, v in metrics.items() if k != "rows"
-        ]
-        text += f"\n{metrics['rows']:,} rows with truth: {', '.join(shown)}"
+        text += f"\n{metrics['rows']:,} rows with truth: {figures_text(metrics)}"
     emit(result, text, as_json=options["as_json"])

@@ -120,15 +120,14 @@ def _ids(path: Path) -> list[str]:
 
 
 def _text(result: dict[str, Any]) -> str:
+    from probekit.cli.cleaning_report import figures_text
+
     bias = "" if result["fit_intercept"] else ", no bias"
     lines = [
         f"trained on {result['trained_rows']:,} rows (l2 {result['l2']:.3g}{bias}), "
         f"labelled {result['labelled_rows']:,}"
     ]
     if result["judged_rows"]:
-        auroc = "-" if result["auroc"] is None else f"{result['auroc']:.4f}"
-        lines.append(
-            f"of these {result['judged_rows']:,} have a truth: accuracy {result['accuracy']:.4f}, "
-            f"AUROC {auroc}"
-        )
+        shown = figures_text({"accuracy": result["accuracy"], "AUROC": result["auroc"]})
+        lines.append(f"of these {result['judged_rows']:,} have a truth: {shown}")
     return "\n".join(lines)

@@ -78,12 +78,13 @@ class _Judged:
         truth: NDArray[np.int64],
         prior: NDArray[np.float64] | None,
         classes: Sequence[str],
+        ties: NDArray[Any] | None,
     ) -> None:
         self.arm = arm
         draws = [np.asarray(probs, np.float64) for probs in arm.probs]
         self.decided = [probs.argmax(axis=1) for probs in draws]
         self.right = np.mean([d == truth for d in self.decided], axis=0)
-        matched = [] if prior is None else [prior_matched(probs, prior) for probs in draws]
+        matched = [] if prior is None else [prior_matched(p, prior, ties=ties) for p in draws]
         self.right_matched = np.mean([d == truth for d in matched], axis=0) if matched else None
         # Which class all test rows get at 0.5, and at the prior-matched threshold.
         self.constant = {
@@ -122,6 +123,7 @@ def judge_arms(
     truth: ArrayLike,
     weak_prior: ArrayLike | None,
     classes: Sequence[str] | None = None,
+    ties: NDArray[Any] | None = None,
     seed: int = 0,
     draws: int = 10_000,
 ) -> list[dict[str, Any]]:
@@ -139,6 +141,8 @@ def judge_arms(
         there are no weak labels, because their supervisor failed.
     classes
         Names of the C classes; None: their numbers.
+    ties
+        Order of test rows (t,) that are equal at the prior-matched threshold; None: by row number.
     seed, draws
         Of the paired bootstrap over test rows.
 
@@ -159,7 +163,7 @@ def judge_arms(
     if missing:
         raise DataError("A run is judged between a floor and a ceiling; one of them is missing.")
     judged = {
-        place: _Judged(_checked(arm, (len(true), len(classes))), true, prior, classes)
+        place: _Judged(_checked(arm, (len(true), len(classes))), true, prior, classes, ties)
         for place, arm in enumerate(arms)
         if arm.probs or "failed" not in arm.alarms
     }

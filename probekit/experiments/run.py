@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.cuts import by_key
 from probekit.errors import DataError, OutputExistsError, ProbekitError, UsageError, first_few
 from probekit.experiments.bootstrap import Chain
 from probekit.experiments.config import RunConfig, write_config
@@ -213,6 +214,7 @@ class Run:
             truth=truth["test"].hard,
             weak_prior=shares,
             classes=context.splits.classes,
+            ties=by_key(context.splits.rows["test"].keys, seed=context.seed),
             seed=context.seed,
         )
         self._copy_predictions(experiment, arms, folder)

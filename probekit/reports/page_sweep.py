@@ -12,7 +12,14 @@ from probekit.reports.page import Page, PageTable
 from probekit.reports.page_run import embedded, flat
 from probekit.reports.replay import RECORDED, recorded_command
 from probekit.reports.sweep_figures import draw_layers, draw_strengths
-from probekit.reports.sweep_tables import choice_text, measure_name, strength_text, sweep_table
+from probekit.reports.sweep_tables import (
+    cell,
+    choice_text,
+    in_percent,
+    measure_name,
+    strength_text,
+    sweep_table,
+)
 from probekit.reports.tables import MISSING, Table
 from probekit.safe import misfit
 from probekit.sources import read_table
@@ -106,11 +113,14 @@ def _regret_table(sweep: Mapping[str, Any]) -> Table:
         rows.append(
             (
                 measure_name(measure),
-                *(f"{found[key]:.4f}" for key in ("chosen", "oracle", "regret", "by_strength")),
+                *(
+                    f"{100 * found[key]:.2f}"
+                    for key in ("chosen", "oracle", "regret", "by_strength")
+                ),
                 ", ".join(filter(None, where)),
             )
         )
-    header = ("measure", "chosen", "best", "regret", "by strength", "the best is at")
+    header = ("measure, %", "chosen", "best", "regret", "by strength", "the best is at")
     return Table(
         header,
         tuple(rows),
@@ -134,13 +144,14 @@ def _rows_table(means: Sequence[Mapping[str, Any]]) -> Table:
             row["probe"],
             "all" if row["layer"] is None else str(row["layer"]),
             strength_text(row) or MISSING,
-            *(f"{row[name]:.4f}" if _known(row[name]) else MISSING for name in names),
+            *(cell(name, row[name]) for name in names),
         )
         for row in means[:ROWS_SHOWN]
     )
     left = len(means) - len(rows)
     notes = (f"{left:,} more are in the file.",) if left else ()
-    return Table(("probe", "layer", "strength", *(n.replace("_", " ") for n in names)), rows, notes)
+    heads = (n.replace("_", " ") + (", %" if in_percent(n) else "") for n in names)
+    return Table(("probe", "layer", "strength", *heads), rows, notes)
 
 
 def _known(value: Any) -> bool:

@@ -171,7 +171,7 @@ def _truth_tables(verdicts: Verdicts, truth: NDArray[Any]) -> list[PageTable]:
 def _estimates(verdicts: Verdicts) -> Table:
     estimates = verdicts.provenance["estimates"]
     rows = tuple(
-        (name, *(_number(share) for share in estimates[key]))
+        (name, *(f"{percent(share)} %" for share in estimates[key]))
         for key, name in (("hoc", "HOC"), ("confident_joint", "confident joint"))
     )
     notes = ("The smaller of the two is dropped; neither is a rate of wrong labels.",)

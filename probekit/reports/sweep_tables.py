@@ -8,7 +8,7 @@ from typing import Any
 
 from probekit.reports.tables import Table
 
-__all__ = ["choice_text", "measure_name", "strength_text", "sweep_table"]
+__all__ = ["cell", "choice_text", "in_percent", "measure_name", "strength_text", "sweep_table"]
 
 STRENGTHS = ("k", "l2", "k_zeta", "k_cc", "zeta", "contamination")
 # Column -> heading; those of the truth are left out where it is not given.
@@ -24,7 +24,11 @@ COLUMNS = {
     "relabelled_soft": "soft",
     "relabelled_hard": "hard",
 }
-PERCENT = ("weak_accuracy", "changed", "accuracy", "relabelled_soft", "relabelled_hard")
+# In percent, as in every table; files hold fractions.
+PERCENT = (
+    *("weak_accuracy", "weak_auroc", "changed", "accuracy", "auroc"),
+    *("relabelled_soft", "relabelled_hard", "kept_own"),
+)
 USUAL_SHARE = 0.2
 
 
@@ -61,7 +65,7 @@ def sweep_table(sweep: Mapping[str, Any]) -> Table:
             "all" if row["layer"] is None else str(row["layer"]),
             row["probe"] + (" *" if _is(row, sweep["choice"]) else ""),
             strength_text(row) or "-",
-            *(_cell(name, row[name]) for name in names),
+            *(cell(name, row[name]) for name in names),
         )
         for row in best
     )
@@ -91,9 +95,9 @@ def choice_text(sweep: Mapping[str, Any]) -> str:
         layer = "all layers" if "layer" not in at else f"layer {at['layer']}"
         oracle = ", ".join(filter(None, [at["probe"], layer, strength_text(at)]))
         lines.append(
-            f"  regret {found['regret']:.4f} in {measure_name(measure)}, "
-            f"{found['by_strength']:.4f} of it by the strength: "
-            f"{found['chosen']:.4f}, best {found['oracle']:.4f} ({oracle})"
+            f"  regret {100 * found['regret']:.2f} points in {measure_name(measure)}, "
+            f"{100 * found['by_strength']:.2f} of it by the strength: "
+            f"{100 * found['chosen']:.2f} %, best {100 * found['oracle']:.2f} % ({oracle})"
         )
     return "\n".join(lines)
 
@@ -116,15 +120,15 @@ def _notes(sweep: Mapping[str, Any], dropped: str | None) -> tuple[str, ...]:
     notes = [
         "Each layer and probe at the strength of the one-standard-error rule; * the choice. "
         "log-loss, acc weak,",
-        "AUROC weak: out of fold, against the weak labels. changed: rows, %, that hard relabelling "
-        "changes.",
+        "AUROC weak: out of fold, against the weak labels, %. changed: rows, %, that hard "
+        "relabelling changes.",
     ]
     weak = sweep["weak_labels"]
     if weak["accuracy"] is not None:
         notes += [
-            "acc, AUROC: against ground truth; gain: AUROC less the weak labels' own "
-            f"({_number(weak['auroc'])}). soft, hard{', drop' if dropped else ''}: label accuracy, "
-            "%, after",
+            "acc, AUROC: against ground truth, %; gain: AUROC less the weak labels' own "
+            f"({_number(weak['auroc'])}), points. soft, hard"
+            f"{', drop' if dropped else ''}: label accuracy, %, after",
             f"relabel{' and filter' if dropped else ''}; the weak labels': "
             f"{100 * weak['accuracy']:.1f} %.",
         ]
@@ -135,13 +139,19 @@ def _is(row: Mapping[str, Any], choice: Mapping[str, Any]) -> bool:
     return all(row[name] == choice.get(name) for name in ("layer", "probe", *STRENGTHS))
 
 
-def _cell(name: str, value: float | None) -> str:
+def in_percent(name: str) -> bool:
+    """Whether a column of the file holds shares, which tables show in percent."""
+    return name in PERCENT or name.startswith("filtered")
+
+
+def cell(name: str, value: float | None) -> str:
+    """A value of a column of the file as tables show it."""
     if value is None or not math.isfinite(value):
         return "-"
-    if name in PERCENT or name.startswith("filtered"):
+    if in_percent(name):
         return f"{100 * value:.1f}"
-    return f"{value:+.3f}" if name == "auroc_gain" else f"{value:.3f}"
+    return f"{100 * value:+.1f}" if name == "auroc_gain" else f"{value:.3f}"
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
+    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"

@@ -332,3 +332,24 @@ class TestCurve:
         assert found["stops"]["oracle"]["step"] == 1
         assert found["stops"]["last"]["pgr"] is None
         assert "not above" in found["reason"]
+
+
+def test_figures_do_not_depend_on_the_order_of_the_test_rows():
+    """Votes of few neighbours are equal in many rows, and the class shares cut among them."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 200)
+    votes = np.clip(truth + rng.integers(-2, 3, (3, 200)), 0, 3) / 3
+    ties, order = rng.permutation(200), rng.permutation(200)
+
+    def figures(rows, ties):
+        arms = [
+            Arm(kind, kind, [np.column_stack([1 - p, p])[rows]])
+            for kind, p in zip(("floor", "plain", "ceiling"), votes, strict=True)
+        ]
+        prior = {"weak_prior": [0.4, 0.6], "ties": ties, "draws": 10}
+        found = judge_arms(arms, truth=truth[rows], **prior)
+        return [row["accuracy_prior_matched"] for row in found]
+
+    everything = np.arange(200)
+    assert figures(order, ties[order]) == figures(everything, ties)
+    assert figures(order, None) != figures(everything, None)  # the control: by row number

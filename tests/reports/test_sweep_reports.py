@@ -85,7 +85,7 @@ def test_the_table_has_the_chosen_strength_of_each_layer_and_probe():
         ("3", "logreg", "l2 1"),
     ]
     assert table.rows[0][-1] == "78.9"
-    assert table.rows[0][table.header.index("gain")] == "-0.080"
+    assert table.rows[0][table.header.index("gain")] == "-8.0"
     assert "77.0 %" in " ".join(table.notes)
 
 
@@ -103,7 +103,7 @@ def test_the_choice_and_its_regret_are_said_once_each():
     assert said[1].startswith("Trust the strength more than the layer")
     assert len(said) == 5  # AUROC less a constant is not said again
     assert said[3] == (
-        "  regret 0.1125 in AUROC, 0.0100 of it by the strength: 0.7000, best 0.8125 "
+        "  regret 11.25 points in AUROC, 1.00 of it by the strength: 70.00 %, best 81.25 % "
         "(knn, layer 6, k 1)"
     )
     assert "label accuracy after filter, dropping 20 %" in said[4]
