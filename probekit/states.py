@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 1 << 25
+LARGEST = 1e150
 CONSTANT = 2  # units in the last place
 
 
@@ -149,14 +150,20 @@ def finite_rows(X: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def check_finite(X: NDArray[Any], ids: Sequence[str] | None = None, *, name: str = "X") -> None:
-    """Refuse states (n, d) with NaN or infinity, naming the rows by their ids or numbers.
+    """Refuse states (n, d) with NaN or infinity, naming the rows, or too large to be squared.
 
     Raises
     ------
     StatesError
     """
     # The largest and smallest number show NaN and infinity without a mask of the size of X.
-    if not X.size or (np.isfinite(X.max()) and np.isfinite(X.min())):
+    largest = max(abs(float(X.max())), abs(float(X.min()))) if X.size else 0.0
+    if np.isfinite(largest):
+        if largest > LARGEST:
+            raise StatesError(
+                f"{name} holds numbers up to {largest:.0e}, whose squares overflow float64; divide "
+                "it by a constant first."
+            )
         return
     bad = np.flatnonzero(~finite_rows(X)).tolist()
     raise not_finite(bad, len(X), ids, name=name)

@@ -285,3 +285,11 @@ def test_states_that_are_rounding_everywhere_say_nothing(probe):
     y = (X[:, 0] > 1).astype(int)  # readable from the rounding alone
     proba = probe.fit(X, y).oof_proba_
     assert np.ptp(proba, axis=0).max() < 0.05
+
+
+def test_numbers_whose_squares_overflow_are_refused():
+    X, y = problem()
+    for probe in PROBES:
+        with pytest.raises(ProbeError, match=r"up to 4e\+200, whose squares overflow float64"):
+            probe.fit(np.where(X.max() == X, 4e200, X.astype(float)), y)
+    check_finite(np.full((2, 2), 1e149))
