@@ -122,7 +122,8 @@ def _inside(folder: Path, name: str, source: str) -> Path:
 def check_inside_folder(folder: Path) -> None:
     """Refuse links that lead out of a model's folder, and what is no file or folder.
 
-    Links to the ``blobs`` of the folder's own place in a Hugging Face cache are the cache's.
+    Links to the ``blobs`` of the folder's own place in a Hugging Face cache are the cache's, and a
+    link to a file of its own name is one that somebody made to another model's folder.
 
     Raises
     ------
@@ -141,7 +142,8 @@ def check_inside_folder(folder: Path) -> None:
         raise ModelError(f"{error.filename} cannot be read: {error.strerror}.") from None
     for path in sorted([*entries, *inner]):
         real = Path(os.path.realpath(path))
-        if path.is_symlink() and not any(real.is_relative_to(home) for home in homes):
+        allowed = any(real.is_relative_to(home) for home in homes) or real.name == path.name
+        if path.is_symlink() and not allowed:
             raise ModelError(
                 f"{path} is a link out of its folder, to {real}; put the file itself there "
                 "(cp -L) where you trust it."

@@ -139,6 +139,8 @@ def command(**options: Any) -> None:
     sets = predict_sets(options["predict"])
     check_names(sets)
     predict = {name: load_rows(source, **columns) for name, source in sets.items()}
+    for note in dict.fromkeys(each.note for each in (rows, *predict.values()) if each.note):
+        say(note)
     if options["truth"] is not None:
         check_one_truth(predict)
     if options["overwrite"]:

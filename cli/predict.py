@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from probekit.cli.labels import read_truth
-from probekit.cli.options import emit, json_option, output_option, overwrite_option
+from probekit.cli.options import emit, json_option, output_option, overwrite_option, say
 from probekit.cli.outputs import claim
 
 __all__ = ["command"]
@@ -48,6 +48,8 @@ def command(**options: Any) -> None:
     rows = load_rows(
         options["rows"], text_column=options["text_column"], id_column=options["id_column"]
     )
+    if rows.note:
+        say(rows.note)
     how = {name: options[name] for name in ("max_length", "batch_tokens", "device")}
     found = predict_rows(options["model"], rows, **how)
     found.save(output)

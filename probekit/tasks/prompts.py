@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from probekit.contents import holds_messages, normal
+
 __all__ = ["find_prompts"]
 
 # Names of columns, in any case, in the order in which a user's turn is written from them.
@@ -27,7 +29,7 @@ def find_prompts(columns: Mapping[str, Sequence[Any]]) -> tuple[list[Any], str]:
         return list(columns[names["prompt"]][:]), told
     texts = {n: list(columns[names[n]][:]) for n in (*SYSTEM, *TURN) if n in names}
     texts = {n: values for n, values in texts.items() if all(map(_is_text, values))}
-    chosen = list(columns["chosen"][:])
+    chosen = [normal(c, "messages") if holds_messages(c) else c for c in columns["chosen"][:]]
     if not texts:
         bare = not all(map(_has_turns, chosen))
         return [None] * len(chosen), BARE if bare else ""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from probekit.contents import holds_messages, normal
 from probekit.data import Rows, find_ids, text_hash
 from probekit.errors import DataError, first_few
 from probekit.tasks.balance import draw
@@ -115,7 +116,8 @@ def _deal(
     places, wrong = [], []
     pairs = zip(prompts, columns["chosen"][:], columns["rejected"][:], strict=True)
     for place, (prompt, chosen, rejected) in enumerate(pairs):
-        better, worse = _whole(prompt, chosen), _whole(prompt, rejected)
+        asked = _spoken(prompt)
+        better, worse = _whole(asked, _spoken(chosen)), _whole(asked, _spoken(rejected))
         if better is None or worse is None:
             wrong.append(ids[place])
         elif better != worse:
@@ -150,6 +152,11 @@ def _whole(prompt: Any, completion: Any) -> str | None:
         return None
     text = completion if prompt is None or completion.startswith(prompt) else prompt + completion
     return text if text.strip() else None
+
+
+def _spoken(value: Any) -> Any:
+    """Messages in their one form, also where they are written out as text; others as they are."""
+    return normal(value, "messages") or value if holds_messages(value) else value
 
 
 def _dialogue(part: Any, role: str) -> Any:

@@ -115,6 +115,15 @@ def test_a_link_out_of_the_folder_is_refused(name: str, folder: Path) -> None:
         open_checkpoint(str(folder))
 
 
+def test_a_folder_of_links_to_another_models_files_is_read(folder: Path, tmp_path: Path) -> None:
+    """As ``ln -s MODEL/* .`` makes it, to change one file."""
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for file in folder.iterdir():
+        (linked / file.name).symlink_to(file)
+    assert open_checkpoint(str(linked)).weights == folder_weights(folder)
+
+
 def test_a_snapshot_in_a_cache_of_the_hub_is_read(folder: Path, tmp_path: Path) -> None:
     """There every file is a link to ../../blobs; a folder that only looks so is none."""
     place = tmp_path / "models--org--name"

@@ -139,6 +139,19 @@ def test_a_prompt_is_read_alone_and_whole_dialogues_have_theirs() -> None:
     }
 
 
+def test_messages_of_pairs_may_be_written_out_or_in_parts() -> None:
+    def spoken(text: str) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": "Rice?"}, says(text)]
+
+    plain = {"chosen": [spoken("Boil it.")], "rejected": [spoken("No idea.")]}
+    parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in spoken("Boil it.")]
+    for chosen in (json.dumps(spoken("Boil it.")), parts):
+        found = preference_columns({**plain, "chosen": [chosen]})
+        assert found == preference_columns(plain)
+        asked = {"question": ["Rice?"], "chosen": [chosen], "rejected": plain["rejected"]}
+        assert preference_columns(asked) == preference_columns(plain)
+
+
 HI = {"role": "user", "content": "Hi"}
 
 
