@@ -21,7 +21,7 @@ from probekit.activations.store import ActivationStore
 from probekit.activations.templates import read_template, refusal
 from probekit.data import Rows
 from probekit.errors import DataError, OutputExistsError, StoreError, UsageError, first_few
-from probekit.kinds import Choice, Flag, Layers, Maybe, Settings, Text
+from probekit.kinds import Choice, Flag, Layers, Maybe, Name, Settings, Text, checked
 from probekit.limits import COUNT
 from probekit.outputs import refuse_reads
 from probekit.settings import configuration
@@ -35,6 +35,7 @@ _NORMED = "after the final norm"
 __all__ = ["Job", "Request", "prepare", "read_rows"]
 
 
+MODEL = Name("a model's name")
 COLUMN = Maybe(Text("a column's name"))
 
 
@@ -83,6 +84,12 @@ class Request:
     overwrite: Annotated[bool, Flag()] = False
     flush_rows: Annotated[int | None, Maybe(COUNT)] = None
     """Mark rows done at least this often, besides every two seconds."""
+
+    def __post_init__(self) -> None:
+        """Refuse a model that is neither named nor loaded."""
+        if not isinstance(self.model, tuple | list):
+            name = str(self.model) if isinstance(self.model, Path) else self.model
+            checked(("model",), MODEL, name)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import click
 
 from probekit.cli.idle import refuse_idle
 from probekit.errors import UsageError, did_you_mean
-from probekit.kinds import MAX_COUNT, Kind, Layers, Number, Text, Whole, Words, shown
+from probekit.kinds import MAX_COUNT, Kind, Layers, Name, Number, Text, Whole, Words, shown
 from probekit.limits import FOLDS, KINDS, PENALTY, PROBE_KINDS, SEED, SHARE
 
 __all__ = ["check_values"]
@@ -81,6 +81,9 @@ OPTIONS: dict[str, Kind] = {
     "seeds": Seeds(),
     "layer": Whole(-9999, 9999),
     "run.layer": Layers(),
+    **dict.fromkeys(("labels", "truth", "rows", "predict", "predictions"), Name()),
+    "model": Name("a model's name"),
+    **dict.fromkeys(("settings", "loss_options"), Text("KEY=VALUE", free=True)),
     "probes": Text("names with commas between", least=0),
     "actions": Text("names with commas between", least=0),
     "layers": Layers(),
@@ -206,7 +209,7 @@ def _checked(kind: Any, full: str, name: str) -> Any:
     elif named is None and isinstance(kind, click.types.FloatParamType):
         named = Number()
     elif named is None and isinstance(kind, click.types.StringParamType | click.Path):
-        named = Text("a name or path" if isinstance(kind, click.Path) else "text")
+        named = Name() if isinstance(kind, click.Path) else Text()
     if named is None:
         return kind
     return (CheckedRange if isinstance(kind, click.IntRange) else Checked)(kind, named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,7 +123,11 @@ def _check_files(options: Mapping[str, Any]) -> None:
     claim(options, "output", folders=("figures",))
     if output.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
-    if figures is not None and figures.exists() and not figures.is_dir():
+    if (
+        figures is not None
+        and not figures.is_dir()
+        and (os.path.lexists(figures) or figures == output)
+    ):
         raise OutputExistsError(f"{figures} is a file; name a folder for the figures.")
 
 

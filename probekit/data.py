@@ -123,7 +123,13 @@ class Rows:
             return cls(frame_columns(data), **options)
         if hasattr(data, "data") and hasattr(data, "features"):
             return cls(dataset_table(data).columns, **options)
-        listed = list(data)
+        try:
+            listed = list(data)
+        except TypeError:
+            raise DataError(
+                "Rows are a path, a data set, a DataFrame or a list of texts or of mappings, got a "
+                f"{type(data).__name__}."
+            ) from None
         if all(isinstance(row, str) for row in listed):
             return cls({"text": listed}, **options)
         if not all(isinstance(row, Mapping) for row in listed):

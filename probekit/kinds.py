@@ -23,6 +23,7 @@ __all__ = [
     "Like",
     "Listed",
     "Maybe",
+    "Name",
     "Number",
     "SettingError",
     "Settings",
@@ -35,12 +36,14 @@ __all__ = [
 ]
 
 MAX_COUNT = 10**9  # rows, tokens, steps, neighbours: more than any machine holds
-MAX_TEXT = 4096  # a path's length
+MAX_TEXT, MAX_PART = 4096, 255  # a path's length, and that of each of its parts
 MOST = 10_000  # values of a list
 SHOWN = 60
 
 # Plain digits: int() and float() also take 1_000, Arabic ones, and nan.
 _WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
+# C0 and C1 controls, and halves of characters that no file name can be.
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udbff\udc00-\udc7f\udd00-\udfff]")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 
 
@@ -164,10 +167,11 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """Text that holds no zero byte, and is not blank where ``least`` is above 0."""
+    """Text that a terminal can show, of ``least`` characters at least; ``free``: of any kind."""
 
     what: str = "text"
     least: int = 1
+    free: bool = False
 
     @property
     def words(self) -> str:  # type: ignore[override]
@@ -176,11 +180,25 @@ class Text(Kind):
 
     def read(self, value: Any) -> str:
         """Take a str."""
-        if not isinstance(value, str) or "\0" in value or len(value) > MAX_TEXT:
+        if not isinstance(value, str) or len(value) > MAX_TEXT or len(value.strip()) < self.least:
             raise ValueError(self.words)
-        if len(value.strip()) < self.least:
-            raise ValueError(self.words)
+        if _UNSHOWN.search(value) and not (self.free and "\0" not in value):
+            raise ValueError(f"{self.words}, none of which steers a terminal or breaks the line")
         return value
+
+
+@dataclass(frozen=True)
+class Name(Text):
+    """A name, a file or a folder: no part of it is longer than a file system takes."""
+
+    what: str = "a name or path"
+
+    def read(self, value: Any) -> str:
+        """Take a str."""
+        text = super().read(value)
+        if any(len(part.encode("utf-8", "surrogateescape")) > MAX_PART for part in text.split("/")):
+            raise ValueError(f"{self.what} whose parts have at most {MAX_PART} bytes")
+        return text
 
 
 class Choice(Kind):

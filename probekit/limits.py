@@ -22,13 +22,41 @@ from probekit.kinds import (
     checked,
 )
 
-__all__ = ["ACTION_KINDS", "COUNT", "FLAG", "FOLDS", "KINDS", "PROBE_KINDS", "SEED", "check"]
+__all__ = [
+    "ACTION_KINDS",
+    "COUNT",
+    "FLAG",
+    "FOLDS",
+    "KINDS",
+    "PROBE_KINDS",
+    "RANDOM_STATE",
+    "SEED",
+    "check",
+]
 
 SEED = Whole(0, 2**32 - 1)  # numpy's, and so scikit-learn's and the Trainer's
 COUNT, FLAG, FOLDS = Whole(1), Flag(), Whole(2, 1000)
 SHARE = Number(0, 1, above=True, below=True)
 PENALTY = Number(0, 1e12)
 METRIC, BACKEND = Choice("cosine", "euclidean"), Choice("auto", "faiss", "torch")
+
+
+class Randomness(Kind):
+    """What scikit-learn takes for ``random_state``."""
+
+    words = f"None, {SEED.words}, or numpy's RandomState or Generator"
+
+    def read(self, value: Any) -> Any:
+        """Take one of these."""
+        if value is None or hasattr(value, "standard_normal"):
+            return value
+        try:
+            return SEED.read(value)
+        except ValueError:
+            raise ValueError(self.words) from None
+
+
+RANDOM_STATE = Randomness()
 
 # Name of an argument -> what it may be, wherever it has this name.
 KINDS: dict[str, Kind] = {

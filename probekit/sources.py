@@ -102,11 +102,11 @@ def check_source(source: str | Path) -> None:
         if split:
             get_task(name).check_split(split)
         return
-    if isinstance(source, str) and source.startswith("hf:"):
-        return
     path = _path(source)
-    if not path.is_dir():
-        regular_file(path)
+    if isinstance(source, str) and source.startswith("hf:") and not path.exists():
+        return
+    if not path.is_dir() and not regular_file(path).stat().st_size:
+        raise DataError(f"{source} is empty.")
 
 
 def _path(source: str | Path) -> Path:

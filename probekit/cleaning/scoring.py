@@ -13,6 +13,7 @@ import numpy as np
 from probekit.cuts import by_content, by_id, check_disagreement, disagreement_of, names_of
 from probekit.errors import LabelsError, ProbeError, UsageError
 from probekit.groups import duplicate_groups, ordered_groups
+from probekit.kinds import Like, checked
 from probekit.labels import WeakLabels, load_labels
 from probekit.limits import check
 from probekit.probes.mirror import mirrored, needs_mirror
@@ -53,6 +54,7 @@ PROBES = {
     "ensemble": ("k",),
     "mass-mean": (),
 }
+CLASSIFIER = Like("a probe's name or a scikit-learn classifier", "fit", "get_params")
 TIES = ("hash", "index")
 
 
@@ -208,6 +210,8 @@ def score_rows(
     if isinstance(probe, str):
         pairs = bool(getattr(states, "differences", False))
         probe = _named(probe, n_folds=n_folds, seed=seed, pairs=pairs)
+    else:
+        checked(("probe",), CLASSIFIER, probe)
     probe, layers = with_layers(states, probe, layer)
     X, aligned, hashes, groups, where = _join(states, labels, layers, only_labelled=only_labelled)
     check_finite(X, aligned.ids, name=_name(where))

@@ -16,10 +16,10 @@ from probekit.kinds import (
     Layers,
     Listed,
     Maybe,
+    Name,
     Number,
     SettingError,
     Settings,
-    Text,
     Whole,
     check_names,
     checked,
@@ -52,7 +52,7 @@ OF_THE_RUN = {
 }
 # Arguments of an extraction that a run gives itself.
 NOT_EXTRACTED = ("rows", "model", "output", "layers", "overwrite", "limit", "flush_rows")
-SEVERAL, MODELS = Listed(Text("a name"), alone=True), Listed(Text("a model's name"), alone=True)
+SEVERAL, MODELS = Listed(Name("a name"), alone=True), Listed(Name("a model's name"), alone=True)
 ROWS = Maybe(Whole(4))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from scipy.special import log_expit, log_softmax
@@ -12,7 +13,8 @@ from sklearn.utils import check_random_state
 from probekit.errors import ProbeError
 from probekit.folds import stratified_folds
 from probekit.groups import duplicate_groups
-from probekit.limits import PROBE_KINDS
+from probekit.kinds import Kind
+from probekit.limits import PROBE_KINDS, RANDOM_STATE
 from probekit.probes.base import BaseProbe, Training, hard_labels, row_chunks
 from probekit.probes.logistic_path import (
     LogisticPath,
@@ -85,7 +87,7 @@ class LogisticProbe(BaseProbe):
     coef_: NDArray[np.float64]
     intercept_: NDArray[np.float64]
 
-    kinds = PROBE_KINDS["logreg"]
+    kinds: ClassVar[Mapping[str, Kind]] = {**PROBE_KINDS["logreg"], "random_state": RANDOM_STATE}
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from probekit.kinds import (
     Flag,
     Listed,
     Maybe,
+    Name,
     Number,
     SettingError,
     Settings,
@@ -33,7 +34,7 @@ LABELLED = ("classify", "reward")
 class FinetuneConfig:
     """Settings of one training; names are those of transformers' TrainingArguments or shorter."""
 
-    model: Annotated[str, Text("a model's name")]
+    model: Annotated[str, Name("a model's name")]
     """Hub name or folder; may end in ``@layers=K``."""
     objective: Annotated[str, Choice("classify", "reward", "lm", "completion")] = "classify"
     """``classify``, ``reward`` (preference pairs), ``lm`` (texts) or ``completion``."""

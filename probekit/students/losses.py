@@ -297,7 +297,12 @@ def _whole_set(name: str, weak: ArrayLike | None) -> Tensor:
             f"The loss {name} needs all weak labels of the training set; give them as `weak` "
             "(n, C)."
         )
-    labels = np.asarray(weak, dtype=np.float64)
+    try:
+        labels = np.asarray(weak, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"`weak` holds class probabilities (n, C), got a {type(weak).__name__}."
+        ) from None
     if labels.ndim != 2 or labels.shape[1] < 2 or not len(labels):
         raise UsageError(
             f"`weak` holds class probabilities (n, C) of at least one row, got the shape "
