@@ -284,3 +284,27 @@ def test_verdicts_do_not_depend_on_the_order_of_the_rows(blobs, how, soft):
         assert not np.array_equal(other.keep, as_given.keep)  # the seed decides
         gone = np.sort(other.disagreement[~other.keep])
         assert np.array_equal(gone, np.sort(as_given.disagreement[~as_given.keep]))
+
+
+@pytest.mark.parametrize("known", ["ids", "texts", "neither"])
+@pytest.mark.parametrize("probe", ["knn", "logreg", "topofilter", "ensemble", "mass-mean"])
+def test_a_store_in_another_order_gives_every_row_its_verdict(
+    blobs, make_store, as_labels, probe, known
+):
+    """With ids, with texts only (ids are row numbers then), and with neither."""
+    data, n = blobs(n=300), 300
+    order = np.random.default_rng(5).permutation(n)
+    texts = [f"{i:016x}" if known == "texts" else "" for i in range(n)]
+    found = []
+    for name, rows in (("a.h5", np.arange(n)), ("b.h5", order)):
+        # Row numbers stand in for ids that there are not.
+        ids = [f"r{i}" if known == "ids" else str(place) for place, i in enumerate(rows.tolist())]
+        hashes = [texts[i] for i in rows]
+        store = make_store(data.X[rows], ids=ids, hashes=hashes, name=name)
+        labels = as_labels(data.weak[rows], ids=ids, hashes=hashes)
+        found.append(filter_labels(store, labels, probe=probe, n_folds=4))
+    as_given, shuffled = found
+    assert np.array_equal(shuffled.fold, as_given.fold[order])
+    assert np.abs(shuffled.probe - as_given.probe[order]).max() < 1e-3  # sums in another order
+    assert (shuffled.keep != as_given.keep[order]).sum() <= (0 if probe == "knn" else 2)
+    assert len(set(as_given.fold)) == (4 if probe == "logreg" else 1)
