@@ -124,7 +124,7 @@ probe_options = _all(
         "--preset",
         type=click.Choice(["eleuther"]),
         help="EleutherAI's settings: euclidean, in-sample, k 50, l2 0.01 not standardised; "
-        "filter: 10 % of all rows; relabel: hard at 0.5.",
+        "filter: 10 % of all rows; relabel: to what the probe says.",
     ),
 )
 

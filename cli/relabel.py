@@ -39,5 +39,5 @@ def command(**options: Any) -> None:
         and not options["hard"]
         and not {"blend", "threshold"} & {*how}
     ):
-        how["threshold"] = 0.5
+        how["blend"] = 1.0
     run_cleaning(relabel, options, hard=options["hard"], **how)

@@ -82,6 +82,8 @@ class RunConfig:
     """At most so many test rows."""
     validation_share: Annotated[float, Number(0, 1, below=True)] = 0.1
     """Share of the student's rows that is held out, with weak labels, for early stopping."""
+    validation_rows: Annotated[int | None, ROWS] = None
+    """So many rows held out, beside ``student_rows``, instead of that share."""
     weak_on: Annotated[str, Choice("heldout", "train")] = "heldout"
     """``heldout``: the supervisor labels rows it has not seen; ``train``: its own."""
     losses: Annotated[Sequence[str], SEVERAL] = ("xent",)

@@ -50,10 +50,11 @@ class _Reachable(Sources):
         except UnreachedError as error:
             self.missing.setdefault(task, str(error))
             student = config.student_rows or UNKNOWN_ROWS
-            held_out = round(student * config.validation_share)
+            share = round(student * config.validation_share)
+            held_out = share if config.validation_rows is None else config.validation_rows
             sizes = {
                 "supervisor": config.supervisor_rows or UNKNOWN_ROWS,
-                "student": student - held_out,
+                "student": student - (share if config.validation_rows is None else 0),
                 **({"validation": held_out} if held_out else {}),
                 "test": config.test_rows or UNKNOWN_ROWS,
             }

@@ -39,7 +39,7 @@ class SaliencyConfig(RunConfig):
         super().__post_init__()
         if self.chain:
             raise UsageError("saliency compares a weak and a strong model; leave chain out.")
-        if not self.validation_share:
+        if not self.validation_share and self.validation_rows is None:
             raise UsageError(
                 "saliency chooses penalties and layers on validation rows; give a "
                 "validation_share above 0."

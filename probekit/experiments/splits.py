@@ -61,14 +61,17 @@ def run_splits(task: str, config: RunConfig, seed: int) -> Splits:
     """
     source = _open(task, seed)
     rng = np.random.default_rng([seed, 0])
-    many = (config.supervisor_rows, config.student_rows)
+    both = config.student_rows
+    if both is not None and config.validation_rows is not None:
+        both += config.validation_rows
+    many = (config.supervisor_rows, both)
     if len(source.halves) == 2:
         parts = [
             _deal(half, [limit], rng)[0] for half, limit in zip(source.halves, many, strict=True)
         ]
     else:
         parts = _deal(source.halves[0], list(many), rng)
-    train, validation = _hold_out(parts[1], config.validation_share, rng)
+    train, validation = _hold_out(parts[1], config, rng)
     found = {"supervisor": parts[0], "student": train}
     if validation is not None:
         found["validation"] = validation
@@ -147,16 +150,27 @@ def _deal(rows: Rows, limits: Sequence[int | None], rng: np.random.Generator) ->
     return dealt
 
 
-def _hold_out(rows: Rows, share: float, rng: np.random.Generator) -> tuple[Rows, Rows | None]:
-    if not share:
+def _hold_out(rows: Rows, config: RunConfig, rng: np.random.Generator) -> tuple[Rows, Rows | None]:
+    """Take validation rows off the student's, those of a text or group on one side."""
+    share, many = config.validation_share, config.validation_rows
+    if not share and many is None:
         return rows, None
     groups = duplicate_groups(hashes=rows.hashes, groups=rows.groups)
-    draw = rng.random(int(groups.max()) + 1)[groups]
-    held = draw < share
+    drawn = rng.random(int(groups.max()) + 1)
+    draw = drawn[groups]
+    if many is None:
+        held = draw < share
+    else:
+        # Group by group in the order of the draw, while they fit.
+        sizes = np.bincount(groups)
+        order = np.argsort(drawn, kind="stable")
+        fits = order[np.cumsum(sizes[order]) <= many]
+        held = np.isin(groups, fits)
     if held.all() or not held.any():
+        asked = f"share of {share}" if many is None else f"set of {many}"
         raise UsageError(
-            f"A validation share of {share} of {len(rows)} rows leaves one side empty; give more "
-            "rows or another validation_share."
+            f"A validation {asked} of {len(rows)} rows leaves one side empty; give more "
+            f"rows or another {'validation_share' if many is None else 'validation_rows'}."
         )
     return rows.select(np.flatnonzero(~held).tolist()), rows.select(np.flatnonzero(held).tolist())
 

@@ -61,8 +61,13 @@ class Pair:
 
     @cached_property
     def floor(self) -> Step:
-        """The weak supervisor, trained on ground truth; it labels the student's rows."""
+        """The weak supervisor, trained on ground truth; it labels the student's rows.
+
+        Where it is to stop early, the validation rows' ground truth chooses.
+        """
         parts = ["student", *(["validation"] if self._has_validation else []), "test"]
+        config = self.context.config
+        stops = {**config.finetune, **config.weak_finetune}.get("early_stop") is not None
         return finetune_step(
             self.context,
             f"weak supervisor {self.context.look(self.weak).label}",
@@ -70,6 +75,7 @@ class Pair:
             settings=self.context.config.weak_finetune,
             labels=TRUTH,
             part="supervisor",
+            held_out=TRUTH if stops and self._has_validation else None,
             predict=parts,
         )
 

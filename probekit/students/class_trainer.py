@@ -174,7 +174,7 @@ def class_trainer(
     curves: Path | None,
 ) -> ClassTrainer:
     """Make the Trainer of a configuration; checkpoints go to ``folder/checkpoints``."""
-    every = max(1, math.ceil(loss.total_steps / config.evals))
+    every = config.every(loss.total_steps)
     keep_best = config.early_stop is not None
     more: dict[str, Any] = {
         "per_device_eval_batch_size": 2 * config.batch_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field
 from typing import Annotated, Any
@@ -86,6 +87,8 @@ class FinetuneConfig:
     """Stop after so many evaluations without a better one; None: train to the end."""
     evals: Annotated[int, Whole(1, 100_000)] = 8
     """Evaluations over the whole training, where there are rows to evaluate on."""
+    eval_steps: Annotated[int | None, Maybe(COUNT)] = None
+    """Evaluate every so many optimizer steps, instead of ``evals`` times."""
     save_seconds: Annotated[float, Number(0, 1e9)] = 300.0
     """A checkpoint at least this often, and the last one before a stop is gone on from."""
     save: Annotated[str, Choice("model", "adapter", "none")] = "model"
@@ -137,6 +140,10 @@ class FinetuneConfig:
             if of:
                 raise within(error, of) from None
             raise
+
+    def every(self, steps: int) -> int:
+        """Optimizer steps from one evaluation to the next in a training of ``steps``."""
+        return self.eval_steps or max(1, math.ceil(steps / self.evals))
 
     @property
     def learning_rate(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ def token_trainer(
     collator: Callable[[Sequence[Tokens]], dict[str, torch.Tensor]],
 ) -> FiniteTrainer:
     """Make the Trainer of ``config`` for these rows; checkpoints go to the folder."""
-    every = max(1, math.ceil(total_steps(config, len(rows)) / config.evals))
+    every = config.every(total_steps(config, len(rows)))
     with quiet():
         trainer = FiniteTrainer(
             model=model,

@@ -39,7 +39,7 @@ def run(probekit, chain):
                 "in_sample": True,
                 "disagreement": "distance",
                 "ties": "index",
-                "threshold": 0.5,
+                "blend": 1.0,
             },
         ),
         (

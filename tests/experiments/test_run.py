@@ -516,13 +516,30 @@ class TestPresets:
             "student_rows": 130,
             "test_rows": 60,
         }
-        if fields["finetune"].get("max_length"):
-            # Other models, other lengths.
-            fields["finetune"] = {**fields["finetune"], "max_length": 64}
+        if "validation_rows" in fields:
+            fields["validation_rows"] = 40
+        # Other models, other lengths; and a row at a time is a matter of minutes.
+        smaller = {"burns": {"max_length": 64}, "eleuther": {"batch_size": 32, "grad_accum": 1}}
+        fields["finetune"] = {**fields["finetune"], **smaller[name]}
         results, _ = carry_out(RunConfig.from_mapping(fields), tmp_path / "run")
         names = names_of(results)
         assert len(names) >= {"burns": 5, "eleuther": 15}[name]
         assert all(f"weak labels, {loss}" in names for loss in fields["losses"])
+        rows = results["results"][0]["rows"]
+        if name == "eleuther":
+            assert names.count("strong-to-strong, round 3") == 1
+            assert rows["validation"] == 40
+            assert rows["student"] == rows["supervisor"] == 120
+            # The supervisor's best checkpoint by the validation rows' truth, every 25 steps.
+            steps = (tmp_path / "steps").glob("finetune-*/step.json")
+            params = [json.loads(path.read_text())["params"] for path in steps]
+            (floor,) = [each for each in params if each["part"] == "supervisor"]
+            assert floor["held_out"] == "ground truth"
+            assert floor["config"]["eval_steps"] == 25
+            # Cleaned labels train with the log-confidence loss, the ceiling never.
+            losses = {each["labels"]: each["config"]["loss"] for each in params}
+            assert losses["verdicts.parquet"] == "logconf_eleuther"
+            assert losses["ground truth"] == "xent"
 
     @pytest.mark.parametrize("name", ["burns", "eleuther"])
     def test_plan_without_the_hub(

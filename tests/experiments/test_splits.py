@@ -50,6 +50,25 @@ def test_docstrings_keep_their_halves() -> None:
     assert splits.classes == ("standard library", "science")
 
 
+def test_so_many_validation_rows_beside_the_students() -> None:
+    settings = config(supervisor_rows=50, student_rows=80, test_rows=30, validation_rows=20)
+    splits = run_splits("docstrings", settings, 0)
+    sizes = {name: len(rows) for name, rows in splits.rows.items()}
+    assert sizes == {"supervisor": 50, "student": 80, "validation": 20, "test": 30}
+    check_disjoint(splits)
+    own = run_splits("docstrings", settings.changed(weak_on="train"), 0)
+    assert own.rows["student"].ids == own.rows["supervisor"].ids == splits.rows["supervisor"].ids
+    assert own.rows["validation"].ids == splits.rows["validation"].ids
+
+
+def test_copies_do_not_part_for_the_sake_of_a_number(rows_file: Path) -> None:
+    splits = run_splits(str(rows_file), config(validation_rows=15, test_rows=20), 0)
+    assert len(splits.rows["validation"]) == 14, "each text stands twice"
+    check_disjoint(splits)
+    with pytest.raises(UsageError, match=r"set of 1000 of .* another validation_rows"):
+        run_splits(str(rows_file), config(validation_rows=1000), 0)
+
+
 def test_rows_carry_no_label(rows_file: Path) -> None:
     for task in ("docstrings", str(rows_file)):
         splits = run_splits(task, config(test_rows=20), 0)

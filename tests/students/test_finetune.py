@@ -576,6 +576,20 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
     assert not (tmp_path / "metrics.json").exists()
 
 
+def test_evaluations_every_so_many_steps(config: Any, tmp_path: Path) -> None:
+    rows, held = make_rows(40), make_rows(10, 100)
+    settings = config(epochs=4, early_stop="log_loss", eval_steps=6, evals=2)
+    done = finetune(
+        settings,
+        training_rows(rows, labels_of(rows)),
+        tmp_path,
+        validation=training_rows(held, labels_of(held)),
+    )
+    evaluated = [each["step"] for each in done.metrics["history"] if "eval_log_loss" in each]
+    assert evaluated[:3] == [6, 12, 18], "of 20 steps; `evals` would have been every 10"
+    assert done.metrics["best_step"] in evaluated
+
+
 class TestOneClass:
     """Students that are sure of one class for every row, and labels that are of one class."""
 
