@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from probekit.contents import Content, without_none
+from probekit.contents import Content, repaired, without_none
 from probekit.errors import DataError, UsageError, first_few
 from probekit.safe import read_text
 
@@ -118,10 +119,20 @@ def render(
     """Render (id, content) one by one: the texts, and id to reason where the template refuses."""
     texts: list[str] = []
     refused: dict[str, str] = {}
-    for name, content in contents:
+    began = time.thread_time()
+    for done, (name, content) in enumerate(contents):
+        # A template takes a thousandth of a second; ten seconds for every row would be days.
+        if time.thread_time() - began > MAX_SECONDS * (1 + done / 100):
+            raise EndlessTemplateError(
+                f"The template takes {(time.thread_time() - began) / done:.2g} s of processor time "
+                "for a row; take loops in loops out of it."
+            )
         try:
             with _limited(name):
-                texts.append(renderer(content))
+                text = renderer(content)
+            if len(text) > MAX_CHARACTERS:
+                raise ValueError(f"it makes {len(text):,} characters of it")
+            texts.append(repaired(text))
         except EndlessTemplateError:
             raise
         except Exception as error:  # a template may raise whatever it likes

@@ -324,6 +324,21 @@ def test_a_template_without_end_is_stopped(
     assert encoder.encode([content], ["r0"]).lengths[0] > 81
 
 
+def test_a_template_that_is_slow_for_every_row_is_stopped(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row is within its limit; a clock that is turned on by hand stands for the time."""
+    clock = iter(range(1_000_000))
+    monkeypatch.setattr(templates.time, "thread_time", lambda: next(clock) / 10)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    encoder = Encoder(tokenizer, kind="text", template="{{ text }}")
+    few = encoder.encode(["a"] * 60, [str(i) for i in range(60)])  # the control
+    assert len(few.lengths) == 60
+    monkeypatch.setattr(templates, "MAX_SECONDS", 1.0)
+    with pytest.raises(UsageError, match="of processor time for a row"):
+        encoder.encode(["a"] * 60, [str(i) for i in range(60)])
+
+
 @pytest.mark.parametrize("kind", ["text", "messages"])
 @pytest.mark.parametrize("text", ["{{ 9 ** 9 ** 9 }}", "{% if 2**99999999 %}{% endif %}"])
 def test_a_template_computes_no_powers(
@@ -333,6 +348,22 @@ def test_a_template_computes_no_powers(
     with pytest.raises(UsageError, match="power"):
         Encoder(tokenizer, kind=kind, template=text)
     Encoder(tokenizer, kind=kind, template="**bold** {{ dict(**{'a': 1}) }}")
+
+
+def test_what_a_template_makes_is_text(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a character is U+FFFD, as in rows; a text without bounds is refused."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
+    half, whole = (
+        Encoder(tokenizer, kind="text", template=f"{{{{ '{t}' }}}}{{{{ text }}}}")
+        for t in ("\\ud800", "\ufffd")
+    )
+    np.testing.assert_array_equal(half.encode(["a"], ["r"]).flat, whole.encode(["a"], ["r"]).flat)
+    monkeypatch.setattr(templates, "MAX_CHARACTERS", 99)
+    long = Encoder(tokenizer, kind="text", template="{{ text * 100 }}")
+    with pytest.raises(DataError, match="it makes 100 characters of it"):
+        long.encode(["a"], ["r"])
 
 
 def test_a_template_of_any_size_or_depth_is_one_sentence(tiny_model: Callable[..., Path]) -> None:

@@ -84,7 +84,7 @@ class Target:
 
     name: str
     files: tuple[str, ...]
-    """What is damaged, one of these at a time."""
+    """What is damaged, one of these at a time; of a pattern any three of its files."""
     read: tuple[str, ...] | Callable[[str], Any]
     """Command; FILE in it is the damaged file. Or a function of its name."""
     beside: tuple[str, ...] = field(default=())
@@ -218,7 +218,7 @@ TARGETS = [
     ),
     Target(
         "run again",
-        ("runs/first/metrics.json", "runs/first/config.yaml", "STEP"),
+        ("runs/first/metrics.json", "runs/first/config.yaml", "steps/*/*.json"),
         ("run", "--config", "run.yaml", "-o", "runs/first", "--steps", "steps"),
         ("runs", "steps"),
     ),
@@ -277,6 +277,15 @@ TARGETS = [
         ("student",),
     ),
     Target(
+        "checkpoint",
+        ("begun/checkpoints/*/*", "begun/run.json"),
+        (
+            *("finetune", "rows.jsonl", "-m", "model", "--max-steps", "3"),
+            *("--labels", "weak.jsonl", "-o", "begun", "--set", "save_seconds=0"),
+        ),
+        ("begun",),
+    ),
+    Target(
         "model",
         MODEL,
         ("extract", "rows.jsonl", "-m", "model", "-o", "new.h5"),
@@ -314,11 +323,10 @@ def prepare(
     for path in seeds.iterdir():
         (work / path.name).symlink_to(path)
     (work / "acts2.h5").symlink_to(seeds / "acts.h5")
-    # The folder of the verdicts' own steps is filled by the run; any file in it will do.
-    names = target.files
-    if "STEP" in names:
-        steps = sorted(p for p in (seeds / "steps").rglob("*.json") if p.is_file())
-        names = (*names[:-1], *(str(p.relative_to(seeds)) for p in rng.sample(steps, 3)))
+    names = []
+    for pattern in target.files:
+        found = sorted(str(p.relative_to(seeds)) for p in seeds.glob(pattern) if p.is_file())
+        names += rng.sample(found, min(3, len(found))) if "*" in pattern else [pattern]
     name = rng.choice(names)
     for copied in {*target.beside, name.partition("/")[0]}:
         (work / copied).unlink()

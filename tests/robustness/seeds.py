@@ -12,6 +12,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import pytest
+
 from probekit.errors import ProbekitError
 
 TOOLS = Path(__file__).parents[1]
@@ -122,6 +124,7 @@ def _chain() -> None:
     _answer()
     short = ("-m", "model", "--max-steps", "2")
     probekit("finetune", "rows.jsonl", *short, "--labels", "weak.jsonl", "-o", "student")
+    _begun()
     probekit("predict", "rows.jsonl", "-m", "student/model", "-o", "predicted.parquet")
     Path("run.yaml").write_text(
         "task: task.jsonl\nweak: model@layers=1\nstrong: model\nprobes: [knn]\nactions: [filter]\n"
@@ -137,6 +140,21 @@ def _chain() -> None:
     with contextlib.suppress(ProbekitError):
         probekit("saliency", "--config", "saliency.yaml", "-o", "runs/bars", "--steps", "steps")
     _demo()
+
+
+def _begun() -> None:
+    """A training that was stopped after its last checkpoint."""
+    from probekit.students.folder import Folder
+
+    def stop(*_: object) -> None:
+        raise ProbekitError("stopped")
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ProbekitError):
+        patch.setattr(Folder, "finish", stop)
+        probekit(
+            *("finetune", "rows.jsonl", "-m", "model", "--max-steps", "3"),
+            *("--labels", "weak.jsonl", "-o", "begun", "--set", "save_seconds=0"),
+        )
 
 
 def _demo() -> None:
