@@ -51,7 +51,16 @@ OF_THE_RUN = {
     "seed": "seeds",
 }
 # Arguments of an extraction that a run gives itself.
-NOT_EXTRACTED = ("rows", "model", "output", "layers", "overwrite", "limit", "flush_rows")
+NOT_EXTRACTED = (
+    "rows",
+    "model",
+    "output",
+    "layers",
+    "overwrite",
+    "limit",
+    "flush_rows",
+    "group_column",
+)
 SEVERAL, MODELS = Listed(Name("a name"), alone=True), Listed(Name("a model's name"), alone=True)
 ROWS = Maybe(Whole(4))
 
@@ -72,6 +81,8 @@ class RunConfig:
     """Weak supervisors' models."""
     strong: Annotated[Sequence[str], MODELS] = ()
     """Students' models; every pair of a weak and a strong one is run."""
+    group_column: Annotated[str | None, Maybe(Name("a column's name"))] = None
+    """Column of what rows belong to (a question, user): such rows are dealt to one part."""
     seeds: Annotated[Sequence[int], Listed(SEED, alone=True)] = (0,)
     """One repetition each: of the split, of initialisation and of the order of rows."""
     supervisor_rows: Annotated[int | None, ROWS] = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.data import Rows
+from probekit.data import Rows, text_hash
 from probekit.errors import DataError, LabelsError, UsageError, first_few
 from probekit.groups import duplicate_groups
 from probekit.labels import WeakLabels
@@ -59,7 +59,7 @@ def run_splits(task: str, config: RunConfig, seed: int) -> Splits:
     the task tells) on one side; texts and groups of the test set are left out of the halves.
     Validation rows are taken off the student's half.
     """
-    source = _open(task, seed)
+    source = _open(task, seed, config.group_column)
     rng = np.random.default_rng([seed, 0])
     both = config.student_rows
     if both is not None and config.validation_rows is not None:
@@ -82,7 +82,7 @@ def run_splits(task: str, config: RunConfig, seed: int) -> Splits:
 
 def chain_splits(task: str, config: RunConfig, seed: int) -> Splits:
     """Deal a task's training rows to ``part0``, ``part1`` and so on, one per model of the chain."""
-    source = _open(task, seed)
+    source = _open(task, seed, config.group_column)
     pool = source.halves[0] if len(source.halves) == 1 else _joined(source.halves)
     limits = [config.supervisor_rows] + [config.student_rows] * (len(config.chain) - 1)
     parts = _deal(pool, limits, np.random.default_rng([seed, 1]))
@@ -184,7 +184,7 @@ def _joined(halves: Sequence[Rows]) -> Rows:
     return joined
 
 
-def _open(name: str, seed: int) -> _Source:
+def _open(name: str, seed: int, group_column: str | None) -> _Source:
     from probekit.tasks.registry import get_task, task_names
 
     if not Path(name).exists() and name in task_names():
@@ -200,15 +200,19 @@ def _open(name: str, seed: int) -> _Source:
             else tuple(task.rows(split, seed=seed) for split in task.halves)
         )
         test = task.rows(task.test, seed=seed)
+        if group_column is not None:
+            halves = tuple(half.grouped(group_column) for half in halves)
+            test = test.grouped(group_column)
         return _apart(_Source(name, task.kind, task.classes, halves, test))
-    return _apart(_open_file(name))
+    return _apart(_open_file(name, group_column))
 
 
-def _open_file(name: str) -> _Source:
+def _open_file(name: str, group_column: str | None) -> _Source:
     """A file of rows with a label; its test rows by a column split, else a quarter by text."""
     from probekit.sources import load_rows
 
     rows = load_rows(name)
+    rows = rows if group_column is None else rows.grouped(group_column)
     if "label" not in rows.columns:
         raise LabelsError(
             f"{name} has no column 'label' with the ground truth; it has {', '.join(rows.columns)}."
@@ -224,10 +228,10 @@ def _open_file(name: str) -> _Source:
             f"{first_few(found.missing)}); fill or remove them."
         )
     codes: NDArray[np.int64] = found.hard
-    rows = Rows(
-        {**contents_only(rows).columns, "label": codes.tolist(), "split": _test_column(rows)},
-        source=name,
-    )
+    columns = {**contents_only(rows).columns, "label": codes.tolist()}
+    groups = rows.groups
+    rows = Rows({**columns, "split": _test_column(rows)}, source=name)
+    rows.groups = groups
     test = [i for i, split in enumerate(rows.columns["split"]) if split == "test"]
     train = [i for i, split in enumerate(rows.columns["split"]) if split == "train"]
     if not test or not train:
@@ -247,7 +251,10 @@ def _test_column(rows: Rows) -> list[str]:
     if "split" in rows.columns:
         return [str(value) for value in rows.columns["split"]]
     # The hash of a text is as good as a draw, and the same for every seed and order.
-    return ["test" if int(h, 16) / 16**16 < TEST_SHARE else "train" for h in rows.hashes]
+    # A group is drawn as a whole.
+    names = rows.groups or [""] * len(rows)
+    drawn = [text_hash(g) if g else h for h, g in zip(rows.hashes, names, strict=True)]
+    return ["test" if int(h, 16) / 16**16 < TEST_SHARE else "train" for h in drawn]
 
 
 def _apart(source: _Source) -> _Source:

@@ -195,3 +195,19 @@ def test_a_group_is_not_split_across_the_parts() -> None:
         assert not one & other
     many = sum(len(part) for part in splits.rows.values())
     assert many == 238  # two rows of a question that is in the test set are left out
+
+
+def test_groups_of_a_file_are_told_by_a_column(write_jsonl: Callable[..., Path]) -> None:
+    rows = [
+        {"id": f"r{i}", "text": f"text {i}", "label": i % 2, "user": i // 8} for i in range(400)
+    ]
+    path = str(write_jsonl(rows))
+    splits = run_splits(path, config(group_column="user", validation_share=0.25), 0)
+    users = [{int(i[1:]) // 8 for i in part.ids} for part in splits.rows.values()]
+    assert all(not one & other for one, other in combinations(users, 2))
+    assert sum(len(part) for part in splits.rows.values()) == 400  # none is left out
+    plain = run_splits(path, config(validation_share=0.25), 0)
+    users = [{int(i[1:]) // 8 for i in part.ids} for part in plain.rows.values()]
+    assert users[0] & users[1]  # the control
+    with pytest.raises(DataError, match="no column 'question'"):
+        run_splits(path, config(group_column="question"), 0)
