@@ -25,7 +25,7 @@ from probekit.experiments.steps import (
     script,
 )
 from probekit.files import atomic_write
-from probekit.safe import expand, read_json
+from probekit.safe import expand, open_regular, read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,8 +140,9 @@ def _is_demo(folder: Path) -> bool:
     if not any(path.is_file() for path in folder.rglob("*")):
         return True
     try:
-        return (folder / "commands.sh").open("rb").read(1000).count(MARK) == 1
-    except OSError:
+        with open_regular(folder / "commands.sh") as file:
+            return MARK in file.read(1000)
+    except DataError:
         return False
 
 

@@ -398,7 +398,7 @@ def test_a_finished_folder_is_used_and_another_runs_folder_refused(
         finetune_lm(settings, story_rows(50), tmp_path / "lm")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(OutputExistsError, match="holds no run"):
+    with pytest.raises(OutputExistsError, match="holds no training of probekit"):
         finetune_lm(settings, story_rows(), tmp_path / "mine")
 
 
