@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from probekit.activations.batching import Batch
+from probekit.activations.batching import Array, Batch
 
-__all__ = ["Evenness", "equal_lengths", "mixes_padding"]
+__all__ = ["Evenness", "by_length", "equal_lengths", "mixes_padding"]
 
 States = Mapping[int, torch.Tensor]
 
@@ -36,6 +36,12 @@ def equal_lengths(batch: Batch) -> list[Batch]:
     cuts = np.flatnonzero(np.diff(batch.lengths)) + 1
     parts = np.split(np.arange(len(batch)), cuts)
     return [Batch(batch.rows[p], batch.places[p], batch.lengths[p]) for p in parts]
+
+
+def by_length(lengths: Array) -> list[Array]:
+    """Places of the rows of each length, the longest first."""
+    order = np.argsort(-lengths, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
 
 
 class Evenness:

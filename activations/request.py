@@ -153,6 +153,7 @@ def prepare(request: Request) -> Job:
             dtype=request.dtype,
             trust_remote_code=request.trust_remote_code,
         )
+    request, begun = _as_begun(request, checkpoint, path)
     max_length = checkpoint.length(request.max_length)
     with quiet():
         encoder = Encoder(
@@ -165,7 +166,7 @@ def prepare(request: Request) -> Job:
     rows, notes = _accepted(rows, survey, request)
     if checkpoint.sentence is not None:
         used = {"pooling": request.pool == "auto", "max_length": request.max_length is None}
-        notes += tuple(filter(None, [checkpoint.sentence.told(**used)]))
+        notes += tuple(filter(None, [begun, checkpoint.sentence.told(**used)]))
     placement = _placement(request, checkpoint)
     spec = _keep_label(_spec(request, checkpoint, encoder, survey), path)
     kind = kind_of(placement.device)
@@ -282,6 +283,33 @@ def _spec(
         batches="equal lengths" if mixes_padding(checkpoint.config.model_type) else None,
         last_layer=_NORMED if checkpoint.untied and checkpoint.depth in layers else None,
     )
+
+
+def _as_begun(request: Request, checkpoint: Checkpoint, path: Path) -> tuple[Request, str]:
+    """Go on with a store of 0.1.0, which did not know what a sentence-transformers folder says.
+
+    Returns the request with the pooling and length of that store, and a note.
+    """
+    if checkpoint.sentence is None or request.overwrite:
+        return request, ""
+    try:
+        with ActivationStore(path, allow_incomplete=True) as store:
+            there = store.spec
+    except StoreError:
+        return request, ""
+    plain = replace(checkpoint, sentence=None)
+    try:
+        old = {"pooling": plain.default_pool, "max_length": plain.length(None)}
+    except UsageError:  # 0.1.0 had to be told how to pool
+        return request, ""
+    now = {"pooling": checkpoint.default_pool, "max_length": checkpoint.length(None)}
+    asked = {"pooling": request.pool != "auto", "max_length": request.max_length is not None}
+    other = [key for key in old if not asked[key] and there.get(key) == old[key] != now[key]]
+    if there.get("weights") != checkpoint.weights or not other:
+        return request, ""
+    kept: dict[str, Any] = {"pool" if key == "pooling" else key: old[key] for key in other}
+    told = " and ".join(f"{key.replace('_', ' ')} {old[key]}" for key in other)
+    return replace(request, **kept), f"The store was begun with {told}, and goes on so."
 
 
 def _keep_label(spec: ExtractionSpec, path: Path) -> ExtractionSpec:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import EarlyStoppingCallback, PrinterCallback
 
+from probekit.activations.padding import by_length
 from probekit.activations.quiet import quiet
 from probekit.metrics import auroc
 from probekit.students.batches import TokenRows, collate
@@ -41,6 +42,8 @@ class ClassTrainer(FiniteTrainer):
     watched: Mapping[str, TokenRows]
     validation_labels: NDArray[np.float64] | None
     curves: Path | None
+    even = False
+    """Whether only rows of one length are predicted together: the model reads padded places."""
 
     def compute_loss(
         self,
@@ -77,16 +80,22 @@ class ClassTrainer(FiniteTrainer):
 
     def probabilities(self, rows: TokenRows) -> NDArray[np.float64]:
         """Class probabilities (n, C) of rows, the longest first through the model."""
-        order = np.argsort(-rows.lengths, kind="stable")
-        dataset: Any = torch.utils.data.Subset(rows, order.tolist())
+        groups = by_length(rows.lengths)
+        if not self.even:
+            groups = [np.concatenate(groups)]
         # A loader draws from the global generator, which is dropout's too: to look is not to touch.
         cuda = [self.args.device] if self.args.device.type == "cuda" else []
         with quiet(), torch.random.fork_rng(devices=cuda):
-            found: Any = self.predict(dataset)
-        ordered = proba_of(found.predictions)
+            parts = [self._logits(rows, group) for group in groups]
+        ordered = proba_of(np.concatenate(parts))
         proba = np.empty_like(ordered)
-        proba[order] = ordered
+        proba[np.concatenate(groups)] = ordered
         return proba
+
+    def _logits(self, rows: TokenRows, places: NDArray[np.int64]) -> NDArray[np.float64]:
+        dataset: Any = torch.utils.data.Subset(rows, places.tolist())
+        found: Any = self.predict(dataset).predictions
+        return np.asarray(found, np.float64)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         # The Trainer would group lengths here too, and give predictions in that order.

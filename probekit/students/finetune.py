@@ -12,6 +12,7 @@ import numpy as np
 
 from probekit.activations.checkpoint import Checkpoint, open_checkpoint
 from probekit.activations.identity import tokenizer_fingerprint
+from probekit.activations.padding import mixes_padding
 from probekit.activations.quiet import quiet
 from probekit.data import Rows
 from probekit.errors import LabelsError, UsageError
@@ -219,6 +220,7 @@ def _train(
         validation_labels=None if validation is None else validation.Y,
         curves=folder.work / "curves" if curves else None,
     )
+    trainer.even = mixes_padding(checkpoint.config.model_type)
     folder.begin()
     with quiet(python_warnings=False):
         trainer.train(resume_from_checkpoint=folder.last_checkpoint())

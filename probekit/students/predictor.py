@@ -12,6 +12,7 @@ import torch
 from probekit.activations.batching import cut_batches, default_batch_tokens
 from probekit.activations.checkpoint import open_checkpoint, why
 from probekit.activations.models import resolve_device
+from probekit.activations.padding import by_length, mixes_padding
 from probekit.activations.pooling import pooler
 from probekit.activations.quiet import quiet
 from probekit.data import Rows
@@ -91,7 +92,13 @@ def predict_rows(
         )
     budget = batch_tokens or default_batch_tokens(place.type)
     proba = np.empty((len(rows), len(info.classes)))
-    for places in cut_batches(encoded.lengths, budget // len(encoded.parts)):
+    even = mixes_padding(checkpoint.config.model_type)
+    groups = by_length(encoded.lengths) if even else [np.arange(len(rows))]
+    for places in (
+        group[part]
+        for group in groups
+        for part in cut_batches(encoded.lengths[group], budget // len(encoded.parts))
+    ):
         batch = collate([encoded[int(i)] for i in places], checkpoint.pad_id)
         with torch.inference_mode():
             logits: Any = classifier(**{name: part.to(place) for name, part in batch.items()})

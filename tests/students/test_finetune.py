@@ -222,6 +222,20 @@ def test_a_saved_classifier_reads_as_much_as_it_was_trained_on(config: Any, tmp_
             predict_rows(done.model, rows)
 
 
+def test_predictions_do_not_depend_on_padding(
+    tiny_model: Callable[..., Path], config: Any, tmp_path: Path
+) -> None:
+    texts = [f"{'word ' * (i % 5)}{('cat', 'tool')[i % 2]}" for i in range(12)]
+    rows = Rows({"text": texts, "label": [0, 1] * 6})
+    train = training_rows(rows, labels_of(rows))
+    fnet = config(model=str(tiny_model("fnet")), max_steps=2)
+    done = finetune(fnet, train, tmp_path, predict={"t": rows})
+    assert done.model is not None
+    alone = [predict_rows(done.model, rows.select([i])).probs[0] for i in range(12)]
+    np.testing.assert_allclose(done.predictions["t"].probs, alone, atol=1e-5)
+    np.testing.assert_allclose(predict_rows(done.model, rows).probs, alone, atol=1e-5)
+
+
 def test_what_is_no_saved_classifier_is_told(config: Any, tmp_path: Path) -> None:
     rows = make_rows(8)
     train = training_rows(rows, labels_of(rows))
