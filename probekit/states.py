@@ -55,15 +55,25 @@ def as_array(values: Any, *, name: str = "X") -> NDArray[Any]:
         if array.dtype.kind in "biu":
             array = np.ma.asarray(array, dtype=np.float64)
         array = np.ma.filled(array, np.nan)
-    if (array.dtype.kind == "V" and array.dtype.itemsize <= 2) or array.dtype == np.float16:
-        # bfloat16 and smaller types of ml_dtypes, whose kind is "V", are exact in float32.
+    if array.dtype == np.float16 or _is_small_float(array.dtype):
         array = array.astype(np.float32)
     return array
 
 
+def _is_small_float(dtype: np.dtype[Any]) -> bool:
+    """Whether these are bfloat16 or smaller floats of ml_dtypes, exact in float32; kind "V" too."""
+    return dtype.kind == "V" and dtype.itemsize <= 2 and not issubclass(dtype.type, np.void)
+
+
+def _is_tensor(values: Any) -> bool:
+    return hasattr(values, "requires_grad") and hasattr(values, "detach")
+
+
 def _read(values: Any) -> NDArray[Any]:
-    if type(values).__module__.partition(".")[0] == "torch" or hasattr(values, "requires_grad"):
+    if _is_tensor(values):
         return _tensor(values)
+    if isinstance(values, list | tuple) and any(_is_tensor(value) for value in values):
+        return np.stack([as_array(value) for value in values])
     if hasattr(values, "iloc") and hasattr(values, "columns"):
         return _frame(values)
     if not hasattr(values, "__array__") and hasattr(values, "__dlpack__"):
@@ -127,7 +137,7 @@ def as_states(X: Any, *, name: str = "X") -> NDArray[Any]:
 def _objects(array: NDArray[Any], name: str) -> NDArray[Any]:
     try:
         return array.astype(np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise StatesError(
             f"{name} holds Python objects, and each argument must be a number, or a string that "
             f"is a number: {error}."

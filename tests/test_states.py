@@ -86,6 +86,7 @@ CONTAINERS = {
     "frame": lambda X: frame(X, "float32"),
     "nullable frame": lambda X: frame(X, "Float32"),
     "list": lambda X: X.tolist(),
+    "list of tensors": lambda X: list(torch.tensor(X, requires_grad=True).bfloat16()),
     "__array__": OnlyArray,
     "__dlpack__": lambda X: OnlyDlpack(torch.tensor(X).bfloat16()),
 }
@@ -148,6 +149,8 @@ REFUSED = {
         lambda X: np.zeros(len(X), dtype=[("a", float), ("b", float)]),
         "numbers|states",
     ),
+    "bytes": (lambda X: np.zeros(X.shape, dtype="V2"), "must be numbers"),
+    "endless": (lambda X: [[10**400] * X.shape[1]] * len(X), "must be a number"),
     "dictionaries": (lambda X: np.full(X.shape, {}, dtype=object), "must be a number"),
     "ragged": (lambda X: [[1.0, 2.0], [3.0]] * (len(X) // 2), "cannot be read as an array"),
     "without data": (lambda X: torch.empty(X.shape, device="meta"), "cannot be read as an array"),
