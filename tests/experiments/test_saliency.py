@@ -377,3 +377,20 @@ class TestBadInput:
         )
         with pytest.raises(UsageError, match="layers is no setting"):
             open_folder(done.folder / "saliency", run)
+
+
+def test_a_task_that_cannot_be_read_leaves_the_others(
+    animals_and_tools: Callable[..., Path],
+    write_jsonl: Callable[..., Path],
+    tiny_model: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    broken = write_jsonl([{"text": f"a {i}"} for i in range(40)], "broken.jsonl")
+    whole, model = animals_and_tools(), str(tiny_model("bert"))
+    config = SaliencyConfig.from_mapping(
+        {"task": [str(broken), str(whole)], "weak": f"{model}@layers=1", "strong": model}
+    )
+    run = Saliency(config, tmp_path / "steps", lambda _: None)
+    run.check()
+    assert [bars.context.splits.task for bars in run.bars] == [whole.name]
+    assert run.left_out[0].startswith(f"{broken}, seed 0: failed: ")
