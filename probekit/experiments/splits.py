@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.cuts import by_id
 from probekit.data import Rows, text_hash
 from probekit.errors import DataError, LabelsError, UsageError, first_few
 from probekit.groups import duplicate_groups
@@ -107,7 +108,7 @@ def contents_only(rows: Rows) -> Rows:
 def _split(source: _Source, parts: dict[str, Rows], limit: int | None, seed: int) -> Splits:
     test = source.test
     if limit is not None and limit < len(test):
-        chosen = np.random.default_rng([seed, 2]).permutation(len(test))[:limit]
+        chosen = np.argsort(by_id(test.hashes, seed=[seed, 2]), kind="stable")[:limit]
         test = test.select(np.sort(chosen).tolist())
     splits = Splits(source.task, source.kind, source.classes)
     for name, rows in {**parts, "test": test}.items():
@@ -139,11 +140,13 @@ def _deal(rows: Rows, limits: Sequence[int | None], rng: np.random.Generator) ->
     part = np.empty(len(order), dtype=np.int64)
     for number, chunk in enumerate(np.array_split(order, len(limits))):
         part[chunk] = number
+    # By a hash of the text: the same rows are drawn in any order of the file.
+    drawn = by_id(rows.hashes, seed=int(rng.integers(2**32)))
     dealt = []
     for number, limit in enumerate(limits):
         mine = np.flatnonzero(part[groups] == number)
         if limit is not None and limit < len(mine):
-            mine = np.sort(rng.permutation(mine)[:limit])
+            mine = np.sort(mine[np.argsort(drawn[mine], kind="stable")[:limit]])
         if not len(mine):
             raise DataError(f"{rows.source} has too few rows for {len(limits)} parts.")
         dealt.append(rows.select(mine.tolist()))

@@ -93,6 +93,26 @@ def test_seed_deals_the_halves_and_leaves_the_test_rows(rows_file: Path) -> None
     assert first.rows["test"].ids == other.rows["test"].ids
 
 
+@pytest.mark.parametrize("ids", [True, False])
+def test_parts_are_those_of_the_rows_in_any_order(
+    write_jsonl: Callable[..., Path], ids: bool
+) -> None:
+    rows = [
+        {"text": f"text {i}", "label": i % 3, **({"id": f"r{i}"} if ids else {})}
+        for i in range(200)
+    ]
+    order = np.random.default_rng(0).permutation(200)
+    settings = config(supervisor_rows=30, student_rows=40, test_rows=20, validation_share=0.25)
+    first, second = (
+        run_splits(str(write_jsonl(part, name)), settings, 3)
+        for part, name in ((rows, "a.jsonl"), ([rows[i] for i in order], "b.jsonl"))
+    )
+    parts = [{name: set(p.hashes) for name, p in s.rows.items()} for s in (first, second)]
+    assert parts[0] == parts[1]
+    other = run_splits(str(write_jsonl(rows, "c.jsonl")), settings, 4)
+    assert set(other.rows["student"].hashes) != parts[0]["student"]
+
+
 def test_column_split_decides(write_jsonl: Callable[..., Path]) -> None:
     path = write_jsonl(
         [
