@@ -112,7 +112,7 @@ def test_killed_and_started_again(sweep, chain, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "predictions", dies)
-        sweep(code=1)
+        sweep(code=130)  # as any command that Ctrl-C stops
     assert not sweep.output.exists()
     resumed = sweep()
     assert resumed.stderr.count("done before") == 2
