@@ -42,8 +42,9 @@ lint: $(VENV)/.installed  ## ruff, ruff format, mypy --strict
 docs: $(VENV)/.installed  ## write docs/cli.md from --help
 	$(BIN)/python docs/make_cli.py
 
-fuzz: $(VENV)/.installed  ## damage 2,700 files of every kind and count what comes of it (half an hour; goes on where it stopped)
+fuzz: $(VENV)/.installed  ## damage 2,700 files of every kind, give 4,600 wrong inputs, count what comes of it (an hour; goes on where it stopped)
 	$(BIN)/python tests/robustness/fuzz.py --count 2700
+	$(BIN)/python tests/robustness/fuzz_inputs.py --count 4600
 
 bench: $(VENV)/.installed  ## run the speed benchmarks (under 20 minutes on 2 quiet cores) and print one table
 	$(BIN)/python benchmarks/run_all.py

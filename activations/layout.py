@@ -207,7 +207,10 @@ class StoreFile(io.RawIOBase):
 
 def open_hdf5(path: Path, stream: BinaryIO | StoreFile) -> h5py.File:
     """Open the HDF5 file in ``stream`` for reading; ``path`` is for messages."""
-    head = os.pread(stream.fileno(), HEAD_BYTES, 0)
+    try:
+        head = os.pread(stream.fileno(), HEAD_BYTES, 0)
+    except OSError as error:
+        raise NotAStoreError(f"{path} cannot be read: {error.strerror}.") from None
     if not head:
         raise NotAStoreError(f"{path} is empty; make it with `probekit extract`.")
     if not head.startswith(SIGNATURE):

@@ -15,7 +15,7 @@ import click
 from probekit.cli.idle import refuse_idle
 from probekit.errors import UsageError, did_you_mean
 from probekit.kinds import MAX_COUNT, Kind, Layers, Name, Number, Text, Whole, Words, shown
-from probekit.limits import FOLDS, KINDS, PENALTY, PROBE_KINDS, SEED, SHARE
+from probekit.limits import COUNT, FOLDS, KINDS, PENALTY, PROBE_KINDS, SEED, SHARE
 
 __all__ = ["check_values"]
 
@@ -81,9 +81,10 @@ OPTIONS: dict[str, Kind] = {
     "seeds": Seeds(),
     "layer": Whole(-9999, 9999),
     "run.layer": Layers(),
-    **dict.fromkeys(("labels", "truth", "rows", "predict", "predictions"), Name()),
+    **dict.fromkeys(("labels", "truth", "rows", "predictions"), Name()),
     "model": Name("a model's name"),
     **dict.fromkeys(("settings", "loss_options"), Text("KEY=VALUE", free=True)),
+    "predict": Name("[NAME=]ROWS", free=True),
     "probes": Text("names with commas between", least=0),
     "actions": Text("names with commas between", least=0),
     "layers": Layers(),
@@ -112,6 +113,7 @@ OPTIONS: dict[str, Kind] = {
     "weak_lr": RATE,
     "strong_lr": RATE,
     "lora_rank": Whole(1, 65_536),
+    **dict.fromkeys(("batch_size", "grad_accum", "max_steps", "max_length", "patience"), COUNT),
     "rounds": Whole(1, 1000),
     "random_drops": Whole(0, 1000),
     "run.supervisor_rows": ROWS,

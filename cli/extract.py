@@ -248,6 +248,11 @@ def _quantization(load_in: str | None, path: Path | None) -> dict[str, Any] | No
 
 
 def _logger(path: Path) -> Any:
+    if path.exists():
+        from probekit.safe import regular_file
+
+        regular_file(path)
+
     def log(batch: Batch) -> None:
         with path.open("a", encoding="ascii") as file:
             file.write(f"{len(batch)}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def command(**options: Any) -> None:
     claim(options, "output")
     if output.suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
-    if len({Path(path).resolve() for path in options["predictions"]}) < len(options["predictions"]):
+    if len({os.path.realpath(path) for path in options["predictions"]}) < len(
+        options["predictions"]
+    ):
         raise UsageError("One student is named twice with --predictions; name each once.")
     before = Verdicts.load(options["verdicts"])
     students = [load_labels(path) for path in options["predictions"]]

@@ -81,7 +81,7 @@ KINDS: dict[str, Kind] = {
     "labels": Like("WeakLabels, as load_labels reads them", "align", "probs", "classes"),
     "truth": Like("WeakLabels, as load_labels reads them", "align", "probs", "classes"),
     "verdicts": Like("Verdicts, as filter_labels makes them", "keep", "label", "provenance"),
-    "layers": Maybe(Listed(Whole(-9999, 9999), each_once=False)),
+    "layers": Maybe(Listed(Whole(-9999, 9999), least=1, each_once=False)),
     "rows": Whole(2),
     "total_steps": COUNT,
     "resume": FLAG,

@@ -154,7 +154,11 @@ class FinetuneConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-        return asdict(self) | {
+        content = asdict(self)
+        # 0.1.0 had no such setting, and its folders and steps are known by hashes of the others.
+        if self.eval_steps is None:
+            del content["eval_steps"]
+        return content | {
             "loss_options": dict(self.loss_options),
             "lora_modules": None if self.lora_modules is None else list(self.lora_modules),
         }

@@ -151,7 +151,7 @@ def _options() -> Iterator[Case]:
     for name, command in _commands():
         good = GOOD[name].split()
         for param in command.params:
-            if getattr(param, "is_flag", False):
+            if getattr(param, "is_flag", False) or getattr(param, "hidden", False):
                 continue
             for value in NASTY:
                 if isinstance(param, click.Argument):
