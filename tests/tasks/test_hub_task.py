@@ -143,11 +143,11 @@ def test_each_question_gives_one_row_right_or_wrong_by_a_fair_draw(quiz: None) -
     assert len(shown) == 300
     right = sum(label for _, _, label, _ in shown)
     assert abs(right - 150) < 4 * 8.7  # sqrt(300 * .5 * .5) = 8.7
-    for row_id, text, label in shown:
+    for row_id, text, label, _ in shown:
         number, place = map(int, row_id.removeprefix("questions-train-").split("-"))
         assert text.endswith(f"question {number}? answer {number}-{place}")
         assert label == int(number % 4 == place)
-    wrong = [int(row_id[-1]) for row_id, _, label in shown if not label]
+    wrong = [int(row_id[-1]) for row_id, _, label, _ in shown if not label]
     assert set(wrong) == {0, 1, 2, 3}
 
 
