@@ -224,7 +224,8 @@ def load_yaml(text: str, source: str, *, error: type[ProbekitError] = DataError)
         _check_events(yaml.parse(text, yaml.SafeLoader))
         value = yaml.load(text, _loader())  # noqa: S506 (a SafeLoader with one more rule)
     except yaml.YAMLError as failure:
-        raise error(f"{source} is no YAML: {' '.join(str(failure).split())}.") from None
+        reason = one_line(str(failure).replace('in "<unicode string>", ', "at "))
+        raise error(f"{source} is no YAML: {reason}.") from None
     # PyYAML's own constructors raise these on a tag that does not fit: !!int "", !!timestamp x.
     except (LookupError, AttributeError):
         raise error(f"{source} is no YAML: a value does not fit its tag (!!…).") from None
