@@ -239,7 +239,7 @@ def kill_after(words: Sequence[str], folder: Path, seconds: float) -> bool:
 
 
 def kill_at_call(words: Sequence[str], folder: Path, number: int) -> bool:
-    """Kill a command at its ``number``-th call that changes the disk; false where it made fewer."""
+    """Kill a command at the ``number``-th call of a thread; false where none made so many."""
     return traced(words, folder, "-e", f"inject={CALLS}:signal=SIGKILL:when={number}") == -9
 
 
@@ -461,6 +461,7 @@ def main() -> int:
     make_inputs(folder / "inputs")
     chosen = [c for c in cases() if asked.only is None or c.name in asked.only.split(",")]
     known: dict[str, Known] = {}
+    trials: Counter[str] = Counter()
     tell: Callable[..., None] = print
     while len(records) < asked.kills and time.monotonic() < deadline:
         counts = Counter(each["case"] for each in records)
@@ -470,7 +471,8 @@ def main() -> int:
             known[case.name] = whole(case, work, trace=trace)
             it = known[case.name]
             tell(f"{case.name}: {it.seconds:.1f} s, {it.calls} calls", flush=True)
-        rng = random.Random(f"{asked.seed} {case.name} {counts[case.name]}")
+        trials[case.name] += 1
+        rng = random.Random(f"{asked.seed} {case.name} {counts[case.name]} {trials[case.name]}")
         for record in trial(case, known[case.name], work, rng, trace=trace):
             records.append(record)
             with log.open("a") as file:
