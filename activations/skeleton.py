@@ -14,7 +14,7 @@ import numpy as np
 
 from probekit.activations.disk import full_disk_told, move_into_place, new_file, reserve
 from probekit.activations.layout import FORMAT, STORE_DTYPES, VERSION, spec_json
-from probekit.data import MOST_KEYS, Keys, rows_fingerprint
+from probekit.data import Keys, rows_fingerprint
 from probekit.errors import DataError, UsageError, first_few
 
 __all__ = ["HDF5_OPTIONS", "Plan", "create_store", "portable_source"]
@@ -104,7 +104,9 @@ class Plan:
         per_row = sum(self.widths.values()) * self.dtype.itemsize + longest + 16 + 4 + 1 + 1
         for values in (*self.further_keys.values(), *filter(None, (self.groups,))):
             per_row += max(len(_encode(value)) for value in values)
-        names = 4 * len(spec_json(self.spec)) + 4096 * (len(self.widths) + 8 + MOST_KEYS)
+        names = 4 * len(spec_json(self.spec)) + 4096 * (
+            len(self.widths) + 8 + len(self.further_keys)
+        )
         return len(self.ids) * per_row + names
 
 

@@ -141,7 +141,7 @@ def test_a_student_of_an_always_wrong_teacher_is_wrong(config: Any, tmp_path: Pa
 
 def test_training_rows_have_no_place_for_the_truth() -> None:
     names = {each.name for each in dataclasses.fields(TrainingRows)}
-    assert names == {"contents", "kind", "ids", "hashes", "Y", "weight", "classes"}
+    assert names == {"contents", "kind", "ids", "hashes", "Y", "weight", "classes", "groups"}
     rows = make_rows(8)
     train = training_rows(rows, labels_of(rows, np.full((8, 2), 0.5)))
     assert train.contents == rows.contents()
