@@ -66,7 +66,7 @@ def test_a_run_tells_where_rows_were_truncated(base: dict[str, Any], tmp_path: P
     _, lines = carry_out(
         RunConfig.from_mapping({**base, **few, "finetune": short}), tmp_path / "run"
     )
-    cut = [line for line in lines if "truncated at 5 tokens" in line]
+    cut = [line for line in lines if "truncated at 5 tokens:" in line]  # of trainings, not states
     assert any("weak supervisor" in line for line in cut)
     assert any("student" in line or "weak labels" in line for line in cut)
     assert all("training rows" in line and " test" in line for line in cut)
@@ -272,7 +272,9 @@ class TestOnlyOnce:
     def test_another_configuration_is_refused(self, base: dict[str, Any], tmp_path: Path) -> None:
         config = RunConfig.from_mapping(base)
         open_folder(tmp_path / "run", config)
+        open_folder(tmp_path / "run", config.changed(layer=0))  # nothing was done there yet
         open_folder(tmp_path / "run", config)
+        (tmp_path / "run" / "metrics.json").write_text("{}")
         with pytest.raises(OutputExistsError, match="which differs in layer;"):
             open_folder(tmp_path / "run", config.changed(layer=1))
         (tmp_path / "other").mkdir()

@@ -678,7 +678,7 @@ class TestBadInput:
 
     def test_verdicts_of_another_data_set(self) -> None:
         rows = make_rows(8)
-        with pytest.raises(DataError, match="not in the data set"):
+        with pytest.raises(DataError, match="8 of 8 rows of the verdicts are not in"):
             training_rows(make_rows(8, 100), verdicts_of(rows))
         other = Rows({**rows.columns, "text": [f"x{i}" for i in range(8)]})
         with pytest.raises(DataError, match="have another text than the verdicts"):
