@@ -22,7 +22,16 @@ from probekit.errors import DataError, WriteError
 from probekit.safe import load_json, printable
 from probekit.trouble import told
 
-__all__ = ["UNSUPPORTED", "Lock", "beside", "locked", "note_made", "try_lock", "written"]
+__all__ = [
+    "UNSUPPORTED",
+    "Lock",
+    "beside",
+    "clear_lock",
+    "locked",
+    "note_made",
+    "try_lock",
+    "written",
+]
 
 # Some network file systems have no locks, and say so in one of these ways.
 UNSUPPORTED = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -175,6 +184,13 @@ def note_made(path: Path, status: os.stat_result) -> None:
         if lock.path == path:
             lock.note(status)
             _written.append(path)
+
+
+def clear_lock(path: Path) -> None:
+    """Remove the lock file of a writer that was killed when all was done; others stay."""
+    if beside(Path(os.path.realpath(path)), ENDING).exists():
+        with contextlib.suppress(WriteError), locked(path):
+            pass
 
 
 def written() -> list[Path]:

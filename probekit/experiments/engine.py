@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from probekit.errors import DataError, ProbekitError, StoppedError, WriteError
 from probekit.files import atomic_write
-from probekit.locks import locked
+from probekit.locks import clear_lock, locked
 from probekit.safe import one_line, read_json
 from probekit.trouble import disk_errno, told
 
@@ -165,6 +165,7 @@ class Engine:
         """Do a step where it can be and is not done, and tell of it."""
         broken = next((i for i in step.inputs.values() if i.key in self._failures), step)
         if self.done(step):
+            clear_lock(self.path(step))
             self._tell(f"{before}: done before")
         elif broken is not step:
             self._failures[step.key] = self._failures[broken.key]

@@ -17,6 +17,7 @@ import pytest
 from probekit import locks
 from probekit.errors import DataError, StoppedError, WriteError
 from probekit.experiments.engine import Engine, Step, in_order
+from probekit.locks import beside, locked
 
 
 def a_step(
@@ -203,6 +204,18 @@ def test_without_locks_it_goes_on_with_a_warning(
     code = errno.EBADF
     with pytest.raises(OSError, match="Bad file"):
         engine.run([a_step("c", calls)])
+
+
+def test_the_lock_of_a_run_killed_at_the_end_of_a_step_is_cleared(tmp_path: Path) -> None:
+    step = a_step("a", [])
+    Engine(tmp_path, lambda _: None).run([step])
+    left = beside(Engine(tmp_path, print).path(step), ".probekit-lock")
+    left.touch()
+    Engine(tmp_path, lambda _: None).run([step])
+    assert not left.exists()
+    with locked(Engine(tmp_path, print).path(step)):  # the control: its writer is alive
+        Engine(tmp_path, lambda _: None).run([step])
+        assert left.exists()
 
 
 def test_damaged_record_is_told(tmp_path: Path) -> None:
