@@ -53,9 +53,9 @@ def written_hash(text_hash: str) -> str:
     return f"{HASH}{text_hash}" if text_hash else ""
 
 
-def read_hash(cell: str | None) -> str:
+def read_hash(cell: Any) -> str:
     """The text hash of a cell; "" of none, and of one that a spreadsheet has made a number."""
-    found = (cell or "").strip().removeprefix(HASH).strip().lower()
+    found = str(cell or "").strip().removeprefix(HASH).strip().lower()
     return found if WHOLE_HASH.fullmatch(found) else ""
 
 

@@ -356,7 +356,7 @@ def _check_metadata(metadata: Mapping[str, Any], path: str | Path) -> Mapping[st
         )
     if metadata.get("version") != VERSION:
         raise DataError(
-            f"{path} has version {metadata.get('version')} of the verdicts format and this "
+            f"{path} has version {metadata.get('version')!r} of the verdicts format and this "
             f"probekit reads version {VERSION}; install a newer probekit."
         )
     if wrong := misfit(metadata, METADATA, "metadata"):

@@ -132,6 +132,7 @@ def test_what_click_says_does_not_steer_the_terminal(probekit, chain):
         (lambda m: m["provenance"].update(store=[]), "store is no object"),
         (lambda m: m["provenance"].update(estimates={"hoc": ["x"]}), "hoc\\[0\\] is wrong"),
         (lambda m: m.update(classes="01"), "classes is no list"),
+        (lambda m: m.update(version="1\nError: no"), r"version '1\\nError: no' of"),
         (lambda m: m.update(classes=[0, 1]), "classes\\[0\\] is no str"),
         (lambda m: m.update(provenance=None), "provenance is no object"),
         (lambda m: m.pop("classes"), "classes is missing"),
@@ -160,3 +161,18 @@ def test_a_device_or_pipe_is_not_replaced(chain, refused):
     command = ("filter", chain.acts, "--labels", chain.weak, "--overwrite", "-o")
     assert "pipe" in refused(*command, pipe)
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("value", [5, 1.5, True, [1], {"a": 1}, "x", None])
+def test_a_review_whose_hash_is_something_else_is_read_or_refused(value, probekit, verdicts, chain):
+    """Nothing can be compared with such a hash, so the text beside it counts."""
+    review = chain.folder / "review.jsonl"
+    assert probekit("review", verdicts, "-n", "3", "-o", review).exit_code == 0
+    records = [json.loads(line) for line in review.read_text(encoding="utf-8").splitlines()]
+    for record in records:
+        record["metadata"]["text_hash"] = value
+        record["responses"] = {"label": [{"value": "1"}]}
+    review.write_text("".join(json.dumps(record) + "\n" for record in records))
+    result = probekit("review", verdicts, "--merge", review, "-o", chain.folder / "new.parquet")
+    assert result.exit_code in (0, 1), result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
