@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from probekit.errors import ProbekitError
+from probekit.tables import no_progress_bars
 
 TOOLS = Path(__file__).parents[1]
 ANIMALS = ["a small cat", "the cats sleep", "one cat and a mouse", "my cat is old"]
@@ -84,8 +85,8 @@ def _tables() -> None:
     Path("task.jsonl").write_text("".join(json.dumps(record) + "\n" for record in task))
     import datasets
 
-    datasets.disable_progress_bars()
-    datasets.Dataset.from_list(rows).save_to_disk("saved")
+    with no_progress_bars():
+        datasets.Dataset.from_list(rows).save_to_disk("saved")
 
 
 def _model() -> None:
