@@ -423,6 +423,12 @@ def _open_tokenizer(name: str, options: dict[str, Any]) -> Any:
             f"The tokenizer of {name} has no vocabulary; save the one that the model was trained "
             "with beside it."
         )
+    longest = getattr(tokenizer, "model_max_length", None)
+    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int | float)):
+        raise ModelError(
+            f"The tokenizer of {name} says that it reads {one_line(str(longest))[:60]!r} tokens "
+            "(model_max_length); give a number, or none."
+        )
     return tokenizer
 
 

@@ -120,7 +120,9 @@ def load_probe(folder: str | Path) -> Any:
     except ProbeError:
         raise
     except SafetensorError as error:
-        raise ProbeError(f"{folder / NUMBERS} is damaged: {error}.") from None
+        raise ProbeError(
+            f"{folder / NUMBERS} is damaged: {one_line(str(error)).rstrip('.')}."
+        ) from None
     except KeyError as error:
         raise ProbeError(f"{folder} holds a damaged probe: {error} is missing or wrong.") from None
     # Whatever NumPy, the searches and scikit-learn make of wrong parameters and numbers.

@@ -178,6 +178,13 @@ def test_a_wrong_configuration_is_one_sentence(values: dict[str, Any], folder: P
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("longest", ["many", True, [512]])
+def test_a_longest_row_that_is_no_number_is_one_sentence(longest: Any, folder: Path) -> None:
+    change(folder / "tokenizer_config.json", model_max_length=longest)
+    with pytest.raises(ModelError, match=r"model_max_length\); give a number"):
+        open_checkpoint(str(folder)).length(None)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
 def test_damaged_json_is_one_sentence(name: str, text: str, folder: Path) -> None:
