@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from probekit.data import Rows
     from probekit.verdicts import Verdicts
 
-__all__ = ["ELEUTHER", "find_rows", "pick", "run_cleaning", "truth_codes"]
+__all__ = ["ELEUTHER", "find_rows", "pick", "read_rows", "run_cleaning", "truth_codes"]
 
 # Preset -> parameters of each probe.
 ELEUTHER: dict[str, dict[str, Any]] = {
@@ -174,14 +174,10 @@ def find_rows(
     """Rows that the store was made from, with their own columns; others are refused."""
     from dataclasses import replace
 
-    from probekit.data import Rows, match, other_texts
-    from probekit.sources import load_rows
+    from probekit.data import match, other_texts
 
     source = options["rows"] or _recorded(store, purpose)
-    text_column, id_column = options["text_column"], options["id_column"]
-    rows = load_rows(source, text_column=text_column)
-    if id_column is not None and id_column in rows.columns:
-        rows = Rows(rows.columns, text_column=text_column, id_column=id_column, source=source)
+    rows = read_rows(source, options)
     # Verdicts and audits go by the store's ids, so nothing else may join these rows.
     keys = replace(store.keys, columns={})
     place = match(keys, rows.keys).place
@@ -199,6 +195,18 @@ def find_rows(
             "text with --text-column."
         )
     return rows
+
+
+def read_rows(source: str, options: Mapping[str, Any]) -> Rows:
+    """Read rows by the columns that were named; the id's may be one of the labels alone."""
+    from probekit.data import Rows
+    from probekit.sources import load_rows
+
+    text_column, id_column = options["text_column"], options["id_column"]
+    rows = load_rows(source, text_column=text_column)
+    if id_column is None or id_column not in rows.columns:
+        return rows
+    return Rows(rows.columns, text_column=text_column, id_column=id_column, source=rows.source)
 
 
 def _recorded(store: ActivationStore, purpose: str) -> str:

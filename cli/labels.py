@@ -10,7 +10,7 @@ import click
 from probekit.cli.options import say
 
 if TYPE_CHECKING:
-    from probekit.data import Keys
+    from probekit.data import Keys, Match
     from probekit.labels import WeakLabels
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,8 +82,9 @@ def read_labels(options: Mapping[str, Any], rows: Keys) -> WeakLabels:
     from probekit.labels import load_labels
 
     labels = load_labels(options["labels"], **reading(options))
-    tell_labels(labels, rows)
-    joined = labels.align(rows, only_labelled=options["only_labelled"]).labels
+    found = labels.joined(rows)
+    tell_labels(labels, rows, found)
+    joined = labels.align(rows, only_labelled=options["only_labelled"], found=found).labels
     for note in joined.notes[len(labels.notes) :]:
         say(f"Note: {note}")
     return joined
@@ -93,17 +94,14 @@ def read_truth(options: Mapping[str, Any], rows: Keys | None = None) -> WeakLabe
     """Read ``--truth``; its id column may be called otherwise than the labels'."""
     from dataclasses import replace
 
-    from probekit.data import find_ids
-    from probekit.errors import DataError
+    from probekit.data import same_column
     from probekit.labels import load_labels
     from probekit.sources import read_table
 
     source, id_column = options["truth"], options.get("id_column")
     if id_column is not None:
-        try:
-            find_ids(read_table(source).columns, id_column=id_column, source=source)
-        except DataError:
-            id_column = None
+        source = read_table(source)
+        id_column = id_column if same_column(source.columns, id_column) else None
     truth = load_labels(
         source, id_column=id_column, label_column=options.get("truth_column"), one_class=True
     )
@@ -113,8 +111,11 @@ def read_truth(options: Mapping[str, Any], rows: Keys | None = None) -> WeakLabe
     return truth
 
 
-def tell_labels(labels: WeakLabels, rows: Keys | None = None) -> None:
-    """Say what was read: from which column, how many of each class, and how it is joined."""
+def tell_labels(labels: WeakLabels, rows: Keys | None = None, found: Match | None = None) -> None:
+    """Say what was read: from which column, how many of each class, and how it is joined.
+
+    ``found`` is :meth:`WeakLabels.joined` of the two, where that is known already.
+    """
     import numpy as np
 
     from probekit.safe import one_line
@@ -126,7 +127,9 @@ def tell_labels(labels: WeakLabels, rows: Keys | None = None) -> None:
         f", … ({len(pairs)} classes)" if len(pairs) > CLASSES_SHOWN else ""
     )
     without = f"; {len(labels.missing):,} rows without one" if labels.missing else ""
-    joined = "" if rows is None else f"; joined with {rows.name} {labels.joined_by(rows)}"
+    joined = (
+        "" if rows is None else f"; joined with {rows.name} {(found or labels.joined(rows)).how}"
+    )
     say(
         f"{labels.source}: {len(labels):,} labels, read from {labels.column}: "
         f"{shown}{without}{joined}."

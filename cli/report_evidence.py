@@ -64,15 +64,10 @@ def row_texts(
     verdicts: Verdicts, store: ActivationStore | None, options: Mapping[str, Any]
 ) -> list[str]:
     """The text of each verdict's row; verdicts themselves hold none."""
-    from probekit.cli.cleaning_run import find_rows
-    from probekit.data import Rows
-    from probekit.sources import load_rows
+    from probekit.cli.cleaning_run import find_rows, read_rows
 
     if options["rows"] is not None:
-        text, name = options["text_column"], options["id_column"]
-        rows = load_rows(options["rows"], text_column=text)
-        if name is not None and name in rows.columns:
-            rows = Rows(rows.columns, text_column=text, id_column=name, source=rows.source)
+        rows = read_rows(options["rows"], options)
     elif store is not None:
         rows = find_rows(store, options, purpose="Verdicts hold no texts")
     else:

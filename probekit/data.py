@@ -31,6 +31,7 @@ __all__ = [
     "match",
     "other_texts",
     "rows_fingerprint",
+    "same_column",
     "text_hash",
     "unknown_ids",
 ]
@@ -451,13 +452,18 @@ def find_ids(
     return Keys(ids, id_column=name, chosen=id_column is not None, name=source)
 
 
+def same_column(columns: Iterable[str], wanted: str) -> list[str]:
+    """Columns of that name in any case."""
+    return [name for name in columns if name.strip().casefold() == wanted.strip().casefold()]
+
+
 def _id_column(
     columns: Mapping[str, Any], asked: str | None, source: str, error: type[DataError]
 ) -> str | None:
     wanted = "id" if asked is None else asked
     if wanted in columns:
         return wanted
-    same = [name for name in columns if name.strip().casefold() == wanted.strip().casefold()]
+    same = same_column(columns, wanted)
     if len(same) == 1:
         return same[0]
     if same:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from probekit.contents import Kind, holds_messages, normal, text_hash
-from probekit.data import Keys, find_ids, match, other_texts, unknown_ids
+from probekit.data import Keys, Match, find_ids, match, other_texts, unknown_ids
 from probekit.errors import LabelsError, first_few
 from probekit.files import write_table
 from probekit.label_columns import LabelColumn, class_values, parse_labels
 from probekit.safe import misfit
 from probekit.sources import read_table
+from probekit.tables import Table
 from probekit.tasks.reward import are_preferences, preference_columns
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class WeakLabels:
         *,
         only_labelled: bool = False,
         rows_name: str | None = None,
+        found: Match | None = None,
     ) -> Aligned:
         """Put the labels into the order of ``rows``, whose ids they then have.
 
@@ -175,6 +177,8 @@ class WeakLabels:
             Leave rows without a label out, instead of refusing them.
         rows_name
             What the rows are called in messages, by default what their keys say.
+        found
+            What :func:`probekit.data.match` said of the two, where that is known already.
 
         Raises
         ------
@@ -184,7 +188,7 @@ class WeakLabels:
         keys = rows if isinstance(rows, Keys) else Keys(rows, hashes, chosen=True)
         name = rows_name or keys.name
         keys, own = replace(keys, name=name), self.keys
-        found = match(keys, own, error=LabelsError)
+        found = match(keys, own, error=LabelsError) if found is None else found
         self._check_missing(keys, found.place, only_labelled=only_labelled)
         notes = [*self.notes]
         if unknown := unknown_ids(found, own):
@@ -207,9 +211,9 @@ class WeakLabels:
         )
         return Aligned(numbers, labels)
 
-    def joined_by(self, rows: Keys) -> str:
-        """How they are joined with rows, for people: ``by id``."""
-        return match(rows, self.keys, error=LabelsError).how
+    def joined(self, rows: Keys) -> Match:
+        """Where each row stands among the labels, and how they are joined."""
+        return match(rows, self.keys, error=LabelsError)
 
     def _check_missing(self, rows: Keys, place: Sequence[int], *, only_labelled: bool) -> None:
         """Refuse rows without a label, and say what stands where it should."""
@@ -298,7 +302,7 @@ class Aligned(NamedTuple):
 
 
 def load_labels(
-    source: str | Path,
+    source: str | Path | Table,
     *,
     id_column: str | None = None,
     label_column: str | None = None,
@@ -313,7 +317,8 @@ def load_labels(
     Parameters
     ----------
     source
-        A path, a task such as ``docstrings@student``, or ``hf:org/name@split``.
+        A path, a task such as ``docstrings@student``, ``hf:org/name@split``, or a table that is
+        read already.
     id_column, label_column, text_column
         Other names than ``id``, than ``probs``, ``prob`` or ``label``, and than ``text``.
     confidence_column
@@ -333,7 +338,8 @@ def load_labels(
     LabelsError
         Where it holds no proper labels.
     """
-    table = read_table(source)
+    table = source if isinstance(source, Table) else read_table(source)
+    source = table.source if isinstance(source, Table) else source
     columns: Mapping[str, Sequence[Any]] = table.columns
     if label_column is None and text_column is None and are_preferences(columns):
         columns = preference_columns(columns, source=str(source), id_column=id_column)

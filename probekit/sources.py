@@ -25,7 +25,7 @@ class _Columns(TypedDict):
 
 
 def load_rows(
-    source: str | Path, *, text_column: str | None = None, id_column: str | None = None
+    source: str | Path | Table, *, text_column: str | None = None, id_column: str | None = None
 ) -> Rows:
     """Read rows by the name that a user gives on the command line.
 
@@ -35,7 +35,7 @@ def load_rows(
         A registered task (``docstrings`` or ``docstrings@student``), a path (JSONL, JSON, CSV, TSV,
         Parquet, Arrow or a saved data set), or ``hf:org/name[:config]@split``. What exists as a
         path is read as one. A table with ``chosen`` and ``rejected`` becomes pairs with a label, as
-        :func:`probekit.tasks.reward.preference_rows` deals them.
+        :func:`probekit.tasks.reward.preference_rows` deals them. Or a table that is read already.
     text_column, id_column
         Names of these columns where they are others.
 
@@ -48,6 +48,8 @@ def load_rows(
         set and its split.
     """
     columns = _Columns(text_column=text_column, id_column=id_column)
+    if isinstance(source, Table):
+        return _rows(source, columns)
     if _is_task(source):
         # A task may read packages and files of its own; nobody else should wait for them.
         from probekit.tasks.registry import load_task_rows

@@ -24,7 +24,7 @@ from probekit.label_columns import class_values
 from probekit.safe import load_json, misfit
 from probekit.sidecars import drop_sidecar
 from probekit.sources import read_table
-from probekit.tables import dataset_table, frame_columns, no_progress_bars
+from probekit.tables import Table, dataset_table, frame_columns, no_progress_bars
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -180,15 +180,16 @@ class Verdicts:
         write_table(columns, path, {"probekit": text})
 
     @classmethod
-    def load(cls, path: str | Path) -> Verdicts:
-        """Read a file that ``save`` wrote.
+    def load(cls, path: str | Path | Table) -> Verdicts:
+        """Read a file that ``save`` wrote, or take its table where that is read already.
 
         Raises
         ------
         DataError
             Where the file is missing, damaged or holds no verdicts.
         """
-        table = read_table(path)
+        table = path if isinstance(path, Table) else read_table(path)
+        path = table.source if isinstance(path, Table) else path
         columns = table.columns
         missing = [name for name in COLUMNS if name not in columns]
         if missing:

@@ -49,7 +49,7 @@ def test_ids_join_in_any_case(ours, theirs):
 def test_the_one_shared_column_joins(name):
     left, found = rows(**{name: NAMES}), labels(**{name.upper(): NAMES})
     assert hard(found, left) == RIGHT
-    assert f"by the column {name!r}" in found.joined_by(left.keys)
+    assert f"by the column {name!r}" in found.joined(left.keys).how
 
 
 def test_numbers_join_numbers_however_they_are_written():
@@ -69,7 +69,7 @@ def test_a_column_that_is_no_key_joins_nothing():
     left = rows(uid=NAMES, user=repeated, score=[i / 7 for i in range(N)], flag=[True] * N)
     found = labels(uid=NAMES, user=repeated, score=[i / 7 for i in range(N)], flag=[True] * N)
     assert hard(found, left) == RIGHT
-    assert "'uid'" in found.joined_by(left.keys)
+    assert "'uid'" in found.joined(left.keys).how
     # What pandas counts is no key either, nor are labels and probabilities.
     counted = [str(i) for i in range(N)]
     for name in ("", "Unnamed: 0", "index", "__index_level_0__"):
@@ -89,7 +89,7 @@ def test_ids_and_none_are_refused_with_the_repair():
 def test_neither_has_ids_joins_by_position_if_there_are_as_many():
     plain = WeakLabels.from_columns({"label": [f"c{i % 3}" for i in range(N)]})
     assert hard(plain, rows()) == RIGHT
-    assert "by position" in plain.joined_by(rows().keys)
+    assert "by position" in plain.joined(rows().keys).how
     with pytest.raises(DataError, match="cannot be joined by position"):
         plain.align(Rows({"text": ["a", "b"]}).keys)
 

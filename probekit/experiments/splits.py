@@ -214,7 +214,8 @@ def _open_file(name: str, group_column: str | None) -> _Source:
     """A file of rows with a label; its test rows by a column split, else a quarter by text."""
     from probekit.sources import load_rows
 
-    rows = load_rows(name)
+    table = read_table(name)
+    rows = load_rows(table)
     rows = rows if group_column is None else rows.grouped(group_column)
     if "label" not in rows.columns:
         raise LabelsError(
@@ -222,7 +223,7 @@ def _open_file(name: str, group_column: str | None) -> _Source:
         )
     found = WeakLabels.from_columns(
         {"id": rows.ids, "label": rows.columns["label"]},
-        class_names=read_table(name).class_names,
+        class_names=table.class_names,
         source=name,
     )
     if found.missing:
@@ -242,11 +243,8 @@ def _open_file(name: str, group_column: str | None) -> _Source:
             f"{name} has {len(train)} rows to train on and {len(test)} to test on; a column split "
             "holds train and test, or is left out."
         )
-    kind = (
-        "reward"
-        if rows.kind == "pair" and are_preferences(read_table(name).columns)
-        else "classify"
-    )
+    judged = rows.kind == "pair" and are_preferences(table.columns)
+    kind = "reward" if judged else "classify"
     return _Source(Path(name).name, kind, found.classes, (rows.select(train),), rows.select(test))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from probekit.errors import DataError, LabelsError, UsageError
 from probekit.groups import duplicate_groups
 from probekit.labels import WeakLabels, load_labels
 from probekit.sources import read_table
-from probekit.tables import SUFFIXES, suffix_of
 from probekit.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -131,11 +129,10 @@ def load_training_labels(path: str, **reading: Any) -> WeakLabels | Verdicts:
 
     ``reading`` are the arguments of :func:`probekit.labels.load_labels`.
     """
-    if suffix_of(path) in SUFFIXES and Path(path).exists():
-        columns = read_table(path).columns
-        if {"keep", "weak", "label", "disagreement"} <= set(columns):
-            return Verdicts.load(path)
-    return load_labels(path, **reading)
+    table = read_table(path)
+    if {"keep", "weak", "label", "disagreement"} <= set(table.columns):
+        return Verdicts.load(table)
+    return load_labels(table, **reading)
 
 
 def hold_out(
