@@ -14,8 +14,8 @@ import numpy as np
 from probekit.activations.layout import Array
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
-from probekit.data import Keys
 from probekit.errors import NotAStoreError, StaleStoreError, StoreError, UsageError, first_few
+from probekit.joins import Keys
 from probekit.outputs import refuse_reads
 from probekit.safe import regular_file
 

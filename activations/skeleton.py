@@ -14,8 +14,9 @@ import numpy as np
 
 from probekit.activations.disk import full_disk_told, move_into_place, new_file, reserve
 from probekit.activations.layout import FORMAT, STORE_DTYPES, VERSION, spec_json
-from probekit.data import Keys, rows_fingerprint
+from probekit.data import rows_fingerprint
 from probekit.errors import DataError, UsageError, first_few
+from probekit.joins import Keys
 
 __all__ = ["HDF5_OPTIONS", "Plan", "create_store", "portable_source"]
 

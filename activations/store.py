@@ -26,9 +26,10 @@ from probekit.activations.layout import (
 )
 from probekit.activations.prefetch import prefetch
 from probekit.activations.spec import DIFFERENCE
-from probekit.data import Keys, rows_fingerprint
+from probekit.data import rows_fingerprint
 from probekit.errors import IncompleteStoreError, StoreError, UsageError
 from probekit.groups import joined, row_digests
+from probekit.joins import Keys
 
 __all__ = ["ActivationStore"]
 

@@ -35,7 +35,6 @@ from probekit.activations.layout import (
 from probekit.activations.notes import all_notes, read_notes
 from probekit.activations.skeleton import Plan, create_store
 from probekit.activations.staleness import groups_difference, rows_difference, spec_difference
-from probekit.data import Keys
 from probekit.errors import (
     DataError,
     NotAStoreError,
@@ -44,6 +43,7 @@ from probekit.errors import (
     StoreError,
     UsageError,
 )
+from probekit.joins import Keys
 from probekit.safe import load_json
 
 __all__ = ["StoreWriter"]

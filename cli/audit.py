@@ -116,7 +116,7 @@ def _run(
     from probekit.cleaning.audit_file import plain_text
     from probekit.cli.audit_screen import Screen
     from probekit.cli.cleaning_run import find_rows
-    from probekit.data import Keys, match
+    from probekit.joins import Keys, match
 
     many = min(options["many"], len(disputed))
     wanted = disputed.ids[:many]

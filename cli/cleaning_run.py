@@ -174,7 +174,7 @@ def find_rows(
     """Rows that the store was made from, with their own columns; others are refused."""
     from dataclasses import replace
 
-    from probekit.data import match, other_texts
+    from probekit.joins import match, other_texts
 
     source = options["rows"] or _recorded(store, purpose)
     rows = read_rows(source, options)

@@ -10,7 +10,7 @@ import click
 from probekit.cli.options import say
 
 if TYPE_CHECKING:
-    from probekit.data import Keys, Match
+    from probekit.joins import Keys, Match
     from probekit.labels import WeakLabels
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -94,7 +94,7 @@ def read_truth(options: Mapping[str, Any], rows: Keys | None = None) -> WeakLabe
     """Read ``--truth``; its id column may be called otherwise than the labels'."""
     from dataclasses import replace
 
-    from probekit.data import same_column
+    from probekit.joins import same_column
     from probekit.labels import load_labels
     from probekit.sources import read_table
 

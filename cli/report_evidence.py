@@ -190,7 +190,7 @@ def _rows_of(verdicts: Verdicts, store: ActivationStore) -> NDArray[np.int64]:
     """Row numbers in the store of all verdicts; another store is refused."""
     import numpy as np
 
-    from probekit.data import match, other_texts
+    from probekit.joins import match, other_texts
 
     place = match(verdicts.keys, store.keys).place
     missing = [name for name, i in zip(verdicts.ids, place, strict=True) if i < 0]

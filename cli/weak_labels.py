@@ -100,8 +100,8 @@ def command(**options: Any) -> None:
 
 def _ids(path: Path) -> list[str]:
     """Ids of a table's column ``id`` in any case, or of a text file's lines."""
-    from probekit.data import find_ids
     from probekit.errors import DataError
+    from probekit.joins import find_ids
     from probekit.safe import read_text
     from probekit.sources import read_table
     from probekit.tables import SUFFIXES, suffix_of

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from probekit.data import Keys
+    from probekit.joins import Keys
 
 __all__ = [
     "DISAGREEMENTS",

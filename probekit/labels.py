@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from probekit.contents import Kind, holds_messages, normal, text_hash
-from probekit.data import Keys, Match, find_ids, match, other_texts, unknown_ids
 from probekit.errors import LabelsError, first_few
 from probekit.files import write_table
+from probekit.joins import Keys, Match, find_ids, match, other_texts, unknown_ids
 from probekit.label_columns import LabelColumn, class_values, parse_labels
 from probekit.safe import misfit
 from probekit.sources import read_table
@@ -119,7 +119,7 @@ class WeakLabels:
         """Take columns: ``id`` in any case (else row numbers), a label, and the text or its hash.
 
         See :func:`probekit.label_columns.parse_labels` for what a label may be, and
-        :func:`probekit.data.match` for how they are joined.
+        :func:`probekit.joins.match` for how they are joined.
         """
         known = metadata or {}
         found = find_ids(columns, id_column=id_column, source=source, error=LabelsError)
@@ -178,7 +178,7 @@ class WeakLabels:
         rows_name
             What the rows are called in messages, by default what their keys say.
         found
-            What :func:`probekit.data.match` said of the two, where that is known already.
+            What :func:`probekit.joins.match` said of the two, where that is known already.
 
         Raises
         ------

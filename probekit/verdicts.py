@@ -13,13 +13,14 @@ import numpy as np
 
 from probekit.contents import text_hash
 from probekit.cuts import by_key
-from probekit.data import Keys, Rows, find_ids, match, other_texts
+from probekit.data import Rows
 from probekit.errors import DataError, first_few
 from probekit.files import (
     atomic_write,
     json_line,
     write_table,
 )
+from probekit.joins import Keys, find_ids, match, other_texts
 from probekit.label_columns import class_values
 from probekit.safe import load_json, misfit
 from probekit.sidecars import drop_sidecar

@@ -45,6 +45,7 @@ LEVELS = {
     "probekit.tables": 1,
     "probekit.sheets": 5,
     "probekit.data": 2,
+    "probekit.joins": 1,
     "probekit.tasks": 3,
     "probekit.sources": 4,
     "probekit.activations": 5,

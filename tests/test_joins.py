@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probekit.data import Keys, Rows, match, other_texts, unknown_ids
+from probekit.data import Rows
 from probekit.errors import DataError
+from probekit.joins import Keys, match, other_texts, unknown_ids
 from probekit.labels import WeakLabels
 
 N = 12

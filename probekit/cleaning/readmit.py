@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probekit.data import Keys
 from probekit.errors import LabelsError, UsageError, first_few
+from probekit.joins import Keys
 from probekit.labels import WeakLabels
 from probekit.limits import check
 

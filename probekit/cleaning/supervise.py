@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from probekit.data import match
 from probekit.errors import LabelsError, UsageError, first_few
+from probekit.joins import match
 from probekit.kinds import Listed, Maybe, Text, checked
 from probekit.labels import WeakLabels
 from probekit.limits import check

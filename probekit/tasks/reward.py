@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from probekit.contents import holds_messages, normal
-from probekit.data import Rows, find_ids, text_hash
+from probekit.data import Rows, text_hash
 from probekit.errors import DataError, first_few
+from probekit.joins import find_ids
 from probekit.tasks.balance import draw
 from probekit.tasks.hub import read_hub
 from probekit.tasks.hub_task import sampled_places

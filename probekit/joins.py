@@ -1,0 +1,379 @@
+"""Joins of two tables by their rows: by id, by a key of both, or by position; never by a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from probekit.contents import repaired
+from probekit.errors import DataError, first_few
+
+__all__ = [
+    "Keys",
+    "Match",
+    "find_ids",
+    "key_text",
+    "match",
+    "other_texts",
+    "same_column",
+    "unknown_ids",
+]
+
+CHUNK = 8192
+
+# Columns that tell no row from another, whatever they hold: texts, labels and what programs count.
+NO_KEYS = frozenset(
+    [
+        "text",
+        "text_pair",
+        "text_hash",
+        "messages",
+        "prompt",
+        "completion",
+        "chosen",
+        "rejected",
+        "sentence",
+        "review",
+        "label",
+        "labels",
+        "label_text",
+        "prob",
+        "probs",
+        "score",
+        "scores",
+        "confidence",
+        "weight",
+        "weights",
+        "class",
+        "target",
+        "truth",
+        "gold",
+        "weak",
+        "probe",
+        "keep",
+        "fold",
+        "disagreement",
+        "split",
+        "group",
+        "index",
+        "level_0",
+        "__index_level_0__",
+    ]
+)
+# A key is short; what is longer is text. A store keeps no more than these.
+LONGEST_KEY = 128
+MOST_KEYS = 8
+LEAST_SHARED = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """What n rows of one table can be joined by with those of another.
+
+    Raises
+    ------
+    DataError
+        By :func:`match`, where two tables cannot be joined without a guess.
+    """
+
+    ids: Sequence[str]
+    """n ids."""
+    hashes: Sequence[str] | None = None
+    """n text hashes, "" where unknown; None where none is known."""
+    id_column: str | None = "id"
+    """Column that the ids are from; None: they are row numbers."""
+    counted: bool = False
+    """Whether these row numbers were counted on reading, so that they mean the order alone."""
+    chosen: bool = False
+    """Whether somebody named the ids, by an option or in Python: then the column's name is free."""
+    by_position: bool = False
+    """Whether somebody asked to join by position."""
+    positions: Sequence[int] | None = None
+    """Where the rows stand in their table; None: one behind the other, from its first."""
+    total: int | None = None
+    """How many rows that table has; None: n."""
+    columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Further columns, in which a shared key may stand."""
+    text_column: str | None = None
+    """Column of the text, which is no key."""
+    name: str = "the rows"
+    """What the table is called in messages."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def rows_in_all(self) -> int:
+        """Rows of the whole table."""
+        return len(self) if self.total is None else self.total
+
+    def candidates(self) -> dict[str, list[str]]:
+        """Columns that have a short value of its own in each row, as strings."""
+        found: dict[str, list[str]] = {}
+        for name, values in self.columns.items():
+            if len(found) < MOST_KEYS and self.may_be_key(name):
+                strings = _key_values(values)
+                if strings is not None:
+                    found[name] = strings
+        return found
+
+    def may_be_key(self, name: str) -> bool:
+        """Whether a column's name speaks for a key: no text, no label, nothing that is counted."""
+        low = name.strip().casefold()
+        own = {str(n).casefold() for n in (self.id_column, self.text_column) if n is not None}
+        return bool(low) and low not in NO_KEYS | own and not low.startswith("unnamed:")
+
+    def take(self, places: Sequence[int]) -> Keys:
+        """The keys of the rows at ``places``; other columns are left behind."""
+        hashes = self.hashes
+        positions = range(len(self)) if self.positions is None else self.positions
+        return replace(
+            self,
+            positions=[positions[i] for i in places],
+            total=self.rows_in_all,
+            ids=[self.ids[i] for i in places],
+            hashes=None if hashes is None else [hashes[i] for i in places],
+            columns={},
+        )
+
+
+class Match(NamedTuple):
+    """Where each of n rows stands in the other table (-1: nowhere), and what joined them."""
+
+    place: list[int]
+    how: str
+
+
+def find_ids(
+    columns: Mapping[str, Sequence[Any]],
+    *,
+    id_column: str | None = None,
+    source: str,
+    error: type[DataError] = DataError,
+) -> Keys:
+    """Ids of a table: the column named, else ``id`` in any case, else row numbers.
+
+    Raises
+    ------
+    DataError
+        (or ``error``) Where the column named is missing, two are called id, or a row has no id.
+    """
+    name = _id_column(columns, id_column, source, error)
+    if name is None:
+        many = len(next(iter(columns.values()), ()))
+        return Keys([str(i) for i in range(many)], id_column=None, counted=True, name=source)
+    values = [key_text(value) for value in columns[name][:]]
+    missing = [i for i, value in enumerate(values) if value is None]
+    if missing:
+        raise error(
+            f"{source} has {len(missing)} rows without an id (rows {first_few(missing)}); "
+            f"fill the column {name!r} or remove it to use row numbers."
+        )
+    ids = [value for value in values if value is not None]
+    return Keys(ids, id_column=name, chosen=id_column is not None, name=source)
+
+
+def same_column(columns: Iterable[str], wanted: str) -> list[str]:
+    """Columns of that name in any case."""
+    return [name for name in columns if name.strip().casefold() == wanted.strip().casefold()]
+
+
+def _id_column(
+    columns: Mapping[str, Any], asked: str | None, source: str, error: type[DataError]
+) -> str | None:
+    wanted = "id" if asked is None else asked
+    if wanted in columns:
+        return wanted
+    same = same_column(columns, wanted)
+    if len(same) == 1:
+        return same[0]
+    if same:
+        raise error(
+            f"{source} has the columns {' and '.join(same)}; name the one to read with --id-column."
+        )
+    if asked is not None:
+        raise error(
+            f"{source} has no column {asked!r}; it has {', '.join(columns)}: "
+            "name the one to read with --id-column."
+        )
+    return None
+
+
+def key_text(value: Any) -> str | None:
+    """An id or key as text: 7.0, as spreadsheets and pandas make of 7, is 7; None where missing."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, float):
+        if value != value:
+            return None
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return repaired(str(value))
+
+
+def _key_values(values: Sequence[Any]) -> list[str] | None:
+    """Values as keys; None where they are no keys: missing, repeated, long, fractions or lists."""
+    found: dict[str, None] = {}
+    for start in range(0, len(values), CHUNK):
+        for value in values[start : start + CHUNK]:
+            key = key_text(value) if isinstance(value, str | int | float) else None
+            if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+                return None
+            if key is None or len(key) > LONGEST_KEY or key in found:
+                return None
+            found[key] = None
+    return list(found)
+
+
+def match(rows: Keys, others: Keys, *, error: type[DataError] = DataError) -> Match:
+    """Join two tables: by id, else by the one key that both have, else by position.
+
+    By position only if neither has ids and both have as many rows (or all their texts are equal),
+    or if somebody asked for it. What cannot be joined without a guess is refused.
+
+    Raises
+    ------
+    DataError
+        (or ``error``) Naming the columns that could join them, and the repair.
+    """
+    if others.by_position or rows.by_position:
+        return _by_position(rows, others, "by position, as asked", error)
+    if others.chosen and others.id_column is not None:
+        return _by_chosen(rows, others) or _by_number(rows, others, error)
+    same = rows.id_column is not None and others.id_column is not None
+    if same and str(rows.id_column).casefold() == str(others.id_column).casefold():
+        return _by_values(rows.ids, others.ids, f"by {rows.id_column}")
+    shared = _shared(rows, others)
+    if len(shared) > 1:
+        raise error(
+            f"{others.name} and {rows.name} have {len(shared)} columns that could join them "
+            f"({', '.join(shared)}); name one with --id-column."
+        )
+    if shared:
+        name, (left, right) = next(iter(shared.items()))
+        return _by_values(left, right, f"by the column {name!r}, which both have")
+    if same or (rows.chosen and not others.counted):
+        return _by_values(rows.ids, others.ids, f"by {others.id_column or 'row number'}")
+    return _by_number(rows, others, error)
+
+
+def _by_chosen(rows: Keys, others: Keys) -> Match | None:
+    """By the ids that somebody named; where the rows have a column of that name, by it.
+
+    None where the rows have no ids at all.
+    """
+    name = str(others.id_column)
+    for own, values in rows.columns.items():
+        same = own.casefold() == name.casefold() and own != rows.id_column
+        if same and (keys := _key_values(values)) is not None:
+            return _by_values(keys, others.ids, f"by the column {own!r}")
+    return None if rows.counted else _by_values(rows.ids, others.ids, f"by {name}")
+
+
+def _by_values(left: Sequence[str], right: Sequence[str], how: str) -> Match:
+    place = {name: i for i, name in enumerate(right)}
+    return Match([place.get(name, -1) for name in left], how)
+
+
+def _by_position(rows: Keys, others: Keys, how: str, error: type[DataError]) -> Match:
+    if rows.rows_in_all != others.rows_in_all:
+        raise error(
+            f"{others.name} has {others.rows_in_all} rows and {rows.name} {rows.rows_in_all}, so "
+            "they cannot be joined by position; give both a column id."
+        )
+    numbers = range(len(rows)) if rows.positions is None else rows.positions
+    theirs = range(len(others)) if others.positions is None else others.positions
+    place = {number: i for i, number in enumerate(theirs)}
+    return Match([place.get(number, -1) for number in numbers], how)
+
+
+def _by_number(rows: Keys, others: Keys, error: type[DataError]) -> Match:
+    """Where a side has no ids: by row number or position, if that is what both mean."""
+    if rows.counted and others.counted and rows.rows_in_all == others.rows_in_all:
+        return _in_order(rows, others, error)
+    if _same_texts(rows, others):
+        return _by_position(rows, others, "by position: their texts are the same", error)
+    if rows.id_column is None and not others.counted:
+        numbers = set(rows.ids)
+        if others.id_column is None or numbers >= set(others.ids) or numbers <= set(others.ids):
+            return _by_values(rows.ids, others.ids, "by row number")
+    if rows.id_column is None and others.id_column is None:
+        return _in_order(rows, others, error)
+    without, with_ids = (others, rows) if others.id_column is None else (rows, others)
+    more = [name for name in without.columns if without.may_be_key(name)]
+    columns = f" (its columns are {', '.join(more[:6])})" if more else ""
+    raise error(
+        f"{without.name} has no column {with_ids.id_column!r}{columns} and {with_ids.name} has "
+        f"ids (the first {first_few(with_ids.ids)}); name the column that joins them with "
+        "--id-column, or pass --by-position where both have the same rows in the same order."
+    )
+
+
+def _in_order(rows: Keys, others: Keys, error: type[DataError]) -> Match:
+    """By position, unless a column that both have says that the rows stand in another order."""
+    found = _by_position(rows, others, "by position: neither has ids", error)
+    named = {name.strip().casefold(): name for name in others.columns}
+    for name, values in rows.columns.items():
+        theirs = named.get(name.strip().casefold()) if rows.may_be_key(name) else None
+        if theirs is None:
+            continue
+        mine, other = values[:], others.columns[theirs][:]
+        if any(
+            i >= 0 and key_text(a) != key_text(other[i])
+            for a, i in zip(mine, found.place, strict=True)
+        ):
+            raise error(
+                f"{others.name} and {rows.name} have a column {name!r} whose values differ by "
+                "position and do not tell the rows apart; give both a column id, or pass "
+                "--by-position."
+            )
+    return found
+
+
+def _same_texts(rows: Keys, others: Keys) -> bool:
+    """Whether both have the same texts in the same order, as far as both sides know them."""
+    if not rows.hashes or not others.hashes or len(rows) != len(others):
+        return False
+    known = [(a, b) for a, b in zip(rows.hashes, others.hashes, strict=True) if a and b]
+    return len(known) >= LEAST_SHARED * len(rows) and all(a == b for a, b in known)
+
+
+def _shared(rows: Keys, others: Keys) -> dict[str, tuple[list[str], list[str]]]:
+    """Columns of both, by name in any case, whose values are unique on both sides and match."""
+    left, right = _all_keys(rows), _all_keys(others)
+    found = {}
+    for low, (name, values) in left.items():
+        if low not in right:
+            continue
+        theirs = right[low][1]
+        common = len(set(values) & set(theirs))
+        if common and common >= LEAST_SHARED * min(len(values), len(theirs)):
+            found[name] = (values, theirs)
+    return found
+
+
+def _all_keys(keys: Keys) -> dict[str, tuple[str, list[str]]]:
+    """Candidates by lower-case name, the ids' own column among them."""
+    named = keys.candidates()
+    if keys.id_column is not None and not keys.chosen:
+        named[keys.id_column] = list(keys.ids)
+    return {name.strip().casefold(): (name, values) for name, values in named.items()}
+
+
+def unknown_ids(found: Match, others: Keys) -> list[str]:
+    """Ids of the other table that none of the rows has."""
+    used = set(found.place)
+    return [name for i, name in enumerate(others.ids) if i not in used]
+
+
+def other_texts(rows: Keys, others: Keys, place: Iterable[int]) -> list[str]:
+    """Ids of the rows whose text is another one there, as far as both sides know it."""
+    if rows.hashes is None or others.hashes is None:
+        return []
+    return [
+        name
+        for name, mine, i in zip(rows.ids, rows.hashes, place, strict=True)
+        if i >= 0 and mine and (theirs := others.hashes[i]) and mine != theirs
+    ]
