@@ -323,7 +323,7 @@ class StoreWriter:
 
 
 def _goes_on(file: BinaryIO, path: Path, plan: Plan, *, overwrite: bool) -> bool:
-    """Whether the file at ``path`` is gone on with; False where it is to be replaced."""
+    """Whether the file at ``path`` is resumed; False where it is to be replaced."""
     try:
         with open_hdf5(path, file) as store:
             header = read_header(store, path)

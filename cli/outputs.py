@@ -42,7 +42,7 @@ def claim(
     folders
         Options that hold folders to write into.
     goes_on
-        Whether what stands there is gone on with: it may be there without ``--overwrite``.
+        Whether the command resumes what stands there: it may be there without ``--overwrite``.
 
     Raises
     ------

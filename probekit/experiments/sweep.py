@@ -39,7 +39,7 @@ __all__ = ["Sweep", "SweepSettings", "remove_parts", "run_sweep", "write_sweep"]
 
 FORMAT = "probekit-sweep"
 VERSION = 1
-# Of how figures are computed: raised where an unfinished sweep of before must not be gone on with.
+# Version of how figures are computed: raised where an older unfinished sweep must not be resumed.
 RULES = 2
 # Settings that a probe's figures depend on; all depend on the contaminations.
 DEPENDS = {
@@ -88,7 +88,7 @@ class SweepSettings:
         return max(wanted)
 
     def check(self, rows: SweepRows) -> None:
-        """Refuse neighbours that there are not."""
+        """Refuse more neighbours than there are rows."""
         used = {"knn": ("k",), "topofilter": ("k_cc", "k_zeta")}
         for probe, names in used.items():
             for name in names if probe in self.probes else ():

@@ -1,4 +1,4 @@
-"""Finetune a classifier on weak labels, in a folder that can be gone on with."""
+"""Finetune a classifier on weak labels, in a folder from which training resumes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def finetune(
     train
         Rows and labels, from :func:`training_rows`; there is no truth in them.
     output
-        Folder. One with the same run in it is gone on with, or used as it is where it is finished.
+        Folder. The same run in it is resumed, or used as it is where it is finished.
     validation
         Held-out rows with weak labels, evaluated on during training, for early stopping.
     predict

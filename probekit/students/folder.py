@@ -1,4 +1,4 @@
-"""The folder that a model is trained in, which can be gone on with."""
+"""The folder that a model is trained in, and from which training resumes."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def finetune_lm(
     rows
         Texts, pairs or messages; no other column is read.
     output
-        Folder. One with the same run in it is gone on with, or used as it is where it is finished.
+        Folder. The same run in it is resumed, or used as it is where it is finished.
     validation
         Held-out texts; None: 5 % of the rows, which are then not trained on.
     resume

@@ -28,7 +28,7 @@ class TrainingLine(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """Look at the clock; a training that is gone on with is timed from there."""
+        """Look at the clock; a training that is resumed is timed from there."""
         self._began, self._from = time.monotonic(), state.global_step
 
     def on_log(

@@ -61,7 +61,7 @@ class FiniteTrainer(Trainer):
 
     @property
     def mean_loss(self) -> float:
-        """Mean loss of the steps of the whole training, also of those before it was gone on with.
+        """Mean loss of the steps of the whole training, also of those before it was resumed.
 
         The Trainer's own is of the steps since.
         """
@@ -130,7 +130,7 @@ class FiniteTrainer(Trainer):
 class LengthGroups(torch.utils.data.Sampler[int]):
     """Rows in a random order in which neighbours are of like length, the same for seed and epoch.
 
-    The Trainer's own draws from the global generator, so that a training that is gone on with in
+    The Trainer's own draws from the global generator, so that a training that is resumed in
     the middle of an epoch would see some rows twice and others never.
     """
 
