@@ -15,7 +15,8 @@ import click
 from probekit.cli.idle import refuse_idle
 from probekit.errors import UsageError, did_you_mean
 from probekit.kinds import MAX_COUNT, Kind, Layers, Name, Number, Text, Whole, Words, shown
-from probekit.limits import COUNT, FOLDS, KINDS, PENALTY, PROBE_KINDS, SEED, SHARE
+from probekit.limits import COUNT, FOLDS, KINDS, PENALTY, SEED, SHARE
+from probekit.probes.registry import ProbeName
 
 __all__ = ["check_values"]
 
@@ -56,18 +57,24 @@ class Grid(Kind):
 
 
 class Names(Kind):
-    """Some of these names, commas between; the text itself is kept."""
+    """Some names of a kind, commas between; the text itself is kept."""
 
-    def __init__(self, *names: str) -> None:
-        self.names = names
-        self.words = f"some of {', '.join(names)}, each once, commas between"
+    def __init__(self, each: Kind) -> None:
+        self.each = each
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """What is allowed."""
+        return f"{self.each.words}, each once, commas between"
 
     def read(self, value: Any) -> str:
         """Take text."""
         parts = [part.strip() for part in str(value).split(",") if part.strip()]
         for part in parts:
-            if part not in self.names:
-                raise ValueError(f"{self.words}{did_you_mean(part, self.names)}")
+            try:
+                self.each.read(part)
+            except ValueError as reason:
+                raise ValueError(f"some names, each {reason}") from None
         if not parts or len(set(parts)) < len(parts):
             raise ValueError(self.words)
         return str(value)
@@ -97,7 +104,7 @@ OPTIONS: dict[str, Kind] = {
     "sweep.k_cc": Grid("--k-cc", **NEIGHBORS),
     "sweep.k_zeta": Grid("--k-zeta", **NEIGHBORS),
     "sweep.contaminations": Grid("--contaminations", high=1, open_ends=True),
-    "sweep.probes": Names(*PROBE_KINDS),
+    "sweep.probes": Names(ProbeName()),
     "contamination": Words("auto", "confident", other=SHARE),
     "filter.threshold": Number(0, 1),
     "relabel.threshold": SHARE,

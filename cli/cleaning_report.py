@@ -77,9 +77,8 @@ def _heading(verdicts: Verdicts) -> str:
         chosen = " (chosen)" if shown.get("l2") == "auto" else ""
         shown["l2"] = f"{probe['l2']:.3g}{chosen}"
     parameters = ", ".join(f"{k} {v}" for k, v in shown.items())
-    layer = f", layer {said['layer']}" if "layer" in said else ""
-    if "layers" in said:
-        layer = f", layers {', '.join(map(str, said['layers']))}"
+    layer = "" if not verdicts.layers else f", layer{'s' * (len(verdicts.layers) > 1)} "
+    layer += ", ".join(map(str, verdicts.layers))
     how = "in sample" if said["in_sample"] else "out of fold"
     lines = [f"{probe['name']} ({parameters}){layer}, {how}: {_action(said)}"]
     if verdicts.tied:

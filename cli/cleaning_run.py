@@ -20,17 +20,7 @@ if TYPE_CHECKING:
     from probekit.data import Rows
     from probekit.verdicts import Verdicts
 
-__all__ = ["ELEUTHER", "find_rows", "pick", "read_rows", "run_cleaning", "truth_codes"]
-
-# Preset -> parameters of each probe.
-ELEUTHER: dict[str, dict[str, Any]] = {
-    "knn": {"k": 50, "metric": "euclidean", "self_neighbor": True},
-    "logreg": {"l2": 1e-2, "standardize": False},
-    "topofilter": {"variant": "eleuther", "metric": "euclidean", "self_neighbor": True},
-}
-# Parameters without an option of their own.
-HIDDEN = ("self_neighbor", "standardize")
-PROBE_OPTIONS = ("k", "weights", "metric", "l2", "fit_intercept", "variant", "k_cc", "k_zeta")
+__all__ = ["find_rows", "pick", "read_rows", "run_cleaning", "truth_codes"]
 
 
 def pick(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -41,8 +31,6 @@ def pick(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
 def run_cleaning(
     act: Callable[..., Verdicts],
     options: Mapping[str, Any],
-    *,
-    probe_params: Mapping[str, Any] | None = None,
     **how: Any,
 ) -> None:
     """Run one of the two actions from options to printed result.
@@ -53,8 +41,6 @@ def run_cleaning(
         :func:`filter_labels` or :func:`relabel`.
     options
         What the user gave, by name.
-    probe_params
-        Parameters of the probe beside those of ``PROBE_OPTIONS``.
     how
         Arguments of ``act`` beyond those that both take.
     """
@@ -66,13 +52,13 @@ def run_cleaning(
 
         _check_files(options)
         if options["probe"] is not None:
-            _probe(options, probe_params or {})  # what is wrong is told before anything is read
+            _probe(options)  # what is wrong is told before anything is read
     with ActivationStore(options["acts"]) as store:
         if options["probe"] is None:
             preset = options["preset"] is not None
             named = "knn" if preset else default_probe(store, options["layer"])
             options = {**options, "probe": named}
-        probe = _probe(options, probe_params or {}, pairs=store.differences)
+        probe = _probe(options, pairs=store.differences)
         rows = find_rows(store, options) if options["write_data"] is not None else None
         labels = read_labels(options, store.keys)
         if options["preset"] is not None:
@@ -85,7 +71,7 @@ def run_cleaning(
             in_sample=options["in_sample"] or options["preset"] is not None,
             seed=options["seed"],
             only_labelled=options["only_labelled"],
-            **{**how, **pick(options, "disagreement")},
+            **{**how, **pick(options, "disagreement"), **_folds(options)},
         )
         advice = told_of(verdicts.provenance["action"], store, labels, options)
     verdicts.save(options["output"])
@@ -132,31 +118,51 @@ def _check_files(options: Mapping[str, Any]) -> None:
         raise DataError(f"{truth} does not exist.")
 
 
-def _probe(options: Mapping[str, Any], more: Mapping[str, Any], *, pairs: bool = False) -> Any:
+def _probe(options: Mapping[str, Any], *, pairs: bool = False) -> Any:
     """Make the probe named, from the preset and what was given."""
-    from probekit.cleaning.scoring import PROBES, make_probe
+    from probekit.probes.registry import (
+        REGISTRY,
+        make_probe,
+        pair_settings,
+        parameter_kinds,
+        probe_spec,
+    )
 
-    name = options["probe"]
-    params = pick(options, *PROBE_OPTIONS) | {k: v for k, v in more.items() if v}
-    given = {**params, **({} if options["folds"] is None else {"folds": options["folds"]})}
-    names = [n.replace("n_folds", "folds") for n in PROBES[name]]
-    foreign = [_flag(key) for key in given if key not in names]
+    spec = probe_spec(options["probe"])
+    own = spec.name in REGISTRY
+    names = dict.fromkeys(name for each in REGISTRY.values() for name in each.options)
+    given = pick({**options, "n_folds": options["folds"]}, *names)
+    known = (
+        spec.options
+        if own
+        else (*filter(parameter_kinds(spec.name).__contains__, names), "n_folds")
+    )
+    foreign = [_flag(name) for name in given if name not in known]
     if foreign:
-        known = ", ".join(_flag(n) for n in names if n not in HIDDEN)
-        raise UsageError(f"The probe {name!r} has no {', '.join(foreign)}; what it has is {known}.")
+        listed = ", ".join(map(_flag, known)) or "none"
+        raise UsageError(
+            f"The probe {spec.name!r} has no {', '.join(foreign)}; what it has is {listed}."
+        )
     if options["preset"] is not None:
-        if name not in ELEUTHER:
-            raise UsageError(
-                f"The preset eleuther has settings for {', '.join(ELEUTHER)}, got {name!r}."
-            )
-        params = {**ELEUTHER[name], **params}
-    if pairs and name == "logreg":
-        params.setdefault("fit_intercept", False)
-    return make_probe(name, n_folds=options["folds"], seed=options["seed"], **params)
+        if spec.preset is None:
+            listed = ", ".join(name for name, each in REGISTRY.items() if each.preset is not None)
+            raise UsageError(f"The preset eleuther has settings for {listed}, got {spec.name!r}.")
+        given = {**spec.preset, **given}
+    if pairs:
+        given = {**pair_settings(spec.name), **given}
+    if not own:
+        given.pop("n_folds", None)  # an argument of filter and relabel
+    return make_probe(spec.name, seed=options["seed"], **given)
+
+
+def _folds(options: Mapping[str, Any]) -> dict[str, int]:
+    """Folds of a classifier that makes none of its own."""
+    return {} if options["folds"] is None else {"n_folds": options["folds"]}
 
 
 def _flag(name: str) -> str:
-    return "--no-intercept" if name == "fit_intercept" else "--" + name.replace("_", "-")
+    flag = {"fit_intercept": "no-intercept", "n_folds": "folds"}.get(name, name)
+    return "--" + flag.replace("_", "-")
 
 
 def truth_codes(verdicts: Verdicts, options: Mapping[str, Any]) -> Any:

@@ -33,10 +33,16 @@ __all__ = ["command"]
 )
 @click.option("--zeta", type=float, help="topofilter paper: share of votes needed (0.5).")
 @click.option(
-    "--cap", is_flag=True, help="topofilter eleuther: never drop more than the contamination."
+    "--cap",
+    is_flag=True,
+    default=None,
+    help="topofilter eleuther: never drop more than the contamination.",
 )
 @click.option(
-    "--rank", is_flag=True, help="topofilter paper: drop exactly the contamination (0.2)."
+    "--rank",
+    is_flag=True,
+    default=None,
+    help="topofilter paper: drop exactly the contamination (0.2).",
 )
 @result_options
 def command(**options: Any) -> None:
@@ -56,7 +62,6 @@ def command(**options: Any) -> None:
     run_cleaning(
         filter_labels,
         options,
-        probe_params={name: options[name] for name in ("zeta", "cap", "rank")},
         per_class=not (options["over_all"] or preset),
         **how,
     )

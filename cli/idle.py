@@ -5,12 +5,13 @@ Only what was typed counts; a default is no mistake.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import click
 
 from probekit.cli.options import say
+from probekit.probes.registry import REGISTRY
 
 __all__ = ["refuse_idle"]
 
@@ -25,6 +26,18 @@ class Rule(NamedTuple):
     why: str
     told: bool = False
     """Told, not refused: grids and figures of one command for several sets of probes."""
+
+
+def _of_probes(*names: str) -> Iterator[Rule]:
+    """Rules of a sweep's options, those together that the same probes heed."""
+    heeded: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        setting = "n_folds" if name == "folds" else name
+        probes = tuple(each.name for each in REGISTRY.values() if setting in each.depends)
+        heeded.setdefault(probes, []).append(name)
+    for probes, same in heeded.items():
+        why = f"without {' or '.join(probes)} in --probes"
+        yield Rule(tuple(same), _sweeps(*probes), why, told=True)
 
 
 def _sweeps(*probes: str) -> Callable[[Options], bool]:
@@ -93,25 +106,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "report": (TRUTH,),
     "sweep": (
         TRUTH,
-        Rule(("k",), _sweeps("knn"), "without knn in --probes", told=True),
-        Rule(
-            ("l2", "standardize", "folds", "seeds"),
-            _sweeps("logreg"),
-            "without logreg in --probes",
-            told=True,
-        ),
-        Rule(
-            ("k_cc", "k_zeta", "zeta", "variant"),
-            _sweeps("topofilter"),
-            "without topofilter in --probes",
-            told=True,
-        ),
-        Rule(
-            ("metric",),
-            _sweeps("knn", "topofilter"),
-            "without knn or topofilter in --probes",
-            told=True,
-        ),
+        *_of_probes("k", "l2", "standardize", "folds", "seeds"),
+        *_of_probes("k_cc", "k_zeta", "zeta", "variant", "metric"),
     ),
     "saliency": (Rule(("losses",), lambda o: "," not in o["losses"], "beyond the first loss"),),
 }

@@ -44,7 +44,7 @@ def verdict_evidence(verdicts: Verdicts, path: Path, options: Mapping[str, Any])
         texts = None if options["no_text"] else row_texts(verdicts, store, options)
         layer = options["layer"]
         if layer is None:
-            layer = verdicts.provenance.get("layer")
+            layer = next(reversed(verdicts.layers), None)
         found = Evidence(texts=texts, truth=truth)
         return with_states(found, verdicts, store, layer=layer, neighbors=options["neighbors"])
 
@@ -118,9 +118,11 @@ def run_rows(
 
 def _cleaning_arms(pair: Pair) -> dict[str, tuple[str, str]]:
     """Arms of verdicts, as the table calls them, and their action and probe."""
-    from probekit.experiments.weak_to_strong import PROBE_NAMES
+    from probekit.probes.registry import probe_spec
 
-    return {f"{action} {PROBE_NAMES[probe]}": (action, probe) for action, probe in pair.verdicts}
+    return {
+        f"{action} {probe_spec(probe).label}": (action, probe) for action, probe in pair.verdicts
+    }
 
 
 def _pair_rows(
@@ -146,7 +148,7 @@ def _pair_rows(
     acts = run.engine.path(step.inputs["states"]) / STORE
     if acts.is_file():
         with ActivationStore(acts) as store:
-            layer = verdicts.provenance.get("layer")
+            layer = next(reversed(verdicts.layers), None)
             found = with_states(found, verdicts, store, layer=layer, neighbors=neighbors)
     names = pair.context.look(pair.weak).label, pair.context.look(pair.strong).label
     title = f"Rows: {name}; {splits.task}, {' → '.join(names)}, seed {pair.context.seed}"

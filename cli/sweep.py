@@ -19,6 +19,7 @@ from probekit.cli.options import (
     say,
 )
 from probekit.cli.outputs import claim
+from probekit.probes.registry import PUBLISHED, REGISTRY, probe_spec
 
 if TYPE_CHECKING:
     from probekit.experiments.sweep import Sweep, SweepSettings
@@ -46,8 +47,9 @@ K_ZETA = {"paper": "16,32,64", "eleuther": "10,25,50"}
 @click.option("--layers", default="all", help="Stored layers: all, last, 1,3, 2-5 or -1.")
 @click.option(
     "--probes",
-    default="knn,logreg,topofilter",
-    help="Of knn, logreg, topofilter, mass-mean, ensemble (of all stored layers).",
+    default=",".join(PUBLISHED),
+    help=f"Of {', '.join(REGISTRY)}, and probes of installed packages; the ensemble reads all "
+    "stored layers.",
 )
 @click.option("--k", help=f"knn: neighbours, LOW:HIGH[:N]:log|lin or a list ({K}).")
 @click.option("--l2", help=f"logreg: penalties ({L2}).")
@@ -228,7 +230,8 @@ def _text(sweep: Sweep, next_step: str | None) -> str:
 def _next_step(sweep: Sweep, options: Mapping[str, Any]) -> str | None:
     """The `filter` command of the choice; None where that has no option for what was swept."""
     choice = sweep.choice
-    if choice["probe"] == "logreg" and not options["standardize"]:
+    heeds = probe_spec(choice["probe"]).depends
+    if "standardize" in heeds and not options["standardize"]:
         return None
     words = ["probekit", "filter", str(options["acts"]), "--labels", str(options["labels"])]
     for name in ("label_column", "confidence_column", "id_column"):
@@ -241,10 +244,10 @@ def _next_step(sweep: Sweep, options: Mapping[str, Any]) -> str | None:
     for name in ("layer", "k", "l2", "k_cc", "k_zeta", "zeta", "contamination"):
         if name in choice:
             words += ["--" + name.replace("_", "-"), f"{choice[name]:.12g}"]
-    if choice["probe"] in ("knn", "topofilter") and options["metric"] != "cosine":
+    if "metric" in heeds and options["metric"] != "cosine":
         words += ["--metric", options["metric"]]
-    if choice["probe"] == "topofilter" and options["variant"] != "paper":
+    if "variant" in heeds and options["variant"] != "paper":
         words += ["--variant", options["variant"]]
-    if choice["probe"] == "logreg" and options["folds"] != 5:  # what filter has without it
+    if "n_folds" in heeds and options["folds"] != 5:  # what filter has without it
         words += ["--folds", str(options["folds"])]
     return shlex.join([*words, "-o", "verdicts.parquet"])

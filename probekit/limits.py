@@ -16,7 +16,6 @@ from probekit.kinds import (
     Listed,
     Maybe,
     Number,
-    Text,
     Whole,
     Words,
     checked,
@@ -28,7 +27,6 @@ __all__ = [
     "FLAG",
     "FOLDS",
     "KINDS",
-    "PROBE_KINDS",
     "RANDOM_STATE",
     "SEED",
     "check",
@@ -91,51 +89,6 @@ KINDS: dict[str, Kind] = {
 }
 
 DISAGREEMENT, TIES = Choice("label", "distance"), Choice("hash", "index")
-
-# Name of a probe -> its parameters.
-PROBE_KINDS: dict[str, dict[str, Kind]] = {
-    "knn": {
-        "k": COUNT,
-        "metric": METRIC,
-        "weights": Choice("uniform", "cosine"),
-        "self_neighbor": FLAG,
-        "backend": BACKEND,
-    },
-    "logreg": {
-        "l2": KINDS["l2"],
-        "standardize": FLAG,
-        "fit_intercept": FLAG,
-        "n_folds": FOLDS,
-        "penalties": Maybe(Listed(PENALTY, least=1, each_once=False)),
-        "dtype": Choice("float32", "float64"),
-        "tol": Maybe(Number(0, 1, above=True)),
-        "max_iter": COUNT,
-        "device": Text("a device such as auto or cpu,"),
-    },
-    "topofilter": {
-        "variant": Choice("paper", "eleuther"),
-        "k_cc": Maybe(COUNT),
-        "k_zeta": Maybe(COUNT),
-        "zeta": Maybe(Number(0, 1e6)),
-        "contamination": Maybe(SHARE),
-        "per_class": Maybe(FLAG),
-        "cap": FLAG,
-        "rank": FLAG,
-        "disagreement": Maybe(DISAGREEMENT),
-        "metric": METRIC,
-        "self_neighbor": FLAG,
-        "backend": BACKEND,
-    },
-    "ensemble": {
-        "widths": Maybe(Listed(COUNT, each_once=False)),
-        "ridge": Maybe(Listed(Whole(0, 9999))),
-        "knn": Maybe(Listed(Whole(0, 9999))),
-        "k": COUNT,
-        "penalties": Listed(Number(0, 1e12, above=True), least=1, each_once=False),
-        "backend": BACKEND,
-    },
-    "mass-mean": {},
-}
 
 # Name of an action -> arguments of its function that a run file may set.
 ACTION_KINDS: dict[str, dict[str, Kind]] = {

@@ -48,8 +48,8 @@ METADATA = {
         "probe?": {"name": str, "parameters?": dict, "l2?": NUMBER},
         "store?": {"name": str, "fingerprint?": str},
         "labels?": {"source": str},
-        "layer?": int,
         "layers?": [int],
+        "layer?": int,  # of files of 0.1.0 in place of layers
         "in_sample?": bool,
         "per_class?": bool,
         "seed?": (int, [int]),
@@ -151,6 +151,12 @@ class Verdicts:
     def ranking(self) -> NDArray[np.int64]:
         """Row numbers (n,), the most disagreeing first, equal ones by ``ties``."""
         return np.asarray(np.lexsort((self.ties, -self.disagreement)), np.int64)
+
+    @property
+    def layers(self) -> list[int]:
+        """Layers of the store that the probe read; empty where there was none."""
+        said = self.provenance
+        return list(said["layers"]) if "layers" in said else [said["layer"]] * ("layer" in said)
 
     def class_values(self) -> list[Any]:
         """Class names as they are written into data: whole numbers where all of them are."""

@@ -31,7 +31,7 @@ from probekit.kinds import (
     Whole,
     Words,
 )
-from probekit.limits import ACTION_KINDS, KINDS, PROBE_KINDS, check
+from probekit.limits import ACTION_KINDS, KINDS, check
 from probekit.settings import configuration, from_mapping
 from probekit.students.config import FinetuneConfig
 
@@ -220,12 +220,13 @@ def test_a_run_checks_what_it_hands_on() -> None:
     """Every argument that a run file may set is one of the functions, and the other way round."""
     from probekit.cleaning.filter import filter_labels
     from probekit.cleaning.relabel import relabel
-    from probekit.cleaning.scoring import make_probe
+    from probekit.probes.registry import REGISTRY, make_probe, parameter_kinds
 
     given = {"states", "labels", "probe", "layer", "seed", "only_labelled"}
     for name, function in (("filter", filter_labels), ("relabel", relabel)):
         assert set(inspect.signature(function).parameters) - given == set(ACTION_KINDS[name])
-    for name, kinds in PROBE_KINDS.items():
+    for name in REGISTRY:
+        kinds = parameter_kinds(name)
         made = make_probe(name).get_params(deep=False)
         made.pop("random_state", None)  # the run's seed
         assert set(made) == set(kinds)

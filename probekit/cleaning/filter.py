@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from probekit.cleaning.noise import confident_shares, hoc, prune_by_noise_rate
-from probekit.cleaning.scoring import Scored, make_probe, score_rows
+from probekit.cleaning.scoring import Scored, score_rows
 from probekit.cuts import Cut, count_of, largest
 from probekit.errors import UsageError
 from probekit.kinds import checked
 from probekit.limits import ACTION_KINDS, check
+from probekit.probes.registry import make_probe, probe_class
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,7 +172,8 @@ def _with_amount(
     disagreement: str | None,
 ) -> Any:
     """Hand the amount to a TopoFilter probe, which decides itself; leave others as they are."""
-    if probe != "topofilter" and not hasattr(type(probe), "keep_"):
+    found = probe_class(probe) if isinstance(probe, str) else type(probe)
+    if not hasattr(found, "keep_"):
         return probe
     from sklearn.base import clone
 
@@ -185,7 +187,7 @@ def _with_amount(
         probe.set_params(contamination=contamination)
     if disagreement is not None:
         probe.set_params(disagreement=disagreement)
-    if probe.variant == "paper" and not probe.rank and (contamination is not None or not per_class):
+    if probe.decides_itself and (contamination is not None or not per_class):
         what = "share to drop" if contamination is not None else "choice of all rows or each class"
         raise UsageError(
             f"TopoFilter's variant 'paper' has no {what}; add --rank (rank=True), or use "

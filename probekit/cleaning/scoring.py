@@ -17,6 +17,7 @@ from probekit.kinds import Like, checked
 from probekit.labels import WeakLabels, load_labels
 from probekit.limits import check
 from probekit.probes.mirror import mirrored, needs_mirror
+from probekit.probes.registry import make_probe, pair_settings, parameter_kinds
 from probekit.states import as_states, check_finite
 from probekit.verdicts import NO_FOLD, Verdicts
 
@@ -26,34 +27,13 @@ if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
 
 __all__ = [
-    "PROBES",
     "Scored",
     "default_probe",
-    "make_probe",
     "read_states",
     "score_rows",
     "with_layers",
 ]
 
-# Name on the command line -> parameters that can be given with it.
-PROBES = {
-    "knn": ("k", "metric", "weights", "self_neighbor"),
-    "logreg": ("l2", "standardize", "fit_intercept", "n_folds"),
-    "topofilter": (
-        "variant",
-        "k_cc",
-        "k_zeta",
-        "zeta",
-        "contamination",
-        "cap",
-        "rank",
-        "metric",
-        "disagreement",
-        "self_neighbor",
-    ),
-    "ensemble": ("k",),
-    "mass-mean": (),
-}
 CLASSIFIER = Like("a probe's name or a scikit-learn classifier", "fit", "get_params")
 TIES = ("hash", "index")
 
@@ -107,47 +87,6 @@ class Scored:
         )
 
 
-def make_probe(name: str, *, n_folds: int | None = None, seed: int = 0, **params: Any) -> Any:
-    """Make the probe that ``--probe`` names; a parameter that is None was not given.
-
-    Raises
-    ------
-    UsageError
-        For an unknown name, or a parameter that this probe does not have.
-    """
-    if name not in PROBES:
-        raise UsageError(f"There is no probe {name!r}; allowed are {', '.join(PROBES)}.")
-    given = {key: value for key, value in params.items() if value is not None}
-    if n_folds is not None:
-        given["n_folds"] = n_folds
-    foreign = [key for key in given if key not in PROBES[name]]
-    if foreign:
-        raise UsageError(
-            f"The probe {name!r} has no parameter {', '.join(foreign)}; it has "
-            f"{', '.join(PROBES[name])}."
-        )
-    # Each probe brings imports that the others do without.
-    if name == "knn":
-        from probekit.probes.knn import KNNProbe
-
-        return KNNProbe(**given)
-    if name == "topofilter":
-        from probekit.probes.topofilter import TopoFilterProbe
-
-        return TopoFilterProbe(**given)
-    if name == "ensemble":
-        from probekit.probes.ensemble import EnsembleProbe
-
-        return EnsembleProbe(**given)
-    if name == "mass-mean":
-        from probekit.probes.mass_mean import MassMeanProbe
-
-        return MassMeanProbe()
-    from probekit.probes.logistic import LogisticProbe
-
-    return LogisticProbe(random_state=seed, **given)
-
-
 def default_probe(states: ActivationStore | ArrayLike, layer: int | None = None) -> str:
     """Name the probe that is used where none is named: the ensemble over several layers, or kNN."""
     return "ensemble" if layer is None and len(getattr(states, "layers", ())) > 1 else "knn"
@@ -179,9 +118,10 @@ def score_rows(
         Weak labels or a file of them, joined to a store by id; for plain states WeakLabels, hard
         labels (n,), P(second class) (n,) or class probabilities (n, C), in the order of the rows.
     probe
-        ``"knn"``, ``"logreg"``, ``"topofilter"``, ``"ensemble"``, ``"mass-mean"``, or any
-        scikit-learn classifier, which is cloned; by default the ensemble where a store holds
-        several layers and none is chosen, else kNN. The ensemble reads several layers of a store.
+        ``"knn"``, ``"logreg"``, ``"topofilter"``, ``"ensemble"``, ``"mass-mean"``, the name of an
+        installed probe, ``"package.module:Class"``, or any scikit-learn classifier, which is
+        cloned; by default the ensemble where a store holds several layers and none is chosen, else
+        kNN. The ensemble reads several layers of a store.
     layer
         Which of a store's layers; the ensemble needs none.
     in_sample
@@ -269,9 +209,9 @@ def _on_pairs(probe: Any, both_ways: bool, pairs: bool) -> list[str]:
 
 
 def _named(name: str, *, n_folds: int, seed: int, pairs: bool) -> Any:
-    given: dict[str, Any] = {"n_folds": n_folds} if name == "logreg" else {}
-    if name == "logreg" and pairs:
-        given["fit_intercept"] = False
+    given: dict[str, Any] = pair_settings(name) if pairs else {}
+    if "n_folds" in parameter_kinds(name):
+        given["n_folds"] = n_folds
     return make_probe(name, seed=seed, **given)
 
 
@@ -279,19 +219,10 @@ def with_layers(
     states: Any, probe: Any, layer: int | None = None
 ) -> tuple[Any, int | tuple[int, ...] | None]:
     """Return the probe, told of the layers that it reads side by side, and these or the one."""
-    if type(probe).__name__ != "EnsembleProbe" or layer is not None:
+    if layer is not None or not hasattr(states, "layers") or not hasattr(probe, "for_store"):
         return probe, layer
-    if len(getattr(states, "layers", ())) < 2:
-        return probe, None
-    from sklearn.base import clone
-
-    from probekit.probes.ensemble import ensemble_for, plan_layers
-
-    planned = plan_layers(states.layers).layers
-    if probe.widths is None:
-        made = ensemble_for(states)
-        probe = clone(probe).set_params(widths=made.widths, ridge=made.ridge, knn=made.knn)
-    return probe, planned
+    told: tuple[Any, tuple[int, ...] | None] = probe.for_store(states)
+    return told
 
 
 def read_states(
@@ -330,11 +261,10 @@ def _join(
         )
     rows, aligned = labels.align(states.keys, only_labelled=only_labelled)
     X = read_states(states, layer, None if len(rows) == len(states) else rows)
-    deepest = layer[-1] if isinstance(layer, tuple) else layer
+    read = layer if isinstance(layer, tuple) else (states.layers[0] if layer is None else layer,)
     where = {
         "id_column": states.keys.id_column,
-        "layer": states.layers[0] if deepest is None else deepest,
-        **({"layers": list(layer)} if isinstance(layer, tuple) else {}),
+        "layers": list(read),
         "store": {
             "name": states.path.name,
             "fingerprint": states.fingerprint,
@@ -346,7 +276,7 @@ def _join(
 
 def _name(where: Mapping[str, Any]) -> str:
     """What a sentence calls the states that are from ``where``."""
-    layers = where.get("layers", [where["layer"]] if where else [])
+    layers = where.get("layers", ())
     return f"Layer {', '.join(map(str, layers))}" if layers else "X"
 
 

@@ -126,7 +126,7 @@ def weak_labels(
             "supervisor": "LogisticProbe",
             "l2": probe.l2_,
             "fit_intercept": bias,
-            "layer": store.layers[0] if layer is None else layer,
+            "layers": [store.layers[0] if layer is None else layer],
             "store": {"name": store.path.name, "fingerprint": store.fingerprint},
             "truth": {"source": Path(truth.source).name, "fingerprint": known.fingerprint},
             "trained_rows": len(trained),

@@ -24,7 +24,8 @@ from probekit.kinds import (
     check_names,
     checked,
 )
-from probekit.limits import ACTION_KINDS, FLAG, PROBE_KINDS, SEED
+from probekit.limits import ACTION_KINDS, FLAG, SEED
+from probekit.probes.registry import PUBLISHED, parameter_kinds, probe_names
 from probekit.settings import (
     configuration,
     from_mapping,
@@ -41,7 +42,6 @@ ACTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relabel": ("relabel", {}),
     "relabel-hard": ("relabel", {"hard": True}),
 }
-PROBES = tuple(PROBE_KINDS)
 # Settings of a training that a run gives itself, and the field that says them.
 OF_THE_RUN = {
     "model": "weak and strong",
@@ -70,10 +70,6 @@ class RunConfig:
     """Everything that decides the result of ``probekit run``."""
 
     command: ClassVar[str] = "run"
-    # Name of a probe -> what probe_options may hold for it.
-    probe_kinds: ClassVar[Mapping[str, Mapping[str, Kind]]] = {
-        name: {**kinds, "in_sample": FLAG} for name, kinds in PROBE_KINDS.items()
-    }
 
     task: Annotated[Sequence[str], SEVERAL]
     """Tasks, or files of rows with a column label; each is an experiment of its own."""
@@ -103,7 +99,7 @@ class RunConfig:
         default_factory=dict
     )
     """Options by name of the loss."""
-    probes: Annotated[Sequence[str], SEVERAL] = ("knn", "logreg", "topofilter")
+    probes: Annotated[Sequence[str], SEVERAL] = PUBLISHED
     """Probes that clean the weak labels."""
     probe_options: Annotated[Mapping[str, Mapping[str, Any]], Settings()] = field(
         default_factory=dict
@@ -147,15 +143,16 @@ class RunConfig:
                 raise UsageError(f"A run needs {name}; name at least one.")
         if len(self.chain) == 1:
             raise UsageError("A chain needs at least two models, weakest first.")
-        _check_names("probe", self.probes, PROBES)
+        probes = probe_names()
+        _check_names("probe", self.probes, probes)
         _check_names("action", self.actions, tuple(ACTIONS))
         from probekit.students.losses import check_loss, loss_names
 
         losses = tuple(loss_names())
         _check_names("loss", self.losses, losses)
         # Options of what is not used this time do no harm: one file may serve several runs.
-        for name, options in _nested("probe_options", self.probe_options, PROBES):
-            check_names(options, self.probe_kinds[name], place=("probe_options", name))
+        for name, options in _nested("probe_options", self.probe_options, probes):
+            check_names(options, self.probe_kinds(name), place=("probe_options", name))
         for name, options in _nested("action_options", self.action_options, tuple(ACTIONS)):
             check_names(options, ACTION_KINDS[name], place=("action_options", name))
         for name, options in _nested("loss_options", self.loss_options, losses):
@@ -165,6 +162,11 @@ class RunConfig:
                 raise within(error, "loss_options", name) from None
         self._check_trainings()
         self._check_extraction()
+
+    @staticmethod
+    def probe_kinds(name: str) -> Mapping[str, Kind]:
+        """What ``probe_options`` may hold for a probe."""
+        return {**parameter_kinds(name), "in_sample": FLAG}
 
     def _check_trainings(self) -> None:
         """Check each mapping of finetuning settings alone, and as it is used, over ``finetune``."""

@@ -18,13 +18,13 @@ from probekit.errors import DataError, ModelError, OutputExistsError
 from probekit.experiments.steps import (
     ACTIONS,
     FOLDERS,
-    PROBES,
     Step,
     demo_steps,
     join_files,
     script,
 )
 from probekit.files import atomic_write
+from probekit.probes.registry import PUBLISHED, probe_spec
 from probekit.safe import expand, open_regular, read_json
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ FIND_MODEL = f"import {WHEEL} as wheel; print(wheel.get_model_path())"
 RESULTS = "results.json"
 MARK = b"# What `probekit demo` ran."
 DRAWS = 3
-PROBE_NAMES = {"knn": "kNN", "logreg": "logistic", "topofilter": "TopoFilter"}
 ACTION_NAMES = {"filter": "filter", "soft": "relabel soft", "hard": "relabel hard"}
 PACKAGES = ("probekit", "torch", "transformers", "scikit-learn", "numpy")
 
@@ -218,7 +217,7 @@ def _training_sets(
     cleaned: list[TrainingSet] = []
     drops: dict[tuple[int, ...], list[str]] = {}
     for action in ACTIONS:
-        for probe in PROBES:
+        for probe in PUBLISHED:
             verdicts = Verdicts.load(folder / "verdicts" / f"{action}-{probe}.parquet")
             if list(verdicts.ids) != list(ids):
                 raise DataError(
@@ -226,13 +225,13 @@ def _training_sets(
                 )
             rows = np.flatnonzero(verdicts.keep)
             kind = "filter" if action == "filter" else "relabel"
-            name = f"{ACTION_NAMES[action]} {PROBE_NAMES[probe]}"
+            name = f"{ACTION_NAMES[action]} {probe_spec(probe).label}"
             labels = verdicts.label[rows].astype(np.float64)
             cleaned.append(TrainingSet(name, kind, rows, labels))
             if action == "filter":
                 gone = weak.argmax(axis=1)[~verdicts.keep]
                 many = tuple(np.bincount(gone, minlength=weak.shape[1]).tolist())
-                drops.setdefault(many, []).append(PROBE_NAMES[probe])
+                drops.setdefault(many, []).append(probe_spec(probe).label)
     sets = [TrainingSet("weak labels", "plain", np.arange(len(ids)), weak)]
     for many, names in drops.items():
         name = f"random as {', '.join(names)}"

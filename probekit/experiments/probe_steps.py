@@ -14,6 +14,7 @@ from probekit.errors import UsageError
 from probekit.experiments.config import ACTIONS
 from probekit.experiments.context import VERDICTS, Context, Labels, predictions_file
 from probekit.experiments.engine import Step
+from probekit.probes.registry import make_probe, pair_settings
 
 if TYPE_CHECKING:
     from probekit.labels import WeakLabels
@@ -101,7 +102,7 @@ def verdicts_step(
     command, told = ACTIONS[action]
     params, how = _probe_params(context, probe)
     options = {**told, **how, **context.config.action_options.get(action, {})}
-    if command == "filter" and _decides_itself(probe, params):
+    if command == "filter" and getattr(make_probe(probe, **params), "decides_itself", False):
         options.pop("contamination", None)
         options.pop("per_class", None)
 
@@ -109,7 +110,6 @@ def verdicts_step(
         from probekit.activations.store import ActivationStore
         from probekit.cleaning.filter import filter_labels
         from probekit.cleaning.relabel import relabel
-        from probekit.cleaning.scoring import make_probe
 
         act = filter_labels if command == "filter" else relabel
         weak = context.read_weak(labels, "student", given["labels"])
@@ -163,7 +163,7 @@ def linear_student_step(
 
     def make(folder: Path, given: Mapping[str, Path]) -> None:
         from probekit.activations.store import ActivationStore
-        from probekit.cleaning.scoring import make_probe, read_states, with_layers
+        from probekit.cleaning.scoring import read_states, with_layers
         from probekit.labels import WeakLabels
         from probekit.probes.mirror import mirrored, needs_mirror
 
@@ -236,8 +236,8 @@ def _probe_params(context: Context, probe: str) -> tuple[dict[str, Any], dict[st
     """Parameters of a probe, and how filter and relabel are to use it."""
     params = dict(context.config.probe_options.get(probe, {}))
     how = {name: params.pop(name) for name in ("in_sample",) if name in params}
-    if probe == "logreg" and context.splits.kind == "reward":
-        params.setdefault("fit_intercept", False)
+    if context.splits.kind == "reward":
+        params = {**pair_settings(probe), **params}
     _check_sizes(context, probe, params)
     return params, how
 
@@ -251,12 +251,6 @@ def _check_sizes(context: Context, probe: str, params: Mapping[str, Any]) -> Non
                 f"probe_options.{probe}.{name} is {params[name]}, but each of the student's rows "
                 f"of {context.splits.task} has {others} others; take fewer neighbours or more rows."
             )
-
-
-def _decides_itself(probe: str, params: Mapping[str, Any]) -> bool:
-    """TopoFilter of the paper has a rule of its own for how many rows go."""
-    own = params.get("variant", "paper") == "paper" and not params.get("rank")
-    return probe == "topofilter" and own
 
 
 def _inputs(**steps: Step | None) -> dict[str, Step]:

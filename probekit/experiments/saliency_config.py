@@ -10,7 +10,6 @@ from probekit.errors import OutputExistsError, UsageError
 from probekit.experiments.config import RunConfig
 from probekit.experiments.run import CONFIG, open_folder
 from probekit.kinds import Flag, Kind, Layers
-from probekit.limits import PROBE_KINDS
 from probekit.settings import configuration, read_settings
 
 __all__ = ["SaliencyConfig", "open_saliency_folder"]
@@ -23,10 +22,6 @@ class SaliencyConfig(RunConfig):
     """Fields of a run, of which those about cleaning labels do nothing here."""
 
     command: ClassVar[str] = "saliency"
-    probe_kinds: ClassVar[Mapping[str, Mapping[str, Kind]]] = {
-        **RunConfig.probe_kinds,
-        "logreg": {name: PROBE_KINDS["logreg"][name] for name in PROBE_SETTINGS},
-    }
 
     layers: Annotated[str, Layers()] = "all"
     """Layers that the probes read, as ``extract --layers`` takes them; the last is always read."""
@@ -44,6 +39,12 @@ class SaliencyConfig(RunConfig):
                 "saliency chooses penalties and layers on validation rows; give a "
                 "validation_share above 0."
             )
+
+    @staticmethod
+    def probe_kinds(name: str) -> Mapping[str, Kind]:
+        """Of a logistic probe only what its path of penalties takes."""
+        kinds = RunConfig.probe_kinds(name)
+        return {key: kinds[key] for key in PROBE_SETTINGS} if name == "logreg" else kinds
 
     @property
     def extracted(self) -> str:

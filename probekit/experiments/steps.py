@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ACTIONS", "FOLDERS", "PROBES", "Step", "demo_steps", "join_files", "script"]
+from probekit.probes.registry import PUBLISHED
+
+__all__ = ["ACTIONS", "FOLDERS", "Step", "demo_steps", "join_files", "script"]
 
 TRUTH_ROWS = 200
 FOLDERS = ("truth", "verdicts", "data")
-PROBES = {"knn": ("--k", "30"), "logreg": (), "topofilter": ()}
 # Name of the action in files -> command and its options; what is not said is at its default.
 ACTIONS = {"filter": ("filter",), "soft": ("relabel",), "hard": ("relabel", "--hard")}
 
@@ -79,11 +80,11 @@ def _extract_steps(model: str) -> Iterator[Step]:
 
 def _cleaning_steps(last_layer: int, seed: int) -> Iterator[Step]:
     for action, (command, *options) in ACTIONS.items():
-        for probe, parameters in PROBES.items():
+        for probe in PUBLISHED:
             verdicts, data = f"verdicts/{action}-{probe}.parquet", f"data/{action}-{probe}.jsonl"
             arguments = (
                 *(command, "student.h5", "--labels", "weak.parquet"),
-                *("--layer", str(last_layer), "--probe", probe, *parameters, *options),
+                *("--layer", str(last_layer), "--probe", probe, *options),
                 *("--seed", str(seed), "--truth", "truth/student.jsonl"),
                 *("-o", verdicts, "--write-data", data),
             )

@@ -26,12 +26,13 @@ from probekit.experiments.sweep_choice import (
     row_of,
 )
 from probekit.experiments.sweep_judge import Judge, truth_columns
-from probekit.experiments.sweep_probes import STRENGTHS, predictions
+from probekit.experiments.sweep_probes import predictions
 from probekit.experiments.sweep_rows import LayerStates, SweepRows
 from probekit.files import atomic_write, write_table
 from probekit.kinds import Choice, Listed, Maybe, Number, Whole
 from probekit.limits import COUNT, DISAGREEMENT, FLAG, FOLDS, METRIC, PENALTY, SEED, SHARE
 from probekit.probes.neighbors import Metric
+from probekit.probes.registry import PUBLISHED, ProbeName, probe_spec
 from probekit.safe import read_json
 from probekit.settings import configuration
 
@@ -41,16 +42,6 @@ FORMAT = "probekit-sweep"
 VERSION = 1
 # Version of how figures are computed: raised where an older unfinished sweep must not be resumed.
 RULES = 2
-# Settings that a probe's figures depend on; all depend on the contaminations.
-DEPENDS = {
-    "knn": ("k", "metric"),
-    "logreg": ("l2", "seeds", "n_folds", "standardize"),
-    "topofilter": ("k_cc", "k_zeta", "zeta", "variant", "metric"),
-    "mass-mean": (),
-    "ensemble": (),
-}
-
-
 COUNTS = Listed(COUNT, least=1)
 
 
@@ -59,11 +50,7 @@ class SweepSettings:
     """What is tried."""
 
     layers: Annotated[tuple[int, ...], Listed(Whole(0, 9999), least=1)]
-    probes: Annotated[tuple[str, ...], Listed(Choice(*STRENGTHS), least=1)] = (
-        "knn",
-        "logreg",
-        "topofilter",
-    )
+    probes: Annotated[tuple[str, ...], Listed(ProbeName(), least=1)] = PUBLISHED
     k: Annotated[tuple[int, ...], COUNTS] = (1, 2, 5, 10, 20, 50, 100, 200)
     l2: Annotated[tuple[float, ...], Listed(PENALTY, least=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
     k_cc: Annotated[tuple[int, ...], COUNTS] = (4, 8, 16)
@@ -81,23 +68,26 @@ class SweepSettings:
 
     def width(self, most: int) -> int:
         """Neighbours of the one search on a layer: enough for kNN and, mostly, for TopoFilter."""
-        wanted = list(self.k) if "knn" in self.probes else [1]
-        if "topofilter" in self.probes:
+        wanted = list(self.k) if self._uses("k") else [1]
+        if self._uses("k_zeta"):
             # Neighbours that the component step dropped are passed over.
             wanted += [*self.k_cc, *(min(2 * k, most) for k in self.k_zeta)]
         return max(wanted)
 
+    def _uses(self, name: str) -> bool:
+        """Whether the figures of any probe depend on a setting."""
+        return any(name in probe_spec(probe).depends for probe in self.probes)
+
     def check(self, rows: SweepRows) -> None:
         """Refuse more neighbours than there are rows."""
-        used = {"knn": ("k",), "topofilter": ("k_cc", "k_zeta")}
-        for probe, names in used.items():
-            for name in names if probe in self.probes else ():
-                if max(getattr(self, name)) > rows.most_neighbors:
-                    raise UsageError(
-                        f"--{name.replace('_', '-')}: k = {max(getattr(self, name))} is too large: "
-                        f"n = {len(rows)} rows have {rows.most_neighbors} others each that are no "
-                        f"duplicates; allowed are 1 to {rows.most_neighbors}."
-                    )
+        for name in ("k", "k_cc", "k_zeta"):
+            largest = max(getattr(self, name))
+            if self._uses(name) and largest > rows.most_neighbors:
+                raise UsageError(
+                    f"--{name.replace('_', '-')}: k = {largest} is too large: "
+                    f"n = {len(rows)} rows have {rows.most_neighbors} others each that are no "
+                    f"duplicates; allowed are 1 to {rows.most_neighbors}."
+                )
 
 
 @dataclass(frozen=True)
@@ -162,7 +152,7 @@ def run_sweep(
             )
             raise
         took = "done before" if done else f"{time.perf_counter() - start:.1f} s"
-        name = f"layer {layer}" if probe != "ensemble" else "all layers"
+        name = "all layers" if probe_spec(probe).several_layers else f"layer {layer}"
         say(f"[{number}/{len(todo)}] {name} · {probe} · {len(part['rows'])} rows · {took}")
         for note in part["notes"]:
             say(f"Note: {note}")
@@ -213,10 +203,11 @@ def remove_parts(parts: Path) -> None:
 def _todo(settings: SweepSettings) -> Iterator[tuple[int, str]]:
     for layer in settings.layers:
         for probe in settings.probes:
-            if probe != "ensemble":
+            if not probe_spec(probe).several_layers:
                 yield layer, probe
-    if "ensemble" in settings.probes:
-        yield settings.layers[-1], "ensemble"  # it reads all stored layers by itself
+    for probe in settings.probes:
+        if probe_spec(probe).several_layers:  # it reads all stored layers by itself
+            yield settings.layers[-1], probe
 
 
 def _part(
@@ -253,10 +244,11 @@ def _part(
 
 
 def _row(states: LayerStates, probe: str, prediction: Any, judge: Judge) -> dict[str, Any]:
-    layer = None if probe == "ensemble" else states.layer
+    spec = probe_spec(probe)
+    layer = None if spec.several_layers else states.layer
     named: dict[str, Any] = {"layer": layer, "probe": probe, **dict.fromkeys(KEYS[2:])}
     named |= prediction.strength
-    first = STRENGTHS[probe][:1]
+    first = spec.strengths[:1]
     strength = float(prediction.strength[first[0]]) if first else None
     return {
         **named,
@@ -282,7 +274,7 @@ def _key(rows: SweepRows, layer: int, probe: str, settings: SweepSettings) -> st
                 truth,
             ),
             *(layer, probe, settings.contaminations, settings.disagreement),
-            {name: given[name] for name in DEPENDS[probe]},
+            {name: given[name] for name in probe_spec(probe).depends},
         ]
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]

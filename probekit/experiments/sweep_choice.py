@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from probekit.experiments.sweep_probes import STRENGTHS
+from probekit.probes.registry import probe_spec
 
 __all__ = ["KEYS", "choose", "choose_each", "mean_over_seeds", "regret", "row_of"]
 
@@ -103,7 +103,7 @@ def row_of(rows: Sequence[Row], choice: Row) -> Row:
 def _regularised(row: Row) -> tuple[float, ...]:
     return tuple(
         -row[name] if name in SMALLER_IS_MORE else row[name]
-        for name in STRENGTHS[row["probe"]]
+        for name in probe_spec(row["probe"]).strengths
         if row[name] is not None
     )
 

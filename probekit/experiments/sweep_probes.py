@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from probekit.errors import ProbeError
 from probekit.folds import stratified_folds
 from probekit.probes.base import hard_labels
 from probekit.probes.knn import neighbor_means
+from probekit.probes.registry import ProbeSpec, probe_spec
 from probekit.probes.topofilter import CONNECTION, check_kept, nearest_kept, ranked_by
 from probekit.probes.topofilter_hidden import HiddenComponents, hidden_means, nearest_hidden
 from probekit.probes.topofilter_steps import (
@@ -29,16 +31,7 @@ if TYPE_CHECKING:
     from probekit.experiments.sweep import SweepSettings
     from probekit.experiments.sweep_rows import LayerStates
 
-__all__ = ["STRENGTHS", "Prediction", "predictions"]
-
-# Probe -> what its strength is called; the first is what a curve is drawn over.
-STRENGTHS: dict[str, tuple[str, ...]] = {
-    "knn": ("k",),
-    "logreg": ("l2",),
-    "topofilter": ("k_zeta", "k_cc", "zeta", "contamination"),
-    "mass-mean": (),
-    "ensemble": ("k",),
-}
+__all__ = ["Prediction", "Predictions", "as_filter", "knn", "logreg", "predictions", "topofilter"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +51,29 @@ class Prediction:
     """Contamination -> what it keeps (n,) then."""
 
 
+# From states, settings, a place for sentences on what was left out, and the probe.
+Note = Callable[[str], None]
+Predictions = Callable[["LayerStates", "SweepSettings", Note, ProbeSpec], Iterator[Prediction]]
+
+
 def predictions(
-    probe: str, states: LayerStates, settings: SweepSettings, note: Any
+    probe: str, states: LayerStates, settings: SweepSettings, note: Note
 ) -> Iterator[Prediction]:
     """Predict every row at every strength of a probe.
 
     ``note`` is called with a sentence on what was left out.
     """
-    return _PATHS[probe](states, settings, note)
+    spec = probe_spec(probe)
+    module, _, function = spec.path.partition(":")
+    path: Predictions = getattr(import_module(module), function)
+    return path(states, settings, note, spec)
 
 
-def _knn(states: LayerStates, settings: SweepSettings, _: Any) -> Iterator[Prediction]:
+def knn(
+    states: LayerStates, settings: SweepSettings, note: Note, spec: ProbeSpec
+) -> Iterator[Prediction]:
+    """The mean label of the first k neighbours, for every k from one search."""
+    del note, spec
     ks = [int(k) for k in settings.k]
     found = states.neighbors(settings.width(states.most_neighbors))
     n = len(states.rows)
@@ -77,11 +82,15 @@ def _knn(states: LayerStates, settings: SweepSettings, _: Any) -> Iterator[Predi
         yield Prediction({"k": k}, proba, votes=k)
 
 
-def _logreg(states: LayerStates, settings: SweepSettings, note: Any) -> Iterator[Prediction]:
+def logreg(
+    states: LayerStates, settings: SweepSettings, note: Note, spec: ProbeSpec
+) -> Iterator[Prediction]:
+    """Every penalty of every set of folds, from one path."""
     from sklearn.exceptions import ConvergenceWarning
 
     from probekit.probes.logistic_path import logistic_path
 
+    del spec
     Y = states.rows.labels.probs
     for seed in settings.seeds:
         with warnings.catch_warnings(record=True) as told:
@@ -116,7 +125,11 @@ def make_folds(
     return stratified_folds(hard, n_folds=n_folds, groups=states.groups, seed=seed)
 
 
-def _topofilter(states: LayerStates, settings: SweepSettings, note: Any) -> Iterator[Prediction]:
+def topofilter(
+    states: LayerStates, settings: SweepSettings, note: Note, spec: ProbeSpec
+) -> Iterator[Prediction]:
+    """Every k_cc and k_zeta, and zeta or contamination, from one search."""
+    del spec
     _, Y, groups = states.both_ways
     published = settings.variant == "eleuther"
     wide = states.neighbors(settings.width(states.most_neighbors), copies=published)
@@ -200,29 +213,14 @@ def _topofilter_rows(
         )
 
 
-def _fixed(probe: str, layer: int | None, states: LayerStates) -> Prediction:
+def as_filter(
+    states: LayerStates, settings: SweepSettings, note: Note, spec: ProbeSpec
+) -> Iterator[Prediction]:
     """A probe without a strength to choose, as `filter` and `relabel` call it."""
     from probekit.cleaning.scoring import score_rows
 
-    rows = states.rows
+    del settings, note
+    rows, layer = states.rows, None if spec.several_layers else states.layer
     whole = len(rows) == len(rows.store)
-    scored = score_rows(rows.store, rows.labels, probe, layer=layer, only_labelled=not whole)
-    strength = {"k": scored.probe.k} if "k" in STRENGTHS[probe] else {}
-    return Prediction(strength, scored.proba)
-
-
-def _mass_mean(states: LayerStates, _: SweepSettings, __: Any) -> Iterator[Prediction]:
-    yield _fixed("mass-mean", states.layer, states)
-
-
-def _ensemble(states: LayerStates, _: SweepSettings, __: Any) -> Iterator[Prediction]:
-    yield _fixed("ensemble", None, states)
-
-
-_PATHS = {
-    "knn": _knn,
-    "logreg": _logreg,
-    "topofilter": _topofilter,
-    "mass-mean": _mass_mean,
-    "ensemble": _ensemble,
-}
+    scored = score_rows(rows.store, rows.labels, spec.name, layer=layer, only_labelled=not whole)
+    yield Prediction({name: getattr(scored.probe, name) for name in spec.strengths}, scored.proba)

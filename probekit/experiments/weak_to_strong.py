@@ -22,18 +22,12 @@ from probekit.experiments.probe_steps import (
     states_step,
     verdicts_step,
 )
+from probekit.probes.registry import probe_spec
 
 __all__ = ["CEILING", "FLOOR", "Pair", "PlannedArm"]
 
 FLOOR, CEILING = "weak supervisor", "ground truth"
 TRUTH = Labels()
-PROBE_NAMES = {
-    "knn": "kNN",
-    "logreg": "logistic",
-    "topofilter": "TopoFilter",
-    "ensemble": "ensemble",
-    "mass-mean": "mass-mean",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +163,7 @@ class Pair:
 
     def states(self, probe: str, part: str) -> Step:
         """Frozen states of a part's rows that a probe reads: of the ensemble all layers."""
-        layers = "all" if probe == "ensemble" else None
+        layers = "all" if probe_spec(probe).several_layers else None
         return states_step(self.context, self.strong, part, self.base, layers=layers)
 
     @cached_property
@@ -210,7 +204,7 @@ class Pair:
             arms.append(PlannedArm(name, "loss", (step,), self.weak_labels))
         arms += self._random_arms(engine)
         for (action, probe), step in self.verdicts.items():
-            name, labels = f"{action} {PROBE_NAMES[probe]}", Labels(step, VERDICTS)
+            name, labels = f"{action} {probe_spec(probe).label}", Labels(step, VERDICTS)
             student = self._student(name, labels, held_out=held_out)
             arms.append(PlannedArm(name, ACTIONS[action][0], (student,), labels))
         arms += self._linear_arms()
@@ -225,7 +219,7 @@ class Pair:
                 continue
             # For a plan any sizes do that differ.
             many = (number,) if engine is None else dropped(engine, step)
-            sizes.setdefault(many, []).append(PROBE_NAMES[probe])
+            sizes.setdefault(many, []).append(probe_spec(probe).label)
         for many, names in sizes.items():
             name = f"random as {', '.join(names)}"
             steps, drops = [], []
@@ -248,7 +242,7 @@ class Pair:
                 test_states=self.states(probe, "test"),
                 labels=self.weak_labels,
             )
-            yield PlannedArm(f"probe {PROBE_NAMES[probe]}", "probe", (step,), self.weak_labels)
+            yield PlannedArm(f"probe {probe_spec(probe).label}", "probe", (step,), self.weak_labels)
 
     def _rounds(self) -> Iterator[PlannedArm]:
         """Strong-to-strong: a fresh copy on the labels that the copy before it gives its rows."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 # Not on first use: importing a module later would put it in the place of its namesake here.
 from probekit.probes.out_of_fold import out_of_fold
+from probekit.probes.registry import REGISTRY
 
 if TYPE_CHECKING:
     from probekit.probes.ensemble import EnsembleProbe
@@ -28,11 +29,7 @@ __all__ = [
 
 # Imported on first use: scikit-learn alone takes a second, which `probekit --help` must not pay.
 _HOMES = {
-    "EnsembleProbe": "probekit.probes.ensemble",
-    "KNNProbe": "probekit.probes.knn",
-    "LogisticProbe": "probekit.probes.logistic",
-    "MassMeanProbe": "probekit.probes.mass_mean",
-    "TopoFilterProbe": "probekit.probes.topofilter",
+    **{spec.class_name: spec.home.partition(":")[0] for spec in REGISTRY.values()},
     "load_probe": "probekit.probes.saving",
 }
 

@@ -19,6 +19,8 @@ from probekit.states import as_array, as_states, check_finite, row_chunks
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from probekit.activations.store import ActivationStore
+
 __all__ = ["BaseProbe", "Training", "hard_labels", "label_matrix", "row_chunks"]
 
 ROW_SUM_TOLERANCE = 1e-3  # float16 probabilities of a dozen classes sum to 1 within this
@@ -180,6 +182,8 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
     n_features_in_: int
     # Name of a parameter -> what it may be.
     kinds: ClassVar[Mapping[str, Kind]] = {}
+    # Whether P(−x) = 1 − P(x) of differences of pairs when it is fitted without a bias.
+    odd_without_bias: ClassVar[bool] = False
     oof_proba_: NDArray[np.float64]
 
     def _check_fit(
@@ -233,6 +237,11 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         )
         check_finite(states)
         return states
+
+    def for_store(self, store: ActivationStore) -> tuple[Self, tuple[int, ...] | None]:
+        """Return the probe for a store, and the layers that it reads side by side; None: one."""
+        del store
+        return self, None
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return class probabilities (n, C) of new rows X (n, d), columns as in ``classes_``."""

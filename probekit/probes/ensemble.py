@@ -5,15 +5,18 @@ Every member is exact without the row (and its duplicates), with no fitting loop
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from scipy.special import softmax
+from sklearn.base import clone
 
 from probekit.errors import ProbeError
 from probekit.groups import duplicate_groups
-from probekit.limits import PROBE_KINDS
+from probekit.kinds import Kind, Listed, Maybe, Number, Whole
+from probekit.limits import BACKEND, COUNT
 from probekit.probes.base import BaseProbe, Training
 from probekit.probes.calibration import Calibration, calibrate
 from probekit.probes.knn import neighbor_means
@@ -136,7 +139,14 @@ class EnsembleProbe(BaseProbe):
 
     leave_one_out = True
 
-    kinds = PROBE_KINDS["ensemble"]
+    kinds: ClassVar[Mapping[str, Kind]] = {
+        "widths": Maybe(Listed(COUNT, each_once=False)),
+        "ridge": Maybe(Listed(Whole(0, 9999))),
+        "knn": Maybe(Listed(Whole(0, 9999))),
+        "k": COUNT,
+        "penalties": Listed(Number(0, 1e12, above=True), least=1, each_once=False),
+        "backend": BACKEND,
+    }
 
     def __init__(
         self,
@@ -154,6 +164,17 @@ class EnsembleProbe(BaseProbe):
         self.k = k
         self.penalties = penalties
         self.backend = backend
+
+    def for_store(self, store: ActivationStore) -> tuple[Self, tuple[int, ...] | None]:
+        """Return the probe, told the widths of the layers that it reads side by side, and these."""
+        if len(store.layers) < 2:
+            return self, None
+        planned = plan_layers(store.layers).layers
+        if self.widths is not None:
+            return self, planned
+        made = ensemble_for(store)
+        told = clone(self).set_params(widths=made.widths, ridge=made.ridge, knn=made.knn)
+        return told, planned
 
     def fit(
         self,

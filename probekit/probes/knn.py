@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from probekit.errors import ProbeError
 from probekit.groups import duplicate_groups
-from probekit.limits import PROBE_KINDS
+from probekit.kinds import Choice, Kind
+from probekit.limits import BACKEND, COUNT, FLAG, METRIC
 from probekit.probes.base import BaseProbe, Training, row_chunks
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
 from probekit.states import as_states
@@ -130,7 +132,13 @@ class KNNProbe(BaseProbe):
 
     leave_one_out = True
 
-    kinds = PROBE_KINDS["knn"]
+    kinds: ClassVar[Mapping[str, Kind]] = {
+        "k": COUNT,
+        "metric": METRIC,
+        "weights": Choice(*WEIGHTS),
+        "self_neighbor": FLAG,
+        "backend": BACKEND,
+    }
 
     def __init__(
         self,

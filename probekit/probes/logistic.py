@@ -13,8 +13,8 @@ from sklearn.utils import check_random_state
 from probekit.errors import ProbeError
 from probekit.folds import stratified_folds
 from probekit.groups import duplicate_groups
-from probekit.kinds import Kind
-from probekit.limits import PROBE_KINDS, RANDOM_STATE
+from probekit.kinds import Choice, Kind, Listed, Maybe, Number, Text
+from probekit.limits import COUNT, FLAG, FOLDS, KINDS, PENALTY, RANDOM_STATE
 from probekit.probes.base import BaseProbe, Training, hard_labels, row_chunks
 from probekit.probes.logistic_path import (
     LogisticPath,
@@ -87,7 +87,21 @@ class LogisticProbe(BaseProbe):
     coef_: NDArray[np.float64]
     intercept_: NDArray[np.float64]
 
-    kinds: ClassVar[Mapping[str, Kind]] = {**PROBE_KINDS["logreg"], "random_state": RANDOM_STATE}
+    # Without a bias, P(−x) = 1 − P(x).
+    odd_without_bias = True
+
+    kinds: ClassVar[Mapping[str, Kind]] = {
+        "l2": KINDS["l2"],
+        "standardize": FLAG,
+        "fit_intercept": FLAG,
+        "n_folds": FOLDS,
+        "penalties": Maybe(Listed(PENALTY, least=1, each_once=False)),
+        "dtype": Choice("float32", "float64"),
+        "tol": Maybe(Number(0, 1, above=True)),
+        "max_iter": COUNT,
+        "random_state": RANDOM_STATE,
+        "device": Text("a device such as auto or cpu,"),
+    }
 
     def __init__(
         self,

@@ -40,6 +40,4 @@ def mirrored(
 
 def needs_mirror(probe: Any) -> bool:
     """Whether a probe must see both images; a logistic one has ``fit_intercept`` for that."""
-    from probekit.probes.logistic import LogisticProbe
-
-    return not isinstance(probe, LogisticProbe)
+    return not getattr(probe, "odd_without_bias", False)

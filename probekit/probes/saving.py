@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 import warnings
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from probekit.errors import OutputExistsError, ProbeError
 from probekit.files import atomic_write
+from probekit.probes.registry import REGISTRY, probe_class
 from probekit.safe import expand, one_line, read_bytes, read_json
 
 if TYPE_CHECKING:
@@ -29,13 +30,8 @@ __all__ = ["load_probe", "save_probe"]
 
 FORMAT, VERSION = "probekit-probe", 1
 DESCRIPTION, NUMBERS = "probe.json", "probe.safetensors"
-PROBES = {
-    "EnsembleProbe": "probekit.probes.ensemble",
-    "KNNProbe": "probekit.probes.knn",
-    "LogisticProbe": "probekit.probes.logistic",
-    "MassMeanProbe": "probekit.probes.mass_mean",
-    "TopoFilterProbe": "probekit.probes.topofilter",
-}
+# Class -> its name in the registry: nothing else is ever imported for a file.
+PROBES = {spec.class_name: name for name, spec in sorted(REGISTRY.items())}
 
 
 def save_probe(probe: BaseProbe, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -53,7 +49,7 @@ def save_probe(probe: BaseProbe, folder: str | Path, *, overwrite: bool = False)
 
     check_is_fitted(probe)
     name = type(probe).__name__
-    if name not in PROBES or type(probe).__module__ != PROBES[name]:
+    if name not in PROBES or type(probe) is not probe_class(PROBES[name]):
         raise ProbeError(f"Only {', '.join(PROBES)} can be saved, got {name}.")
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -208,7 +204,7 @@ def _unfitted(description: Any, path: Path) -> Any:
     name = description.get("class")
     if not isinstance(name, str) or name not in PROBES:
         raise ProbeError(f"{path} names the class {name!r}; allowed are {', '.join(PROBES)}.")
-    cls = getattr(import_module(PROBES[name]), name)
+    cls = probe_class(PROBES[name])
     unknown = set(description["params"]) - set(inspect.signature(cls.__init__).parameters)
     if unknown:
         raise ProbeError(f"{path} sets {', '.join(sorted(unknown))}, which {name} does not have.")

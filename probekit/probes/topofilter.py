@@ -7,15 +7,17 @@ is https://github.com/EleutherAI/w2s. They are different filters: on 1,500 rows 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from probekit.cuts import DISAGREEMENTS, Cut, by_content, disagreement_of
 from probekit.errors import ProbeError
 from probekit.groups import duplicate_groups
-from probekit.limits import PROBE_KINDS
+from probekit.kinds import Choice, Kind, Maybe, Number
+from probekit.limits import BACKEND, COUNT, DISAGREEMENT, FLAG, METRIC, SHARE
 from probekit.probes.base import BaseProbe, Training, hard_labels
 from probekit.probes.knn import neighbor_means
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
@@ -168,7 +170,20 @@ class TopoFilterProbe(BaseProbe):
     leave_one_out = True
     _notes: list[Note]
 
-    kinds = PROBE_KINDS["topofilter"]
+    kinds: ClassVar[Mapping[str, Kind]] = {
+        "variant": Choice("paper", "eleuther"),
+        "k_cc": Maybe(COUNT),
+        "k_zeta": Maybe(COUNT),
+        "zeta": Maybe(Number(0, 1e6)),
+        "contamination": Maybe(SHARE),
+        "per_class": Maybe(FLAG),
+        "cap": FLAG,
+        "rank": FLAG,
+        "disagreement": Maybe(DISAGREEMENT),
+        "metric": METRIC,
+        "self_neighbor": FLAG,
+        "backend": BACKEND,
+    }
 
     def __init__(
         self,
@@ -198,6 +213,11 @@ class TopoFilterProbe(BaseProbe):
         self.disagreement = disagreement
         self.self_neighbor = self_neighbor
         self.backend = backend
+
+    @property
+    def decides_itself(self) -> bool:
+        """Whether the rule itself says how many rows go, as that of the paper does."""
+        return self.variant == "paper" and not self.rank
 
     def fit(
         self,

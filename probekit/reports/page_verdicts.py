@@ -102,10 +102,8 @@ def _facts(verdicts: Verdicts, summary: Summary) -> tuple[tuple[str, str], ...]:
     facts.append(("Mean disagreement", _number(summary.disagreement)))
     if "probe" in said:
         facts.append(("Probe", said["probe"]["name"].removesuffix("Probe")))
-    if "layers" in said:
-        facts.append(("Layers", ", ".join(map(str, said["layers"]))))
-    elif "layer" in said:
-        facts.append(("Layer", str(said["layer"])))
+    if layers := verdicts.layers:
+        facts.append(("Layers" if len(layers) > 1 else "Layer", ", ".join(map(str, layers))))
     if "in_sample" in said:
         facts.append(("Predicted", "in sample" if said["in_sample"] else "out of fold"))
     return tuple(facts)

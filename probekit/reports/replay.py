@@ -6,23 +6,12 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from probekit.probes.registry import spec_of_class
 from probekit.safe import one_line
 
 __all__ = ["RECORDED", "recorded_command", "replay_command"]
 
 RECORDED = "As the file records it, this made it; read it before you run it:"
-
-# Class of the probe -> its name on the command line and its parameters that have an option there.
-PROBES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "KNNProbe": ("knn", ("k", "weights", "metric")),
-    "LogisticProbe": ("logreg", ("l2", "fit_intercept", "n_folds")),
-    "TopoFilterProbe": (
-        "topofilter",
-        ("metric", "variant", "k_cc", "k_zeta", "zeta", "cap", "rank", "contamination"),
-    ),
-    "EnsembleProbe": ("ensemble", ("k",)),
-    "MassMeanProbe": ("mass-mean", ()),
-}
 
 
 def replay_command(provenance: Mapping[str, Any], output: str = "verdicts.parquet") -> str | None:
@@ -64,17 +53,18 @@ def _arguments(said: Mapping[str, Any], output: str) -> list[str]:
         raise ValueError(action)
     store, labels = (_file(said[of][key]) for of, key in (("store", "name"), ("labels", "source")))
     arguments = ["probekit", action, store, "--labels", labels]
-    if "layers" not in said:
-        arguments += ["--layer", str(said["layer"])]
-    name, options = PROBES[said["probe"]["name"]]
+    layers = said["layers"] if "layers" in said else [said["layer"]]
+    if len(layers) == 1:  # of several, the probe chooses them itself
+        arguments += ["--layer", str(layers[0])]
+    spec = spec_of_class(said["probe"]["name"])
     parameters = said["probe"]["parameters"]
     # These two have no option of their own; a preset sets them, what else it sets stands behind it.
     if parameters.get("self_neighbor") or parameters.get("standardize") is False:
         arguments += ["--preset", "eleuther"]
     elif said["in_sample"]:
         arguments.append("--in-sample")
-    arguments += ["--probe", name]
-    for option in options:
+    arguments += ["--probe", spec.name]
+    for option in spec.options:
         arguments += _option(option, parameters.get(option))
     arguments += _amount(said, parameters)
     return [*arguments, "--seed", str(said["seed"]), "-o", output]

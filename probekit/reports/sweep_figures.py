@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probekit.probes.registry import REGISTRY, probe_spec
 from probekit.reports.figures import GRID, INK, below, blank, write_figure
 
 if TYPE_CHECKING:
@@ -16,12 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_layers", "draw_strengths", "write_figures"]
 
-# Probe -> its name and what its strength is.
-PANELS = {
-    "knn": ("kNN", "neighbours k"),
-    "logreg": ("logistic", "penalty l2"),
-    "topofilter": ("TopoFilter", "neighbours that vote, k_zeta"),
-}
 PALE, DARK = 0.12, 0.95
 CHOICE = "#b4540a"
 PANEL_WIDTH, HEIGHT = 4.6, 3.6
@@ -54,9 +49,9 @@ def draw_strengths(sweep: Mapping[str, Any]) -> Figure:
     panels = figure.subplots(1, len(probes), sharey=True, squeeze=False)[0]
     for axes, probe in zip(panels, probes, strict=True):
         _plain(axes)
-        title, strength = PANELS[probe]
-        axes.set_title(title, fontsize=12, color=INK, loc="left")
-        axes.set_xlabel(strength, fontsize=11, color=INK)
+        spec = probe_spec(probe)
+        axes.set_title(spec.label, fontsize=12, color=INK, loc="left")
+        axes.set_xlabel(spec.axis, fontsize=11, color=INK)
         for number, layer in enumerate(layers):
             points = _curve(sweep, probe, layer, measure)
             if points:
@@ -98,7 +93,7 @@ def draw_layers(sweep: Mapping[str, Any]) -> Figure:
     for axes, probe in zip(panels, probes, strict=True):
         columns, grid = grids[probe]
         image = axes.imshow(grid, origin="lower", aspect="auto", cmap=colors, vmin=low, vmax=high)
-        axes.set_title(PANELS[probe][0], fontsize=12, color=INK, loc="left")
+        axes.set_title(probe_spec(probe).label, fontsize=12, color=INK, loc="left")
         axes.set_xlabel(_strength_name(probe), fontsize=11, color=INK)
         axes.set_xticks(range(len(columns)), [_short(c) for c in columns], rotation=60)
         axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
@@ -125,8 +120,8 @@ def _measure(sweep: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _probes(sweep: Mapping[str, Any]) -> list[str]:
-    there = {row["probe"] for row in sweep["rows"]}
-    return [probe for probe in PANELS if probe in there]
+    there = dict.fromkeys(row["probe"] for row in sweep["rows"])
+    return [name for name, spec in REGISTRY.items() if spec.axis and name in there]
 
 
 def _layers(sweep: Mapping[str, Any]) -> list[int]:
@@ -267,7 +262,7 @@ def _frame_choice(
 
 
 def _strength_name(probe: str) -> str:
-    return {"knn": "k", "logreg": "l2", "topofilter": "k_zeta"}[probe]
+    return probe_spec(probe).strengths[0]
 
 
 def _caption(sweep: Mapping[str, Any], measure: str, inches: float, *, frame: bool = False) -> str:

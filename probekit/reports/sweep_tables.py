@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from probekit.probes.registry import STRENGTHS
 from probekit.reports.tables import Table
 
 __all__ = ["cell", "choice_text", "in_percent", "measure_name", "strength_text", "sweep_table"]
 
-STRENGTHS = ("k", "l2", "k_zeta", "k_cc", "zeta", "contamination")
 # Column -> heading; those of the truth are left out where it is not given.
 COLUMNS = {
     "weak_log_loss": "log-loss",

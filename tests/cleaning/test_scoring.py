@@ -10,11 +10,12 @@ from sklearn.linear_model import LogisticRegression
 from probekit.cleaning.evidence import draw_sample
 from probekit.cleaning.filter import filter_labels
 from probekit.cleaning.relabel import relabel
-from probekit.cleaning.scoring import make_probe, score_rows
+from probekit.cleaning.scoring import score_rows
 from probekit.errors import DataError, LabelsError, ProbeError, UsageError
 from probekit.experiments.sweep_rows import join_rows
 from probekit.probes import EnsembleProbe, KNNProbe, LogisticProbe, TopoFilterProbe, out_of_fold
 from probekit.probes.ensemble import plan_layers, stack_layers
+from probekit.probes.registry import make_probe
 
 
 @pytest.mark.parametrize("name", ["knn", "logreg", "topofilter"])
@@ -192,13 +193,13 @@ def test_the_layer_is_left_out_where_one_is_stored(blobs, make_store, as_labels)
     data = blobs(n=60)
     labels = as_labels(data.weak)
     one = score_rows(make_store(data.X), labels)
-    assert one.provenance["layer"] == 3
+    assert one.provenance["layers"] == [3]
     several = make_store(data.X, name="two.h5", layers=(2, 5))
     with pytest.raises(UsageError, match=r"layers 2, 5"):
         score_rows(several, labels, "knn")
     with pytest.raises(UsageError, match=r"no layer 4; it holds 2, 5"):
         score_rows(several, labels, layer=4)
-    assert score_rows(several, labels, layer=5).provenance["layer"] == 5
+    assert score_rows(several, labels, layer=5).provenance["layers"] == [5]
 
 
 def test_several_layers_are_read_by_the_ensemble(blobs, make_store, as_labels):

@@ -129,6 +129,7 @@ def test_what_click_says_does_not_steer_the_terminal(probekit, chain):
         (lambda m: m["provenance"].update(probe={"name": 1}), "probe.name is no str"),
         (lambda m: m["provenance"].update(notes="abc"), "notes is no list"),
         (lambda m: m["provenance"].update(layer="last"), "layer is no int"),
+        (lambda m: m["provenance"].update(layers=["last"]), "layers"),
         (lambda m: m["provenance"].update(store=[]), "store is no object"),
         (lambda m: m["provenance"].update(estimates={"hoc": ["x"]}), "hoc\\[0\\] is wrong"),
         (lambda m: m.update(classes="01"), "classes is no list"),

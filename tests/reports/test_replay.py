@@ -15,7 +15,7 @@ def said(store: str = "acts.h5", labels: str = "weak.csv", **changes: object) ->
         "probe": {"name": "KNNProbe", "parameters": {"k": 5}},
         "store": {"name": store},
         "labels": {"source": labels},
-        "layer": 1,
+        "layers": [1],
         "in_sample": False,
         "seed": 0,
         **changes,
@@ -35,6 +35,8 @@ def test_a_file_name_is_one_word_and_no_option() -> None:
     ]
     plain = replay_command(said())  # the control
     assert plain is not None
+    old = {key: value for key, value in said(layer=1).items() if key != "layers"}
+    assert replay_command(old) == plain  # files of 0.1.0 name one layer
     assert plain.startswith("probekit filter acts.h5 --labels weak.csv --layer 1 --probe knn --k 5")
 
 

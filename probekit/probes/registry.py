@@ -1,0 +1,267 @@
+"""Every probe by its name: what it is called, where its class is, its options, how it is swept.
+
+A new probe is one file with a class and one line of ``REGISTRY``. Probes of other packages come in
+by the entry point ``probekit.probes`` (a name for ``package.module:Class``), or, on the command
+line and in Python, as ``package.module:Class`` itself.
+
+Nothing here imports scikit-learn: ``probekit filter --help`` lists the names at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import Any
+
+from probekit.errors import UsageError, did_you_mean
+from probekit.kinds import Choice, Kind, Like
+from probekit.safe import one_line
+
+__all__ = [
+    "PUBLISHED",
+    "REGISTRY",
+    "STRENGTHS",
+    "ProbeName",
+    "ProbeSpec",
+    "make_probe",
+    "pair_settings",
+    "parameter_kinds",
+    "probe_class",
+    "probe_names",
+    "probe_spec",
+    "spec_of_class",
+]
+
+GROUP = "probekit.probes"
+AS_FILTER = "probekit.experiments.sweep_probes:as_filter"
+
+
+@dataclass(frozen=True)
+class ProbeSpec:
+    """What every command, table and figure needs to know of one probe."""
+
+    name: str
+    """As ``--probe`` has it."""
+    label: str
+    """In tables and figures."""
+    home: str
+    """``package.module:Class``."""
+    options: tuple[str, ...] = ()
+    """Parameters that have an option of `filter` and `relabel`."""
+    preset: Mapping[str, Any] | None = None
+    """Parameters of ``--preset eleuther``; None where it has none."""
+    strengths: tuple[str, ...] = ()
+    """Parameters that `sweep` varies; curves are drawn over the first."""
+    axis: str = ""
+    """What the first strength is called in figures; without it the probe has no panel."""
+    depends: tuple[str, ...] = ()
+    """Settings of a sweep that its figures depend on, the contaminations aside."""
+    path: str = AS_FILTER
+    """Function that predicts all strengths out of fold at once; by default as `filter` does."""
+    several_layers: bool = False
+    """Whether it reads several layers of a store by itself."""
+
+    @property
+    def class_name(self) -> str:
+        """Name of the class, as provenance and probes on disk have it."""
+        return self.home.partition(":")[2]
+
+
+REGISTRY: dict[str, ProbeSpec] = {
+    spec.name: spec
+    for spec in (
+        ProbeSpec(
+            "knn",
+            "kNN",
+            "probekit.probes.knn:KNNProbe",
+            options=("k", "weights", "metric"),
+            preset={"k": 50, "metric": "euclidean", "self_neighbor": True},
+            strengths=("k",),
+            axis="neighbours k",
+            depends=("k", "metric"),
+            path="probekit.experiments.sweep_probes:knn",
+        ),
+        ProbeSpec(
+            "logreg",
+            "logistic",
+            "probekit.probes.logistic:LogisticProbe",
+            options=("l2", "fit_intercept", "n_folds"),
+            preset={"l2": 1e-2, "standardize": False},
+            strengths=("l2",),
+            axis="penalty l2",
+            depends=("l2", "seeds", "n_folds", "standardize"),
+            path="probekit.experiments.sweep_probes:logreg",
+        ),
+        ProbeSpec(
+            "topofilter",
+            "TopoFilter",
+            "probekit.probes.topofilter:TopoFilterProbe",
+            options=("metric", "variant", "k_cc", "k_zeta", "zeta", "cap", "rank"),
+            preset={"variant": "eleuther", "metric": "euclidean", "self_neighbor": True},
+            strengths=("k_zeta", "k_cc", "zeta", "contamination"),
+            axis="neighbours that vote, k_zeta",
+            depends=("k_cc", "k_zeta", "zeta", "variant", "metric"),
+            path="probekit.experiments.sweep_probes:topofilter",
+        ),
+        ProbeSpec(
+            "ensemble",
+            "ensemble",
+            "probekit.probes.ensemble:EnsembleProbe",
+            options=("k",),
+            strengths=("k",),
+            several_layers=True,
+        ),
+        ProbeSpec("mass-mean", "mass-mean", "probekit.probes.mass_mean:MassMeanProbe"),
+    )
+}
+# What a run and a sweep compare where nothing is named: the probes of the published comparison.
+PUBLISHED = ("knn", "logreg", "topofilter")
+# All strengths, each once.
+STRENGTHS = tuple(dict.fromkeys(name for spec in REGISTRY.values() for name in spec.strengths))
+
+
+def probe_names() -> tuple[str, ...]:
+    """Names of all probes: probekit's, then those of installed packages."""
+    return (*REGISTRY, *_installed())
+
+
+def probe_spec(name: str) -> ProbeSpec:
+    """Look a probe up by its name or as ``package.module:Class``.
+
+    Raises
+    ------
+    UsageError
+        If there is none of that name.
+    """
+    if name in REGISTRY:
+        return REGISTRY[name]
+    if ":" in name:
+        return ProbeSpec(name, name.partition(":")[2], name)
+    installed = _installed()
+    if name in installed:
+        return installed[name]
+    names = (*REGISTRY, *installed)
+    raise UsageError(
+        f"There is no probe {name!r}{did_you_mean(name, names)}; allowed are {', '.join(names)}, "
+        "or a scikit-learn classifier as package.module:Class."
+    )
+
+
+def spec_of_class(name: str) -> ProbeSpec:
+    """Look one of probekit's own probes up by the name of its class.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    """
+    return {spec.class_name: spec for spec in REGISTRY.values()}[name]
+
+
+def _installed() -> dict[str, ProbeSpec]:
+    """Probes of installed packages; a name that probekit has itself is probekit's."""
+    found = metadata.entry_points(group=GROUP)
+    return {
+        each.name: ProbeSpec(each.name, each.name, each.value)
+        for each in sorted(found)
+        if each.name not in REGISTRY
+    }
+
+
+def probe_class(name: str) -> Any:
+    """Import the class of a probe.
+
+    Raises
+    ------
+    UsageError
+        If there is no such probe or class, or the class is not a classifier.
+    """
+    spec = probe_spec(name)
+    module, _, attribute = spec.home.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"The probe {name!r} cannot be imported: {one_line(str(error)).rstrip('.')}."
+        ) from None
+    lacking = [m for m in ("fit", "predict_proba", "get_params") if not hasattr(found, m)]
+    if lacking or not isinstance(found, type):
+        what = f"has no {', '.join(lacking)}" if lacking else "is not a class"
+        raise UsageError(
+            f"The probe {name!r} {what}; name a scikit-learn classifier with predict_proba."
+        )
+    return found
+
+
+def parameter_kinds(name: str) -> dict[str, Kind]:
+    """Return the parameters of a probe by name, and what each may be."""
+    found = probe_class(name)
+    if hasattr(found, "kinds"):
+        return {key: kind for key, kind in found.kinds.items() if key != "random_state"}
+    taken = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(found).parameters.values()
+    return {each.name: Like("any value") for each in parameters if each.kind in taken}
+
+
+def pair_settings(name: str) -> dict[str, Any]:
+    """Parameters of a probe on differences of pairs: without a bias where that is all it takes."""
+    found = probe_class(name)
+    return {"fit_intercept": False} if getattr(found, "odd_without_bias", False) else {}
+
+
+def make_probe(name: str, *, seed: int = 0, **params: Any) -> Any:
+    """Make the probe of a name; a parameter that is None was not given.
+
+    Parameters
+    ----------
+    name
+        Of :func:`probe_names`, or ``package.module:Class``.
+    seed
+        ``random_state`` of a probe that has one.
+
+    Raises
+    ------
+    UsageError
+        If there is no such probe, or it has no such parameter.
+
+    Examples
+    --------
+    >>> make_probe("knn", k=5)
+    KNNProbe(k=5)
+    """
+    found = probe_class(name)
+    known = inspect.signature(found).parameters
+    given = {key: value for key, value in params.items() if value is not None}
+    foreign = [key for key in given if key not in known]
+    if foreign:
+        listed = ", ".join(parameter_kinds(name)) or "none"
+        raise UsageError(
+            f"The probe {name!r} has no parameter {', '.join(foreign)}; it has {listed}."
+        )
+    if "random_state" in known:
+        given.setdefault("random_state", seed)
+    try:
+        return found(**given)
+    except TypeError as error:
+        raise UsageError(f"The probe {name!r} cannot be made: {one_line(str(error))}.") from None
+
+
+class ProbeName(Kind):
+    """A probe's name; with ``classes`` also ``package.module:Class``."""
+
+    def __init__(self, *, classes: bool = False) -> None:
+        self.classes = classes
+
+    @property
+    def words(self) -> str:  # type: ignore[override]
+        """What is allowed."""
+        more = " or package.module:Class" if self.classes else ""
+        return f"one of {', '.join(probe_names())}{more}"
+
+    def read(self, value: Any) -> str:
+        """Take a name."""
+        if isinstance(value, str) and self.classes and ":" in value:
+            return value
+        return str(Choice(*probe_names()).read(value))
