@@ -9,6 +9,7 @@ import inspect
 import os
 import sys
 import warnings
+from functools import cache
 from typing import Any
 
 import click
@@ -18,9 +19,6 @@ from probekit.cli.failures import sentence_of, stopped, terminable
 from probekit.errors import did_you_mean
 from probekit.kinds import shown
 from probekit.safe import printable
-
-# A process that ends needs no last look for garbage among what torch and transformers made: 0.6 s.
-atexit.register(gc.freeze)
 
 # Name -> module of probekit.cli, imported only when the command is asked for or listed.
 COMMANDS = {
@@ -83,6 +81,7 @@ class Group(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; a failure becomes its sentence and its exit code."""
+        _end_quickly()
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _one_line
@@ -93,6 +92,12 @@ class Group(click.Group):
             if told is None:
                 raise
             _fail(error, *told)
+
+
+@cache
+def _end_quickly() -> None:
+    """Leave out the last look for garbage among what torch and transformers made: 0.6 s."""
+    atexit.register(gc.freeze)
 
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -200,7 +200,7 @@ def _choose(relabel: float, drop: float) -> tuple[Literal["relabel", "filter", "
 
 
 def _probabilities(counts: Tally, disputed: int) -> tuple[float, float]:
-    """P(probe wins more rows than the weak label), P(share of wrong labels above 40 %)."""
+    """P(probe wins more rows than the weak label), P(share of wrong labels above FILTER_WRONG)."""
     left = disputed - counts.known - counts.unsure
     # Rows that neither is right on decide no majority; unasked ones have them in the share seen.
     contest = (counts.probe + counts.weak + 2) / (counts.known + (3 if counts.neither else 2))

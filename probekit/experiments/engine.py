@@ -54,6 +54,8 @@ class Step:
     """How often each of them does, a backward pass counting for two."""
     model: str | None = None
     """Which model, for the plan."""
+    task: str | None = None
+    """Whose rows, for the plan."""
     disk: int = 0
     """Bytes that stay on disk, for the plan."""
     remark: Callable[[Path], str] | None = None

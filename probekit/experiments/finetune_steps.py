@@ -89,6 +89,7 @@ def finetune_step(
         # Backward costs about two forwards.
         passes=3 * float(config.epochs),
         model=model,
+        task=context.splits.task,
         disk=4 * context.look(model, config.revision).parameters * (config.save == "model"),
         remark=_truncation,
     )
@@ -131,6 +132,7 @@ def language_model_step(context: Context, model: str, part: str) -> Step:
         rows=len(rows),
         passes=3 * float(made.epochs),
         model=model,
+        task=context.splits.task,
         remark=_truncation,
     )
 

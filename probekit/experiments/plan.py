@@ -142,10 +142,9 @@ def _tokens(steps: list[Step], sources: _Reachable) -> tuple[int, int]:
     """Tokens through models, a backward pass counting for two, and row passes not known."""
     known, unknown = 0.0, 0.0
     for step in steps:
-        if step.model is None:
+        if step.model is None or step.task is None:
             continue
-        task = str(step.name.partition(",")[0])
-        length = sources.tokens_per_row(task, step.model)
+        length = sources.tokens_per_row(step.task, step.model)
         if length is None:
             unknown += step.rows * step.passes
         else:

@@ -74,6 +74,7 @@ def states_step(
         inputs={} if base is None else {"base": base},
         rows=len(rows) * (1 + pairs),
         model=model,
+        task=context.splits.task,
         disk=len(rows) * found.width * 4 * many,
         remark=_truncation,
     )
