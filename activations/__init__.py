@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probekit.activations.extract import extract
+    from probekit.activations.extraction import extract
     from probekit.activations.pairs import extract_differences
     from probekit.activations.spec import ExtractionSpec
     from probekit.activations.store import ActivationStore
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ActivationStore": "probekit.activations.store",
     "ExtractionSpec": "probekit.activations.spec",
-    "extract": "probekit.activations.extract",
+    "extract": "probekit.activations.extraction",
     "extract_differences": "probekit.activations.pairs",
 }
 

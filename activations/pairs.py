@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from probekit.activations.batching import Array, Batch
-from probekit.activations.extract import Report, estimate, run
+from probekit.activations.extraction import Report, estimate, run
 from probekit.activations.pipeline import as_stored
 from probekit.activations.request import Job, Request, prepare, read_rows
 from probekit.activations.skeleton import Plan
@@ -111,7 +111,7 @@ def extract_differences(
     rows
         Pairs: rows with ``text`` and ``text_pair``, or with ``chosen`` and ``rejected``.
     model, output, layers, pool, options
-        As :func:`probekit.activations.extract.extract`.
+        As :func:`probekit.activations.extraction.extract`.
 
     Raises
     ------
@@ -199,7 +199,7 @@ def run_differences(
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
 ) -> PairReport:
-    """Run to the end, or as far as it gets; arguments as :func:`probekit.activations.extract.run`.
+    """Run to the end, or as far as it gets; arguments as :func:`probekit.activations.extraction.run`.
 
     What stands at the output is replaced only when its texts' states are there.
     """

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from probekit.activations.batching import Batch
-from probekit.activations.extract import (
+from probekit.activations.extraction import (
     Report,
     forward_job,
     job_windows,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probekit.activations.extract import extract
+from probekit.activations.extraction import extract
 from probekit.errors import ProbekitError
 
 LARGEST = 30_000_000

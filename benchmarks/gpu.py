@@ -142,7 +142,7 @@ def extraction(bench: Bench, card: Card) -> None:
     """Token rate beside the bare forward pass, and its share of the matmul rate."""
     from extraction import Bare
 
-    from probekit.activations.extract import run as run_job
+    from probekit.activations.extraction import run as run_job
     from probekit.activations.request import Request, prepare
     from probekit.activations.store import ActivationStore
 

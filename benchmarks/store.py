@@ -282,7 +282,7 @@ def extracting(bench: Bench, folder: Path) -> None:
     from extraction import FOLDER, rows_of
     from transformers import AutoModel, AutoTokenizer
 
-    from probekit.activations.extract import run as run_job
+    from probekit.activations.extraction import run as run_job
     from probekit.activations.request import Request, prepare
 
     rows = rows_of(64 if bench.quick else 2000)

@@ -12,7 +12,7 @@ from probekit.cli.options import emit, json_option, output_option, overwrite_opt
 
 if TYPE_CHECKING:
     from probekit.activations.batching import Batch
-    from probekit.activations.extract import Report
+    from probekit.activations.extraction import Report
     from probekit.activations.pairs import PairReport
     from probekit.activations.ranks import Ranks
     from probekit.activations.request import Request
@@ -129,7 +129,7 @@ def command(
     from probekit.activations.imports import rare_collection
 
     with rare_collection():
-        from probekit.activations.extract import estimate, run
+        from probekit.activations.extraction import estimate, run
         from probekit.activations.ranks import local_device, ranks_from_environment
         from probekit.activations.request import Request, prepare
         from probekit.activations.together import run_together

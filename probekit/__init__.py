@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probekit.activations.extract import extract
+    from probekit.activations.extraction import extract
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.filter import filter_labels
     from probekit.cleaning.relabel import relabel
@@ -35,7 +35,7 @@ _HOMES = {
     "TopoFilterProbe": "probekit.probes.topofilter",
     "Verdicts": "probekit.verdicts",
     "WeakLabels": "probekit.labels",
-    "extract": "probekit.activations.extract",
+    "extract": "probekit.activations.extraction",
     "filter_labels": "probekit.cleaning.filter",
     "load_labels": "probekit.labels",
     "load_probe": "probekit.probes.saving",

@@ -112,6 +112,25 @@ def test_exports_are_sorted_and_exist(package: str) -> None:
         assert getattr(module, name) is not None
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_export_has_the_name_of_a_module_beside_it(package: str) -> None:
+    """Importing that module would put it in the place of what is exported."""
+    module = importlib.import_module(package)
+    folder = Path(str(module.__file__)).parent
+    late = getattr(module, "_HOMES", {})
+    assert not [name for name in late if (folder / f"{name}.py").exists()]
+
+
+def test_extract_is_the_function_wherever_it_comes_from() -> None:
+    code = (
+        "from probekit import extract\n"
+        "from probekit.activations import extract as same\n"
+        "print(callable(extract) and extract is same)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
 def test_public_api_is_what_it_was() -> None:
     import probekit
 

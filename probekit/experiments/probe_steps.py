@@ -222,7 +222,7 @@ def random_verdicts(
 
 
 def _extract(*args: Any, **options: Any) -> Any:
-    from probekit.activations.extract import extract
+    from probekit.activations.extraction import extract
 
     return extract(*args, **options)
 

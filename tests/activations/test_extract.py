@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from probekit.activations import pipeline
-from probekit.activations.extract import estimate, extract, run
+from probekit.activations.extraction import estimate, extract, run
 from probekit.activations.pipeline import Feed
 from probekit.activations.request import Request, prepare
 from probekit.activations.store import ActivationStore

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from probekit.activations.extract import extract, run
+from probekit.activations.extraction import extract, run
 from probekit.activations.pipeline import Feed
 from probekit.activations.request import Request, prepare
 from probekit.activations.store import ActivationStore

@@ -11,7 +11,7 @@ import torch
 
 from probekit.activations import padding
 from probekit.activations.batching import Batch
-from probekit.activations.extract import extract
+from probekit.activations.extraction import extract
 from probekit.activations.padding import Evenness, equal_lengths
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from probekit.activations import pairs as module
-from probekit.activations.extract import extract
+from probekit.activations.extraction import extract
 from probekit.activations.pairs import (
     estimate_differences,
     extract_differences,

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 from probekit.activations import batching, skeleton
 from probekit.activations.batching import Batch, cut_batches, pad
 from probekit.activations.encoding import Encoder
-from probekit.activations.extract import run
+from probekit.activations.extraction import run
 from probekit.activations.pipeline import Window, read_windows
 from probekit.activations.request import Request, prepare
 from probekit.data import Rows

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probekit.activations.extract import extract
+from probekit.activations.extraction import extract
 from probekit.activations.member import MemberWriter
 from probekit.activations.merge import merge
 from probekit.activations.ranks import Ranks, local_device, ranks_from_environment

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from probekit.activations.checkpoint import open_checkpoint, split_model_name
-from probekit.activations.extract import extract
+from probekit.activations.extraction import extract
 from probekit.errors import ModelError, StaleStoreError, UsageError
 
 TEXTS = ["a sentence", "quite another sentence, and longer", "x"]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from probekit.activations.extract import extract
+from probekit.activations.extraction import extract
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.audit import Tally, conclude, find_disputed
 from probekit.cleaning.diagnose import diagnose

@@ -323,7 +323,7 @@ def test_a_model_of_the_hub_is_taken_from_its_cache_by_commit(
 # process of its own that can be killed, limited and interrupted like any other.
 FORKING = """
 import json, os, resource, sys
-import probekit.activations.extract
+import probekit.activations.extraction
 from transformers import BertModel
 from probekit.cli.main import cli
 print("ready", flush=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from probekit.activations.extract import extract
+from probekit.activations.extraction import extract
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.relabel import relabel
 from probekit.data import Rows

@@ -445,7 +445,7 @@ def warm() -> None:
     import sklearn.neighbors  # noqa: F401
     import transformers  # noqa: F401
 
-    import probekit.activations.extract
+    import probekit.activations.extraction
     import probekit.experiments.run
     import probekit.probes
     import probekit.students.finetune

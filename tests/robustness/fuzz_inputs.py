@@ -215,7 +215,7 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "diagnose": ("probekit.cleaning.diagnose", {}),
     "find_disputed": ("probekit.cleaning.audit", {}),
     "weak_labels": ("probekit.cleaning.supervise", {}),
-    "extract": ("probekit.activations.extract", {"output": "new.h5"}),
+    "extract": ("probekit.activations.extraction", {"output": "new.h5"}),
     "make_loss": ("probekit.students.losses", {"total_steps": 5}),
     "KNNProbe": ("probekit.probes", {}),
     "LogisticProbe": ("probekit.probes", {}),

@@ -435,7 +435,7 @@ def imports() -> None:
     import sklearn.linear_model  # noqa: F401
     import transformers.trainer  # noqa: F401
 
-    import probekit.activations.extract
+    import probekit.activations.extraction
     import probekit.activations.merge
     import probekit.cleaning.filter
     import probekit.cli.main

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from probekit.activations.extract import extract
+from probekit.activations.extraction import extract
 from probekit.data import Rows
 from probekit.errors import (
     DataError,

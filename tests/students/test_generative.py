@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from probekit.activations.checkpoint import open_checkpoint
-from probekit.activations.extract import extract
+from probekit.activations.extraction import extract
 from probekit.data import Rows
 from probekit.errors import DataError, LabelsError, ModelError, OutputExistsError, UsageError
 from probekit.students.completion import (
