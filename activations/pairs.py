@@ -199,7 +199,7 @@ def run_differences(
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
 ) -> PairReport:
-    """Run to the end, or as far as it gets; arguments as :func:`..extraction.run`."""
+    """Run to the end, or as far as it gets; arguments as those of ``extraction.run``.
 
     What stands at the output is replaced only when its texts' states are there.
     """
