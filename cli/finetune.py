@@ -108,6 +108,10 @@ KEPT = {
 )
 @labels_options
 @click.option("--text-column", help="Column of the text, if not text or messages.")
+@click.option(
+    "--group-column",
+    help="Column of a question, dialogue or user: its rows are held out together, or not at all.",
+)
 @click.option("--revision", help="Branch, tag or commit on the hub.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings.")
 @click.option("--gradient-checkpointing", is_flag=True, help="Save memory, take more time.")
@@ -136,6 +140,8 @@ def command(**options: Any) -> None:
     config = FinetuneConfig.from_mapping(_settings(options))
     columns = {"text_column": options["text_column"], "id_column": options["id_column"]}
     rows = load_rows(options["rows"], **columns)
+    if options["group_column"] is not None:
+        rows = rows.grouped(options["group_column"])
     sets = predict_sets(options["predict"])
     check_names(sets)
     predict = {name: load_rows(source, **columns) for name, source in sets.items()}

@@ -55,6 +55,10 @@ def _needs(name: str) -> Callable[[Options], Any]:
     return lambda options: options[name] or name in _keys(options.get("settings", ()))
 
 
+def _holds_out(options: Options) -> Any:
+    return options["validation_share"] or _needs("early_stop")(options)
+
+
 TRUTH = Rule(("truth_column",), _needs("truth"), "without --truth")
 CLEANING = (TRUTH, Rule(("rows",), _needs("write_data"), "without --write-data"))
 CLASSES = ("classify", "reward")
@@ -78,6 +82,11 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "with this --objective, which learns texts",
         ),
         Rule(("only_labelled", "label_column"), _trains(*CLASSES), "with this --objective"),
+        Rule(
+            ("group_column",),
+            lambda o: not _trains(*CLASSES)(o) or _holds_out(o),
+            "without --validation-share or --early-stop",
+        ),
         Rule(("predict", "labels"), _trains(*CLASSES, "completion"), "with --objective lm"),
         Rule(("lora_rank",), _needs("lora"), "without --lora"),
         Rule(("patience",), _needs("early_stop"), "without --early-stop"),

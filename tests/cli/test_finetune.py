@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
@@ -98,6 +99,33 @@ def test_early_stopping_holds_rows_out(write_jsonl: Files, model: str, tmp_path:
     assert told.exit_code == 0, told.output
     assert json.loads(told.stdout)["rows"] == 30
     assert list((tmp_path / "s" / "curves" / "validation").iterdir())
+
+
+def test_rows_of_a_group_are_held_out_together(
+    write_jsonl: Files, model: str, tmp_path: Path
+) -> None:
+    rows = write_jsonl(
+        [
+            {"id": f"r{i}", "text": f"cat {i}", "label": i % 2, "user": f"u{i // 4}"}
+            for i in range(40)
+        ],
+        "rows.jsonl",
+    )
+    words = [rows, "-m", model, "--labels", rows, "--max-steps", "1", "--validation-share", "0.25"]
+    users = {}
+    for name, more in (("grouped", ["--group-column", "user"]), ("plain", [])):
+        told = run(*words, *more, "--curves", "-o", tmp_path / name)
+        assert told.exit_code == 0, told.output
+        held = next((tmp_path / name / "curves" / "validation").iterdir())
+        ids = pq.read_table(held, columns=["id"]).column("id").to_pylist()
+        users[name] = sorted(int(row_id.removeprefix("r")) // 4 for row_id in ids)
+    assert len(users["grouped"]) == 8
+    assert len(set(users["grouped"])) == 2  # 2 of 10 users, all four rows of each
+    assert len(set(users["plain"])) > 3  # the control: ten rows of any users
+    told = run(*words[:-2], "--group-column", "user", "-o", tmp_path / "idle")
+    assert "--group-column does nothing without --validation-share" in told.stderr
+    told = run(*words, "--group-column", "users", "-o", tmp_path / "wrong")
+    assert "has no column 'users'" in told.stderr
 
 
 def test_another_training_is_replaced_only_if_asked(
