@@ -13,33 +13,39 @@ from functools import cache
 from typing import Any
 
 import click
+from click.utils import make_default_short_help
 
-from probekit.cli.checked import check_values
 from probekit.cli.failures import sentence_of, stopped, terminable
 from probekit.errors import did_you_mean
 from probekit.kinds import shown
 from probekit.safe import printable
 
-# Name -> module of probekit.cli, imported only when the command is asked for or listed.
+# Name of a command -> what stands beside it in `probekit --help`, which imports none of them. Each
+# lives in the module of probekit.cli of its name.
 COMMANDS = {
-    "audit": "audit",
-    "demo": "demo",
-    "diagnose": "diagnose",
-    "extract": "extract",
-    "filter": "filter",
-    "finetune": "finetune",
-    "info": "info",
-    "merge": "merge",
-    "predict": "predict",
-    "readmit": "readmit",
-    "relabel": "relabel",
-    "report": "report",
-    "review": "review",
-    "run": "run",
-    "saliency": "saliency",
-    "sweep": "sweep",
-    "tasks": "tasks",
-    "weak-labels": "weak_labels",
+    "audit": "Ask for true labels where probe and weak label disagree, and say what to do.",
+    "demo": "Run the whole chain on real text and show whether it helped.",
+    "diagnose": "Tell, without any truth, whether to filter, to relabel or to leave the labels "
+    "alone.",
+    "extract": "Store a model's hidden states of every row.",
+    "filter": "Drop the rows whose weak label the probe disagrees with most.",
+    "finetune": "Finetune a model on rows and their weak labels.",
+    "info": "Tell what an activation store holds, complete or not.",
+    "merge": "Join stores of one model into one.",
+    "predict": "Label rows with a classifier that was finetuned.",
+    "readmit": "Re-admit rows that a filter dropped where students trained on the rest are sure of "
+    "them.",
+    "relabel": "Relabel every row by a blend of its weak label and a probe.",
+    "report": "Write one HTML page that opens from disk: tables, figures, provenance, the rows "
+    "themselves.",
+    "review": "Write the most disagreeing rows for human review, and merge the corrected labels.",
+    "run": "Measure what a student recovers of the gap between weak supervisor and ceiling.",
+    "saliency": "Compare linear probes with finetuning: how salient a concept is in the strong "
+    "model.",
+    "sweep": "Try every probe at every strength on every layer, out of fold, and choose without "
+    "the truth.",
+    "tasks": "List, show and export tasks whose truth is known.",
+    "weak-labels": "Label rows with a probe that some true labels have taught.",
 }
 
 
@@ -56,11 +62,22 @@ class Group(click.Group):
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"probekit.cli.{COMMANDS[cmd_name]}")
+        from probekit.cli.checked import check_values
+
+        module = importlib.import_module(f"probekit.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         _set_example_apart(command)
         self._running = check_values(command)
         return self._running
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        names = self.list_commands(ctx)
+        limit = formatter.width - 6 - max(map(len, names))
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, make_default_short_help(COMMANDS[name], limit)) for name in names]
+            )
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command; of one that is none, name the nearest."""

@@ -201,6 +201,23 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_help_imports_no_command_and_says_what_each_does() -> None:
+    from probekit.cli.main import COMMANDS
+
+    modules = {name: f"probekit.cli.{name.replace('-', '_')}" for name in COMMANDS}
+    code = (
+        "import sys\n"
+        "from probekit.cli.main import cli\n"
+        "cli(['--help'], standalone_mode=False)\n"
+        f"print([m for m in {[*modules.values()]!r} if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for name, module in modules.items():
+        command = importlib.import_module(module).command
+        assert " ".join(str(command.help).split("\n\n")[0].split()) == COMMANDS[name]
+
+
 def test_heavy_import_check_can_fail() -> None:
     code = f"import sys, sklearn\nprint([m for m in {HEAVY!r} if m in sys.modules])\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
