@@ -28,7 +28,7 @@ from probekit.activations.prefetch import prefetch
 from probekit.activations.spec import DIFFERENCE
 from probekit.data import rows_fingerprint
 from probekit.errors import IncompleteStoreError, StoreError, UsageError
-from probekit.groups import joined, row_digests
+from probekit.groups import joined, row_digests, row_keys, shared
 from probekit.joins import Keys
 
 __all__ = ["ActivationStore"]
@@ -162,21 +162,35 @@ class ActivationStore:
         pair and the same pair turned round are copies.
         """
         numbers = np.arange(len(self)) if rows is None else self._numbers(rows)
-        deepest = max(self.layers)
-        size = self._block_rows(deepest)
-        states: list[bytes | None] = []
-        for start in range(0, len(numbers), size):
-            block = self._gather(deepest, numbers[start : start + size])
-            digests = row_digests(block)
-            if self.differences:  # the same pair turned round says the same
-                turned = zip(digests, row_digests(-block), strict=True)
-                digests = [min(a, b) if a and b else None for a, b in turned]
-            states += digests
         hashes = [self.hashes[i] for i in numbers]
+        states = self._digests(numbers, all_of_them=not all(hashes))
         keys: list[list[Any]] = [hashes]
         if self.groups is not None:
             keys.append([self.groups[i] for i in numbers])
         return joined(*keys, states) if len(set(states)) > 1 else joined(*keys)
+
+    def _digests(self, numbers: Array, *, all_of_them: bool) -> list[bytes | None]:
+        """Digests of rows' states in the deepest layer; None where another row cannot be equal."""
+        deepest, size = max(self.layers), self._block_rows(max(self.layers))
+        blocks = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+        chosen = np.ones(len(numbers), dtype=bool)
+        if not all_of_them and blocks:
+            # A pair and the same pair turned round have the same sizes.
+            states = (self._gather(deepest, rows) for rows in blocks)
+            keys = [row_keys(np.abs(part) if self.differences else part) for part in states]
+            chosen = shared(np.concatenate(keys))
+        found: list[bytes | None] = [None] * len(numbers)
+        places = np.flatnonzero(chosen)
+        for start in range(0, len(places), size):
+            some = places[start : start + size]
+            block = self._gather(deepest, numbers[some])
+            digests = row_digests(block)
+            if self.differences:  # the same pair turned round says the same
+                turned = zip(digests, row_digests(-block), strict=True)
+                digests = [min(a, b) if a and b else None for a, b in turned]
+            for place, digest in zip(some.tolist(), digests, strict=True):
+                found[place] = digest
+        return found
 
     @property
     def differences(self) -> bool:

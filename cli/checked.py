@@ -16,7 +16,7 @@ from probekit.cli.idle import refuse_idle
 from probekit.errors import UsageError, did_you_mean
 from probekit.kinds import MAX_COUNT, Kind, Layers, Name, Number, Text, Whole, Words, shown
 from probekit.limits import COUNT, FOLDS, KINDS, PENALTY, SEED, SHARE
-from probekit.probes.registry import ProbeName
+from probekit.probes.registry import ProbeName, probe_names
 
 __all__ = ["check_values"]
 
@@ -57,24 +57,22 @@ class Grid(Kind):
 
 
 class Names(Kind):
-    """Some names of a kind, commas between; the text itself is kept."""
+    """Some of these names, commas between; the text itself is kept."""
 
-    def __init__(self, each: Kind) -> None:
-        self.each = each
+    def __init__(self, names: Callable[[], tuple[str, ...]]) -> None:
+        self.names = names
 
     @property
     def words(self) -> str:  # type: ignore[override]
         """What is allowed."""
-        return f"{self.each.words}, each once, commas between"
+        return f"some of {', '.join(self.names())}, each once, commas between"
 
     def read(self, value: Any) -> str:
         """Take text."""
         parts = [part.strip() for part in str(value).split(",") if part.strip()]
         for part in parts:
-            try:
-                self.each.read(part)
-            except ValueError as reason:
-                raise ValueError(f"some names, each {reason}") from None
+            if part not in self.names():
+                raise ValueError(f"{self.words}{did_you_mean(part, self.names())}")
         if not parts or len(set(parts)) < len(parts):
             raise ValueError(self.words)
         return str(value)
@@ -104,7 +102,8 @@ OPTIONS: dict[str, Kind] = {
     "sweep.k_cc": Grid("--k-cc", **NEIGHBORS),
     "sweep.k_zeta": Grid("--k-zeta", **NEIGHBORS),
     "sweep.contaminations": Grid("--contaminations", high=1, open_ends=True),
-    "sweep.probes": Names(ProbeName()),
+    "sweep.probes": Names(probe_names),
+    "probe": ProbeName(classes=True),
     "contamination": Words("auto", "confident", other=SHARE),
     "filter.threshold": Number(0, 1),
     "relabel.threshold": SHARE,

@@ -10,8 +10,7 @@ import click
 
 from probekit.cli.labels import LABELS_HELP, labels_options
 from probekit.cli.options import json_option, output_option, overwrite_option, seed_option
-from probekit.kinds import shown
-from probekit.probes.registry import REGISTRY, ProbeName
+from probekit.probes.registry import REGISTRY
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,26 +39,7 @@ class WordOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
             self.fail(f"{value!r} is neither {words} nor a number.", param, ctx)
 
 
-class ProbeType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since 8.4
-    """A probe's name, or ``package.module:Class``."""
-
-    name = "probe"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Names of the help text."""
-        del param, ctx
-        return f"[{'|'.join(REGISTRY)}|package.module:Class]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Take a name that there is; a class is looked for when it is needed."""
-        try:
-            return ProbeName(classes=True).read(value)
-        except ValueError as reason:
-            self.fail(f"it is {reason}, got {shown(value)}.", param, ctx)
-
-
 penalty_type = WordOrNumber("auto")
-probe_type = ProbeType()
 share_type = WordOrNumber("auto", "confident")
 
 
@@ -101,7 +81,7 @@ label_options = _all(
 probe_options = _all(
     click.option(
         "--probe",
-        type=probe_type,
+        metavar=f"[{'|'.join(REGISTRY)}|package.module:Class]",
         help="What predicts each row without having seen its label: one of these, a probe of an "
         "installed package, or any scikit-learn classifier as package.module:Class.  [default: "
         "ensemble where several layers are stored and none is chosen, else knn]",

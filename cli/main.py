@@ -10,10 +10,10 @@ import os
 import sys
 import warnings
 from functools import cache
+from textwrap import shorten
 from typing import Any
 
 import click
-from click.utils import make_default_short_help
 
 from probekit.cli.failures import sentence_of, stopped, terminable
 from probekit.errors import did_you_mean
@@ -76,7 +76,7 @@ class Group(click.Group):
         limit = formatter.width - 6 - max(map(len, names))
         with formatter.section("Commands"):
             formatter.write_dl(
-                [(name, make_default_short_help(COMMANDS[name], limit)) for name in names]
+                [(name, shorten(COMMANDS[name], limit, placeholder="...")) for name in names]
             )
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:

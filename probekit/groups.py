@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "content_digests",
+    "digest_where",
     "duplicate_groups",
     "joined",
     "ordered_groups",
     "row_digests",
+    "row_keys",
+    "shared",
 ]
 
 CHUNK = 4096
@@ -45,7 +48,9 @@ def duplicate_groups(
     """
     keys: list[Sequence[Any]] = [key for key in (hashes, groups) if key is not None]
     if X is not None:
-        keys.append(row_digests(np.asarray(X)))
+        rows = np.asarray(X)
+        known = hashes is not None and all(hashes)
+        keys.append(digest_where(rows, shared(row_keys(rows))) if known else row_digests(rows))
     if not keys:
         raise UsageError("duplicate_groups needs states, text hashes or groups.")
     return joined(*keys)
@@ -113,6 +118,37 @@ def row_digests(X: ArrayLike) -> list[bytes | None]:
         )
         for place in np.flatnonzero(~finite.all(axis=1)).tolist():
             found[start + place] = None
+    return found
+
+
+def row_keys(X: ArrayLike) -> NDArray[np.uint64]:
+    """A number for each row of X (n, d), equal for equal rows: what differs in it is no copy.
+
+    It reads eight columns, which takes a tenth of the time of a digest.
+    """
+    rows = np.asarray(X)
+    rows = rows.reshape(len(rows), -1)
+    columns = np.unique(np.linspace(0, max(rows.shape[1] - 1, 0), 8).astype(np.int64))
+    some = rows[:, columns] if rows.shape[1] else np.zeros((len(rows), 1))
+    bits = (some.astype(np.float64) + 0.0).view(np.uint64)
+    # Powers of an odd number, so that the same numbers in other columns give another key.
+    factors = np.uint64(0x9E3779B97F4A7C15) ** np.arange(1, bits.shape[1] + 1, dtype=np.uint64)
+    mixed = bits ^ (bits >> np.uint64(29))  # the low bits of float32 numbers are all 0
+    return np.asarray((mixed * factors).sum(axis=1, dtype=np.uint64))
+
+
+def shared(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether another row has the same key (n,)."""
+    _, place, many = np.unique(keys, return_inverse=True, return_counts=True)
+    return np.asarray(many[place.ravel()] > 1)
+
+
+def digest_where(X: NDArray[Any], chosen: NDArray[np.bool_]) -> list[bytes | None]:
+    """Digests of the chosen rows of X (n, d), None for the others."""
+    found: list[bytes | None] = [None] * len(X)
+    places = np.flatnonzero(chosen)
+    for place, digest in zip(places.tolist(), row_digests(X[places]), strict=True):
+        found[place] = digest
     return found
 
 

@@ -163,7 +163,7 @@ def find_ids(
     if name is None:
         many = len(next(iter(columns.values()), ()))
         return Keys([str(i) for i in range(many)], id_column=None, counted=True, name=source)
-    values = [key_text(value) for value in columns[name][:]]
+    values = _key_texts(list(columns[name][:]))
     missing = [i for i, value in enumerate(values) if value is None]
     if missing:
         raise error(
@@ -211,6 +211,15 @@ def key_text(value: Any) -> str | None:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return repaired(str(value))
+
+
+def _key_texts(values: list[Any]) -> list[str | None]:
+    """Keys of a whole column; plain texts, as most ids are, are looked at all at once."""
+    if set(map(type, values)) == {str} and all(map(str.strip, values)):
+        whole = "".join(values)
+        if repaired(whole) == whole:
+            return values
+    return [key_text(value) for value in values]
 
 
 def _key_values(values: Sequence[Any]) -> list[str] | None:

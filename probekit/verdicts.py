@@ -156,7 +156,9 @@ class Verdicts:
     def layers(self) -> list[int]:
         """Layers of the store that the probe read; empty where there was none."""
         said = self.provenance
-        return list(said["layers"]) if "layers" in said else [said["layer"]] * ("layer" in said)
+        if "layers" not in said:
+            return [said["layer"]] if "layer" in said else []
+        return list(said["layers"])
 
     def class_values(self) -> list[Any]:
         """Class names as they are written into data: whole numbers where all of them are."""

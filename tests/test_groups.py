@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
 from probekit.errors import UsageError
-from probekit.groups import duplicate_groups, joined, row_digests
+from probekit.groups import duplicate_groups, joined, row_digests, row_keys, shared
 
 
 def test_copies_have_equal_numbers_or_equal_texts():
@@ -72,3 +74,29 @@ def test_whole_numbers_are_states_too():
 def test_nothing_to_go_by_is_refused():
     with pytest.raises(UsageError, match="states, text hashes or groups"):
         duplicate_groups()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_only_rows_of_one_key_can_be_equal(dtype):
+    """Digests are made of few rows only; a second way makes them of all."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 20)).astype(dtype)
+    X[:40] = X[rng.integers(100, 300, 40)]  # copies
+    X[40:60, 1:] = X[60:80, 1:]  # one number differs
+    X[80], X[81] = 0.0, -0.0
+    X[82:84, 5] = np.nan  # which are no copies, whatever else they hold
+    X[83] = X[82]
+    known = [f"{i:016x}" for i in rng.permutation(300)]
+    expected = joined(known, row_digests(X))
+    assert np.array_equal(duplicate_groups(X, known), expected)
+    assert expected[80] == expected[81]
+    keys = row_keys(X)
+    for i, j in combinations(range(300), 2):
+        if np.array_equal(X[i], X[j]):
+            assert keys[i] == keys[j]
+    assert shared(keys).sum() < 150  # the control: keys tell most rows apart
+    assert len(np.unique(keys)) > 200
+
+
+def test_rows_without_columns_have_one_key():
+    assert len(set(row_keys(np.zeros((3, 0))).tolist())) == 1

@@ -82,8 +82,9 @@ def _option(name: str, value: Any) -> Iterator[str]:
 def _amount(said: Mapping[str, Any], parameters: Mapping[str, Any]) -> Iterator[str]:
     """How many rows are dropped, or how labels are made."""
     for name in ("threshold", "blend", "only_above", "contamination"):
-        if said.get(name) is not None:
-            yield from (_flag(name), _number(said[name]))
+        value = said.get(name, parameters.get(name))  # TopoFilter has its own contamination
+        if value is not None:
+            yield from (_flag(name), _number(value))
     if said.get("form", "").startswith("hard") and "threshold" not in said:
         yield "--hard"
     if said.get("per_class") is False or parameters.get("per_class") is False:

@@ -71,7 +71,8 @@ def test_names_of_probes_stand_in_the_registry_alone():
     quoted = re.compile("|".join(f'"{name}"' for name in REGISTRY))
     told = {}
     for path in sorted({p.resolve() for p in root.rglob("*.py")}):
-        found = set(quoted.findall(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        found = set(quoted.findall(re.sub(r"__all__ = \[.*?\]", "", text, flags=re.DOTALL)))
         if len(found) > 1 and path.name != "registry.py":
             told[path.name] = found
     # The evidence names its members, kNN and ridge; the default is the ensemble, else kNN; what

@@ -217,7 +217,7 @@ def test_several_layers_are_read_by_the_ensemble(blobs, make_store, as_labels):
     assert type(score_rows(store, labels, layer=6).probe) is KNNProbe
     one = score_rows(store, labels, "ensemble", layer=6)
     assert np.array_equal(one.proba, EnsembleProbe().fit(data.X, data.weak).oof_proba_)
-    assert "layers" not in one.provenance
+    assert one.provenance["layers"] == [6]
     assert type(score_rows(make_store(data.X, name="one.h5"), labels).probe) is KNNProbe
 
 

@@ -47,7 +47,7 @@ def test_there_are_parameters() -> None:
     [
         ("filtre", "no command 'filtre' (did you mean filter?)"),
         ("filter a --lables b", "--lables"),
-        ("filter a --labels b -o c --probe knm", "got 'knm' (did you mean knn?)"),
+        ("filter a --labels b -o c --probe knm", "(did you mean knn?), got 'knm'"),
         ("filter a --labels b -o c --k 1_0", "whole number from 1 to 1,000,000,000, got '1_0'"),
         ("filter a --labels b -o c --seed -1", "whole number from 0 to 4,294,967,295, got '-1'"),
         ("filter a --labels b -o c --contamination nan", "auto, confident or a number in (0, 1)"),

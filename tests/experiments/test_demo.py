@@ -21,13 +21,14 @@ from probekit.data import Rows
 from probekit.errors import DataError, ModelError, OutputExistsError
 from probekit.experiments import demo
 from probekit.experiments.demo import judge_demo, read_results, run_demo
-from probekit.experiments.steps import ACTIONS, PROBES, demo_steps
+from probekit.experiments.steps import ACTIONS, demo_steps
 from probekit.probes import KNNProbe, LogisticProbe
+from probekit.probes.registry import PUBLISHED
 from probekit.tables import read_file
 from probekit.tasks import get_task
 from probekit.verdicts import Verdicts
 
-VERDICTS = [f"{action}-{probe}" for action in ACTIONS for probe in PROBES]
+VERDICTS = [f"{action}-{probe}" for action in ACTIONS for probe in PUBLISHED]
 ROWS = {"student_rows": 160, "test_rows": 200}
 
 

@@ -42,7 +42,7 @@ _CLEANING = [
     ("--k 1e1", COUNT),
     ("--k 48", "1 to 47"),
     ("--probe knm", "did you mean knn"),
-    ("--probe ''", "one of ensemble"),
+    ("--probe ''", "one of knn"),
     ("--metric cosin", "did you mean cosine"),
     ("--weights unifrom", "did you mean uniform"),
     ("--l2 0.1", "has no --l2"),

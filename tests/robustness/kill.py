@@ -58,7 +58,7 @@ def cases() -> list[Case]:
     finetune = ["finetune", "../rows.jsonl", "-m", "../model", "--labels", "../weak.csv"]
     often = ["--epochs", "3", "--batch-size", "16", "--set", "save_seconds=0"]
     models = ["--task", "../task.jsonl", "--weak", "../model@layers=1", "--strong", "../model"]
-    few = ["--supervisor-rows", "40", "--student-rows", "40", "--test-rows", "40"]
+    few = ["--supervisor-rows", "40", "--student-rows", "60", "--test-rows", "40"]
     short = [
         "--epochs",
         "4",
