@@ -72,7 +72,7 @@ def main() -> None:
 def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the mean gain over the tasks, for strengths that were tried on all of them."""
     from probekit.reports.figures import below, write_figure
-    from probekit.reports.sweep_figures import draw_strengths
+    from probekit.reports.sweep import draw_strengths
 
     tasks = list({line["task"]: line for line in lines}.values())
     gains: dict[tuple[Any, ...], list[float]] = {}

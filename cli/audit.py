@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from probekit.cli.again import typed_again
-from probekit.cli.cleaning_advice import audit_file
 from probekit.cli.labels import LABELS_HELP, labels_options, read_labels
 from probekit.cli.options import emit, json_option, say, seed_option
 from probekit.cli.outputs import claim
@@ -68,11 +67,11 @@ def command(**options: Any) -> None:
     """
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.audit import conclude, find_disputed, tally
-    from probekit.cleaning.audit_file import AuditFile
+    from probekit.cleaning.audit_file import AuditFile, audit_path
     from probekit.cli.cleaning_run import pick
     from probekit.cli.diagnose import chosen_layers
 
-    output = options["output"] or audit_file(options["labels"])
+    output = options["output"] or audit_path(options["labels"])
     _check(output, options)
     with ActivationStore(options["acts"]) as store:
         labels = read_labels(options, store.keys)
@@ -114,14 +113,16 @@ def _run(
     """List the rows to ask about, and ask."""
     from probekit.cleaning.audit import conclude, tally
     from probekit.cleaning.audit_file import plain_text
+    from probekit.cleaning.source_rows import find_rows
     from probekit.cli.audit_screen import Screen
-    from probekit.cli.cleaning_run import find_rows
+    from probekit.cli.cleaning_run import rows_named
     from probekit.joins import Keys, match
 
     many = min(options["many"], len(disputed))
     wanted = disputed.ids[:many]
     if any(name not in file.records for name in wanted) or not options["no_ask"]:
-        rows = find_rows(store, options, purpose="An audit shows the rows' texts")
+        purpose = "An audit shows the rows' texts"
+        rows = find_rows(store, **rows_named(options), purpose=purpose)
         place = match(Keys(wanted, id_column=store.keys.id_column), rows.keys).place
         contents = rows.select(place).contents()
         texts = dict(zip(wanted, map(plain_text, contents), strict=True))

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probekit.cli.cleaning_advice import told_of
 from probekit.cli.labels import read_labels, read_truth
 from probekit.cli.options import emit, say
 from probekit.cli.outputs import claim
-from probekit.errors import DataError, UsageError, first_few
+from probekit.errors import DataError, UsageError
 from probekit.tables import SUFFIXES, suffix_of
 
 if TYPE_CHECKING:
-    from probekit.activations.store import ActivationStore
-    from probekit.data import Rows
     from probekit.verdicts import Verdicts
 
-__all__ = ["find_rows", "pick", "read_rows", "run_cleaning", "truth_codes"]
+__all__ = ["pick", "rows_named", "run_cleaning", "truth_codes"]
 
 
 def pick(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -48,7 +43,10 @@ def run_cleaning(
 
     with rare_collection():
         from probekit.activations.store import ActivationStore
+        from probekit.cleaning.advice import advice_on
+        from probekit.cleaning.audit_file import audit_path
         from probekit.cleaning.scoring import default_probe
+        from probekit.cleaning.source_rows import find_rows
 
         _check_files(options)
         if options["probe"] is not None:
@@ -59,7 +57,9 @@ def run_cleaning(
             named = "knn" if preset else default_probe(store, options["layer"])
             options = {**options, "probe": named}
         probe = _probe(options, pairs=store.differences)
-        rows = find_rows(store, options) if options["write_data"] is not None else None
+        rows = None
+        if options["write_data"] is not None:
+            rows = find_rows(store, **rows_named(options))
         labels = read_labels(options, store.keys)
         if options["preset"] is not None:
             how = {"disagreement": "distance", "ties": "index", **how}
@@ -73,7 +73,14 @@ def run_cleaning(
             only_labelled=options["only_labelled"],
             **{**how, **pick(options, "disagreement"), **_folds(options)},
         )
-        advice = told_of(verdicts.provenance["action"], store, labels, options)
+        advice = advice_on(
+            verdicts.provenance["action"],
+            store,
+            labels,
+            audit=options["audit"] or audit_path(options["labels"]),
+            needed=options["audit"] is not None,
+            **pick(options, "seed", "only_labelled"),
+        )
     verdicts.save(options["output"])
     say(f"{len(verdicts):,} verdicts written to {options['output']}")
     written = None
@@ -83,11 +90,17 @@ def run_cleaning(
     _tell(verdicts, options, {"rows_written": written}, advice)
 
 
+def rows_named(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :func:`find_rows` and its like: the rows, and the columns to read of them."""
+    columns = {name: options.get(name) for name in ("text_column", "id_column")}
+    return {"source": options["rows"], **columns}
+
+
 def _tell(
     verdicts: Verdicts, options: Mapping[str, Any], written: Mapping[str, Any], advice: Any
 ) -> None:
     from probekit.cleaning.evaluate import evaluate, summarize
-    from probekit.cli.cleaning_report import as_json, as_text
+    from probekit.reports.verdicts import verdicts_json, verdicts_text
 
     summary = summarize(verdicts)
     if advice is not None and advice["warning"] is not None:
@@ -99,10 +112,10 @@ def _tell(
     evaluation = None
     if options["truth"] is not None:
         evaluation = evaluate(verdicts, truth_codes(verdicts, options))
-    result = as_json(verdicts, summary, evaluation)
+    result = verdicts_json(verdicts, summary, evaluation)
     result |= {"output": str(options["output"]), **written}
     result["advice"] = advice
-    emit(result, as_text(verdicts, summary, evaluation), as_json=options["as_json"])
+    emit(result, verdicts_text(verdicts, summary, evaluation), as_json=options["as_json"])
 
 
 def _check_files(options: Mapping[str, Any]) -> None:
@@ -169,71 +182,3 @@ def truth_codes(verdicts: Verdicts, options: Mapping[str, Any]) -> Any:
     """Class numbers of the truth, in the order of the verdicts."""
     truth = read_truth(options, verdicts.keys)
     return truth.align(verdicts.keys).labels.codes(verdicts.classes)
-
-
-def find_rows(
-    store: ActivationStore,
-    options: Mapping[str, Any],
-    *,
-    purpose: str = "--write-data needs the rows' own columns",
-) -> Rows:
-    """Rows that the store was made from, with their own columns; others are refused."""
-    from dataclasses import replace
-
-    from probekit.joins import match, other_texts
-
-    source = options["rows"] or _recorded(store, purpose)
-    rows = read_rows(source, options)
-    # Verdicts and audits go by the store's ids, so nothing else may join these rows.
-    keys = replace(store.keys, columns={})
-    place = match(keys, rows.keys).place
-    missing = [name for name, i in zip(store.ids, place, strict=True) if i < 0]
-    if missing:
-        raise DataError(
-            f"{source} lacks {len(missing)} of {len(store)} rows of {store.path} (ids "
-            f"{first_few(missing)}); name the rows that were extracted with --rows, and their id "
-            "with --id-column."
-        )
-    if other := other_texts(keys, rows.keys, place):
-        raise DataError(
-            f"{source} has another text than {store.path} in {len(other)} of {len(store)} rows "
-            f"(ids {first_few(other)}); name the rows that were extracted with --rows, and their "
-            "text with --text-column."
-        )
-    return rows
-
-
-def read_rows(source: str, options: Mapping[str, Any]) -> Rows:
-    """Read rows by the columns that were named; the id's may be one of the labels alone."""
-    from probekit.data import Rows
-    from probekit.sources import load_rows
-
-    text_column, id_column = options["text_column"], options["id_column"]
-    rows = load_rows(source, text_column=text_column)
-    if id_column is None or id_column not in rows.columns:
-        return rows
-    return Rows(rows.columns, text_column=text_column, id_column=id_column, source=rows.source)
-
-
-def _recorded(store: ActivationStore, purpose: str) -> str:
-    """The source that the store names: a task, or a file that lies beside the store.
-
-    A store may come from anywhere, so no other path in it is followed.
-    """
-    from probekit.tasks.registry import task_names
-
-    source = store.source
-    if source is not None and source.partition("@")[0] in task_names():
-        return source
-    if source is not None and not Path(source).is_absolute():
-        folder = Path(os.path.realpath(store.path)).parent
-        with contextlib.suppress(ValueError, OSError):  # what is no name of a file at all
-            path = Path(os.path.realpath(folder / source))
-            if path.is_relative_to(folder) and path.exists():
-                return str(path)
-    recorded = (
-        "does not say where its rows are from"
-        if source is None
-        else f"names {source!r}, which is no task and no file beside it"
-    )
-    raise UsageError(f"{purpose}, and {store.path} {recorded}; name them with --rows.")

@@ -51,7 +51,7 @@ def command(
     Example: probekit demo -o probekit-demo
     """
     from probekit.experiments.demo import judge_demo, run_demo
-    from probekit.reports.tables import demo_table
+    from probekit.reports.demo import demo_table
 
     if only_students:
         results = judge_demo(output, seed=seed)
@@ -83,8 +83,7 @@ def _run(arguments: Sequence[str]) -> None:
 def _report(results: dict[str, Any], folder: Path) -> None:
     """Write the table and the figure from the results."""
     from probekit.files import atomic_write
-    from probekit.reports.figures import demo_figure
-    from probekit.reports.tables import demo_table
+    from probekit.reports.demo import demo_figure, demo_table
 
     with atomic_write(folder / "table.md", "w") as file:
         file.write(demo_table(results).markdown() + "\n")

@@ -76,16 +76,10 @@ def chosen_layers(store: ActivationStore, asked: str | None) -> tuple[int, ...] 
 def _as_json(found: Diagnosis) -> dict[str, Any]:
     from dataclasses import asdict
 
-    result: dict[str, Any] = _finite(asdict(found))
+    from probekit.reports.tables import finite
+
+    result: dict[str, Any] = finite(asdict(found))
     return result
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _text(found: Diagnosis, acts: str) -> str:
@@ -125,39 +119,28 @@ def _head(found: Diagnosis, acts: str) -> str:
 
 
 def _class_table(classes: tuple[ClassFindings, ...]) -> str:
-    from probekit.cli.cleaning_report import table
+    from probekit.reports.tables import Table, share
 
-    rows = [
-        [
-            "weak class",
-            "rows",
-            "share",
-            "confident joint",
-            "HOC",
-            "suspected",
-            "expansion",
-            "chance",
-        ]
-    ]
-    rows += [
-        [
+    header = ("weak class", "rows", "share", "confident joint", "HOC", "suspected")
+    rows = tuple(
+        (
             part.name,
             f"{part.rows:,}",
-            _share(part.share),
-            _share(part.confident_joint),
-            _share(part.hoc),
+            share(part.share),
+            share(part.confident_joint),
+            share(part.hoc),
             f"{part.suspected:,}",
-            _share(part.expansion),
-            _share(part.expansion_by_chance),
-        ]
+            share(part.expansion),
+            share(part.expansion_by_chance),
+        )
         for part in classes
-    ]
-    return (
-        f"{table(rows)}\n"
-        "Confident joint and HOC: how much of the class cannot be told from another; neither is a\n"
-        "rate of wrong labels. Suspected: the probe says another class. Expansion: share of a\n"
-        "suspected row's neighbours that are labelled as the probe says."
     )
+    notes = (
+        "Confident joint and HOC: how much of the class cannot be told from another; neither is a",
+        "rate of wrong labels. Suspected: the probe says another class. Expansion: share of a",
+        "suspected row's neighbours that are labelled as the probe says.",
+    )
+    return Table((*header, "expansion", "chance"), rows, notes).text(rule=False)
 
 
 def _signals(found: Diagnosis) -> str:
@@ -220,7 +203,3 @@ def _what_would(found: Diagnosis) -> str:
         f"{what} Leaving them alone is the default.\nWhat would: {'; '.join(means)}:\n"
         f"  {typed_again('audit')} -m 20"
     )
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %" if math.isfinite(value) else "-"

@@ -225,7 +225,7 @@ def _result(config: FinetuneConfig, done: Finetuned, options: dict[str, Any]) ->
 
 
 def _text(result: dict[str, Any]) -> str:
-    from probekit.cli.cleaning_report import figures_text
+    from probekit.reports.verdicts import figures_text
 
     lines = [
         f"{result['folder']}: trained {result['trained_parameters']:,} of "

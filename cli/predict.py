@@ -35,8 +35,8 @@ def command(**options: Any) -> None:
 
     Example: probekit predict test.jsonl -m student/model -o predictions.parquet
     """
-    from probekit.cli.cleaning_report import figures_text
     from probekit.errors import UsageError
+    from probekit.reports.verdicts import figures_text
     from probekit.sources import load_rows
     from probekit.students.predictions import evaluate_predictions
     from probekit.students.predictor import predict_rows

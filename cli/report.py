@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,7 @@ import click
 
 from probekit.cli.options import emit, json_option, overwrite_option, say
 from probekit.cli.outputs import claim
-from probekit.errors import ProbekitError
+from probekit.errors import DataError, ProbekitError, UsageError
 
 if TYPE_CHECKING:
     from probekit.reports.page import Page, RowsSection
@@ -77,7 +79,6 @@ def command(**options: Any) -> None:
 
     Example: probekit report verdicts.parquet --acts acts.h5 --truth truth.jsonl -o report.html
     """
-    from probekit.errors import UsageError
     from probekit.reports.page import write_page
 
     what: Path = options["what"]
@@ -97,40 +98,24 @@ def command(**options: Any) -> None:
 
 
 def _page(what: Path, options: dict[str, Any]) -> Page:
-    from probekit.errors import DataError
+    from probekit.experiments.sweep import is_sweep
 
     if not what.exists():
         raise DataError(
             f"{what} does not exist; name the folder of a run, or a file of verdicts or a sweep."
         )
-    of = "folder" if what.is_dir() else "sweep" if _is_sweep(what) else "verdicts"
-    _check_options(of, options)
-    if of == "folder":
+    if what.is_dir():
+        _check_options("folder", options)
         return _folder_page(what, options)
-    if of == "sweep":
-        from probekit.reports.page_sweep import read_sweep, sweep_page
-
-        try:
-            return sweep_page(read_sweep(what), title=what.name)
-        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-            if isinstance(error, ProbekitError):
-                raise
-            raise DataError(
-                f"{what} is damaged or of another version; make it again with `probekit sweep`."
-            ) from None
-    from probekit.cli.report_evidence import verdict_evidence
-    from probekit.reports.page_verdicts import verdicts_page
-    from probekit.verdicts import Verdicts
-
-    verdicts = Verdicts.load(what)
-    evidence = verdict_evidence(verdicts, what, options)
-    return verdicts_page(verdicts, evidence, title=what.name, limit=options["limit"])
+    if what.suffix.lower() in (".parquet", ".jsonl") and is_sweep(what):
+        _check_options("sweep", options)
+        return _sweep_page(what)
+    _check_options("verdicts", options)
+    return _verdicts_page(what, options)
 
 
 def _check_options(of: str, options: dict[str, Any]) -> None:
-    """Refuse options that would be passed over silently."""
-    from probekit.errors import UsageError
-
+    """Raise UsageError if options were given that would be passed over silently."""
     foreign = [
         "--" + name.replace("_", "-")
         for kind, names in ONLY.items()
@@ -142,40 +127,74 @@ def _check_options(of: str, options: dict[str, Any]) -> None:
         raise UsageError(f"{', '.join(foreign)} cannot be used for {known}; leave it out.")
 
 
+@contextmanager
+def _one_sentence(sentence: str) -> Iterator[None]:
+    """Turn what goes wrong in reading a file of another shape into this sentence."""
+    try:
+        yield
+    except ProbekitError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+        raise DataError(sentence) from None
+
+
+def _verdicts_page(path: Path, options: dict[str, Any]) -> Page:
+    from probekit.cli.cleaning_run import rows_named, truth_codes
+    from probekit.reports.rows import verdict_evidence
+    from probekit.reports.verdicts import verdicts_page
+    from probekit.verdicts import Verdicts
+
+    verdicts = Verdicts.load(path)
+    evidence = verdict_evidence(
+        verdicts,
+        path,
+        acts=options["acts"],
+        texts=not options["no_text"],
+        truth=None if options["truth"] is None else truth_codes(verdicts, options),
+        layer=options["layer"],
+        neighbors=options["neighbors"],
+        **rows_named(options),
+    )
+    return verdicts_page(verdicts, evidence, title=path.name, limit=options["limit"])
+
+
+def _sweep_page(path: Path) -> Page:
+    from probekit.experiments.sweep import read_sweep
+    from probekit.reports.sweep import sweep_page
+
+    sentence = f"{path} is damaged or of another version; make it again with `probekit sweep`."
+    with _one_sentence(sentence):
+        return sweep_page(read_sweep(path), title=path.name)
+
+
 def _folder_page(folder: Path, options: dict[str, Any]) -> Page:
     """Of a run, a saliency comparison or the demo, by what lies in the folder."""
-    from probekit.errors import DataError
-    from probekit.reports.page_results import demo_page, saliency_page
-    from probekit.reports.page_run import run_page
+    from probekit.reports.demo import demo_page
+    from probekit.reports.run import run_page
+    from probekit.reports.saliency import saliency_page
     from probekit.safe import read_json
 
-    found = next((folder / n for n in (METRICS, DEMO) if (folder / n).is_file()), None)
-    if found is None:
+    path = next((folder / n for n in (METRICS, DEMO) if (folder / n).is_file()), None)
+    if path is None:
         raise DataError(
             f"{folder} is no run: it has no {METRICS}; name the folder that `probekit run` wrote, "
             "when it has finished."
         )
-    try:
-        results = read_json(found)
-        if found.name == DEMO:
+    sentence = f"{path} holds no results of `probekit run`; name the folder that it wrote."
+    with _one_sentence(sentence):
+        results = read_json(path)
+        if path.name == DEMO:
             return demo_page(results, title=folder.absolute().name)
         if "pairs" in results:
             return saliency_page(results, folder=folder)
         return run_page(results, folder=folder, rows=_rows_of_run(folder, options))
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        if isinstance(error, ProbekitError):
-            raise
-        raise DataError(
-            f"{found} holds no results of `probekit run`; name the folder that it wrote."
-        ) from None
 
 
 def _rows_of_run(folder: Path, options: dict[str, Any]) -> RowsSection | None:
     """The rows that the run cleaned, where what made them is still at hand; says so if not."""
-    from probekit.cli.report_evidence import run_rows
-    from probekit.errors import UsageError
     from probekit.experiments.config import read_config
     from probekit.experiments.run import Run
+    from probekit.reports.rows import run_rows
 
     steps = options["steps"] or folder.absolute().parent / "steps"
     try:
@@ -196,9 +215,3 @@ def _rows_of_run(folder: Path, options: dict[str, Any]) -> RowsSection | None:
     if rows is None:
         say("Note: the page is without rows: the run cleans no labels, or its steps are gone.")
     return rows
-
-
-def _is_sweep(path: Path) -> bool:
-    from probekit.reports.page_sweep import is_sweep
-
-    return path.suffix.lower() in (".parquet", ".jsonl") and is_sweep(path)

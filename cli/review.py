@@ -55,9 +55,13 @@ def command(**options: Any) -> None:
 
 def _write(verdicts: Any, options: dict[str, Any]) -> None:
     from probekit.cleaning.review import QUESTION, review_records, write_review
-    from probekit.cli.report_evidence import find_texts
+    from probekit.cleaning.source_rows import find_texts
+    from probekit.cli.cleaning_run import rows_named
 
-    texts = None if options["no_text"] else find_texts(verdicts, options["verdicts"], options)
+    texts = None
+    if not options["no_text"]:
+        named = rows_named(options)
+        texts = find_texts(verdicts, options["verdicts"], acts=options["acts"], **named)
     records = review_records(verdicts, texts, many=options["many"])
     write_review(records, options["output"])
     result = {"output": str(options["output"]), "rows": len(records), "of": len(verdicts)}

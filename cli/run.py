@@ -88,8 +88,8 @@ def command(**options: Any) -> None:
     open_folder(folder, config)
     make_folder(steps)
     results = run.carry_out(folder)
-    from probekit.cli.report_evidence import run_rows
-    from probekit.reports.run_pages import write_run_reports
+    from probekit.reports.rows import run_rows
+    from probekit.reports.run import write_run_reports
 
     try:
         rows = run_rows(run)

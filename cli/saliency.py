@@ -91,7 +91,7 @@ def command(**options: Any) -> None:
     open_saliency_folder(folder, config)
     make_folder(steps)
     results = saliency.carry_out(folder)
-    from probekit.reports.saliency_pages import write_saliency_reports
+    from probekit.reports.saliency import write_saliency_reports
 
     text = write_saliency_reports(results, folder)
     emit(results, text, as_json=options["as_json"])

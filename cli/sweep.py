@@ -210,7 +210,7 @@ def _command(options: Mapping[str, Any]) -> str:
 
 
 def _draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    from probekit.reports.sweep_figures import write_figures
+    from probekit.reports.sweep import write_figures
 
     folder.mkdir(parents=True, exist_ok=True)
     written = write_figures(result, folder)
@@ -219,7 +219,7 @@ def _draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _text(sweep: Sweep, next_step: str | None) -> str:
-    from probekit.reports.sweep_tables import choice_text, sweep_table
+    from probekit.reports.sweep import choice_text, sweep_table
 
     parts = [sweep_table(sweep.plain).text(), "", choice_text(sweep.plain)]
     if next_step is not None:

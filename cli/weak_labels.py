@@ -120,7 +120,7 @@ def _ids(path: Path) -> list[str]:
 
 
 def _text(result: dict[str, Any]) -> str:
-    from probekit.cli.cleaning_report import figures_text
+    from probekit.reports.verdicts import figures_text
 
     bias = "" if result["fit_intercept"] else ", no bias"
     lines = [

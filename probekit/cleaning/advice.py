@@ -8,24 +8,28 @@ numbers were measured (docs/methods.md, Diagnose); each is a named constant here
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from probekit.cleaning.evidence import SAMPLE_ROWS, Evidence, draw_sample, weigh
+from probekit.errors import DataError, LabelsError
 from probekit.limits import check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from probekit.activations.store import ActivationStore
+    from probekit.cleaning.audit import Finding
     from probekit.labels import WeakLabels
 
 __all__ = [
     "Advice",
     "Signals",
+    "advice_on",
     "advise",
     "agreement_needed",
     "concord",
@@ -135,6 +139,63 @@ def advise(
     evidence = weigh(sample.states, sample.hard, sample.groups)
     signals = read_signals(evidence, sample.probs, trusted_accuracy, seed=seed)
     return decide(signals if not cautious else replace(signals, cautious=True))
+
+
+def advice_on(
+    action: Literal["filter", "relabel"],
+    store: ActivationStore,
+    labels: WeakLabels,
+    *,
+    audit: Path,
+    needed: bool = False,
+    seed: int = 0,
+    only_labelled: bool = False,
+) -> dict[str, Any] | None:
+    """What is best for these labels, who says so, and a warning where ``action`` is another.
+
+    The answers of an audit overrule :func:`advise`. None of differences of pairs, and of too few
+    rows to say anything.
+
+    Parameters
+    ----------
+    audit
+        File of the answers.
+    needed
+        Whether a file of another store's rows is an error; else it counts as none.
+    """
+    if needed or audit.is_file():
+        try:
+            finding = _audited(audit, store, labels, seed=seed, only_labelled=only_labelled)
+        except DataError:
+            if needed:
+                raise
+            finding = None
+        if finding is not None and finding.action is not None:
+            warning = None
+            if finding.action != action:
+                warning = (
+                    f"{action} is not what the audit found: {finding.action} is right with "
+                    f"probability {finding.probability:.2f}, by {finding.tally.known:g} true "
+                    f"labels in {audit}."
+                )
+            return {"action": finding.action, "by": str(audit), "warning": warning}
+    if store.differences:
+        return None
+    try:
+        advice = advise(store, labels, seed=seed, only_labelled=only_labelled)
+    except (DataError, LabelsError):
+        return None
+    return {"action": advice.action, "by": "diagnose", "warning": advice.warning(action)}
+
+
+def _audited(path: Path, store: ActivationStore, labels: WeakLabels, **how: Any) -> Finding:
+    from probekit.cleaning.audit import conclude, find_disputed, tally
+    from probekit.cleaning.audit_file import AuditFile
+
+    disputed = find_disputed(store, labels, **how)
+    known = dict(zip(store.ids, store.hashes, strict=True))
+    answers = AuditFile(path, known, disputed.classes).answers
+    return conclude(tally(disputed, answers), len(disputed))
 
 
 def read_signals(

@@ -13,10 +13,15 @@ from probekit.sheets import read_hash, read_sheet, write_sheet, written_hash
 if TYPE_CHECKING:
     from probekit.data import Content
 
-__all__ = ["ANSWER", "AuditFile", "plain_text"]
+__all__ = ["ANSWER", "AuditFile", "audit_path", "plain_text"]
 
 ANSWER = "true_label"
 COLUMNS = ("id", "text_hash", "text", ANSWER)
+
+
+def audit_path(labels: str) -> Path:
+    """Where an audit of these labels is kept unless another file is named."""
+    return Path(f"{Path(labels).stem}.audit.csv")
 
 
 def plain_text(content: Content) -> str:

@@ -33,16 +33,27 @@ from probekit.kinds import Choice, Listed, Maybe, Number, Whole
 from probekit.limits import COUNT, DISAGREEMENT, FLAG, FOLDS, METRIC, PENALTY, SEED, SHARE
 from probekit.probes.neighbors import Metric
 from probekit.probes.registry import PUBLISHED, ProbeName, probe_spec
-from probekit.safe import read_json
+from probekit.safe import misfit, read_json
 from probekit.settings import configuration
+from probekit.sources import read_table
+from probekit.tables import read_metadata
 
-__all__ = ["Sweep", "SweepSettings", "remove_parts", "run_sweep", "write_sweep"]
+__all__ = [
+    "Sweep",
+    "SweepSettings",
+    "is_sweep",
+    "read_sweep",
+    "remove_parts",
+    "run_sweep",
+    "write_sweep",
+]
 
 FORMAT = "probekit-sweep"
 VERSION = 1
 # Version of how figures are computed: raised where an older unfinished sweep must not be resumed.
 RULES = 2
 COUNTS = Listed(COUNT, least=1)
+NUMBER_OR_NONE = (int, float, type(None))
 
 
 @configuration
@@ -193,6 +204,33 @@ def write_sweep(sweep: Sweep, path: str | Path, *, command: str | None = None) -
     if command is not None:
         metadata["command"] = command
     write_table(columns, path, {"probekit": json.dumps(metadata, ensure_ascii=False)})
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a file is a sweep, by what it says of itself."""
+    return path.is_file() and read_metadata(path).get("format") == FORMAT
+
+
+def read_sweep(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_sweep` wrote, as :attr:`Sweep.plain`, and ``means`` over seeds.
+
+    Raises
+    ------
+    DataError
+        The file is damaged.
+    """
+    table = read_table(path)
+    columns = {name: values[:] for name, values in table.columns.items()}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if not rows:
+        raise DataError(f"{path} holds no results; make it again with `probekit sweep`.")
+    shape = {name: NUMBER_OR_NONE for name in columns if name != "probe"} | {"probe": str}
+    said = {"choice": dict, "regret": dict, "notes?": [str], "provenance?": dict}
+    if wrong := misfit(rows, [shape], "rows") or misfit(dict(table.metadata), said, "metadata"):
+        raise DataError(f"{path} is damaged: {wrong}; make it again with `probekit sweep`.")
+    means = mean_over_seeds(rows)
+    best = [dict(row_of(means, row)) for row in choose_each(rows)]
+    return {**table.metadata, "rows": rows, "means": means, "best": best}
 
 
 def remove_parts(parts: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,14 +13,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probekit.files import atomic_write
+from probekit.reports.tables import Table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from probekit.reports.tables import Table
-
-__all__ = ["Figure", "Page", "PageTable", "RowsSection", "picture", "render_page", "write_page"]
-
+__all__ = [
+    "Figure",
+    "Page",
+    "PageTable",
+    "RowsSection",
+    "flat",
+    "folder_command",
+    "render_page",
+    "settings",
+    "write_page",
+]
 
 SCRIPTS = ("rows.js", "table.js", "map.js", "start.js")
 
@@ -39,8 +48,12 @@ class Figure:
     """A picture that is part of the page."""
 
     caption: str
-    source: str
-    """A ``data:`` address."""
+    png: bytes
+
+    @property
+    def source(self) -> str:
+        """A ``data:`` address."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,7 @@ class RowsSection:
     """The table of rows and, where there is one, the map of their states."""
 
     payload: Mapping[str, Any]
-    """What :func:`probekit.reports.page_rows.rows_payload` returned."""
+    """What :func:`probekit.reports.rows.rows_payload` returned."""
     title: str = "Rows"
     notes: tuple[str, ...] = ()
     """Sentences above the table."""
@@ -110,9 +123,32 @@ def write_page(page: Page, path: str | Path) -> None:
         file.write(text.encode("utf-8", "replace"))
 
 
-def picture(png: bytes) -> str:
-    """A PNG as a ``data:`` address."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def folder_command(command: str, folder: Path) -> tuple[str, str]:
+    """A sentence and a command that compute a folder's results again, from nothing."""
+    here = folder.absolute().name if folder.is_absolute() else str(folder)
+    return (
+        "Run where it was started (paths in config.yaml are from there), this computes all of it "
+        "again:",
+        f"probekit {command} --config {shlex.quote(f'{here}/config.yaml')} -o again "
+        "--steps again-steps",
+    )
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> tuple[tuple[str, str], ...]:
+    """Nested settings as lines: ``probe.parameters.k`` and its value."""
+    lines: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines += flat(value, f"{before}{name}.")
+        else:
+            listed = isinstance(value, list | tuple)
+            lines.append((f"{before}{name}", ", ".join(map(str, value)) if listed else str(value)))
+    return tuple(lines)
+
+
+def settings(results: Mapping[str, Any], *parts: str) -> tuple[tuple[str, str], ...]:
+    """:func:`flat` of these parts of the results."""
+    return flat({part: results.get(part, {}) for part in parts})
 
 
 @cache

@@ -1,13 +1,14 @@
-"""Tables of results: aligned text for a terminal, Markdown for a page, from the same cells."""
+"""One table for a terminal, Markdown and a page, and how numbers are written in its cells."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Table", "demo_table", "percent", "points", "recovered"]
+from probekit.safe import printable
+
+__all__ = ["Table", "difference", "finite", "interval", "number", "percent", "share", "share_of"]
 
 MISSING = "-"
 
@@ -22,25 +23,28 @@ class Table:
     """Sentences below the table."""
 
     def __post_init__(self) -> None:
-        """Refuse a row that would be shown under another column's name."""
+        """Raise ValueError if a row would be shown under another column's name."""
         uneven = [row for row in self.rows if len(row) != len(self.header)]
         if uneven:
             raise ValueError(f"{len(self.header)} columns cannot hold the row {uneven[0]!r}.")
 
-    def text(self) -> str:
-        """Aligned columns, two spaces apart."""
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
+    def text(self, *, rule: bool = True) -> str:
+        """Aligned columns, two spaces apart, each row one line.
 
-        def line(cells: tuple[str, ...]) -> str:
-            padded = [
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-            ]
-            return "  ".join(padded).rstrip()
-
-        rule = "  ".join("-" * width for width in widths)
-        lines = [line(self.header), rule, *map(line, self.rows)]
-        return "\n".join(lines + (["", *self.notes] if self.notes else []))
+        With ``rule=False`` there is no line below the header, and the notes follow at once.
+        """
+        lines = [tuple(map(_cell, row)) for row in (self.header, *self.rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        if rule:
+            lines.insert(1, tuple("-" * width for width in widths))
+        text = [
+            "  ".join(
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        return "\n".join([*text, *([""] if rule and self.notes else []), *self.notes])
 
     def markdown(self) -> str:
         """A pipe table, notes as a paragraph below."""
@@ -53,68 +57,45 @@ class Table:
         return "\n".join(lines + (["", " ".join(self.notes)] if self.notes else []))
 
 
+def _cell(text: str) -> str:
+    return printable(text).replace("\n", " ").replace("\t", " ")
+
+
 def percent(value: float | None) -> str:
-    """A share as percent with one digit behind the point."""
+    """A share as percent with one digit behind the point, or a dash where there is none."""
     return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
 
 
-def recovered(result: Mapping[str, Any] | None) -> str:
-    """PGR with its interval; student − weak in points where PGR's interval has no bounds."""
-    if result is None:
-        return MISSING
-    if result["pgr"] is None or result["unbounded"]:
-        return "pt " + points(result)
-    return f"{result['pgr']:.2f} [{result['pgr_low']:.2f} {result['pgr_high']:.2f}]"
+def share(value: float | None) -> str:
+    """:func:`percent` with its sign: ``12.3 %``."""
+    text = percent(value)
+    return text if text == MISSING else f"{text} %"
 
 
-def points(result: Mapping[str, Any] | None) -> str:
-    """A difference of two accuracies in percentage points, with its interval."""
-    if result is None:
-        return MISSING
-    gain, low, high = (100 * result[key] for key in ("gain", "gain_low", "gain_high"))
-    return f"{gain:+.1f} [{low:+.1f} {high:+.1f}]"
+def share_of(part: int, whole: int) -> str:
+    """A part as :func:`share` of the whole, or a dash where there is nothing to share."""
+    return share(part / whole) if whole else MISSING
 
 
-def demo_table(results: Mapping[str, Any]) -> Table:
-    """The table of `probekit demo`: one row per training set, floor first, ceiling last.
-
-    ``results`` is what :func:`probekit.experiments.students.judge_students` returned, or its file.
-    """
-    header = ("training set", "rows", "labels", "acc", "PGR", "gain", "acc*", "PGR*", "AUROC")
-    rows = tuple(_demo_row(arm) for arm in results["arms"])
-    return Table(header, rows, _notes(results))
+def number(value: float | None) -> str:
+    """Four digits behind the point, or a dash where there is no number."""
+    return MISSING if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
-def _demo_row(arm: Mapping[str, Any]) -> tuple[str, ...]:
-    matched = arm["pgr_prior_matched"]
-    bounded = matched is not None and matched["pgr"] is not None and not matched["unbounded"]
-    return (
-        arm["name"],
-        MISSING if arm["rows"] is None else f"{arm['rows']:,}",
-        percent(arm["label_accuracy"]),
-        percent(arm["accuracy"]),
-        recovered(arm["pgr"]),
-        points(arm["gain"]),
-        percent(arm["accuracy_prior_matched"]),
-        f"{matched['pgr']:.2f}" if bounded else MISSING,
-        percent(arm["auroc"]),
-    )
+def difference(value: float, low: float, high: float) -> str:
+    """A difference of two shares in percentage points, with its interval."""
+    return f"{100 * value:+.1f} [{100 * low:+.1f} {100 * high:+.1f}]"
 
 
-def _notes(results: Mapping[str, Any]) -> tuple[str, ...]:
-    shares = " / ".join(percent(share) for share in results["weak_prior"])
-    notes = [
-        "labels: training labels that are right, %. acc: test rows right at 0.5, %, of "
-        f"{results['test_rows']:,}; acc*, PGR*:",
-        f"with the class shares of the weak labels ({shares} %). PGR: recovered share of the gap",
-        "between weak supervisor and ceiling. gain: points over the student on plain weak labels.",
-        "[95 % interval]: paired bootstrap over test rows; another training half moves it too.",
-        "Students: logistic on the last layer, L2 chosen out of fold on the labels they train on.",
-    ]
-    draws = results["random_draws"]
-    if draws > 1:
-        notes.append(f"random: as many rows of each weak class dropped, mean of {draws} draws.")
-    found = [arm[key] for arm in results["arms"] for key in ("pgr", "pgr_prior_matched")]
-    if any(pgr is not None and pgr["reason"] for pgr in found):
-        notes.append("pt: student − weak supervisor in points; the gap is too small for a PGR.")
-    return tuple(notes)
+def interval(value: float, low: float, high: float) -> str:
+    """A ratio with its interval."""
+    return f"{value:.2f} [{low:.2f} {high:.2f}]"
+
+
+def finite(value: Any) -> Any:
+    """The same nested value with None for every number that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

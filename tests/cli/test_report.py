@@ -257,7 +257,7 @@ def test_the_report_of_a_run(probekit, chain, write_rows, tiny_model, monkeypatc
     def ill(_):
         raise DataError("The rows are ill.")
 
-    monkeypatch.setattr("probekit.cli.report_evidence.run_rows", ill)
+    monkeypatch.setattr("probekit.reports.rows.run_rows", ill)
     without = probekit(*command)
     assert without.exit_code == 0, without.output
     assert "is without rows: The rows are ill." in without.stderr

@@ -25,8 +25,7 @@ from probekit.experiments.plan import plan
 from probekit.experiments.presets import preset_names, read_preset
 from probekit.experiments.run import Run, open_folder
 from probekit.labels import load_labels
-from probekit.reports.run_pages import write_run_reports
-from probekit.reports.run_tables import run_table
+from probekit.reports.run import run_table, write_run_reports
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -24,7 +24,7 @@ from probekit.experiments.saliency_config import SaliencyConfig, open_saliency_f
 from probekit.experiments.saliency_judge import AFTER_TRUTH, BARS, PROBES
 from probekit.experiments.saliency_steps import layer_file, read_probes
 from probekit.labels import load_labels
-from probekit.reports.saliency_pages import write_saliency_reports
+from probekit.reports.saliency import write_saliency_reports
 
 # Of the tiny model.
 LAST = 3

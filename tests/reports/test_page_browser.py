@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from probekit.cleaning.neighborhood import map_states, nearest_rows
 from probekit.data import text_hash
 from probekit.reports.page import write_page
-from probekit.reports.page_rows import Evidence, rows_payload
-from probekit.reports.page_states import map_states, nearest_rows
-from probekit.reports.page_verdicts import verdicts_page
+from probekit.reports.rows import Evidence, rows_payload
+from probekit.reports.verdicts import verdicts_page
 from probekit.verdicts import Verdicts
 
 EVIL = "<script>document.title = 'taken'</script></script><img src=x onerror=alert(1)><!--"

@@ -1,4 +1,4 @@
-"""Tables and figures of a run, from results as metrics.json holds them."""
+"""Tables, figures and page of a run, from results as metrics.json holds them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ import pytest
 
 from probekit.experiments.judge import Arm, judge_arms
 from probekit.experiments.seeds import combine_seeds
-from probekit.reports.run_figures import draw_arms, draw_curves, draw_grid
-from probekit.reports.run_pages import write_run_reports
-from probekit.reports.run_tables import curve_table, rounds_table, run_table
+from probekit.reports.page import render_page
+from probekit.reports.run import (
+    curve_table,
+    draw_arms,
+    draw_curves,
+    draw_grid,
+    rounds_table,
+    run_page,
+    run_table,
+    write_run_reports,
+)
 
 TRUTH = np.random.default_rng(0).integers(0, 2, 200)
 
@@ -238,3 +246,76 @@ def test_a_runs_folder(seeds: int, tmp_path: Path) -> None:
     for name in ("arms-1.png", "arms-2.png", "curves.png", "grid-t.png"):
         assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
         assert name in page
+
+
+def plain_arms(seed: int = 0) -> list[dict[str, Any]]:
+    def probs(strength: float) -> Any:
+        noise = np.random.default_rng(seed).normal(size=len(TRUTH))
+        p = 1 / (1 + np.exp(-(2 * TRUTH - 1) * strength - noise))
+        return np.column_stack([1 - p, p])
+
+    arms = [
+        Arm("weak supervisor", "floor", [probs(0.5)]),
+        Arm("weak labels, <xent>", "plain", [probs(0.8)], 0.7, 90),
+        Arm("ground truth", "ceiling", [probs(2)], 1.0, 90),
+    ]
+    return judge_arms(arms, truth=TRUTH, weak_prior=[0.5, 0.5], draws=200)
+
+
+def run_results(strong: tuple[str, ...] = ("large",)) -> dict[str, Any]:
+    groups = [
+        {
+            "task": "t",
+            "weak": "small",
+            "strong": name,
+            "parameters": {"weak": 10**6, "strong": 10 ** (7 + i)},
+            "seeds": [0],
+            "arms": combine_seeds([plain_arms()]),
+        }
+        for i, name in enumerate(strong)
+    ]
+    results = [
+        {
+            "task": "t",
+            "weak": "small",
+            "strong": name,
+            "seed": 0,
+            "rows": {"test": 200},
+            "arms": plain_arms(),
+            "alarms": ["Mind that."],
+            "seconds": {"step of all": 60.0, f"step of {name}": 30.0},
+        }
+        for name in strong
+    ]
+    return {
+        "groups": groups,
+        "results": results,
+        "versions": {"probekit": "0.1.0"},
+        "config": {"task": ["t"], "finetune": {"epochs": 2}, "chain": []},
+    }
+
+
+def test_every_cell_of_a_runs_table_is_on_its_page():
+    results = run_results()
+    html = render_page(run_page(results, folder=Path("runs/first <run>")))
+    for row in run_table(results["groups"][0]).rows:
+        for cell in row[1:]:
+            assert f"<td>{cell}</td>" in html
+    assert "weak labels, &lt;xent&gt;" in html
+    assert "first &lt;run&gt;" in html
+    assert "probekit run --config &#39;runs/first &lt;run&gt;/config.yaml&#39; -o again" in html
+    assert "Mind that." in html
+    assert "config.finetune.epochs" in html
+    assert html.count("data:image/png") == 1
+
+
+def test_several_pairs_have_a_figure_each_and_one_for_all():
+    page = run_page(run_results(("large", "larger")), folder=Path("r"))
+    assert [figure.caption.partition(":")[0] for figure in page.figures] == [
+        "Test accuracy of every student",
+        "Test accuracy of every student",
+        "Students by size on t",
+    ]
+    facts = dict(page.facts)
+    assert facts["Strong models"] == "large, larger"
+    assert facts["Computed in"] == "2 min"  # 60 + 30 + 30: what is shared counts once

@@ -1,4 +1,4 @@
-"""Tables and figures of a saliency comparison, from results as metrics.json holds them."""
+"""Tables, figures and page of a saliency comparison, from results as metrics.json holds them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ import pytest
 
 from probekit.experiments.saliency_judge import COLUMNS, PROBES, Judged
 from probekit.experiments.saliency_summary import summarize_pairs
-from probekit.reports.saliency_figures import draw_bars, draw_layers
-from probekit.reports.saliency_pages import write_saliency_reports
-from probekit.reports.saliency_tables import gap_sentence, layers_table, saliency_table
+from probekit.reports.page import render_page
+from probekit.reports.saliency import (
+    draw_bars,
+    draw_layers,
+    gap_sentence,
+    layers_table,
+    saliency_page,
+    saliency_table,
+    write_saliency_reports,
+)
 
 MEANS = (0.60, 0.70, 0.72, 0.76, 0.82, 0.61, 0.71, 0.78)
 LAYERS = (0, 1, 2)
@@ -137,3 +144,11 @@ def test_files_of_one_and_of_several_pairs(tmp_path: Path) -> None:
     page = (tmp_path / "table.md").read_text()
     assert "](bars-2.png)" in page
     assert "| 4. finetune, weak labels, then linear probe, ground truth |" in page
+
+
+def test_the_page_of_a_comparison() -> None:
+    page = saliency_page(results(found("t", 0)), folder=Path("/any/s"))
+    html = render_page(page)
+    assert page.tables[0].table.rows[0][0].startswith("1.")
+    assert html.count("data:image/png") == 2
+    assert "probekit saliency --config s/config.yaml -o again --steps again-steps" in html

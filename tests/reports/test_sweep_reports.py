@@ -7,8 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from probekit.reports.sweep_figures import draw_layers, draw_strengths, write_figures
-from probekit.reports.sweep_tables import choice_text, measure_name, strength_text, sweep_table
+from probekit.reports.sweep import (
+    choice_text,
+    draw_layers,
+    draw_strengths,
+    measure_name,
+    strength_text,
+    sweep_table,
+    write_figures,
+)
 
 KEYS = ("layer", "probe", "k", "l2", "k_cc", "k_zeta", "zeta", "contamination")
 FIGURES = ("accuracy", "auroc", "auroc_gain", "filtered_0.2", "filtered_own")

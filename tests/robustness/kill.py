@@ -442,7 +442,7 @@ def imports() -> None:
     import probekit.experiments.run
     import probekit.experiments.saliency
     import probekit.experiments.sweep
-    import probekit.reports.run_pages
+    import probekit.reports.run
     import probekit.students.finetune  # noqa: F401
 
 

@@ -1,4 +1,4 @@
-"""What a page shows of stored states: each row's nearest neighbours, and a map of all rows."""
+"""Where rows lie among the others: the nearest rows of each, and a map of all of them."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def nearest_rows(
     k = min(k, len(X) - int(np.bincount(groups).max()))
     if k < 1:
         return None
-    found = nearest_others(X, k, groups=groups, metric=metric)
+    near = nearest_others(X, k, groups=groups, metric=metric)
     if metric == "euclidean":
-        return Nearest(found.index, found.distance, "Euclidean distance")
+        return Nearest(near.index, near.distance, "Euclidean distance")
     # The search measures the chord between unit rows.
-    return Nearest(found.index, 1 - found.distance**2 / 2, "cosine of the centred states")
+    return Nearest(near.index, 1 - near.distance**2 / 2, "cosine of the centred states")
 
 
 def map_states(X: NDArray[np.float32]) -> StateMap | None:

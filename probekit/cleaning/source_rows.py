@@ -1,0 +1,195 @@
+"""The rows that a store or verdicts were made from, found again: their columns and their texts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from probekit.activations.store import ActivationStore
+from probekit.cleaning.audit_file import plain_text
+from probekit.data import Rows
+from probekit.errors import DataError, StoreError, UsageError, first_few
+from probekit.joins import match, other_texts
+from probekit.sources import load_rows
+from probekit.tasks.registry import task_names
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from probekit.verdicts import Verdicts
+
+__all__ = ["find_rows", "find_texts", "places_in", "row_texts", "store_beside", "texts_of"]
+
+
+def find_rows(
+    store: ActivationStore,
+    source: str | None = None,
+    *,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    purpose: str = "--write-data needs the rows' own columns",
+) -> Rows:
+    """Read the rows that a store was made from, with their own columns.
+
+    Parameters
+    ----------
+    source
+        File or task; by default what the store names, if it is a task or lies beside the store.
+    id_column
+        Column of the ids; may be one of the labels alone.
+    purpose
+        What the rows are for, said where they cannot be found.
+
+    Raises
+    ------
+    UsageError
+        The store does not name rows that can be found.
+    DataError
+        The source lacks rows of the store, or has other texts.
+    """
+    source = source or _recorded(store, purpose)
+    rows = _read(source, text_column, id_column)
+    # Verdicts and audits go by the store's ids, so nothing else may join these rows.
+    keys = replace(store.keys, columns={})
+    place = match(keys, rows.keys).place
+    missing = [name for name, i in zip(store.ids, place, strict=True) if i < 0]
+    if missing:
+        raise DataError(
+            f"{source} lacks {len(missing)} of {len(store)} rows of {store.path} (ids "
+            f"{first_few(missing)}); name the rows that were extracted with --rows, and their id "
+            "with --id-column."
+        )
+    if other := other_texts(keys, rows.keys, place):
+        raise DataError(
+            f"{source} has another text than {store.path} in {len(other)} of {len(store)} rows "
+            f"(ids {first_few(other)}); name the rows that were extracted with --rows, and their "
+            "text with --text-column."
+        )
+    return rows
+
+
+def _read(source: str, text_column: str | None, id_column: str | None) -> Rows:
+    rows = load_rows(source, text_column=text_column)
+    if id_column is None or id_column not in rows.columns:
+        return rows
+    return Rows(rows.columns, text_column=text_column, id_column=id_column, source=rows.source)
+
+
+def _recorded(store: ActivationStore, purpose: str) -> str:
+    """The source that the store names: a task, or a file that lies beside the store.
+
+    A store may come from anywhere, so no other path in it is followed.
+    """
+    source = store.source
+    if source is not None and source.partition("@")[0] in task_names():
+        return source
+    if source is not None and not Path(source).is_absolute():
+        folder = Path(os.path.realpath(store.path)).parent
+        with contextlib.suppress(ValueError, OSError):  # what is no name of a file at all
+            path = Path(os.path.realpath(folder / source))
+            if path.is_relative_to(folder) and path.exists():
+                return str(path)
+    recorded = (
+        "does not say where its rows are from"
+        if source is None
+        else f"names {source!r}, which is no task and no file beside it"
+    )
+    raise UsageError(f"{purpose}, and {store.path} {recorded}; name them with --rows.")
+
+
+def find_texts(
+    verdicts: Verdicts,
+    path: Path,
+    *,
+    acts: Path | None = None,
+    source: str | None = None,
+    text_column: str | None = None,
+    id_column: str | None = None,
+) -> list[str]:
+    """The text of each verdict's row: from these rows, this store or the store beside ``path``."""
+    acts = acts or (None if source else store_beside(verdicts, path))
+    columns = {"text_column": text_column, "id_column": id_column}
+    if acts is None:
+        return row_texts(verdicts, None, source, **columns)
+    with ActivationStore(acts) as store:
+        return row_texts(verdicts, store, source, **columns)
+
+
+def row_texts(
+    verdicts: Verdicts,
+    store: ActivationStore | None,
+    source: str | None = None,
+    *,
+    text_column: str | None = None,
+    id_column: str | None = None,
+) -> list[str]:
+    """The text of each verdict's row, from the rows named or those that the store names.
+
+    Raises
+    ------
+    UsageError
+        Neither is given; verdicts themselves hold no texts.
+    """
+    if source is not None:
+        return texts_of(verdicts, _read(source, text_column, id_column))
+    if store is None:
+        raise UsageError(
+            "Verdicts hold no texts; name the rows with --rows, or the store that they were made "
+            "from with --acts, or do without with --no-text."
+        )
+    columns = {"text_column": text_column, "id_column": id_column}
+    return texts_of(verdicts, find_rows(store, purpose="Verdicts hold no texts", **columns))
+
+
+def texts_of(verdicts: Verdicts, rows: Rows) -> list[str]:
+    """The rows' texts in the order of the verdicts."""
+    texts = [""] * len(verdicts)
+    for content, verdict in zip(rows.contents(), verdicts.join(rows), strict=True):
+        if verdict is not None:
+            texts[verdict] = plain_text(content)
+    return texts
+
+
+def store_beside(verdicts: Verdicts, path: Path) -> Path | None:
+    """The store that the verdicts name, beside them or here, if it is the very one."""
+    said = verdicts.provenance.get("store", {})
+    name = Path(str(said.get("name", ""))).name
+    for folder in (Path(os.path.realpath(path)).parent, Path.cwd()):
+        candidate = folder / name
+        if not name or not candidate.is_file():
+            continue
+        try:
+            with ActivationStore(candidate) as store:
+                if store.fingerprint == said.get("fingerprint"):
+                    return candidate
+        except StoreError:
+            continue
+    return None
+
+
+def places_in(store: ActivationStore, verdicts: Verdicts) -> NDArray[np.int64]:
+    """Row numbers (n,) of all verdicts in the store.
+
+    Raises
+    ------
+    DataError
+        The store lacks rows of the verdicts, or has other texts.
+    """
+    place = match(verdicts.keys, store.keys).place
+    missing = [name for name, i in zip(verdicts.ids, place, strict=True) if i < 0]
+    if missing:
+        raise DataError(
+            f"{store.path} lacks {len(missing)} of {len(verdicts)} rows of the verdicts (ids "
+            f"{first_few(missing)}); name the store that they were made from with --acts."
+        )
+    if other := other_texts(verdicts.keys, store.keys, place):
+        raise DataError(
+            f"{store.path} has another text than the verdicts in {len(other)} of {len(verdicts)} "
+            f"rows (ids {first_few(other)}); name the store that they were made from with --acts."
+        )
+    return np.array(place, dtype=np.int64)

@@ -1,0 +1,302 @@
+"""The rows themselves on a page: texts, truth, nearest rows and a map, as the script reads them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probekit.errors import UsageError
+from probekit.reports.page import RowsSection
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from probekit.activations.store import ActivationStore
+    from probekit.cleaning.neighborhood import Nearest, StateMap
+    from probekit.experiments.run import Run
+    from probekit.experiments.weak_to_strong import Pair
+    from probekit.verdicts import Verdicts
+
+__all__ = [
+    "NEIGHBORS",
+    "SHOWN_ROWS",
+    "Evidence",
+    "rows_payload",
+    "rows_section",
+    "run_rows",
+    "verdict_codes",
+    "verdict_evidence",
+]
+
+NEIGHBORS = 8
+# Rows that a page lists, the most disagreeing ones; a browser sorts and filters them at once.
+SHOWN_ROWS = 20_000
+# Characters of a text, and of all texts: a page is opened by a browser that reads it whole.
+TEXT_LENGTH, TEXT_BUDGET = 4000, 40_000_000
+# Classes shown of each distribution, most probable first.
+TOP_CLASSES = 5
+KEPT, CHANGED, DROPPED = range(3)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What is known of the rows of verdicts beside the verdicts, in their order."""
+
+    texts: Sequence[str] | None = None
+    """n texts; None where the page is to do without."""
+    truth: NDArray[np.int64] | None = None
+    """True class numbers (n,), as in the verdicts' classes."""
+    nearest: Nearest | None = None
+    map: StateMap | None = None
+    layer: int | None = None
+    """Of the states that neighbours and map are of."""
+
+
+def verdict_evidence(
+    verdicts: Verdicts,
+    path: Path,
+    *,
+    acts: Path | None = None,
+    source: str | None = None,
+    texts: bool = True,
+    truth: NDArray[np.int64] | None = None,
+    layer: int | None = None,
+    neighbors: int = NEIGHBORS,
+    text_column: str | None = None,
+    id_column: str | None = None,
+) -> Evidence:
+    """All that is known of the rows of the verdicts in ``path``, in their order.
+
+    Parameters
+    ----------
+    acts
+        The store that they were made from; by default the one that they name, if it lies beside.
+    source
+        The rows, for their texts; by default those that the store names.
+    texts
+        Whether to show texts at all.
+    truth
+        True class numbers (n,).
+    layer
+        Of nearest rows and map; by default the last one that the verdicts' probe read.
+    """
+    from probekit.activations.store import ActivationStore
+    from probekit.cleaning.source_rows import row_texts, store_beside
+
+    acts = acts or store_beside(verdicts, path)
+    if acts is None and layer is not None:
+        raise UsageError("--layer chooses among the layers of a store; name it with --acts.")
+    columns = {"text_column": text_column, "id_column": id_column}
+    with ExitStack() as stack:
+        store = None if acts is None else stack.enter_context(ActivationStore(acts))
+        shown = row_texts(verdicts, store, source, **columns) if texts else None
+        evidence = Evidence(texts=shown, truth=truth)
+        if store is None:
+            return evidence
+        return _with_states(evidence, verdicts, store, layer=layer, neighbors=neighbors)
+
+
+def _with_states(
+    evidence: Evidence,
+    verdicts: Verdicts,
+    store: ActivationStore,
+    *,
+    layer: int | None = None,
+    neighbors: int = NEIGHBORS,
+) -> Evidence:
+    """Add nearest rows, by the probe's own metric where it has one, and the map of one layer."""
+    from probekit.cleaning.neighborhood import map_states, nearest_rows
+    from probekit.cleaning.source_rows import places_in
+
+    rows = places_in(store, verdicts)
+    if layer is None:
+        layer = next(reversed(verdicts.layers), store.layers[-1])
+    X = store.read(layer, rows)
+    probe = verdicts.provenance.get("probe", {})
+    euclidean = probe.get("parameters", {}).get("metric") == "euclidean"
+    nearest = nearest_rows(
+        X, neighbors, groups=store.copies(rows), metric="euclidean" if euclidean else "cosine"
+    )
+    return replace(evidence, nearest=nearest, map=map_states(X), layer=layer)
+
+
+def run_rows(
+    run: Run, *, arm: str | None = None, neighbors: int = NEIGHBORS, limit: int | None = None
+) -> RowsSection | None:
+    """Rows that a run cleaned: of the arm named, else of its first filter, else of a relabelling.
+
+    None where it has no such arm, or what its steps made is not there any more.
+
+    Raises
+    ------
+    UsageError
+        ``arm`` is not one of those that clean labels.
+    """
+    from probekit.experiments.weak_to_strong import Pair
+
+    pairs = [each.source for each in run.experiments if isinstance(each.source, Pair)]
+    known = list(_cleaning_arms(pairs[0])) if pairs else []
+    if arm is not None and arm not in known:
+        raise UsageError(
+            f"The run has no arm {arm!r} that cleans labels; "
+            + (f"it has {', '.join(known)}." if known else "it has none at all.")
+        )
+    if not known:
+        return None
+    name = arm or next((name for name in known if name.startswith("filter")), known[0])
+    return _pair_rows(run, pairs[0], name, neighbors=neighbors, limit=limit)
+
+
+def _cleaning_arms(pair: Pair) -> dict[str, tuple[str, str]]:
+    """Arms of verdicts, as the table calls them, and their action and probe."""
+    from probekit.probes.registry import probe_spec
+
+    return {
+        f"{action} {probe_spec(probe).label}": (action, probe) for action, probe in pair.verdicts
+    }
+
+
+def _pair_rows(
+    run: Run, pair: Pair, name: str, *, neighbors: int, limit: int | None
+) -> RowsSection | None:
+    from probekit.activations.store import ActivationStore
+    from probekit.cleaning.source_rows import texts_of
+    from probekit.experiments.context import VERDICTS
+    from probekit.experiments.probe_steps import STORE
+    from probekit.verdicts import Verdicts
+
+    step = pair.verdicts[_cleaning_arms(pair)[name]]
+    path = run.engine.path(step) / VERDICTS
+    if not (run.engine.done(step) and path.is_file()):
+        return None
+    verdicts = Verdicts.load(path)
+    splits = pair.context.splits
+    truth = splits.truth["student"].align(verdicts.keys).labels.codes(verdicts.classes)
+    evidence = Evidence(texts=texts_of(verdicts, splits.rows["student"]), truth=truth)
+    acts = run.engine.path(step.inputs["states"]) / STORE
+    if acts.is_file():
+        with ActivationStore(acts) as store:
+            evidence = _with_states(evidence, verdicts, store, neighbors=neighbors)
+    names = pair.context.look(pair.weak).label, pair.context.look(pair.strong).label
+    title = f"Rows: {name}; {splits.task}, {' → '.join(names)}, seed {pair.context.seed}"
+    return rows_section(verdicts, evidence, title=title, limit=limit or SHOWN_ROWS)
+
+
+def rows_section(
+    verdicts: Verdicts, evidence: Evidence, *, title: str = "Rows", limit: int = SHOWN_ROWS
+) -> RowsSection:
+    """The rows of verdicts, most disagreeing first, with what is known of them."""
+    more = ", all probabilities and its nearest rows" if evidence.nearest else " and probabilities"
+    # Files of before say nothing: theirs is the distance.
+    distance = verdicts.provenance.get("disagreement", "distance") == "distance"
+    meaning = (
+        "half the absolute difference of probe and weak label"
+        if distance
+        else "1 less the probe's probability of the weak label's class"
+    )
+    notes = [
+        f"Most disagreeing first: disagreement is {meaning}. Open a row for its whole text{more}."
+    ]
+    if evidence.texts is None:
+        notes.append("This page was made without the rows' texts.")
+    if evidence.nearest is None:
+        notes.append("No stored states were at hand for nearest rows and a map: see --acts.")
+    map_notes = []
+    if evidence.map is not None:
+        first, second = evidence.map.share
+        layer = "" if evidence.layer is None else f" of layer {evidence.layer}"
+        map_notes.append(
+            f"The first two principal components of the states{layer}, of all rows; they hold "
+            f"{first:.1%} and {second:.1%} of the variance. What lies together here may lie apart "
+            "in the other dimensions. Rows that the filters above leave out are pale; point at a "
+            "dot to read it, click (tap twice) to open its row."
+        )
+        if evidence.map.outside:
+            map_notes.append(f"{evidence.map.outside:,} rows farther out are drawn at the edge.")
+        if limit < len(verdicts):
+            map_notes.append("Only listed rows and their neighbours are drawn.")
+    return RowsSection(
+        rows_payload(verdicts, evidence, limit=limit), title, tuple(notes), tuple(map_notes)
+    )
+
+
+def verdict_codes(verdicts: Verdicts) -> NDArray[np.int64]:
+    """0 kept as it was, 1 kept with another class, 2 dropped (n,)."""
+    changed = verdicts.hard != verdicts.weak.argmax(axis=1)
+    return np.where(verdicts.keep, np.where(changed, CHANGED, KEPT), DROPPED)
+
+
+def rows_payload(verdicts: Verdicts, evidence: Evidence, *, limit: int = SHOWN_ROWS) -> Any:
+    """Rows for the page's script: the ``limit`` most disagreeing ones first, then their neighbours.
+
+    A mapping of plain lists: ``classes``; ``listed``, the number of rows of the table; ``total``;
+    columns of all rows in ``rows``; ``near`` (k neighbours of each listed row, as numbers of rows
+    here); ``map``.
+    """
+    order = verdicts.ranking
+    listed = min(limit, len(order))
+    chosen = order[:listed]
+    near = None
+    if evidence.nearest is not None:
+        index = evidence.nearest.index[chosen]
+        others = np.setdiff1d(index, chosen)  # evidence for a listed row, themselves not listed
+        chosen = np.concatenate([chosen, others])
+        place = np.full(len(order), -1)
+        place[chosen] = np.arange(len(chosen))
+        near = {
+            "k": index.shape[1],
+            "measure": evidence.nearest.measure,
+            "index": place[index].ravel().tolist(),
+            "value": _rounded(evidence.nearest.value[order[:listed]]),
+        }
+    return {
+        "classes": list(verdicts.classes),
+        "listed": listed,
+        "total": len(order),
+        "rows": _columns(verdicts, evidence, chosen),
+        "near": near,
+        "map": None
+        if evidence.map is None
+        else {"x": _rounded(evidence.map.x[chosen]), "y": _rounded(evidence.map.y[chosen])},
+    }
+
+
+def _columns(verdicts: Verdicts, evidence: Evidence, chosen: NDArray[np.int64]) -> dict[str, Any]:
+    top = min(len(verdicts.classes), TOP_CLASSES)
+    columns: dict[str, Any] = {
+        "id": [verdicts.ids[i] for i in chosen.tolist()],
+        "verdict": verdict_codes(verdicts)[chosen].tolist(),
+        "disagreement": _rounded(verdicts.disagreement[chosen]),
+        "fold": verdicts.fold[chosen].tolist(),
+        "top": top,
+        "text": None,
+        "cut": None,
+        "truth": None,
+    }
+    for name in ("weak", "probe", "label"):
+        P = getattr(verdicts, name)[chosen]
+        # Stable, as everywhere: of equal classes the first is the row's class.
+        classes = np.argsort(-P, axis=1, kind="stable")[:, :top]
+        columns[name] = {
+            "class": classes.ravel().tolist(),
+            "prob": _rounded(np.take_along_axis(P, classes, axis=1)),
+        }
+    if evidence.texts is not None:
+        length = max(200, min(TEXT_LENGTH, TEXT_BUDGET // max(len(chosen), 1)))
+        texts = [evidence.texts[i] for i in chosen.tolist()]
+        columns["text"] = [text[:length] for text in texts]
+        columns["cut"] = [max(len(text) - length, 0) for text in texts]
+    if evidence.truth is not None:
+        columns["truth"] = evidence.truth[chosen].tolist()
+    return columns
+
+
+def _rounded(values: NDArray[Any]) -> list[float]:
+    """Four digits behind the point, flat: more would only make the page larger."""
+    return np.round(values.astype(np.float64), 4).ravel().tolist()
