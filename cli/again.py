@@ -48,4 +48,8 @@ def _words(param: click.Parameter, value: Any) -> list[str]:
     if isinstance(param, click.Option) and param.is_flag:
         return [flag if value else param.secondary_opts[0]]
     values = value if param.multiple else [value]
-    return [word for each in values for word in (flag, str(each))]
+    return [word for each in values for word in (flag, _word(each))]
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

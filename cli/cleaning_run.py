@@ -6,16 +6,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probekit.cli.again import typed_again
 from probekit.cli.labels import read_labels, read_truth
 from probekit.cli.options import emit, say
 from probekit.cli.outputs import claim
 from probekit.errors import DataError, UsageError
+from probekit.safe import plain_command
 from probekit.tables import SUFFIXES, suffix_of
 
 if TYPE_CHECKING:
     from probekit.verdicts import Verdicts
 
 __all__ = ["pick", "rows_named", "run_cleaning", "truth_codes"]
+
+# Options that change nothing in the verdicts themselves.
+BESIDE = ("overwrite", "truth", "truth_column", "audit", "write_data", "rows")
 
 
 def pick(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -81,13 +86,23 @@ def run_cleaning(
             needed=options["audit"] is not None,
             **pick(options, "seed", "only_labelled"),
         )
-    verdicts.save(options["output"])
+    _with_command(verdicts).save(options["output"])
     say(f"{len(verdicts):,} verdicts written to {options['output']}")
     written = None
     if rows is not None:
         written = verdicts.write_data(rows, options["write_data"])
         say(f"{written:,} rows written to {options['write_data']}")
     _tell(verdicts, options, {"rows_written": written}, advice)
+
+
+def _with_command(verdicts: Verdicts) -> Verdicts:
+    """The verdicts with the command that is running in their provenance, as it was typed."""
+    from dataclasses import replace
+
+    command = plain_command(typed_again(without=BESIDE), "filter", "relabel")
+    if command is None:  # a name of several lines, or one that steers a terminal
+        return verdicts
+    return replace(verdicts, provenance={**verdicts.provenance, "command": command})
 
 
 def rows_named(options: Mapping[str, Any]) -> dict[str, Any]:

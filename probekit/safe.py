@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
     "misfit",
     "one_line",
     "open_regular",
+    "plain_command",
     "printable",
     "read_bytes",
     "read_json",
@@ -351,3 +353,18 @@ def one_line(text: str) -> str:
 def json_for_terminal(text: str) -> str:
     """The same JSON with characters that would steer a terminal written as escapes."""
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def plain_command(text: Any, *commands: str) -> str | None:
+    """A command line that a file brings along, every word quoted: it can start nothing else.
+
+    None where it is not a plain ``probekit COMMAND …`` on one line, with one of ``commands``.
+    """
+    if not isinstance(text, str) or one_line(text) != text:
+        return None
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        return None
+    plain = len(words) > 1 and words[0] == "probekit" and words[1] in commands
+    return shlex.join(words) if plain else None

@@ -54,6 +54,7 @@ METADATA = {
         "per_class?": bool,
         "seed?": (int, [int]),
         "notes?": [str],
+        "command?": str,
         "form?": str,
         "contamination?": (*NUMBER, str),
         **dict.fromkeys(("threshold?", "blend?", "only_above?"), NUMBER),

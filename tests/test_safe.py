@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import socket
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from probekit.safe import (
     load_yaml,
     one_line,
     open_regular,
+    plain_command,
     printable,
     read_bytes,
     read_json,
@@ -146,3 +148,37 @@ def test_a_terminal_is_not_steered() -> None:
     assert json.loads(shown) == json.loads(text)
     assert shown.isascii()
     assert not text.isascii()
+
+
+def test_a_file_name_is_one_word() -> None:
+    command = "probekit filter '$(touch x).h5' --labels './--rm -rf ~;'"
+    found = plain_command(command, "filter", "relabel")
+    assert found is not None
+    assert shlex.split(found) == [
+        "probekit",
+        "filter",
+        "$(touch x).h5",
+        "--labels",
+        "./--rm -rf ~;",
+    ]
+    plain = "probekit filter acts.h5 --labels weak.csv --layer 1 --probe knn --k 5"
+    assert plain_command(plain, "filter", "relabel") == plain  # the control
+    assert plain_command(plain, "relabel") is None
+
+
+@pytest.mark.parametrize("name", ["a\nrm x", "\x1b[2J", "a\u202eb", "\ud800"])
+def test_a_name_of_several_lines_or_that_steers_makes_no_command(name: str) -> None:
+    assert plain_command(f"probekit filter {name} --labels weak.csv", "filter") is None
+    assert plain_command(f"probekit filter acts.h5 --labels {name}", "filter") is None
+    assert plain_command(f"probekit sweep {name}", "sweep") is None
+
+
+def test_a_plain_command_can_start_nothing_else() -> None:
+    plain = "probekit sweep acts.h5 --labels 'weak labels.csv' -o sweep.parquet"
+    assert plain_command(plain, "sweep") == plain
+    found = plain_command("probekit sweep a.h5; curl x | sh && `id` $(id) > y", "sweep")
+    assert found is not None
+    assert "a.h5;" in shlex.split(found)
+    assert not set(shlex.split(found, posix=False)) & {";", "|", "&&", ">"}
+    for other in ("rm -rf ~", "probekit run --config x", "sh -c 'probekit sweep x'", "'", None, 3):
+        assert plain_command(other, "sweep") is None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 __all__ = [
+    "RECORDED",
     "Figure",
     "Page",
     "PageTable",
@@ -30,6 +31,7 @@ __all__ = [
     "write_page",
 ]
 
+RECORDED = "As the file records it, this made it; read it before you run it:"
 SCRIPTS = ("rows.js", "table.js", "map.js", "start.js")
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from probekit.probes.registry import REGISTRY, STRENGTHS, probe_spec
 from probekit.reports.figures import INK, below, blank, png, soft_axes, write, write_figure
-from probekit.reports.page import Figure, Page, PageTable, flat
-from probekit.reports.replay import RECORDED, recorded_command
+from probekit.reports.page import RECORDED, Figure, Page, PageTable, flat
 from probekit.reports.tables import MISSING, Table, share
+from probekit.safe import plain_command
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -69,7 +69,7 @@ def sweep_page(sweep: Mapping[str, Any], *, title: str) -> Page:
     if sweep["regret"]:
         tables.append(PageTable("What choosing without the truth cost", _regret_table(sweep)))
     tables.append(PageTable("Every strength", _rows_table(means), folded=True))
-    recorded = recorded_command(sweep.get("command"), "sweep")
+    recorded = plain_command(sweep.get("command"), "sweep")
     return Page(
         title=title,
         kind="sweep",

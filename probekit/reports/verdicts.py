@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from probekit.cleaning.evaluate import evaluate, summarize
-from probekit.reports.page import Page, PageTable, flat
-from probekit.reports.replay import replay_command
+from probekit.reports.page import RECORDED, Page, PageTable, flat
 from probekit.reports.rows import SHOWN_ROWS, Evidence, rows_section
 from probekit.reports.tables import MISSING, Table, finite, number, percent, share, share_of
+from probekit.safe import plain_command
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["figures_text", "verdicts_json", "verdicts_page", "verdicts_text"]
 
-REPLAY = "Run where the store and the weak labels lie, this makes the verdicts again:"
 SCORES = {
     "accuracy": "at 0.5",
     "accuracy_prior_matched": "at weak prior",
@@ -183,16 +182,19 @@ def verdicts_page(
         tables += _truth_tables(verdicts, evidence.truth)
     if "estimates" in verdicts.provenance:
         tables.append(PageTable("Estimated shares of doubtful rows", _estimates(verdicts)))
-    command = replay_command(verdicts.provenance, title)
+    said = dict(verdicts.provenance)
+    command = plain_command(said.pop("command", None), "filter", "relabel")
+    if {"readmitted", "reviewed"} & {*said}:
+        command = None  # it made what these verdicts were before
     return Page(
         title=title,
         kind="verdicts",
         facts=_facts(verdicts, summary),
-        alarms=(*summary.alarms, *verdicts.provenance.get("notes", ())),
+        alarms=(*summary.alarms, *said.get("notes", ())),
         tables=tuple(tables),
         rows=rows_section(verdicts, evidence, limit=limit),
-        commands=() if command is None else ((REPLAY, command),),
-        provenance=flat(verdicts.provenance),
+        commands=() if command is None else ((RECORDED, command),),
+        provenance=flat(said),
     )
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -99,6 +100,7 @@ def test_the_replay_command_makes_the_same_verdicts(
     monkeypatch.chdir(chain.folder)
     name, *words = shlex.split(command)
     assert name == "probekit"
+    assert words[0] == action
     again = probekit(*words)
     assert again.exit_code == 0, again.output
     after = Verdicts.load(chain.out)
@@ -116,15 +118,37 @@ def test_several_layers_are_replayed_by_the_ensemble(
     html, data, _ = report(chain.out)
     assert data["near"] is not None
     command = re.search(r'<pre class="command".*?><code>(.*?)</code>', html)[1]
-    assert "--probe ensemble" in command
     assert "--layer" not in command
     before = Verdicts.load(chain.out)
+    assert before.provenance["probe"]["name"] == "EnsembleProbe"
     chain.out.unlink()
     monkeypatch.chdir(chain.folder)
     assert probekit(*shlex.split(command)[1:]).exit_code == 0
     assert np.array_equal(Verdicts.load(chain.out).keep, before.keep)
     layer = report(chain.out, "--layer", "5")[0]
     assert "of layer 5" in layer
+
+
+def test_verdicts_without_a_command_of_their_own_show_none(probekit, report, chain, verdicts):
+    html, _, _ = report(verdicts)
+    assert f"probekit filter {chain.acts} --labels {chain.weak} -o {chain.out}" in html
+    made = Verdicts.load(verdicts)
+    old = {key: value for key, value in made.provenance.items() if key != "command"}
+    for provenance in (old, {**made.provenance, "command": "rm -rf ~"}):
+        replace(made, provenance=provenance).save(verdicts)
+        assert 'class="command"' not in report(verdicts)[0]
+    review = chain.folder / "review.csv"
+    made.save(verdicts)
+    assert probekit("review", verdicts, "-n", "5", "-o", review).exit_code == 0
+    merged = chain.folder / "merged.parquet"
+    assert probekit("review", verdicts, "--merge", review, "-o", merged).exit_code == 0
+    assert 'class="command"' not in report(merged)[0]
+
+
+def test_classes_are_recorded_as_they_are_typed(probekit, report, chain):
+    typed = ("filter", chain.acts, "--labels", chain.weak, "--classes", "0,1", "-o", chain.out)
+    assert probekit(*typed).exit_code == 0
+    assert "--classes 0,1" in report(chain.out)[0]
 
 
 def test_a_sweep(probekit, report, refused, chain):

@@ -113,3 +113,40 @@ def test_pages_name_no_address_outside():
     assert "https:" not in html
     assert "default-src 'none'" in html.replace("&#39;", "'")
     assert "style=" not in html  # the policy would refuse it
+
+
+def command_on_page(**provenance):
+    verdicts = some_verdicts(provenance=provenance)
+    page = verdicts_page(verdicts, Evidence(), title="v.parquet")
+    assert not any(name == "command" for name, _ in page.provenance)
+    return page.commands
+
+
+def test_the_command_is_shown_as_the_file_records_it():
+    plain = "probekit filter acts.h5 --labels 'weak labels.csv' --layer 1 -o v.parquet"
+    ((sentence, command),) = command_on_page(action="filter", command=plain)
+    assert command == plain
+    assert "read it before you run it" in sentence
+    assert command_on_page(action="filter") == ()  # files of 0.1.0
+    relabel = plain.replace("filter", "relabel")
+    assert command_on_page(action="relabel", command=relabel)[0][1] == relabel
+    # It made what these verdicts were before.
+    assert command_on_page(action="filter", command=plain, readmitted={"rows": 1}) == ()
+    assert command_on_page(action="filter", command=plain, reviewed={"answers": 1}) == ()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rm -rf ~",
+        "probekit run --config x",
+        "sh -c 'probekit filter x'",
+        "probekit filter a.h5\nrm x",
+        "probekit filter \x1b[2J.h5",
+        "probekit filter a\u202eb.h5",
+        "probekit filter \ud800.h5",
+        "probekit filter '",
+    ],
+)
+def test_a_command_that_is_not_plain_is_not_shown(command):
+    assert command_on_page(action="filter", command=command) == ()
