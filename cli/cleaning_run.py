@@ -148,13 +148,7 @@ def _check_files(options: Mapping[str, Any]) -> None:
 
 def _probe(options: Mapping[str, Any], *, pairs: bool = False) -> Any:
     """Make the probe named, from the preset and what was given."""
-    from probekit.probes.registry import (
-        REGISTRY,
-        make_probe,
-        pair_settings,
-        parameter_kinds,
-        probe_spec,
-    )
+    from probekit.probes.registry import REGISTRY, make_probe, parameter_kinds, probe_spec
 
     spec = probe_spec(options["probe"])
     own = spec.name in REGISTRY
@@ -176,11 +170,9 @@ def _probe(options: Mapping[str, Any], *, pairs: bool = False) -> Any:
             listed = ", ".join(name for name, each in REGISTRY.items() if each.preset is not None)
             raise UsageError(f"The preset eleuther has settings for {listed}, got {spec.name!r}.")
         given = {**spec.preset, **given}
-    if pairs:
-        given = {**pair_settings(spec.name), **given}
     if not own:
         given.pop("n_folds", None)  # an argument of filter and relabel
-    return make_probe(spec.name, seed=options["seed"], **given)
+    return make_probe(spec.name, seed=options["seed"], pairs=pairs, **given)
 
 
 def _folds(options: Mapping[str, Any]) -> dict[str, int]:

@@ -87,10 +87,9 @@ def filter_labels(
         ties=ties,
     )
     action: dict[str, Any] = {"action": "filter"}
-    if hasattr(type(scored.probe), "keep_"):
-        n = len(scored.labels)  # of pairs, their mirror images follow
-        keep, tied = scored.probe.keep_[:n], scored.probe.result_.tied[:n]
-        action["ties"] = Cut(~keep, tied).told()
+    if scored.cut is not None:
+        keep = ~scored.cut.taken
+        action["ties"] = scored.cut.told()
     elif threshold is not None:
         keep = scored.disagreement <= threshold
         action["threshold"] = threshold

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from sklearn.base import clone
+from sklearn.utils.validation import has_fit_parameter
 
-from probekit.cuts import by_content, by_id, check_disagreement, disagreement_of, names_of
+from probekit.cuts import Cut, by_content, by_id, check_disagreement, disagreement_of, names_of
 from probekit.errors import LabelsError, ProbeError, UsageError
 from probekit.groups import duplicate_groups, ordered_groups
 from probekit.kinds import Like, checked
 from probekit.labels import WeakLabels, load_labels
 from probekit.limits import check
-from probekit.probes.mirror import mirrored, needs_mirror
-from probekit.probes.registry import make_probe, pair_settings, parameter_kinds
+from probekit.probes.base import BaseProbe, label_matrix
+from probekit.probes.out_of_fold import out_of_fold
+from probekit.probes.pairs import PairProbe
+from probekit.probes.registry import make_probe, parameter_kinds
 from probekit.states import as_states, check_finite
 from probekit.verdicts import NO_FOLD, Verdicts
 
@@ -58,6 +62,8 @@ class Scored:
     """The fitted probe."""
     ties: NDArray[Any]
     """Order of equal rows (n,), smaller first: see :mod:`probekit.cuts`."""
+    cut: Cut | None = None
+    """What the probe itself drops, where it is a filter."""
     form: str = "label"
     """Form of the disagreement."""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -147,9 +153,10 @@ def score_rows(
     if ties not in TIES:
         raise UsageError(f"ties is {' or '.join(TIES)}, got {ties!r}.")
     probe = default_probe(states, layer) if probe is None else probe
+    pairs = bool(getattr(states, "differences", False))
     if isinstance(probe, str):
-        pairs = bool(getattr(states, "differences", False))
-        probe = _named(probe, n_folds=n_folds, seed=seed, pairs=pairs)
+        given = {"n_folds": n_folds} if "n_folds" in parameter_kinds(probe) else {}
+        probe = make_probe(probe, seed=seed, pairs=pairs, **given)
     else:
         checked(("probe",), CLASSIFIER, probe)
     probe, layers = with_layers(states, probe, layer)
@@ -164,21 +171,19 @@ def score_rows(
         )
     if names is not None and not all(hashes):
         groups = ordered_groups(groups, by_id(names))  # the same folds on every layer
-    pairs = bool(getattr(states, "differences", False))
-    both_ways = pairs and needs_mirror(probe)
-    shown = (X, aligned.probs, groups)
     fitted, proba, fold = _predict(
-        probe,
-        *(mirrored(*shown) if both_ways else shown),
-        ties=np.tile(order, 2) if both_ways else order,
+        PairProbe(probe) if pairs else probe,
+        X,
+        aligned.probs,
+        groups,
+        ties=order,
         in_sample=in_sample,
         n_folds=n_folds,
         seed=seed,
     )
-    proba, fold = proba[: len(X)], fold[: len(X)]
     provenance = {
         "probekit": version("probekit"),
-        "probe": {"name": type(fitted).__name__, "parameters": _parameters(probe)},
+        "probe": {"name": type(probe).__name__, "parameters": _parameters(probe)},
         "in_sample": in_sample,
         "seed": seed,
         "disagreement": disagreement,
@@ -188,31 +193,20 @@ def score_rows(
     }
     if pairs:
         provenance["pairs"] = True
+    told = fitted.told(aligned.classes, aligned.ids) if hasattr(fitted, "told") else []
+    if told:
+        provenance["notes"] = told
+    cut = Cut(~fitted.keep_, fitted.tied_) if hasattr(fitted, "keep_") else None
+    if pairs:
+        fitted = getattr(fitted, "probe_", probe)
     if hasattr(fitted, "l2_"):
         provenance["probe"]["l2"] = fitted.l2_
-    told = fitted.told(aligned.classes, aligned.ids) if hasattr(fitted, "told") else []
-    if notes := [*_on_pairs(fitted, both_ways, pairs), *told]:
-        provenance["notes"] = notes
-    return Scored(X, groups, aligned, hashes, proba, fold, fitted, order, disagreement, provenance)
-
-
-def _on_pairs(probe: Any, both_ways: bool, pairs: bool) -> list[str]:
-    """What is to be said of a probe on differences of pairs."""
-    if not pairs:
-        return []
-    start = "The states are differences of pairs, "
-    if both_ways:
-        return [start + "so the probe sees each pair both ways round; its counts are of both."]
-    if probe.fit_intercept:
-        return [start + "yet the probe has a bias: which of the two stands first matters to it."]
-    return [start + "so the probe is fitted without a bias."]
-
-
-def _named(name: str, *, n_folds: int, seed: int, pairs: bool) -> Any:
-    given: dict[str, Any] = pair_settings(name) if pairs else {}
-    if "n_folds" in parameter_kinds(name):
-        given["n_folds"] = n_folds
-    return make_probe(name, seed=seed, **given)
+    return Scored(
+        *(X, groups, aligned, hashes, proba, fold, fitted, order),
+        cut=cut,
+        form=disagreement,
+        provenance=provenance,
+    )
 
 
 def with_layers(
@@ -284,8 +278,6 @@ def _join_array(X: NDArray[Any], labels: Any, layer: Any) -> _Joined:
     if layer is not None:
         raise UsageError("A layer can be chosen from a store only, not from an array of states.")
     if not isinstance(labels, WeakLabels):
-        from probekit.probes.base import label_matrix
-
         classes, Y = label_matrix(labels)
         ids = [str(i) for i in range(len(Y))]
         labels = WeakLabels(ids, None, Y, tuple(map(str, classes.tolist())))
@@ -309,27 +301,22 @@ def _predict(
     seed: int,
 ) -> tuple[Any, NDArray[np.float64], NDArray[np.int16]]:
     """Fitted probe, its probabilities for its own rows, and the folds they come from."""
-    from sklearn.base import clone
-
-    from probekit.probes.base import BaseProbe
-    from probekit.probes.out_of_fold import out_of_fold
-
     none = np.full(len(X), NO_FOLD, dtype=np.int16)
-    ours = isinstance(probe, BaseProbe)
-    if not ours and not in_sample:
-        proba, fold = out_of_fold(probe, X, Y, groups=groups, n_folds=n_folds, seed=seed)
-        return probe, proba, fold
     fitted = clone(probe)
-    if in_sample and hasattr(fitted, "self_neighbor"):
+    inner = fitted.probe if isinstance(fitted, PairProbe) else fitted
+    if not in_sample and not isinstance(inner, BaseProbe):
+        return probe, *out_of_fold(probe, X, Y, groups=groups, n_folds=n_folds, seed=seed)
+    votes_itself = in_sample and hasattr(inner, "self_neighbor")
+    if votes_itself:
         # Then fit needs no leave-one-out, which k = n has too few others for.
-        fitted.set_params(self_neighbor=True)
-    if ours:
+        inner.set_params(self_neighbor=True)
+    if isinstance(fitted, BaseProbe):
         # What drops rows itself is told how to choose between equal ones.
-        more = {"ties": ties} if hasattr(type(fitted), "keep_") else {}
+        more = {"ties": ties} if has_fit_parameter(fitted, "ties") else {}
         fitted.fit(X, Y, groups=groups, **more)
     else:
         fitted.fit(X, Y.argmax(axis=1))
-    if in_sample and hasattr(fitted, "self_neighbor"):
+    if votes_itself:
         return fitted, fitted.oof_proba_, none
     if in_sample:
         proba = np.zeros_like(Y)

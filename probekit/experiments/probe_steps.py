@@ -166,17 +166,14 @@ def linear_student_step(
         from probekit.activations.store import ActivationStore
         from probekit.cleaning.scoring import read_states, with_layers
         from probekit.labels import WeakLabels
-        from probekit.probes.mirror import mirrored, needs_mirror
+        from probekit.probes.pairs import PairProbe
 
         weak = context.read_weak(labels, "student", given["labels"])
         made = make_probe(probe, seed=context.seed, **params)
         with ActivationStore(given["states"] / STORE) as store:
             made, layers = with_layers(store, made)
-            states = read_states(store, layers)
-            given_rows = states, weak.probs, store.copies()
-            both_ways = store.differences and needs_mirror(made)
-            X, Y, groups = mirrored(*given_rows) if both_ways else given_rows
-            made.fit(X, Y, groups=groups)
+            made = PairProbe(made) if store.differences else made
+            made.fit(read_states(store, layers), weak.probs, groups=store.copies())
         with ActivationStore(given["test"] / STORE) as test:
             found = WeakLabels(
                 ids=list(test.ids),

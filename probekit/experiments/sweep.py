@@ -264,7 +264,7 @@ def _part(
     notes: list[str] = []
     judge = Judge(
         states.rows.labels.probs,
-        states.groups,
+        states.rows.groups,
         contaminations=settings.contaminations,
         truth=states.rows.truth,
         ties=states.rows.ties,

@@ -75,10 +75,9 @@ def knn(
     """The mean label of the first k neighbours, for every k from one search."""
     del note, spec
     ks = [int(k) for k in settings.k]
-    found = states.neighbors(settings.width(states.most_neighbors))
-    n = len(states.rows)
-    Y = states.both_ways[1]
-    for k, proba in zip(ks, neighbor_means(found.index[:n], Y, ks), strict=True):
+    found = states.neighbors(settings.width(states.rows.most_neighbors))
+    voters = found.index[: len(states.rows)]
+    for k, proba in zip(ks, neighbor_means(voters, states.searched.Y, ks), strict=True):
         yield Prediction({"k": k}, proba, votes=k)
 
 
@@ -116,13 +115,14 @@ def make_folds(
 ) -> NDArray[np.int16]:
     """Folds (n,) as a logistic probe makes them: stratified, duplicates in one."""
     hard = hard_labels(Y)
-    pairs = np.unique(np.column_stack([hard, states.groups]), axis=0)
+    groups = states.rows.groups
+    pairs = np.unique(np.column_stack([hard, groups]), axis=0)
     if np.count_nonzero(np.bincount(pairs[:, 0]) >= 2) < 2:
         raise ProbeError(
             "Too few rows to predict any of them out of fold: at least two classes need two "
             "different rows each."
         )
-    return stratified_folds(hard, n_folds=n_folds, groups=states.groups, seed=seed)
+    return stratified_folds(hard, n_folds=n_folds, groups=groups, seed=seed)
 
 
 def topofilter(
@@ -130,9 +130,9 @@ def topofilter(
 ) -> Iterator[Prediction]:
     """Every k_cc and k_zeta, and zeta or contamination, from one search."""
     del spec
-    _, Y, groups = states.both_ways
+    _, Y, groups = states.searched
     published = settings.variant == "eleuther"
-    wide = states.neighbors(settings.width(states.most_neighbors), copies=published)
+    wide = states.neighbors(settings.width(states.rows.most_neighbors), copies=published)
     apart = None if published else groups
     hard, n_classes = hard_labels(Y), Y.shape[1]
     connection = CONNECTION[settings.variant]
@@ -150,7 +150,7 @@ def topofilter(
             proba = hidden_means(nearest_hidden(states.index, wide, hidden, k_zeta), Y)
             judged = neighbor_means(near, Y, [k_zeta])[0] if published else proba
             score = disagreement_of(judged, Y, ranked_by(settings.variant, settings.disagreement))
-            ties = np.tile(states.rows.ties, 2)[: len(Y)]
+            ties = np.resize(states.rows.ties, len(Y))
             steps = _Steps(component, near, hard, score, n_classes, ties)
             yield from _topofilter_rows(steps, proba, settings, len(states.rows), k_cc=k_cc)
 

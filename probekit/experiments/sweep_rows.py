@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,8 +12,8 @@ from probekit.cleaning.scoring import read_states
 from probekit.cuts import by_key
 from probekit.errors import LabelsError, UsageError
 from probekit.groups import ordered_groups
-from probekit.probes.mirror import mirrored
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
+from probekit.probes.pairs import mirrored
 from probekit.states import check_finite
 
 if TYPE_CHECKING:
@@ -90,11 +90,19 @@ def join_rows(
     return SweepRows(store, numbers, aligned, groups, codes)
 
 
+class Searched(NamedTuple):
+    """States (m, d), weak labels (m, C) and groups (m,); m is n, or 2n of pairs."""
+
+    X: NDArray[Any]
+    Y: NDArray[np.float64]
+    groups: NDArray[np.int64]
+
+
 class LayerStates:
     """States of one layer, read when asked for, and their nearest rows, searched once.
 
-    Where the store holds differences of pairs, what needs it sees each pair both ways round
-    (:mod:`probekit.probes.mirror`); the first n rows are the pairs as they are stored.
+    Where the store holds differences of pairs, neighbours are searched among the n rows and their
+    mirror images behind them, as :class:`probekit.probes.PairProbe` does.
     """
 
     def __init__(self, rows: SweepRows, layer: int, *, metric: Metric = "cosine") -> None:
@@ -109,27 +117,16 @@ class LayerStates:
         check_finite(X, self.rows.labels.ids, name=f"Layer {self.layer}")
         return X
 
-    @property
-    def groups(self) -> NDArray[np.int64]:
-        """Copies share a number (n,)."""
-        return self.rows.groups
-
     @cached_property
-    def both_ways(self) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.int64]]:
-        """States, weak labels and groups; of pairs, with their mirror images behind them."""
-        shown = self.X, self.rows.labels.probs, self.groups
-        return mirrored(*shown) if self.rows.store.differences else shown
+    def searched(self) -> Searched:
+        """Rows that are searched for neighbours."""
+        plain = self.X, self.rows.labels.probs, self.rows.groups
+        return Searched(*(mirrored(*plain) if self.rows.store.differences else plain))
 
     @cached_property
     def index(self) -> NeighborIndex:
-        """Index over the states of :attr:`both_ways`."""
-        return NeighborIndex(self.both_ways[0], metric=self.metric)
-
-    @property
-    def most_neighbors(self) -> int:
-        """Largest k of a search."""
-        groups = self.both_ways[2]
-        return len(groups) - int(np.bincount(groups).max())
+        """Index over the states of :attr:`searched`."""
+        return NeighborIndex(self.searched.X, metric=self.metric)
 
     def neighbors(self, k: int, *, copies: bool = False) -> Neighbors:
         """Return at least the k nearest others of every row, with or without its copies.
@@ -138,6 +135,6 @@ class LayerStates:
         """
         found = self._found.get(copies)
         if found is None or found.index.shape[1] < k:
-            found = self.index.others(k, groups=None if copies else self.both_ways[2])
+            found = self.index.others(k, groups=None if copies else self.searched.groups)
             self._found[copies] = found
         return found

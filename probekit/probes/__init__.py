@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from probekit.probes.knn import KNNProbe
     from probekit.probes.logistic import LogisticProbe
     from probekit.probes.mass_mean import MassMeanProbe
+    from probekit.probes.pairs import PairProbe
     from probekit.probes.saving import load_probe
     from probekit.probes.topofilter import TopoFilterProbe
 
@@ -22,6 +23,7 @@ __all__ = [
     "KNNProbe",
     "LogisticProbe",
     "MassMeanProbe",
+    "PairProbe",
     "TopoFilterProbe",
     "load_probe",
     "out_of_fold",
@@ -30,6 +32,7 @@ __all__ = [
 # Imported on first use: scikit-learn alone takes a second, which `probekit --help` must not pay.
 _HOMES = {
     **{spec.class_name: spec.home.partition(":")[0] for spec in REGISTRY.values()},
+    "PairProbe": "probekit.probes.pairs",
     "load_probe": "probekit.probes.saving",
 }
 

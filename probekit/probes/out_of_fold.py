@@ -51,6 +51,11 @@ def out_of_fold(
     from probekit.probes.base import BaseProbe, hard_labels, label_matrix
     from probekit.states import as_array
 
+    if hasattr(probe, "out_of_fold"):  # of pairs, whose mirror images take part
+        paired: tuple[NDArray[np.float64], NDArray[np.int16]] = probe.out_of_fold(
+            X, y, groups=groups, n_folds=n_folds, seed=seed, sample_weight=sample_weight
+        )
+        return paired
     states = as_array(X)
     classes, Y = label_matrix(y)
     if len(Y) != len(states):

@@ -211,7 +211,7 @@ def pair_settings(name: str) -> dict[str, Any]:
     return {"fit_intercept": False} if getattr(found, "odd_without_bias", False) else {}
 
 
-def make_probe(name: str, *, seed: int = 0, **params: Any) -> Any:
+def make_probe(name: str, *, seed: int = 0, pairs: bool = False, **params: Any) -> Any:
     """Make the probe of a name; a parameter that is None was not given.
 
     Parameters
@@ -220,6 +220,8 @@ def make_probe(name: str, *, seed: int = 0, **params: Any) -> Any:
         Of :func:`probe_names`, or ``package.module:Class``.
     seed
         ``random_state`` of a probe that has one.
+    pairs
+        Whether it is for differences of pairs: then :func:`pair_settings` are its defaults.
 
     Raises
     ------
@@ -234,6 +236,8 @@ def make_probe(name: str, *, seed: int = 0, **params: Any) -> Any:
     found = probe_class(name)
     known = inspect.signature(found).parameters
     given = {key: value for key, value in params.items() if value is not None}
+    if pairs:
+        given = {**pair_settings(name), **given}
     foreign = [key for key in given if key not in known]
     if foreign:
         listed = ", ".join(parameter_kinds(name)) or "none"

@@ -157,8 +157,8 @@ class TopoFilterProbe(BaseProbe):
         Leave-one-out topolabel (n, C), also of rows outside L: no label of the row or its group
         has a part in it, not even in the components.
     result_
-        The :class:`TopoFilterResult`; ``keep_``, ``component_`` and ``notes_`` are short cuts to
-        it. A loaded probe has it without notes.
+        The :class:`TopoFilterResult`; ``keep_``, ``tied_``, ``component_`` and ``notes_`` are short
+        cuts to it. A loaded probe has it without notes.
 
     In ``fit(X, y, sample_weight=None, groups=None, previous=None, ties=None)`` weights weigh the
     votes of the topolabel only; rows of one group (by default, of the very same states) never vote
@@ -286,6 +286,11 @@ class TopoFilterProbe(BaseProbe):
     def keep_(self) -> NDArray[np.bool_]:
         """Rows kept (n,)."""
         return self.result_.keep
+
+    @property
+    def tied_(self) -> NDArray[np.bool_]:
+        """Rows of which a tie decided whether they are kept (n,)."""
+        return self.result_.tied
 
     @property
     def component_(self) -> NDArray[np.bool_]:

@@ -46,9 +46,7 @@ class Note:
     def told(self, classes: Sequence[Any], ids: Sequence[str] | None = None) -> str:
         """The sentence with the name of the class and the id of the row, else its number."""
         name = "" if self.number is None else str(classes[self.number])
-        row = str(self.row)
-        if self.row is not None and ids is not None:
-            row = ids[self.row % len(ids)]  # of pairs, their mirror images follow
+        row = str(self.row) if self.row is None or ids is None else ids[self.row]
         return self.text.format(name=name, row=row)
 
 

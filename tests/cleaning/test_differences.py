@@ -15,7 +15,7 @@ from probekit.cleaning.scoring import score_rows
 from probekit.cleaning.supervise import weak_labels
 from probekit.errors import ProbeError
 from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe
-from probekit.probes.mirror import mirrored
+from probekit.probes.pairs import mirrored
 
 
 @pytest.fixture

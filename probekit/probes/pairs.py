@@ -1,0 +1,157 @@
+"""Probes on differences of two states: which of the two comes first must not matter.
+
+A difference x with label y says the same as −x with the classes exchanged. A logistic probe without
+a bias knows that; any other classifier is fitted on every row and its mirror image.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter
+
+from probekit.errors import ProbeError
+from probekit.groups import duplicate_groups
+from probekit.probes.base import BaseProbe, hard_labels, label_matrix
+from probekit.probes.out_of_fold import out_of_fold
+from probekit.states import as_array, as_states
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["PairProbe", "mirrored"]
+
+NOTE = "The states are differences of pairs, "
+LEARNED = ("oof_proba_", "fold_", "keep_", "tied_")
+
+
+def mirrored(X: NDArray[Any], Y: NDArray[Any], *of_rows: ArrayLike) -> tuple[NDArray[Any], ...]:
+    """Return rows (2n, d), class probabilities (2n, 2) and whatever else rows have (2n,).
+
+    The n rows come first, then their mirror images.
+
+    Raises
+    ------
+    ProbeError
+        If there are not two classes.
+    """
+    if Y.shape[1] != 2:
+        raise ProbeError(
+            f"Differences of pairs have two classes, first and second, and the labels have "
+            f"{Y.shape[1]}."
+        )
+    twice = (np.tile(values, 2) for values in of_rows)
+    return np.concatenate([X, -X]), np.concatenate([Y, Y[:, ::-1]]), *twice
+
+
+class PairProbe(BaseProbe):
+    """Classifier of differences x of two states for which P(−x) = 1 − P(x).
+
+    A :class:`LogisticProbe` is fitted as it is: without a bias it is symmetric by itself, and with
+    one the user wants it so. Any other classifier is fitted on the n rows and their mirror images.
+    A row and its image are of one group, so that neither predicts the other.
+
+    Parameters
+    ----------
+    probe : classifier
+        Any probe or scikit-learn classifier; it is cloned.
+
+    Attributes
+    ----------
+    probe_
+        The fitted clone.
+    oof_proba_, fold_, keep_, tied_
+        What the clone has of these, of the n rows without their images.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.probes import KNNProbe, PairProbe
+    >>> X = np.random.default_rng(0).normal(size=(40, 3))
+    >>> probe = PairProbe(KNNProbe(k=5)).fit(X, X[:, 0] > 0)
+    >>> np.allclose(probe.predict_proba(-X), 1 - probe.predict_proba(X))
+    True
+    """
+
+    def __init__(self, probe: Any) -> None:
+        self.probe = probe
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether the probe is fitted on mirror images too."""
+        return not getattr(self.probe, "odd_without_bias", False)
+
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        *,
+        ties: ArrayLike | None = None,
+    ) -> Self:
+        """Fit the probe; of the last three, each (n,), it gets those that its own ``fit`` takes."""
+        given = {"sample_weight": sample_weight, "groups": groups, "ties": ties}
+        rows = {name: of for name, of in given.items() if has_fit_parameter(self.probe, name)}
+        classes, Y = _labels(y)
+        X, targets, rows = self._shown(X, Y, rows)
+        if not isinstance(self.probe, BaseProbe):
+            targets = hard_labels(targets)
+        self.probe_ = clone(self.probe).fit(X, targets, **rows)
+        self.classes_ = classes[self.probe_.classes_]
+        for name in LEARNED:
+            if hasattr(self.probe_, name):
+                setattr(self, name, getattr(self.probe_, name)[: len(Y)])
+        return self
+
+    def out_of_fold(
+        self, X: ArrayLike, y: ArrayLike, *, groups: ArrayLike | None = None, **how: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
+        """As :func:`probekit.probes.out_of_fold`; a row and its image share a fold."""
+        Y = _labels(y)[1]
+        weight = how.pop("sample_weight", None)
+        X, targets, rows = self._shown(X, Y, {"sample_weight": weight, "groups": groups})
+        proba, fold = out_of_fold(self.probe, X, targets, **rows, **how)
+        return proba[: len(Y)], fold[: len(Y)]
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return class probabilities (m, 2) of new differences X (m, d)."""
+        check_is_fitted(self)
+        proba: NDArray[np.float64] = self.probe_.predict_proba(X)
+        return proba
+
+    def told(self, classes: Sequence[Any], ids: Sequence[str]) -> list[str]:
+        """Return notes for the user, with names of classes (2,) and ids of rows (n,)."""
+        probe = getattr(self, "probe_", self.probe)
+        if self.mirrors:
+            how = "so the probe sees each pair both ways round; its counts are of both."
+        elif probe.fit_intercept:
+            how = "yet the probe has a bias: which of the two stands first matters to it."
+        else:
+            how = "so the probe is fitted without a bias."
+        # Notes of a probe that sees the images number 2n rows.
+        more = probe.told(classes, [*ids, *ids]) if hasattr(probe, "told") else []
+        return [NOTE + how, *more]
+
+    def _shown(
+        self, X: ArrayLike, Y: NDArray[np.float64], rows: Mapping[str, ArrayLike | None]
+    ) -> tuple[Any, NDArray[Any], dict[str, Any]]:
+        """What the probe is fitted on: states, labels, and what else rows have, by name."""
+        if not self.mirrors:
+            return X, Y, dict(rows)
+        states = as_states(X)
+        given = {name: of for name, of in rows.items() if of is not None}
+        if "groups" in rows:
+            given.setdefault("groups", duplicate_groups(states))
+        X, Y, *twice = mirrored(states, Y, *given.values())
+        return X, Y, dict(zip(given, twice, strict=True))
+
+
+def _labels(y: ArrayLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Classes (C,) and class probabilities (n, C); these as they are, where they are given."""
+    values = as_array(y, name="y")
+    return (np.arange(values.shape[1]), values) if values.ndim == 2 else label_matrix(values)
