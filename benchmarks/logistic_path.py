@@ -27,7 +27,7 @@ import torch
 from _bench import Bench, Claim, parser, run
 from sklearn.linear_model import LogisticRegression
 
-from probekit.probes import logistic_rows
+from probekit.probes import logistic_design
 from probekit.probes.logistic import logistic_path
 
 PENALTIES = np.logspace(-4, 0, 9)
@@ -207,18 +207,18 @@ def disk(bench: Bench, n: int, d: int) -> None:
         path = Path(folder) / "states.npy"
         y = write_states(path, n, d)
         X = np.load(path, mmap_mode="r")
-        usual = logistic_rows.COPY_BYTES
-        logistic_rows.COPY_BYTES = min(usual, X.nbytes // 2)  # small ones are read in passes too
+        usual = logistic_design.COPY_BYTES
+        logistic_design.COPY_BYTES = min(usual, X.nbytes // 2)  # small ones are read in passes too
         start = time.perf_counter()
         with Watch() as watch:
             ours(X, y)
         seconds = time.perf_counter() - start
         some = slice(n // 20)
-        logistic_rows.COPY_BYTES = usual
+        logistic_design.COPY_BYTES = usual
         copied = ours(X[some], y[some])
-        logistic_rows.COPY_BYTES = 0
+        logistic_design.COPY_BYTES = 0
         same = float(np.abs(ours(X[some], y[some]) - copied).max())
-        logistic_rows.COPY_BYTES = usual
+        logistic_design.COPY_BYTES = usual
     bench.claim(
         Claim(
             f"logistic path of {n * d * 4 / 1e9:.1f} GB on disk, anonymous memory",

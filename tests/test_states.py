@@ -265,7 +265,7 @@ def test_dead_columns_are_as_if_they_were_constant(probe):
 def test_without_the_floor_the_direction_points_into_them(monkeypatch):
     dead, _, y = dead_columns()
     monkeypatch.setattr(
-        "probekit.probes.logistic_rows.constant_columns", lambda _, spread, __: spread == 0
+        "probekit.probes.logistic_design.constant_columns", lambda _, spread, __: spread == 0
     )
     assert abs(LogisticProbe().fit(dead, y).coef_[0]).argmax() in (4, 9)
 

@@ -157,7 +157,7 @@ def _fits(
     judge: WeakLabels,
     settings: Mapping[str, Any],
 ) -> Iterator[_Fit]:
-    from probekit.probes.logistic_path import logistic_path, logits_to_proba
+    from probekit.probes.logistic import logistic_path, logits_to_proba
 
     options = dict(settings)
     penalties = options.pop("penalties")

@@ -16,13 +16,20 @@ from probekit.folds import stratified_folds
 from probekit.probes.base import hard_labels
 from probekit.probes.knn import neighbor_means
 from probekit.probes.registry import ProbeSpec, probe_spec
-from probekit.probes.topofilter import CONNECTION, check_kept, nearest_kept, ranked_by
-from probekit.probes.topofilter_hidden import HiddenComponents, hidden_means, nearest_hidden
-from probekit.probes.topofilter_steps import (
+from probekit.probes.topofilter import (
+    CONNECTION,
+    check_kept,
     drop_ranked,
     drop_to_share,
-    largest_components,
     majority,
+    nearest_kept,
+    ranked_by,
+)
+from probekit.probes.topofilter_components import (
+    HiddenComponents,
+    hidden_means,
+    largest_components,
+    nearest_hidden,
 )
 
 if TYPE_CHECKING:
@@ -87,7 +94,7 @@ def logreg(
     """Every penalty of every set of folds, from one path."""
     from sklearn.exceptions import ConvergenceWarning
 
-    from probekit.probes.logistic_path import logistic_path
+    from probekit.probes.logistic import logistic_path
 
     del spec
     Y = states.rows.labels.probs

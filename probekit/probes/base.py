@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -13,26 +14,36 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from probekit.errors import ProbeError, UsageError, first_few
+from probekit.groups import duplicate_groups
 from probekit.kinds import Kind, check_names
-from probekit.states import as_array, as_states, check_finite, row_chunks
+from probekit.states import as_array, as_states, check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from probekit.activations.store import ActivationStore
 
-__all__ = ["BaseProbe", "Training", "hard_labels", "label_matrix", "row_chunks"]
+__all__ = ["BaseProbe", "Training", "check_weight", "full_float32", "hard_labels", "label_matrix"]
 
 ROW_SUM_TOLERANCE = 1e-3  # float16 probabilities of a dozen classes sum to 1 within this
 
 
 class Training(NamedTuple):
-    """Checked training input: X (n, d), Y (n, C), weights and group numbers (n,) or None."""
+    """Checked training input: X (n, d), Y (n, C), weights (n,) or None, group numbers (n,)."""
 
     X: NDArray[Any]
     Y: NDArray[np.float64]
     weight: NDArray[np.float64] | None
-    groups: NDArray[np.int64] | None
+    groups: NDArray[np.int64]
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """By name, as a probe that keeps its rows writes them to disk."""
+        return {name: array for name, array in self._asdict().items() if array is not None}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Undo ``to_arrays``; other arrays may lie beside these."""
+        return cls(arrays["X"], arrays["Y"], arrays.get("weight"), arrays["groups"])
 
 
 def label_matrix(
@@ -193,7 +204,10 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         sample_weight: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> Training:
-        """Check everything that ``fit`` gets; sets ``classes_`` and ``n_features_in_``."""
+        """Check everything that ``fit`` gets; sets ``classes_`` and ``n_features_in_``.
+
+        Without ``groups``, rows with the very same states form one.
+        """
         self._check_parameters()
         if y is None:
             raise ProbeError(
@@ -204,8 +218,8 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         n = len(X)
         if len(Y) != n:
             raise ProbeError(f"X has {n} rows but y has {len(Y)}; they must be the same rows.")
-        weight = None if sample_weight is None else _check_weight(sample_weight, Y)
-        numbers = None if groups is None else _check_groups(groups, n)
+        weight = None if sample_weight is None else check_weight(sample_weight, Y)
+        numbers = duplicate_groups(X) if groups is None else _check_groups(groups, n)
         self.classes_ = classes
         return Training(X, Y, weight, numbers)
 
@@ -268,7 +282,8 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         return self
 
 
-def _check_weight(sample_weight: ArrayLike, Y: NDArray[np.float64]) -> NDArray[np.float64]:
+def check_weight(sample_weight: ArrayLike, Y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return weights (n,) of rows with labels Y (n, C), finite, at least 0, of two classes."""
     weight = np.asarray(as_array(sample_weight, name="sample_weight"), dtype=np.float64)
     if weight.shape != (len(Y),):
         raise ProbeError(f"sample_weight must have shape ({len(Y)},), got {weight.shape}.")
@@ -286,3 +301,16 @@ def _check_groups(groups: ArrayLike, n: int) -> NDArray[np.int64]:
     if values.shape != (n,):
         raise ProbeError(f"groups must have shape ({n},), one group per row, got {values.shape}.")
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Keep TF32 and bfloat16, which a program may allow, out of torch's float32 products."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -14,7 +14,6 @@ from scipy.special import softmax
 from sklearn.base import clone
 
 from probekit.errors import ProbeError
-from probekit.groups import duplicate_groups
 from probekit.kinds import Kind, Listed, Maybe, Number, Whole
 from probekit.limits import BACKEND, COUNT
 from probekit.probes.base import BaseProbe, Training
@@ -185,8 +184,6 @@ class EnsembleProbe(BaseProbe):
     ) -> Self:
         """Fit all members and predict every row without itself; weights and groups as KNNProbe."""
         data = self._check_fit(X, y, sample_weight, groups)
-        if data.groups is None:
-            data = data._replace(groups=duplicate_groups(data.X))
         parts = self._parts(data.X.shape[1])
         scores, self._coef, self._intercept, self.penalties_ = [], [], [], []
         for part in self._ridge_parts(parts):
@@ -225,9 +222,6 @@ class EnsembleProbe(BaseProbe):
 
     def _store(self, data: Training) -> None:
         """Make the neighbour searches ready."""
-        if not isinstance(self.k, int | np.integer) or self.k < 1:
-            raise ProbeError(f"k must be a whole number of at least 1, got {self.k!r}.")
-        assert data.groups is not None
         left = len(data.X) - int(np.bincount(data.groups).max())
         if left < 1:
             raise ProbeError(
@@ -248,8 +242,6 @@ class EnsembleProbe(BaseProbe):
             raise ProbeError(
                 f"X has {width} columns, and the layers' widths {widths} are to fill them."
             )
-        if not len(self.penalties) or min(self.penalties) <= 0:
-            raise ProbeError(f"penalties must be above 0, got {self.penalties!r}.")
         chosen = [*self._numbers(self.ridge, widths), *self._numbers(self.knn, widths)]
         if not chosen or not all(0 <= i < len(widths) for i in chosen):
             raise ProbeError(
@@ -268,11 +260,7 @@ class EnsembleProbe(BaseProbe):
         return [parts[i] for i in self._numbers(self.knn, range(len(parts)))]
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        data = self._data
-        assert data.groups is not None
-        arrays = {"X": data.X, "Y": data.Y, "groups": data.groups, "oof_proba": self.oof_proba_}
-        if data.weight is not None:
-            arrays["weight"] = data.weight
+        arrays = {**self._data.to_arrays(), "oof_proba": self.oof_proba_}
         for i, (coef, intercept) in enumerate(zip(self._coef, self._intercept, strict=True)):
             arrays |= {f"coef.{i}": coef, f"intercept.{i}": intercept}
         calibrations = [*self._calibrations, self._last]
@@ -290,7 +278,7 @@ class EnsembleProbe(BaseProbe):
             Calibration(float(slope), offset)
             for slope, offset in zip(arrays["slopes"], arrays["offsets"], strict=True)
         ]
-        self._store(Training(arrays["X"], arrays["Y"], arrays.get("weight"), arrays["groups"]))
+        self._store(Training.from_arrays(arrays))
 
 
 def _slices(widths: Sequence[int]) -> list[slice]:

@@ -9,19 +9,18 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from probekit.errors import ProbeError
-from probekit.groups import duplicate_groups
 from probekit.kinds import Choice, Kind
 from probekit.limits import BACKEND, COUNT, FLAG, METRIC
-from probekit.probes.base import BaseProbe, Training, row_chunks
+from probekit.probes.base import BaseProbe, Training
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
-from probekit.states import as_states
+from probekit.states import row_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["KNNProbe", "best_k", "neighbor_means"]
+__all__ = ["KNNProbe", "neighbor_means"]
 
 Weights = Literal["uniform", "cosine"]
 WEIGHTS = ("uniform", "cosine")
@@ -65,39 +64,6 @@ def _mean(voted: NDArray[np.float64], votes: NDArray[np.float64] | None) -> NDAr
     total = votes.sum(axis=1, keepdims=True)
     share = np.where(total > 0, votes, 1.0) / np.where(total > 0, total, votes.shape[1])
     return np.asarray(np.einsum("ik,ikc->ic", share, voted))
-
-
-def best_k(
-    X: ArrayLike,
-    Y: NDArray[np.float64],
-    *,
-    k_max: int | None = None,
-    metric: Metric = "cosine",
-    groups: ArrayLike | None = None,
-    backend: str = "auto",
-) -> tuple[int, NDArray[np.float64]]:
-    """Return the k of least leave-one-out Brier score and its leave-one-out means (n, C).
-
-    Parameters
-    ----------
-    X, Y
-        States (n, d) and class probabilities (n, C).
-    k_max
-        Largest k tried, by default n - 1 as in EleutherAI's ``knn_relabel``: then the neighbour
-        lists hold n (n - 1) numbers, so give a bound for more than a few thousand rows.
-
-    Equal scores go to the smaller k. Source: https://github.com/EleutherAI/w2s, branch topo.
-    """
-    rows = as_states(X)
-    k_max = len(rows) - 1 if k_max is None else k_max
-    index = NeighborIndex(rows, metric=metric, backend=backend).others(k_max, groups=groups).index
-    score = np.zeros(k_max)
-    for part in row_chunks(len(rows), 24 * k_max * Y.shape[1]):
-        means = np.cumsum(Y[index[part]], axis=1) / np.arange(1, k_max + 1)[:, None]
-        score += ((means - Y[part, None, :]) ** 2).sum(axis=(0, 2))
-    # Sums in another order differ in the last digits: within those, scores are equal.
-    k = int(np.flatnonzero(score <= score.min() * (1 + 1e-12))[0]) + 1
-    return k, np.asarray(Y[index[:, :k]].mean(axis=1))
 
 
 class KNNProbe(BaseProbe):
@@ -167,8 +133,6 @@ class KNNProbe(BaseProbe):
         if self.weights == "cosine" and self.metric != "cosine":
             raise ProbeError(f"weights='cosine' needs metric='cosine', got metric={self.metric!r}.")
         data = self._check_fit(X, y, sample_weight, groups)
-        if data.groups is None:
-            data = data._replace(groups=duplicate_groups(data.X))
         self._store(data)
         self.oof_proba_ = self.oof_path([self.k])[0]
         return self
@@ -207,11 +171,8 @@ class KNNProbe(BaseProbe):
         return means
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        data = self._data
-        assert data.groups is not None
-        arrays = {"X": data.X, "Y": data.Y, "groups": data.groups, "oof_proba": self.oof_proba_}
-        return arrays if data.weight is None else arrays | {"weight": data.weight}
+        return {**self._data.to_arrays(), "oof_proba": self.oof_proba_}
 
     def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         self.oof_proba_ = arrays["oof_proba"]
-        self._store(Training(arrays["X"], arrays["Y"], arrays.get("weight"), arrays["groups"]))
+        self._store(Training.from_arrays(arrays))

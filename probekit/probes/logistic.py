@@ -1,35 +1,50 @@
-"""The logistic probe: one linear direction per class, its penalty chosen out of fold."""
+"""The logistic probe: one linear direction per class, its penalty chosen out of fold.
+
+:func:`logistic_path` fits a whole path of penalties, and all their folds, in one computation;
+:class:`LogisticProbe` chooses among them.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from numbers import Integral, Real
+from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
-from scipy.special import log_expit, log_softmax
+import torch
+from scipy.special import expit, log_expit, log_softmax, softmax
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from probekit.errors import ProbeError
 from probekit.folds import stratified_folds
-from probekit.groups import duplicate_groups
 from probekit.kinds import Choice, Kind, Listed, Maybe, Number, Text
 from probekit.limits import COUNT, FLAG, FOLDS, KINDS, PENALTY, RANDOM_STATE
-from probekit.probes.base import BaseProbe, Training, hard_labels, row_chunks
-from probekit.probes.logistic_path import (
-    LogisticPath,
-    Precision,
-    logistic_path,
-    logits_to_proba,
+from probekit.probes.base import (
+    BaseProbe,
+    Training,
+    check_weight,
+    full_float32,
+    hard_labels,
+    label_matrix,
 )
+from probekit.probes.logistic_design import Design, StandardRows
+from probekit.probes.logistic_solver import Objective, Solution, minimise
+from probekit.states import as_array, as_states, row_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
 
-__all__ = ["LogisticPath", "LogisticProbe", "logistic_path"]
+__all__ = ["LogisticPath", "LogisticProbe", "logistic_path", "logits_to_proba"]
 
 PENALTIES = tuple(float(p) for p in np.logspace(-4, 1, 11))
 FALLBACK = 1e-2
+Precision = Literal["float32", "float64"]
+TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
+MAX_COLUMNS = 512  # fits x classes that are iterated at once; bounds memory with many classes
 
 
 class LogisticProbe(BaseProbe):
@@ -182,26 +197,19 @@ class LogisticProbe(BaseProbe):
     def _tried(self) -> NDArray[np.float64]:
         if self.l2 == "auto":
             return np.asarray(PENALTIES if self.penalties is None else self.penalties, np.float64)
-        l2: Any = self.l2
-        if isinstance(l2, Real) and 0 <= float(l2) < np.inf:
-            return np.array([float(l2)])
-        raise ProbeError(f"l2 must be 'auto' or a number of at least 0, got {l2!r}.")
+        return np.array([float(self.l2)])
 
     def _folds(self, data: Training) -> NDArray[np.int16] | None:
         """Fold of each row, or None where two classes with two different rows each are missing."""
-        n_folds: Any = self.n_folds
-        if not isinstance(n_folds, Integral) or n_folds < 2:
-            raise ProbeError(f"n_folds must be an integer of at least 2, got {n_folds!r}.")
         hard = hard_labels(data.Y)
-        groups = duplicate_groups(data.X) if data.groups is None else data.groups
-        pairs = np.unique(np.column_stack([hard, groups]), axis=0)
+        pairs = np.unique(np.column_stack([hard, data.groups]), axis=0)
         several = np.bincount(pairs[:, 0]) >= 2
         if np.count_nonzero(several) < 2:
             return None
         state = self.random_state
         if not isinstance(state, Integral):
             state = check_random_state(state).randint(2**31)
-        return stratified_folds(hard, n_folds=int(n_folds), groups=groups, seed=int(state))
+        return stratified_folds(hard, n_folds=self.n_folds, groups=data.groups, seed=int(state))
 
     def _logits(self, X: ArrayLike) -> NDArray[np.float64]:
         states = self._check_predict(X)
@@ -242,3 +250,360 @@ def _log_loss(
     else:
         log_p = log_softmax(logits, axis=1)
     return float(-(weight @ (Y * log_p).sum(axis=1)) / weight.sum())
+
+
+@dataclass(frozen=True)
+class LogisticPath:
+    """Fits for P penalties; V = 1 vector with two classes, V = C with more (summing to 0).
+
+    Everything is in the space of X: logits are ``X @ coef_[p].T + intercept_[p]``, for two classes
+    those of the second.
+    """
+
+    penalties: NDArray[np.float64]
+    """(P,) as given."""
+    classes: NDArray[Any]
+    """(C,) class of each column."""
+    coef_: NDArray[np.float64]
+    """(P, V, d)."""
+    intercept_: NDArray[np.float64]
+    """(P, V)."""
+    n_iter_: NDArray[np.int64]
+    """(P,) passes over the rows."""
+    grad_max_: NDArray[np.float64]
+    """(P,) largest entry of the objective's gradient at the end, for standardised features."""
+    converged_: NDArray[np.bool_]
+    """(P,) whether ``tol``, or all that float64 allows and 1e-4 in ``error_``, was reached."""
+    error_: NDArray[np.float64]
+    """(P,) how far probabilities of new rows may be from the optimum's, estimated."""
+    folds: NDArray[np.int64] | None = None
+    """(n,) place of each row's fold in the arrays below."""
+    fold_coef_: NDArray[np.float64] | None = None
+    """(P, F, V, d), fitted without the fold's rows."""
+    fold_intercept_: NDArray[np.float64] | None = None
+    """(P, F, V)."""
+    fold_n_iter_: NDArray[np.int64] | None = None
+    """(P, F)."""
+    fold_grad_max_: NDArray[np.float64] | None = None
+    """(P, F)."""
+    fold_error_: NDArray[np.float64] | None = None
+    """(P, F)."""
+    oof_logits: NDArray[np.float64] | None = None
+    """(P, n, V) of every row by the fit without its fold."""
+
+    @property
+    def oof_proba(self) -> NDArray[np.float64] | None:
+        """Class probabilities (P, n, C) of every row by the fit without its fold."""
+        return None if self.oof_logits is None else logits_to_proba(self.oof_logits)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Checked input of a path."""
+
+    X: Any
+    classes: NDArray[Any]
+    targets: NDArray[np.float64]
+    """(V, n)."""
+    weight: NDArray[np.float64]
+    """(n,), summing to 1."""
+    folds: NDArray[np.int64] | None
+    n_folds: int
+
+
+def logistic_path(
+    X: Any,
+    y: ArrayLike,
+    penalties: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    folds: ArrayLike | None = None,
+    standardize: bool = False,
+    fit_intercept: bool = True,
+    dtype: Precision = "float32",
+    tol: float | None = None,
+    max_iter: int = 500,
+    device: str = "auto",
+) -> LogisticPath:
+    """Minimise Σ w CE / Σ w + l2 ‖W‖² for every penalty at once, and for every fold left out.
+
+    The bias is not penalised, labels may be soft. Two classes have one weight vector, more have
+    one each under a softmax: going from two classes to three halves the effective penalty, as in
+    scikit-learn, whose ``C`` is 1 / (2 l2 Σ w).
+
+    Parameters
+    ----------
+    X
+        States (n, d): an array of any float type, a memory map, an HDF5 data set, a tensor;
+        anything that gives rows for a slice. More than 1 GiB is read in passes, not copied.
+    y
+        Labels as :func:`probekit.probes.base.label_matrix` takes them.
+    penalties
+        l2 (P,), each at least 0.
+    sample_weight
+        Row weights (n,).
+    folds
+        Number of each row's fold (n,). Fits without a fold give its rows weight 0; centre, scale
+        and preconditioner are those of all rows.
+    standardize
+        Penalise the coefficients of columns divided by their (weighted) spread; a column that is
+        constant up to rounding is left out.
+    fit_intercept
+        False: no bias (``intercept_`` is 0), so that with two classes P(X) = 1 − P(−X), as
+        differences of two states ask. Nothing is centred then: spread is the root mean square.
+    tol
+        Largest entry of the gradient at the end, for columns divided by their spread or, without
+        ``standardize``, by one scale common to all; and a hundredth of the largest error of a
+        probability of new rows. Default 1e-6 in float32, 1e-10 in float64. What float32 cannot
+        bring as far is finished in float64.
+    max_iter
+        Most passes over the rows.
+    device
+        ``"auto"`` (CUDA if there), or a torch device.
+
+    Raises
+    ------
+    ProbeError
+        NaN or infinity; lengths, penalties, weights, folds or settings that do not fit.
+
+    Warns
+    -----
+    ConvergenceWarning
+        ``max_iter`` passes were not enough (told with ``error_``), or l2 = 0 and the labels are
+        linearly separable, so that no optimum exists; ``converged_`` is False there.
+
+    Notes
+    -----
+    The method is described in :mod:`probekit.probes.logistic_solver`. Bounds on the Hessian that
+    led to it: Böhning (1988), https://doi.org/10.1007/BF00049423, and Böhning (1992),
+    https://doi.org/10.1007/BF00048682.
+    """
+    task = _check(X, y, sample_weight, folds)
+    l2 = _check_penalties(penalties)
+    if dtype not in TOLERANCE:
+        raise ProbeError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
+    tol = TOLERANCE[dtype] if tol is None else tol
+    if not (np.isfinite(tol) and tol > 0) or max_iter < 1:
+        raise ProbeError(f"tol must be positive and max_iter at least 1, got {tol}, {max_iter}.")
+    precision, place = getattr(torch, dtype), _device(device)
+    with torch.inference_mode(), full_float32():
+
+        def design(precision: torch.dtype) -> Design:
+            rows = StandardRows(
+                task.X,
+                task.weight,
+                standardize=standardize,
+                dtype=precision,
+                device=place,
+                centre=fit_intercept,
+            )
+            return Design(rows, task.weight)
+
+        solver = _Path(task, design(precision), l2, bias=fit_intercept)
+        solution = solver.solve(tol=tol, max_iter=max_iter)
+        stuck = ~solution.converged & (solution.n_iter < max_iter)
+        if precision != torch.float64 and stuck.any():
+            states = solver.states(solution.theta)
+            del solver  # its copy of the states makes room for a wider one
+            solver = _Path(task, design(torch.float64), l2, bias=fit_intercept)
+            solution.theta = solver.theta(*states)
+            solver.finish(solution, stuck, tol=tol, max_iter=max_iter)
+        return solver.result(solution)
+
+
+class _Path:
+    """Every fit of a path: for each penalty one with all rows, then one without each fold."""
+
+    def __init__(self, task: _Task, design: Design, l2: NDArray[np.float64], *, bias: bool) -> None:
+        self.task, self.design, self.penalties = task, design, l2
+        row_weight = [task.weight]
+        for fold in range(task.n_folds):
+            assert task.folds is not None
+            kept = np.where(task.folds == fold, 0.0, task.weight)
+            row_weight.append(kept / kept.sum())
+        self.fits = len(row_weight)
+        self.objective = Objective(
+            design,
+            torch.as_tensor(task.targets, device=design.device),
+            torch.as_tensor(np.stack(row_weight), dtype=design.dtype, device=design.device),
+            torch.arange(self.fits, device=design.device).repeat(len(l2)),
+            torch.as_tensor(np.repeat(l2, self.fits), device=design.device)
+            / design.rows.common_scale**2,
+            bias=bias,
+        )
+
+    def solve(self, *, tol: float, max_iter: int) -> Solution:
+        block = max(1, MAX_COLUMNS // len(self.task.targets))
+        fits = torch.arange(len(self.objective.l2), device=self.design.device)
+        parts = [
+            vars(minimise(self.objective.pick(fits[i : i + block]), tol=tol, max_iter=max_iter))
+            for i in range(0, len(fits), block)
+        ]
+        return Solution(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+    def states(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Coef (J, V, d) and intercept (J, V) in the space of X."""
+        fits, vectors, _ = theta.shape
+        flat = theta.reshape(fits * vectors, -1)
+        coef, intercept = self.design.to_states(flat[:, :-1], flat[:, -1])
+        return coef.view(fits, vectors, -1), intercept.view(fits, vectors)
+
+    def theta(self, coef: Tensor, intercept: Tensor) -> Tensor:
+        """Undo ``states``."""
+        weights, bias = self.design.from_states(coef.flatten(0, 1), intercept.flatten())
+        return torch.cat([weights, bias[:, None]], 1).view(*intercept.shape, -1)
+
+    def finish(self, solution: Solution, some: Tensor, *, tol: float, max_iter: int) -> None:
+        """Go on from where ``some`` of the fits (J,) stand; in place."""
+        before = solution.n_iter[some]
+        passes = max(max_iter - int(before.max()), 1)
+        start = solution.theta[some]
+        more = minimise(self.objective.pick(some), tol=tol, max_iter=passes, start=start)
+        more.n_iter += before
+        for name, value in vars(more).items():
+            getattr(solution, name)[some] = value
+
+    def result(self, solution: Solution) -> LogisticPath:
+        theta = solution.theta
+        if theta.shape[1] > 1:
+            # Only differences between the classes matter; choose those that sum to 0.
+            theta = theta - theta.mean(1, keepdim=True)
+        shape = (len(self.penalties), self.fits, theta.shape[1])
+        coef, intercept = self.states(theta)
+        coefs, intercepts = _numpy(coef).reshape(*shape, -1), _numpy(intercept).reshape(shape)
+        n_iter, peak, error, converged = (
+            _numpy(value).reshape(shape[:2])
+            for value in (solution.n_iter, solution.peak, solution.error, solution.converged)
+        )
+        theta = theta.view(*shape, -1)
+        converged &= ~self._separable(theta[:, 0])[:, None]
+        self._warn(converged, error)
+        path = LogisticPath(
+            self.penalties,
+            self.task.classes,
+            coefs[:, 0],
+            intercepts[:, 0],
+            n_iter[:, 0],
+            peak[:, 0],
+            converged[:, 0],
+            error[:, 0],
+        )
+        if self.task.folds is None:
+            return path
+        return replace(
+            path,
+            folds=self.task.folds,
+            fold_coef_=coefs[:, 1:],
+            fold_intercept_=intercepts[:, 1:],
+            fold_n_iter_=n_iter[:, 1:],
+            fold_grad_max_=peak[:, 1:],
+            fold_error_=error[:, 1:],
+            oof_logits=self._logits(theta[:, 1:], self.task.folds),
+        )
+
+    def _logits(self, theta: Tensor, which: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Logits (P, n, V) of every row by fit ``which`` (n,) of theta (P, F, V, width + 1)."""
+        some, fits, vectors, _ = theta.shape
+        columns = some * fits * vectors
+        flat = theta.reshape(columns, -1).to(self.design.dtype)
+        weights, bias = flat[:, :-1], flat[:, -1:]
+        chosen = torch.as_tensor(which, device=theta.device)
+        out = np.empty((some, self.design.n, vectors))
+        for rows, x in self.design.chunks(columns):
+            logits = torch.addmm(bias, weights, x.T).view(some, fits, vectors, -1)
+            index = chosen[rows].expand(some, 1, vectors, -1)
+            out[:, rows] = _numpy(logits.gather(1, index)[:, 0].mT)
+        return out
+
+    def _separable(self, theta: Tensor) -> NDArray[np.bool_]:
+        """Penalties (P,) that are 0 where the fit gets every hard label right: no optimum."""
+        found = np.zeros(len(self.penalties), dtype=bool)
+        targets = self.task.targets[:, self.task.weight > 0]
+        if (self.penalties > 0).all() or not np.isin(targets, (0, 1)).all():
+            return found
+        free = np.flatnonzero(self.penalties == 0)
+        logits = self._logits(theta[free[:1]][:, None], np.zeros(self.design.n, dtype=np.int64))
+        proba = logits_to_proba(logits[0, self.task.weight > 0])
+        own = targets[0] if len(targets) == 1 else targets.argmax(axis=0)
+        found[free] = (proba.argmax(axis=1) == own).all()
+        return found
+
+    def _warn(self, converged: NDArray[np.bool_], error: NDArray[np.float64]) -> None:
+        if converged.all():
+            return
+        lost = sorted({float(p) for p in self.penalties[~converged.all(axis=1)]})
+        if lost == [0]:
+            reason, repair = (
+                "its labels are linearly separable",
+                "no optimum exists: give an l2 > 0",
+            )
+        else:
+            reason = f"probabilities may be off by {min(error[~converged].max(), 1.0):.1g}"
+            repair = "raise max_iter or l2"
+        warnings.warn(
+            f"The logistic fit did not converge for l2 = {', '.join(f'{p:g}' for p in lost)} "
+            f"({reason}): {repair}.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+
+def logits_to_proba(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Class probabilities (..., C) of logits (..., V), where V = 1 stands for two classes."""
+    if logits.shape[-1] == 1:
+        return np.concatenate([expit(-logits), expit(logits)], axis=-1)
+    return np.asarray(softmax(logits, axis=-1))
+
+
+def _check(X: Any, y: ArrayLike, sample_weight: ArrayLike | None, folds: Any) -> _Task:
+    X = X if _gives_rows(X) else as_states(X)
+    if len(X.shape) != 2 or not X.shape[0] or not X.shape[1]:
+        raise ProbeError(f"X must be states (n, d) with rows and columns, got {tuple(X.shape)}.")
+    n = X.shape[0]
+    classes, Y = label_matrix(y)
+    if len(Y) != n:
+        raise ProbeError(f"X has {n} rows but y has {len(Y)}; they must be the same rows.")
+    weight = np.ones(n) if sample_weight is None else check_weight(sample_weight, Y)
+    targets = Y[:, 1:].T if Y.shape[1] == 2 else Y.T
+    numbers, count = None, 0
+    if folds is not None:
+        values = as_array(folds, name="folds")
+        if values.shape != (n,):
+            raise ProbeError(f"folds must have shape ({n},), one per row, got {values.shape}.")
+        found, numbers = np.unique(values, return_inverse=True)
+        numbers, count = numbers.astype(np.int64), len(found)
+        for fold in range(count):
+            if not weight[numbers != fold].any():
+                raise ProbeError(f"No row with weight is outside fold {found[fold]}.")
+    return _Task(X, classes, np.ascontiguousarray(targets), weight / weight.sum(), numbers, count)
+
+
+def _gives_rows(X: Any) -> bool:
+    """Whether X can stay where it is: a slice of it is so many of its rows."""
+    dense = str(getattr(X, "layout", "torch.strided")) == "torch.strided"
+    other = any(hasattr(X, name) for name in ("iloc", "tocsr", "to_coo"))
+    return hasattr(X, "shape") and hasattr(X, "__getitem__") and dense and not other
+
+
+def _check_penalties(penalties: ArrayLike) -> NDArray[np.float64]:
+    values = np.array(penalties, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or not (np.isfinite(values) & (values >= 0)).all():
+        raise ProbeError(f"penalties must be a list of numbers of at least 0, got {penalties!r}.")
+    return values
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ProbeError(f"device {name!r} cannot be used: {reason}") from None
+    return device
+
+
+def _numpy(value: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = value.cpu().numpy()
+    return array

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from scipy.special import softmax
 
-from probekit.groups import duplicate_groups
 from probekit.probes.base import BaseProbe
 from probekit.probes.calibration import Calibration, calibrate
 from probekit.states import constant_columns
@@ -121,8 +120,7 @@ def _divisor(held: NDArray[np.float64]) -> NDArray[np.float64]:
 def _without(states: NDArray[np.float64], data: Training) -> NDArray[np.float64]:
     """Scores (n, C) by means without the row's group."""
     share = _shares(data)
-    groups = duplicate_groups(data.X) if data.groups is None else data.groups
-    number = np.unique(groups, return_inverse=True)[1].ravel()
+    number = data.groups
     many = int(number.max()) + 1
     score = np.empty_like(share)
     for k in range(share.shape[1]):

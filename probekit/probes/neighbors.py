@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from probekit.errors import ProbeError
-from probekit.probes.in_parallel import in_parallel
 from probekit.probes.neighbors_backends import search, search_among
-from probekit.probes.neighbors_exact import Space, exact_search, first_of, settle
+from probekit.probes.ties import Found, Space, exact_search, first_of, in_parallel, settle
 from probekit.states import as_states, check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["METRICS", "Metric", "NeighborIndex", "Neighbors", "nearest", "nearest_others"]
+__all__ = ["Metric", "NeighborIndex", "Neighbors", "nearest", "nearest_others"]
 
 Metric = Literal["cosine", "euclidean"]
 METRICS = ("cosine", "euclidean")
@@ -164,11 +163,9 @@ class NeighborIndex:
             in_parallel(settle_some, len(rows))
         return Neighbors(index, distance)
 
-    def _candidates(
-        self, space: Space, rows: NDArray[np.float32], width: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _candidates(self, space: Space, rows: NDArray[np.float32], width: int) -> Found:
         """Squared distances and numbers (m, width) of the nearest stored rows, up to rounding."""
-        best: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
+        best: Found | None = None
         for part, stored in space.blocks():
             square, index = search(stored, rows, min(width, len(stored)), backend=self.backend)
             found = square, index + part.start if part.start else index
@@ -180,7 +177,7 @@ class NeighborIndex:
 def _settled(
     space: Space,
     asked: tuple[NDArray[Any], NDArray[np.float64]],
-    found: tuple[NDArray[np.float32], NDArray[np.int64]],
+    found: Found,
     k: int,
     groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
     *,

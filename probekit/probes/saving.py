@@ -103,6 +103,7 @@ def load_probe(folder: str | Path) -> Any:
     numbers = read_bytes(folder / NUMBERS, limit=None, error=ProbeError)
     try:
         probe = _unfitted(description, path)
+        probe._check_parameters()
         if hashlib.sha256(numbers).hexdigest() != description["sha256"]:
             raise ProbeError(f"{folder / NUMBERS} is damaged, or was not written with {path}.")
         arrays = load(numbers)

@@ -7,28 +7,26 @@ is https://github.com/EleutherAI/w2s. They are different filters: on 1,500 rows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from probekit.cuts import DISAGREEMENTS, Cut, by_content, disagreement_of
+from probekit.cuts import DECIMALS, Cut, by_content, count_of, disagreement_of, largest
 from probekit.errors import ProbeError
-from probekit.groups import duplicate_groups
 from probekit.kinds import Choice, Kind, Maybe, Number
 from probekit.limits import BACKEND, COUNT, DISAGREEMENT, FLAG, METRIC, SHARE
 from probekit.probes.base import BaseProbe, Training, hard_labels
 from probekit.probes.knn import neighbor_means
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
-from probekit.probes.topofilter_hidden import HiddenComponents, hidden_means, nearest_hidden
-from probekit.probes.topofilter_steps import (
+from probekit.probes.topofilter_components import (
     Connection,
+    HiddenComponents,
     Note,
-    drop_ranked,
-    drop_to_share,
+    hidden_means,
     largest_components,
-    majority,
+    nearest_hidden,
     with_outcome,
 )
 
@@ -38,10 +36,13 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "CONNECTION",
     "TopoFilterProbe",
     "TopoFilterResult",
-    "Variant",
     "check_kept",
+    "drop_ranked",
+    "drop_to_share",
+    "majority",
     "nearest_kept",
     "ranked_by",
     "topofilter",
@@ -231,10 +232,8 @@ class TopoFilterProbe(BaseProbe):
     ) -> Self:
         """Filter the rows; see the class."""
         self._check_parameters()
-        self._check_params(previous)
+        self._check_variant(previous)
         data = self._check_fit(X, y, sample_weight, groups)
-        if data.groups is None:
-            data = data._replace(groups=duplicate_groups(data.X))
         candidates = None if previous is None else _mask(previous, len(data.X))
         index = NeighborIndex(data.X, metric=self.metric, backend=self.backend)
         hard = hard_labels(data.Y)
@@ -322,7 +321,6 @@ class TopoFilterProbe(BaseProbe):
         wide: Neighbors,
     ) -> NDArray[np.float64]:
         """Topolabel (n, C) of every row without its label and those of its group."""
-        assert data.groups is not None
         hidden = HiddenComponents(
             wide.index[:, : self._number("k_cc")],
             hard_labels(data.Y),
@@ -364,9 +362,7 @@ class TopoFilterProbe(BaseProbe):
     def _store(self, data: Training, index: NeighborIndex, component: NDArray[np.bool_]) -> None:
         self._data, self._index, self._component = data, index, component
 
-    def _check_params(self, previous: ArrayLike | None) -> None:
-        if self.variant not in K_CC:
-            raise ProbeError(f"variant must be paper or eleuther, got {self.variant!r}.")
+    def _check_variant(self, previous: ArrayLike | None) -> None:
         # cap and rank are off as False; per_class is off as None, for False means over all rows.
         given = {
             "zeta": self.zeta is not None,
@@ -385,27 +381,14 @@ class TopoFilterProbe(BaseProbe):
             raise ProbeError(
                 f"TopoFilter's variant {self.variant!r} has no {', '.join(wrong)}; {repair}."
             )
-        if self.contamination is not None and not 0 < self.contamination < 1:
-            raise ProbeError(
-                f"contamination must lie between 0 and 1, both excluded, got {self.contamination}."
-            )
-        if self.disagreement not in (None, *DISAGREEMENTS):
-            raise ProbeError(
-                f"disagreement is {' or '.join(DISAGREEMENTS)}, got {self.disagreement!r}."
-            )
-        if self.zeta is not None and not self.zeta >= 0:
-            raise ProbeError(f"zeta must be at least 0, got {self.zeta}.")
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        data, result = self._data, self.result_
-        assert data.groups is not None
-        arrays = {"X": data.X, "Y": data.Y, "groups": data.groups, "oof_proba": self.oof_proba_}
-        arrays |= {"keep": result.keep, "component": result.component, "proba": result.proba}
-        arrays["disagreement"] = result.disagreement
-        return arrays if data.weight is None else arrays | {"weight": data.weight}
+        learned = ("keep", "component", "proba", "disagreement")
+        arrays = {name: getattr(self.result_, name) for name in learned}
+        return {**self._data.to_arrays(), **arrays, "oof_proba": self.oof_proba_}
 
     def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
-        data = Training(arrays["X"], arrays["Y"], arrays.get("weight"), arrays["groups"])
+        data = Training.from_arrays(arrays)
         keep, component = arrays["keep"], arrays["component"]
         dropped = _dropped(keep, component, hard_labels(data.Y), self.classes_)
         self._notes = []
@@ -464,6 +447,102 @@ def nearest_kept(
     if len(short):
         near[short] = index.others(k, groups=groups, rows=short, among=kept).index
     return near
+
+
+def majority(
+    index: NDArray[np.int64], hard: NDArray[np.int64], n_classes: int, *, zeta: float
+) -> NDArray[np.bool_]:
+    """Tell whose own label wins among itself and its k neighbours (n,).
+
+    Winning is having the most votes, ties going to the smallest label, and, unless zeta > 1, at
+    least k · zeta of the k + 1 votes.
+    """
+    n, k = index.shape
+    cell = np.arange(n)[:, None] * n_classes + hard[index]
+    votes = np.bincount(cell.ravel(), minlength=n * n_classes).reshape(n, n_classes)
+    votes[np.arange(n), hard] += 1
+    won = votes.argmax(axis=1) == hard
+    if zeta <= 1:
+        won &= votes.max(axis=1) >= k * zeta - 1e-9
+    return np.asarray(won)
+
+
+def _scopes(
+    hard: NDArray[np.int64], *, per_class: bool
+) -> Iterator[tuple[int | None, NDArray[np.int64]]]:
+    if not per_class:
+        yield None, np.arange(len(hard))
+        return
+    for number in np.unique(hard):
+        yield int(number), np.flatnonzero(hard == number)
+
+
+def drop_to_share(
+    component: NDArray[np.bool_],
+    disagreement: NDArray[np.float64],
+    hard: NDArray[np.int64],
+    *,
+    share: float,
+    per_class: bool,
+    cap: bool,
+    ties: NDArray[Any] | None = None,
+) -> tuple[Cut, list[Note]]:
+    """Drop the rows of the component that disagree most until ``share`` of all rows is gone.
+
+    Where the component step dropped more than round(n · share) already, nothing more goes, and
+    with ``cap`` the least-disagreeing of those it dropped come back. Equal ones go by ``ties``
+    (n,), smaller first, by default by row number.
+    """
+    taken, tied = ~component, np.zeros(len(component), dtype=bool)
+    score = np.round(disagreement, DECIMALS)
+    notes = []
+    for number, rows in _scopes(hard, per_class=per_class):
+        whose = "" if number is None else " of class {name}"
+        target = round(len(rows) * share)
+        inside, outside = rows[component[rows]], rows[~component[rows]]
+        more = target - len(outside)
+        if more >= 0:
+            cut = largest(score[inside], more, ties=None if ties is None else ties[inside])
+            taken[inside[cut.taken]] = tied[inside[cut.tied]] = True
+        elif cap:
+            cut = largest(-score[outside], -more, ties=None if ties is None else ties[outside])
+            taken[outside[cut.taken]] = False
+            tied[outside[cut.tied]] = True
+            text = (
+                f"The component step dropped {len(outside)} of {len(rows)} rows{whose} where "
+                f"{target} were asked for; {-more} that disagree least were taken back."
+            )
+            notes.append(Note(text, number))
+        else:
+            text = (
+                f"The component step alone dropped {len(outside)} of {len(rows)} rows{whose} where "
+                f"{target} were asked for; a larger k_cc drops fewer, cap=True holds the share."
+            )
+            notes.append(Note(text, number))
+    return Cut(taken, tied), notes
+
+
+def drop_ranked(
+    accepted: NDArray[np.bool_],
+    disagreement: NDArray[np.float64],
+    hard: NDArray[np.int64],
+    *,
+    share: float,
+    per_class: bool,
+    ties: NDArray[Any] | None = None,
+) -> Cut:
+    """Drop exactly ⌊share · n⌋ rows: rejected ones first, each by disagreement, then by ``ties``.
+
+    ``ties`` (n,) as in :func:`drop_to_share`.
+    """
+    taken, tied = np.zeros(len(hard), dtype=bool), np.zeros(len(hard), dtype=bool)
+    # A disagreement is at most 1, so that every rejected row is above every accepted one.
+    score = np.round(disagreement, DECIMALS) + 2 * ~accepted
+    for _, rows in _scopes(hard, per_class=per_class):
+        count = count_of(share, len(rows))
+        cut = largest(score[rows], count, ties=None if ties is None else ties[rows])
+        taken[rows[cut.taken]] = tied[rows[cut.tied]] = True
+    return Cut(taken, tied)
 
 
 def _tie_order(ties: ArrayLike, n: int) -> NDArray[Any]:

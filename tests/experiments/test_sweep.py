@@ -24,7 +24,7 @@ from probekit.experiments.sweep_rows import join_rows
 from probekit.labels import WeakLabels
 from probekit.metrics import accuracy, auroc
 from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe
-from probekit.probes.logistic_path import logistic_path
+from probekit.probes.logistic import logistic_path
 from probekit.probes.neighbors import NeighborIndex
 
 N, LAYERS, CLASSES = 240, (1, 4), ("no", "yes")
@@ -208,7 +208,7 @@ def test_one_search_and_one_computation_per_layer(blobs, monkeypatch):
         return path(X, Y, penalties, **options)
 
     monkeypatch.setattr(NeighborIndex, "_search", search)
-    monkeypatch.setattr("probekit.probes.logistic_path.logistic_path", fit)
+    monkeypatch.setattr("probekit.probes.logistic.logistic_path", fit)
     import torch
 
     decomposed = []

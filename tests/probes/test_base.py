@@ -5,7 +5,8 @@ import pytest
 
 from probekit.errors import ProbeError
 from probekit.probes import KNNProbe
-from probekit.probes.base import hard_labels, label_matrix, row_chunks
+from probekit.probes.base import hard_labels, label_matrix
+from probekit.states import row_chunks
 
 
 @pytest.mark.parametrize(

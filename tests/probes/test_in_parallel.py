@@ -8,15 +8,15 @@ import faiss
 import numpy as np
 import pytest
 
-from probekit.probes import in_parallel as module
-from probekit.probes.in_parallel import in_parallel
+from probekit.probes import ties
 from probekit.probes.neighbors import nearest_others
+from probekit.probes.ties import in_parallel
 
 
 @pytest.fixture
 def three_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss, "omp_get_max_threads", lambda: 3)
-    monkeypatch.setattr(module, "LEAST_ROWS", 10)
+    monkeypatch.setattr(ties, "LEAST_ROWS", 10)
 
 
 @pytest.mark.usefixtures("three_threads")

@@ -7,8 +7,8 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 
-from probekit.probes import logistic_path as path_module
-from probekit.probes import logistic_rows, logistic_solver
+from probekit.probes import logistic as path_module
+from probekit.probes import logistic_design, logistic_solver
 from probekit.probes.logistic import LogisticProbe, logistic_path
 
 PENALTIES = [1e-4, 1e-3, 1e-2, 1.0]
@@ -126,7 +126,7 @@ def test_without_a_bias_with_weights_and_read_in_passes(standardize, read_in_pas
     X, Q, Y = problem(100, 160, span=1)
     weight = np.random.default_rng(1).exponential(size=len(X))
     if read_in_passes:
-        monkeypatch.setattr(logistic_rows, "COPY_BYTES", 0)
+        monkeypatch.setattr(logistic_design, "COPY_BYTES", 0)
     for bias in (True, False):
         path = logistic_path(
             X, Y, PENALTIES, sample_weight=weight, standardize=standardize, fit_intercept=bias

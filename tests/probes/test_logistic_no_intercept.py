@@ -9,12 +9,10 @@ from scipy.special import expit, log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from probekit.errors import ProbeError
-from probekit.probes import LogisticProbe, load_probe, logistic_design, logistic_rows
+from probekit.probes import LogisticProbe, load_probe, logistic_design
 from probekit.probes.logistic import logistic_path
-from probekit.probes.logistic_design import Design
-from probekit.probes.logistic_hessian import OwnHessian
-from probekit.probes.logistic_rows import StandardRows
-from probekit.probes.logistic_solver import Objective
+from probekit.probes.logistic_design import Design, StandardRows
+from probekit.probes.logistic_solver import Objective, OwnHessian
 
 PENALTIES = [1e-4, 1e-2, 1.0]
 EXACT = {"fit_intercept": False, "dtype": "float64", "tol": 1e-12}
@@ -99,8 +97,8 @@ def test_every_way_to_the_optimum(how, monkeypatch):
         monkeypatch.setattr(logistic_design, "WHOLE", 20)
         monkeypatch.setattr(logistic_design, "SKETCH", 10)
     elif how == "streamed":
-        monkeypatch.setattr(logistic_rows, "COPY_BYTES", 1)
-        monkeypatch.setattr(logistic_rows, "CHUNK_BYTES", 1)
+        monkeypatch.setattr(logistic_design, "COPY_BYTES", 1)
+        monkeypatch.setattr(logistic_design, "CHUNK_BYTES", 1)
     else:  # labels that the rows can fit: p(1 - p) differs so much that its mean says little
         X, y = differences(50, 90, sharp=40)
         l2 = [1e-5, 1e-3]

@@ -11,8 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from probekit.errors import ProbeError
-from probekit.probes import logistic_design, logistic_rows
-from probekit.probes import logistic_path as module
+from probekit.probes import logistic as module
+from probekit.probes import logistic_design
 from probekit.probes.logistic import logistic_path
 
 PENALTIES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
@@ -301,9 +301,9 @@ def test_states_come_in_any_container(tmp_path, monkeypatch, shape, standardize)
         "list": X.tolist(),
         "other order": np.asfortranarray(X.astype(np.float32)),
     }
-    for copy_bytes in (logistic_rows.COPY_BYTES, 0):
+    for copy_bytes in (logistic_design.COPY_BYTES, 0):
         # 0: everything is read again in each pass, as if it were larger than memory.
-        monkeypatch.setattr(logistic_rows, "COPY_BYTES", copy_bytes)
+        monkeypatch.setattr(logistic_design, "COPY_BYTES", copy_bytes)
         for name, container in containers.items():
             got = logistic_path(container, y, PENALTIES, **options)
             # Sums over rows may be formed in another order.
@@ -340,8 +340,8 @@ def test_large_states_are_read_in_chunks_and_not_kept(monkeypatch):
     sliced = Sliced(X)
     logistic_path(sliced, y, PENALTIES, **EXACT)
     kept = sliced.reads
-    monkeypatch.setattr(logistic_rows, "COPY_BYTES", 0)
-    monkeypatch.setattr(logistic_rows, "CHUNK_BYTES", 1 << 13)
+    monkeypatch.setattr(logistic_design, "COPY_BYTES", 0)
+    monkeypatch.setattr(logistic_design, "CHUNK_BYTES", 1 << 13)
     sliced = Sliced(X)
     path = logistic_path(sliced, y, PENALTIES, **EXACT)
     assert sliced.longest <= 85  # 8 KiB of 12 float64
@@ -393,7 +393,7 @@ def test_an_image_of_many_rows_where_it_halves_the_passes(monkeypatch, shape, in
     whole = logistic_path(X, y, PENALTIES, **EXACT)
     monkeypatch.setattr(logistic_design, "WHOLE", 16)
     if not in_memory:
-        monkeypatch.setattr(logistic_rows, "COPY_BYTES", 1)
+        monkeypatch.setattr(logistic_design, "COPY_BYTES", 1)
     made = []
     plain = logistic_design._factor
     monkeypatch.setattr(logistic_design, "_factor", lambda rows: made.append(1) or plain(rows))
@@ -516,9 +516,10 @@ def with_nan(place, value=np.nan):
         (broken(penalties=[-1.0]), "penalties must be"),
         (broken(penalties=[np.nan]), "penalties must be"),
         (broken(penalties=1.0), "penalties must be"),
-        (broken(sample_weight=np.ones(29)), "sample_weight must be"),
-        (broken(sample_weight=-np.ones(30)), "sample_weight must be"),
-        (broken(sample_weight=np.zeros(30)), "one class only"),
+        (broken(sample_weight=np.ones(29)), r"sample_weight must have shape \(30,\)"),
+        (broken(sample_weight=-np.ones(30)), "sample_weight must hold finite"),
+        (broken(sample_weight=np.zeros(30)), "sample_weight is zero in every row"),
+        (broken(sample_weight=broken()["y"]), "one class only"),
         (broken(folds=np.zeros(29)), "folds must have shape"),
         (broken(folds=np.zeros(30)), "No row with weight is outside fold 0"),
         (broken(dtype="float16"), "dtype must be 'float32' or 'float64'"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from probekit.errors import ProbeError
-from probekit.probes import neighbors, neighbors_backends, neighbors_exact
+from probekit.probes import neighbors, neighbors_backends, ties
 from probekit.probes.neighbors import NeighborIndex, nearest, nearest_others
 
 METRICS = ("cosine", "euclidean")
@@ -66,7 +66,7 @@ def test_others_are_those_of_float64_to_the_last_tie(rows, metric, backend, by_t
 def test_float32_order_alone_would_not_do(by_the_book):
     """The control: the raw list of a backend gets ties and near ties wrong."""
     X = hard_inputs()["far blobs"]
-    placed = neighbors_exact.Space(X, metric="euclidean").rows
+    placed = ties.Space(X, metric="euclidean").rows
     for backend in ("faiss", "torch"):
         raw = neighbors_backends.search(placed, placed, N, backend=backend)[1]
         raw = np.stack([row[row != i][:K] for i, row in enumerate(raw)])
@@ -152,7 +152,7 @@ def test_torch_goes_through_columns_in_tiles(monkeypatch, by_the_book):
 
 
 def test_exact_rows_go_tile_by_tile(monkeypatch, by_the_book):
-    monkeypatch.setattr(neighbors_exact, "TILE_BYTES", 1 << 12)
+    monkeypatch.setattr(ties, "TILE_BYTES", 1 << 12)
     X = hard_inputs()["far blobs"]
     found = nearest_others(X, K, metric="euclidean")
     assert np.array_equal(found.index, by_the_book(X, K, "euclidean")[0])

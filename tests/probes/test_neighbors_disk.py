@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probekit.probes import neighbors_disk, neighbors_exact
+from probekit.probes import ties
 from probekit.probes.knn import KNNProbe
 from probekit.probes.neighbors import NeighborIndex, Neighbors
 from probekit.probes.topofilter import topofilter
@@ -34,8 +34,8 @@ def mapped(tmp_path: Path) -> np.ndarray:
 @pytest.fixture
 def in_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Nothing may be copied as a whole, and a block is 10 rows; their number."""
-    monkeypatch.setattr(neighbors_disk, "COPY_SHARE", 0)
-    monkeypatch.setattr(neighbors_disk, "BLOCK_BYTES", 10 * 4 * D)
+    monkeypatch.setattr(ties, "COPY_SHARE", 0)
+    monkeypatch.setattr(ties, "BLOCK_BYTES", 10 * 4 * D)
     return 10
 
 
@@ -81,9 +81,9 @@ def test_blocks_give_the_neighbours_that_memory_gives(
 def test_noise_without_ties_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     X = np.random.default_rng(2).standard_normal((500, D)).astype(np.float32) + 3
     whole = NeighborIndex(X).others(K)
-    monkeypatch.setattr(neighbors_disk, "COPY_SHARE", 0)
+    monkeypatch.setattr(ties, "COPY_SHARE", 0)
     for rows in (7, 33, 499, 500):
-        monkeypatch.setattr(neighbors_disk, "BLOCK_BYTES", rows * 4 * D)
+        monkeypatch.setattr(ties, "BLOCK_BYTES", rows * 4 * D)
         same(NeighborIndex(X).others(K), whole)
 
 
@@ -91,13 +91,13 @@ def test_no_block_is_larger_than_asked_for(
     mapped: np.ndarray, in_blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placed: list[int] = []
-    plain = neighbors_exact.Space.place
+    plain = ties.Space.place
 
     def place(self: Any, X: np.ndarray) -> Any:
         placed.append(len(X))
         return plain(self, X)
 
-    monkeypatch.setattr(neighbors_exact.Space, "place", place)
+    monkeypatch.setattr(ties.Space, "place", place)
     index = NeighborIndex(mapped)
     assert placed == [10] * 13 + [7]  # for their lengths
     placed.clear()
@@ -136,8 +136,8 @@ def test_memory_is_that_of_blocks_and_lists(
         return most
 
     NeighborIndex(X[:100]).others(3)  # imports
-    monkeypatch.setattr(neighbors_exact, "CACHE_BYTES", 1 << 16)
+    monkeypatch.setattr(ties, "CACHE_BYTES", 1 << 16)
     assert peak() > size  # control: the copy
-    monkeypatch.setattr(neighbors_disk, "COPY_SHARE", 0)
-    monkeypatch.setattr(neighbors_disk, "BLOCK_BYTES", size // 16)
+    monkeypatch.setattr(ties, "COPY_SHARE", 0)
+    monkeypatch.setattr(ties, "BLOCK_BYTES", size // 16)
     assert peak() < size / 2

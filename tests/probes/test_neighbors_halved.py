@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from probekit.probes import neighbors_backends, neighbors_halved
+from probekit.probes import neighbors_backends
 from probekit.probes.neighbors import NeighborIndex, nearest_others
-from probekit.probes.neighbors_exact import UNIT_32, rounding
-from probekit.probes.neighbors_halved import pays, search_halved
+from probekit.probes.neighbors_backends import pays, search_halved
+from probekit.probes.ties import UNIT_32, rounding
 
 
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles of 50 rows, used whatever they cost."""
-    monkeypatch.setattr(neighbors_halved, "TILE", 50)
+    monkeypatch.setattr(neighbors_backends, "TILE", 50)
     monkeypatch.setattr(neighbors_backends, "pays", lambda *_: True)
 
 
@@ -77,7 +77,7 @@ def test_every_product_serves_both_rows(monkeypatch):
         made.append(a.shape[0] * b.shape[1])
         return matmul(a, b, out=out)
 
-    monkeypatch.setattr(neighbors_halved, "TILE", 10)
+    monkeypatch.setattr(neighbors_backends, "TILE", 10)
     monkeypatch.setattr(np, "matmul", counted)
     search_halved(rows_of(205, 8), 5)
     # 20 full tiles and one of five rows: all above the diagonal, and those on it whole.
@@ -131,7 +131,7 @@ def test_what_a_thread_raises_is_raised(monkeypatch):
     def fail(*_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(neighbors_halved._Nearest, "add", fail)
+    monkeypatch.setattr(neighbors_backends._Nearest, "add", fail)
     with pytest.raises(MemoryError, match="no room"):
         search_halved(rows_of(30, 8), 3)
 

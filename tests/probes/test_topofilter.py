@@ -8,14 +8,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from probekit.errors import ProbeError
 from probekit.probes import KNNProbe, TopoFilterProbe
-from probekit.probes.topofilter import topofilter
-from probekit.probes.topofilter_steps import (
-    Note,
-    drop_ranked,
-    drop_to_share,
-    largest_components,
-    with_outcome,
-)
+from probekit.probes.topofilter import drop_ranked, drop_to_share, topofilter
+from probekit.probes.topofilter_components import Note, largest_components, with_outcome
 
 
 def expected_failures(probe):

@@ -1,4 +1,4 @@
-"""TopoFilter's components without the label of the row that is judged, for all rows at once.
+"""TopoFilter's largest components, and those without the label of the row that is judged.
 
 L is made with every label, the judged row's own included. Without that label the row has no edges,
 so it is judged against L(G − g): the largest components once its group g (the row and its copies)
@@ -12,7 +12,9 @@ sparse graph, whose edges all touch a group that may still go.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -20,19 +22,112 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from probekit.errors import ProbeError
 from probekit.probes.knn import neighbor_means
-from probekit.probes.topofilter_steps import Connection, label_components
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from probekit.probes.neighbors import NeighborIndex, Neighbors
 
-__all__ = ["HiddenComponents", "hidden_means", "nearest_hidden"]
+__all__ = [
+    "Connection",
+    "HiddenComponents",
+    "Note",
+    "hidden_means",
+    "largest_components",
+    "nearest_hidden",
+    "with_outcome",
+]
+
+Connection = Literal["weak", "strong"]
 
 # Breadth-first orders that are tried to show that a group breaks nothing.
 ORDERS = 4
 # Numbers that a list of neighbours holds at once.
 BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence for the caller on a class, with ``{name}`` and ``{row}`` to be filled in."""
+
+    text: str
+    number: int | None = None
+    """Class that ``{name}`` stands for."""
+    row: int | None = None
+    """Row that ``{row}`` stands for."""
+
+    def told(self, classes: Sequence[Any], ids: Sequence[str] | None = None) -> str:
+        """The sentence with the name of the class and the id of the row, else its number."""
+        name = "" if self.number is None else str(classes[self.number])
+        row = str(self.row) if self.row is None or ids is None else ids[self.row]
+        return self.text.format(name=name, row=row)
+
+
+def largest_components(
+    index: NDArray[np.int64], hard: NDArray[np.int64], *, connection: Connection
+) -> tuple[NDArray[np.bool_], list[Note]]:
+    """Return the rows in the largest component of their class (n,), and notes for the caller.
+
+    Edges go from a row to those of its ``index`` (n, k) that have its class. Of equally large
+    components the one with the smallest row number is kept. Memory is O(n k).
+    """
+    _, part = label_components(index, hard, connection=connection)
+    size = np.bincount(part)[part]
+    keep = np.zeros(len(index), dtype=bool)
+    notes = []
+    for number in np.unique(hard):
+        rows = np.flatnonzero(hard == number)
+        largest = rows[size[rows] == size[rows].max()]
+        keep[rows[part[rows] == part[largest[0]]]] = True
+        many = len(np.unique(part[largest]))
+        if len(rows) == 1:
+            text = "Class {name} has one row ({row}), which the component step leaves in"
+            notes.append(Note(text, int(number), int(rows[0])))
+        elif many > 1:
+            text = (
+                f"Class {{name}} has {many} components of {size[largest[0]]} rows and none larger; "
+                "the component step leaves in the one that holds row {row}"
+            )
+            notes.append(Note(text, int(number), int(largest[0])))
+    return keep, notes
+
+
+def with_outcome(
+    notes: Sequence[Note],
+    component: NDArray[np.bool_],
+    keep: NDArray[np.bool_],
+    hard: NDArray[np.int64],
+) -> list[Note]:
+    """Finish notes of :func:`largest_components` with what the last step did to these rows."""
+    finished = []
+    for note in notes:
+        rows = np.flatnonzero(component & (hard == note.number))
+        kept = int(keep[rows].sum())
+        if kept == len(rows):
+            end = "and the last step keeps." if len(rows) == 1 else "and the last step keeps all."
+        elif not kept:
+            end = "and the last step drops." if len(rows) == 1 else "and the last step drops it."
+        else:
+            end = f"and the last step drops {len(rows) - kept} of its rows."
+        finished.append(replace(note, text=f"{note.text}, {end}"))
+    return finished
+
+
+def label_components(
+    index: NDArray[np.int64], hard: NDArray[np.int64], *, connection: Connection
+) -> tuple[csr_matrix, NDArray[np.int64]]:
+    """Graph (n, n) of edges from a row to those of its ``index`` (n, k) that have its class.
+
+    Beside it the number of the component (n,) of each row.
+    """
+    n, k = index.shape
+    target = index.ravel()
+    same = np.repeat(hard, k) == hard[target]
+    degree = same.reshape(n, k).sum(axis=1)
+    start = np.concatenate([[0], np.cumsum(degree)])
+    graph = csr_matrix((np.ones(start[-1], dtype=np.int8), target[same], start), shape=(n, n))
+    part = connected_components(graph, directed=True, connection=connection)[1]
+    return graph, part.astype(np.int64)
 
 
 class _Level(NamedTuple):
@@ -62,7 +157,7 @@ class HiddenComponents:
     hard, groups
         Class and group number of each row (n,).
     component
-        L (n,), as :func:`probekit.probes.topofilter_steps.largest_components` gives it.
+        L (n,), as :func:`largest_components` gives it.
     connection
         Of the components, as there.
     """

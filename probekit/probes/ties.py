@@ -1,25 +1,37 @@
 """Settle what float32 rounding leaves open: near ties, and the edge of a list that was cut off.
 
-The order that counts is (float32 of the exact distance, row number), whatever the backend.
+The order that counts is (float32 of the exact distance, row number), whatever the backend. What it
+is settled in is a :class:`Space`: the rows as they are searched, in memory or block by block.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from probekit.probes.base import row_chunks
-from probekit.probes.in_parallel import in_parallel
-from probekit.probes.neighbors_disk import PickedRows, block_rows, fits
+from probekit.states import row_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Space", "exact_search", "first_of", "settle"]
+__all__ = ["Found", "Space", "exact_search", "first_of", "in_parallel", "settle"]
 
+# Distances or their squares, and row numbers, both (m, w).
+Found: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int64]]"
+
+# A float32 copy of all rows may take this share of the machine's memory.
+COPY_SHARE = 0.25
+# Rows that are searched, and rows that are searched for, at a time. Every block of the latter
+# reads all of the former again, so it is large; centring costs 2 % of the products then.
+BLOCK_BYTES = 1 << 28
+# A thread costs some tenths of a millisecond, so it gets at least so many rows.
+LEAST_ROWS = 1024
 # A row whose distance to the mean is below this share of the mean is the mean, up to rounding: of
 # float32, twice the unit in the last place, as for columns (probekit.states.constant_columns).
 NO_DIRECTION_32, NO_DIRECTION_64 = 2.0**-22, 1e-10
@@ -38,6 +50,45 @@ def rounding(d: int, unit: float) -> float:
     addition rounds at its size, 31 units at d = 192, 58 at 1,024, 171 at 4,096, 309 at 8,192.
     """
     return (16 + 2 * float(np.sqrt(d)) + d / 20) * unit
+
+
+def in_parallel(work: Callable[[slice], None], n: int) -> None:
+    """Call ``work`` with slices that make up n rows, as many at once as FAISS has threads.
+
+    NumPy lets go of the interpreter while it computes.
+    """
+    import faiss
+
+    parts = max(1, min(faiss.omp_get_max_threads(), n // LEAST_ROWS))
+    if parts == 1:
+        work(slice(0, n))
+        return
+    edges = [n * i // parts for i in range(parts + 1)]
+    slices = [slice(start, stop) for start, stop in pairwise(edges)]
+    with ThreadPoolExecutor(parts) as pool:
+        list(pool.map(work, slices))  # raises what a thread raised
+
+
+def fits(shape: tuple[int, ...]) -> bool:
+    """Whether a float32 copy of rows (n, d) may be kept in memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 4 * shape[0] * shape[1] <= COPY_SHARE * memory
+
+
+class PickedRows:
+    """Some rows of X (n, d), read when asked for: ``X[chosen]`` without its copy."""
+
+    def __init__(self, X: Any, chosen: NDArray[np.int64]) -> None:
+        self._X, self._chosen = X, chosen
+        self.shape = (len(chosen), X.shape[1])
+        self.dtype = X.dtype
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        found: NDArray[Any] = self._X[self._chosen[rows]]
+        return found
 
 
 class Space:
@@ -89,7 +140,7 @@ class Space:
     def parts(self) -> Iterator[slice]:
         """Cut the rows as they are read: in one piece where they fit into memory."""
         n, d = self.X.shape
-        step = n if self.rows is not None else block_rows(d)
+        step = n if self.rows is not None else BLOCK_BYTES // (4 * d)
         return row_chunks(n, 1, max(1, step))
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
@@ -147,16 +198,16 @@ def _keys(distance: NDArray[Any], index: NDArray[np.int64]) -> NDArray[np.uint64
     return (bits << np.uint64(32)) | index.astype(np.uint64)
 
 
-def _split(keys: NDArray[np.uint64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _split(keys: NDArray[np.uint64]) -> Found:
     bits = (keys >> np.uint64(32)).astype(np.uint32)
     return bits.view(np.float32), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
 def first_of(
-    one: tuple[NDArray[np.float32], NDArray[np.int64]],
-    other: tuple[NDArray[np.float32], NDArray[np.int64]],
+    one: Found,
+    other: Found,
     width: int,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+) -> Found:
     """The ``width`` nearest of two lists of distances and row numbers, (m, w) each."""
     keys = np.concatenate([_keys(*one), _keys(*other)], axis=1)
     if keys.shape[1] > width:
@@ -168,7 +219,7 @@ def settle(
     space: Space,
     queries: NDArray[Any],
     norms: NDArray[np.float64],
-    found: tuple[NDArray[np.float32], NDArray[np.int64]],
+    found: Found,
     k: int,
     *,
     precise: bool,
@@ -219,7 +270,7 @@ def exact_search(
     *,
     groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
     precise: bool = False,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+) -> Found:
     """Return the k nearest stored rows of each query by a whole float64 row of distances.
 
     ``groups`` gives group numbers of queries and stored rows: a row of the query's own group is

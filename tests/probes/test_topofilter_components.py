@@ -7,8 +7,7 @@ from scipy.sparse.csgraph import connected_components
 
 from probekit.probes import TopoFilterProbe
 from probekit.probes.neighbors import NeighborIndex
-from probekit.probes.topofilter_hidden import HiddenComponents
-from probekit.probes.topofilter_steps import largest_components
+from probekit.probes.topofilter_components import HiddenComponents, largest_components
 
 CONNECTIONS = {"paper": "weak", "eleuther": "strong"}
 
