@@ -155,8 +155,8 @@ def score_rows(
     probe = default_probe(states, layer) if probe is None else probe
     pairs = bool(getattr(states, "differences", False))
     if isinstance(probe, str):
-        given = {"n_folds": n_folds} if "n_folds" in parameter_kinds(probe) else {}
-        probe = make_probe(probe, seed=seed, pairs=pairs, **given)
+        folds = {"n_folds": n_folds} if "n_folds" in parameter_kinds(probe) else {}
+        probe = make_probe(probe, seed=seed, pairs=pairs, **folds)
     else:
         checked(("probe",), CLASSIFIER, probe)
     probe, layers = with_layers(states, probe, layer)

@@ -110,30 +110,50 @@ class EnsembleProbe(BaseProbe):
 
     Parameters
     ----------
-    widths
+    widths : sequence of int, default=None
         Columns of X that each layer takes, side by side; None: X is one layer.
-    ridge, knn
+    ridge, knn : sequence of int, default=None
         Which of these layers (numbers from 0) have a ridge fit and a kNN vote; None: all.
-    k
+    k : int, default=30
         Neighbours that vote (cosine distance); fewer where duplicates leave fewer others.
-    penalties
-        Ridge penalties λ in units of the states' mean variance; each layer takes its own by the
-        leave-one-out squared error and the one-standard-error rule.
-    backend
-        Of the neighbour search: ``"auto"``, ``"faiss"`` or ``"torch"``.
+    penalties : sequence of float, default=PENALTIES
+        Ridge penalties λ in units of the states' mean variance, by default eight from 1e-3 to 3;
+        each layer takes its own by the leave-one-out squared error and the one-standard-error rule.
+    backend : {"auto", "faiss", "torch"}, default="auto"
+        Of the neighbour search; all give the same neighbours.
 
     Attributes
     ----------
-    oof_proba_
-        P (n, C) from members without the row, by its number, and without its duplicates.
-    member_log_odds_
-        (members, n, C) calibrated logits, ridge first; not kept on disk.
-    penalties_
+    classes_ : ndarray of shape (C,)
+        Classes in column order.
+    oof_proba_ : ndarray of shape (n, C)
+        P from members without the row, by its number, and without its duplicates.
+    member_log_odds_ : ndarray of shape (members, n, C)
+        Calibrated logits, ridge first; not kept on disk.
+    penalties_ : list of float
         Penalty chosen for each ridge fit.
 
+    See Also
+    --------
+    KNNProbe : The votes of one layer alone.
+    MassMeanProbe : Another closed form of a linear probe.
+
+    Notes
+    -----
     Any number of classes: a member scores each class (ridge on indicators, shares of votes) and is
     calibrated by one common slope and an intercept per class, for two classes Platt's calibration.
     The calibrations (two numbers each) and the penalties are fitted to all rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.probes import EnsembleProbe
+    >>> X = np.random.default_rng(0).normal(size=(60, 5))  # layers of 2 and 3 columns
+    >>> probe = EnsembleProbe(widths=(2, 3), k=5).fit(X, X[:, 0] > 0)
+    >>> probe.predict([[-2.0, 0, 0, 0, 0], [2.0, 0, 0, 0, 0]]).tolist()
+    [False, True]
+    >>> probe.member_log_odds_.shape  # two ridge fits, two kNN votes
+    (4, 60, 2)
     """
 
     leave_one_out = True

@@ -71,29 +71,56 @@ class KNNProbe(BaseProbe):
 
     Parameters
     ----------
-    k
-        Number of neighbours. On sentence states 30 did better than 10; [EB] used 50.
-    metric
-        ``"cosine"`` (centred unit rows) or ``"euclidean"``, as :mod:`probekit.probes.neighbors`.
-    weights
-        ``"uniform"``, or ``"cosine"``: a neighbour counts max(cos, 0); all zero counts as uniform.
-    self_neighbor
-        ``oof_proba_`` lets each row vote for itself, to reproduce EleutherAI's numbers.
-    backend
-        ``"auto"``, ``"faiss"`` or ``"torch"``; all give the same neighbours.
+    k : int, default=30
+        Number of neighbours. On sentence states 30 did better than 10; [1]_ used 50.
+    metric : {"cosine", "euclidean"}, default="cosine"
+        Euclidean distance between centred rows, for ``"cosine"`` scaled to unit length.
+    weights : {"uniform", "cosine"}, default="uniform"
+        ``"uniform"``: all neighbours count alike. ``"cosine"`` (needs ``metric="cosine"``): a
+        neighbour counts max(cos, 0), cos being the cosine between the centred rows; where all
+        count 0, they count alike. scikit-learn's ``weights="distance"`` is something else: there a
+        neighbour counts 1 / distance, which has no bound, so that a copy of the row decides alone;
+        here a copy counts 1, and a row at a right angle or beyond nothing.
+    self_neighbor : bool, default=False
+        Let each row vote for itself in ``oof_proba_``, to reproduce EleutherAI's numbers.
+    backend : {"auto", "faiss", "torch"}, default="auto"
+        What searches; all give the same neighbours.
 
     Attributes
     ----------
-    classes_, n_features_in_
-        Classes in column order; width of X.
-    oof_proba_
-        Leave-one-out P (n, C): without the row, by its number, and without its duplicates.
+    classes_ : ndarray of shape (C,)
+        Classes in column order.
+    n_features_in_ : int
+        Width d of X.
+    oof_proba_ : ndarray of shape (n, C)
+        Leave-one-out P: without the row, by its number, and without its duplicates.
 
+    See Also
+    --------
+    TopoFilterProbe : Votes of the neighbours in the largest component of their class only.
+    EnsembleProbe : kNN votes and ridge fits over several layers.
+    sklearn.neighbors.KNeighborsClassifier : Hard labels, no leave-one-out predictions.
+
+    Notes
+    -----
     ``fit(X, y, sample_weight=None, groups=None)``: weights weigh the votes; rows of one group never
     vote for each other in ``oof_proba_`` (by default rows with the very same states form a group).
     ``predict_proba`` treats all rows as new: a stored row that is asked for votes for itself.
 
-    Source: https://blog.eleuther.ai/weak-to-strong/ and https://github.com/EleutherAI/w2s.
+    References
+    ----------
+    .. [1] https://blog.eleuther.ai/weak-to-strong/ and https://github.com/EleutherAI/w2s
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.probes import KNNProbe
+    >>> X = np.array([[0.0], [1.0], [2.0], [7.0], [8.0], [9.0]])
+    >>> probe = KNNProbe(k=2, metric="euclidean").fit(X, [0, 0, 0, 1, 1, 0])
+    >>> probe.predict_proba([[1.2], [8.8]]).tolist()
+    [[1.0, 0.0], [0.5, 0.5]]
+    >>> probe.oof_proba_[:, 1].tolist()  # the last row alone has a label its neighbours have not
+    [0.0, 0.0, 0.0, 0.5, 0.5, 1.0]
     """
 
     leave_one_out = True

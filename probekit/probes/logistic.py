@@ -54,49 +54,78 @@ class LogisticProbe(BaseProbe):
 
     Parameters
     ----------
-    l2
+    l2 : float or "auto", default="auto"
         Penalty, or ``"auto"``: the one of ``penalties`` with the smallest out-of-fold log-loss on
         the given (weak) labels; the larger of equals. Needs two classes with two different rows
         each; with less, 1e-2 is taken. EleutherAI's numbers: ``l2=1e-2, standardize=False``.
-    standardize
+    standardize : bool, default=True
         Penalise the coefficients of columns divided by their spread; ``coef_`` is in the space of
         X all the same. Columns that are constant up to rounding have coefficient 0.
-    fit_intercept
+    fit_intercept : bool, default=True
         False: no bias, so that with two classes P(X) = 1 − P(−X). What differences of two states
         need (which of two completions is preferred, whichever stands first); columns are then
         divided by their root mean square, not centred.
-    n_folds
+    n_folds : int, default=5
         Folds for ``oof_proba_`` and ``l2="auto"``, stratified, duplicates in one fold.
-    penalties
-        What ``l2="auto"`` chooses from; by default 11 values from 1e-4 to 10.
-    dtype
-        ``"float32"`` or ``"float64"``: precision of the computation.
-    tol, max_iter
-        As :func:`logistic_path`.
-    random_state
+    penalties : array-like of shape (P,), default=None
+        What ``l2="auto"`` chooses from; None: 11 values from 1e-4 to 10.
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the computation.
+    tol : float, default=None
+        As in :func:`logistic_path`; None: 1e-6 in float32, 1e-10 in float64.
+    max_iter : int, default=500
+        Most passes over the rows.
+    random_state : int, RandomState or None, default=0
         Decides the folds.
-    device
+    device : str, default="auto"
         ``"auto"`` (CUDA if there), ``"cpu"``, ``"cuda"``, ...
 
     Attributes
     ----------
-    classes_, n_features_in_
-        Classes in column order; width of X.
-    coef_, intercept_
-        (1, d), (1,) for two classes, the direction of the second; (C, d), (C,) for more.
-    oof_proba_
-        P (n, C) of every row by the fit without its fold, at the penalty ``l2_``. That penalty was
-        chosen with the same folds: one number, so what it could have learned from a row is little,
-        but a strictly nested estimate is ``out_of_fold(LogisticProbe(), X, y)``. The class shares
-        where folds cannot be made.
-    fold_
-        Fold of every row (n,), -1 where folds cannot be made.
-    l2_, l2_scores_, penalties_
-        Penalty in use; out-of-fold log-loss (P,) of every penalty tried; those penalties (P,).
-    n_iter_, grad_max_
-        Passes over X; largest entry of the gradient.
+    classes_ : ndarray of shape (C,)
+        Classes in column order.
+    n_features_in_ : int
+        Width d of X.
+    coef_ : ndarray of shape (1, d) or (C, d)
+        For two classes the direction of the second.
+    intercept_ : ndarray of shape (1,) or (C,)
+        Biases.
+    oof_proba_ : ndarray of shape (n, C)
+        P of every row by the fit without its fold, at the penalty ``l2_``. That penalty was chosen
+        with the same folds: one number, so what it could have learned from a row is little, but a
+        strictly nested estimate is ``out_of_fold(LogisticProbe(), X, y)``. The class shares where
+        folds cannot be made.
+    fold_ : ndarray of shape (n,)
+        Fold of every row, -1 where folds cannot be made.
+    l2_ : float
+        Penalty in use.
+    penalties_, l2_scores_ : ndarray of shape (P,)
+        Penalties tried, and the out-of-fold log-loss of each.
+    n_iter_ : int
+        Passes over X.
+    grad_max_ : float
+        Largest entry of the gradient.
 
-    Source: https://github.com/EleutherAI/w2s (its default is ``l2=1e-3``).
+    See Also
+    --------
+    logistic_path : Every penalty of a path, and every fold, as arrays.
+    PairProbe : Any probe on differences of two states.
+    sklearn.linear_model.LogisticRegression : The same optimum at C = 1 / (2 l2 Σ w).
+
+    References
+    ----------
+    https://github.com/EleutherAI/w2s (its default is ``l2=1e-3``)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.probes import LogisticProbe
+    >>> X = np.random.default_rng(0).normal(size=(60, 3))
+    >>> probe = LogisticProbe().fit(X, X[:, 0] > 0)
+    >>> probe.predict([[-2.0, 0.0, 0.0], [2.0, 0.0, 0.0]]).tolist()
+    [False, True]
+    >>> probe.oof_proba_.shape
+    (60, 2)
     """
 
     coef_: NDArray[np.float64]

@@ -1,6 +1,9 @@
 """Ridge regression on label indicators (shrunken LDA, up to scale), exactly without each row.
 
-One decomposition of the states serves every penalty, every label and every row left out.
+One decomposition of the states serves every penalty, every label and every row left out. Leaving
+out in closed form: Allen 1974, https://doi.org/10.1080/00401706.1974.10489157 (PRESS), here for
+groups of rows. That indicators give the directions of linear discriminant analysis: Hastie, Buja &
+Tibshirani 1995, https://doi.org/10.1214/aos/1176324456.
 """
 
 from __future__ import annotations
@@ -47,17 +50,23 @@ class RidgeStates:
         weight: NDArray[np.float64] | None = None,
     ) -> None:
         n, d = X.shape
+        # w with mean 1, so that λ means the same whatever their unit.
         self.weight = np.ones(n) if weight is None else weight * (n / weight.sum())
+        # x̄ = Σ w_i x_i / n
         self.mean = np.zeros(d)
         for rows in row_chunks(n, 8 * d):
             self.mean += self.weight[rows] @ X[rows].astype(np.float64) / n
         self._constant = self._constant_columns(X)
+        # Σ = V diag(σ²) Vᵀ
         vectors, values = self._decompose(X)
         vectors[self._constant] = 0  # and not what rounding makes of it
+        # s² = tr Σ / d: in its unit λ means the same for states of any size.
         scale = float(np.sqrt(max(values.sum(), 0.0) / d))
         self.scale = scale if scale > 0 else 1.0
+        # σ² / s² (r,) and V / s (d, r)
         self.values = np.maximum(values, 0) / self.scale**2
         self.vectors = vectors / self.scale
+        # Z = (X − x̄) V / s (n, r): orthogonal columns under w, of squares n σ² / s².
         self.projected = np.empty((n, len(values)))
         for rows in row_chunks(n, 8 * d):
             self.projected[rows] = self._centred(X[rows]) @ self.vectors
@@ -80,12 +89,15 @@ class RidgeStates:
         """Eigenvectors (d, r) and eigenvalues (r,) of the weighted covariance, r = min(n, d)."""
         n, d = X.shape
         if d <= n:
+            # Σ = (X − x̄)ᵀ W (X − x̄) / n
             covariance = np.zeros((d, d))
             for rows in row_chunks(n, 8 * d):
                 centred = self._centred(X[rows])
                 covariance += (centred * self.weight[rows, None]).T @ centred
             values, vectors = np.linalg.eigh(covariance / n)
             return vectors, values
+        # With A = W^½ (X − x̄), the smaller A Aᵀ / n = U diag(σ²) Uᵀ has the same eigenvalues but
+        # for zeros, and V = Aᵀ U / (σ √n).
         scaled = self._centred(X) * np.sqrt(self.weight)[:, None]
         values, left = np.linalg.eigh(scaled @ scaled.T / n)
         keep = values > 1e-12 * max(float(values[-1]), 0.0)
@@ -103,15 +115,21 @@ class RidgeStates:
         refit without G at the same λ n s², to rounding. A row alone: (F − h y) / (1 − h).
         """
         n = len(self)
+        # D = (n (σ² / s² + λ))⁻¹, so that K = Z D Zᵀ + 1/n.
         shrink = 1 / ((self.values + penalty) * n)
+        # ȳ = Σ w_i y_i / n, the part of the free intercept.
         base = self.weight @ Y / n
+        # Y − F = Y − ȳ − Z D Zᵀ W (Y − ȳ)
         moment = self.projected.T @ (self.weight[:, None] * (Y - base))
         residual = Y - base - self.projected @ (shrink[:, None] * moment)
+        # h_i = K_ii w_i, and y_i − (y_i − F_i) / (1 − h_i), which is (F_i − h_i y_i) / (1 − h_i).
         leverage = self.weight * (self.projected**2 @ shrink + 1 / n)
         out = Y - residual / (1 - leverage)[:, None]
         for rows in self._together:
+            # K_GG (groups, |G|, |G|) of all groups G of one size at once
             part = self.projected[rows]
             influence = (part * shrink) @ part.transpose(0, 2, 1) + 1 / n
+            # Y_G − (I − K_GG W_G)⁻¹ (Y_G − F_G)
             left = np.eye(rows.shape[1]) - influence * self.weight[rows][:, None, :]
             out[rows] = Y[rows] - np.linalg.solve(left, residual[rows])
         return out
@@ -121,6 +139,7 @@ class RidgeStates:
         base = self.weight @ Y / len(self)
         moment = self.projected.T @ (self.weight[:, None] * (Y - base))
         shrink = 1 / ((self.values + penalty) * len(self))
+        # b = V D Zᵀ W (Y − ȳ) / s and a = ȳ − x̄ · b
         coef = self.vectors @ (shrink[:, None] * moment)
         return coef, base - self.mean @ coef
 
@@ -136,9 +155,11 @@ def choose_penalty(
     scores, errors = [], []
     for penalty in sorted(penalties):
         scores.append(states.leave_out(Y, penalty))
+        # e_i = w_i ‖ŷ_i − y_i‖²
         errors.append(states.weight * ((scores[-1] - Y) ** 2).sum(axis=1))
     means = np.array([error.mean() for error in errors])
     best = int(means.argmin())
+    # The smallest mean error plus the standard error of it.
     bound = means[best] + errors[best].std() / np.sqrt(len(Y))
     chosen = int(np.flatnonzero(means <= bound)[-1])
     return sorted(penalties)[chosen], scores[chosen]

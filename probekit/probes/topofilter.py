@@ -124,48 +124,76 @@ class TopoFilterProbe(BaseProbe):
 
     Parameters
     ----------
-    variant
-        ``"paper"``: undirected graph, connected components; a row is kept if the majority of its
-        k_zeta nearest candidates and itself has its label, with at least k_zeta · zeta votes (zeta
-        above 1: majority only). ``"eleuther"``: directed graph, strongly connected components; the
-        rows of L that disagree most with their neighbours go until ``contamination`` is reached.
-    k_cc, k_zeta
+    variant : {"paper", "eleuther"}, default="paper"
+        ``"paper"`` [1]_: undirected graph, connected components; a row is kept if the majority of
+        its k_zeta nearest candidates and itself has its label, with at least k_zeta · zeta votes
+        (zeta above 1: majority only). ``"eleuther"`` [2]_: directed graph, strongly connected
+        components; the rows of L that disagree most with their neighbours go until
+        ``contamination`` is reached.
+    k_cc, k_zeta : int, default=None
         Neighbours that make the graph and that vote; None: 4 and 32 (paper), 50 (eleuther).
-    zeta
+    zeta : float, default=None
         ``paper`` only; None: 0.5.
-    contamination
+    contamination : float, default=None
         Share of rows to drop, in (0, 1); ``eleuther`` (None: 0.1), or ``paper`` with ``rank``
         (None: 0.2). A target: the component step may drop more, which ``notes_`` tells.
-    per_class
+    per_class : bool, default=None
         Reach the share within each class rather than over all rows (None: over all rows).
-    cap
+    cap : bool, default=False
         ``eleuther``: where the component step dropped too many, take back those that disagree
         least until the share holds.
-    rank
+    rank : bool, default=False
         ``paper``: drop exactly ⌊c·n⌋ rows, those the filter rejects first, by disagreement.
-    metric, backend
-        As :class:`probekit.probes.knn.KNNProbe`.
-    disagreement
+    metric : {"cosine", "euclidean"}, default="cosine"
+        As :class:`KNNProbe`.
+    disagreement : {"label", "distance"}, default=None
         What rows are ranked by: ``"label"``, 1 − topolabel of the label's class, or ``"distance"``,
         ½ ‖Y − topolabel‖₁. None: the distance for ``eleuther``, as published, else the label.
-    self_neighbor
+    self_neighbor : bool, default=False
         ``oof_proba_`` lets each row of L vote for itself, and so its copies, to reproduce
         published numbers.
+    backend : {"auto", "faiss", "torch"}, default="auto"
+        As :class:`KNNProbe`.
 
     Attributes
     ----------
-    oof_proba_
-        Leave-one-out topolabel (n, C), also of rows outside L: no label of the row or its group
-        has a part in it, not even in the components.
-    result_
-        The :class:`TopoFilterResult`; ``keep_``, ``tied_``, ``component_`` and ``notes_`` are short
-        cuts to it. A loaded probe has it without notes.
+    oof_proba_ : ndarray of shape (n, C)
+        Leave-one-out topolabel, also of rows outside L: no label of the row or its group has a part
+        in it, not even in the components.
+    result_ : TopoFilterResult
+        What was decided; ``keep_``, ``tied_``, ``component_`` and ``notes_`` are short cuts to it.
+        A loaded probe has it without notes.
 
+    See Also
+    --------
+    KNNProbe : Votes of all neighbours.
+    probekit.filter_labels : Filters rows with this or any other probe.
+
+    Notes
+    -----
     In ``fit(X, y, sample_weight=None, groups=None, previous=None, ties=None)`` weights weigh the
     votes of the topolabel only; rows of one group (by default, of the very same states) never vote
     for each other in ``oof_proba_``. They are neighbours in the filter of ``eleuther``, as
     published, and not in that of ``paper``. Of rows that disagree equally the smaller of ``ties``
     (n,) is dropped first (by default a hash of the row's states and label).
+
+    References
+    ----------
+    .. [1] Wu et al. 2020, https://arxiv.org/abs/2012.04835
+    .. [2] https://github.com/EleutherAI/w2s, branch topo
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit.probes import TopoFilterProbe
+    >>> y = np.repeat([0, 1], 20)
+    >>> X = np.random.default_rng(0).normal(size=(40, 2)) + 6 * y[:, None]
+    >>> y[3] = 1  # a wrong label
+    >>> probe = TopoFilterProbe(k_cc=8, k_zeta=5, metric="euclidean").fit(X, y)
+    >>> np.flatnonzero(~probe.keep_).tolist()
+    [3]
+    >>> probe.oof_proba_[3].tolist()
+    [1.0, 0.0]
     """
 
     leave_one_out = True
