@@ -62,10 +62,14 @@ class PairProbe(BaseProbe):
 
     Attributes
     ----------
-    probe_
+    probe_ : classifier
         The fitted clone.
-    oof_proba_, fold_, keep_, tied_
+    oof_proba_, fold_, keep_, tied_ : ndarray
         What the clone has of these, of the n rows without their images.
+
+    See Also
+    --------
+    probekit.filter_labels, probekit.relabel : Wrap their probe so where a store holds differences.
 
     Examples
     --------
