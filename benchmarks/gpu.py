@@ -31,7 +31,7 @@ from probekit.data import Rows
 from probekit.probes import neighbors_backends
 from probekit.probes.logistic import logistic_path
 from probekit.probes.neighbors import nearest_others
-from probekit.probes.topofilter import topofilter
+from probekit.probes.topofilter import TopoFilterProbe
 
 PENALTIES, FOLDS, K = np.logspace(-4, 0, 9), 5, 50
 WORDS = ["harbour", "map", "river", "stone", "paper", "night", "morning", "line"]
@@ -275,7 +275,7 @@ def topo(bench: Bench, card: Card) -> None:
     kept: list[np.ndarray] = []
 
     def go() -> None:
-        kept[:] = [topofilter(X, y, k_cc=4, k_zeta=32).keep]
+        kept[:] = [TopoFilterProbe(k_cc=4, k_zeta=32).fit(X, y).keep_]
 
     seconds = bench.times({"topofilter": lambda: card.timed(go)})["topofilter"]
     bench.claim(

@@ -67,7 +67,7 @@ def ours(X: np.ndarray, k: int) -> np.ndarray:
 
 def ours_ten(X: np.ndarray, k: int) -> list[np.ndarray]:
     found = nearest_others(X, k, metric="euclidean")
-    return [found.first(min(few, k)).index for few in TEN]
+    return [found.index[:, : min(few, k)] for few in TEN]
 
 
 def exact_lists(X: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from _bench import Bench, Claim, parser, run
 from _harness import peak_memory
 from scipy.sparse.csgraph import connected_components
 
-from probekit.probes.topofilter import topofilter
+from probekit.probes.topofilter import TopoFilterProbe
 
 GIB = 2**10
 
@@ -75,7 +75,7 @@ def beside_dense(bench: Bench, n: int, d: int, k: int, variants: list[str]) -> N
     for variant in variants:
         ways = {
             "probekit": lambda v=variant: (
-                topofilter(X, y, variant=v, k_cc=k, k_zeta=k, metric="euclidean").keep
+                TopoFilterProbe(v, k_cc=k, k_zeta=k, metric="euclidean").fit(X, y).keep_
             ),
             "dense": lambda v=variant: dense(X, y, k, v),
         }
@@ -105,7 +105,7 @@ def large(bench: Bench, sizes: tuple[int, ...], d: int) -> None:
     for n in sizes:
         X, y = rows_and_labels(n, d)
         start = time.perf_counter()
-        result, peak = peak_memory(lambda X=X, y=y: topofilter(X, y))
+        result, peak = peak_memory(lambda X=X, y=y: TopoFilterProbe().fit(X, y).result_)
         seconds.append(time.perf_counter() - start)
         mib.append(peak)
     kept = float(result.keep.mean())

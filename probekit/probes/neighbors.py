@@ -14,13 +14,13 @@ import numpy as np
 
 from probekit.errors import ProbeError
 from probekit.probes.neighbors_backends import search, search_among
-from probekit.probes.ties import Found, Space, exact_search, first_of, in_parallel, settle
+from probekit.probes.ties import Found, Pair, Space, first_of, in_parallel, settle
 from probekit.states import as_states, check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Metric", "NeighborIndex", "Neighbors", "nearest", "nearest_others"]
+__all__ = ["Metric", "NeighborIndex", "Neighbors", "nearest_others"]
 
 Metric = Literal["cosine", "euclidean"]
 METRICS = ("cosine", "euclidean")
@@ -35,10 +35,6 @@ class Neighbors:
 
     index: NDArray[np.int64]
     distance: NDArray[np.float32]
-
-    def first(self, k: int) -> Neighbors:
-        """Return the k nearest of those found."""
-        return Neighbors(self.index[:, :k], self.distance[:, :k])
 
 
 class NeighborIndex:
@@ -72,7 +68,6 @@ class NeighborIndex:
         groups: ArrayLike | None = None,
         rows: NDArray[np.int64] | None = None,
         among: NDArray[np.bool_] | None = None,
-        precise: bool = False,
     ) -> Neighbors:
         """Return the k nearest other rows of every stored row, its group left out.
 
@@ -102,7 +97,7 @@ class NeighborIndex:
         space = self.space if among is None else self.space.subset(chosen)
         asked = self.space if rows is None else self.space.subset(rows)
         pair = (numbers if rows is None else numbers[rows], numbers[chosen])
-        found = self._search(space, asked, k, pair, precise=precise)
+        found = self._search(space, asked, k, pair)
         return found if among is None else Neighbors(chosen[found.index], found.distance)
 
     def query(
@@ -111,7 +106,6 @@ class NeighborIndex:
         k: int,
         *,
         among: NDArray[np.bool_] | None = None,
-        precise: bool = False,
     ) -> Neighbors:
         """Return the k nearest stored rows of each new row of X (m, d), or of those in ``among``.
 
@@ -126,39 +120,25 @@ class NeighborIndex:
                 f"{self.X.shape[1]}."
             )
         space = self.space if among is None else self.space.subset(chosen)
-        found = self._search(space, space.of(queries), k, None, precise=precise)
+        found = self._search(space, space.of(queries), k)
         return found if among is None else Neighbors(chosen[found.index], found.distance)
 
-    def _search(
-        self,
-        space: Space,
-        asked: Space,
-        k: int,
-        groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
-        *,
-        precise: bool,
-    ) -> Neighbors:
+    def _search(self, space: Space, asked: Space, k: int, groups: Pair | None = None) -> Neighbors:
         """Nearest rows of ``space`` for those of ``asked``, block by block of both."""
         m = len(asked.X)
         index, distance = np.empty((m, k), np.int64), np.empty((m, k), np.float32)
         width = min(len(space.X), k + MARGIN + (groups is not None))
         for block, rows in asked.blocks():
             if asked is space and len(rows) == m:
-                square, number = search_among(rows, width, backend=self.backend)
+                found = search_among(rows, width, backend=self.backend)
             else:
-                square, number = self._candidates(space, rows, width)
+                found = self._candidates(space, rows, width)
 
-            def settle_some(
-                share: slice,
-                first: int = block.start,
-                square: NDArray[np.float32] = square,
-                number: NDArray[np.int64] = number,
-            ) -> None:
+            def settle_some(share: slice, first: int = block.start, found: Found = found) -> None:
                 part = slice(first + share.start, first + share.stop)
                 pair = None if groups is None else (groups[0][part], groups[1])
-                own, found = (asked.X[part], asked.norms[part]), (square[share], number[share])
-                near = _settled(space, own, found, k, pair, precise=precise)
-                index[part], distance[part] = near.index, near.distance
+                own, some = (asked.X[part], asked.norms[part]), (found[0][share], found[1][share])
+                distance[part], index[part] = settle(space, own, some, k, groups=pair)
 
             in_parallel(settle_some, len(rows))
         return Neighbors(index, distance)
@@ -174,28 +154,6 @@ class NeighborIndex:
         return best
 
 
-def _settled(
-    space: Space,
-    asked: tuple[NDArray[Any], NDArray[np.float64]],
-    found: Found,
-    k: int,
-    groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
-    *,
-    precise: bool,
-) -> Neighbors:
-    """Put candidates (m, w) of rows, given with their squared lengths, in their exact order."""
-    X, norms = asked
-    square, index = found
-    if groups is not None:
-        square[groups[1][index] == groups[0][:, None]] = np.inf
-    distance, index, is_open = settle(space, X, norms, (square, index), k, precise=precise)
-    rows = np.flatnonzero(is_open)
-    if len(rows):
-        pair = None if groups is None else (groups[0][rows], groups[1])
-        distance[rows], index[rows] = exact_search(space, X[rows], k, groups=pair, precise=precise)
-    return Neighbors(index, distance)
-
-
 def nearest_others(
     X: ArrayLike,
     k: int,
@@ -203,38 +161,18 @@ def nearest_others(
     metric: Metric = "cosine",
     groups: ArrayLike | None = None,
     backend: str = "auto",
-    precise: bool = False,
 ) -> Neighbors:
     """Return the k nearest other rows of every row of X (n, d).
 
     A row is left out of its own list by its number, never by distance, and so are the rows of its
-    group (duplicates). ``precise`` orders the k + 16 nearest by float64 distance, where otherwise
-    distances count as equal when they are equal in float32.
+    group (duplicates). Distances count as equal when they are equal in float32.
 
     Raises
     ------
     ProbeError
         k > n - 1, a group that leaves fewer than k others, or an unknown metric or backend.
     """
-    return NeighborIndex(X, metric=metric, backend=backend).others(
-        k, groups=groups, precise=precise
-    )
-
-
-def nearest(
-    X_base: ArrayLike,
-    X_query: ArrayLike,
-    k: int,
-    *,
-    metric: Metric = "cosine",
-    backend: str = "auto",
-    precise: bool = False,
-) -> Neighbors:
-    """Return the k nearest rows of X_base (n, d) for each row of X_query (m, d).
-
-    Both are centred with the mean of X_base; a query that is also stored finds itself.
-    """
-    return NeighborIndex(X_base, metric=metric, backend=backend).query(X_query, k, precise=precise)
+    return NeighborIndex(X, metric=metric, backend=backend).others(k, groups=groups)
 
 
 def _rows(X: ArrayLike) -> NDArray[Any]:

@@ -20,10 +20,12 @@ from probekit.states import row_chunks
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Found", "Space", "exact_search", "first_of", "in_parallel", "settle"]
+__all__ = ["Found", "Pair", "Space", "first_of", "in_parallel", "settle"]
 
 # Distances or their squares, and row numbers, both (m, w).
 Found: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int64]]"
+# Group numbers of the rows asked for (m,) and of those stored (n,).
+Pair: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
 
 # A float32 copy of all rows may take this share of the machine's memory.
 COPY_SHARE = 0.25
@@ -39,7 +41,6 @@ UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53
 TILE_BYTES = 1 << 27
 CACHE_BYTES = 1 << 20
 SMALLEST = 1e-36
-PRECISE_EXTRA = 16
 
 
 def rounding(d: int, unit: float) -> float:
@@ -203,11 +204,7 @@ def _split(keys: NDArray[np.uint64]) -> Found:
     return bits.view(np.float32), (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
-def first_of(
-    one: Found,
-    other: Found,
-    width: int,
-) -> Found:
+def first_of(one: Found, other: Found, width: int) -> Found:
     """The ``width`` nearest of two lists of distances and row numbers, (m, w) each."""
     keys = np.concatenate([_keys(*one), _keys(*other)], axis=1)
     if keys.shape[1] > width:
@@ -217,18 +214,43 @@ def first_of(
 
 def settle(
     space: Space,
-    queries: NDArray[Any],
-    norms: NDArray[np.float64],
+    asked: tuple[NDArray[Any], NDArray[np.float64]],
     found: Found,
     k: int,
     *,
-    precise: bool,
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
-    """Order float32 candidates exactly: distance (m, k), row (m, k), and rows still open (m,).
+    groups: Pair | None = None,
+) -> Found:
+    """Put float32 candidates in their exact order: distance (m, k) and row number (m, k).
 
-    ``found`` holds scaled squared distances (m, w), w >= k, inf where a candidate is excluded, and
-    row numbers. A row stays open where candidates are too few, or where one beyond the list may
-    still belong among the first k.
+    Parameters
+    ----------
+    asked
+        Rows (m, d) that are asked for, and their squared lengths (m,).
+    found
+        Scaled squared distances and row numbers (m, w) of the candidates, w >= k; written to.
+    groups
+        Group numbers of the rows asked for (m,) and of those stored (n,): no row has one of its own
+        group for a neighbour.
+    """
+    X, norms = asked
+    square, index = found
+    if groups is not None:
+        square[groups[1][index] == groups[0][:, None]] = np.inf
+    distance, index, is_open = _settle_candidates(space, X, norms, (square, index), k)
+    rows = np.flatnonzero(is_open)
+    if len(rows):
+        pair = None if groups is None else (groups[0][rows], groups[1])
+        distance[rows], index[rows] = exact_search(space, X[rows], k, groups=pair)
+    return distance, index
+
+
+def _settle_candidates(
+    space: Space, queries: NDArray[Any], norms: NDArray[np.float64], found: Found, k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
+    """Order candidates exactly: distance (m, k), row (m, k), and rows still open (m,).
+
+    Excluded candidates have the distance inf. A row stays open where candidates are too few, or
+    where one beyond the list may still belong among the first k.
     """
     complete = found[0].shape[1] == len(space.X)
     square, index = _split(np.sort(_keys(*found), axis=1))
@@ -248,33 +270,22 @@ def settle(
     unsure |= square <= 100 * error[:, None]  # alone, but with a distance that is mostly rounding
     # Behind the first k only what hangs together with the k-th matters.
     unsure[:, k:] &= np.logical_and.accumulate(near[:, k - 1 :], axis=1)
-    if precise:
-        unsure[:, : k + PRECISE_EXTRA] = True
     unsure &= finite & ~is_open[:, None]
     i, column = np.nonzero(unsure)
     exact = space.pairs(queries, i, index[i, column])
     distance = np.sqrt(square, dtype=np.float64) * space.scale
     distance[i, column] = exact
-    if precise:
-        order = np.lexsort((index, distance), axis=1)[:, :k]
-        nearest = np.take_along_axis(distance, order, 1).astype(np.float32)
-        return nearest, np.take_along_axis(index, order, 1), is_open
     nearest, index = _split(np.sort(_keys(distance, index), axis=1)[:, :k])
     return nearest, index, is_open
 
 
 def exact_search(
-    space: Space,
-    queries: NDArray[Any],
-    k: int,
-    *,
-    groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
-    precise: bool = False,
+    space: Space, queries: NDArray[Any], k: int, *, groups: Pair | None = None
 ) -> Found:
     """Return the k nearest stored rows of each query by a whole float64 row of distances.
 
     ``groups`` gives group numbers of queries and stored rows: a row of the query's own group is
-    left out. For the few rows that ``settle`` leaves open; twice the work of float32 per row.
+    left out. For the few rows that their candidates leave open; twice the work of float32 per row.
     """
     distance = np.empty((len(queries), k), dtype=np.float32)
     index = np.empty((len(queries), k), dtype=np.int64)
@@ -288,7 +299,7 @@ def exact_search(
         limit = np.partition(high, k - 1, axis=1)[:, k - 1] * (1 + 8 * UNIT_32)
         i, j = np.nonzero(low <= limit[:, None])
         value = space.pairs(queries[part], i, j)
-        order = np.lexsort((j, value if precise else value.astype(np.float32), i))
+        order = np.lexsort((j, value.astype(np.float32), i))
         first = np.searchsorted(i, np.arange(len(low)))
         chosen = order[first[:, None] + np.arange(k)]
         distance[part], index[part] = value[chosen], j[chosen]

@@ -45,7 +45,6 @@ __all__ = [
     "majority",
     "nearest_kept",
     "ranked_by",
-    "topofilter",
 ]
 
 Variant = Literal["paper", "eleuther"]
@@ -77,46 +76,6 @@ class TopoFilterResult:
     """Rows dropped by each step, ``"component"`` and ``"zeta"``, of each class."""
     notes: tuple[str, ...] = ()
     """What the caller should be told: overshoot, classes of one row, ties of components."""
-
-
-def topofilter(
-    X: ArrayLike,
-    y: ArrayLike,
-    *,
-    variant: Variant = "paper",
-    k_cc: int | None = None,
-    k_zeta: int | None = None,
-    zeta: float | None = None,
-    contamination: float | None = None,
-    per_class: bool | None = None,
-    cap: bool = False,
-    rank: bool = False,
-    previous: ArrayLike | None = None,
-    metric: Metric = "cosine",
-    backend: str = "auto",
-    groups: ArrayLike | None = None,
-    sample_weight: ArrayLike | None = None,
-    disagreement: str | None = None,
-    ties: ArrayLike | None = None,
-) -> TopoFilterResult:
-    """Filter rows X (n, d) with labels y as :class:`TopoFilterProbe` does, and tell what was done.
-
-    ``previous`` (n,) is the mask kept by an earlier round (``paper``): its rows are candidates too.
-    """
-    probe = TopoFilterProbe(
-        variant=variant,
-        k_cc=k_cc,
-        k_zeta=k_zeta,
-        zeta=zeta,
-        contamination=contamination,
-        per_class=per_class,
-        cap=cap,
-        rank=rank,
-        metric=metric,
-        disagreement=disagreement,
-        backend=backend,
-    )
-    return probe.fit(X, y, sample_weight, groups, previous=previous, ties=ties).result_
 
 
 class TopoFilterProbe(BaseProbe):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from probekit.errors import ProbeError
-from probekit.probes import neighbors, neighbors_backends, ties
-from probekit.probes.neighbors import NeighborIndex, nearest, nearest_others
+from probekit.probes import neighbors_backends, ties
+from probekit.probes.neighbors import NeighborIndex, nearest_others
 
 METRICS = ("cosine", "euclidean")
 N, K = 240, 25
@@ -84,9 +84,9 @@ def test_new_rows_meet_all_stored_rows_around_their_centre(metric, by_the_book):
         moved /= np.linalg.norm(moved, axis=1, keepdims=True)
     distance = np.linalg.norm(moved[:, None] - moved_base[None], axis=2)
     for backend in ("faiss", "torch"):
-        found = nearest(base, queries, K, metric=metric, backend=backend)
+        found = NeighborIndex(base, metric=metric, backend=backend).query(queries, K)
         assert np.array_equal(found.index, np.argsort(distance, axis=1)[:, :K])
-    itself = nearest(base, base, 1, metric=metric)
+    itself = NeighborIndex(base, metric=metric).query(base, 1)
     assert itself.index[:, 0].tolist() == list(range(N))
 
 
@@ -111,20 +111,13 @@ def test_self_is_left_out_by_number_and_duplicates_by_group():
 def test_one_search_serves_every_smaller_k(rows):
     everything = nearest_others(rows, N - 1)
     for k in (1, 7, N - 2):
-        assert np.array_equal(nearest_others(rows, k).index, everything.first(k).index)
+        assert np.array_equal(nearest_others(rows, k).index, everything.index[:, :k])
 
 
-def test_precise_orders_what_is_equal_in_float32(by_the_book):
+def test_what_is_equal_in_float32_goes_by_row_number():
     X = np.zeros((4, 2))
     X[:, 0] = [0, 2 + 1e-12, -2, 9]
     assert nearest_others(X, 2, metric="euclidean").index[0].tolist() == [1, 2]
-    precise = nearest_others(X, 2, metric="euclidean", precise=True)
-    assert precise.index[0].tolist() == [2, 1]
-    Z = hard_inputs()["low rank"].astype(np.float64)
-    distance = np.linalg.norm(Z[:, None] - Z[None], axis=2)
-    np.fill_diagonal(distance, np.inf)
-    found = nearest_others(Z, K, metric="euclidean", precise=True)
-    assert np.array_equal(found.index, np.argsort(distance, axis=1)[:, :K])
 
 
 def test_centre_and_scale_of_the_rows_do_not_matter_to_cosine():
@@ -162,7 +155,7 @@ def test_ordinary_rows_need_no_second_search(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("searched again")
 
-    monkeypatch.setattr(neighbors, "exact_search", refuse)
+    monkeypatch.setattr(ties, "exact_search", refuse)
     X = np.random.default_rng(7).standard_normal((2000, 64)).astype(np.float32)
     nearest_others(X, 50)
     with pytest.raises(AssertionError, match="searched again"):  # the control
@@ -230,11 +223,11 @@ print("same")
         (lambda X: nearest_others(X, 2, metric="dot"), "cosine, euclidean, got 'dot'"),
         (lambda X: nearest_others(X, 2, backend="gpu"), "auto, faiss, torch, got 'gpu'"),
         (lambda X: nearest_others(X, 2, groups=[0, 1]), "each of 10 rows"),
-        (lambda X: nearest(X, X[:, :2], 2), "2 columns, those stored 3"),
-        (lambda X: nearest(X, X, 11), "k = 11.*n = 10"),
+        (lambda X: NeighborIndex(X).query(X[:, :2], 2), "2 columns, those stored 3"),
+        (lambda X: NeighborIndex(X).query(X, 11), "k = 11.*n = 10"),
         (lambda X: nearest_others(X[0], 2), r"shape \(n, d\)"),
         (lambda X: nearest_others(np.where(X > 1, np.nan, X), 2), "NaN or inf"),
-        (lambda X: nearest(X, np.where(X > 1, np.inf, X), 2), "NaN or inf"),
+        (lambda X: NeighborIndex(X).query(np.where(X > 1, np.inf, X), 2), "NaN or inf"),
     ],
 )
 def test_what_cannot_be_searched_is_told(call, words):
@@ -244,7 +237,7 @@ def test_what_cannot_be_searched_is_told(call, words):
 
 def test_no_queries_no_neighbours():
     X = np.eye(4)
-    assert nearest(X, X[:0], 2).index.shape == (0, 2)
+    assert NeighborIndex(X).query(X[:0], 2).index.shape == (0, 2)
 
 
 def test_several_devices_share_the_queries(monkeypatch):

@@ -15,7 +15,7 @@ from probekit.probes import ties
 from probekit.probes.knn import KNNProbe
 from probekit.probes.neighbors import NeighborIndex, Neighbors, nearest_others
 from probekit.probes.ties import in_parallel
-from probekit.probes.topofilter import topofilter
+from probekit.probes.topofilter import TopoFilterProbe
 
 N, D, K = 137, 12, 7
 
@@ -48,36 +48,33 @@ def same(one: Neighbors, other: Neighbors) -> None:
     np.testing.assert_allclose(one.distance, other.distance, rtol=2e-6, atol=1e-6)
 
 
-def all_searches(X: Any, metric: Any, backend: str, *, precise: bool) -> list[Neighbors]:
+def all_searches(X: Any, metric: Any, backend: str) -> list[Neighbors]:
     index = NeighborIndex(X, metric=metric, backend=backend)
     groups = np.unique(states(), axis=0, return_inverse=True)[1].ravel()
     among = np.random.default_rng(1).random(N) < 0.5
     rows = np.array([3, 60, 136, 4])
     new = states()[20:60] + np.float32(0.5)
     return [
-        index.others(K, precise=precise),
-        index.others(K, groups=groups, precise=precise),
-        index.others(K, groups=groups, rows=rows, among=among, precise=precise),
-        index.others(N - 1, precise=precise),
-        index.query(new, K, precise=precise),
-        index.query(new, K, among=among, precise=precise),
-        index.query(X, K, precise=precise),
+        index.others(K),
+        index.others(K, groups=groups),
+        index.others(K, groups=groups, rows=rows, among=among),
+        index.others(N - 1),
+        index.query(new, K),
+        index.query(new, K, among=among),
+        index.query(X, K),
     ]
 
 
-@pytest.mark.parametrize("precise", [False, True])
 @pytest.mark.parametrize("backend", ["faiss", "torch"])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_blocks_give_the_neighbours_that_memory_gives(
-    mapped: np.ndarray, metric: str, backend: str, precise: bool, request: pytest.FixtureRequest
+    mapped: np.ndarray, metric: str, backend: str, request: pytest.FixtureRequest
 ) -> None:
-    whole = all_searches(states(), metric, backend, precise=precise)
+    whole = all_searches(states(), metric, backend)
     request.getfixturevalue("in_blocks")
     index = NeighborIndex(mapped)
     assert index.space.rows is None
-    for expected, found in zip(
-        whole, all_searches(mapped, metric, backend, precise=precise), strict=True
-    ):
+    for expected, found in zip(whole, all_searches(mapped, metric, backend), strict=True):
         same(found, expected)
 
 
@@ -114,10 +111,10 @@ def test_probes_take_maps_and_give_the_same(
 ) -> None:
     y = (states()[:, 0] > 0).astype(int)
     proba = KNNProbe(k=5).fit(states(), y).oof_proba_
-    kept = topofilter(states(), y, k_cc=4, k_zeta=8)
+    kept = TopoFilterProbe(k_cc=4, k_zeta=8).fit(states(), y).result_
     request.getfixturevalue("in_blocks")
     np.testing.assert_array_equal(KNNProbe(k=5).fit(mapped, y).oof_proba_, proba)
-    found = topofilter(mapped, y, k_cc=4, k_zeta=8)
+    found = TopoFilterProbe(k_cc=4, k_zeta=8).fit(mapped, y).result_
     np.testing.assert_array_equal(found.keep, kept.keep)
     np.testing.assert_array_equal(found.proba, kept.proba)
 
