@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from probekit.errors import ProbeError, UsageError, first_few
 from probekit.groups import duplicate_groups
 from probekit.kinds import Kind, check_names
+from probekit.probes.saving import save_probe
 from probekit.states import as_array, as_states, check_finite
 
 if TYPE_CHECKING:
@@ -88,10 +89,10 @@ def label_matrix(
         names, Y = _named(np.column_stack([1 - second, second]), names)
     else:
         names, Y = _hard_rows(values, names)
-    held = np.flatnonzero(Y.max(axis=0) > 0)
-    if len(held) < 2:
+    present = np.flatnonzero(Y.max(axis=0) > 0)
+    if len(present) < 2:
         raise ProbeError(
-            f"y holds one class only ({names[held[0]]!s}); a probe needs rows of at least two "
+            f"y holds one class only ({names[present[0]]!s}); a probe needs rows of at least two "
             "classes."
         )
     return names, Y
@@ -142,7 +143,7 @@ def _soft_rows(
     bad = np.flatnonzero((Y < 0).any(axis=1) | (np.abs(total - 1) > ROW_SUM_TOLERANCE))
     if len(bad):
         raise ProbeError(
-            f"y holds {len(bad)} rows that are no class probabilities (first: {first_few(bad)}); "
+            f"y holds {len(bad)} rows that are not class probabilities (first: {first_few(bad)}); "
             "each row must lie in [0, 1] and sum to 1."
         )
     return _named(Y / total[:, None], classes)
@@ -159,18 +160,18 @@ def _hard_rows(
                 f"Unknown label type: continuous. y must hold class labels or probabilities in "
                 f"[0, 1], got {values[outside[0]]:g} in row {outside[0]}."
             )
-    found, column = np.unique(values, return_inverse=True)
+    names, column = np.unique(values, return_inverse=True)
     if classes is None:
-        classes = found
+        classes = names
     else:
         place = {name: i for i, name in enumerate(classes.tolist())}
-        unknown = [name for name in found.tolist() if name not in place]
+        unknown = [name for name in names.tolist() if name not in place]
         if unknown:
             raise ProbeError(
                 f"y holds {first_few(unknown)}, which is none of the classes "
                 f"{first_few(classes.tolist(), 10)}."
             )
-        column = np.array([place[name] for name in found.tolist()])[column]
+        column = np.array([place[name] for name in names.tolist()])[column]
     Y = np.zeros((len(values), len(classes)))
     Y[np.arange(len(values)), column.ravel()] = 1
     return classes, Y
@@ -276,8 +277,6 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
         """Write the fitted probe to ``folder`` as ``probe.json`` and ``probe.safetensors``."""
-        from probekit.probes.saving import save_probe
-
         save_probe(self, folder, overwrite=overwrite)
         return self
 

@@ -185,15 +185,15 @@ class EnsembleProbe(BaseProbe):
         self.backend = backend
 
     def for_store(self, store: ActivationStore) -> tuple[Self, tuple[int, ...] | None]:
-        """Return the probe, told the widths of the layers that it reads side by side, and these."""
+        """Return the probe with the widths of the layers that it reads side by side, and these."""
         if len(store.layers) < 2:
             return self, None
         planned = plan_layers(store.layers).layers
         if self.widths is not None:
             return self, planned
-        made = ensemble_for(store)
-        told = clone(self).set_params(widths=made.widths, ridge=made.ridge, knn=made.knn)
-        return told, planned
+        parts = ensemble_for(store).get_params(deep=False)
+        given = {name: parts[name] for name in ("widths", "ridge", "knn")}
+        return clone(self).set_params(**given), planned
 
     def fit(
         self,

@@ -180,15 +180,15 @@ class KNNProbe(BaseProbe):
         if not len(ks):
             raise ProbeError("ks must name at least one k.")
         if self.self_neighbor:
-            found = self._index.query(self._data.X, max(ks))
+            nearest = self._index.query(self._data.X, max(ks))
         else:
-            found = self._index.others(max(ks), groups=self._data.groups)
-        return self._means(found, ks)
+            nearest = self._index.others(max(ks), groups=self._data.groups)
+        return self._means(nearest, ks)
 
-    def _means(self, found: Neighbors, ks: Sequence[int]) -> NDArray[np.float64]:
-        distance = found.distance if self.weights == "cosine" else None
+    def _means(self, nearest: Neighbors, ks: Sequence[int]) -> NDArray[np.float64]:
+        distance = nearest.distance if self.weights == "cosine" else None
         return neighbor_means(
-            found.index, self._data.Y, ks, weight=self._data.weight, distance=distance
+            nearest.index, self._data.Y, ks, weight=self._data.weight, distance=distance
         )
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:

@@ -398,8 +398,9 @@ def logistic_path(
     Warns
     -----
     ConvergenceWarning
-        ``max_iter`` passes were not enough (told with ``error_``), or l2 = 0 and the labels are
-        linearly separable, so that no optimum exists; ``converged_`` is False there.
+        ``max_iter`` passes were not enough (``error_`` says how far probabilities may be off), or
+        l2 = 0 and the labels are linearly separable, so that no optimum exists; ``converged_`` is
+        False there.
 
     Notes
     -----
@@ -483,7 +484,7 @@ class _Path:
         return torch.cat([weights, bias[:, None]], 1).view(*intercept.shape, -1)
 
     def finish(self, solution: Solution, some: Tensor, *, tol: float, max_iter: int) -> None:
-        """Go on from where ``some`` of the fits (J,) stand; in place."""
+        """Continue from where ``some`` of the fits (J,) stand; in place."""
         before = solution.n_iter[some]
         passes = max(max_iter - int(before.max()), 1)
         start = solution.theta[some]
@@ -546,16 +547,16 @@ class _Path:
 
     def _separable(self, theta: Tensor) -> NDArray[np.bool_]:
         """Penalties (P,) that are 0 where the fit gets every hard label right: no optimum."""
-        found = np.zeros(len(self.penalties), dtype=bool)
+        separable = np.zeros(len(self.penalties), dtype=bool)
         targets = self.task.targets[:, self.task.weight > 0]
         if (self.penalties > 0).all() or not np.isin(targets, (0, 1)).all():
-            return found
+            return separable
         free = np.flatnonzero(self.penalties == 0)
         logits = self._logits(theta[free[:1]][:, None], np.zeros(self.design.n, dtype=np.int64))
         proba = logits_to_proba(logits[0, self.task.weight > 0])
         own = targets[0] if len(targets) == 1 else targets.argmax(axis=0)
-        found[free] = (proba.argmax(axis=1) == own).all()
-        return found
+        separable[free] = (proba.argmax(axis=1) == own).all()
+        return separable
 
     def _warn(self, converged: NDArray[np.bool_], error: NDArray[np.float64]) -> None:
         if converged.all():
@@ -599,11 +600,11 @@ def _check(X: Any, y: ArrayLike, sample_weight: ArrayLike | None, folds: Any) ->
         values = as_array(folds, name="folds")
         if values.shape != (n,):
             raise ProbeError(f"folds must have shape ({n},), one per row, got {values.shape}.")
-        found, numbers = np.unique(values, return_inverse=True)
-        numbers, count = numbers.astype(np.int64), len(found)
+        names, numbers = np.unique(values, return_inverse=True)
+        numbers, count = numbers.astype(np.int64), len(names)
         for fold in range(count):
             if not weight[numbers != fold].any():
-                raise ProbeError(f"No row with weight is outside fold {found[fold]}.")
+                raise ProbeError(f"No row with weight is outside fold {names[fold]}.")
     return _Task(X, classes, np.ascontiguousarray(targets), weight / weight.sum(), numbers, count)
 
 

@@ -134,7 +134,7 @@ class StandardRows:
         # In the wider of both precisions: a large offset would cost digits otherwise.
         wide = torch.promote_types(self.dtype, torch.as_tensor(self.pilot).dtype)
         name = str(wide).removeprefix("torch.")
-        with np.errstate(over="ignore"):  # _moments tells of it in a sentence
+        with np.errstate(over="ignore"):  # _moments raises it as a ProbeError
             block: NDArray[Any] = np.subtract(
                 as_states(self.X[rows]), self.pilot, out=out, dtype=name, casting="same_kind"
             )
@@ -166,10 +166,10 @@ class StandardRows:
 
     def _constant(self, mean: Tensor, spread: Tensor) -> Tensor:
         """Which columns (d,) are constant up to rounding; ``mean`` is less the pilot."""
-        found = constant_columns(
+        constant = constant_columns(
             mean.cpu().numpy() + self.pilot, spread.cpu().numpy(), self.pilot.dtype
         )
-        return torch.from_numpy(found).to(spread.device)
+        return torch.from_numpy(constant).to(spread.device)
 
     def _not_finite(self) -> ProbeError:
         bad: list[int] = []

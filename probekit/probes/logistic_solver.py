@@ -136,16 +136,16 @@ class Objective:
     def seen(self, step: Tensor) -> Tensor:
         """Return a step (J, K, width + 1) less biases of classes that a fit's rows lack.
 
-        These have no optimum and go on falling, from a probability that is next to 0 already.
+        These have no optimum and keep falling, from a probability that is next to 0 already.
         """
         share = self.share[self.fold]
-        held = ((share > LEAST_SHARE) & (share < 1 - LEAST_SHARE)).double()
-        if held.all():
+        seen = ((share > LEAST_SHARE) & (share < 1 - LEAST_SHARE)).double()
+        if seen.all():
             return step
-        bias = step[..., -1] * held
-        if held.shape[1] > 1:
+        bias = step[..., -1] * seen
+        if seen.shape[1] > 1:
             # What all other classes have in common is against those that are lacking.
-            bias -= bias.sum(1, keepdim=True) / held.sum(1, keepdim=True).clamp(min=1) * held
+            bias -= bias.sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1) * seen
         return torch.cat([step[..., :-1], bias[..., None]], -1)
 
     def __call__(self, theta: Tensor) -> Point:
@@ -339,7 +339,7 @@ class _Memory:
 
 
 class _Run:
-    """The fits that still go on: where they stand, where they are heading, what they remember."""
+    """Fits that have not ended: where they stand, where they are heading, what they remember."""
 
     def __init__(self, objective: Objective, theta: Tensor) -> None:
         self.objective = objective
@@ -355,7 +355,7 @@ class _Run:
         self.aim()
 
     def pick(self, keep: Tensor) -> None:
-        """Go on with some of the fits."""
+        """Keep some of the fits."""
         self.objective, self.point = self.objective.pick(keep), self.point.pick(keep)
         self.memory = self.memory.pick(keep)
         self.own = self.own.pick(keep) if self.own else None
@@ -385,8 +385,8 @@ class _Run:
         there logits count by p(1 - p).
         """
         first, last = self.sizes[0], self.sizes[-1]
-        many = len(self.sizes) - 1
-        rate = (last / first.clamp(min=1e-300)) ** (1 / many) if many else torch.ones_like(last)
+        steps = len(self.sizes) - 1
+        rate = (last / first.clamp(min=1e-300)) ** (1 / steps) if steps else torch.ones_like(last)
         objective = self.objective
         moved = objective.design.logit_change(objective.seen(self.ahead))
         error = SAFETY * moved / (1 - rate.clamp(max=SLOWEST))

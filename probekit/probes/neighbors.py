@@ -91,14 +91,14 @@ class NeighborIndex:
         if left.min() < k:
             row = int(left.argmin())
             raise ProbeError(
-                f"k = {k} is too large: row {row} has {left[row]} others that are no duplicates of "
-                f"it (n = {len(chosen)}); use a smaller k or leave duplicates out."
+                f"k = {k} is too large: row {row} has {left[row]} others that are not duplicates "
+                f"of it (n = {len(chosen)}); use a smaller k or leave duplicates out."
             )
         space = self.space if among is None else self.space.subset(chosen)
         asked = self.space if rows is None else self.space.subset(rows)
         pair = (numbers if rows is None else numbers[rows], numbers[chosen])
-        found = self._search(space, asked, k, pair)
-        return found if among is None else Neighbors(chosen[found.index], found.distance)
+        nearest = self._search(space, asked, k, pair)
+        return nearest if among is None else Neighbors(chosen[nearest.index], nearest.distance)
 
     def query(
         self,
@@ -120,8 +120,8 @@ class NeighborIndex:
                 f"{self.X.shape[1]}."
             )
         space = self.space if among is None else self.space.subset(chosen)
-        found = self._search(space, space.of(queries), k)
-        return found if among is None else Neighbors(chosen[found.index], found.distance)
+        nearest = self._search(space, space.of(queries), k)
+        return nearest if among is None else Neighbors(chosen[nearest.index], nearest.distance)
 
     def _search(self, space: Space, asked: Space, k: int, groups: Pair | None = None) -> Neighbors:
         """Nearest rows of ``space`` for those of ``asked``, block by block of both."""

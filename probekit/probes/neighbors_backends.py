@@ -97,8 +97,8 @@ def _search_faiss(base: NDArray[np.float32], queries: NDArray[np.float32], k: in
     import faiss
 
     def on_gpu(part: NDArray[np.float32], device: int) -> Found:
-        found: Found = faiss.knn_gpu(faiss.StandardGpuResources(), part, base, k, device=device)
-        return found
+        nearest: Found = faiss.knn_gpu(faiss.StandardGpuResources(), part, base, k, device=device)
+        return nearest
 
     if (gpus := _gpus()) and k <= FAISS_GPU_MAX_K:
         distance, index = _shared(on_gpu, list(range(gpus)), queries)
@@ -120,8 +120,8 @@ def _shared(
         return work(queries, devices[0])
     parts = np.array_split(queries, len(devices))
     with ThreadPoolExecutor(len(devices)) as pool:
-        found = list(pool.map(work, parts, devices))
-    return np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found])
+        distance, index = zip(*pool.map(work, parts, devices), strict=True)
+    return np.concatenate(distance), np.concatenate(index)
 
 
 def _torch_devices() -> list[torch.device]:

@@ -80,7 +80,7 @@ def out_of_fold(
     fold = stratified_folds(hard, n_folds=n_folds, groups=np.asarray(groups), seed=seed)
     proba = np.zeros_like(Y)
     for number in np.unique(fold):
-        held, seen = fold == number, fold != number
+        held_out, seen = fold == number, fold != number
         lost = classes[Y[seen].max(axis=0) <= 0]
         if len(lost):
             raise ProbeError(
@@ -91,5 +91,5 @@ def out_of_fold(
         given = {name: values[seen] for name, values in extra.items()}
         fitted = clone(probe).fit(states[seen], targets, **given)
         columns = np.asarray(fitted.classes_, dtype=np.int64)
-        proba[np.ix_(held, columns)] = fitted.predict_proba(states[held])
+        proba[np.ix_(held_out, columns)] = fitted.predict_proba(states[held_out])
     return proba, fold

@@ -24,8 +24,6 @@ from probekit.safe import expand, one_line, read_bytes, read_json
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from probekit.probes.base import BaseProbe
-
 __all__ = ["load_probe", "save_probe"]
 
 FORMAT, VERSION = "probekit-probe", 1
@@ -34,7 +32,7 @@ DESCRIPTION, NUMBERS = "probe.json", "probe.safetensors"
 PROBES = {spec.class_name: name for name, spec in sorted(REGISTRY.items())}
 
 
-def save_probe(probe: BaseProbe, folder: str | Path, *, overwrite: bool = False) -> None:
+def save_probe(probe: Any, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write a fitted probe to ``folder``, which is made if need be.
 
     Raises
@@ -75,7 +73,7 @@ def save_probe(probe: BaseProbe, folder: str | Path, *, overwrite: bool = False)
     except (TypeError, ValueError) as error:
         raise ProbeError(f"A parameter of {name} cannot be written as JSON: {error}.") from None
     folder.mkdir(parents=True, exist_ok=True)
-    # The description comes last and tells by a hash which numbers it belongs to: halves of two
+    # The description comes last, with a hash of the numbers that it belongs to: halves of two
     # probes never pass for one.
     with atomic_write(folder / NUMBERS) as file:
         file.write(numbers)
@@ -178,12 +176,12 @@ def _classes(description: dict[str, Any]) -> NDArray[Any]:
         raise ValueError(f"its classes have the dtype {str(kind)[:40]!r}")
     classes = np.array(description["classes"], dtype=np.dtype(kind))
     if classes.ndim != 1 or len(classes) < 2 or classes.dtype.kind not in "biufSU":
-        raise ValueError("its classes are no list of at least two names or numbers")
+        raise ValueError("its classes are not a list of at least two names or numbers")
     return classes
 
 
 def _try(probe: Any, d: int) -> None:
-    """Predict one row: what cannot is told now, not when it is used."""
+    """Predict one row: what cannot is refused now, not when it is used."""
     names = getattr(probe, "feature_names_in_", None)
     if names is not None and names.shape != (d,):
         raise ValueError(f"it names {names.size} columns and was fitted on {d}")

@@ -88,8 +88,8 @@ class PickedRows:
         return len(self._chosen)
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
-        found: NDArray[Any] = self._X[self._chosen[rows]]
-        return found
+        picked: NDArray[Any] = self._X[self._chosen[rows]]
+        return picked
 
 
 class Space:

@@ -75,7 +75,7 @@ class TopoFilterResult:
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     """Rows dropped by each step, ``"component"`` and ``"zeta"``, of each class."""
     notes: tuple[str, ...] = ()
-    """What the caller should be told: overshoot, classes of one row, ties of components."""
+    """What the user should know: overshoot, classes of one row, ties of components."""
 
 
 class TopoFilterProbe(BaseProbe):
@@ -95,7 +95,7 @@ class TopoFilterProbe(BaseProbe):
         ``paper`` only; None: 0.5.
     contamination : float, default=None
         Share of rows to drop, in (0, 1); ``eleuther`` (None: 0.1), or ``paper`` with ``rank``
-        (None: 0.2). A target: the component step may drop more, which ``notes_`` tells.
+        (None: 0.2). A target: the component step may drop more, as ``notes_`` says.
     per_class : bool, default=None
         Reach the share within each class rather than over all rows (None: over all rows).
     cap : bool, default=False
@@ -256,10 +256,10 @@ class TopoFilterProbe(BaseProbe):
         keep = ~cut.taken
         self._notes = [*with_outcome(notes, component, keep, hard), *more]
         dropped = _dropped(keep, component, hard, self.classes_)
-        told = tuple(self.told(self.classes_.tolist()))
+        sentences = tuple(self.told(self.classes_.tolist()))
         self._store(data, index, component)
         self.result_ = TopoFilterResult(
-            keep, component, proba, disagreement, cut.tied, dropped, told
+            keep, component, proba, disagreement, cut.tied, dropped, sentences
         )
         self.oof_proba_ = self._topolabel(data.X) if self.self_neighbor else proba
         return self
@@ -285,7 +285,7 @@ class TopoFilterProbe(BaseProbe):
 
     @property
     def notes_(self) -> tuple[str, ...]:
-        """What the caller should be told."""
+        """What the user should know."""
         return self.result_.notes
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -293,8 +293,8 @@ class TopoFilterProbe(BaseProbe):
         return self._topolabel(self._check_predict(X))
 
     def _topolabel(self, X: NDArray[Any]) -> NDArray[np.float64]:
-        found = self._index.query(X, self._number("k_zeta"), among=self._component)
-        return self._mean(found.index, self._data)
+        near = self._index.query(X, self._number("k_zeta"), among=self._component)
+        return self._mean(near.index, self._data)
 
     def _mean(self, index: NDArray[np.int64], data: Training) -> NDArray[np.float64]:
         means = neighbor_means(index, data.Y, [index.shape[1]], weight=data.weight)
@@ -384,7 +384,7 @@ class TopoFilterProbe(BaseProbe):
             component,
             arrays["proba"],
             arrays["disagreement"],
-            np.zeros(len(keep), dtype=bool),  # as the notes, told when it was fitted
+            np.zeros(len(keep), dtype=bool),  # as the notes: known when it was fitted only
             dropped,
         )
         self.oof_proba_ = arrays["oof_proba"]
@@ -439,7 +439,7 @@ def nearest_kept(
 def majority(
     index: NDArray[np.int64], hard: NDArray[np.int64], n_classes: int, *, zeta: float
 ) -> NDArray[np.bool_]:
-    """Tell whose own label wins among itself and its k neighbours (n,).
+    """Return whose own label wins among itself and its k neighbours (n,).
 
     Winning is having the most votes, ties going to the smallest label, and, unless zeta > 1, at
     least k · zeta of the k + 1 votes.

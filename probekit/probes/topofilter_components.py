@@ -79,14 +79,14 @@ def largest_components(
         rows = np.flatnonzero(hard == number)
         largest = rows[size[rows] == size[rows].max()]
         keep[rows[part[rows] == part[largest[0]]]] = True
-        many = len(np.unique(part[largest]))
+        n_largest = len(np.unique(part[largest]))
         if len(rows) == 1:
             text = "Class {name} has one row ({row}), which the component step leaves in"
             notes.append(Note(text, int(number), int(rows[0])))
-        elif many > 1:
+        elif n_largest > 1:
             text = (
-                f"Class {{name}} has {many} components of {size[largest[0]]} rows and none larger; "
-                "the component step leaves in the one that holds row {row}"
+                f"Class {{name}} has {n_largest} components of {size[largest[0]]} rows and none "
+                "larger; the component step leaves in the one that holds row {row}"
             )
             notes.append(Note(text, int(number), int(largest[0])))
     return keep, notes
@@ -203,8 +203,8 @@ class HiddenComponents:
         return np.asarray(self._component | (size >= smallest[self._hard]))
 
     def holds(self, rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tell which of ``others`` (m, w) are in L(G − g) of the group of each of ``rows`` (m,)."""
-        held = self._component[others] & (self._groups[others] != self._groups[rows, None])
+        """Whether each of ``others`` (m, w) is in L(G − g) of the group of its row (m,)."""
+        inside = self._component[others] & (self._groups[others] != self._groups[rows, None])
         place = self._place[self._groups[rows]]
         asked = np.flatnonzero(place >= 0)
         if len(asked):
@@ -215,8 +215,8 @@ class HiddenComponents:
                 vertex = np.where(final == 0, contracted[half, np.maximum(vertex, 0)], vertex)
                 final = np.where((final == 0) & (vertex < 0), vertex, final)
             # What is told apart by its rank, size and smallest row, is the best one or is not.
-            held[asked] = final == -self._best[place * self._classes + self._hard[others[asked]]]
-        return np.asarray(held)
+            inside[asked] = final == -self._best[place * self._classes + self._hard[others[asked]]]
+        return np.asarray(inside)
 
     def _take_apart(self, graph: csr_matrix) -> None:
         n = len(self._hard)
@@ -309,7 +309,7 @@ def _outgrown(
     groups: NDArray[np.int64],
     component: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """Tell the groups without whose rows another component may be the largest of its class."""
+    """Return the groups without whose rows another component may be the largest of its class."""
     classes = int(hard.max()) + 1
     size = np.bincount(part)[part]
     second = np.zeros(classes, dtype=np.int64)
@@ -328,7 +328,7 @@ def _may_break(
     component: NDArray[np.bool_],
     connection: Connection,
 ) -> NDArray[np.bool_]:
-    """Tell the groups without which a component of L may fall apart; no others do.
+    """Return the groups without which a component of L may fall apart; no others do.
 
     In any order that begins with a row r of the component, let w be the first row that r does not
     reach once a group is gone. What leads to w from before it is all of that group then. So a group
@@ -375,7 +375,7 @@ def _breadth_first(out: csr_matrix, root: NDArray[np.int64]) -> NDArray[np.int64
 def _sole_way(
     into: csr_matrix, order: NDArray[np.int64], group: NDArray[np.int64], n_groups: int
 ) -> NDArray[np.bool_]:
-    """Tell the groups (n_groups,) that alone lead to some row from before it in ``order``."""
+    """Return the groups (n_groups,) that alone lead to some row from before it in ``order``."""
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
     head = np.repeat(np.arange(len(order)), np.diff(into.indptr))
@@ -423,10 +423,10 @@ def _fill(
 ) -> NDArray[np.int64]:
     """Write the first of ``found`` (m, w) that count to ``near[rows]``; return the rows it left."""
     k = near.shape[1]
-    held = hidden.holds(rows, found)
-    rank: NDArray[np.int64] = np.cumsum(held, axis=1)
+    inside = hidden.holds(rows, found)
+    rank: NDArray[np.int64] = np.cumsum(inside, axis=1)
     whole = np.ones(len(rows), dtype=bool) if last else rank[:, -1] >= k
-    at, place = np.nonzero(held & (rank <= k) & whole[:, None])
+    at, place = np.nonzero(inside & (rank <= k) & whole[:, None])
     near[rows[at], rank[at, place] - 1] = found[at, place]
     left: NDArray[np.int64] = rows[~whole]
     return left
@@ -442,14 +442,14 @@ def hidden_means(
     ProbeError
         A row without any.
     """
-    many = (near >= 0).sum(axis=1)
-    if len(many) and not many.min():
+    votes = (near >= 0).sum(axis=1)
+    if len(votes) and not votes.min():
         raise ProbeError(
-            f"Row {int(many.argmin())} has no others in a largest component that are no duplicates "
-            "of it; leave duplicates out."
+            f"Row {int(votes.argmin())} has no others in a largest component that are not "
+            "duplicates of it; leave duplicates out."
         )
     out = np.empty((len(near), Y.shape[1]))
-    for size in np.unique(many):
-        rows = np.flatnonzero(many == size)
+    for size in np.unique(votes):
+        rows = np.flatnonzero(votes == size)
         out[rows] = neighbor_means(near[rows, :size], Y, [int(size)], weight=weight)[0]
     return out
