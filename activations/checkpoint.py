@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from probekit.activations.folder import check_counts, check_inside_folder, weight_files
+from probekit.activations.hooks import CANNOT_RUN, find_blocks, plain_states, vocabulary_of
 from probekit.activations.identity import folder_weights, loaded_weights
 from probekit.activations.imports import rare_collection
 from probekit.activations.quiet import quiet
 from probekit.activations.sentence_folder import SentenceSettings, local_reader, read_settings
 from probekit.activations.spec import DTYPES
-from probekit.activations.tapping import CANNOT_RUN, find_blocks, plain_states, vocabulary_of
 from probekit.errors import ModelError, UsageError
 from probekit.safe import MAX_BYTES, expand, load_json, one_line, open_regular, read_json
 

@@ -8,8 +8,8 @@ from typing import BinaryIO
 import h5py
 import numpy as np
 
+from probekit.activations.create import HDF5_OPTIONS
 from probekit.activations.disk import full_disk_told, move_into_place, new_file, reserve
-from probekit.activations.skeleton import HDF5_OPTIONS
 from probekit.errors import UsageError
 
 __all__ = ["ALLOWED", "check_compression", "compress_store"]

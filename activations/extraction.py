@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from probekit.activations.batching import Array, Batch
-from probekit.activations.models import input_device, tapped
+from probekit.activations.forward import Counts, Feed, Sink, Window, forward_all, read_windows
+from probekit.activations.hooks import Tap
+from probekit.activations.loading import input_device, tapped
 from probekit.activations.padding import Evenness
-from probekit.activations.pipeline import Counts, Feed, Sink, Window, forward_all, read_windows
 from probekit.activations.pooling import pooler
 from probekit.activations.progress import Progress
 from probekit.activations.quiet import quiet
 from probekit.activations.request import Job, Request, prepare
 from probekit.activations.store import ActivationStore
-from probekit.activations.tapping import Tap
 from probekit.activations.threads import Ahead
 from probekit.activations.writer import StoreWriter
 from probekit.errors import DataError, StoreError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
+from probekit.activations.create import Plan
 from probekit.activations.disk import open_to_write, sync
 from probekit.activations.notes import COLUMNS, new_notes
-from probekit.activations.skeleton import Plan
 from probekit.activations.writer import StoreWriter
 
 __all__ = ["MemberWriter"]

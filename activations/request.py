@@ -10,12 +10,12 @@ from typing import Annotated, Any
 from probekit.activations.batching import default_batch_tokens
 from probekit.activations.checkpoint import Checkpoint, open_checkpoint, open_loaded
 from probekit.activations.compression import ALLOWED
+from probekit.activations.create import Plan
 from probekit.activations.encoding import Encoder, Survey
 from probekit.activations.identity import hashed, tokenizer_fingerprint
-from probekit.activations.models import Placement, input_device, kind_of, resolve_device
+from probekit.activations.loading import Placement, input_device, kind_of, resolve_device
 from probekit.activations.padding import mixes_padding
 from probekit.activations.quiet import quiet
-from probekit.activations.skeleton import Plan
 from probekit.activations.spec import DTYPES, POOLS, ExtractionSpec, parse_layers
 from probekit.activations.store import ActivationStore
 from probekit.activations.templates import read_template, refusal

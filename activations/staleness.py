@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from probekit.activations.create import Plan
 from probekit.activations.layout import Header
-from probekit.activations.skeleton import Plan
 from probekit.errors import first_few
 
 __all__ = ["groups_difference", "rows_difference", "spec_difference"]

@@ -19,9 +19,9 @@ from probekit.activations.extraction import (
     open_writer,
     report_on,
 )
+from probekit.activations.forward import Counts
+from probekit.activations.loading import tapped
 from probekit.activations.member import MemberWriter
-from probekit.activations.models import tapped
-from probekit.activations.pipeline import Counts
 from probekit.activations.pooling import pooler
 from probekit.activations.quiet import quiet
 from probekit.activations.ranks import Ranks, joined

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 
 from probekit.activations.compression import check_compression, compress_store
+from probekit.activations.create import Plan, create_store
 from probekit.activations.disk import (
     full_disk_told,
     lock,
@@ -33,7 +34,6 @@ from probekit.activations.layout import (
     spec_json,
 )
 from probekit.activations.notes import all_notes, read_notes
-from probekit.activations.skeleton import Plan, create_store
 from probekit.activations.staleness import groups_difference, rows_difference, spec_difference
 from probekit.errors import (
     DataError,

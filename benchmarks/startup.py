@@ -28,13 +28,13 @@ ROWS = 64
 # The parent's clock, so that starting Python counts too.
 FIRST_BATCH = """
 import sys, time
-from probekit.activations import pipeline
-put = pipeline.Sink.put
+from probekit.activations import forward
+put = forward.Sink.put
 def first(self, *args):
     print("first batch", time.time() - float(sys.argv.pop()), flush=True)
-    pipeline.Sink.put = put
+    forward.Sink.put = put
     put(self, *args)
-pipeline.Sink.put = first
+forward.Sink.put = first
 from probekit.cli.main import cli
 cli(sys.argv[1:-1], standalone_mode=False)
 """

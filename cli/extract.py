@@ -12,8 +12,8 @@ from probekit.cli.options import emit, json_option, output_option, overwrite_opt
 
 if TYPE_CHECKING:
     from probekit.activations.batching import Batch
+    from probekit.activations.differences import PairReport
     from probekit.activations.extraction import Report
-    from probekit.activations.pairs import PairReport
     from probekit.activations.ranks import Ranks
     from probekit.activations.request import Request
     from probekit.data import Rows
@@ -168,7 +168,7 @@ def _compare(
     """Extract both texts of every pair and store the difference."""
     from dataclasses import asdict
 
-    from probekit.activations.pairs import (
+    from probekit.activations.differences import (
         estimate_differences,
         prepare_differences,
         run_differences,

@@ -225,7 +225,7 @@ def _extract(*args: Any, **options: Any) -> Any:
 
 
 def _extract_differences(*args: Any, **options: Any) -> Any:
-    from probekit.activations.pairs import extract_differences
+    from probekit.activations.differences import extract_differences
 
     return extract_differences(*args, **options)
 

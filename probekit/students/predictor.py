@@ -11,7 +11,7 @@ import torch
 
 from probekit.activations.batching import cut_batches, default_batch_tokens
 from probekit.activations.checkpoint import open_checkpoint, why
-from probekit.activations.models import resolve_device
+from probekit.activations.loading import resolve_device
 from probekit.activations.padding import by_length, mixes_padding
 from probekit.activations.pooling import pooler
 from probekit.activations.quiet import quiet

@@ -13,9 +13,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from probekit.activations import pipeline
+from probekit.activations import forward
 from probekit.activations.extraction import estimate, extract, run
-from probekit.activations.pipeline import Feed
+from probekit.activations.forward import Feed
 from probekit.activations.request import Request, prepare
 from probekit.activations.store import ActivationStore
 from probekit.data import Rows, text_hash
@@ -243,7 +243,7 @@ def test_estimate_counts_what_the_run_finds(
 ) -> None:
     job = prepare(Request(texts, tiny_model("opt-projected"), out, layers="0,3", max_length=20))
     with monkeypatch.context() as patched:
-        patched.setattr("probekit.activations.models._load", None)  # no weights are touched
+        patched.setattr("probekit.activations.loading._load", None)  # no weights are touched
         found = estimate(job)
     assert not out.exists()
     report = run(job)
@@ -271,7 +271,7 @@ def test_done_windows_are_not_tokenised_again(
 ) -> None:
     monkeypatch.setattr("probekit.activations.batching.FIRST_ROWS", 10)
     monkeypatch.setattr("probekit.activations.batching.WINDOW_ROWS", 10)
-    monkeypatch.setattr(pipeline, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(forward, "FLUSH_SECONDS", 0.0)
     job = prepare(Request(texts, tiny_model("gpt2"), out, layers=1))
     seen: list[int] = []
 

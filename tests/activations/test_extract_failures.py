@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from probekit.activations.extraction import extract, run
-from probekit.activations.pipeline import Feed
+from probekit.activations.forward import Feed
 from probekit.activations.request import Request, prepare
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from transformers import AutoModel, AutoTokenizer
 
-from probekit.activations import batching, skeleton
+from probekit.activations import batching, create
 from probekit.activations.batching import Batch, cut_batches, pad
 from probekit.activations.encoding import Encoder
 from probekit.activations.extraction import run
-from probekit.activations.pipeline import Window, read_windows
+from probekit.activations.forward import Window, read_windows
 from probekit.activations.request import Request, prepare
 from probekit.data import Rows
 
@@ -171,7 +171,7 @@ def test_an_extraction_holds_the_same_memory_whatever_the_rows(
 ) -> None:
     folder = tiny_model("bert")
     pair = (AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder))
-    monkeypatch.setattr(skeleton, "STRINGS_AT_ONCE", 64)
+    monkeypatch.setattr(create, "STRINGS_AT_ONCE", 64)
     found = []
 
     def collect(_: Batch) -> None:

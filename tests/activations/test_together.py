@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from probekit.activations.create import Plan
 from probekit.activations.extraction import extract
 from probekit.activations.member import MemberWriter
 from probekit.activations.merge import merge
 from probekit.activations.ranks import Ranks, local_device, ranks_from_environment
-from probekit.activations.skeleton import Plan
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.errors import StaleStoreError, StoreError, UsageError

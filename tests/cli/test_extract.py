@@ -77,7 +77,7 @@ def test_rows_that_the_template_refuses_are_told_before_the_model_is_loaded(
         "system; repair them, or leave such rows out with --skip-refused."
     )
     with monkeypatch.context() as patch:
-        patch.setattr("probekit.activations.models._load", None)
+        patch.setattr("probekit.activations.loading._load", None)
         assert refused(*arguments) == expected
         assert refused(*arguments, "--dry-run") == expected
         assert not out.exists()

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from probekit.activations.checkpoint import Checkpoint, text_root, why
+from probekit.activations.hooks import Tap, find_blocks, plain_states, release, tapped_states
 from probekit.activations.pooling import Pooler
 from probekit.activations.quiet import quiet
-from probekit.activations.tapping import Tap, find_blocks, plain_states, release, tapped_states
 from probekit.errors import ModelError, UsageError
 
 __all__ = ["Placement", "input_device", "kind_of", "resolve_device", "tapped"]

@@ -16,10 +16,10 @@ from transformers import AutoModel, AutoTokenizer
 from probekit.activations.batching import Batch, cut_batches
 from probekit.activations.checkpoint import open_checkpoint, open_loaded, text_root
 from probekit.activations.encoding import Encoder
-from probekit.activations.models import Placement, kind_of, resolve_device, tapped
-from probekit.activations.pipeline import Feed, Window
+from probekit.activations.forward import Feed, Window
+from probekit.activations.hooks import find_blocks
+from probekit.activations.loading import Placement, kind_of, resolve_device, tapped
 from probekit.activations.pooling import POOLERS, pooler
-from probekit.activations.tapping import find_blocks
 from probekit.errors import ModelError, UsageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

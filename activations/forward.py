@@ -13,9 +13,9 @@ import torch
 from probekit.activations.batching import Array, Batch, Encoded, cut_batches, pad, windows
 from probekit.activations.checkpoint import why
 from probekit.activations.encoding import Encoder
+from probekit.activations.hooks import CANNOT_RUN, Tap
 from probekit.activations.padding import Evenness, equal_lengths
 from probekit.activations.progress import Progress
-from probekit.activations.tapping import CANNOT_RUN, Tap
 from probekit.activations.threads import Ahead, Behind
 from probekit.activations.writer import StoreWriter
 from probekit.data import Rows

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from probekit.activations.batching import Array, Batch
+from probekit.activations.create import Plan
 from probekit.activations.extraction import Report, estimate, run
-from probekit.activations.pipeline import as_stored
+from probekit.activations.forward import as_stored
 from probekit.activations.request import Job, Request, prepare, read_rows
-from probekit.activations.skeleton import Plan
 from probekit.activations.spec import DIFFERENCE
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter

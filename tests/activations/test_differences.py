@@ -12,15 +12,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from probekit.activations import pairs as module
-from probekit.activations.extraction import extract
-from probekit.activations.pairs import (
+from probekit.activations import differences as module
+from probekit.activations.differences import (
     estimate_differences,
     extract_differences,
     prepare_differences,
     run_differences,
     texts_of_pairs,
 )
+from probekit.activations.extraction import extract
 from probekit.activations.request import Request
 from probekit.activations.store import ActivationStore
 from probekit.cli.main import cli
