@@ -1,21 +1,39 @@
-"""Rows into windows, windows into batches of equal cost, batches into padded arrays."""
+"""Rows into windows, windows into batches of equal cost, batches into padded arrays.
+
+States must not depend on what a row is padded beside. Most models hide padded places from the
+others. Some mix all places whatever the mask says (Fourier transforms, convolutions, landmarks,
+hashes): these are found out, and their rows are run with rows of the same length, unpadded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from probekit.data import Content, Rows
 from probekit.errors import UsageError
 
-__all__ = ["Batch", "Encoded", "cut_batches", "default_batch_tokens", "pad", "windows"]
+__all__ = [
+    "Batch",
+    "Encoded",
+    "Evenness",
+    "by_length",
+    "cut_batches",
+    "default_batch_tokens",
+    "equal_lengths",
+    "mixes_padding",
+    "pad",
+    "windows",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
+States: TypeAlias = Mapping[int, torch.Tensor]
 
 # Rows are sorted by length within a window: memory stays flat, and the next one is tokenised while
 # this one runs. The first is small so that the first batch does not wait.
@@ -30,6 +48,14 @@ GPU_BATCH_TOKENS = 32768
 OVERHEAD_SHARE = 64
 # How many different lengths a batch may span; more would be padding.
 LOOKBACK = 256
+
+# Families known to read padded places, so that the spec can say so before their weights are there
+# (benchmarks/families.py finds them); any other is found out when it is run.
+MIXERS = ("convbert", "cpmant", "fnet", "nystromformer", "yoso")
+# Largest relative distance of a row's states alone and padded: sums in another order make 1e-6 of
+# it in float32 and 1e-2 in half precision, families that mix 0.1 to 1.
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+HALF_TOLERANCE = 5e-2
 
 
 @dataclass(frozen=True)
@@ -70,14 +96,15 @@ class Batch:
         """Tokens with padding."""
         return len(self.rows) * int(self.lengths.max())
 
+    def take(self, chosen: Array) -> Batch:
+        """Return the rows at ``chosen`` as a batch."""
+        return Batch(self.rows[chosen], self.places[chosen], self.lengths[chosen])
+
     def pieces(self, budget: int) -> list[Batch]:
         """Return this batch, or the pieces of it that fit into ``budget`` padded tokens."""
         if self.padded_tokens <= budget:
             return [self]
-        return [
-            Batch(self.rows[part], self.places[part], self.lengths[part])
-            for part in cut_batches(self.lengths, budget)
-        ]
+        return [self.take(part) for part in cut_batches(self.lengths, budget)]
 
 
 def default_batch_tokens(device: str) -> int:
@@ -197,3 +224,63 @@ def pad(
     ids = spread(encoded.flat, pad_id)
     types = None if encoded.types is None else spread(encoded.types, 0)
     return ids, (None if int(lengths.min()) == width else mask), types
+
+
+def mixes_padding(model_type: str) -> bool:
+    """Whether a family is known to read padded places."""
+    return model_type in MIXERS
+
+
+def by_length(lengths: Array) -> list[Array]:
+    """Places of the rows of each length, the longest first."""
+    order = np.argsort(-lengths, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
+
+
+def equal_lengths(batch: Batch) -> list[Batch]:
+    """Part a batch into batches of rows of one length."""
+    return [batch.take(part) for part in by_length(batch.lengths)]
+
+
+class Evenness:
+    """Decides whether batches may be padded; asks the model when rows get twice as long.
+
+    Parameters
+    ----------
+    dtype
+        Numbers that the model computes in.
+    known
+        Whether the family is known to read padded places.
+    """
+
+    def __init__(self, dtype: torch.dtype, *, known: bool = False) -> None:
+        self.needed = known
+        self._tolerance = TOLERANCE.get(dtype, HALF_TOLERANCE)
+        self._checked = 0
+
+    def due(self, batch: Batch) -> bool:
+        """Whether the model must be asked before this batch is run."""
+        longest, shortest = int(batch.lengths.max()), int(batch.lengths.min())
+        return not self.needed and shortest < longest and longest > 2 * self._checked
+
+    def ask(self, batch: Batch, run: Callable[[Batch], States | None]) -> bool:
+        """Run the shortest row alone and beside the longest; return whether it makes a difference.
+
+        ``run`` gives pooled states by layer, or None where memory does not suffice.
+        """
+        ends = np.array([int(batch.lengths.argmax()), int(batch.lengths.argmin())])
+        alone, beside = run(batch.take(ends[1:])), run(batch.take(ends))
+        if alone is None or beside is None:
+            return False
+        self._checked = int(batch.lengths.max())
+        self.needed = any(
+            _distance(beside[layer][1], alone[layer][0]) > self._tolerance for layer in alone
+        )
+        return self.needed
+
+
+def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative distance; 0 where the states are no numbers anyway."""
+    a, b = found.double(), expected.double()
+    distance = float((a - b).norm() / b.norm().clamp_min(1e-12))
+    return distance if np.isfinite(distance) else 0.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -14,23 +16,30 @@ from typing import Any
 
 import torch
 
-from probekit.activations.folder import check_counts, check_inside_folder, weight_files
+from probekit.activations.folder import (
+    SentenceSettings,
+    check_adapter,
+    check_folder,
+    local_reader,
+    read_config,
+    read_settings,
+    weight_files,
+)
 from probekit.activations.hooks import CANNOT_RUN, find_blocks, plain_states, vocabulary_of
-from probekit.activations.identity import folder_weights, loaded_weights
-from probekit.activations.imports import rare_collection
-from probekit.activations.quiet import quiet
-from probekit.activations.sentence_folder import SentenceSettings, local_reader, read_settings
+from probekit.activations.quiet import quiet, rare_collection
 from probekit.activations.spec import DTYPES
 from probekit.errors import ModelError, UsageError
 from probekit.safe import MAX_BYTES, expand, load_json, one_line, open_regular, read_json
 
 __all__ = [
     "Checkpoint",
+    "folder_weights",
+    "hashed",
     "open_checkpoint",
     "open_loaded",
     "split_model_name",
     "text_root",
-    "truncate_config",
+    "tokenizer_fingerprint",
     "why",
 ]
 
@@ -39,8 +48,11 @@ SANE_LENGTH = 1 << 24
 # Text towers whose classes say that their last hidden_states come before the final norm.
 UNTIED = ("clip_text_model", "tipsv2_text_model")
 _TRUNCATED = re.compile(r"(?P<name>.+)@layers=(?P<layers>.*)")
-ADAPTER = "adapter_config.json"
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm", "*.tiktoken", "merges.txt")
+# Up to here every byte is hashed (about a second per GB); above, sizes, headers and samples are.
+WHOLE_BYTES = 1 << 28
+SAMPLES, SAMPLE_BYTES = 256, 1 << 14
+# Keys of config.json that change without changing what the model computes.
+INCIDENTAL = ("_name_or_path", "transformers_version")
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class Checkpoint:
     def weights(self) -> str:
         """Fingerprint of weights and configuration."""
         if self.loaded:
-            return loaded_weights(self.skeleton)
+            return _loaded_weights(self.skeleton)
         if self.revision is not None:
             found = f"commit:{self.revision[:16]}"
         else:
@@ -96,16 +108,13 @@ class Checkpoint:
     @cached_property
     def widths(self) -> dict[int, int]:
         """Width of every layer's states, found by running the skeleton."""
-        if self.loaded:
-            with quiet():
-                return {i: s.shape[-1] for i, s in plain_states(self.root, self.depth).items()}
         try:
             with quiet():
                 return {i: s.shape[-1] for i, s in plain_states(self.root, self.depth).items()}
         except ModelError:
             # Some models look at numbers on the way, which a skeleton has not.
             width = int(getattr(self.config.get_text_config(), "hidden_size", 0))
-            if width < 1:
+            if self.loaded or width < 1:
                 raise
             return dict.fromkeys(range(self.depth + 1), width)
 
@@ -269,11 +278,11 @@ def open_checkpoint(
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     sentence = None
     if local.is_dir():
-        _check_adapter(local)
+        check_adapter(local)
         sentence = read_settings(local_reader(local))
         folder = local / sentence.transformer if sentence is not None else local
         name = str(folder)
-        _check_folder(folder)
+        check_folder(folder)
     elif local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(
             f"The model folder {name} does not exist or is no folder; give a folder that "
@@ -286,7 +295,7 @@ def open_checkpoint(
             sentence = read_settings(_hub_reader(name, commit))
         config = _open_config(name, options)
         if cut is not None:
-            truncate_config(config, cut, name)
+            _truncate_config(config, cut, name)
         tokenizer = _open_tokenizer(name, options)
         skeleton = _build_skeleton(name, config, trust_remote_code=trust_remote_code)
         vocabulary_of(text_root(skeleton, config))
@@ -317,7 +326,7 @@ def split_model_name(name: str) -> tuple[str, int | None]:
     return found["name"], int(layers)
 
 
-def truncate_config(config: Any, layers: int, name: str) -> None:
+def _truncate_config(config: Any, layers: int, name: str) -> None:
     """Leave only the first ``layers`` blocks in a configuration, and in its lists per block."""
     text = config.get_text_config()
     depth = getattr(text, "num_hidden_layers", None)
@@ -327,21 +336,6 @@ def truncate_config(config: Any, layers: int, name: str) -> None:
         if isinstance(value, list) and len(value) == depth and key != "architectures":
             setattr(text, key, value[:layers])
     text.num_hidden_layers = layers
-
-
-def _check_adapter(folder: Path) -> None:
-    """Refuse a folder of an adapter, which transformers would put onto whatever model it names."""
-    if not (folder / ADAPTER).is_file():
-        return
-    content = read_json(folder / ADAPTER, error=ModelError)
-    base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
-    beside = " beside a model" if (folder / "config.json").is_file() else ""
-    raise ModelError(
-        f"{folder} holds an adapter{beside} ({ADAPTER}, for the base model "
-        f"{one_line(str(base or 'that it was trained on'))}) and is no model of its own; merge "
-        "both (peft: merge_and_unload, then save_pretrained of model and tokenizer) and give that "
-        "folder."
-    )
 
 
 def _hub_reader(name: str, commit: str) -> Callable[[str], Any]:
@@ -362,26 +356,6 @@ def _hub_reader(name: str, commit: str) -> Callable[[str], Any]:
         return None if path is None else read_json(path, error=ModelError)
 
     return read
-
-
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} has no config.json; give a folder that save_pretrained wrote.")
-    check_inside_folder(folder)
-    check_counts(folder)
-    if not weight_files(folder):
-        pickled = sorted({*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")})
-        if pickled:
-            raise ModelError(
-                f"{folder} has only pickled weights ({pickled[0].name}), which can run any code "
-                "when they are read; convert them to safetensors where you trust them."
-            )
-        raise ModelError(f"{folder} has no weights: no file ends with .safetensors.")
-    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
-        raise ModelError(
-            f"{folder} has no tokenizer (tokenizer.json); save the one that the model was trained "
-            "with into it."
-        )
 
 
 def _find_commit(name: str, revision: str | None) -> str:
@@ -505,3 +479,68 @@ def why(error: BaseException) -> str:
             "`hf auth login`)."
         )
     return (text if len(text) <= 300 else text[:299] + "…").rstrip(".") + "."
+
+
+def hashed(text: str) -> str:
+    """16 hex digits of SHA-256."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def folder_weights(folder: Path) -> str:
+    """Fingerprint configuration and weights of a local folder, not its name or place.
+
+    Folders up to 256 MB are hashed whole (``sha256:…``); larger ones by their files' names, sizes,
+    safetensors headers and 256 samples of 16 kB per file (``sampled:…``).
+    """
+    files = weight_files(folder)
+    whole = sum(file.stat().st_size for file in files) <= WHOLE_BYTES
+    digest = hashlib.sha256()
+    try:
+        kept = {k: v for k, v in read_config(folder).items() if k not in INCIDENTAL}
+        digest.update(json.dumps(kept, sort_keys=True).encode())
+        for file in files:
+            name = file.relative_to(folder).as_posix()
+            digest.update(f"\x1e{name}\x1f{file.stat().st_size}\x1f".encode())
+            with open_regular(file, error=ModelError) as stream:
+                for offset, size in _spans(file.stat().st_size, whole=whole):
+                    stream.seek(offset)
+                    while size > 0 and (part := stream.read(min(size, 1 << 20))):
+                        digest.update(part)
+                        size -= len(part)
+    except OSError as error:
+        raise ModelError(f"{error.filename or folder} cannot be read: {error.strerror}.") from None
+    return f"{'sha256' if whole else 'sampled'}:{digest.hexdigest()[:16]}"
+
+
+def _spans(size: int, *, whole: bool) -> list[tuple[int, int]]:
+    if whole:
+        return [(0, size)]
+    # The header of a safetensors file stands at its start and seldom exceeds a megabyte.
+    step = max(1, size // SAMPLES)
+    return [(0, 1 << 20), *((i * step, SAMPLE_BYTES) for i in range(1, SAMPLES)), (size - 64, 64)]
+
+
+def _loaded_weights(model: torch.nn.Module) -> str:
+    """Fingerprint a model that is in memory: names, shapes, and up to 1,024 numbers per tensor."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"\x1e{name}\x1f{tuple(value.shape)}\x1f{value.dtype}\x1f".encode())
+        if value.device.type != "meta":
+            flat = value.detach().reshape(-1)
+            sample = flat[:: max(1, len(flat) // 1024)].contiguous().cpu()
+            digest.update(sample.view(torch.uint8).numpy().tobytes())
+    return f"loaded:{digest.hexdigest()[:16]}"
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Fingerprint what a tokenizer does: vocabulary, rules, special tokens, side of truncation."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        rules = load_json(backend.to_str(), "The tokenizer", error=ModelError)
+        # Set anew at every call; what a file happens to hold says nothing.
+        rules = {k: v for k, v in rules.items() if k not in ("padding", "truncation")}
+    else:
+        rules = {"class": type(tokenizer).__name__, "vocabulary": sorted(tokenizer.get_vocab())}
+    rules["specials"] = {k: str(v) for k, v in tokenizer.special_tokens_map.items()}
+    rules["truncation_side"] = tokenizer.truncation_side
+    return hashed(json.dumps(rules, sort_keys=True, ensure_ascii=False))

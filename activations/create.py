@@ -1,4 +1,7 @@
-"""Create a store: every name and attribute, and room for every row, before the first is known."""
+"""Create a store: every name and attribute, and room for every row, before the first is known.
+
+And the compressed copy of a store whose rows are all there.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,14 @@ from probekit.data import rows_fingerprint
 from probekit.errors import DataError, UsageError, first_few
 from probekit.joins import Keys
 
-__all__ = ["HDF5_OPTIONS", "Plan", "create_store", "portable_source"]
+__all__ = [
+    "COMPRESSIONS",
+    "HDF5_OPTIONS",
+    "Plan",
+    "compress_store",
+    "create_store",
+    "portable_source",
+]
 
 # Version 1.8 of the file format has checksums over all metadata, which 1.6 has not, and no mark
 # "open for writing", which 1.10 has: a damaged file is told and a killed writer's opens again. Data
@@ -30,6 +40,9 @@ HDF5_OPTIONS = {
 }
 # Encoded strings take some hundred bytes each until they are written.
 STRINGS_AT_ONCE = 1 << 14
+# What HDF5 itself, and h5py, can unpack.
+COMPRESSIONS = ("gzip", "lzf")
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -49,9 +62,9 @@ class Plan:
     source: str | None = None
     """Where the rows came from."""
     keys: Keys | None = None
+    """What else the rows can be joined by; None: the ids alone."""
     groups: Sequence[str] | None = None
     """n names of what the rows belong to, "" for none; None where they were not asked for."""
-    """What else the rows can be joined by; None: the ids alone."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be stored."""
@@ -226,3 +239,50 @@ def _name(column: str | None) -> str:
 
 def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
+
+
+def compress_store(path: Path, file: BinaryIO, compression: str) -> BinaryIO:
+    """Copy a store whose rows are all done into chunks and move the copy to ``path``.
+
+    Packing as the rows come would unpack and pack a chunk for every row of it, as rows come sorted
+    by length; and a kill would leave chunks that are marked done but not written.
+    """
+    size = path.stat().st_size
+    advice = "or finish it as it is, without compression"
+    with new_file(path) as (packed, temporary), full_disk_told(path, size, advice=advice):
+        try:
+            reserve(packed, size)  # random numbers do not shrink
+            packed.truncate(0)
+            with (
+                h5py.File(file, "r") as old,
+                h5py.File(packed, "w", **HDF5_OPTIONS) as new,
+            ):
+                _copy_compressed(old, new, compression)
+        except BaseException:
+            packed.truncate(0)
+            raise
+        move_into_place(packed, temporary, path)
+    file.close()
+    return packed
+
+
+def _copy_compressed(old: h5py.File, new: h5py.File, compression: str) -> None:
+    for name, value in old.attrs.items():
+        new.attrs[name] = np.bool_(True) if name == "complete" else value
+    old.copy(old["rows"], new, "rows")
+    for name, data in old["layers"].items():
+        n, width = data.shape
+        rows = max(1, min(n, CHUNK_BYTES // (width * data.dtype.itemsize)))
+        # Shuffled bytes pack better: the exponents of a row's numbers are alike.
+        target = new.create_dataset(
+            f"layers/{name}",
+            data.shape,
+            data.dtype,
+            chunks=(rows, width),
+            compression=compression,
+            shuffle=True,
+        )
+        for start in range(0, n, rows):
+            target[start : start + rows] = data[start : start + rows]
+        for key, value in data.attrs.items():
+            target.attrs[key] = value

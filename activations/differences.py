@@ -19,14 +19,22 @@ import torch
 
 from probekit.activations.batching import Array, Batch
 from probekit.activations.create import Plan
-from probekit.activations.extraction import Report, estimate, run
+from probekit.activations.extraction import (
+    Job,
+    Report,
+    Request,
+    begun_spec,
+    estimate,
+    prepare,
+    read_rows,
+    run,
+)
 from probekit.activations.forward import as_stored
-from probekit.activations.request import Job, Request, prepare, read_rows
 from probekit.activations.spec import DIFFERENCE
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
-from probekit.errors import OutputExistsError, StaleStoreError, StoreError, UsageError
+from probekit.errors import OutputExistsError, StaleStoreError, UsageError
 
 __all__ = [
     "PairJob",
@@ -172,7 +180,10 @@ def prepare_differences(request: Request) -> PairJob:
     )
     dtype = job.spec.store_dtype if request.store_dtype == "same" else request.store_dtype
     spec = {**job.spec.to_json(), "store_dtype": dtype, **DIFFERENCE}
-    return PairJob(request, path, pairs, places, job, _keep_label(spec, path))
+    there = begun_spec(path) or {}
+    if {**spec, "model": there.get("model")} == there:
+        spec = there  # only the model's folder was renamed
+    return PairJob(request, path, pairs, places, job, spec)
 
 
 def estimate_differences(work: PairJob) -> dict[str, Any]:
@@ -234,16 +245,6 @@ def run_differences(
         equal=equal,
         nonfinite=nonfinite,
     )
-
-
-def _keep_label(spec: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Go on under the name that a store began with where only the model's folder was renamed."""
-    try:
-        with ActivationStore(path, allow_incomplete=True) as store:
-            there = store.spec
-    except StoreError:
-        return spec
-    return there if {**spec, "model": there.get("model")} == there else spec
 
 
 def _open_writer(work: PairJob) -> StoreWriter:

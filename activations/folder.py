@@ -1,20 +1,36 @@
-"""A folder that holds a model: what in it is loaded, and that all of it lies there."""
+"""A folder that holds a model: that all of it lies there, and what it says of its weights and use.
+
+One of sentence-transformers says how it pools and how much of a text it reads: ``modules.json``
+names a folder of a transformer (the folder itself, or ``0_Transformer``) and one of a pooling
+(https://sbert.net/docs/package_reference/sentence_transformer/).
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from probekit.errors import ModelError
-from probekit.safe import load_json, misfit, read_json, read_text
+from probekit.safe import load_json, misfit, one_line, read_json, read_text
 
-__all__ = ["check_counts", "check_inside_folder", "weight_files"]
+__all__ = [
+    "SentenceSettings",
+    "check_adapter",
+    "check_folder",
+    "local_reader",
+    "read_config",
+    "read_settings",
+    "weight_files",
+]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-
+CONFIG, TOKENIZER, ADAPTER = "config.json", "tokenizer.json", "adapter_config.json"
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm", "*.tiktoken", "merges.txt")
 
 # What a model is made of many times over; the deepest models have some hundred layers.
 COUNTED = ("layer", "block", "expert", "depth")
@@ -23,20 +39,91 @@ MOST_TOKENS = 10**8
 _LONG_ID = re.compile(r":\s*\d{9}")
 
 
-def check_counts(folder: Path) -> None:
-    """Refuse a configuration of more layers or experts than anything could build.
-
-    A billion layers would be built, one by one, before anything else could be told to be wrong.
-
-    Raises
-    ------
-    ModelError
-        Where the configuration is no JSON object, a count in it is above 10,000, or a token's
-        number above a hundred million.
-    """
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read ``config.json``, or raise ModelError where it is not a JSON object."""
     config = read_json(folder / CONFIG, error=ModelError)
     if not isinstance(config, dict):
         raise ModelError(f"{folder / CONFIG} is no model's: it holds no JSON object.")
+    return config
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ModelError unless a folder holds configuration, weights as safetensors and tokenizer.
+
+    Nothing in it may lead out of it, and nothing may be larger than a model is.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ModelError(f"{folder} has no config.json; give a folder that save_pretrained wrote.")
+    _check_inside(folder)
+    _check_counts(folder)
+    if not weight_files(folder):
+        pickled = sorted({*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")})
+        if pickled:
+            raise ModelError(
+                f"{folder} has only pickled weights ({pickled[0].name}), which can run any code "
+                "when they are read; convert them to safetensors where you trust them."
+            )
+        raise ModelError(f"{folder} has no weights: no file ends with .safetensors.")
+    if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        raise ModelError(
+            f"{folder} has no tokenizer (tokenizer.json); save the one that the model was trained "
+            "with into it."
+        )
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse a folder of an adapter, which transformers would put onto whatever model it names."""
+    if not (folder / ADAPTER).is_file():
+        return
+    content = read_json(folder / ADAPTER, error=ModelError)
+    base = content.get("base_model_name_or_path") if isinstance(content, dict) else None
+    beside = " beside a model" if (folder / CONFIG).is_file() else ""
+    raise ModelError(
+        f"{folder} holds an adapter{beside} ({ADAPTER}, for the base model "
+        f"{one_line(str(base or 'that it was trained on'))}) and is no model of its own; merge "
+        "both (peft: merge_and_unload, then save_pretrained of model and tokenizer) and give that "
+        "folder."
+    )
+
+
+def _check_inside(folder: Path) -> None:
+    """Refuse links that lead out of a model's folder, and what is no file or folder.
+
+    Links to the ``blobs`` of the folder's own place in a Hugging Face cache are the cache's, and a
+    link to a file of its own name is one that somebody made to another model's folder.
+    """
+    root = Path(os.path.realpath(folder))
+    homes = [root]
+    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
+        homes.append(root.parent.parent / "blobs")
+    # As deep as anything in it is read: 1_Pooling/config.json, additional_chat_templates/x.jinja.
+    try:
+        entries = [each for each in root.iterdir() if not each.name.startswith(".")]
+        inner = [e for sub in entries if sub.is_dir() for e in sub.iterdir()]
+    except OSError as error:
+        raise ModelError(f"{error.filename} cannot be read: {error.strerror}.") from None
+    for path in sorted([*entries, *inner]):
+        real = Path(os.path.realpath(path))
+        allowed = any(real.is_relative_to(home) for home in homes) or real.name == path.name
+        if path.is_symlink() and not allowed:
+            raise ModelError(
+                f"{path} is a link out of its folder, to {real}; put the file itself there "
+                "(cp -L) where you trust it."
+            )
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise ModelError(f"{path} is a pipe, socket or device, not a file; remove it.")
+
+
+def _check_counts(folder: Path) -> None:
+    """Refuse a configuration of more layers or experts than anything could build.
+
+    A billion layers would be built, one by one, before anything else could be told to be wrong.
+    """
+    config = read_config(folder)
     _check_token_ids(folder / TOKENIZER)
     waiting = [config]
     for part in waiting:
@@ -79,8 +166,7 @@ def weight_files(folder: Path) -> list[Path]:
     found = set(folder.glob("*.safetensors"))
     # Weights in one file come before those of an index, which may be left from an earlier save.
     indexes = [] if (folder / WEIGHTS).is_file() else [folder / INDEX]
-    config = read_json(folder / CONFIG, error=ModelError)
-    named = config.get("transformers_weights") if isinstance(config, dict) else None
+    named = read_config(folder).get("transformers_weights")
     if named is not None:
         if not isinstance(named, str):
             raise ModelError(f"{folder / CONFIG} is damaged: transformers_weights is no name.")
@@ -119,38 +205,126 @@ def _inside(folder: Path, name: str, source: str) -> Path:
     return path
 
 
-def check_inside_folder(folder: Path) -> None:
-    """Refuse links that lead out of a model's folder, and what is no file or folder.
+MODULES = "modules.json"
+# Where max_seq_length stands; older versions named the file after the architecture.
+SIZES = [
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+]
+# Names of poolings there -> here.
+POOLINGS = {
+    "cls": "first",
+    "cls_token": "first",
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "max": "max",
+    "max_tokens": "max",
+    "lasttoken": "last",
+}
+Reader = Callable[[str], Any]
 
-    Links to the ``blobs`` of the folder's own place in a Hugging Face cache are the cache's, and a
-    link to a file of its own name is one that somebody made to another model's folder.
+
+@dataclass(frozen=True)
+class SentenceSettings:
+    """How a model of sentence-transformers is meant to be read."""
+
+    transformer: str
+    """Folder of the transformer, within the model's; empty: that one itself."""
+    pooling: str | None
+    """One of ``POOLS``; None where it is another way of pooling."""
+    max_length: int | None
+    """Tokens per row; None where nothing is said."""
+    left_out: tuple[str, ...] = ()
+    """Kinds of modules that change the pooled state and are not applied to hidden states."""
+
+    def told(self, *, pooling: bool, max_length: bool) -> str:
+        """One sentence about what of it is used; empty where nothing is."""
+        parts = []
+        if pooling and self.pooling is not None:
+            parts.append(f"states are pooled by {self.pooling}")
+        if max_length and self.max_length is not None:
+            parts.append(f"at most {self.max_length:,} tokens of a row are read")
+        if not parts:
+            return ""
+        rest = f"; its {', '.join(self.left_out)} is not applied" if self.left_out else ""
+        return (
+            f"The model is one of sentence-transformers: {' and '.join(parts)}, as it says "
+            f"(--pool and --max-length say otherwise){rest}."
+        )
+
+
+def local_reader(folder: Path) -> Reader:
+    """Read JSON files within a folder by their names; None where there is none."""
+
+    def read(name: str) -> Any:
+        path = folder / name
+        return read_json(path, error=ModelError) if path.is_file() else None
+
+    return read
+
+
+def read_settings(read: Reader) -> SentenceSettings | None:
+    """What ``modules.json`` and the files it names say; None where there is none.
+
+    Parameters
+    ----------
+    read
+        From a file's name within the model's folder to its JSON, or None where it is missing.
 
     Raises
     ------
     ModelError
-        Naming the first of them.
+        Where a module lies outside of the folder, or none is a transformer.
     """
-    root = Path(os.path.realpath(folder))
-    homes = [root]
-    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
-        homes.append(root.parent.parent / "blobs")
-    # As deep as anything in it is read: 1_Pooling/config.json, additional_chat_templates/x.jinja.
-    try:
-        entries = [each for each in root.iterdir() if not each.name.startswith(".")]
-        inner = [e for sub in entries if sub.is_dir() for e in sub.iterdir()]
-    except OSError as error:
-        raise ModelError(f"{error.filename} cannot be read: {error.strerror}.") from None
-    for path in sorted([*entries, *inner]):
-        real = Path(os.path.realpath(path))
-        allowed = any(real.is_relative_to(home) for home in homes) or real.name == path.name
-        if path.is_symlink() and not allowed:
+    listed = read(MODULES)
+    if not isinstance(listed, list):
+        return None
+    described = [each for each in listed if isinstance(each, dict)]
+    modules = [(str(each.get("type", "")), str(each.get("path", ""))) for each in described]
+    for _, path in modules:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
             raise ModelError(
-                f"{path} is a link out of its folder, to {real}; put the file itself there "
-                "(cp -L) where you trust it."
+                f"{MODULES} names the module {one_line(path)!r} outside of its folder."
             )
-        try:
-            mode = path.stat().st_mode
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error.strerror}.") from None
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise ModelError(f"{path} is a pipe, socket or device, not a file; remove it.")
+    kinds = [(one_line(kind).rsplit(".", 1)[-1], path) for kind, path in modules]
+    transformer = next((path for kind, path in kinds if kind == "Transformer"), None)
+    if transformer is None:
+        raise ModelError(
+            "The model is one of sentence-transformers without a transformer "
+            f"({', '.join(kind for kind, _ in kinds) or 'no module'}), so it has no hidden states."
+        )
+    pooling = next((path for kind, path in kinds if kind == "Pooling"), None)
+    return SentenceSettings(
+        transformer=transformer,
+        pooling=None if pooling is None else _pooling(read(_within(pooling, "config.json"))),
+        max_length=_max_length(read, transformer),
+        left_out=tuple(k for k, _ in kinds if k not in ("Transformer", "Pooling", "Normalize")),
+    )
+
+
+def _within(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _pooling(content: Any) -> str | None:
+    """The one known pooling that a configuration asks for; None for others, and for several."""
+    if not isinstance(content, dict):
+        return None
+    named = content.get("pooling_mode")
+    asked = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    asked = asked or [
+        key.removeprefix("pooling_mode_")
+        for key, value in content.items()
+        if key.startswith("pooling_mode_") and value is True
+    ]
+    return POOLINGS.get(str(asked[0])) if len(asked) == 1 else None
+
+
+def _max_length(read: Reader, transformer: str) -> int | None:
+    for name in SIZES:
+        content = read(_within(transformer, name))
+        if isinstance(content, dict):
+            value = content.get("max_seq_length")
+            sane = isinstance(value, int) and not isinstance(value, bool) and value > 0
+            return value if sane else None
+    return None

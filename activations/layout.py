@@ -1,10 +1,17 @@
-"""The activation store's layout on disk, version 1: names, dtypes, header (docs/format.md)."""
+"""The activation store's layout on disk, version 1: names, dtypes, header (docs/format.md).
+
+A store keeps to itself. HDF5 lets a data set lie in other files (external storage), be put together
+from other data sets (virtual), be reached through links to other files, and be unpacked by code
+from outside (filters of a plug-in). A store needs none of these; in a file from elsewhere they read
+whatever they name, so they are refused before anything is read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import struct
@@ -18,7 +25,6 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from probekit.activations.inside import LeadsOutError, check_attributes, check_inside
 from probekit.errors import NotAStoreError, StoreError
 from probekit.safe import expand, load_json, regular_file
 
@@ -63,15 +69,21 @@ ROW_COLUMNS = {
     "text_hash": ("S", 16),
     "truncated": ("u", 1),
 }
-
-
 # /rows/key0, …: further columns that tell the rows apart.
 KEY = re.compile(r"key\d+")
+# The one group within a group: columns that rows may be joined by.
+KEY_GROUP = "/rows/keys"
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # The strings of attributes lie at the head of the file.
 HEAD_BYTES = 1 << 20
 HEAP = b"GCOL\x01\0\0\0"
+
+# Filters of HDF5 itself and of h5py: gzip, shuffle, checksum, lzf.
+FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, 32000)
+ATTRIBUTES = (h5py.h5t.STRING, h5py.h5t.INTEGER, h5py.h5t.ENUM, h5py.h5t.FLOAT)
+# gzip packs at most 1,032 bytes into one; more than that is not in the file.
+MOST_PACKED = 1100
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,10 @@ def widen(raw: Array, out: Array) -> None:
         single = np.empty(raw.shape, np.float32)
         widen(raw, single)
         widen(single, out)
+
+
+class LeadsOutError(Exception):
+    """What in the file is refused, as the middle of a sentence."""
 
 
 @contextmanager
@@ -248,7 +264,7 @@ def read_header(file: h5py.File, path: Path) -> Header:
         Where the file is another HDF5 file, a newer version, or damaged.
     """
     with damaged(path):
-        check_attributes(file, "/")
+        _check_attributes(file, "/")
         attrs = file.attrs
         found = attrs.get("format")
         if found != FORMAT:
@@ -262,7 +278,7 @@ def read_header(file: h5py.File, path: Path) -> Header:
                 f"{path} has version {version} of the store format and this probekit reads "
                 f"version {VERSION}; install a newer probekit."
             )
-        check_inside(file)
+        _check_inside(file)
         size = file.id.get_filesize()
         n_rows = _check_rows(file["rows"], size)
         groups = attrs.get("groups_fingerprint")
@@ -310,17 +326,13 @@ def read_keys(file: h5py.File, path: Path) -> dict[str, list[str]]:
 
 def _check_rows(group: h5py.Group, size: int) -> int:
     n_rows = len(group["id"])
-    for name, (kind, itemsize) in ROW_COLUMNS.items():
+    columns = {**ROW_COLUMNS, GROUP: ("S", None)} if GROUP in group else ROW_COLUMNS
+    for name, (kind, itemsize) in columns.items():
         data = group[name]
         if data.shape != (n_rows,) or n_rows == 0:
             raise ValueError(f"/rows/{name} has the shape {data.shape}, /rows/id ({n_rows},)")
         if data.dtype.kind != kind or (itemsize and data.dtype.itemsize != itemsize):
             raise ValueError(f"/rows/{name} has the dtype {data.dtype}")
-        _check_extent(data, size)
-    if GROUP in group:
-        data = group[GROUP]
-        if data.shape != (n_rows,) or data.dtype.kind != "S":
-            raise ValueError(f"/rows/{GROUP} has the shape {data.shape} and dtype {data.dtype}")
         _check_extent(data, size)
     return n_rows
 
@@ -355,3 +367,70 @@ def _check_extent(data: h5py.Dataset, size: int) -> int | None:
         raise ValueError(f"{data.name} ends at byte {end}, the file at {size}")
     # Maps of foreign files may start anywhere; numbers that are not aligned are read, not mapped.
     return int(offset) if offset % data.dtype.itemsize == 0 else None
+
+
+def _check_inside(file: h5py.File) -> None:
+    """Look at the links of the root, at /rows and /layers, and at every data set in these.
+
+    Raises
+    ------
+    LeadsOutError
+        Where a link is not hard, a data set lies outside or is virtual, has a filter of a plug-in
+        or a named type, or an attribute is no text or number.
+    """
+    _check_links(file, "/")
+    for name in ("rows", "layers"):
+        _check_group(file[name], f"/{name}")
+
+
+def _check_group(group: h5py.Group | h5py.Dataset, place: str) -> None:
+    if not isinstance(group, h5py.Group):
+        raise LeadsOutError(f"{place} is no group")
+    _check_links(group, f"{place}/")
+    for key in group:
+        inner, data = f"{place}/{key}", group[key]
+        if inner == KEY_GROUP:
+            _check_group(data, inner)
+        elif isinstance(data, h5py.Dataset):
+            _check_data(data, inner)
+            _check_attributes(data, inner)
+        else:
+            raise LeadsOutError(f"{inner} is no data set")
+
+
+def _check_attributes(item: h5py.Group | h5py.Dataset, place: str) -> None:
+    """Refuse attributes that are references to objects, or of named types."""
+    for name in item.attrs:
+        attribute = item.attrs.get_id(name)
+        kind = attribute.get_type()
+        if kind.get_class() not in ATTRIBUTES or _is_named(kind):
+            raise LeadsOutError(f"the attribute {name!r} of {place} is no plain text or number")
+
+
+def _check_links(group: h5py.Group, place: str) -> None:
+    for name in group:
+        # By number: a name is looked up in the group itself, and nothing is followed.
+        kind = group.id.links.get_info(name.encode("utf-8", "surrogateescape")).type
+        if kind != h5py.h5l.TYPE_HARD:
+            raise LeadsOutError(f"{place}{name} is a link to somewhere else")
+
+
+def _check_data(data: h5py.Dataset, place: str) -> None:
+    how = data.id.get_create_plist()
+    if how.get_layout() == h5py.h5d.VIRTUAL:
+        raise LeadsOutError(f"{place} is put together from other data sets (virtual)")
+    if how.get_external_count():
+        raise LeadsOutError(f"the numbers of {place} lie in another file (external storage)")
+    filters = [how.get_filter(i)[0] for i in range(how.get_nfilters())]
+    if foreign := [number for number in filters if number not in FILTERS]:
+        raise LeadsOutError(f"{place} is packed with the filter {foreign[0]} of a plug-in")
+    if _is_named(data.id.get_type()):
+        raise LeadsOutError(f"{place} has a named type")
+    if how.get_layout() == h5py.h5d.CHUNKED:
+        claimed = max(data.size, math.prod(how.get_chunk())) * data.dtype.itemsize
+        if claimed > MOST_PACKED * data.id.get_storage_size() + (1 << 16):
+            raise LeadsOutError(f"{place} is said to hold {claimed:,} bytes, which are not there")
+
+
+def _is_named(kind: h5py.h5t.TypeID) -> bool:
+    return bool(kind.committed())

@@ -13,21 +13,20 @@ import numpy as np
 
 from probekit.activations.batching import Batch
 from probekit.activations.extraction import (
+    Job,
     Report,
     forward_job,
     job_windows,
     open_writer,
     report_on,
 )
-from probekit.activations.forward import Counts
+from probekit.activations.forward import Ahead, Counts
 from probekit.activations.loading import tapped
 from probekit.activations.member import MemberWriter
 from probekit.activations.pooling import pooler
 from probekit.activations.quiet import quiet
 from probekit.activations.ranks import Ranks, joined
-from probekit.activations.request import Job
 from probekit.activations.store import ActivationStore
-from probekit.activations.threads import Ahead
 
 __all__ = ["run_together"]
 

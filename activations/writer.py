@@ -12,8 +12,7 @@ from typing import Any, BinaryIO, cast
 import h5py
 import numpy as np
 
-from probekit.activations.compression import check_compression, compress_store
-from probekit.activations.create import Plan, create_store
+from probekit.activations.create import COMPRESSIONS, Plan, compress_store, create_store
 from probekit.activations.disk import (
     full_disk_told,
     lock,
@@ -34,7 +33,6 @@ from probekit.activations.layout import (
     spec_json,
 )
 from probekit.activations.notes import all_notes, read_notes
-from probekit.activations.staleness import groups_difference, rows_difference, spec_difference
 from probekit.errors import (
     DataError,
     NotAStoreError,
@@ -42,6 +40,7 @@ from probekit.errors import (
     StaleStoreError,
     StoreError,
     UsageError,
+    first_few,
 )
 from probekit.joins import Keys
 from probekit.safe import load_json
@@ -50,6 +49,9 @@ __all__ = ["StoreWriter"]
 
 # Row columns are written in pieces of so many rows, and only the pieces that changed.
 PIECE = 4096
+# How much of two values that differ is shown.
+SHOWN = 60
+MISSING = object()
 
 
 class StoreWriter:
@@ -139,7 +141,10 @@ class StoreWriter:
         OutputExistsError
             Where another kind of file stands at ``path``.
         """
-        check_compression(compression)
+        if compression is not None and compression not in COMPRESSIONS:
+            raise UsageError(
+                f"Compression is one of {', '.join(COMPRESSIONS)}, not {compression!r}."
+            )
         # A link to a bigger disk stays one: what it leads to is written and replaced.
         path = Path(os.path.realpath(path))
         widths = {int(layer): int(width) for layer, width in sorted(widths.items())}
@@ -385,9 +390,9 @@ def _fingerprint_place(file: BinaryIO, fingerprint: str) -> int | None:
 
 def _difference(store: h5py.File, file: BinaryIO, path: Path, header: Header, plan: Plan) -> str:
     """Say why a store is not the one that ``plan`` makes; empty where it is."""
-    if different := spec_difference(header, plan):
+    if different := _spec_difference(header, plan):
         return f"was made with another spec: {different}"
-    if different := groups_difference(header, plan):
+    if different := _groups_difference(header, plan):
         return f"was made from {different}"
     if header.rows_fingerprint != plan.rows_fingerprint:
         ids, hashes = (read_strings(store, name, path) for name in ("id", "text_hash"))
@@ -399,7 +404,65 @@ def _difference(store: h5py.File, file: BinaryIO, path: Path, header: Header, pl
         )
         # A row that stopped the run and was repaired since; what is done is of the same texts.
         if not certain or ids != list(plan.ids) or _done_differ(store, hashes, plan):
-            return f"was made from other rows: {rows_difference(ids, hashes, plan)}"
+            return f"was made from other rows: {_rows_difference(ids, hashes, plan)}"
     if not header.complete and any(layer.offset is None for layer in header.layers.values()):
         return "is incomplete and its layers are in pieces, so that no row can be added"
     return ""
+
+
+def _spec_difference(header: Header, plan: Plan) -> str:
+    """Name every key of the spec that differs, with both values; empty where none does."""
+    there: dict[str, Any] = dict(header.spec)
+    here: dict[str, Any] = dict(plan.spec)
+    if not (parts := _differences(there, here)):
+        # A spec should tell these; they decide what fits into the file all the same.
+        there = {"layers": {i: layer.width for i, layer in header.layers.items()}}
+        there["store_dtype"] = sorted({layer.dtype for layer in header.layers.values()})
+        here = {"layers": plan.widths, "store_dtype": [plan.store_dtype]}
+        parts = _differences(there, here)
+    return "; ".join(parts)
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    parts = []
+    for key in [*there, *(key for key in here if key not in there)]:
+        old, new = there.get(key, MISSING), here.get(key, MISSING)
+        if old != new:
+            shown_old, shown_new = _shown(old, new)
+            parts.append(f"{key} is {shown_old} in the file and {shown_new} now")
+    return parts
+
+
+def _shown(*values: object) -> list[str]:
+    """Write both values; of long ones the place where they part."""
+    texts = ["not set" if value is MISSING else repr(value) for value in values]
+    if max(map(len, texts)) <= SHOWN:
+        return texts
+    parting = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
+    start = max(0, parting - SHOWN // 3)
+    return [
+        ("…" if start else "") + text[start : start + SHOWN] + "…" * (start + SHOWN < len(text))
+        for text in texts
+    ]
+
+
+def _groups_difference(header: Header, plan: Plan) -> str:
+    """Say how the groups of rows differ; empty where they do not."""
+    old, new = header.groups_fingerprint, plan.groups_fingerprint
+    if old == new:
+        return ""
+    if old is None:
+        return "rows without groups, and now they have some"
+    return "rows in groups, and now they have none" if new is None else "rows in other groups"
+
+
+def _rows_difference(ids: Sequence[str], hashes: Sequence[str], plan: Plan) -> str:
+    """Say which rows of a store (``ids``, ``hashes``) are not those of ``plan``."""
+    if len(ids) != len(plan.ids):
+        return f"it holds {len(ids)} rows and there are {len(plan.ids)} now"
+    if other := [new for old, new in zip(ids, plan.ids, strict=True) if old != new]:
+        if sorted(ids) == sorted(plan.ids):
+            return f"{len(other)} of {len(ids)} rows stand elsewhere (ids {first_few(other)})"
+        return f"{len(other)} of {len(ids)} rows have another id (now {first_few(other)})"
+    changed = [i for i, old, new in zip(ids, hashes, plan.hashes, strict=True) if old != new]
+    return f"{len(changed)} of {len(ids)} rows have another text (ids {first_few(changed)})"

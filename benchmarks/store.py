@@ -282,8 +282,8 @@ def extracting(bench: Bench, folder: Path) -> None:
     from extraction import FOLDER, rows_of
     from transformers import AutoModel, AutoTokenizer
 
+    from probekit.activations.extraction import Request, prepare
     from probekit.activations.extraction import run as run_job
-    from probekit.activations.request import Request, prepare
 
     rows = rows_of(64 if bench.quick else 2000)
     pair = (AutoModel.from_pretrained(FOLDER).eval(), AutoTokenizer.from_pretrained(FOLDER))

@@ -44,7 +44,7 @@ def run_cleaning(
     how
         Arguments of ``act`` beyond those that both take.
     """
-    from probekit.activations.imports import rare_collection
+    from probekit.activations.quiet import rare_collection
 
     with rare_collection():
         from probekit.activations.store import ActivationStore

@@ -13,9 +13,8 @@ from probekit.cli.options import emit, json_option, output_option, overwrite_opt
 if TYPE_CHECKING:
     from probekit.activations.batching import Batch
     from probekit.activations.differences import PairReport
-    from probekit.activations.extraction import Report
+    from probekit.activations.extraction import Report, Request
     from probekit.activations.ranks import Ranks
-    from probekit.activations.request import Request
     from probekit.data import Rows
 
 # Repeated from probekit.activations.spec, which imports no torch but lies beside what does; a test
@@ -126,12 +125,11 @@ def command(
     quantized = _quantization(load_in, quantization)
     if asked["template"] is not None:
         regular_file(asked["template"], error=UsageError)  # told before seconds of imports
-    from probekit.activations.imports import rare_collection
+    from probekit.activations.quiet import rare_collection
 
     with rare_collection():
-        from probekit.activations.extraction import estimate, run
+        from probekit.activations.extraction import Request, estimate, prepare, run
         from probekit.activations.ranks import local_device, ranks_from_environment
-        from probekit.activations.request import Request, prepare
         from probekit.activations.together import run_together
 
     ranks = ranks_from_environment()

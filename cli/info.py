@@ -10,8 +10,7 @@ import click
 from probekit.cli.options import emit, json_option
 
 if TYPE_CHECKING:
-    from probekit.activations.store import ActivationStore
-    from probekit.activations.summary import LayerSummary
+    from probekit.activations.store import ActivationStore, LayerSummary
 
 SHOWN = 60
 POOLED = {
@@ -30,8 +29,7 @@ def command(store: Path, *, as_json: bool) -> None:
 
     Example: probekit info acts.h5
     """
-    from probekit.activations.store import ActivationStore
-    from probekit.activations.summary import summarize_layer
+    from probekit.activations.store import ActivationStore, summarize_layer
 
     with ActivationStore(store, allow_incomplete=True) as opened:
         layers = [summarize_layer(opened, layer) for layer in opened.layers]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import EarlyStoppingCallback, PrinterCallback
 
-from probekit.activations.padding import by_length
+from probekit.activations.batching import by_length
 from probekit.activations.quiet import quiet
 from probekit.metrics import auroc
 from probekit.students.batches import TokenRows, collate

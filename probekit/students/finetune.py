@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from probekit.activations.checkpoint import Checkpoint, open_checkpoint
-from probekit.activations.identity import tokenizer_fingerprint
-from probekit.activations.padding import mixes_padding
+from probekit.activations.batching import mixes_padding
+from probekit.activations.checkpoint import Checkpoint, open_checkpoint, tokenizer_fingerprint
 from probekit.activations.quiet import quiet
 from probekit.data import Rows
 from probekit.errors import LabelsError, UsageError

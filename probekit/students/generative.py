@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from probekit.activations.identity import tokenizer_fingerprint
+from probekit.activations.checkpoint import tokenizer_fingerprint
 from probekit.activations.quiet import quiet
 from probekit.data import Rows
 from probekit.errors import DataError, UsageError

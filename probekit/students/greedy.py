@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from probekit.activations.checkpoint import Checkpoint
-from probekit.activations.encoding import opening_token
-from probekit.activations.long_texts import longest_whole, shortened
+from probekit.activations.encoding import longest_whole, opening_token, shortened
 from probekit.activations.quiet import quiet
 from probekit.errors import DataError, ModelError, UsageError, first_few
 from probekit.students.completion import CompletionRows

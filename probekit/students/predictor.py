@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from probekit.activations.batching import cut_batches, default_batch_tokens
+from probekit.activations.batching import (
+    by_length,
+    cut_batches,
+    default_batch_tokens,
+    mixes_padding,
+)
 from probekit.activations.checkpoint import open_checkpoint, why
 from probekit.activations.loading import resolve_device
-from probekit.activations.padding import by_length, mixes_padding
 from probekit.activations.pooling import pooler
 from probekit.activations.quiet import quiet
 from probekit.data import Rows

@@ -20,8 +20,7 @@ from probekit.activations.differences import (
     run_differences,
     texts_of_pairs,
 )
-from probekit.activations.extraction import extract
-from probekit.activations.request import Request
+from probekit.activations.extraction import Request, extract
 from probekit.activations.store import ActivationStore
 from probekit.cli.main import cli
 from probekit.data import Rows

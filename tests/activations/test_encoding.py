@@ -11,8 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from probekit.activations import templates
-from probekit.activations.encoding import Encoder
-from probekit.activations.long_texts import LEAST, MOST, longest_whole, shortened
+from probekit.activations.encoding import LEAST, MOST, Encoder, longest_whole, shortened
 from probekit.activations.templates import read_template
 from probekit.data import Rows
 from probekit.errors import DataError, UsageError

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from probekit.activations.checkpoint import open_checkpoint
+from probekit.activations.checkpoint import folder_weights, open_checkpoint
 from probekit.activations.folder import weight_files
-from probekit.activations.identity import folder_weights
 from probekit.errors import ModelError
 
 INDEX = "model.safetensors.index.json"

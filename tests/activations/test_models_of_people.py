@@ -14,9 +14,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from probekit.activations.checkpoint import open_checkpoint
-from probekit.activations.extraction import extract
-from probekit.activations.request import Request, prepare
-from probekit.activations.sentence_folder import local_reader, read_settings
+from probekit.activations.extraction import Request, extract, prepare
+from probekit.activations.folder import local_reader, read_settings
 from probekit.errors import ModelError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

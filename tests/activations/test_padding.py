@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from probekit.activations import padding
-from probekit.activations.batching import Batch
+from probekit.activations import batching
+from probekit.activations.batching import Batch, Evenness, equal_lengths
 from probekit.activations.extraction import extract
-from probekit.activations.padding import Evenness, equal_lengths
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,7 +46,7 @@ def test_states_are_those_of_each_row_alone(
 ) -> None:
     mixes = name in MIXERS
     if not known:
-        monkeypatch.setattr(padding, "MIXERS", ())
+        monkeypatch.setattr(batching, "MIXERS", ())
     folder = tiny_model(name)
     wanted = alone(folder)
     with extract(TEXTS, folder, output=tmp_path / "a.h5", layers="last", pool="mean") as store:
@@ -59,7 +58,7 @@ def test_states_are_those_of_each_row_alone(
     assert told == (mixes and not known)
     # Control: padded, such a family gives other states.
     monkeypatch.setattr(Evenness, "due", lambda *_: False)
-    monkeypatch.setattr(padding, "MIXERS", ())
+    monkeypatch.setattr(batching, "MIXERS", ())
     with extract(TEXTS, folder, output=tmp_path / "b.h5", layers="last", pool="mean") as store:
         padded = np.array(store.layer(store.layers[-1]))
     assert (np.abs(padded - wanted).max() > 1e-2) == mixes

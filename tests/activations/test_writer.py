@@ -542,7 +542,7 @@ def test_a_kill_while_a_file_is_made_harms_nothing(
             # Resuming asks for room too; only the packed file's call is to die.
             program = program.replace(
                 "os.posix_fallocate = die",
-                "import probekit.activations.compression as c\nc.reserve = die",
+                "import probekit.activations.create as c\nc.reserve = die",
             )
     else:
         program += f"os.{moment} = die\nwrite()\n"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from probekit.activations.threads import Ahead, Behind
+from probekit.activations.forward import Ahead, Behind
 
 
 def test_ahead_gives_every_item_in_order_from_another_thread() -> None:
