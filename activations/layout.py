@@ -19,14 +19,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, BinaryIO, TypeAlias
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from probekit.errors import NotAStoreError, StoreError
-from probekit.safe import expand, load_json, regular_file
+from probekit.errors import DataError, NotAStoreError, StoreError
+from probekit.safe import expand, load_json, one_line, regular_file
 
 __all__ = [
     "FORMAT",
@@ -71,6 +72,8 @@ ROW_COLUMNS = {
 }
 # /rows/key0, …: further columns that tell the rows apart.
 KEY = re.compile(r"key\d+")
+# /layers/<number>.
+LAYER = re.compile(r"0|[1-9][0-9]{0,8}")
 # The one group within a group: columns that rows may be joined by.
 KEY_GROUP = "/rows/keys"
 
@@ -145,25 +148,42 @@ class LeadsOutError(Exception):
     """What in the file is refused, as the middle of a sentence."""
 
 
+class DamagedError(Exception):
+    """What is wrong with the file, as the middle of a sentence."""
+
+
 @contextmanager
 def damaged(path: Path) -> Iterator[None]:
-    """Turn whatever HDF5 and NumPy raise on a damaged file into one sentence."""
+    """Turn whatever HDF5 and NumPy raise on a damaged file into one sentence.
+
+    What probekit itself raises, but for the two errors above and the system's own, is a bug and not
+    a damaged file: it keeps its type, with a note of the file that was read.
+    """
     try:
         yield
-    except StoreError:
+    except (StoreError, MemoryError):
         raise
     except LeadsOutError as error:
         raise NotAStoreError(
             f"{path} is no store that can be trusted: {error}; extract it again, or ask for a copy "
             "that holds its own numbers."
         ) from None
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
-        # h5py gives HDF5's failures as any of these; its text names the spot for a bug report.
+    except Exception as error:
+        if not (isinstance(error, DamagedError | OSError) or _raised_by_library(error)):
+            error.add_note(f"Raised while {path} was read.")
+            raise
+        # h5py gives HDF5's failures as any kind of error; its text names the spot for a bug report.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NotAStoreError(
             f"{path} is damaged or cut off and cannot be read ({reason.rstrip('.')}); "
             "restore it from a copy or extract it again with --overwrite."
         ) from error
+
+
+def _raised_by_library(error: Exception) -> bool:
+    """Whether the code that raised it is h5py's or NumPy's."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("h5py", "numpy")
 
 
 class StoreFile(io.RawIOBase):
@@ -250,7 +270,7 @@ def _check_heaps(head: bytes) -> None:
         while at + 16 <= min(end, len(head)):
             index, taken = struct.unpack_from("<H6xQ", head, at)
             if index == 0 and taken != end - at:
-                raise ValueError(f"the heap of strings is broken at byte {at}")
+                raise DamagedError(f"the heap of strings is broken at byte {at}")
             at += taken if index == 0 else 16 + -(-taken // 8) * 8
         start = head.find(HEAP, start + 16)
 
@@ -266,13 +286,15 @@ def read_header(file: h5py.File, path: Path) -> Header:
     with damaged(path):
         _check_attributes(file, "/")
         attrs = file.attrs
-        found = attrs.get("format")
-        if found != FORMAT:
+        found = _plain(attrs.get("format"))
+        if not isinstance(found, str) or found != FORMAT:
             raise NotAStoreError(
                 f"{path} is an HDF5 file but no activation store: its root attribute 'format' is "
-                f"{found!r}, not {FORMAT!r}; make one with `probekit extract`."
+                f"{one_line(repr(found))}, not {FORMAT!r}; make one with `probekit extract`."
             )
-        version = int(attrs["version"])
+        version = _plain(attrs["version"])
+        if not isinstance(version, int):
+            raise DamagedError("its version is not a whole number")
         if version != VERSION:
             raise NotAStoreError(
                 f"{path} has version {version} of the store format and this probekit reads "
@@ -284,29 +306,55 @@ def read_header(file: h5py.File, path: Path) -> Header:
         groups = attrs.get("groups_fingerprint")
         groups = None if groups is None else str(groups)
         if (groups is None) == (GROUP in file["rows"]):
-            raise ValueError("it has groups without their fingerprint, or the other way round")
-        spec = load_json(attrs["spec"], "its spec")
-        if not isinstance(spec, dict):
-            raise ValueError("its spec is no JSON object")
+            raise DamagedError("it has groups without their fingerprint, or the other way round")
+        complete = _plain(attrs["complete"])
+        if not isinstance(complete, int):
+            raise DamagedError("'complete' is not true or false")
         named = {
             name: None if (value := attrs.get(name)) is None else str(value)
             for name in ("source", "id_column", "text_column")
         }
         return Header(
-            spec=spec,
+            spec=_read_spec(attrs),
             rows_fingerprint=str(attrs["rows_fingerprint"]),
             **named,
-            complete=bool(attrs["complete"]),
+            complete=bool(complete),
             groups_fingerprint=groups,
             n_rows=n_rows,
             layers=_read_layers(file["layers"], n_rows, size),
         )
 
 
+def _plain(value: Any) -> Any:
+    """An attribute as a plain Python value, of an array of one value that one."""
+    plain = isinstance(value, np.generic | np.ndarray) and value.size == 1
+    return value.item() if plain else value
+
+
+def _read_spec(attrs: h5py.AttributeManager) -> dict[str, Any]:
+    text = _plain(attrs["spec"])
+    if not isinstance(text, str | bytes):
+        raise DamagedError("its spec is no text")
+    try:
+        spec = load_json(text, "its spec")
+    except DataError as error:
+        raise DamagedError(str(error)) from None
+    if not isinstance(spec, dict):
+        raise DamagedError("its spec is no JSON object")
+    return spec
+
+
 def read_strings(file: h5py.File, name: str, path: Path) -> list[str]:
     """Read ``/rows/<name>`` as n strings."""
     with damaged(path):
-        return [value.decode("utf-8", "surrogatepass") for value in file["rows"][name][:].tolist()]
+        return _decoded(file["rows"][name])
+
+
+def _decoded(data: h5py.Dataset) -> list[str]:
+    try:
+        return [value.decode("utf-8", "surrogatepass") for value in data[:].tolist()]
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"{data.name} holds what is not UTF-8: {error.reason}") from None
 
 
 def read_keys(file: h5py.File, path: Path) -> dict[str, list[str]]:
@@ -318,9 +366,8 @@ def read_keys(file: h5py.File, path: Path) -> dict[str, list[str]]:
         for name in sorted(name for name in group if KEY.fullmatch(name)):
             data = group[name]
             if data.shape != (n_rows,) or data.dtype.kind != "S":
-                raise ValueError(f"/rows/{name} has the shape {data.shape}")
-            values = [value.decode("utf-8", "surrogatepass") for value in data[:].tolist()]
-            found[str(data.attrs["column"])] = values
+                raise DamagedError(f"/rows/{name} has the shape {data.shape}")
+            found[str(data.attrs["column"])] = _decoded(data)
         return found
 
 
@@ -330,30 +377,30 @@ def _check_rows(group: h5py.Group, size: int) -> int:
     for name, (kind, itemsize) in columns.items():
         data = group[name]
         if data.shape != (n_rows,) or n_rows == 0:
-            raise ValueError(f"/rows/{name} has the shape {data.shape}, /rows/id ({n_rows},)")
+            raise DamagedError(f"/rows/{name} has the shape {data.shape}, /rows/id ({n_rows},)")
         if data.dtype.kind != kind or (itemsize and data.dtype.itemsize != itemsize):
-            raise ValueError(f"/rows/{name} has the dtype {data.dtype}")
+            raise DamagedError(f"/rows/{name} has the dtype {data.dtype}")
         _check_extent(data, size)
     return n_rows
 
 
 def _read_layers(group: h5py.Group, n_rows: int, size: int) -> dict[int, LayerInfo]:
     layers = {}
+    if wrong := [name for name in group if not LAYER.fullmatch(name)]:
+        raise DamagedError(f"/layers/{wrong[0]} is not called by the number of a layer")
     for name in sorted(group, key=int):
         data = group[name]
-        if name != str(int(name)) or int(name) < 0:
-            raise ValueError(f"/layers/{name} is not called by the number of a layer")
         if data.ndim != 2 or data.shape[0] != n_rows or data.shape[1] == 0:
-            raise ValueError(f"/layers/{name} has the shape {data.shape} for {n_rows} rows")
+            raise DamagedError(f"/layers/{name} has the shape {data.shape} for {n_rows} rows")
         found = data.dtype
         dtype = str(data.attrs.get("dtype") if found == np.uint16 else found)
         # None is a name of float64 to NumPy, so a missing name must not be compared.
         if dtype not in STORE_DTYPES or STORE_DTYPES[dtype] != found:
-            raise ValueError(f"/layers/{name} has the dtype {found.str} and the mark {dtype}")
+            raise DamagedError(f"/layers/{name} has the dtype {found.str} and the mark {dtype}")
         offset = _check_extent(data, size)
         layers[int(name)] = LayerInfo(dtype=dtype, width=data.shape[1], offset=offset)
     if not layers:
-        raise ValueError("it holds no layers")
+        raise DamagedError("it holds no layers")
     return layers
 
 
@@ -364,7 +411,7 @@ def _check_extent(data: h5py.Dataset, size: int) -> int | None:
         return None
     end = offset + data.size * data.dtype.itemsize
     if end > size:
-        raise ValueError(f"{data.name} ends at byte {end}, the file at {size}")
+        raise DamagedError(f"{data.name} ends at byte {end}, the file at {size}")
     # Maps of foreign files may start anywhere; numbers that are not aligned are read, not mapped.
     return int(offset) if offset % data.dtype.itemsize == 0 else None
 

@@ -20,6 +20,7 @@ from probekit.activations.layout import (
     VERSION,
     Header,
     StoreFile,
+    damaged,
     open_hdf5,
     read_header,
     spec_json,
@@ -114,7 +115,8 @@ def test_a_file_made_by_plain_h5py_is_a_store(tmp_path: Path) -> None:
 
 def change(path: Path, name: str, values: object) -> None:
     with h5py.File(path, "r+") as file:
-        del file[name]
+        if name in file:
+            del file[name]
         if values is not None:
             file[name] = values
 
@@ -131,6 +133,9 @@ def change(path: Path, name: str, values: object) -> None:
         ("layers/1", np.ones((2, 3), ">f4"), "/layers/1 has the dtype"),
         ("layers/1", np.ones((2, 3), np.uint16), "and the mark None"),
         ("layers/1", None, "holds no layers"),
+        ("layers/x", np.ones((2, 3), np.float32), "/layers/x is not called by the number"),
+        ("layers/01", np.ones((2, 3), np.float32), "/layers/01 is not called by the number"),
+        ("rows/group", np.array([b"a", b"b"]), "groups without their fingerprint"),
         ("layers", None, "layers"),
     ],
 )
@@ -149,6 +154,10 @@ def test_wrong_contents_are_told(tmp_path: Path, name: str, values: object, told
         ({"format": "AnnData"}, "'AnnData', not 'probekit-activations'"),
         ({"version": VERSION + 1}, "version 2 .* install a newer probekit"),
         ({"version": "x"}, "damaged"),
+        ({"version": [1, 2]}, "damaged"),
+        ({"complete": "x"}, "damaged"),
+        ({"spec": 3}, "its spec is no text"),
+        ({"format": [1, 2]}, "no activation store"),
         ({"spec": "no json"}, "damaged"),
         ({"spec": "[1]"}, "spec is no JSON object"),
         ({"rows_fingerprint": None}, "damaged"),
@@ -157,6 +166,27 @@ def test_wrong_contents_are_told(tmp_path: Path, name: str, values: object, told
 def test_wrong_marks_are_told(tmp_path: Path, attributes: dict[str, object], told: str) -> None:
     with pytest.raises(NotAStoreError, match=told):
         ActivationStore(write_foreign(tmp_path / "a.h5", **attributes))
+
+
+def test_ids_that_are_not_utf8_are_told(tmp_path: Path) -> None:
+    path = write_foreign(tmp_path / "a.h5")
+    change(path, "rows/id", np.array([b"a", b"\xff"]))
+    with ActivationStore(path) as store, pytest.raises(NotAStoreError, match="/rows/id holds what"):
+        _ = store.ids
+
+
+def test_a_bug_is_not_told_as_a_damaged_file(tmp_path: Path) -> None:
+    path = write_foreign(tmp_path / "a.h5")
+    for bug in (lambda: len(3), lambda: {}["x"], lambda: int("x"), lambda: None.x):  # type: ignore
+        with (
+            pytest.raises((TypeError, KeyError, ValueError, AttributeError)) as caught,
+            damaged(path),
+        ):
+            bug()
+        assert caught.value.__notes__ == [f"Raised while {path} was read."]
+    # The control: h5py raises a KeyError too.
+    with h5py.File(path) as file, pytest.raises(NotAStoreError, match="damaged"), damaged(path):
+        _ = file["rows/nothing"]
 
 
 def test_other_files_are_told(tmp_path: Path) -> None:
