@@ -1,4 +1,4 @@
-"""How far the work is, on stderr: a line that moves on a terminal, notes everywhere."""
+"""How far the work is, on stderr: a bar on a terminal or in a notebook, notes everywhere."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TextIO
+from typing import Any
 
 from probekit.safe import printable
 
-__all__ = ["MovingLine", "Progress", "duration", "no_moving_lines"]
+__all__ = ["MovingBar", "Progress", "duration", "no_moving_bars"]
 
 EVERY_SECONDS = 0.25
 _hidden = ContextVar("hidden", default=False)
 
 
 @contextmanager
-def no_moving_lines() -> Iterator[None]:
-    """Draw no moving line within the block; notes are still said."""
+def no_moving_bars() -> Iterator[None]:
+    """Draw no bar within the block; notes are still printed."""
     token = _hidden.set(True)
     try:
         yield
@@ -27,48 +27,70 @@ def no_moving_lines() -> Iterator[None]:
         _hidden.reset(token)
 
 
-class MovingLine:
-    """A line on stderr that is drawn over itself.
+class MovingBar:
+    """A bar of tqdm with a text beside it.
 
     Parameters
     ----------
+    total
+        Number of steps in all.
+    done
+        Number of steps that an earlier run has done.
     show
-        Whether to draw it; None: where stderr is a terminal.
+        Whether to draw it; None: on a terminal and in a notebook.
     """
 
-    def __init__(self, *, show: bool | None = None) -> None:
-        self._stream: TextIO = sys.stderr
-        self._show = self._stream.isatty() and not _hidden.get() if show is None else show
-        self._shown = time.monotonic()
-        self._width = 0
+    def __init__(self, total: int, *, done: int = 0, show: bool | None = None) -> None:
+        self._stream = sys.stderr
+        self._bar: Any = None
+        if _is_watched() and not _hidden.get() if show is None else show:
+            from tqdm.auto import tqdm
 
-    def due(self) -> bool:
-        """Whether it is time to draw again."""
-        now = time.monotonic()
-        if not self._show or now - self._shown < EVERY_SECONDS:
-            return False
-        self._shown = now
-        return True
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                file=self._stream,
+                leave=False,
+                miniters=1,
+                mininterval=EVERY_SECONDS,
+                dynamic_ncols=True,
+                bar_format="{percentage:3.0f}% |{bar}| {desc}",
+            )
+
+    def move(self, done: int, text: str) -> None:
+        """Show that ``done`` steps are done, if it is time to draw again."""
+        if self._bar is not None:
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.update(done - self._bar.n)
 
     def note(self, message: str) -> None:
-        """Say something that must be seen, terminal or not."""
-        self.clear()
-        self._stream.write(f"{printable(message)}\n")
-        self._stream.flush()
+        """Print what must be seen, terminal or not."""
+        if self._bar is not None:
+            self._bar.write(printable(message), file=self._stream)
+        else:
+            self._stream.write(f"{printable(message)}\n")
+            self._stream.flush()
 
     def clear(self) -> None:
-        """Wipe the line."""
-        if self._width:
-            self.draw("")
-
-    def draw(self, text: str) -> None:
-        """Show a text where the last one stood."""
-        self._stream.write(f"\r{text:<{self._width}}" + ("" if text else "\r"))
-        self._stream.flush()
-        self._width = len(text)
+        """Wipe the bar, for good."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
-class Progress(MovingLine):
+def _is_watched() -> bool:
+    """Whether stderr is a terminal, or tqdm would draw into a notebook."""
+    if sys.stderr.isatty():
+        return True
+    if "IPython" not in sys.modules:
+        return False
+    from tqdm.auto import tqdm
+    from tqdm.notebook import tqdm_notebook
+
+    return issubclass(tqdm, tqdm_notebook)
+
+
+class Progress(MovingBar):
     """Counts rows and tokens and shows their rates and the time that is left.
 
     Parameters
@@ -78,13 +100,13 @@ class Progress(MovingLine):
     done
         Rows that an earlier run has done.
     show
-        As of :class:`MovingLine`.
+        As of :class:`MovingBar`.
     """
 
     def __init__(self, total: int, *, done: int = 0, show: bool | None = None) -> None:
-        super().__init__(show=show)
+        super().__init__(total, done=done, show=show)
         self._total, self._before = total, done
-        self._start = self._shown
+        self._start = time.monotonic()
         self.rows = 0
         self.tokens = 0
         self._planned_rows = 0
@@ -99,8 +121,7 @@ class Progress(MovingLine):
         """Count a batch."""
         self.rows += rows
         self.tokens += tokens
-        if self.due():
-            self.draw(self.line(self._shown - self._start))
+        self.move(self._before + self.rows, self.line(time.monotonic() - self._start))
 
     def line(self, elapsed: float) -> str:
         """Write what is shown after ``elapsed`` seconds."""

@@ -39,13 +39,13 @@ def overwrite_option(command: F) -> F:
 
 
 def quiet_option(command: F) -> F:
-    """Add ``--quiet``: no moving lines while the command runs."""
+    """Add ``--quiet``: no moving bars while the command runs."""
 
     def hide(context: click.Context, param: click.Parameter, value: bool) -> bool:  # noqa: ARG001
         if value:
-            from probekit.activations.progress import no_moving_lines
+            from probekit.activations.progress import no_moving_bars
 
-            context.with_resource(no_moving_lines())
+            context.with_resource(no_moving_bars())
         return value
 
     return click.option(

@@ -1,4 +1,4 @@
-"""How far a training is: a line that moves on a terminal, with loss, rate and the time left."""
+"""How far a training is: a bar on a terminal, with loss, rate and the time left."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from probekit.activations.progress import MovingLine, duration
+from probekit.activations.progress import MovingBar, duration
 
 __all__ = ["TrainingLine"]
 
 
 class TrainingLine(TrainerCallback):
-    """Draws the line after a step, of several processes in the first."""
+    """Moves a bar after each step, of several processes in the first."""
 
     def __init__(self, *, show: bool | None = None) -> None:
-        self._line = MovingLine(show=show)
+        self._show = show
+        self._bar: MovingBar | None = None
         self._loss: float | None = None
         self._rate: float | None = None
         self._began, self._from = time.monotonic(), 0
@@ -30,6 +31,8 @@ class TrainingLine(TrainerCallback):
     ) -> None:
         """Look at the clock; a training that is resumed is timed from there."""
         self._began, self._from = time.monotonic(), state.global_step
+        if state.is_world_process_zero:
+            self._bar = MovingBar(state.max_steps, done=state.global_step, show=self._show)
 
     def on_log(
         self,
@@ -51,8 +54,8 @@ class TrainingLine(TrainerCallback):
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
         """Draw, where it is time to."""
-        if state.is_world_process_zero and self._line.due():
-            self._line.draw(self.text(state, time.monotonic() - self._began))
+        if self._bar is not None:
+            self._bar.move(state.global_step, self.text(state, time.monotonic() - self._began))
 
     def text(self, state: TrainerState, elapsed: float) -> str:
         """Write what is shown after ``elapsed`` seconds."""
@@ -66,5 +69,6 @@ class TrainingLine(TrainerCallback):
         )
 
     def clear(self) -> None:
-        """Wipe the line."""
-        self._line.clear()
+        """Wipe the bar."""
+        if self._bar is not None:
+            self._bar.clear()

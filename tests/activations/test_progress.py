@@ -1,10 +1,15 @@
-"""The moving line: rates, time left from tokens, silence where nobody watches."""
+"""The moving bar: rates, time left from tokens, silence where nobody watches."""
 
 from __future__ import annotations
 
+import io
+import re
+import sys
+from typing import Any
+
 import pytest
 
-from probekit.activations.progress import Progress, duration
+from probekit.activations.progress import Progress, duration, no_moving_bars
 
 
 def test_time_left_is_reckoned_in_tokens() -> None:
@@ -34,10 +39,46 @@ def test_drawn_on_a_terminal_and_wiped(
     progress = Progress(10, show=True)
     progress.plan(10, 50)
     progress.advance(4, 20)
-    drawn = capsys.readouterr().err
-    assert drawn.startswith("\r4/10 rows · ")
+    *_, drawn = capsys.readouterr().err.split("\r")
+    assert drawn.startswith(" 40% |")
+    assert "| 4/10 rows · " in drawn
+    progress.note("a note")
+    assert "\ra note\n" in capsys.readouterr().err
     progress.clear()
-    assert capsys.readouterr().err == "\r" + " " * (len(drawn) - 1) + "\r"
+    assert re.fullmatch(r"\r *\r", capsys.readouterr().err)
+    progress.note("another")
+    assert capsys.readouterr().err == "another\n"
+
+
+class Notebook(io.StringIO):
+    """What a kernel has for stderr."""
+
+    def isatty(self) -> bool:
+        return False
+
+
+def test_drawn_in_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There stderr is no terminal, and tqdm.auto draws with widgets."""
+    from tqdm import auto, notebook
+
+    made: list[dict[str, Any]] = []
+
+    class Widget(notebook.tqdm_notebook):
+        def __new__(cls, **options: Any) -> Any:
+            made.append(options)
+            return object()
+
+    monkeypatch.setattr(sys, "stderr", Notebook())
+    monkeypatch.setattr(auto, "tqdm", Widget)
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    Progress(10)
+    assert made == []  # a script in a pipe
+    monkeypatch.setitem(sys.modules, "IPython", sys)
+    Progress(10, done=3)
+    assert [(each["total"], each["initial"]) for each in made] == [(10, 3)]
+    with no_moving_bars():
+        Progress(10)
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize(

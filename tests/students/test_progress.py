@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from probekit.activations.progress import no_moving_lines
+from probekit.activations.progress import no_moving_bars
 from probekit.data import Rows
 from probekit.labels import WeakLabels
 from probekit.students.config import FinetuneConfig
@@ -71,7 +71,7 @@ def test_nothing_where_it_is_hidden_or_no_terminal(
     stream = Terminal() if hidden else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     if hidden:
-        with no_moving_lines():
+        with no_moving_bars():
             train()
     else:
         train()
