@@ -22,7 +22,6 @@ from probekit.errors import DataError, UsageError, first_few
 from probekit.joins import Keys
 
 __all__ = [
-    "COMPRESSIONS",
     "HDF5_OPTIONS",
     "Plan",
     "compress_store",
@@ -40,8 +39,6 @@ HDF5_OPTIONS = {
 }
 # Encoded strings take some hundred bytes each until they are written.
 STRINGS_AT_ONCE = 1 << 14
-# What HDF5 itself, and h5py, can unpack.
-COMPRESSIONS = ("gzip", "lzf")
 CHUNK_BYTES = 1 << 20
 
 

@@ -27,7 +27,7 @@ from probekit.activations.checkpoint import (
     open_loaded,
     tokenizer_fingerprint,
 )
-from probekit.activations.create import COMPRESSIONS, Plan
+from probekit.activations.create import Plan
 from probekit.activations.encoding import Encoder, Survey
 from probekit.activations.forward import (
     Ahead,
@@ -43,7 +43,7 @@ from probekit.activations.loading import Placement, input_device, kind_of, resol
 from probekit.activations.pooling import pooler
 from probekit.activations.progress import Progress
 from probekit.activations.quiet import quiet
-from probekit.activations.spec import DTYPES, POOLS, ExtractionSpec, parse_layers
+from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS, ExtractionSpec, parse_layers
 from probekit.activations.store import ActivationStore
 from probekit.activations.templates import read_template, refusal
 from probekit.activations.writer import StoreWriter

@@ -9,10 +9,12 @@ from typing import Any
 
 from probekit.errors import UsageError
 
-__all__ = ["DIFFERENCE", "DTYPES", "POOLS", "ExtractionSpec", "parse_layers"]
+__all__ = ["COMPRESSIONS", "DIFFERENCE", "DTYPES", "POOLS", "ExtractionSpec", "parse_layers"]
 
 POOLS = ("last", "first", "mean", "max")
 DTYPES = ("float32", "float16", "bfloat16")
+# What HDF5 itself, and h5py, can unpack.
+COMPRESSIONS = ("gzip", "lzf")
 # In the spec of a store that holds differences between the two texts of each row.
 DIFFERENCE = {"pairs": "second minus first"}
 

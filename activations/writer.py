@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 import h5py
 import numpy as np
 
-from probekit.activations.create import COMPRESSIONS, Plan, compress_store, create_store
+from probekit.activations.create import Plan, compress_store, create_store
 from probekit.activations.disk import (
     full_disk_told,
     lock,
@@ -33,6 +33,7 @@ from probekit.activations.layout import (
     spec_json,
 )
 from probekit.activations.notes import all_notes, read_notes
+from probekit.activations.spec import COMPRESSIONS
 from probekit.errors import (
     DataError,
     NotAStoreError,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS
 from probekit.cli.options import emit, json_option, output_option, overwrite_option, say
 
 if TYPE_CHECKING:
@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from probekit.activations.extraction import Report, Request
     from probekit.activations.ranks import Ranks
     from probekit.data import Rows
-
-# Repeated from probekit.activations.spec, which imports no torch but lies beside what does; a test
-# compares them.
-POOLS = ("last", "first", "mean", "max")
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 @click.command("extract")
@@ -89,7 +84,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 )
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings.")
 @click.option(
-    "--compression", type=click.Choice(["gzip", "lzf"]), help="Pack the file; it maps no more."
+    "--compression", type=click.Choice(COMPRESSIONS), help="Pack the file; it maps no more."
 )
 @click.option(
     "--compare",
@@ -141,7 +136,8 @@ def command(
         _compare(request, log, ranks, dry_run=dry_run, as_json=as_json)
         return
     job = prepare(request)
-    _say_all([*job.notes, *_without_ids(job.rows)])
+    for note in (*job.notes, *_without_ids(job.rows)):
+        say(note)
     if dry_run:
         found = estimate(job)
         emit(found, _estimate_text(found), as_json=as_json)
@@ -176,8 +172,8 @@ def _compare(
     if ranks is not None:
         raise UsageError("--compare works in one process; start it without torchrun or accelerate.")
     work = prepare_differences(request)
-    note = [work.pairs.note] if work.pairs.note else []
-    _say_all([*note, *work.texts.notes, *_without_ids(work.pairs)])
+    for note in filter(None, (work.pairs.note, *work.texts.notes, *_without_ids(work.pairs))):
+        say(note)
     if dry_run:
         found = estimate_differences(work)
         emit(found, _estimate_text(found), as_json=as_json)
@@ -209,11 +205,6 @@ def _without_ids(rows: Rows) -> list[str]:
         f"{rows.source} has no column id: its rows are known by their numbers{also}. Name a column "
         "of ids with --id-column to join and merge by it."
     ]
-
-
-def _say_all(notes: Iterable[str]) -> None:
-    for note in notes:
-        say(note)
 
 
 def _say_share(path: Path, ranks: Ranks | None) -> None:
@@ -259,26 +250,26 @@ def _logger(path: Path) -> Any:
 
 
 def _report_text(report: Report) -> str:
-    rate = report.tokens_forwarded / max(report.forward_seconds, 1e-9)
-    again = report.rows - report.rows_forwarded
-    return (
-        f"{report.path}: {report.rows:,} rows, {report.tokens:,} tokens, "
-        f"{report.truncated:,} rows truncated, layers {', '.join(map(str, report.layers))}; "
-        + (f"{again:,} rows were done before, " if again else "")
-        + f"{report.seconds:.1f} s"
-        + (f" ({rate:,.0f} tokens/s on {report.device})." if report.rows_forwarded else ".")
-    )
+    what = f"{report.rows:,} rows, {report.tokens:,} tokens, {report.truncated:,} rows truncated"
+    return _result(report, what, report.rows, report.rows_forwarded, "rows")
 
 
 def _pairs_text(report: PairReport) -> str:
+    what = (
+        f"{report.pairs:,} pairs of {report.texts:,} texts, second minus first, "
+        f"{report.truncated:,} pairs truncated"
+    )
+    return _result(report, what, report.texts, report.texts_forwarded, "texts")
+
+
+def _result(report: Report | PairReport, what: str, total: int, forwarded: int, unit: str) -> str:
     rate = report.tokens_forwarded / max(report.forward_seconds, 1e-9)
-    again = report.texts - report.texts_forwarded
+    again = total - forwarded
     return (
-        f"{report.path}: {report.pairs:,} pairs of {report.texts:,} texts, second minus first, "
-        f"{report.truncated:,} pairs truncated, layers {', '.join(map(str, report.layers))}; "
-        + (f"{again:,} texts were done before, " if again else "")
+        f"{report.path}: {what}, layers {', '.join(map(str, report.layers))}; "
+        + (f"{again:,} {unit} were done before, " if again else "")
         + f"{report.seconds:.1f} s"
-        + (f" ({rate:,.0f} tokens/s on {report.device})." if report.texts_forwarded else ".")
+        + (f" ({rate:,.0f} tokens/s on {report.device})." if forwarded else ".")
     )
 
 

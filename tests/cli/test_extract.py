@@ -169,7 +169,10 @@ def test_specs_say_what_is_read_otherwise_than_before(
 
 
 def test_choices_are_those_of_the_library() -> None:
-    assert (module.POOLS, module.DTYPES) == (POOLS, DTYPES)
+    options = {option.name: option.type for option in module.command.params}
+    assert list(options["pool"].choices) == ["auto", *POOLS]
+    assert list(options["dtype"].choices) == ["auto", *DTYPES]
+    assert list(options["store_dtype"].choices) == ["same", *DTYPES]
 
 
 def test_extract_then_info(
