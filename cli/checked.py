@@ -1,7 +1,7 @@
 """What every option and argument may be, checked while the command line is read.
 
 ``check_values`` gives each parameter of a command its kind (probekit.kinds): by its name, as
-``probekit.limits`` has it, else by its click type. So no command can forget it.
+``probekit.kinds`` has it, else by its click type. So no command can forget it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,23 @@ import click
 
 from probekit.cli.idle import refuse_idle
 from probekit.errors import UsageError, did_you_mean
-from probekit.kinds import MAX_COUNT, Kind, Layers, Name, Number, Text, Whole, Words, shown
-from probekit.limits import COUNT, FOLDS, KINDS, PENALTY, SEED, SHARE
+from probekit.kinds import (
+    COUNT,
+    FOLDS,
+    KINDS,
+    MAX_COUNT,
+    PENALTY,
+    SEED,
+    SHARE,
+    Kind,
+    Layers,
+    Name,
+    Number,
+    Text,
+    Whole,
+    Words,
+    shown,
+)
 from probekit.probes.registry import ProbeName, probe_names
 
 __all__ = ["check_values"]

@@ -33,7 +33,6 @@ LEVELS = {
     "probekit.safe": 0,
     "probekit.contents": 1,
     "probekit.kinds": 0,
-    "probekit.limits": 0,
     "probekit.settings": 0,
     "probekit.trouble": 1,
     "probekit.locks": 1,

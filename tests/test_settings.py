@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from probekit.errors import ProbekitError, UsageError
 from probekit.experiments.config import RunConfig, read_config
 from probekit.kinds import (
+    ACTION_KINDS,
+    KINDS,
     Choice,
     Flag,
     Kind,
@@ -30,8 +32,8 @@ from probekit.kinds import (
     Text,
     Whole,
     Words,
+    check,
 )
-from probekit.limits import ACTION_KINDS, KINDS, check
 from probekit.settings import configuration, from_mapping
 from probekit.students.config import FinetuneConfig
 

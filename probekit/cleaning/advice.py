@@ -14,7 +14,7 @@ import numpy as np
 
 from probekit.cleaning.evidence import SAMPLE_ROWS, Evidence, draw_sample, weigh
 from probekit.errors import DataError, LabelsError
-from probekit.limits import check
+from probekit.kinds import check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ import numpy as np
 
 from probekit.cuts import DECIMALS, by_key
 from probekit.errors import DataError, UsageError
-from probekit.limits import check
+from probekit.kinds import check
 from probekit.prior import prior_matched
 from probekit.states import check_finite
 

@@ -18,7 +18,7 @@ from probekit.cleaning.advice import (
 from probekit.cleaning.evidence import Evidence, Sample, draw_sample, weigh
 from probekit.cleaning.noise import confident_shares, hoc
 from probekit.joins import match
-from probekit.limits import check
+from probekit.kinds import check
 from probekit.metrics import auroc
 from probekit.states import constant_columns
 

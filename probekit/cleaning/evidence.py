@@ -13,7 +13,7 @@ import numpy as np
 
 from probekit.cuts import by_key
 from probekit.errors import DataError, LabelsError, UsageError
-from probekit.limits import check
+from probekit.kinds import check
 from probekit.prior import class_counts, prior_matched
 from probekit.states import finite_rows
 

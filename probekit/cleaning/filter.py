@@ -10,8 +10,7 @@ from probekit.cleaning.noise import confident_shares, hoc, prune_by_noise_rate
 from probekit.cleaning.scoring import Scored, score_rows
 from probekit.cuts import Cut, count_of, largest
 from probekit.errors import UsageError
-from probekit.kinds import checked
-from probekit.limits import ACTION_KINDS, check
+from probekit.kinds import ACTION_KINDS, check, checked
 from probekit.probes.registry import make_probe, probe_class
 
 if TYPE_CHECKING:

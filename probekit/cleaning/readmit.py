@@ -15,8 +15,8 @@ import numpy as np
 
 from probekit.errors import LabelsError, UsageError, first_few
 from probekit.joins import Keys
+from probekit.kinds import check
 from probekit.labels import WeakLabels
-from probekit.limits import check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,8 +9,7 @@ import numpy as np
 from probekit.cleaning.scoring import Scored, score_rows
 from probekit.cuts import DECIMALS, tied_decisions
 from probekit.errors import UsageError
-from probekit.kinds import checked
-from probekit.limits import ACTION_KINDS, check
+from probekit.kinds import ACTION_KINDS, check, checked
 from probekit.prior import prior_matched
 
 if TYPE_CHECKING:

@@ -15,9 +15,8 @@ from sklearn.utils.validation import has_fit_parameter
 from probekit.cuts import Cut, by_content, by_id, check_disagreement, disagreement_of, names_of
 from probekit.errors import LabelsError, ProbeError, UsageError
 from probekit.groups import duplicate_groups, ordered_groups
-from probekit.kinds import Like, checked
+from probekit.kinds import Like, check, checked
 from probekit.labels import WeakLabels, load_labels
-from probekit.limits import check
 from probekit.probes.base import BaseProbe, label_matrix
 from probekit.probes.out_of_fold import out_of_fold
 from probekit.probes.pairs import PairProbe

@@ -11,9 +11,8 @@ import numpy as np
 
 from probekit.errors import LabelsError, UsageError, first_few
 from probekit.joins import match
-from probekit.kinds import Listed, Maybe, Text, checked
+from probekit.kinds import Listed, Maybe, Text, check, checked
 from probekit.labels import WeakLabels
-from probekit.limits import check
 from probekit.metrics import accuracy, auroc
 from probekit.prior import class_counts
 from probekit.states import check_finite

@@ -10,6 +10,9 @@ from typing import Annotated, Any, ClassVar, Self
 from probekit.errors import UsageError, did_you_mean
 from probekit.files import atomic_write
 from probekit.kinds import (
+    ACTION_KINDS,
+    FLAG,
+    SEED,
     Choice,
     Flag,
     Kind,
@@ -24,7 +27,6 @@ from probekit.kinds import (
     check_names,
     checked,
 )
-from probekit.limits import ACTION_KINDS, FLAG, SEED
 from probekit.probes.registry import PUBLISHED, parameter_kinds, probe_names
 from probekit.settings import (
     configuration,

@@ -29,8 +29,21 @@ from probekit.experiments.sweep_judge import Judge, truth_columns
 from probekit.experiments.sweep_probes import predictions
 from probekit.experiments.sweep_rows import LayerStates, SweepRows
 from probekit.files import atomic_write, write_table
-from probekit.kinds import Choice, Listed, Maybe, Number, Whole
-from probekit.limits import COUNT, DISAGREEMENT, FLAG, FOLDS, METRIC, PENALTY, SEED, SHARE
+from probekit.kinds import (
+    COUNT,
+    DISAGREEMENT,
+    FLAG,
+    FOLDS,
+    METRIC,
+    PENALTY,
+    SEED,
+    SHARE,
+    Choice,
+    Listed,
+    Maybe,
+    Number,
+    Whole,
+)
 from probekit.probes.neighbors import Metric
 from probekit.probes.registry import PUBLISHED, ProbeName, probe_spec
 from probekit.safe import misfit, read_json

@@ -14,8 +14,7 @@ from scipy.special import softmax
 from sklearn.base import clone
 
 from probekit.errors import ProbeError
-from probekit.kinds import Kind, Listed, Maybe, Number, Whole
-from probekit.limits import BACKEND, COUNT
+from probekit.kinds import BACKEND, COUNT, Kind, Listed, Maybe, Number, Whole
 from probekit.probes.base import BaseProbe, Training
 from probekit.probes.calibration import Calibration, calibrate
 from probekit.probes.knn import neighbor_means

@@ -9,8 +9,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from probekit.errors import ProbeError
-from probekit.kinds import Choice, Kind
-from probekit.limits import BACKEND, COUNT, FLAG, METRIC
+from probekit.kinds import BACKEND, COUNT, FLAG, METRIC, Choice, Kind
 from probekit.probes.base import BaseProbe, Training
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
 from probekit.states import row_chunks

@@ -20,8 +20,20 @@ from sklearn.utils import check_random_state
 
 from probekit.errors import ProbeError
 from probekit.folds import stratified_folds
-from probekit.kinds import Choice, Kind, Listed, Maybe, Number, Text
-from probekit.limits import COUNT, FLAG, FOLDS, KINDS, PENALTY, RANDOM_STATE
+from probekit.kinds import (
+    COUNT,
+    FLAG,
+    FOLDS,
+    KINDS,
+    PENALTY,
+    RANDOM_STATE,
+    Choice,
+    Kind,
+    Listed,
+    Maybe,
+    Number,
+    Text,
+)
 from probekit.probes.base import (
     BaseProbe,
     Training,

@@ -15,8 +15,18 @@ import numpy as np
 
 from probekit.cuts import DECIMALS, Cut, by_content, count_of, disagreement_of, largest
 from probekit.errors import ProbeError
-from probekit.kinds import Choice, Kind, Maybe, Number
-from probekit.limits import BACKEND, COUNT, DISAGREEMENT, FLAG, METRIC, SHARE
+from probekit.kinds import (
+    BACKEND,
+    COUNT,
+    DISAGREEMENT,
+    FLAG,
+    METRIC,
+    SHARE,
+    Choice,
+    Kind,
+    Maybe,
+    Number,
+)
 from probekit.probes.base import BaseProbe, Training, hard_labels
 from probekit.probes.knn import neighbor_means
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from probekit.errors import UsageError, did_you_mean
 from probekit.kinds import (
+    COUNT,
+    SEED,
     Choice,
     Flag,
     Listed,
@@ -21,7 +23,6 @@ from probekit.kinds import (
     Whole,
     shown,
 )
-from probekit.limits import COUNT, SEED
 from probekit.settings import configuration, from_mapping, within
 
 __all__ = ["FinetuneConfig"]

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from probekit.errors import UsageError, did_you_mean
-from probekit.kinds import Flag, Kind, Number, SettingError, Whole, Words, checked
-from probekit.limits import check
+from probekit.kinds import Flag, Kind, Number, SettingError, Whole, Words, check, checked
 from probekit.students import loss_functions
 from probekit.students.loss_functions import (
     entropy,
