@@ -49,8 +49,8 @@ from probekit.activations.templates import read_template, refusal
 from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
 from probekit.errors import DataError, OutputExistsError, StoreError, UsageError, first_few
+from probekit.files import refuse_reads
 from probekit.kinds import COUNT, Choice, Flag, Layers, Maybe, Name, Settings, Text, checked
-from probekit.outputs import refuse_reads
 from probekit.settings import configuration
 from probekit.sources import load_rows
 from probekit.trouble import human_bytes

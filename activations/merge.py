@@ -15,8 +15,8 @@ from probekit.activations.layout import Array
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.errors import NotAStoreError, StaleStoreError, StoreError, UsageError, first_few
+from probekit.files import refuse_reads
 from probekit.joins import Keys
-from probekit.outputs import refuse_reads
 from probekit.safe import regular_file
 
 __all__ = ["merge"]

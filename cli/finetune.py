@@ -12,7 +12,7 @@ from probekit.cli.options import emit, json_option, quiet_option, say, seed_opti
 from probekit.cli.outputs import read_by
 from probekit.cli.predict_sets import check_one_truth, judge_sets, predict_sets
 from probekit.cli.run_options import read_pairs
-from probekit.outputs import refuse_inside
+from probekit.files import refuse_inside
 
 if TYPE_CHECKING:
     from probekit.data import Rows

@@ -12,9 +12,8 @@ from typing import Any
 import click
 
 from probekit.errors import ProbekitError, UsageError
-from probekit.files import check_output
+from probekit.files import check_output, existing, refuse_reads
 from probekit.locks import locked
-from probekit.outputs import existing, refuse_reads
 from probekit.safe import open_regular
 from probekit.trouble import told
 

@@ -1,4 +1,10 @@
-"""Writing small files: whole or not at all, and never over what is not asked for."""
+"""Writing files: whole or not at all, never onto what is read, never over what is not asked for.
+
+A JSONL file has no schema, so ``x.jsonl.meta.json`` beside it keeps what probekit notes about it.
+The two are one commit though they are two files: the second is written first, names the first by
+size and hash, and keeps what it said of the file before under ``before`` until the first is in
+place. Whenever a writer is stopped, exactly one of the two descriptions fits what stands there.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +17,27 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from probekit.errors import DataError, OutputExistsError
+from probekit.errors import DataError, OutputExistsError, UsageError
 from probekit.locks import beside, note_made, try_lock
-from probekit.safe import load_json
-from probekit.sidecars import check_sidecar, drop_sidecar, sidecar, with_before
+from probekit.safe import load_json, read_json
 from probekit.trouble import told
 
 __all__ = [
     "atomic_write",
     "check_output",
+    "drop_sidecar",
     "exchange",
+    "existing",
     "json_line",
+    "read_sidecar",
+    "refuse_inside",
+    "refuse_reads",
+    "sidecar",
     "sync_folder",
     "write_table",
 ]
@@ -54,8 +65,99 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
             "rights, or name another output."
         )
     if path.suffix.lower() == ".jsonl":
-        check_sidecar(path)
+        _check_sidecar(path)
     return path
+
+
+def refuse_reads(
+    outputs: Sequence[Path], reads: Iterable[object], *, overwrite: bool = False
+) -> None:
+    """Refuse outputs that are inputs, or of which two are one file, before any work.
+
+    Names say little about that: links, hard links, relative paths, ``x.jsonl.meta.json`` beside
+    ``x.jsonl`` and folders all lead to the same files.
+
+    Parameters
+    ----------
+    outputs
+        Files to write; what stands there may be replaced.
+    reads
+        Whatever is read: what names no file or folder here is passed over.
+    overwrite
+        Whether what stands there may be replaced; then it must not lie in a folder that is read
+        (a model, a saved data set) either.
+
+    Raises
+    ------
+    UsageError
+        With the output concerned.
+    """
+    for number, output in enumerate(outputs):
+        for other in outputs[:number]:
+            if any(_same(a, b) for a in _files(output) for b in _files(other)):
+                raise UsageError(
+                    f"{output} is named twice: each output needs a file of its own, with room for "
+                    f"{sidecar(output).name} beside JSONL."
+                )
+    for read in existing(reads):
+        for output in outputs:
+            if any(_same(a, b) for a in _files(output) for b in _files(read)):
+                raise UsageError(f"{output} is read here; write to another file.")
+            if overwrite and read.is_dir() and output.exists() and _inside(output, read):
+                raise UsageError(
+                    f"{output} lies in {read}, which is read here; write to another folder."
+                )
+
+
+def refuse_inside(folder: Path, reads: Iterable[object]) -> None:
+    """Refuse to replace a folder that holds an input.
+
+    Raises
+    ------
+    UsageError
+        With the input concerned.
+    """
+    for read in existing(reads):
+        if _inside(read, folder):
+            raise UsageError(
+                f"{read} lies in {folder}, which would be replaced; copy it elsewhere first, or "
+                "name another folder."
+            )
+
+
+def existing(names: Iterable[object]) -> Iterator[Path]:
+    """Paths among what a user named: a file, ``NAME=FILE``, ``MODEL@layers=K``, ``A,B``."""
+    for name in names:
+        if isinstance(name, list | tuple):
+            yield from existing(name)
+        elif isinstance(name, str | Path) and str(name):
+            text = str(name)
+            parts = {text, text.partition("=")[2], text.partition("@")[0], *text.split(",")}
+            for part in parts:
+                try:
+                    if part and Path(part).exists():
+                        yield Path(part)
+                except (OSError, ValueError):  # too long or no path at all
+                    continue
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    """A file, and the one that describes it."""
+    return (path, sidecar(path)) if path.suffix.lower() == ".jsonl" else (path,)
+
+
+def _same(one: Path, other: Path) -> bool:
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    real, outer = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    return real != outer and real.is_relative_to(outer)
 
 
 @contextmanager
@@ -163,7 +265,7 @@ def write_table(columns: Mapping[str, Any], path: str | Path, metadata: Mapping[
     """Write columns as Parquet (with ``metadata`` in its schema) or JSONL, by the path's ending.
 
     Of JSONL the metadata's text under ``probekit``, a JSON object, stands in ``<path>.meta.json``:
-    both files are one commit, see :mod:`probekit.sidecars`.
+    both files are one commit.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -184,7 +286,7 @@ def write_table(columns: Mapping[str, Any], path: str | Path, metadata: Mapping[
 
 def _write_jsonl(table: Any, path: Path, about: str | None) -> None:
     if about is not None:
-        check_sidecar(path)
+        _check_sidecar(path)
     digest = hashlib.sha256()
     with atomic_write(path, needed=table.nbytes) as file:
         for start in range(0, table.num_rows, 8192):
@@ -194,7 +296,7 @@ def _write_jsonl(table: Any, path: Path, about: str | None) -> None:
                 file.write(line)
         data = {"bytes": file.tell(), "sha256": digest.hexdigest()}
         # First the description of both, the old and the new; the data decide which holds.
-        described = with_before(path, {**load_json(about or "{}", str(path)), "data": data})
+        described = _with_before(path, {**load_json(about or "{}", str(path)), "data": data})
         if about is not None or "before" in described:
             _write_sidecar(path, described)
     if about is None:
@@ -206,3 +308,89 @@ def _write_jsonl(table: Any, path: Path, about: str | None) -> None:
 def _write_sidecar(path: Path, about: Mapping[str, Any]) -> None:
     with atomic_write(sidecar(path), "w") as file:
         file.write(json.dumps(about, ensure_ascii=False) + "\n")
+
+
+def sidecar(path: str | Path) -> Path:
+    """Name the file beside ``path`` that describes it."""
+    return Path(f"{path}.meta.json")
+
+
+def read_sidecar(path: str | Path) -> dict[str, Any] | None:
+    """Read what stands beside a file about it; None where nothing readable does.
+
+    Raises
+    ------
+    DataError
+        Where the two do not belong together.
+    """
+    path = Path(path)
+    known = _load(sidecar(path))
+    if known is None or "data" not in known:
+        return known
+    for candidate in (known, known.get("before")):
+        if isinstance(candidate, dict) and _fits(candidate, path):
+            return {name: value for name, value in candidate.items() if name != "before"}
+    raise DataError(
+        f"{path} is not the file that {sidecar(path)} describes: one of the two was changed or "
+        "replaced; make the file again with --overwrite, or remove the second one to read the "
+        "first without its class names."
+    )
+
+
+def _with_before(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to a new description the one of what stands at ``path`` now, if there is one."""
+    try:
+        before = read_sidecar(path) if path.is_file() and _is_ours(sidecar(path)) else None
+    except DataError:
+        before = None
+    return dict(about) if before is None else {**about, "before": before}
+
+
+def drop_sidecar(path: str | Path) -> None:
+    """Remove a description of ours that is of another file than the one at ``path`` now."""
+    if _is_ours(sidecar(path)):
+        sidecar(path).unlink(missing_ok=True)
+
+
+def _check_sidecar(path: str | Path) -> None:
+    """Refuse to describe ``path`` in a file that is somebody else's.
+
+    Raises
+    ------
+    OutputExistsError
+        Where such a file stands there.
+    """
+    place = sidecar(path)
+    if place.exists() and not _is_ours(place):
+        raise OutputExistsError(
+            f"{place} would be replaced and was not written by probekit; remove it, or name "
+            "another output."
+        )
+
+
+def _is_ours(place: Path) -> bool:
+    known = _load(place)
+    return known is not None and (
+        "data" in known or str(known.get("format")).startswith("probekit-")
+    )
+
+
+def _fits(about: Mapping[str, Any], path: Path) -> bool:
+    data = about.get("data")
+    if data is None:  # written before descriptions named their file
+        return True
+    try:
+        if not isinstance(data, dict) or path.stat().st_size != data.get("bytes"):
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == data.get("sha256")
+    except OSError:
+        return False
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    try:
+        found = read_json(path)
+    except DataError:
+        return None
+    return found if isinstance(found, dict) else None

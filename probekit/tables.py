@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from probekit.errors import DataError
+from probekit.files import read_sidecar
 from probekit.safe import load_json, misfit, one_line, read_json, regular_file
-from probekit.sidecars import read_sidecar
 
 __all__ = [
     "SUFFIXES",

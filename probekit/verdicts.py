@@ -17,13 +17,13 @@ from probekit.data import Rows
 from probekit.errors import DataError, first_few
 from probekit.files import (
     atomic_write,
+    drop_sidecar,
     json_line,
     write_table,
 )
 from probekit.joins import Keys, find_ids, match, other_texts
 from probekit.label_columns import class_values
 from probekit.safe import load_json, misfit
-from probekit.sidecars import drop_sidecar
 from probekit.sources import read_table
 from probekit.tables import Table, dataset_table, frame_columns, no_progress_bars
 

@@ -36,8 +36,6 @@ LEVELS = {
     "probekit.settings": 0,
     "probekit.trouble": 1,
     "probekit.locks": 1,
-    "probekit.sidecars": 1,
-    "probekit.outputs": 1,
     "probekit.files": 1,
     "probekit.groups": 1,
     "probekit.states": 1,

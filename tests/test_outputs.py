@@ -18,11 +18,16 @@ import numpy as np
 import pytest
 
 from probekit.errors import DataError, OutputExistsError, UsageError, WriteError
-from probekit.files import TEMPORARY, atomic_write, write_table
+from probekit.files import (
+    TEMPORARY,
+    atomic_write,
+    read_sidecar,
+    refuse_inside,
+    refuse_reads,
+    write_table,
+)
 from probekit.labels import WeakLabels, load_labels
 from probekit.locks import beside, locked
-from probekit.outputs import refuse_inside, refuse_reads
-from probekit.sidecars import read_sidecar
 from probekit.trouble import disk_errno, is_out_of_memory, told
 
 
