@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from probekit.errors import StoreError
+from probekit.files import sync_folder
 from probekit.locks import UNSUPPORTED, try_lock
-from probekit.trouble import disk_errno, disk_sentence
+from probekit.trouble import told
 
 __all__ = [
     "full_disk_told",
@@ -78,11 +79,7 @@ def move_into_place(file: BinaryIO, temporary: Path, path: Path) -> None:
     """Give a finished file its name; a power cut leaves the old file or the new one there."""
     os.fsync(file.fileno())
     os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def reserve(file: BinaryIO, size: int) -> None:
@@ -105,18 +102,11 @@ def reserve(file: BinaryIO, size: int) -> None:
         file.truncate(size)
 
 
-@contextmanager
 def full_disk_told(
     path: Path, needed: int, *, advice: str = "or store fewer layers or a smaller dtype"
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Turn a full disk, quota or size limit into one sentence: what was needed, what there is."""
-    try:
-        yield
-    except OSError as error:
-        code = disk_errno(error)
-        if code is None:
-            raise
-        raise StoreError(disk_sentence(path, code, needed, advice=advice)) from None
+    return told(path, needed=needed, error=StoreError, advice=advice)
 
 
 def write_at(file: BinaryIO, data: memoryview, offset: int) -> None:

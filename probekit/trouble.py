@@ -99,28 +99,36 @@ def disk_sentence(
 
 
 @contextmanager
-def told(path: Path, *, needed: int | None = None) -> Iterator[None]:
+def told(
+    path: Path,
+    *,
+    needed: int | None = None,
+    error: type[ProbekitError] = WriteError,
+    advice: str = "then " + AGAIN,
+) -> Iterator[None]:
     """Turn a write that the disk refuses into one sentence about ``path``.
 
     Parameters
     ----------
     needed
         Bytes that are written in all, where that is known.
+    error, advice
+        Kind of error, and how its sentence ends.
 
     Raises
     ------
     WriteError
-        With file, size and repair.
+        (or ``error``) With file, size and repair.
     """
     try:
         yield
     except (KeyboardInterrupt, SystemExit, ProbekitError):
         raise
-    except BaseException as error:
-        code = disk_errno(error)
+    except BaseException as failure:
+        code = disk_errno(failure)
         if code is None:
             raise
-        raise WriteError(disk_sentence(path, code, needed)) from error
+        raise error(disk_sentence(path, code, needed, advice=advice)) from failure
 
 
 def _free_bytes(path: Path) -> int:
