@@ -14,7 +14,14 @@ import numpy as np
 from probekit.activations.layout import Array
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
-from probekit.errors import NotAStoreError, StaleStoreError, StoreError, UsageError, first_few
+from probekit.errors import (
+    NotAStoreError,
+    StaleStoreError,
+    StoreError,
+    UsageError,
+    first_few,
+    repeated,
+)
 from probekit.files import refuse_reads
 from probekit.joins import Keys
 from probekit.safe import regular_file
@@ -166,9 +173,7 @@ def _one_behind_the_other(
         places.append((rows, rows + len(ids)))
         ids += store.ids
         hashes += store.hashes
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = [name for name in ids if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    if twice := repeated(ids):
         raise StoreError(
             f"{len(twice)} ids stand in two of the stores (ids {first_few(twice)}); merge stores "
             "whose ids differ."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -17,7 +16,7 @@ from probekit.contents import (
     other_parts,
     text_hash,
 )
-from probekit.errors import DataError, first_few
+from probekit.errors import DataError, first_few, repeated
 from probekit.joins import Keys, find_ids, key_text, match
 from probekit.tables import dataset_table, frame_columns, read_file
 
@@ -95,7 +94,7 @@ class Rows:
         self.ids: list[str] = list(found.ids)
         self._id_column = found.id_column
         if len(set(self.ids)) != len(self.ids):
-            twice = [name for name, many in Counter(self.ids).items() if many > 1]
+            twice = repeated(self.ids)
             raise DataError(
                 f"{source} has {len(twice)} ids more than once ({first_few(twice)}); make ids "
                 "unique."

@@ -21,6 +21,7 @@ A message is one sentence: what is wrong, where, what is allowed, what was found
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "WriteError",
     "did_you_mean",
     "first_few",
+    "repeated",
 ]
 
 
@@ -118,6 +120,11 @@ def first_few(items: Iterable[object], limit: int = 3) -> str:
     listed = list(items)
     text = ", ".join(repr(str(item)) for item in listed[:limit])
     return text + (", …" if len(listed) > limit else "")
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Names that stand more than once, each once."""
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def did_you_mean(name: object, names: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from probekit.contents import Kind, holds_messages, normal, text_hash
-from probekit.errors import LabelsError, first_few
+from probekit.errors import LabelsError, first_few, repeated
 from probekit.files import write_table
 from probekit.joins import Keys, Match, find_ids, match, other_texts, unknown_ids
 from probekit.label_columns import LabelColumn, class_values, parse_labels
@@ -72,7 +72,7 @@ class WeakLabels:
                 f"shape {self.probs.shape} and {len(self.hashes or self.ids)} text hashes."
             )
         if len(set(self.ids)) < len(self.ids):
-            twice = [name for name, many in Counter(self.ids).items() if many > 1]
+            twice = repeated(self.ids)
             raise LabelsError(
                 f"{self.source} has {len(twice)} ids more than once (ids {first_few(twice)}); "
                 "give each row one label."

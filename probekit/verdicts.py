@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from probekit.contents import text_hash
 from probekit.cuts import by_key
 from probekit.data import Rows
-from probekit.errors import DataError, first_few
+from probekit.errors import DataError, first_few, repeated
 from probekit.files import (
     atomic_write,
     drop_sidecar,
@@ -106,7 +105,7 @@ class Verdicts:
         if len(self.hashes) != n:
             raise DataError(f"Verdicts have {n} ids and {len(self.hashes)} text hashes.")
         if len(set(self.ids)) < n:
-            twice = [name for name, many in Counter(self.ids).items() if many > 1]
+            twice = repeated(self.ids)
             raise DataError(f"Verdicts have {len(twice)} ids more than once ({first_few(twice)}).")
         for name in (*MATRICES, "weight", "disagreement"):
             finite = np.isfinite(getattr(self, name)).reshape(n, -1).all(axis=1)
