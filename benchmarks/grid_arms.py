@@ -12,9 +12,8 @@ from grid_states import TaskStates
 
 from probekit.cleaning.noise import prune_by_noise_rate
 from probekit.cleaning.scoring import Scored, score_rows
-from probekit.cuts import disagreement_of, largest
+from probekit.cuts import disagreement_of, largest, prior_matched
 from probekit.labels import WeakLabels
-from probekit.prior import prior_matched
 from probekit.probes import LogisticProbe
 
 Array = np.ndarray[Any, Any]

@@ -23,10 +23,10 @@ from grid_states import task_states
 from grid_summary import Z
 from weak_to_strong_grid import ask, mean_of, pooled
 
+from probekit.cuts import prior_matched
 from probekit.data import Rows
 from probekit.labels import WeakLabels
 from probekit.metrics import auroc
-from probekit.prior import prior_matched
 
 Array = np.ndarray[Any, Any]
 

@@ -26,8 +26,8 @@ from grid_tasks import available_tasks
 
 from probekit.cleaning.advice import advise
 from probekit.cleaning.audit import Disputed, conclude, find_disputed, tally
+from probekit.cuts import prior_matched
 from probekit.metrics import auroc
-from probekit.prior import prior_matched
 from probekit.probes import LogisticProbe
 
 Array = np.ndarray[Any, Any]

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from probekit.cuts import (
     by_content,
     by_id,
+    class_counts,
     count_of,
     disagreement_of,
     largest,
+    prior_matched,
     tied_decisions,
 )
-from probekit.errors import UsageError
+from probekit.errors import DataError, UsageError
 from probekit.groups import content_digests
 
 
@@ -98,3 +101,71 @@ def test_disagreement_with_hard_labels_is_one_number(n_classes):
 def test_decisions_of_equal_rows():
     P = np.array([[0.5, 0.5], [0.2, 0.8], [0.5, 0.5], [0.2, 0.8]])
     assert tied_decisions(P, np.array([0, 1, 1, 1])).tolist() == [True, False, True, False]
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def dirichlet(rng, n, n_classes):
+    return rng.dirichlet(np.ones(n_classes), n)
+
+
+def test_prior_matched_takes_the_largest_scores_and_the_first_of_equal_ones():
+    score = [0.2, 0.9, 0.4, 0.4, 0.4, 0.1]
+    assert prior_matched(score, 0.5).tolist() == [0, 1, 1, 1, 0, 0]
+    assert prior_matched(score, 0).sum() == 0
+    assert prior_matched(score, 1).sum() == 6
+    assert prior_matched(score, 2.5 / 6).sum() == 3  # halves are rounded up
+
+
+def test_prior_matched_gives_a_count_back_exactly():
+    score = np.linspace(0, 1, 997)
+    for count in range(0, 998, 7):
+        assert prior_matched(score, count / 997).sum() == count
+
+
+@pytest.mark.parametrize(("n_classes", "votes"), [(3, 5), (4, 30), (5, None), (3, 4)])
+def test_prior_matched_for_many_classes_is_the_optimal_assignment(rng, n_classes, votes):
+    P = dirichlet(rng, 150, n_classes)
+    if votes:  # a kNN probe's probabilities: almost all of them tied
+        P = np.array([rng.multinomial(votes, p) for p in P]) / votes
+    share = rng.dirichlet(np.ones(n_classes) * 2)
+    counts = class_counts(150, share)
+    decided = prior_matched(P, share)
+    assert np.bincount(decided, minlength=n_classes).tolist() == counts.tolist()
+    seats = np.repeat(np.arange(n_classes), counts)
+    rows, seat = linear_sum_assignment(-P[:, seats])
+    # Both sum the same float64 numbers in another order.
+    assert P[np.arange(150), decided].sum() == pytest.approx(P[rows, seats[seat]].sum(), abs=1e-9)
+    assert P[np.arange(150), P.argmax(axis=1)].sum() > P[rows, seats[seat]].sum()
+
+
+def test_two_columns_are_one_score(rng):
+    P = dirichlet(rng, 80, 2)
+    assert np.array_equal(prior_matched(P, [0.3, 0.7]), prior_matched(P[:, 1], 0.7))
+
+
+def test_class_counts_sum_up():
+    assert class_counts(10, [1 / 3, 1 / 3, 1 / 3]).tolist() == [3, 3, 4]
+    assert class_counts(5, 0.5).tolist() == [2, 3]
+    assert class_counts(7, [0, 1.0]).tolist() == [0, 7]
+    with pytest.raises(DataError, match="sum to 1"):
+        class_counts(5, [0.5, 0.6])
+
+
+def test_equal_scores_go_by_the_row_number_or_by_ties():
+    assert prior_matched([0.3, 0.3, 0.3, 0.3], 0.5).tolist() == [1, 1, 0, 0]
+    assert prior_matched([0.3] * 4, 0.5, ties=np.array([3, 1, 2, 0])).tolist() == [0, 1, 0, 1]
+    P = np.full((6, 3), 1 / 3)
+    ties = np.array([5, 4, 3, 2, 1, 0])
+    by_ties = prior_matched(P, np.full(3, 1 / 3), ties=ties)
+    assert np.array_equal(by_ties, prior_matched(P, np.full(3, 1 / 3))[::-1])
+
+
+def test_shares_that_do_not_fit_are_refused():
+    with pytest.raises(DataError, match="as many shares"):
+        prior_matched(np.ones((2, 3)) / 3, [0.5, 0.5])
+    with pytest.raises(DataError, match="without NaN"):
+        prior_matched([0.5, np.nan], 0.5)

@@ -51,8 +51,6 @@ LEVELS = {
     "probekit.label_columns": 6,
     "probekit.labels": 6,
     "probekit.metrics": 6,
-    "probekit.pgr": 6,
-    "probekit.prior": 6,
     "probekit.verdicts": 6,
     "probekit.probes": 7,
     "probekit.students": 7,

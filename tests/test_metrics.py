@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.metrics
-from scipy.optimize import linear_sum_assignment
 
 from probekit.errors import DataError
 from probekit.metrics import (
@@ -16,11 +15,8 @@ from probekit.metrics import (
     calibration_error,
     log_loss,
     pairwise_accuracy,
-    prior_matched,
-    prior_threshold,
     recall_at_fpr,
 )
-from probekit.prior import class_counts
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "auroc.npz")
 
@@ -124,34 +120,6 @@ def test_no_order_without_numbers():
     for measure in (recall_at_fpr, auroc):
         with pytest.raises(DataError, match="1 scores are NaN"):
             measure([0, 1, 1], [0.1, np.nan, 0.3])
-    with pytest.raises(DataError, match="without NaN"):
-        prior_threshold([0.1, np.nan], 0.5)
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-def test_a_threshold_between_neighbouring_floats_parts_them(dtype):
-    for start in (0.5, -0.5, 0.0, 1e-3, 1000.0):
-        low = dtype(start)
-        middle = np.nextafter(low, dtype(np.inf), dtype=dtype)
-        high = np.nextafter(middle, dtype(np.inf), dtype=dtype)
-        for below, above in ((low, middle), (middle, high), (low, high)):
-            score = np.array([above, below], dtype=dtype)
-            threshold = prior_threshold(score, 0.5)
-            assert (score > threshold).tolist() == [True, False]
-            assert (score.astype(np.float64) > threshold).tolist() == [True, False]
-
-
-def test_thresholds_at_the_ends():
-    assert prior_threshold([np.inf, 0.0], 0.5) == 0.0
-    assert prior_threshold([0.0, -np.inf], 0.5) == -np.inf
-    assert prior_threshold([1.7e308, 1.6e308], 0.5) == pytest.approx(1.65e308)
-    assert prior_threshold([0.3, 0.3, 0.3, 0.3], 0.5) == 0.3  # equal: no threshold parts them
-    assert prior_matched([0.3, 0.3, 0.3, 0.3], 0.5).tolist() == [1, 1, 0, 0]
-    assert prior_matched([0.3] * 4, 0.5, ties=np.array([3, 1, 2, 0])).tolist() == [0, 1, 0, 1]
-    P = np.full((6, 3), 1 / 3)
-    ties = np.array([5, 4, 3, 2, 1, 0])
-    by_ties = prior_matched(P, np.full(3, 1 / 3), ties=ties)
-    assert np.array_equal(by_ties, prior_matched(P, np.full(3, 1 / 3))[::-1])
 
 
 def test_agreement_obeys_its_identities(rng):
@@ -167,67 +135,12 @@ def test_agreement_obeys_its_identities(rng):
     assert np.isnan(agreement([0, 1], [0, 1], [0, 0]).wrong)
 
 
-def test_prior_matched_takes_the_largest_scores_and_the_first_of_equal_ones():
-    score = [0.2, 0.9, 0.4, 0.4, 0.4, 0.1]
-    assert prior_matched(score, 0.5).tolist() == [0, 1, 1, 1, 0, 0]
-    assert prior_matched(score, 0).sum() == 0
-    assert prior_matched(score, 1).sum() == 6
-    assert prior_matched(score, 2.5 / 6).sum() == 3  # halves are rounded up
-
-
-def test_prior_matched_gives_a_count_back_exactly():
-    score = np.linspace(0, 1, 997)
-    for count in range(0, 998, 7):
-        assert prior_matched(score, count / 997).sum() == count
-
-
-def test_prior_threshold_decides_as_prior_matched(rng):
-    score = rng.random(300)
-    for share in (0.1, 0.5, 0.77):
-        assert np.array_equal(score > prior_threshold(score, share), prior_matched(score, share))
-    assert prior_threshold(score, 0) == np.inf
-    assert prior_threshold(score, 1) == -np.inf
-
-
-@pytest.mark.parametrize(("n_classes", "votes"), [(3, 5), (4, 30), (5, None), (3, 4)])
-def test_prior_matched_for_many_classes_is_the_optimal_assignment(rng, n_classes, votes):
-    P = dirichlet(rng, 150, n_classes)
-    if votes:  # a kNN probe's probabilities: almost all of them tied
-        P = np.array([rng.multinomial(votes, p) for p in P]) / votes
-    share = rng.dirichlet(np.ones(n_classes) * 2)
-    counts = class_counts(150, share)
-    decided = prior_matched(P, share)
-    assert np.bincount(decided, minlength=n_classes).tolist() == counts.tolist()
-    seats = np.repeat(np.arange(n_classes), counts)
-    rows, seat = linear_sum_assignment(-P[:, seats])
-    # Both sum the same float64 numbers in another order.
-    assert P[np.arange(150), decided].sum() == pytest.approx(P[rows, seats[seat]].sum(), abs=1e-9)
-    assert P[np.arange(150), P.argmax(axis=1)].sum() > P[rows, seats[seat]].sum()
-
-
-def test_two_columns_are_one_score(rng):
-    P = dirichlet(rng, 80, 2)
-    assert np.array_equal(prior_matched(P, [0.3, 0.7]), prior_matched(P[:, 1], 0.7))
-
-
-def test_class_counts_sum_up():
-    assert class_counts(10, [1 / 3, 1 / 3, 1 / 3]).tolist() == [3, 3, 4]
-    assert class_counts(5, 0.5).tolist() == [2, 3]
-    assert class_counts(7, [0, 1.0]).tolist() == [0, 7]
-    with pytest.raises(DataError, match="sum to 1"):
-        class_counts(5, [0.5, 0.6])
-
-
 def test_rows_must_be_the_same():
     for metric in (accuracy, auroc, brier):
         with pytest.raises(DataError, match="same rows"):
             metric([0, 1, 1], [0.5, 0.5])
     with pytest.raises(DataError, match="class numbers from 0 to 1"):
         brier([0, 2], [0.5, 0.5])
-    with pytest.raises(DataError, match="as many shares"):
-        prior_matched(np.ones((2, 3)) / 3, [0.5, 0.5])
-    with pytest.raises(DataError, match="without NaN"):
-        prior_matched([0.5, np.nan], 0.5)
     assert np.isnan(accuracy([], []))
 
 

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from probekit.cuts import DECIMALS, by_key
+from probekit.cuts import DECIMALS, by_key, prior_matched
 from probekit.errors import DataError, UsageError
 from probekit.kinds import check
-from probekit.prior import prior_matched
 from probekit.states import check_finite
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.cuts import prior_matched
 from probekit.errors import LabelsError
 from probekit.metrics import (
     accuracy,
@@ -15,7 +16,6 @@ from probekit.metrics import (
     calibration_error,
     log_loss,
     pairwise_accuracy,
-    prior_matched,
 )
 
 if TYPE_CHECKING:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.cuts import by_key
+from probekit.cuts import by_key, class_counts, prior_matched
 from probekit.errors import DataError, LabelsError, UsageError
 from probekit.kinds import check
-from probekit.prior import class_counts, prior_matched
 from probekit.states import finite_rows
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.cuts import DECIMALS, Cut, largest
+from probekit.cuts import DECIMALS, Cut, class_counts, largest
 from probekit.errors import ProbeError
-from probekit.prior import class_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from probekit.cleaning.scoring import Scored, score_rows
-from probekit.cuts import DECIMALS, tied_decisions
+from probekit.cuts import DECIMALS, prior_matched, tied_decisions
 from probekit.errors import UsageError
 from probekit.kinds import ACTION_KINDS, check, checked
-from probekit.prior import prior_matched
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from probekit.cuts import class_counts
 from probekit.errors import LabelsError, UsageError, first_few
 from probekit.joins import match
 from probekit.kinds import Listed, Maybe, Text, check, checked
 from probekit.labels import WeakLabels
 from probekit.metrics import accuracy, auroc
-from probekit.prior import class_counts
 from probekit.states import check_finite
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.pgr import pgr, pgr_undefined
+from probekit.metrics import pgr, pgr_undefined
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -13,8 +13,7 @@ import numpy as np
 from probekit.data import Rows
 from probekit.errors import DataError, first_few
 from probekit.files import atomic_write
-from probekit.metrics import agreement
-from probekit.pgr import paired_bootstrap
+from probekit.metrics import agreement, paired_bootstrap
 from probekit.students.completion import Completions, completion_rows, exact_match
 from probekit.students.config import FinetuneConfig
 from probekit.students.generative import finetune_completion

@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.cuts import prior_matched
 from probekit.errors import DataError
 from probekit.metrics import (
+    Bootstrap,
     agreement,
     auroc,
+    bootstrap_summary,
     brier,
     calibration_error,
+    drawn_aurocs,
     log_loss,
     paired_bootstrap,
-    prior_matched,
+    pgr,
+    pgr_undefined,
     recall_at_fpr,
 )
-from probekit.pgr import Bootstrap, bootstrap_summary, drawn_aurocs, pgr, pgr_undefined
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -349,7 +349,7 @@ class Run:
     def _training_set_pgr(self, pair: Pair, arms: list[PlannedArm]) -> list[dict[str, Any]]:
         """How right the labels of each round are, between weak labels and ceiling."""
         from probekit.experiments.judge import plain_numbers
-        from probekit.pgr import pgr, pgr_undefined
+        from probekit.metrics import pgr, pgr_undefined
 
         context = pair.context
         truth = context.splits.truth["student"].hard

@@ -10,7 +10,7 @@ import numpy as np
 
 from probekit.experiments.judge import plain_numbers
 from probekit.experiments.seeds import spread
-from probekit.pgr import bootstrap_summary
+from probekit.metrics import bootstrap_summary
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

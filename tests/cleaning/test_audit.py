@@ -17,8 +17,8 @@ from probekit.cleaning.audit import (
     tally,
 )
 from probekit.cleaning.audit_file import AuditFile, plain_text
+from probekit.cuts import prior_matched
 from probekit.errors import DataError
-from probekit.metrics import prior_matched
 from probekit.probes import EnsembleProbe
 
 

@@ -11,8 +11,8 @@ from probekit.activations.extraction import extract
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.audit import Tally, conclude, find_disputed
 from probekit.cleaning.diagnose import diagnose
+from probekit.cuts import prior_matched
 from probekit.labels import WeakLabels
-from probekit.metrics import prior_matched
 from probekit.probes import LogisticProbe
 from probekit.probes.ensemble import ensemble_for, plan_layers, stack_layers
 

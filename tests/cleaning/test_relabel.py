@@ -8,8 +8,8 @@ import pytest
 from probekit.cleaning.evaluate import summarize
 from probekit.cleaning.relabel import relabel
 from probekit.cleaning.scoring import score_rows
+from probekit.cuts import prior_matched
 from probekit.errors import UsageError
-from probekit.metrics import prior_matched
 from probekit.probes import KNNProbe, LogisticProbe
 
 GOLDEN = Path(__file__).parents[1] / "golden"

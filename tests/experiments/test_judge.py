@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
+from probekit.cuts import prior_matched
 from probekit.errors import DataError
 from probekit.experiments.curves import judge_curve
 from probekit.experiments.judge import Arm, judge_arms
 from probekit.experiments.seeds import combine_seeds
-from probekit.metrics import prior_matched
 
 ROWS = 400
 

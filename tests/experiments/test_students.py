@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from probekit.cuts import prior_matched
 from probekit.experiments.students import TrainingSet, judge_students, random_drops
-from probekit.metrics import auroc, prior_matched
-from probekit.pgr import paired_bootstrap
+from probekit.metrics import auroc, paired_bootstrap
 from probekit.probes import LogisticProbe
 
 N, TEST, WIDTH = 400, 600, 8
