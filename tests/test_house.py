@@ -47,7 +47,6 @@ LEVELS = {
     "probekit.sources": 4,
     "probekit.activations": 5,
     "probekit.cuts": 5,
-    "probekit.folds": 6,
     "probekit.label_columns": 6,
     "probekit.labels": 6,
     "probekit.metrics": 6,

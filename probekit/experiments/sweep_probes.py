@@ -12,7 +12,7 @@ import numpy as np
 
 from probekit.cuts import disagreement_of
 from probekit.errors import ProbeError
-from probekit.folds import stratified_folds
+from probekit.groups import stratified_folds
 from probekit.probes.base import hard_labels
 from probekit.probes.knn import neighbor_means
 from probekit.probes.registry import ProbeSpec, probe_spec

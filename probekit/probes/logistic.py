@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from probekit.errors import ProbeError
-from probekit.folds import stratified_folds
+from probekit.groups import stratified_folds
 from probekit.kinds import (
     COUNT,
     FLAG,

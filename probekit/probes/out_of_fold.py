@@ -46,8 +46,7 @@ def out_of_fold(
     from sklearn.base import clone
 
     from probekit.errors import ProbeError
-    from probekit.folds import stratified_folds
-    from probekit.groups import duplicate_groups
+    from probekit.groups import duplicate_groups, stratified_folds
     from probekit.probes.base import BaseProbe, hard_labels, label_matrix
     from probekit.states import as_array
 

@@ -12,8 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from probekit.errors import ProbeError
-from probekit.folds import stratified_folds
-from probekit.groups import duplicate_groups
+from probekit.groups import duplicate_groups, stratified_folds
 from probekit.probes import KNNProbe, TopoFilterProbe, out_of_fold
 from probekit.probes.base import BaseProbe
 
