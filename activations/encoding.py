@@ -17,8 +17,7 @@ from probekit.activations.templates import (
     refusal,
     render,
 )
-from probekit.contents import Content
-from probekit.data import Rows
+from probekit.data import Content, Rows
 from probekit.errors import DataError, UsageError, first_few
 
 __all__ = ["Encoder", "Survey", "longest_whole", "opening_token", "shortened"]

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from probekit.contents import Content, repaired, without_none
+from probekit.data import Content, without_none
 from probekit.errors import DataError, UsageError, first_few
-from probekit.safe import read_text
+from probekit.safe import read_text, repaired
 
 __all__ = ["Renderer", "chat_template", "make_renderer", "read_template", "refusal", "render"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from probekit.contents import repaired
 from probekit.errors import DataError, first_few
+from probekit.safe import repaired
 
 __all__ = [
     "Keys",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from probekit.contents import Kind, holds_messages, normal, text_hash
+from probekit.data import Kind, holds_messages, normal, text_hash
 from probekit.errors import LabelsError, first_few, repeated
 from probekit.files import write_table
 from probekit.joins import Keys, Match, find_ids, match, other_texts, unknown_ids

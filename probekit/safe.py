@@ -31,6 +31,7 @@ __all__ = [
     "read_json",
     "read_text",
     "regular_file",
+    "repaired",
 ]
 
 # Lists in lists in lists: rows, labels and settings need a handful.
@@ -335,6 +336,19 @@ def misfit(value: Any, shape: Any, name: str) -> str | None:
     right = type(value) is bool if shape is bool else isinstance(value, shape)
     right = right and not (shape in (int, float) and isinstance(value, bool))
     return None if right else f"{name} is no {shape.__name__}"
+
+
+def repaired(text: str) -> str:
+    """Text with U+FFFD for each half of a character; two halves that fit become one.
+
+    JSON can escape the halves of an emoji one by one, and programs that cut texts leave one over.
+    No tokenizer takes it, and no file in UTF-8 holds it.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
 
 
 def printable(text: str) -> str:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.contents import text_hash
 from probekit.cuts import by_key
-from probekit.data import Rows
+from probekit.data import Rows, text_hash
 from probekit.errors import DataError, first_few, repeated
 from probekit.files import (
     atomic_write,

@@ -31,7 +31,6 @@ PACKAGES = sorted(set(PYPROJECT["tool"]["setuptools"]["packages"]))
 LEVELS = {
     "probekit.errors": 0,
     "probekit.safe": 0,
-    "probekit.contents": 1,
     "probekit.kinds": 0,
     "probekit.settings": 0,
     "probekit.trouble": 1,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.contents import repaired
 from probekit.data import Rows
 from probekit.errors import LabelsError, first_few
 from probekit.files import write_table
 from probekit.joins import find_ids
+from probekit.safe import repaired
 from probekit.sources import read_table
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from probekit.contents import holds_messages, normal
+from probekit.data import holds_messages, normal
 
 __all__ = ["find_prompts"]
 

@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from probekit.contents import holds_messages, normal
-from probekit.data import Rows, text_hash
+from probekit.data import Rows, holds_messages, normal, text_hash
 from probekit.errors import DataError, first_few
 from probekit.joins import find_ids
 from probekit.tasks.balance import draw
