@@ -22,11 +22,9 @@ from probekit.errors import DataError, UsageError, first_few
 from probekit.joins import Keys
 
 __all__ = [
-    "HDF5_OPTIONS",
     "Plan",
     "compress_store",
     "create_store",
-    "portable_source",
 ]
 
 # Version 1.8 of the file format has checksums over all metadata, which 1.6 has not, and no mark
@@ -153,7 +151,7 @@ def _write_skeleton(file: BinaryIO, plan: Plan, folder: Path) -> None:
     }
     numbers = {"n_tokens": "<i4", "truncated": "u1", "done": "u1"}
     with h5py.File(file, "w", **HDF5_OPTIONS) as store:
-        write_attributes(store, plan, folder)
+        _write_attributes(store, plan, folder)
         for name, (texts, kind) in strings.items():
             _write_strings(store, f"rows/{name}", texts, kind)
         if plan.groups is not None:
@@ -183,7 +181,7 @@ def _write_strings(
     return data
 
 
-def write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
+def _write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
     """Write the root attributes of an incomplete store."""
     # First, so that it lies in the file's first page: setting it is one write, whole or not at all.
     store.attrs["complete"] = np.bool_(False)
@@ -198,7 +196,7 @@ def write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
         store.attrs["id_column"] = _name(plan.keys.id_column)
         store.attrs["text_column"] = _name(plan.keys.text_column)
     if plan.source is not None:
-        store.attrs["source"] = portable_source(plan.source, folder)
+        store.attrs["source"] = _portable_source(plan.source, folder)
 
 
 def _in_one_piece(
@@ -212,7 +210,7 @@ def _in_one_piece(
     return store.create_dataset(name, shape, dtype, dcpl=options)
 
 
-def portable_source(source: str, folder: Path) -> str:
+def _portable_source(source: str, folder: Path) -> str:
     """Name the rows without this machine's paths: relative to ``folder`` if inside, else the name.
 
     What is no path here (a task, ``hf:…``) stays as it is.
