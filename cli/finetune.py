@@ -244,7 +244,7 @@ def _text(result: dict[str, Any]) -> str:
 def _truncation(result: dict[str, Any]) -> list[str]:
     """How many rows of each kind had more tokens than were read, as a line where there are any."""
     cut = [f"{many:,} {name}" for name, many in result["truncated"].items() if many]
-    return [f"truncated at {result['max_length']:,} tokens: {', '.join(cut)}"] if cut else []
+    return [f"truncated at {result['max_length'] or 0:,} tokens: {', '.join(cut)}"] if cut else []
 
 
 def _train_texts(config: FinetuneConfig, rows: Rows, options: dict[str, Any]) -> None:
@@ -263,7 +263,7 @@ def _train_texts(config: FinetuneConfig, rows: Rows, options: dict[str, Any]) ->
             f"{found['perplexity_after']:.2f} after"
         )
     if found["truncated"]:
-        text += f"; {found['truncated']:,} rows truncated at {found['max_length']:,} tokens"
+        text += f"; {found['truncated']:,} rows truncated at {found['max_length'] or 0:,} tokens"
     emit({"model": str(model), **found}, text + ".", as_json=options["as_json"])
 
 
@@ -288,7 +288,7 @@ def _train_completions(
     lines = [f"{done.folder}: learned {result['rows']:,} completions in {result['steps']} steps"]
     if result["truncated"]:
         cut, length = result["truncated"], result["max_length"]
-        lines[0] += f"; {cut:,} prompts truncated at {length:,} tokens"
+        lines[0] += f"; {cut:,} prompts truncated at {length or 0:,} tokens"
     for name, found in done.predictions.items():
         if "completion" not in predict[name].columns:
             say(f"{name} has no column completion, so its completions were not graded.")

@@ -305,8 +305,8 @@ def misfit(value: Any, shape: Any, name: str) -> str | None:
     ----------
     shape
         A type; a tuple of shapes, one of which fits; ``[shape]`` for a list of any length; or a
-        mapping of keys, where ``"key?"`` may be missing. Other keys may be there. A truth value is
-        no number.
+        mapping of keys, where ``"key?"`` may be missing and ``"*"`` stands for all others, which
+        may be anything without it. A truth value is no number.
     name
         What the value is called, for the sentence.
 
@@ -326,7 +326,11 @@ def misfit(value: Any, shape: Any, name: str) -> str | None:
             return f"{name} is no object"
         for key, inner in shape.items():
             plain = key.removesuffix("?")
-            if plain in value:
+            if key == "*":
+                others = {k: v for k, v in value.items() if k not in shape and f"{k}?" not in shape}
+                places = (misfit(v, inner, f"{name}.{k}") for k, v in others.items())
+                wrong = next(filter(None, places), None)
+            elif plain in value:
                 wrong = misfit(value[plain], inner, f"{name}.{plain}")
             else:
                 wrong = None if key != plain else f"{name}.{plain} is missing"

@@ -21,6 +21,7 @@ from probekit.safe import (
     json_for_terminal,
     load_json,
     load_yaml,
+    misfit,
     one_line,
     open_regular,
     plain_command,
@@ -182,3 +183,26 @@ def test_a_plain_command_can_start_nothing_else() -> None:
     assert not set(shlex.split(found, posix=False)) & {";", "|", "&&", ">"}
     for other in ("rm -rf ~", "probekit run --config x", "sh -c 'probekit sweep x'", "'", None, 3):
         assert plain_command(other, "sweep") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        ({"train": 3, "test": 0}, None),
+        ({}, None),
+        (5, "cut is no object"),
+        ([1], "cut is no object"),
+        ({"train": "3"}, "cut.train is no int"),
+        ({"train": True}, "cut.train is no int"),
+    ],
+)
+def test_a_shape_may_have_any_keys(value: object, wrong: str | None) -> None:
+    assert misfit(value, {"*": int}, "cut") == wrong
+    both = misfit({"cut": value, "rows": 1}, {"rows": int, "cut?": {"*": int}}, "metrics")
+    assert both == (wrong and f"metrics.{wrong}")
+
+
+def test_what_a_shape_names_is_not_one_of_all_others() -> None:
+    assert misfit({"a": "x", "b": 1}, {"a": str, "*": int}, "m") is None
+    assert misfit({"a": "x", "b": 1}, {"a?": str, "*": int}, "m") is None
+    assert misfit({"a": "x", "b": "y"}, {"a": str, "*": int}, "m") == "m.b is no int"

@@ -39,12 +39,16 @@ MEASURED: dict[str, Any] = {
     "tokens?": int,
     "perplexity_before?": NUMBER_OR_NONE,
     "perplexity_after?": NUMBER_OR_NONE,
+    "max_length?": (int, type(None)),
+    "truncated?": int,
 }
 OF_CLASSES: dict[str, Any] = {
     "classes": [str],
     "best_step": (int, type(None)),
     "parameters": int,
     "trained_parameters": int,
+    "notes?": [str],
+    "truncated?": {"*": int},
 }
 # What a run makes in its folder; all else there is somebody else's.
 MADE = ("checkpoints", "model", "predictions", "curves")

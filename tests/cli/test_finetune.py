@@ -372,3 +372,23 @@ def test_an_adapter_alone_is_called_one(write_jsonl: Files, model: str, tmp_path
     assert "(for extract" not in told.stdout
     merged = run(*words, "-o", tmp_path / "m")
     assert f"model (for extract, finetune and predict): {tmp_path}/m/model" in merged.stdout
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"truncated": 5}, {"truncated": {"train": "x"}}, {"notes": "x"}, {"max_length": "x"}],
+)
+def test_damaged_metrics_of_a_finished_training_are_one_sentence(
+    write_jsonl: Files, model: str, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    rows = rows_of(write_jsonl, 16)
+    words = [rows, "-m", model, "--labels", rows, "-o", tmp_path / "s", "--max-steps", "1"]
+    assert run(*words).exit_code == 0
+    path = tmp_path / "s" / "metrics.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({**known, **change}))
+    told = run(*words)
+    assert told.exit_code == 1
+    assert "metrics.json is damaged" in told.stderr
+    path.write_text(json.dumps({**known, "max_length": None, "truncated": {"train": 1}}))
+    assert run(*words).exit_code == 0  # nothing that stops a reader
