@@ -255,3 +255,18 @@ def test_constraints_pin_what_pyproject_admits() -> None:
         name = re.split(r"[<>=;\s]", requirement)[0].lower()
         if "faiss-cpu" not in requirement:
             assert name in pins, f"{name} has no pin in constraints.txt"
+
+
+def test_what_is_imported_is_declared() -> None:
+    other_names = {
+        "faiss": "faiss-gpu",
+        "pydantic_core": "pydantic",  # it pins its core
+        "sklearn": "scikit-learn",
+        "yaml": "pyyaml",
+    }
+    declared = {re.split(r"[<>=;\s]", r)[0].lower() for r in PYPROJECT["project"]["dependencies"]}
+    for path in SOURCES:
+        for module in imports_of(ast.parse(path.read_text(encoding="utf-8"))):
+            name = module.partition(".")[0]
+            if name != "probekit" and name not in sys.stdlib_module_names:
+                assert other_names.get(name, name) in declared, f"{path} imports {name}"
