@@ -499,12 +499,18 @@ def _accuracy(arm: Mapping[str, Any]) -> float | None:
     return None if median is None else 100 * float(median)
 
 
+def _arm_of(group: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """The first arm of a kind; LookupError where a damaged file has none."""
+    found: list[Mapping[str, Any]] = [arm for arm in group["arms"] if arm["kind"] == kind]
+    return found[0]
+
+
 def _accuracy_of(group: Mapping[str, Any], kind: str) -> float | None:
-    return _accuracy(next(arm for arm in group["arms"] if arm["kind"] == kind))
+    return _accuracy(_arm_of(group, kind))
 
 
 def _plain_value(group: Mapping[str, Any], panel: str) -> float | None:
-    arm = next(arm for arm in group["arms"] if arm["kind"] == "plain")
+    arm = _arm_of(group, "plain")
     if panel == "accuracy" or _accuracy(arm) is None:
         return _accuracy(arm)
     if panel == "pgr":

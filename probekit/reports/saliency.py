@@ -204,6 +204,8 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
 def layers_table(summary: Mapping[str, Any]) -> Table:
     """Test accuracy by layer of the probes before and after finetuning."""
     curves = {key: summary["curves"][key] for key in TABLED if key in summary["curves"]}
+    if not curves:
+        raise LookupError("no curves")  # of a damaged file
     layers = next(iter(curves.values()))["layers"]
     shown = _spaced(len(layers))
     header = ("probe", *(f"layer {layers[i]}" for i in shown), "linear from")

@@ -17,6 +17,7 @@ from probekit.reports.run import (
     draw_curves,
     draw_grid,
     rounds_table,
+    run_figures,
     run_page,
     run_table,
     write_run_reports,
@@ -319,3 +320,14 @@ def test_several_pairs_have_a_figure_each_and_one_for_all():
     facts = dict(page.facts)
     assert facts["Strong models"] == "large, larger"
     assert facts["Computed in"] == "2 min"  # 60 + 30 + 30: what is shared counts once
+
+
+@pytest.mark.parametrize("kind", ["floor", "ceiling", "plain"])
+def test_a_damaged_run_without_an_arm_has_no_figures(kind: str) -> None:
+    """A LookupError, which the command makes a sentence of: no StopIteration in a generator."""
+    whole = run_results(("large", "larger"))
+    assert len(list(run_figures(whole))) > 1
+    for group in whole["groups"]:
+        group["arms"] = [arm for arm in group["arms"] if arm["kind"] != kind]
+    with pytest.raises(LookupError):
+        list(run_figures(whole))
