@@ -28,7 +28,7 @@ from probekit.activations.checkpoint import (
     tokenizer_fingerprint,
 )
 from probekit.activations.create import Plan
-from probekit.activations.encoding import Encoder, Survey
+from probekit.activations.encoding import Encoder, Survey, read_template, refusal
 from probekit.activations.forward import (
     Ahead,
     Counts,
@@ -45,7 +45,6 @@ from probekit.activations.progress import Progress
 from probekit.activations.quiet import quiet
 from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS, ExtractionSpec, parse_layers
 from probekit.activations.store import ActivationStore
-from probekit.activations.templates import read_template, refusal
 from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
 from probekit.errors import DataError, OutputExistsError, StoreError, UsageError, first_few

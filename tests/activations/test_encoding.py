@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from probekit.activations import templates
-from probekit.activations.encoding import LEAST, MOST, Encoder, longest_whole, shortened
-from probekit.activations.templates import read_template
+from probekit.activations import encoding
+from probekit.activations.encoding import (
+    LEAST,
+    MOST,
+    Encoder,
+    longest_whole,
+    read_template,
+    shortened,
+)
 from probekit.data import Rows
 from probekit.errors import DataError, UsageError
 
@@ -310,7 +316,7 @@ def test_a_template_without_end_is_stopped(
     kind: str, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten thousand million rounds: no machine ends them within the limit, however slow or fast."""
-    monkeypatch.setattr(templates, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(encoding, "MAX_SECONDS", 0.2)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
     content: Any = [{"role": "user", "content": "a"}] if kind == "messages" else "a"
     encoder = Encoder(tokenizer, kind=kind, template=ENDLESS)
@@ -328,12 +334,12 @@ def test_a_template_that_is_slow_for_every_row_is_stopped(
 ) -> None:
     """Each row is within its limit; a clock that is turned on by hand stands for the time."""
     clock = iter(range(1_000_000))
-    monkeypatch.setattr(templates.time, "thread_time", lambda: next(clock) / 10)
+    monkeypatch.setattr(encoding.time, "thread_time", lambda: next(clock) / 10)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model("llama"))
     encoder = Encoder(tokenizer, kind="text", template="{{ text }}")
     few = encoder.encode(["a"] * 60, [str(i) for i in range(60)])  # the control
     assert len(few.lengths) == 60
-    monkeypatch.setattr(templates, "MAX_SECONDS", 1.0)
+    monkeypatch.setattr(encoding, "MAX_SECONDS", 1.0)
     with pytest.raises(UsageError, match="of processor time for a row"):
         encoder.encode(["a"] * 60, [str(i) for i in range(60)])
 
@@ -359,7 +365,7 @@ def test_what_a_template_makes_is_text(
         for t in ("\\ud800", "\ufffd")
     )
     np.testing.assert_array_equal(half.encode(["a"], ["r"]).flat, whole.encode(["a"], ["r"]).flat)
-    monkeypatch.setattr(templates, "MAX_CHARACTERS", 99)
+    monkeypatch.setattr(encoding, "MAX_CHARACTERS", 99)
     long = Encoder(tokenizer, kind="text", template="{{ text * 100 }}")
     with pytest.raises(DataError, match="it makes 100 characters of it"):
         long.encode(["a"], ["r"])
