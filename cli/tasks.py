@@ -128,7 +128,7 @@ def export(
     rows = get_task(name).rows(split, seed=seed)
     written = len(rows) if limit is None else min(limit, len(rows))
     kept = [column for column in rows.columns if not (no_label and column in TRUTH)]
-    write_table({column: rows.columns[column][:written] for column in kept}, output, {})
+    write_table({column: rows.columns[column][:written] for column in kept}, output)
     if rows.note:
         say(f"{rows.source}: {rows.note}")
     if limit is not None and limit > len(rows):

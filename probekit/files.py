@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from probekit.errors import DataError, OutputExistsError, UsageError
 from probekit.locks import beside, note_made, try_lock
-from probekit.safe import load_json, read_json
+from probekit.safe import read_json
 from probekit.trouble import told
 
 __all__ = [
@@ -261,17 +261,20 @@ def json_line(record: Mapping[str, Any]) -> str:
     return line + "\n"
 
 
-def write_table(columns: Mapping[str, Any], path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Write columns as Parquet (with ``metadata`` in its schema) or JSONL, by the path's ending.
+def write_table(
+    columns: Mapping[str, Any], path: str | Path, about: Mapping[str, Any] | None = None
+) -> None:
+    """Write columns as Parquet or JSONL, by the path's ending, with what probekit knows of them.
 
-    Of JSONL the metadata's text under ``probekit``, a JSON object, stands in ``<path>.meta.json``:
-    both files are one commit.
+    ``about`` (JSON types) stands in the schema of Parquet under ``probekit``, and beside JSONL in
+    ``<path>.meta.json``: both files are one commit.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    described = {"probekit": json.dumps(about, ensure_ascii=False)} if about is not None else {}
     try:
-        table = pa.table(dict(columns)).replace_schema_metadata(dict(metadata))
+        table = pa.table(dict(columns)).replace_schema_metadata(described)
     except UnicodeEncodeError as error:
         raise DataError(f"{path} cannot hold text that is no Unicode: {error.object!r}.") from None
     suffix = Path(path).suffix.lower()
@@ -279,12 +282,12 @@ def write_table(columns: Mapping[str, Any], path: str | Path, metadata: Mapping[
         with atomic_write(path, needed=table.nbytes) as file:
             pq.write_table(table, file)
     elif suffix == ".jsonl":
-        _write_jsonl(table, Path(path), metadata.get("probekit"))
+        _write_jsonl(table, Path(path), about)
     else:
         raise DataError(f"{path} has the ending {suffix!r}; allowed are .parquet and .jsonl.")
 
 
-def _write_jsonl(table: Any, path: Path, about: str | None) -> None:
+def _write_jsonl(table: Any, path: Path, about: Mapping[str, Any] | None) -> None:
     if about is not None:
         _check_sidecar(path)
     digest = hashlib.sha256()
@@ -296,7 +299,7 @@ def _write_jsonl(table: Any, path: Path, about: str | None) -> None:
                 file.write(line)
         data = {"bytes": file.tell(), "sha256": digest.hexdigest()}
         # First the description of both, the old and the new; the data decide which holds.
-        described = _with_before(path, {**load_json(about or "{}", str(path)), "data": data})
+        described = _with_before(path, {**(about or {}), "data": data})
         if about is not None or "before" in described:
             _write_sidecar(path, described)
     if about is None:

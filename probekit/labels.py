@@ -273,17 +273,14 @@ class WeakLabels:
         else:
             columns["probs"] = self.probs.tolist()
         columns["label"] = [values[c] for c in self.hard]
-        text = json.dumps(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "classes": list(self.classes),
-                "id_column": self.keys.id_column,
-                "provenance": dict(self.provenance if provenance is None else provenance),
-            },
-            ensure_ascii=False,
-        )
-        write_table(columns, path, {"probekit": text})
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "classes": list(self.classes),
+            "id_column": self.keys.id_column,
+            "provenance": dict(self.provenance if provenance is None else provenance),
+        }
+        write_table(columns, path, about)
 
     def _take(self, order: NDArray[np.int64]) -> WeakLabels:
         return replace(

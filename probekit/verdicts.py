@@ -183,9 +183,9 @@ class Verdicts:
             "classes": list(self.classes),
             "provenance": dict(self.provenance),
         }
-        text = json.dumps(metadata, ensure_ascii=False)
-        _check_metadata(load_json(text, str(path)), path)  # what is written can be read
-        write_table(columns, path, {"probekit": text})
+        # What is written can be read.
+        _check_metadata(load_json(json.dumps(metadata), str(path)), path)
+        write_table(columns, path, metadata)
 
     @classmethod
     def load(cls, path: str | Path | Table) -> Verdicts:

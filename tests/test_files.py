@@ -65,14 +65,14 @@ def test_a_written_file_has_the_usual_rights_and_a_link_stays_one(tmp_path):
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):
     path = tmp_path / "t.parquet"
-    write_table({"a": [1]}, path, {})
+    write_table({"a": [1]}, path)
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
         with pytest.raises(WriteError, match=r"t\.parquet needs \d.*; raise that limit"):
-            write_table({"a": np.random.default_rng(0).random(9000)}, path, {})
+            write_table({"a": np.random.default_rng(0).random(9000)}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -100,9 +100,9 @@ def test_a_folder_that_cannot_be_written_to_is_told(tmp_path, monkeypatch):
 
 def test_tables(tmp_path):
     columns = {"id": ["a", "b"], "p": np.array([0.5, 0.25]), "v": [[1.0, 0.0], [0.0, 1.0]]}
-    write_table(columns, tmp_path / "t.parquet", {"probekit": "said"})
-    assert pq.read_schema(tmp_path / "t.parquet").metadata[b"probekit"] == b"said"
-    write_table(columns, tmp_path / "t.jsonl", {})
+    write_table(columns, tmp_path / "t.parquet", {"said": 1})
+    assert pq.read_schema(tmp_path / "t.parquet").metadata[b"probekit"] == b'{"said": 1}'
+    write_table(columns, tmp_path / "t.jsonl")
     for name in ("t.parquet", "t.jsonl"):
         assert as_lists(read_file(tmp_path / name).columns) == {
             "id": ["a", "b"],
@@ -110,9 +110,9 @@ def test_tables(tmp_path):
             "v": [[1.0, 0.0], [0.0, 1.0]],
         }
     with pytest.raises(DataError, match=r"ending '.csv'; allowed are .parquet and .jsonl"):
-        write_table(columns, tmp_path / "t.csv", {})
+        write_table(columns, tmp_path / "t.csv")
     with pytest.raises(DataError, match="no Unicode"):
-        write_table({"id": ["a\ud800"]}, tmp_path / "s.parquet", {})
+        write_table({"id": ["a\ud800"]}, tmp_path / "s.parquet")
     assert not (tmp_path / "s.parquet").exists()
 
 

@@ -232,10 +232,10 @@ class TestTwoFiles:
     def test_the_description_of_an_earlier_file_goes(self, tmp_path: Path) -> None:
         path = tmp_path / "w.jsonl"
         labels(("spam", "ham"), 0.9).save(path)
-        write_table({"id": ["a"], "label": [0]}, path, {})
+        write_table({"id": ["a"], "label": [0]}, path)
         assert list(tmp_path.iterdir()) == [path]
         (tmp_path / "w.jsonl.meta.json").write_text('{"mine": 1}')
-        write_table({"id": ["a"], "label": [1]}, path, {})
+        write_table({"id": ["a"], "label": [1]}, path)
         with pytest.raises(OutputExistsError, match="was not written by probekit"):
             labels(("spam", "ham"), 0.9).save(path)
         assert json.loads((tmp_path / "w.jsonl.meta.json").read_text()) == {"mine": 1}
@@ -253,7 +253,7 @@ class TestTwoFiles:
 
     def test_a_packed_name_is_not_written_unpacked(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"ending '\.gz'"):
-            write_table({"id": ["a"]}, tmp_path / "w.jsonl.gz", {})
+            write_table({"id": ["a"]}, tmp_path / "w.jsonl.gz")
 
 
 def _raise(error: Exception) -> Callable[[], None]:

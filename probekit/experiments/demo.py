@@ -200,7 +200,7 @@ def judge_demo(folder: Path, *, seed: int = 0) -> dict[str, Any]:
     results["versions"]["python"] = platform.python_version()
     results["hardware"] = {"machine": platform.machine(), "cpus": os.cpu_count()}
     columns |= {name: proba[:, 1] for name, proba in predictions.items()}
-    write_table(columns, folder / "predictions.parquet", {})
+    write_table(columns, folder / "predictions.parquet")
     _write_results(results, folder)
     return results
 

@@ -216,7 +216,7 @@ def write_sweep(sweep: Sweep, path: str | Path, *, command: str | None = None) -
     del metadata["rows"], metadata["best"]
     if command is not None:
         metadata["command"] = command
-    write_table(columns, path, {"probekit": json.dumps(metadata, ensure_ascii=False)})
+    write_table(columns, path, metadata)
 
 
 def is_sweep(path: Path) -> bool:

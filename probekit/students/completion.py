@@ -88,7 +88,7 @@ class Completions:
             "logprob": self.logprob,
         }
         about = {"format": FORMAT, "version": VERSION, "provenance": dict(self.provenance)}
-        write_table(columns, path, {"probekit": json.dumps(about, ensure_ascii=False)})
+        write_table(columns, path, about)
 
 
 def load_completions(path: str | Path) -> Completions:
