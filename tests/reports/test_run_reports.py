@@ -322,7 +322,7 @@ def test_several_pairs_have_a_figure_each_and_one_for_all():
     assert facts["Computed in"] == "2 min"  # 60 + 30 + 30: what is shared counts once
 
 
-@pytest.mark.parametrize("kind", ["floor", "ceiling", "plain"])
+@pytest.mark.parametrize("kind", ["floor", "ceiling"])
 def test_a_damaged_run_without_an_arm_has_no_figures(kind: str) -> None:
     """A LookupError, which the command makes a sentence of: no StopIteration in a generator."""
     whole = run_results(("large", "larger"))
