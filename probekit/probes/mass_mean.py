@@ -47,7 +47,7 @@ class MassMeanProbe(BaseProbe):
     See Also
     --------
     LogisticProbe : The direction that fits the labels best, under a penalty.
-    sklearn.neighbors.NearestCentroid : The same decisions with equal class shares.
+    sklearn.neighbors.NearestCentroid : Nearest class mean, without calibration.
 
     References
     ----------
