@@ -197,9 +197,11 @@ def _segments(
 
 
 def pad(
-    encoded: Encoded, places: Array, *, pad_id: int, side: str = "right"
+    encoded: Encoded, places: Array, *, pad_id: int
 ) -> tuple[Array, Array | None, Array | None]:
-    """Put the rows at ``places`` of a window side by side.
+    """Put the rows at ``places`` of a window side by side, padded on the right.
+
+    Whatever the tokenizer says: a model's own positions are then right too.
 
     Returns
     -------
@@ -210,8 +212,6 @@ def pad(
     lengths, starts = encoded.lengths[places], encoded.starts[places]
     width = int(lengths.max())
     mask = np.arange(width) < lengths[:, None]
-    if side == "left":
-        mask = mask[:, ::-1]
     # Token j of the row that begins at s lies at flat[s + j]; real tokens come in row order.
     ends = np.cumsum(lengths)
     source = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)

@@ -132,11 +132,6 @@ class Checkpoint:
         return limit if isinstance(limit, int) and 0 < limit < SANE_LENGTH else None
 
     @property
-    def counts_own_positions(self) -> bool:
-        """Whether the model counts positions itself, over ids that are not the padding id."""
-        return self._counted_positions() is not None
-
-    @property
     def pad_id(self) -> int:
         """Id that fills padded places; any will do where the mask hides it."""
         counted = self._counted_positions()

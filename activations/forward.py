@@ -230,22 +230,14 @@ class Feed:
     tap: Tap
     device: torch.device
     pad_id: int
-    side: str = "right"
-    """Right padding, whatever the tokenizer says: a model's own positions are then right too."""
-    counts_own_positions: bool = False
-    """Whether the model finds positions by the padding id; matters on the left only."""
 
     def states(self, window: Window, batch: Batch) -> dict[int, torch.Tensor]:
         """Pooled states of a batch, by layer, on the device."""
-        ids, mask, types = pad(window.encoded, batch.places, pad_id=self.pad_id, side=self.side)
-        positions = None
-        if self.side == "left" and mask is not None and not self.counts_own_positions:
-            positions = np.maximum(np.cumsum(mask, 1) - 1, 0) if self.tap.takes_positions else None
+        ids, mask, types = pad(window.encoded, batch.places, pad_id=self.pad_id)
         return self.tap(
             self._move(ids),
             None if mask is None else self._move(mask),
             types=None if types is None else self._move(types),
-            positions=None if positions is None else self._move(positions),
         )
 
     def _move(self, array: Array) -> torch.Tensor:

@@ -100,11 +100,6 @@ class Tap:
                     self._hooks.append(hook)
 
     @property
-    def takes_positions(self) -> bool:
-        """Whether the model can be told the positions of its tokens."""
-        return "position_ids" in self._accepts
-
-    @property
     def takes_types(self) -> bool:
         """Whether the model reads token types."""
         return "token_type_ids" in self._accepts
@@ -115,7 +110,6 @@ class Tap:
         mask: Tensor | None = None,
         *,
         types: Tensor | None = None,
-        positions: Tensor | None = None,
     ) -> dict[int, Tensor]:
         """Run ids (b, s) with their mask (b, s) of real tokens; what was taken, by layer."""
         self._found, self._mask = {}, mask
@@ -124,8 +118,6 @@ class Tap:
             inputs["attention_mask"] = mask.long()
         if types is not None and self.takes_types:
             inputs["token_type_ids"] = types
-        if positions is not None:
-            inputs["position_ids"] = positions
         if "use_cache" in self._accepts:
             inputs["use_cache"] = False
         try:

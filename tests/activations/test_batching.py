@@ -120,7 +120,7 @@ def encoded() -> Encoded:
     )
 
 
-def test_padding_right_and_left() -> None:
+def test_padding_on_the_right() -> None:
     places = np.array([0, 2, 1])
     ids, mask, types = pad(encoded(), places, pad_id=9)
     assert ids.tolist() == [[1, 2, 3], [5, 6, 9], [4, 9, 9]]
@@ -128,10 +128,6 @@ def test_padding_right_and_left() -> None:
     assert mask.tolist() == [[True] * 3, [True, True, False], [True, False, False]]
     assert types is not None
     assert types.tolist() == [[0, 0, 1], [0, 1, 0], [0, 0, 0]]
-    ids, mask, _ = pad(encoded(), places, pad_id=9, side="left")
-    assert ids.tolist() == [[1, 2, 3], [9, 5, 6], [9, 9, 4]]
-    assert mask is not None
-    assert mask.tolist() == [[True] * 3, [False, True, True], [False, False, True]]
 
 
 def test_no_mask_where_nothing_is_padded() -> None:
