@@ -169,8 +169,8 @@ class Checkpoint:
     def untied(self) -> bool:
         """Whether its last hidden_states come before the final norm, which its result is after."""
         configs = (self.config, self.config.get_text_config())
-        told = any(getattr(c, "tie_last_hidden_states", None) is False for c in configs)
-        return told or self.config.model_type in UNTIED
+        untied = any(getattr(c, "tie_last_hidden_states", None) is False for c in configs)
+        return untied or self.config.model_type in UNTIED
 
     @property
     def causal(self) -> bool:
@@ -308,7 +308,7 @@ def split_model_name(name: str) -> tuple[str, int | None]:
     Raises
     ------
     UsageError
-        Where K is no whole number above 0.
+        If K is not a whole number above 0.
     """
     found = _TRUNCATED.fullmatch(name)
     if found is None or expand(name, error=ModelError).exists():

@@ -124,7 +124,7 @@ def extract_differences(
     Raises
     ------
     ProbekitError
-        As there; a UsageError where the rows are no pairs.
+        As there; a UsageError if the rows are not pairs.
     """
     progress = options.pop("progress", None)
     work = prepare_differences(Request(rows, model, output, layers, pool, **options))
@@ -137,7 +137,7 @@ def texts_of_pairs(rows: Rows) -> tuple[Rows, Array]:
     Raises
     ------
     UsageError
-        Where the rows are no pairs.
+        If the rows are not pairs.
     """
     if rows.kind != "pair":
         raise UsageError(
@@ -264,7 +264,7 @@ def _open_writer(work: PairJob) -> StoreWriter:
 
 
 def _extract_texts(job: Job, show: bool | None, on_batch: Callable[[Batch], None] | None) -> Report:
-    """Go on with the texts that a run of the same pairs left; those of another one are removed."""
+    """Resume the texts that a run of the same pairs left; those of another run are removed."""
     try:
         return run(job, show=show, on_batch=on_batch)
     except (StaleStoreError, OutputExistsError):

@@ -324,7 +324,7 @@ def _spec(
 
 
 def _as_begun(request: Request, checkpoint: Checkpoint, path: Path) -> tuple[Request, str]:
-    """Go on with a store of 0.1.0, which did not know what a sentence-transformers folder says.
+    """Resume a store of 0.1.0, which did not know what a sentence-transformers folder says.
 
     Returns the request with the pooling and length of that store, and a note.
     """
@@ -342,8 +342,8 @@ def _as_begun(request: Request, checkpoint: Checkpoint, path: Path) -> tuple[Req
     if there.get("weights") != checkpoint.weights or not other:
         return request, ""
     kept: dict[str, Any] = {"pool" if key == "pooling" else key: old[key] for key in other}
-    told = " and ".join(f"{key.replace('_', ' ')} {old[key]}" for key in other)
-    return replace(request, **kept), f"The store was begun with {told}, and goes on so."
+    begun = " and ".join(f"{key.replace('_', ' ')} {old[key]}" for key in other)
+    return replace(request, **kept), f"The store was begun with {begun}, and goes on so."
 
 
 def _keep_label(spec: ExtractionSpec, path: Path) -> ExtractionSpec:

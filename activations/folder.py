@@ -87,7 +87,7 @@ def check_adapter(folder: Path) -> None:
 
 
 def _check_inside(folder: Path) -> None:
-    """Refuse links that lead out of a model's folder, and what is no file or folder.
+    """Raise ModelError if a link leads out of a model's folder, or an entry is no file or folder.
 
     Links to the ``blobs`` of the folder's own place in a Hugging Face cache are the cache's, and a
     link to a file of its own name is one that somebody made to another model's folder.
@@ -161,7 +161,7 @@ def weight_files(folder: Path) -> list[Path]:
     Raises
     ------
     ModelError
-        Where a name leads out of the folder, is no safetensors file or is not there.
+        If a name leads out of the folder, is not a safetensors file or is not there.
     """
     found = set(folder.glob("*.safetensors"))
     # Weights in one file come before those of an index, which may be left from an earlier save.

@@ -167,7 +167,7 @@ class StoreWriter:
         try:
             if old is not None:
                 lock(old, path, shown=path)
-                if _goes_on(old, path, plan, overwrite=overwrite):
+                if _is_resumed(old, path, plan, overwrite=overwrite):
                     changed = _take_texts(old, path, plan)
                     # Nobody else writes this store, so this is what a killed run left half made.
                     temporary_name(path).unlink(missing_ok=True)
@@ -328,7 +328,7 @@ class StoreWriter:
                 )
 
 
-def _goes_on(file: BinaryIO, path: Path, plan: Plan, *, overwrite: bool) -> bool:
+def _is_resumed(file: BinaryIO, path: Path, plan: Plan, *, overwrite: bool) -> bool:
     """Whether the file at ``path`` is resumed; False where it is to be replaced."""
     try:
         with open_hdf5(path, file) as store:
@@ -390,7 +390,7 @@ def _fingerprint_place(file: BinaryIO, fingerprint: str) -> int | None:
 
 
 def _difference(store: h5py.File, file: BinaryIO, path: Path, header: Header, plan: Plan) -> str:
-    """Say why a store is not the one that ``plan`` makes; empty where it is."""
+    """Why a store is not the one that ``plan`` makes; empty where it is."""
     if different := _spec_difference(header, plan):
         return f"was made with another spec: {different}"
     if different := _groups_difference(header, plan):
@@ -412,7 +412,7 @@ def _difference(store: h5py.File, file: BinaryIO, path: Path, header: Header, pl
 
 
 def _spec_difference(header: Header, plan: Plan) -> str:
-    """Name every key of the spec that differs, with both values; empty where none does."""
+    """Every key of the spec that differs, with both values; empty where none does."""
     there: dict[str, Any] = dict(header.spec)
     here: dict[str, Any] = dict(plan.spec)
     if not (parts := _differences(there, here)):
@@ -448,7 +448,7 @@ def _shown(*values: object) -> list[str]:
 
 
 def _groups_difference(header: Header, plan: Plan) -> str:
-    """Say how the groups of rows differ; empty where they do not."""
+    """How the groups of rows differ; empty where they do not."""
     old, new = header.groups_fingerprint, plan.groups_fingerprint
     if old == new:
         return ""
@@ -458,7 +458,7 @@ def _groups_difference(header: Header, plan: Plan) -> str:
 
 
 def _rows_difference(ids: Sequence[str], hashes: Sequence[str], plan: Plan) -> str:
-    """Say which rows of a store (``ids``, ``hashes``) are not those of ``plan``."""
+    """Which rows of a store (``ids``, ``hashes``) are not those of ``plan``."""
     if len(ids) != len(plan.ids):
         return f"it holds {len(ids)} rows and there are {len(plan.ids)} now"
     if other := [new for old, new in zip(ids, plan.ids, strict=True) if old != new]:
