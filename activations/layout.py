@@ -284,7 +284,7 @@ def read_header(file: h5py.File, path: Path) -> Header:
         Where the file is another HDF5 file, a newer version, or damaged.
     """
     with damaged(path):
-        _check_attributes(file, "/")
+        _check_attributes(file["/"].id, "/")
         attrs = file.attrs
         found = _plain(attrs.get("format"))
         if not isinstance(found, str) or found != FORMAT:
@@ -392,13 +392,13 @@ def _read_layers(group: h5py.Group, n_rows: int, size: int) -> dict[int, LayerIn
         data = group[name]
         if data.ndim != 2 or data.shape[0] != n_rows or data.shape[1] == 0:
             raise DamagedError(f"/layers/{name} has the shape {data.shape} for {n_rows} rows")
-        found = data.dtype
+        found, width = data.dtype, data.shape[1]
         dtype = str(data.attrs.get("dtype") if found == np.uint16 else found)
         # None is a name of float64 to NumPy, so a missing name must not be compared.
         if dtype not in STORE_DTYPES or STORE_DTYPES[dtype] != found:
             raise DamagedError(f"/layers/{name} has the dtype {found.str} and the mark {dtype}")
         offset = _check_extent(data, size)
-        layers[int(name)] = LayerInfo(dtype=dtype, width=data.shape[1], offset=offset)
+        layers[int(name)] = LayerInfo(dtype=dtype, width=width, offset=offset)
     if not layers:
         raise DamagedError("it holds no layers")
     return layers
@@ -406,18 +406,22 @@ def _read_layers(group: h5py.Group, n_rows: int, size: int) -> dict[int, LayerIn
 
 def _check_extent(data: h5py.Dataset, size: int) -> int | None:
     """Offset of a data set that lies in one piece, checked against the file's size, else None."""
-    offset = data.id.get_offset()
-    if data.chunks is not None or offset is None or data.external:
+    offset = data.id.get_offset()  # of chunks there is none
+    if offset is None:
         return None
-    end = offset + data.size * data.dtype.itemsize
+    itemsize = data.dtype.itemsize
+    end = offset + math.prod(data.shape) * itemsize
     if end > size:
         raise DamagedError(f"{data.name} ends at byte {end}, the file at {size}")
     # Maps of foreign files may start anywhere; numbers that are not aligned are read, not mapped.
-    return int(offset) if offset % data.dtype.itemsize == 0 else None
+    return int(offset) if offset % itemsize == 0 else None
 
 
 def _check_inside(file: h5py.File) -> None:
     """Look at the links of the root, at /rows and /layers, and at every data set in these.
+
+    By h5py's own ids, not its objects: a store is opened by every command, most of which read one
+    layer of it.
 
     Raises
     ------
@@ -425,57 +429,65 @@ def _check_inside(file: h5py.File) -> None:
         Where a link is not hard, a data set lies outside or is virtual, has a filter of a plug-in
         or a named type, or an attribute is no text or number.
     """
-    _check_links(file, "/")
+    root = file["/"].id
+    _check_links(root, "/")
     for name in ("rows", "layers"):
-        _check_group(file[name], f"/{name}")
+        _check_group(h5py.h5o.open(root, name.encode()), f"/{name}")
 
 
-def _check_group(group: h5py.Group | h5py.Dataset, place: str) -> None:
-    if not isinstance(group, h5py.Group):
+def _check_group(group: Any, place: str) -> None:
+    if not isinstance(group, h5py.h5g.GroupID):
         raise LeadsOutError(f"{place} is no group")
-    _check_links(group, f"{place}/")
-    for key in group:
-        inner, data = f"{place}/{key}", group[key]
+    for name in _check_links(group, f"{place}/"):
+        inner, item = f"{place}/{_text(name)}", h5py.h5o.open(group, name)
         if inner == KEY_GROUP:
-            _check_group(data, inner)
-        elif isinstance(data, h5py.Dataset):
-            _check_data(data, inner)
-            _check_attributes(data, inner)
+            _check_group(item, inner)
+        elif isinstance(item, h5py.h5d.DatasetID):
+            _check_data(item, inner)
+            _check_attributes(item, inner)
         else:
             raise LeadsOutError(f"{inner} is no data set")
 
 
-def _check_attributes(item: h5py.Group | h5py.Dataset, place: str) -> None:
+def _check_attributes(item: Any, place: str) -> None:
     """Refuse attributes that are references to objects, or of named types."""
-    for name in item.attrs:
-        attribute = item.attrs.get_id(name)
+    for number in range(h5py.h5a.get_num_attrs(item)):
+        attribute = h5py.h5a.open(item, index=number)
         kind = attribute.get_type()
         if kind.get_class() not in ATTRIBUTES or _is_named(kind):
+            name = _text(attribute.name)
             raise LeadsOutError(f"the attribute {name!r} of {place} is no plain text or number")
 
 
-def _check_links(group: h5py.Group, place: str) -> None:
-    for name in group:
+def _check_links(group: Any, place: str) -> list[bytes]:
+    """Names in a group, none of which leads out of it."""
+    names = list(group)
+    for name in names:
         # By number: a name is looked up in the group itself, and nothing is followed.
-        kind = group.id.links.get_info(name.encode("utf-8", "surrogateescape")).type
-        if kind != h5py.h5l.TYPE_HARD:
-            raise LeadsOutError(f"{place}{name} is a link to somewhere else")
+        if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+            raise LeadsOutError(f"{place}{_text(name)} is a link to somewhere else")
+    return names
 
 
-def _check_data(data: h5py.Dataset, place: str) -> None:
-    how = data.id.get_create_plist()
-    if how.get_layout() == h5py.h5d.VIRTUAL:
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _check_data(data: Any, place: str) -> None:
+    how = data.get_create_plist()
+    layout = how.get_layout()
+    if layout == h5py.h5d.VIRTUAL:
         raise LeadsOutError(f"{place} is put together from other data sets (virtual)")
     if how.get_external_count():
         raise LeadsOutError(f"the numbers of {place} lie in another file (external storage)")
     filters = [how.get_filter(i)[0] for i in range(how.get_nfilters())]
     if foreign := [number for number in filters if number not in FILTERS]:
         raise LeadsOutError(f"{place} is packed with the filter {foreign[0]} of a plug-in")
-    if _is_named(data.id.get_type()):
+    if _is_named(data.get_type()):
         raise LeadsOutError(f"{place} has a named type")
-    if how.get_layout() == h5py.h5d.CHUNKED:
-        claimed = max(data.size, math.prod(how.get_chunk())) * data.dtype.itemsize
-        if claimed > MOST_PACKED * data.id.get_storage_size() + (1 << 16):
+    if layout == h5py.h5d.CHUNKED:
+        claimed = max(math.prod(data.shape), math.prod(how.get_chunk())) * data.dtype.itemsize
+        if claimed > MOST_PACKED * data.get_storage_size() + (1 << 16):
             raise LeadsOutError(f"{place} is said to hold {claimed:,} bytes, which are not there")
 
 
