@@ -87,7 +87,7 @@ def check_adapter(folder: Path) -> None:
 
 
 def _check_inside(folder: Path) -> None:
-    """Raise ModelError if a link leads out of a model's folder, or an entry is no file or folder.
+    """Raise ModelError if a link leads out of a model's folder, or an entry is not a file.
 
     Links to the ``blobs`` of the folder's own place in a Hugging Face cache are the cache's, and a
     link to a file of its own name is one that somebody made to another model's folder.
@@ -186,7 +186,7 @@ def _shards(folder: Path, index: Path) -> set[Path]:
     for name in set(map(str, content["weight_map"].values())):
         if not name.endswith(".safetensors"):
             raise ModelError(
-                f"{index} names {name!r}, which is no safetensors file; convert the model to "
+                f"{index} names {name!r}, which is not a safetensors file; convert the model to "
                 "safetensors where you trust it."
             )
         shards.add(_inside(folder, name, index.name))

@@ -251,7 +251,8 @@ def open_hdf5(path: Path, stream: BinaryIO | StoreFile) -> h5py.File:
         raise NotAStoreError(f"{path} is empty; make it with `probekit extract`.")
     if not head.startswith(SIGNATURE):
         raise NotAStoreError(
-            f"{path} is no HDF5 file, so no activation store; make one with `probekit extract`."
+            f"{path} is not an HDF5 file, so not an activation store; make one with `probekit "
+            "extract`."
         )
     with damaged(path):
         _check_heaps(head)

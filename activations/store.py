@@ -119,7 +119,9 @@ class ActivationStore:
     def keys(self) -> Keys:
         """What the rows can be joined by: ids, text hashes, further columns of their table."""
         id_column, text_column = self._named
-        if id_column is None:  # a store of an older version: row numbers are told by what they are
+        if (
+            id_column is None
+        ):  # a store of an older version: what they are shows which are row numbers
             id_column = "" if self.ids == [str(i) for i in range(len(self))] else "id"
         return Keys(
             ids=self.ids,

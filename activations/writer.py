@@ -162,7 +162,7 @@ class StoreWriter:
         if not path.parent.is_dir():
             raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")
         if path.exists() and not path.is_file():
-            raise OutputExistsError(f"{path} is no plain file; name a file to write.")
+            raise OutputExistsError(f"{path} is not a plain file; name a file to write.")
         old = open_to_write(path) if path.exists() else None
         try:
             if old is not None:
@@ -339,7 +339,7 @@ def _is_resumed(file: BinaryIO, path: Path, plan: Plan, *, overwrite: bool) -> b
             return False
         # Whatever it is, it is somebody's file.
         raise OutputExistsError(
-            f"{path} exists and cannot be gone on with: {str(error).rstrip('.')} "
+            f"{path} exists and cannot be resumed: {str(error).rstrip('.')} "
             "(or name another output, or pass --overwrite to replace it)."
         ) from None
     if different:

@@ -84,7 +84,9 @@ if TYPE_CHECKING:
 )
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings.")
 @click.option(
-    "--compression", type=click.Choice(COMPRESSIONS), help="Pack the file; it maps no more."
+    "--compression",
+    type=click.Choice(COMPRESSIONS),
+    help="Compress the file; compressed stores cannot be memory-mapped.",
 )
 @click.option(
     "--compare",

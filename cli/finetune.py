@@ -98,7 +98,7 @@ KEPT = {
     type=click.Choice(["log_loss", "accuracy", "auroc"]),
     help="Keep the evaluation that is best on held-out weak labels.",
 )
-@click.option("--patience", type=int, help="Stop after so many evaluations without a better one.")
+@click.option("--patience", type=int, help="Stop after N evaluations without improvement.")
 @click.option("--curves", is_flag=True, help="Keep predictions of every evaluation.")
 @click.option(
     "--save",

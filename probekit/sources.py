@@ -125,7 +125,7 @@ def _is_task(source: str | Path) -> bool:
     if isinstance(source, Path) or source.startswith("hf:"):
         return False
     if "\0" in source or len(source) > LONGEST_NAME:
-        raise UsageError(f"{source[:60]!r} is no name of a file or task.")
+        raise UsageError(f"{source[:60]!r} is not the name of a file or task.")
     if suffix_of(source) in SUFFIXES or "/" in source or source.startswith((".", "~")):
         return False
     if Path(source).exists():

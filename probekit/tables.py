@@ -31,7 +31,7 @@ __all__ = [
     "suffix_of",
 ]
 
-# Ending -> format. What a file holds is told by its first bytes where these can tell.
+# Ending -> format. The first bytes of a file show what it holds, where they can.
 FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -122,7 +122,7 @@ def read_file(path: str | Path) -> Table:
         if path.is_dir():
             return _read_folder(path)
         if not path.is_file():
-            raise DataError(f"{path} is no plain file (a device, pipe or socket); name a file.")
+            raise DataError(f"{path} is not a plain file (a device, pipe or socket); name a file.")
         return _read_plain(path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text{_encoding_hint(error)}.") from None

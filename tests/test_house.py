@@ -270,3 +270,16 @@ def test_what_is_imported_is_declared() -> None:
             name = module.partition(".")[0]
             if name != "probekit" and name not in sys.stdlib_module_names:
                 assert other_names.get(name, name) in declared, f"{path} imports {name}"
+
+
+# docs/style.md has them, and says what to write instead.
+WORN = re.compile(r"gone on with|is no [A-Za-z0-9 ]*file|told by|maps no more|without a better one")
+
+
+def test_worn_phrases_are_not_written_again() -> None:
+    own = {Path(__file__), ROOT / "docs" / "style.md"}
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/**/*.py"), *SOURCES]
+    for path in set(pages) - own:
+        found = WORN.search(path.read_text(encoding="utf-8"))
+        assert found is None, f"{path.relative_to(ROOT)}: {found}"
+    assert WORN.search((ROOT / "docs" / "style.md").read_text(encoding="utf-8"))  # the control

@@ -74,7 +74,7 @@ class TestInputs:
         inner = Path("way/inner.jsonl")
         with pytest.raises(UsageError, match="lies in folder, which is read"):
             refuse_reads([inner], ["folder"], overwrite=True)
-        refuse_reads([inner], ["folder"])  # gone on with, not replaced
+        refuse_reads([inner], ["folder"])  # resumed, not replaced
         refuse_reads([Path("folder/new.jsonl")], ["folder"], overwrite=True)
 
     def test_no_folder_is_replaced_that_holds_an_input(self) -> None:

@@ -206,7 +206,7 @@ def test_numbers_of_yaml_are_numbers(tmp_path: Path) -> None:
 
 
 def test_hashes_of_steps_are_what_they_were() -> None:
-    """A folder of 0.1.0 is gone on with: these were computed by it."""
+    """A folder of 0.1.0 is resumed: these were computed by it."""
     some = {"epochs": 2, "lr": 1, "warmup": 40, "lora_modules": ["a", "b"], "loss": "logconf"}
     for chosen, known in (
         ({}, "d222ba4cd41ab937"),

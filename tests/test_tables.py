@@ -322,7 +322,7 @@ def test_what_is_no_table_is_named(tmp_path, name, content, sentence):
 def test_devices_and_loops_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "loop.csv").symlink_to("loop.csv")
-    with pytest.raises(DataError, match="no plain file"):
+    with pytest.raises(DataError, match="not a plain file"):
         read_file(tmp_path / "pipe.csv")
     with pytest.raises(DataError, match=r"does not exist|cannot be read"):
         read_file(tmp_path / "loop.csv")

@@ -90,14 +90,14 @@ def _recorded(store: ActivationStore, purpose: str) -> str:
         return source
     if source is not None and not Path(source).is_absolute():
         folder = Path(os.path.realpath(store.path)).parent
-        with contextlib.suppress(ValueError, OSError):  # what is no name of a file at all
+        with contextlib.suppress(ValueError, OSError):  # a name that no file can have
             path = Path(os.path.realpath(folder / source))
             if path.is_relative_to(folder) and path.exists():
                 return str(path)
     recorded = (
         "does not say where its rows are from"
         if source is None
-        else f"names {source!r}, which is no task and no file beside it"
+        else f"names {source!r}, which is neither a task nor a file beside it"
     )
     raise UsageError(f"{purpose}, and {store.path} {recorded}; name them with --rows.")
 

@@ -85,7 +85,7 @@ class FinetuneConfig:
     early_stop: Annotated[str | None, Maybe(Choice("log_loss", "accuracy", "auroc"))] = None
     """Keep the evaluation that is best on held-out weak labels: log_loss, accuracy or auroc."""
     patience: Annotated[int | None, Maybe(COUNT)] = None
-    """Stop after so many evaluations without a better one; None: train to the end."""
+    """Stop after N evaluations without improvement; None: train to the end."""
     evals: Annotated[int, Whole(1, 100_000)] = 8
     """Evaluations over the whole training, where there are rows to evaluate on."""
     eval_steps: Annotated[int | None, Maybe(COUNT)] = None

@@ -263,7 +263,7 @@ def test_plain_states_and_differences_are_not_confused(
     with pytest.raises(UsageError, match="they need two texts"):
         extract_differences(["one", "two"], model, output=tmp_path / "e.h5")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputExistsError, match="no plain file"):
+    with pytest.raises(OutputExistsError, match="not a plain file"):
         extract_differences(rows, model, output=tmp_path / "folder")
 
 

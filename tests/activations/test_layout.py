@@ -197,7 +197,7 @@ def test_other_files_are_told(tmp_path: Path) -> None:
         (tmp_path / "none.h5", "does not exist"),
         (tmp_path, "is a folder"),
         (empty, "is empty"),
-        (text, "no HDF5 file"),
+        (text, "not an HDF5 file"),
     ]:
         with pytest.raises(NotAStoreError, match=told):
             ActivationStore(path)
@@ -436,6 +436,6 @@ def test_nothing_is_written_through_a_store(tmp_path: Path, example: Callable[..
     secret.write_bytes(SECRET)
     with h5py.File(path, "r+") as file:
         external(file, tmp_path)
-    with pytest.raises(OutputExistsError, match="cannot be gone on with"):
+    with pytest.raises(OutputExistsError, match="cannot be resumed"):
         StoreWriter.open(path, store_dtype="float32", **begun)
     assert secret.read_bytes() == SECRET

@@ -54,7 +54,7 @@ def test_the_last_layer_is_after_the_final_norm_whatever_the_configuration_ties(
     with torch.no_grad():
         found = pair[0](input_ids=ids, output_hidden_states=True)
     assert (found.hidden_states[-1] - found.last_hidden_state).abs().max() > 0.1
-    # 0.1.0 stored those, so that a store it has begun is not gone on with.
+    # 0.1.0 stored those, so that a store it has begun is not resumed.
     spec = prepare(Request(texts, untied, tmp_path / "d.h5", layers="last")).spec.to_json()
     assert spec["last_layer"] == "after the final norm"
     for folder, layers in ((untied, "1"), (plain, "last")):

@@ -312,7 +312,7 @@ def test_a_store_of_other_groups_is_stale(tmp_path: Path, example: Callable[...,
     with StoreWriter.open(tmp_path / "a.h5", **rows.options(groups=GROUPS)) as writer:
         rows.write(writer, [0, 1])
     with StoreWriter.open(tmp_path / "a.h5", **rows.options(groups=GROUPS)) as writer:
-        assert writer.done.sum() == 2  # the same groups: gone on with
+        assert writer.done.sum() == 2  # the same groups: resumed
     for groups, words in ((None, "now they have none"), (["x"] * 5, "rows in other groups")):
         with pytest.raises(StaleStoreError, match=words):
             StoreWriter.open(tmp_path / "a.h5", **rows.options(groups=groups))

@@ -268,10 +268,10 @@ def test_overwrite_goes_on_with_what_the_same_call_began(
 def test_a_foreign_file_is_left_alone(tmp_path: Path, example: Callable[..., Any]) -> None:
     rows, path = example(), tmp_path / "notes.txt"
     path.write_text("mine")
-    with pytest.raises(OutputExistsError, match=r"no HDF5 file.*--overwrite"):
+    with pytest.raises(OutputExistsError, match=r"not an HDF5 file.*--overwrite"):
         StoreWriter.open(path, **rows.options())
     assert path.read_text() == "mine"
-    with pytest.raises(OutputExistsError, match="no plain file"):
+    with pytest.raises(OutputExistsError, match="not a plain file"):
         StoreWriter.open(tmp_path, **rows.options(overwrite=True))
     with pytest.raises(DataError, match="does not exist"):
         StoreWriter.open(tmp_path / "no" / "acts.h5", **rows.options())

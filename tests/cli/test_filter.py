@@ -209,7 +209,9 @@ def test_rows_are_found_beside_the_store_and_nowhere_else(run, no, chain, source
             file.attrs["source"] = str(secret) if source == "ABSOLUTE" else source
     data = chain.folder / "clean.jsonl"
     sentence = no("--write-data", data, acts=acts, code=2)
-    assert ("does not say" if source is None else "which is no task and no file beside") in sentence
+    assert (
+        "does not say" if source is None else "which is neither a task nor a file beside"
+    ) in sentence
     assert sentence.endswith("name them with --rows.")
     chain.acts = acts
     run("--write-data", data, "--rows", secret)
@@ -282,7 +284,7 @@ def test_files_that_are_no_store(no, chain, tmp_path):
     assert "none.h5 does not exist" in missing
     (tmp_path / "empty.h5").touch()
     assert "is empty" in no(acts=tmp_path / "empty.h5")
-    assert "is no HDF5 file" in no(acts=chain.rows)
+    assert "is not an HDF5 file" in no(acts=chain.rows)
     cut = tmp_path / "cut.h5"
     cut.write_bytes(chain.acts.read_bytes()[:3000])
     assert "damaged or cut off" in no(acts=cut)

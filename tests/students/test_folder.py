@@ -139,7 +139,7 @@ class TestOverwrite:
             stopped(path, TWO, KeyboardInterrupt(), step=3, overwrite=True)
         assert result(path) == 1
         with Folder.claim(path, TWO, overwrite=True) as folder:
-            assert folder.last_checkpoint() is not None  # gone on with
+            assert folder.last_checkpoint() is not None  # resumed
         train(path, TWO, overwrite=True)
         assert result(path) == 2
         assert (path / "notes.txt").read_text() == "mine"

@@ -354,7 +354,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 ) -> None:
     llama, bert = tiny_model("llama"), masked_bert(tiny_model("bert"), tmp_path / "bert")
     # 2 epochs of 8 steps, a checkpoint after each; killed in the middle of the second. Which tokens
-    # are hidden is drawn batch by batch, and drawn anew where an epoch is gone on with.
+    # are hidden is drawn batch by batch, and drawn anew where an epoch is resumed.
     stop = 8 if kind == "masked" else 9
     settings = config(
         bert if kind == "masked" else llama, lora=kind == "adapters", save_seconds=0.0

@@ -28,7 +28,7 @@ def test_loss_rate_and_time_left(tmp_path: Path) -> None:
     line = TrainingLine(show=False)
     args, control = TrainingArguments(output_dir=str(tmp_path), use_cpu=True), TrainerControl()
     state = TrainerState(global_step=100, max_steps=1000, epoch=0.2)
-    line.on_train_begin(args, state, control)  # gone on with at step 100
+    line.on_train_begin(args, state, control)  # resumed at step 100
     state.global_step, state.epoch = 300, 0.6
     assert line.text(state, 50.0) == "step 300/1,000 · epoch 0.60 · 4.0 steps/s · 2:55 left"
     line.on_log(args, state, control, logs={"loss": 0.51234, "learning_rate": 3e-5})
