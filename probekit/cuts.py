@@ -39,6 +39,7 @@ __all__ = [
     "largest",
     "names_of",
     "prior_matched",
+    "prior_threshold",
     "tied_decisions",
 ]
 
@@ -220,6 +221,30 @@ def prior_matched(
     decided = np.zeros(len(one), dtype=np.int64)
     decided[np.argsort(-one, kind="stable")[: class_counts(len(one), share)[1]]] = 1
     return decided
+
+
+def prior_threshold(score: ArrayLike, share: float) -> float:
+    """Threshold that puts ⌊n · share + ½⌋ scores (n,) above it, halfway to the next score.
+
+    Where no number of the scores' type lies between the two, and where they are equal, it is the
+    lower score; :func:`prior_matched` settles equal ones.
+    """
+    given = np.asarray(score)
+    scores = given.astype(np.float64)
+    if scores.ndim != 1 or np.isnan(scores).any():
+        raise DataError(f"Scores must be (n,) without NaN, got shape {scores.shape}.")
+    ordered = np.sort(scores)[::-1]
+    many = int(class_counts(len(ordered), share)[1])
+    if many == 0:
+        return float("inf")
+    if many == len(ordered):
+        return float("-inf")
+    above, below = float(ordered[many - 1]), float(ordered[many])
+    # Halved first, for the sum of two large scores overflows; of ±inf there is no half way.
+    half = above / 2 + below / 2 if np.isfinite([above, below]).all() else below
+    if given.dtype.kind == "f":
+        half = float(given.dtype.type(half))  # numpy rounds a threshold so when it compares
+    return half if below <= half < above else below
 
 
 def _transport(P: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.int64]:

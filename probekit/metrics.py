@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.cuts import prior_threshold
 from probekit.errors import DataError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "pairwise_accuracy",
     "pgr",
     "pgr_undefined",
+    "prior_threshold",
     "recall_at_fpr",
 ]
 

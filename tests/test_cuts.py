@@ -12,6 +12,7 @@ from probekit.cuts import (
     disagreement_of,
     largest,
     prior_matched,
+    prior_threshold,
     tied_decisions,
 )
 from probekit.errors import DataError, UsageError
@@ -169,3 +170,33 @@ def test_shares_that_do_not_fit_are_refused():
         prior_matched(np.ones((2, 3)) / 3, [0.5, 0.5])
     with pytest.raises(DataError, match="without NaN"):
         prior_matched([0.5, np.nan], 0.5)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_a_threshold_between_neighbouring_floats_parts_them(dtype):
+    for start in (0.5, -0.5, 0.0, 1e-3, 1000.0):
+        low = dtype(start)
+        middle = np.nextafter(low, dtype(np.inf), dtype=dtype)
+        high = np.nextafter(middle, dtype(np.inf), dtype=dtype)
+        for below, above in ((low, middle), (middle, high), (low, high)):
+            score = np.array([above, below], dtype=dtype)
+            threshold = prior_threshold(score, 0.5)
+            assert (score > threshold).tolist() == [True, False]
+            assert (score.astype(np.float64) > threshold).tolist() == [True, False]
+
+
+def test_thresholds_at_the_ends_of_the_scores():
+    with pytest.raises(DataError, match="without NaN"):
+        prior_threshold([0.1, np.nan], 0.5)
+    assert prior_threshold([np.inf, 0.0], 0.5) == 0.0
+    assert prior_threshold([0.0, -np.inf], 0.5) == -np.inf
+    assert prior_threshold([1.7e308, 1.6e308], 0.5) == pytest.approx(1.65e308)
+    assert prior_threshold([0.3, 0.3, 0.3, 0.3], 0.5) == 0.3  # equal: no threshold parts them
+
+
+def test_prior_threshold_decides_as_prior_matched():
+    score = np.random.default_rng(0).random(300)
+    for share in (0.1, 0.5, 0.77):
+        assert np.array_equal(score > prior_threshold(score, share), prior_matched(score, share))
+    assert prior_threshold(score, 0) == np.inf
+    assert prior_threshold(score, 1) == -np.inf
