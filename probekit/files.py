@@ -29,6 +29,7 @@ from probekit.trouble import told
 
 __all__ = [
     "atomic_write",
+    "check_format",
     "check_output",
     "drop_sidecar",
     "exchange",
@@ -37,6 +38,7 @@ __all__ = [
     "read_sidecar",
     "refuse_inside",
     "refuse_reads",
+    "save_table",
     "sidecar",
     "sync_folder",
     "write_table",
@@ -285,6 +287,42 @@ def write_table(
         _write_jsonl(table, Path(path), about)
     else:
         raise DataError(f"{path} has the ending {suffix!r}; allowed are .parquet and .jsonl.")
+
+
+def save_table(
+    columns: Mapping[str, Any], path: str | Path, format_name: str, version: int, **metadata: Any
+) -> None:
+    """Write columns as :func:`write_table` does, described by format name, version and metadata."""
+    write_table(columns, path, {"format": format_name, "version": version, **metadata})
+
+
+def check_format(
+    metadata: Mapping[str, Any], path: str | Path, format_name: str, version: int, *, repair: str
+) -> None:
+    """Check that metadata are those of :func:`save_table`, in the version that is read here.
+
+    Parameters
+    ----------
+    path
+        The file that they are of, for the message.
+    format_name, version
+        Such as ``probekit-verdicts`` and 1.
+    repair
+        What makes such a file.
+
+    Raises
+    ------
+    DataError
+        For another format or version.
+    """
+    what = format_name.removeprefix("probekit-")
+    if metadata.get("format") != format_name:
+        raise DataError(f"{path} holds no {what} metadata; make it with {repair}.")
+    if metadata.get("version") != version:
+        raise DataError(
+            f"{path} has version {metadata.get('version')!r} of the {what} format and this "
+            f"probekit reads version {version}; install a newer probekit."
+        )
 
 
 def _write_jsonl(table: Any, path: Path, about: Mapping[str, Any] | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.errors import UsageError
+from probekit.states import finite_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,14 +113,8 @@ def row_digests(X: ArrayLike) -> list[bytes | None]:
     Rows that could not be computed are no copies of each other.
     """
     rows = np.asarray(X)
-    found: list[bytes | None] = list(content_digests(rows))
-    for start in range(0, len(rows), CHUNK):
-        finite = np.isfinite(rows[start : start + CHUNK]).reshape(
-            len(found[start : start + CHUNK]), -1
-        )
-        for place in np.flatnonzero(~finite.all(axis=1)).tolist():
-            found[start + place] = None
-    return found
+    both = zip(content_digests(rows), finite_rows(rows).tolist(), strict=True)
+    return [digest if finite else None for digest, finite in both]
 
 
 def row_keys(X: ArrayLike) -> NDArray[np.uint64]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from probekit.data import Kind, holds_messages, normal, text_hash
 from probekit.errors import LabelsError, first_few, repeated
-from probekit.files import write_table
+from probekit.files import check_format, save_table
 from probekit.joins import Keys, Match, find_ids, match, other_texts, unknown_ids
 from probekit.label_columns import LabelColumn, class_values, parse_labels
 from probekit.safe import misfit
@@ -273,14 +273,15 @@ class WeakLabels:
         else:
             columns["probs"] = self.probs.tolist()
         columns["label"] = [values[c] for c in self.hard]
-        about = {
-            "format": FORMAT,
-            "version": VERSION,
-            "classes": list(self.classes),
-            "id_column": self.keys.id_column,
-            "provenance": dict(self.provenance if provenance is None else provenance),
-        }
-        write_table(columns, path, about)
+        save_table(
+            columns,
+            path,
+            FORMAT,
+            VERSION,
+            classes=list(self.classes),
+            id_column=self.keys.id_column,
+            provenance=dict(self.provenance if provenance is None else provenance),
+        )
 
     def _take(self, order: NDArray[np.int64]) -> WeakLabels:
         return replace(
@@ -342,6 +343,8 @@ def load_labels(
         columns = preference_columns(columns, source=str(source), id_column=id_column)
         id_column = None
     metadata = table.metadata if "classes" in table.metadata else {}
+    if metadata.get("format") == FORMAT:
+        check_format(metadata, str(source), FORMAT, VERSION, repair="`probekit weak-labels`")
     if wrong := metadata and misfit(metadata, METADATA, "metadata"):
         raise LabelsError(f"{source} is damaged: {wrong}; make it again, or name --classes.")
     labels = WeakLabels.from_columns(

@@ -25,6 +25,7 @@ __all__ = [
     "bootstrap_summary",
     "brier",
     "calibration_error",
+    "cross_entropy",
     "drawn_aurocs",
     "log_loss",
     "paired_bootstrap",
@@ -104,8 +105,19 @@ def brier(truth: ArrayLike, proba: ArrayLike) -> float:
 def log_loss(truth: ArrayLike, proba: ArrayLike) -> float:
     """Mean −log P(true class), probabilities not below the float64 epsilon; in nats."""
     truth, P = _probabilities(truth, proba)
-    right = P[np.arange(len(P)), truth]
-    return float(-np.log(np.clip(right, np.finfo(np.float64).eps, 1)).mean())
+    return float(cross_entropy(np.eye(P.shape[1])[truth], P).mean())
+
+
+def cross_entropy(
+    labels: ArrayLike, proba: ArrayLike, *, floor: float = float(np.finfo(np.float64).eps)
+) -> NDArray[np.float64]:
+    """−Σ_c label_c · log P_c of every row, in nats, for hard and soft labels.
+
+    Labels and probabilities (…, n, C), broadcast; probabilities below ``floor`` count as it.
+    """
+    log_p = np.log(np.clip(np.asarray(proba, np.float64), floor, 1))
+    rows: NDArray[np.float64] = -(np.asarray(labels, np.float64) * log_p).sum(axis=-1)
+    return rows
 
 
 def calibration_error(truth: ArrayLike, proba: ArrayLike, *, bins: int = 15) -> float:

@@ -13,16 +13,12 @@ import numpy as np
 from probekit.cuts import by_key
 from probekit.data import Rows, text_hash
 from probekit.errors import DataError, first_few, repeated
-from probekit.files import (
-    atomic_write,
-    drop_sidecar,
-    json_line,
-    write_table,
-)
+from probekit.files import atomic_write, check_format, drop_sidecar, json_line, save_table
 from probekit.joins import Keys, find_ids, match, other_texts
 from probekit.label_columns import class_values
 from probekit.safe import load_json, misfit
 from probekit.sources import read_table
+from probekit.states import finite_rows
 from probekit.tables import Table, dataset_table, frame_columns, no_progress_bars
 
 if TYPE_CHECKING:
@@ -107,7 +103,7 @@ class Verdicts:
             twice = repeated(self.ids)
             raise DataError(f"Verdicts have {len(twice)} ids more than once ({first_few(twice)}).")
         for name in (*MATRICES, "weight", "disagreement"):
-            finite = np.isfinite(getattr(self, name)).reshape(n, -1).all(axis=1)
+            finite = finite_rows(getattr(self, name))
             if not finite.all():
                 bad = [self.ids[i] for i in np.flatnonzero(~finite).tolist()]
                 raise DataError(
@@ -177,15 +173,10 @@ class Verdicts:
         columns["weight"] = pa.array(self.weight.astype(np.float32))
         columns["disagreement"] = pa.array(self.disagreement.astype(np.float32))
         columns["fold"] = pa.array(self.fold.astype(np.int16), mask=self.fold == NO_FOLD)
-        metadata = {
-            "format": FORMAT,
-            "version": VERSION,
-            "classes": list(self.classes),
-            "provenance": dict(self.provenance),
-        }
+        metadata = {"classes": list(self.classes), "provenance": dict(self.provenance)}
         # What is written can be read.
         _check_metadata(load_json(json.dumps(metadata), str(path)), path)
-        write_table(columns, path, metadata)
+        save_table(columns, path, FORMAT, VERSION, **metadata)
 
     @classmethod
     def load(cls, path: str | Path | Table) -> Verdicts:
@@ -205,7 +196,9 @@ class Verdicts:
                 f"{path} holds no verdicts: the columns {', '.join(missing)} are missing; make one "
                 "with `probekit filter` or `probekit relabel`."
             )
-        metadata = _check_metadata(table.metadata, path)
+        metadata = table.metadata
+        check_format(metadata, path, FORMAT, VERSION, repair="`probekit filter` or `relabel`")
+        _check_metadata(metadata, path)
         try:
             classes = tuple(str(name) for name in metadata["classes"])
             keep = list(columns["keep"][:])
@@ -358,16 +351,6 @@ def _with_columns(dataset: Any, added: Mapping[str, list[Any]]) -> Any:
     return dataset
 
 
-def _check_metadata(metadata: Mapping[str, Any], path: str | Path) -> Mapping[str, Any]:
-    if metadata.get("format") != FORMAT:
-        raise DataError(
-            f"{path} holds no verdicts' metadata; make it with `probekit filter` or `relabel`."
-        )
-    if metadata.get("version") != VERSION:
-        raise DataError(
-            f"{path} has version {metadata.get('version')!r} of the verdicts format and this "
-            f"probekit reads version {VERSION}; install a newer probekit."
-        )
+def _check_metadata(metadata: Mapping[str, Any], path: str | Path) -> None:
     if wrong := misfit(metadata, METADATA, "metadata"):
         raise DataError(f"{path} is damaged: {wrong}; make it again with `probekit filter`.")
-    return metadata

@@ -14,8 +14,10 @@ import pytest
 from probekit.errors import DataError, OutputExistsError, WriteError
 from probekit.files import (
     atomic_write,
+    check_format,
     check_output,
     json_line,
+    save_table,
     write_table,
 )
 from probekit.tables import read_file
@@ -114,6 +116,21 @@ def test_tables(tmp_path):
     with pytest.raises(DataError, match="no Unicode"):
         write_table({"id": ["a\ud800"]}, tmp_path / "s.parquet")
     assert not (tmp_path / "s.parquet").exists()
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.jsonl"])
+def test_a_saved_table_says_its_format_and_version(tmp_path, name):
+    save_table({"id": ["ü"]}, tmp_path / name, "probekit-labels", 1, classes=["ä", "b"])
+    table = read_file(tmp_path / name)
+    assert list(table.columns["id"]) == ["ü"]
+    about = {key: table.metadata[key] for key in ("format", "version", "classes")}
+    assert about == {"format": "probekit-labels", "version": 1, "classes": ["ä", "b"]}
+    repair = {"repair": "`probekit weak-labels`"}
+    check_format(table.metadata, "t", "probekit-labels", 1, **repair)
+    with pytest.raises(DataError, match=r"t has version 1 of the labels .* reads version 2"):
+        check_format(table.metadata, "t", "probekit-labels", 2, **repair)
+    with pytest.raises(DataError, match=r"t holds no verdicts metadata; make it with `probekit"):
+        check_format(table.metadata, "t", "probekit-verdicts", 1, **repair)
 
 
 def test_json_lines():

@@ -530,3 +530,13 @@ def test_numbers_of_databases_and_other_countries(write, tmp_path):
 def test_class_names_of_thousands_of_digits_are_words(write):
     path = write("l.csv", f"id,label\na,{'9' * 5000}\nb,1\n")
     assert len(load_labels(path).classes) == 2
+
+
+def test_labels_of_a_newer_format_are_refused(tmp_path):
+    labels = WeakLabels(["a", "b"], None, np.eye(2), ("0", "1"))
+    labels.save(tmp_path / "weak.jsonl")
+    assert load_labels(tmp_path / "weak.jsonl").classes == ("0", "1")
+    beside = tmp_path / "weak.jsonl.meta.json"
+    beside.write_text(beside.read_text().replace('"version": 1', '"version": 2'))
+    with pytest.raises(DataError, match=r"version 2 of the labels format .* newer probekit"):
+        load_labels(tmp_path / "weak.jsonl")

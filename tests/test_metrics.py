@@ -13,6 +13,7 @@ from probekit.metrics import (
     auroc,
     brier,
     calibration_error,
+    cross_entropy,
     log_loss,
     pairwise_accuracy,
     recall_at_fpr,
@@ -28,6 +29,20 @@ def rng():
 
 def dirichlet(rng, n, n_classes):
     return rng.dirichlet(np.ones(n_classes), n)
+
+
+def test_cross_entropy_of_soft_labels(rng):
+    labels, proba = dirichlet(rng, 50, 3), dirichlet(rng, 50, 3)
+    # A soft label is a mixture of hard ones, and cross-entropy is linear in the label.
+    hard = [
+        sklearn.metrics.log_loss([c], [row], labels=[0, 1, 2]) for row in proba for c in range(3)
+    ]
+    expected = (labels * np.reshape(hard, (50, 3))).sum(axis=1)
+    assert np.allclose(cross_entropy(labels, proba), expected, rtol=1e-12, atol=0)
+    stacked = cross_entropy(labels, np.stack([proba, labels]))
+    assert stacked.shape == (2, 50)
+    assert (stacked[1] <= stacked[0] + 1e-12).all()  # a label is its own best prediction
+    assert cross_entropy([[1.0, 0.0]], [[0.0, 1.0]], floor=1e-3)[0] == -np.log(1e-3)
 
 
 @pytest.mark.parametrize("kind", ["continuous", "rounded", "binary", "constant"])
