@@ -99,8 +99,8 @@ def measure(task: str, load: Any, many: int) -> dict[str, Any]:
 
     from probekit.activations.extraction import extract
     from probekit.data import Rows
-    from probekit.experiments.sweep import SweepSettings, run_sweep
-    from probekit.experiments.sweep_rows import join_rows
+    from probekit.experiments.sweep import run_sweep
+    from probekit.experiments.sweep_probes import SweepSettings, join_rows
     from probekit.labels import WeakLabels
     from probekit.probes import LogisticProbe
 
@@ -206,7 +206,7 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def by_strength(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """How far the rule's strength is behind the best, in each task and layer, and a fixed one's."""
-    from probekit.experiments.sweep_choice import choose_each, row_of
+    from probekit.experiments.sweep_scores import choose_each, row_of
 
     fixed = {"knn": ("k", 30), "logreg": ("l2", 0.01), "topofilter": ("k_zeta", 32)}
     lost: dict[str, list[tuple[float, float]]] = {probe: [] for probe in fixed}

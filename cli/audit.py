@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.audit import Disputed, Finding
-    from probekit.cleaning.audit_file import AuditFile
+    from probekit.cleaning.review import AuditFile
 
 __all__ = ["at_terminal", "command"]
 
@@ -67,7 +67,7 @@ def command(**options: Any) -> None:
     """
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.audit import conclude, find_disputed, tally
-    from probekit.cleaning.audit_file import AuditFile, audit_path
+    from probekit.cleaning.review import AuditFile, audit_path
     from probekit.cli.cleaning_run import pick
     from probekit.cli.diagnose import chosen_layers
 
@@ -112,7 +112,7 @@ def _run(
 ) -> None:
     """List the rows to ask about, and ask."""
     from probekit.cleaning.audit import conclude, tally
-    from probekit.cleaning.audit_file import plain_text
+    from probekit.cleaning.review import plain_text
     from probekit.cleaning.source_rows import find_rows
     from probekit.cli.audit_screen import Screen
     from probekit.cli.cleaning_run import rows_named

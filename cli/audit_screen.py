@@ -14,7 +14,7 @@ from probekit.errors import UsageError
 from probekit.safe import printable
 
 if TYPE_CHECKING:
-    from probekit.cleaning.audit_file import AuditFile
+    from probekit.cleaning.review import AuditFile
 
 __all__ = ["Screen", "class_keys", "wrapped"]
 

@@ -49,8 +49,8 @@ def run_cleaning(
     with rare_collection():
         from probekit.activations.store import ActivationStore
         from probekit.cleaning.advice import advice_on
-        from probekit.cleaning.audit_file import audit_path
-        from probekit.cleaning.scoring import default_probe
+        from probekit.cleaning.predict import default_probe
+        from probekit.cleaning.review import audit_path
         from probekit.cleaning.source_rows import find_rows
 
         _check_files(options)

@@ -52,7 +52,7 @@ def command(**options: Any) -> None:
 
     Example: probekit filter acts.h5 --labels weak.parquet --probe knn -o verdicts.parquet
     """
-    from probekit.cleaning.filter import filter_labels
+    from probekit.cleaning.predict import filter_labels
     from probekit.cli.cleaning_run import pick, run_cleaning
 
     preset = options["preset"] is not None

@@ -38,8 +38,7 @@ def command(**options: Any) -> None:
     from probekit.errors import UsageError
     from probekit.reports.verdicts import figures_text
     from probekit.sources import load_rows
-    from probekit.students.predictions import evaluate_predictions
-    from probekit.students.predictor import predict_rows
+    from probekit.students.predict import evaluate_predictions, predict_rows
 
     output: Path = options["output"]
     claim(options, "output")

@@ -98,7 +98,7 @@ def judge_sets(predictions: Mapping[str, WeakLabels], truth: WeakLabels) -> dict
     DataError
         Where no set can be judged.
     """
-    from probekit.students.predictions import evaluate_predictions
+    from probekit.students.predict import evaluate_predictions
 
     found: dict[str, Any] = {}
     failed: list[tuple[str, DataError]] = []

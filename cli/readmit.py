@@ -35,7 +35,7 @@ def command(**options: Any) -> None:
 
     Example: probekit readmit verdicts.parquet --predictions student.parquet -o verdicts2.parquet
     """
-    from probekit.cleaning.readmit import readmit
+    from probekit.cleaning.relabel import readmit
     from probekit.errors import UsageError
     from probekit.labels import load_labels
     from probekit.verdicts import Verdicts

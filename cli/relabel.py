@@ -30,7 +30,7 @@ def command(**options: Any) -> None:
 
     Example: probekit relabel acts.h5 --labels weak.parquet --probe logreg -o verdicts.parquet
     """
-    from probekit.cleaning.relabel import relabel
+    from probekit.cleaning.predict import relabel
     from probekit.cli.cleaning_run import pick, run_cleaning
 
     how = pick(options, "blend", "threshold", "only_above")

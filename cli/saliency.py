@@ -73,8 +73,7 @@ def command(**options: Any) -> None:
     Example: probekit saliency --task docstrings --weak MODEL@layers=1 --strong MODEL -o runs/s
     """
     from probekit.experiments.plan import plan, plan_text
-    from probekit.experiments.saliency import Saliency
-    from probekit.experiments.saliency_config import SaliencyConfig, open_saliency_folder
+    from probekit.experiments.saliency import Saliency, SaliencyConfig, open_saliency_folder
 
     config = read_run_config(options, SaliencyConfig.from_mapping)
     folder = options["output"]

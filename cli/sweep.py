@@ -22,8 +22,8 @@ from probekit.cli.outputs import claim
 from probekit.probes.registry import PUBLISHED, REGISTRY, probe_spec
 
 if TYPE_CHECKING:
-    from probekit.experiments.sweep import Sweep, SweepSettings
-    from probekit.experiments.sweep_rows import SweepRows
+    from probekit.experiments.sweep import Sweep
+    from probekit.experiments.sweep_probes import SweepRows, SweepSettings
 
 __all__ = ["command"]
 
@@ -134,7 +134,7 @@ def _check_files(options: Mapping[str, Any]) -> None:
 
 
 def _rows(store: Any, options: Mapping[str, Any]) -> SweepRows:
-    from probekit.experiments.sweep_rows import join_rows
+    from probekit.experiments.sweep_probes import join_rows
 
     labels = read_labels(options, store.keys)
     truth = None if options["truth"] is None else read_truth(options, store.keys)
@@ -144,7 +144,7 @@ def _rows(store: Any, options: Mapping[str, Any]) -> SweepRows:
 def _settings(rows: SweepRows, options: Mapping[str, Any]) -> SweepSettings:
     from probekit.errors import UsageError
     from probekit.experiments.ranges import parse_grid, parse_numbers
-    from probekit.experiments.sweep import SweepSettings
+    from probekit.experiments.sweep_probes import SweepSettings
 
     store, variant, most = rows.store, options["variant"], rows.most_neighbors
     probes = tuple(dict.fromkeys(p.strip() for p in options["probes"].split(",") if p.strip()))

@@ -57,7 +57,7 @@ def command(**options: Any) -> None:
     Example: probekit weak-labels weak.h5 --truth truth.csv --train-rows 200 -o weak.parquet
     """
     from probekit.activations.store import ActivationStore
-    from probekit.cleaning.supervise import judge, weak_labels
+    from probekit.cleaning.weak_supervisor import score_labels, weak_labels
     from probekit.errors import UsageError
     from probekit.labels import load_labels
 
@@ -93,7 +93,7 @@ def command(**options: Any) -> None:
         "labelled_rows": len(done.labels),
         "l2": done.probe.l2_,
         "fit_intercept": done.probe.fit_intercept,
-        **judge(done.labels, truth),
+        **score_labels(done.labels, truth),
     }
     emit(result, _text(result), as_json=options["as_json"])
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probekit.activations.extraction import extract
     from probekit.activations.store import ActivationStore
-    from probekit.cleaning.filter import filter_labels
-    from probekit.cleaning.relabel import relabel
+    from probekit.cleaning.predict import filter_labels, relabel, score_rows
     from probekit.data import Rows
     from probekit.errors import ProbekitError
     from probekit.labels import WeakLabels, load_labels
@@ -36,12 +35,13 @@ _HOMES = {
     "Verdicts": "probekit.verdicts",
     "WeakLabels": "probekit.labels",
     "extract": "probekit.activations.extraction",
-    "filter_labels": "probekit.cleaning.filter",
+    "filter_labels": "probekit.cleaning.predict",
     "load_labels": "probekit.labels",
     "load_probe": "probekit.probes.saving",
     "load_rows": "probekit.sources",
     "out_of_fold": "probekit.probes.out_of_fold",
-    "relabel": "probekit.cleaning.relabel",
+    "relabel": "probekit.cleaning.predict",
+    "score_rows": "probekit.cleaning.predict",
 }
 
 __all__ = [
@@ -62,6 +62,7 @@ __all__ = [
     "load_rows",
     "out_of_fold",
     "relabel",
+    "score_rows",
 ]
 
 

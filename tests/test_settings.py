@@ -220,8 +220,7 @@ def test_hashes_of_steps_are_what_they_were() -> None:
 
 def test_a_run_checks_what_it_hands_on() -> None:
     """Every argument that a run file may set is one of the functions, and the other way round."""
-    from probekit.cleaning.filter import filter_labels
-    from probekit.cleaning.relabel import relabel
+    from probekit.cleaning.predict import filter_labels, relabel
     from probekit.probes.registry import REGISTRY, make_probe, parameter_kinds
 
     given = {"states", "labels", "probe", "layer", "seed", "only_labelled"}

@@ -6,8 +6,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from probekit.cleaning.filter import filter_labels
-from probekit.cleaning.relabel import relabel
+from probekit.cleaning.predict import filter_labels, relabel
 from probekit.errors import DataError, ProbeError
 from probekit.probes import (
     EnsembleProbe,

@@ -15,7 +15,6 @@ import numpy as np
 from probekit.cuts import DECIMALS, by_key, prior_matched
 from probekit.errors import DataError, UsageError
 from probekit.kinds import check
-from probekit.states import check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +69,8 @@ def find_disputed(
 
     Of several copies of a text one is listed. Raises what joining, fitting and reading raise.
     """
-    from probekit.probes.ensemble import ensemble_for, plan_layers, stack_layers
+    from probekit.cleaning.predict import read_states
+    from probekit.probes.ensemble import ensemble_for, plan_layers
 
     check(store=store, labels=labels, layers=layers, seed=seed, only_labelled=only_labelled)
     missing = [str(layer) for layer in layers or () if layer not in store.layers]
@@ -81,12 +81,7 @@ def find_disputed(
         )
     rows, aligned = labels.align(store.keys, only_labelled=only_labelled)
     read = plan_layers(layers or store.layers).layers
-    X = stack_layers(
-        store,
-        read,
-        None if len(rows) == len(store) else rows,
-    )
-    check_finite(X, aligned.ids, name=f"Layer {', '.join(map(str, read))}")
+    X = read_states(store, read, rows)
     hashes = [store.hashes[i] for i in rows]
     groups = store.copies(rows)
     ties = by_key(aligned.keys, seed=seed)

@@ -10,13 +10,16 @@ import numpy as np
 
 from probekit.cleaning.advice import (
     Advice,
+    Evidence,
+    Sample,
     agreement_needed,
     concord,
     decide,
+    draw_sample,
     read_signals,
+    weigh,
 )
-from probekit.cleaning.evidence import Evidence, Sample, draw_sample, weigh
-from probekit.cleaning.noise import confident_shares, hoc
+from probekit.cleaning.filter import confident_shares, hoc
 from probekit.joins import match
 from probekit.kinds import check
 from probekit.metrics import auroc

@@ -1,194 +1,256 @@
-"""Filter: leave out the rows whose weak label the probe disagrees with most."""
+"""Which rows a filter drops: a share, given or estimated without truth, or confident learning's.
+
+The two estimates say how much of each weak class cannot be told from another class. Neither is a
+noise rate. Both assume that errors do not depend on the hidden states given the class, which a weak
+model's errors do (docs/methods.md): on real labels they measure unpredictability.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from probekit.cleaning.noise import confident_shares, hoc, prune_by_noise_rate
-from probekit.cleaning.scoring import Scored, score_rows
-from probekit.cuts import Cut, count_of, largest
-from probekit.errors import UsageError
+from probekit.cuts import DECIMALS, Cut, class_counts, count_of, largest
+from probekit.errors import ProbeError, UsageError
 from probekit.kinds import ACTION_KINDS, check, checked
-from probekit.probes.registry import make_probe, probe_class
+from probekit.labels import WeakLabels
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from probekit.activations.store import ActivationStore
-    from probekit.labels import WeakLabels
-    from probekit.verdicts import Verdicts
-
-__all__ = ["filter_labels"]
+__all__ = [
+    "HOC",
+    "check_amount",
+    "confident_joint",
+    "confident_shares",
+    "hoc",
+    "prune_by_noise_rate",
+    "rows_to_drop",
+]
 
 PER_CLASS_SHARE = 0.2
 GLOBAL_SHARE = 0.1
-ESTIMATED = ("auto", "confident")
+# Shares of wrong labels that the fit starts from; the best of the fits is taken.
+STARTS = (0.05, 0.2, 0.35, 0.45)
 
 
-def filter_labels(
-    states: ActivationStore | ArrayLike,
-    labels: WeakLabels | ArrayLike | str | Path,
-    *,
-    probe: Any = None,
-    layer: int | None = None,
-    contamination: float | Literal["auto", "confident"] | None = None,
-    per_class: bool = True,
-    threshold: float | None = None,
-    in_sample: bool = False,
-    n_folds: int = 5,
-    seed: int = 0,
-    only_labelled: bool = False,
-    disagreement: Literal["label", "distance"] | None = None,
-    ties: Literal["hash", "index"] = "hash",
-) -> Verdicts:
-    """Keep the rows whose weak label agrees with a probe that has not seen it.
-
-    Parameters
-    ----------
-    states, labels, probe, layer, in_sample, n_folds, seed, only_labelled, ties
-        As :func:`probekit.cleaning.scoring.score_rows`.
-    disagreement
-        As there; by default ``"label"``. A TopoFilter probe is told, if it is given here.
-    contamination
-        Share to drop, in (0, 1): the ⌊c · n⌋ most disagreeing rows; by default 0.2 of each weak
-        class, or 0.1 of all rows (there ``int(c * n)`` in floats, as EleutherAI). ``"auto"``: for
-        each class the smaller of two estimates of how much cannot be told from other classes.
-        ``"confident"``: confident learning's count for each pair of classes, by margin. A
-        TopoFilter probe takes a share as its own.
-    per_class
-        Drop within each weak class rather than over all rows (EleutherAI).
-    threshold
-        Instead of a share: drop where the disagreement exceeds it.
-
-    Returns
-    -------
-    Verdicts whose ``label`` is the weak label; ``provenance`` says what was done.
-    """
+def check_amount(
+    contamination: float | str | None, threshold: float | None, *, per_class: bool
+) -> None:
+    """Raise UsageError unless at most one amount is given, within its range."""
     check(contamination=contamination, per_class=per_class)
-    _check_amount(contamination, threshold)
-    probe = _with_amount(
-        probe, contamination, threshold, per_class=per_class, disagreement=disagreement
-    )
-    scored = score_rows(
-        states,
-        labels,
-        probe,
-        layer=layer,
-        in_sample=in_sample,
-        n_folds=n_folds,
-        seed=seed,
-        only_labelled=only_labelled,
-        disagreement=disagreement or "label",
-        ties=ties,
-    )
-    action: dict[str, Any] = {"action": "filter"}
-    if scored.cut is not None:
-        keep = ~scored.cut.taken
-        action["ties"] = scored.cut.told()
-    elif threshold is not None:
-        keep = scored.disagreement <= threshold
-        action["threshold"] = threshold
-    else:
-        choose = _confident if contamination == "confident" else _by_share
-        cut, amount = choose(scored, contamination, per_class=per_class)
-        keep = ~cut.taken
-        action |= amount | {"ties": cut.told()}
-    return scored.verdicts(label=scored.labels.probs, keep=keep, action=action)
-
-
-def _by_share(
-    scored: Scored, contamination: float | str | None, *, per_class: bool
-) -> tuple[Cut, dict[str, Any]]:
-    hard, n_classes = scored.labels.hard, len(scored.labels.classes)
-    size = np.bincount(hard, minlength=n_classes)
-    told: dict[str, Any] = {"per_class": per_class, "contamination": contamination}
-    if contamination == "auto":
-        estimates = _estimates(scored)
-        told["estimates"] = {name: share.tolist() for name, share in estimates.items()}
-        shares = np.minimum(estimates["hoc"], estimates["confident_joint"])
-    else:
-        share = PER_CLASS_SHARE if per_class else GLOBAL_SHARE
-        told["contamination"] = share if contamination is None else contamination
-        shares = np.full(n_classes, told["contamination"])
-    if per_class:
-        counts = [count_of(share, n) for share, n in zip(shares, size, strict=True)]
-        return largest(scored.disagreement, counts, hard, ties=scored.ties), told
-    # The published filter counts int(c * n) in floats: 28 of 100 rows for 0.29.
-    estimated = contamination == "auto"
-    count = count_of(float(shares @ size), 1) if estimated else int(float(shares[0]) * len(hard))
-    return largest(scored.disagreement, count, ties=scored.ties), told
-
-
-def _confident(
-    scored: Scored, contamination: float | str | None, *, per_class: bool
-) -> tuple[Cut, dict[str, Any]]:
-    if not per_class:
-        raise UsageError(
-            "Confident learning counts within each weak class; leave --global (per_class=False) "
-            "out."
-        )
-    held, number = np.unique(scored.labels.hard, return_inverse=True)
-    cut = prune_by_noise_rate(number.ravel(), scored.proba[:, held], ties=scored.ties)
-    return cut, {"per_class": True, "contamination": contamination}
-
-
-def _estimates(scored: Scored) -> dict[str, NDArray[np.float64]]:
-    """Two estimates of the share of each weak class that cannot be told from another class."""
-    from probekit.probes.neighbors import nearest_others
-
-    hard, n_classes = scored.labels.hard, len(scored.labels.classes)
-    size = np.bincount(hard, minlength=n_classes)
-    held = np.flatnonzero(size)  # classes may have lost all their rows to the join
-    number = np.searchsorted(held, hard)
-    near = nearest_others(scored.X, 2, groups=scored.groups).index
-    found = {
-        "hoc": hoc(number, near, len(held)).shares,
-        "confident_joint": confident_shares(number, scored.proba[:, held]),
-    }
-    shares = {name: np.zeros(n_classes) for name in found}
-    for name, share in found.items():
-        shares[name][held] = share
-    return shares
-
-
-def _check_amount(contamination: float | str | None, threshold: float | None) -> None:
     if contamination is not None and threshold is not None:
         raise UsageError("Give a contamination or a threshold, not both.")
     checked(("threshold",), ACTION_KINDS["filter"]["threshold"], threshold)
 
 
-def _with_amount(
-    probe: Any,
+def rows_to_drop(
+    disagreement: NDArray[np.float64],
+    proba: NDArray[np.float64],
+    labels: WeakLabels,
     contamination: float | str | None,
-    threshold: float | None,
     *,
     per_class: bool,
-    disagreement: str | None,
-) -> Any:
-    """Hand the amount to a TopoFilter probe, which decides itself; leave others as they are."""
-    found = probe_class(probe) if isinstance(probe, str) else type(probe)
-    if not hasattr(found, "keep_"):
-        return probe
-    from sklearn.base import clone
+    ties: NDArray[Any],
+    near: Callable[[], NDArray[np.int64]],
+) -> tuple[Cut, dict[str, Any]]:
+    """Choose the most disagreeing rows.
 
-    probe = make_probe(probe) if isinstance(probe, str) else clone(probe)
-    if contamination in ESTIMATED or threshold is not None:
-        raise UsageError(
-            "TopoFilter drops rows by its own rule; give it a contamination in (0, 1) with "
-            "variant 'eleuther' or rank, or use another probe."
-        )
-    if contamination is not None:
-        probe.set_params(contamination=contamination)
-    if disagreement is not None:
-        probe.set_params(disagreement=disagreement)
-    if probe.decides_itself and (contamination is not None or not per_class):
-        what = "share to drop" if contamination is not None else "choice of all rows or each class"
-        raise UsageError(
-            f"TopoFilter's variant 'paper' has no {what}; add --rank (rank=True), or use "
-            "--variant eleuther."
-        )
-    return probe
+    Parameters
+    ----------
+    disagreement, proba, labels
+        How far the probe contradicts each weak label (n,), its probabilities (n, C), weak labels.
+    contamination, per_class
+        As :func:`probekit.cleaning.predict.filter_labels`.
+    ties
+        Order of equal rows (n,), smaller first.
+    near
+        Finds the two nearest others of every row (n, 2), for ``"auto"``.
+
+    Returns
+    -------
+    The cut, and what provenance says of its amount.
+    """
+    hard, n_classes = labels.hard, len(labels.classes)
+    amount: dict[str, Any] = {"per_class": per_class, "contamination": contamination}
+    if contamination == "confident":
+        if not per_class:
+            raise UsageError(
+                "Confident learning counts within each weak class; leave --global "
+                "(per_class=False) out."
+            )
+        held, number = np.unique(hard, return_inverse=True)
+        return prune_by_noise_rate(number.ravel(), proba[:, held], ties=ties), amount
+    size = np.bincount(hard, minlength=n_classes)
+    if contamination == "auto":
+        estimates = _estimates(hard, proba, size, near())
+        amount["estimates"] = {name: share.tolist() for name, share in estimates.items()}
+        shares = np.minimum(estimates["hoc"], estimates["confident_joint"])
+    else:
+        share = PER_CLASS_SHARE if per_class else GLOBAL_SHARE
+        amount["contamination"] = share if contamination is None else contamination
+        shares = np.full(n_classes, amount["contamination"])
+    if per_class:
+        counts = [count_of(share, n) for share, n in zip(shares, size, strict=True)]
+        return largest(disagreement, counts, hard, ties=ties), amount
+    # The published filter counts int(c * n) in floats: 28 of 100 rows for 0.29.
+    estimated = contamination == "auto"
+    count = count_of(float(shares @ size), 1) if estimated else int(float(shares[0]) * len(hard))
+    return largest(disagreement, count, ties=ties), amount
+
+
+def _estimates(
+    hard: NDArray[np.int64],
+    proba: NDArray[np.float64],
+    size: NDArray[np.int64],
+    near: NDArray[np.int64],
+) -> dict[str, NDArray[np.float64]]:
+    """Two estimates of the share of each weak class that cannot be told from another class."""
+    held = np.flatnonzero(size)  # classes may have lost all their rows to the join
+    number = np.searchsorted(held, hard)
+    shares = {name: np.zeros(len(size)) for name in ("hoc", "confident_joint")}
+    shares["hoc"][held] = hoc(number, near, len(held)).shares
+    shares["confident_joint"][held] = confident_shares(number, proba[:, held])
+    return shares
+
+
+@dataclass(frozen=True, eq=False)
+class HOC:
+    """Prior and transition matrix that explain how labels of neighbours agree."""
+
+    prior: NDArray[np.float64]
+    """p (C,): share of each true class."""
+    transition: NDArray[np.float64]
+    """T (C, C): T[i, j] = P(label j | true class i)."""
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Share (C,) of the rows labelled c that are of another class: 1 − T[c,c] p[c] / q[c]."""
+        labelled = self.prior @ self.transition
+        right = np.diagonal(self.transition) * self.prior
+        shares: NDArray[np.float64] = np.clip(1 - right / np.maximum(labelled, 1e-12), 0, 1)
+        return shares
+
+
+def hoc(hard: NDArray[np.int64], neighbors: NDArray[np.int64], n_classes: int) -> HOC:
+    """Fit prior and transition matrix to the labels of rows and their two nearest others.
+
+    A row and its nearest others are taken to be of one true class with independent labels. Shares
+    of single labels, pairs and triples then follow from p and T; they are matched by least squares.
+    Zhu, Song & Liu 2021, https://arxiv.org/abs/2102.05291.
+
+    Parameters
+    ----------
+    hard
+        Weak classes (n,), 0 … C − 1.
+    neighbors
+        Row numbers (n, k >= 2) of nearest others, nearest first.
+    n_classes
+        C.
+    """
+    from scipy.optimize import linear_sum_assignment, minimize
+
+    if neighbors.ndim != 2 or neighbors.shape[1] < 2:
+        raise ProbeError(f"HOC needs two neighbours of each row, got shape {neighbors.shape}.")
+    triples = np.stack([hard, hard[neighbors[:, 0]], hard[neighbors[:, 1]]])
+    counts = np.zeros((n_classes,) * 3)
+    np.add.at(counts, tuple(triples), 1 / len(hard))
+    # One pair of the three is counted as often as another: a neighbour is nobody's first choice.
+    targets = (counts.sum((1, 2)), counts.sum(2), counts)
+    best = None
+    for wrong in STARTS:
+        start = np.full((n_classes, n_classes), wrong / (n_classes - 1))
+        np.fill_diagonal(start, 1 - wrong)
+        logits = np.concatenate([np.log(np.maximum(targets[0], 1e-6)), np.log(start).ravel()])
+        fit = minimize(_mismatch, logits, args=(targets,), jac=True, method="L-BFGS-B")
+        if best is None or fit.fun < best.fun - 1e-12:
+            best = fit
+    assert best is not None
+    prior, transition = _unpack(best.x, n_classes)
+    # True classes have no names of their own: give each the label that it mostly shows.
+    order, names = linear_sum_assignment(-prior[:, None] * transition)
+    place = np.empty(n_classes, np.int64)
+    place[names] = order
+    return HOC(prior[place], transition[place])
+
+
+def _unpack(logits: NDArray[np.float64], c: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    from scipy.special import softmax
+
+    return softmax(logits[:c]), softmax(logits[c:].reshape(c, c), axis=1)
+
+
+def _mismatch(
+    logits: NDArray[np.float64], targets: tuple[NDArray[np.float64], ...]
+) -> tuple[float, NDArray[np.float64]]:
+    """Sum of squared differences of the three orders, and its gradient by the logits."""
+    c = len(targets[0])
+    p, T = _unpack(logits, c)
+    pairs = (T[:, :, None] * T[:, None, :]).reshape(c, c * c)  # row i: T[i, a] T[i, b]
+    one = p @ T - targets[0]
+    two = (p[:, None] * T).T @ T - targets[1]
+    three = ((p[:, None] * T).T @ pairs).reshape(c, c, c) - targets[2]
+    value = float((one**2).sum() + (two**2).sum() + (three**2).sum())
+    both = two + two.T
+    cyclic = three + three.transpose(1, 0, 2) + three.transpose(2, 0, 1)
+    inner = pairs @ cyclic.reshape(c, c * c).T
+    grad_T = 2 * p[:, None] * (one + T @ both + inner)
+    grad_p = 2 * (T @ one + pairs @ two.ravel() + (T * (pairs @ three.reshape(c, -1).T)).sum(1))
+    by_p = p * (grad_p - p @ grad_p)
+    by_T = T * (grad_T - (T * grad_T).sum(1, keepdims=True))
+    return value, np.concatenate([by_p, by_T.ravel()])
+
+
+def confident_joint(hard: NDArray[np.int64], proba: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Count rows by weak class and by the class that the probe is confident of: (C, C).
+
+    Confident of j: the probability of j is at least its mean over the rows labelled j; of several
+    such classes the most probable. Each line is scaled to the number of rows with that label.
+    Northcutt, Jiang & Chuang 2021, https://arxiv.org/abs/1911.00068.
+    """
+    c = proba.shape[1]
+    held = np.bincount(hard, minlength=c)
+    if (held == 0).any():
+        raise ProbeError(f"No row has the weak class {int(np.argmin(held))}; leave it out.")
+    threshold = np.array([proba[hard == j, j].mean() for j in range(c)])
+    # Rounding of the mean must not take from a class whose probabilities are all alike.
+    sure = np.where(proba >= threshold - 1e-6, proba, -1.0)
+    confident = sure.max(axis=1) >= 0
+    joint = np.zeros((c, c))
+    np.add.at(joint, (hard[confident], sure.argmax(axis=1)[confident]), 1)
+    none = joint.sum(axis=1) == 0
+    joint[none, none] = 1  # nobody is confident of these rows: nothing speaks against their labels
+    scaled: NDArray[np.float64] = joint * (held / joint.sum(axis=1))[:, None]
+    return scaled
+
+
+def confident_shares(hard: NDArray[np.int64], proba: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share (C,) of the rows labelled c that lie off the diagonal of the confident joint."""
+    joint = confident_joint(hard, proba)
+    shares: NDArray[np.float64] = 1 - np.diagonal(joint) / joint.sum(axis=1)
+    return shares
+
+
+def prune_by_noise_rate(
+    hard: NDArray[np.int64], proba: NDArray[np.float64], *, ties: NDArray[Any] | None = None
+) -> Cut:
+    """Take rows (n,) to drop: as many labelled k as the confident joint counts for j, for each j.
+
+    Those of largest margin p_j − p_k, of equal ones the smaller of ``ties`` (n,), by default the
+    smaller row number; rows whose most probable class is their label stay. Confident learning's
+    ``prune_by_noise_rate``, Northcutt, Jiang & Chuang 2021, section 3.2,
+    https://arxiv.org/abs/1911.00068.
+    """
+    joint = confident_joint(hard, proba)
+    drop, tied = np.zeros(len(hard), dtype=bool), np.zeros(len(hard), dtype=bool)
+    for k, row in enumerate(joint):
+        held = np.flatnonzero(hard == k)
+        counts = class_counts(len(held), row / row.sum())
+        for j in np.flatnonzero(counts):
+            if j != k:
+                margin = np.round(proba[held, j] - proba[held, k], DECIMALS)
+                cut = largest(margin, counts[j], ties=None if ties is None else ties[held])
+                drop[held[cut.taken]] = tied[held[cut.tied]] = True
+    other = proba.argmax(axis=1) != hard
+    return Cut(drop & other, tied & other)

@@ -1,101 +1,74 @@
-"""Relabel: train every row on what a probe that has not seen its label makes of it."""
+"""What a row is trained on instead of its weak label: a probe's label, or students' after a filter.
+
+Re-admission: a filter takes the hard questions out with the wrong answers; a student that has
+learned from the rows kept may be sure of some of them. After "filter, then re-admit" of
+https://arxiv.org/abs/2503.04249, its self-consistency taken as agreement of several students, or
+one student's confidence.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from probekit.cleaning.scoring import Scored, score_rows
 from probekit.cuts import DECIMALS, prior_matched, tied_decisions
-from probekit.errors import UsageError
+from probekit.errors import LabelsError, UsageError, first_few
+from probekit.joins import Keys
 from probekit.kinds import ACTION_KINDS, check, checked
+from probekit.labels import WeakLabels
+from probekit.verdicts import Verdicts
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from probekit.activations.store import ActivationStore
-    from probekit.labels import WeakLabels
-    from probekit.verdicts import Verdicts
-
-__all__ = ["decide_at_prior", "relabel"]
+__all__ = ["BLEND", "check_form", "decide_at_prior", "new_labels", "readmit"]
 
 BLEND = 0.75
+CONFIDENCE = 0.9
 
 
-def relabel(
-    states: ActivationStore | ArrayLike,
-    labels: WeakLabels | ArrayLike | str | Path,
+def check_form(
+    blend: float | None, threshold: float | None, only_above: float | None, *, hard: bool
+) -> None:
+    """Raise UsageError unless at most one form of a label is given, within its range."""
+    check(blend=blend, only_above=only_above, hard=hard)
+    checked(("threshold",), ACTION_KINDS["relabel"]["threshold"], threshold)
+    if (blend is not None) + hard + (threshold is not None) > 1:
+        raise UsageError("Give one of blend, hard and threshold; they are three forms of a label.")
+
+
+def new_labels(
+    proba: NDArray[np.float64],
+    labels: WeakLabels,
     *,
-    probe: Any = None,
-    layer: int | None = None,
-    blend: float | None = None,
-    hard: bool = False,
-    threshold: float | None = None,
-    only_above: float | None = None,
-    in_sample: bool = False,
-    n_folds: int = 5,
-    seed: int = 0,
-    only_labelled: bool = False,
-    disagreement: Literal["label", "distance"] = "label",
-    ties: Literal["hash", "index"] = "hash",
-) -> Verdicts:
-    """Give every row a new label.
+    blend: float | None,
+    hard: bool,
+    threshold: float | None,
+    ties: NDArray[Any],
+) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    """Labels (n, C) that a probe's ``proba`` (n, C) makes of weak ones, and what provenance says.
 
-    Parameters
-    ----------
-    states, labels, probe, layer, in_sample, n_folds, seed, only_labelled, disagreement, ties
-        As :func:`probekit.cleaning.scoring.score_rows`.
-    blend
-        β of the soft label (1 − β) Y + β P, in (0, 1]; by default 0.75.
-    hard
-        Hard labels instead, with the class shares of the weak labels: for two classes P is cut at
-        the weak-prior quantile, for more the sum of P over the classes decided for is largest.
-    threshold
-        Hard labels instead: the second of two classes where its probability exceeds this
-        (EleutherAI: 0.5).
-    only_above
-        Leave the weak label where the disagreement is not above this.
-
-    Returns
-    -------
-    Verdicts that keep every row.
+    ``blend``, ``hard`` and ``threshold`` are as :func:`probekit.cleaning.predict.relabel`.
     """
-    _check_form(blend, threshold, only_above, hard=hard)
-    scored = score_rows(
-        states,
-        labels,
-        probe,
-        layer=layer,
-        in_sample=in_sample,
-        n_folds=n_folds,
-        seed=seed,
-        only_labelled=only_labelled,
-        disagreement=disagreement,
-        ties=ties,
-    )
-    action: dict[str, Any] = {"action": "relabel"}
+    n_classes = len(labels.classes)
     if hard:
-        decided, tied = decide_at_prior(
-            scored.proba,
-            np.bincount(scored.labels.hard, minlength=len(scored.labels.classes)),
-            ties=scored.ties,
-        )
-        label = np.eye(len(scored.labels.classes))[decided]
-        action |= {"form": "hard, at the weak prior", "ties": {"rows": int(tied.sum())}}
-    elif threshold is not None:
-        label = _cut(scored, threshold)
-        action |= {"form": "hard, at a threshold", "threshold": threshold}
-    else:
-        beta = BLEND if blend is None else blend
-        label = (1 - beta) * scored.labels.probs + beta * scored.proba
-        action |= {"form": "soft", "blend": beta}
-    if only_above is not None:
-        label = np.where((scored.disagreement > only_above)[:, None], label, scored.labels.probs)
-        action["only_above"] = only_above
-    return scored.verdicts(label=label, keep=np.ones(len(label), dtype=bool), action=action)
+        size = np.bincount(labels.hard, minlength=n_classes)
+        decided, tied = decide_at_prior(proba, size, ties=ties)
+        form: dict[str, Any] = {"form": "hard, at the weak prior"}
+        return np.eye(n_classes)[decided], {**form, "ties": {"rows": int(tied.sum())}}
+    if threshold is not None:
+        if n_classes != 2:
+            raise UsageError(
+                f"A threshold cuts the probability of the second of two classes, and there are "
+                f"{n_classes}; use --hard (hard=True) or a soft blend."
+            )
+        # Means of k votes may miss 0.5 by rounding; 0.5 is class 0.
+        second = np.round(proba[:, 1], DECIMALS) > threshold
+        label = np.eye(2)[second.astype(np.int64)]
+        return label, {"form": "hard, at a threshold", "threshold": threshold}
+    beta = BLEND if blend is None else blend
+    return (1 - beta) * labels.probs + beta * proba, {"form": "soft", "blend": beta}
 
 
 def decide_at_prior(
@@ -107,21 +80,63 @@ def decide_at_prior(
     return decided, tied_decisions(P, decided)
 
 
-def _cut(scored: Scored, threshold: float) -> NDArray[np.float64]:
-    if len(scored.labels.classes) != 2:
-        raise UsageError(
-            f"A threshold cuts the probability of the second of two classes, and there are "
-            f"{len(scored.labels.classes)}; use --hard (hard=True) or a soft blend."
+def readmit(
+    verdicts: Verdicts,
+    predictions: WeakLabels | Sequence[WeakLabels],
+    *,
+    confidence: float = CONFIDENCE,
+) -> Verdicts:
+    """Keep dropped rows that every student gives one class to, on average surely enough.
+
+    Parameters
+    ----------
+    verdicts
+        Of a filter.
+    predictions
+        Class probabilities for at least the rows dropped, of one student or several, each trained
+        on the rows kept; joined by id, classes by name.
+    confidence
+        Least mean probability of that class, in [0.5, 1].
+
+    Returns
+    -------
+    The verdicts with these rows kept, their label being the students' mean probabilities; all else
+    is as it was.
+
+    Raises
+    ------
+    UsageError, LabelsError
+        Nothing was dropped, the confidence lies outside, or a student lacks rows or classes.
+    """
+    check(verdicts=verdicts, confidence=confidence)
+    dropped = np.flatnonzero(~verdicts.keep)
+    if not len(dropped):
+        raise UsageError("These verdicts drop no row, so that none can be re-admitted.")
+    several = [predictions] if isinstance(predictions, WeakLabels) else predictions
+    keys = verdicts.keys.take(dropped.tolist())
+    said = np.stack([_of_rows(each, keys, verdicts.classes) for each in several])
+    mean = said.mean(axis=0)
+    one = (said.argmax(axis=2) == mean.argmax(axis=1)).all(axis=0)
+    # Files may hold float32, in which 0.9 is 0.89999998.
+    back = dropped[one & (mean.max(axis=1) >= confidence - 1e-6)]
+    keep, label = verdicts.keep.copy(), verdicts.label.copy()
+    keep[back] = True
+    label[back] = mean[np.isin(dropped, back)]
+    told = {"students": len(several), "confidence": confidence, "rows": len(back)}
+    return replace(
+        verdicts, keep=keep, label=label, provenance={**verdicts.provenance, "readmitted": told}
+    )
+
+
+def _of_rows(
+    labels: WeakLabels, rows: Keys, classes: Sequence[str]
+) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Probabilities (m, C) of these rows, columns in the order of ``classes``."""
+    if sorted(labels.classes) != sorted(classes):
+        raise LabelsError(
+            f"{labels.source} has the classes {first_few(labels.classes)}, and the verdicts have "
+            f"{first_few(classes)}; they must be the same."
         )
-    # Means of k votes may miss 0.5 by rounding; 0.5 is class 0.
-    second = np.round(scored.proba[:, 1], 12) > threshold
-    return np.asarray(np.eye(2)[second.astype(np.int64)])
-
-
-def _check_form(
-    blend: float | None, threshold: float | None, only_above: float | None, *, hard: bool
-) -> None:
-    check(blend=blend, only_above=only_above, hard=hard)
-    checked(("threshold",), ACTION_KINDS["relabel"]["threshold"], threshold)
-    if (blend is not None) + hard + (threshold is not None) > 1:
-        raise UsageError("Give one of blend, hard and threshold; they are three forms of a label.")
+    found = labels.align(rows, rows_name="the dropped rows").labels
+    columns = [labels.classes.index(name) for name in classes]
+    return np.asarray(found.probs[:, columns], np.float64)

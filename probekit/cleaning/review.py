@@ -1,7 +1,8 @@
-"""Disagreeing rows as records for people to correct, and their corrections back into the verdicts.
+"""Rows out to people and their labels back: reviews of verdicts, and the CSV of an audit.
 
-Records have the fields of Argilla's (https://docs.argilla.io/latest/reference/argilla/records/
-records/): ``id``, ``fields``, ``metadata``, ``suggestions``, and ``responses`` for the answers.
+Records of a review have the fields of Argilla's
+(https://docs.argilla.io/latest/reference/argilla/records/records/): ``id``, ``fields``,
+``metadata``, ``suggestions``, and ``responses`` for the answers.
 """
 
 from __future__ import annotations
@@ -10,27 +11,36 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from probekit.data import text_hash
+from probekit.cleaning.audit import UNSURE
+from probekit.data import Content, text_hash
 from probekit.errors import DataError, UsageError, first_few
 from probekit.files import atomic_write, json_line
 from probekit.sheets import read_hash, read_sheet, write_sheet, written_hash
 from probekit.sources import read_table
 from probekit.tables import suffix_of
+from probekit.verdicts import Verdicts
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from probekit.verdicts import Verdicts
-
-__all__ = ["QUESTION", "merge_review", "read_review", "review_records", "write_review"]
+__all__ = [
+    "AuditFile",
+    "audit_path",
+    "merge_review",
+    "plain_text",
+    "read_review",
+    "review_records",
+    "write_review",
+]
 
 # The question that suggestions and responses answer, and the column of a CSV for the answer.
 QUESTION = "label"
 COLUMNS = ("id", "text_hash", "text", QUESTION)
+# The same of an audit.
+ANSWER = "true_label"
+AUDIT_COLUMNS = ("id", "text_hash", "text", ANSWER)
 METADATA = ("weak_label", "weak_prob", "probe_label", "probe_prob", "disagreement", "verdict")
 
 
@@ -294,16 +304,143 @@ def _check_texts(
 
 
 def _class_of(answer: Mapping[str, str | None], classes: Sequence[str], source: str) -> int:
-    """Number of the class that is meant: letter case aside, and 1.0 for 1, as spreadsheets do."""
+    """Number of the class that is meant."""
     given = str(answer[QUESTION]).strip()
+    name = _class_meant(given, classes)
+    if name is None:
+        raise DataError(
+            f"{source} says {given!r} for the id {answer['id']!r}; allowed are "
+            f"{first_few(classes, 20)}, or nothing to leave the row as it is."
+        )
+    return list(classes).index(name)
+
+
+def audit_path(labels: str) -> Path:
+    """Where an audit of these labels is kept unless another file is named."""
+    return Path(f"{Path(labels).stem}.audit.csv")
+
+
+def plain_text(content: Content) -> str:
+    """A row's content as one text: pairs one after the other, messages with their roles."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, tuple):
+        return "\n\n".join(content)
+    return "\n\n".join(f"[{message['role']}] {message['content']}" for message in content)
+
+
+class AuditFile:
+    """Rows and answers of an audit, written after every answer.
+
+    Columns: id, text_hash, text, true_label (a class, ``?`` where nobody can tell, or empty);
+    columns of one's own are kept.
+
+    Parameters
+    ----------
+    path
+        A CSV file; what is there already is read.
+    hashes
+        Id -> text hash of every row of the store.
+    classes
+        Classes that an answer may be.
+
+    Raises
+    ------
+    DataError
+        The file is no audit of these rows, or holds an answer that is no class.
+    """
+
+    def __init__(self, path: str | Path, hashes: Mapping[str, str], classes: Sequence[str]) -> None:
+        self.path = Path(path)
+        self.classes = tuple(classes)
+        self.answers: dict[str, str] = {}
+        """Id -> class, or ``?``, in the order of the file."""
+        self.records: dict[str, dict[str, str]] = {}
+        if self.path.suffix.lower() != ".csv":
+            raise DataError(f"{self.path} must end in .csv; the audit is written so.")
+        if self.path.exists():
+            self._read(hashes)
+
+    def add(self, ids: Sequence[str], hashes: Sequence[str], texts: Sequence[str]) -> int:
+        """List further rows; returns how many were not listed yet."""
+        before = len(self.records)
+        for name, digest, text in zip(ids, hashes, texts, strict=True):
+            record = {"id": name, "text_hash": written_hash(digest), "text": text, ANSWER: ""}
+            self.records.setdefault(name, record)
+        return len(self.records) - before
+
+    def answer(self, name: str, answer: str | None) -> None:
+        """Take an answer (None takes it back) and write the file."""
+        self.answers.pop(name, None)
+        if answer is not None:
+            self.answers[name] = answer
+        self.records[name][ANSWER] = answer or ""
+        self.write()
+
+    def write(self) -> None:
+        """Write everything, at once or not at all."""
+        columns = dict.fromkeys(AUDIT_COLUMNS)
+        for record in self.records.values():
+            columns |= dict.fromkeys(record)
+        rows = ([record.get(name, "") for name in columns] for record in self.records.values())
+        write_sheet(self.path, list(columns), rows)
+
+    def _read(self, hashes: Mapping[str, str]) -> None:
+        columns = read_sheet(self.path)
+        lacking = [name for name in ("id", ANSWER) if name not in columns]
+        if lacking:
+            raise DataError(
+                f"{self.path} has no column {' and no '.join(map(repr, lacking))}, so it is no "
+                "audit; name another file with -o."
+            )
+        names = list(columns)
+        for values in zip(*columns.values(), strict=True):
+            record = dict(zip(names, values, strict=True))
+            if record["id"] in self.records:
+                raise DataError(f"{self.path} has the id {record['id']!r} twice; keep one of them.")
+            self.records[record["id"]] = record
+        unknown = [name for name in self.records if name not in hashes]
+        if unknown:
+            raise DataError(
+                f"{self.path} has {len(unknown)} ids that are not in the store (ids "
+                f"{first_few(unknown)}): it is an audit of other rows; name another file with -o."
+            )
+        other = [
+            name
+            for name, record in self.records.items()
+            if hashes[name] and read_hash(record.get("text_hash")) not in ("", hashes[name])
+        ]
+        if other:
+            raise DataError(
+                f"{self.path} has another text than the store in {len(other)} rows (ids "
+                f"{first_few(other)}): it is an audit of other rows; name another file with -o."
+            )
+        for name, record in self.records.items():
+            answer = self._class_of(name, record[ANSWER])
+            if answer is not None:
+                self.answers[name] = answer
+
+    def _class_of(self, name: str, given: str) -> str | None:
+        """The class that a cell means, or ``?``; None where it is empty."""
+        text = given.strip()
+        if text in ("", UNSURE):
+            return text or None
+        answer = _class_meant(text, self.classes)
+        if answer is None:
+            raise DataError(
+                f"{self.path} answers {given!r} for the id {name!r}; allowed are "
+                f"{first_few(self.classes, 20)}, {UNSURE!r} where nobody can tell, or nothing."
+            )
+        return answer
+
+
+def _class_meant(given: str, classes: Sequence[str]) -> str | None:
+    """The class that a cell means: letter case aside, and 1.0 for 1, as spreadsheets do."""
     for same in (
         [c for c in classes if c == given],
         [c for c in classes if c.casefold() == given.casefold()],
         [c for c in classes if f"{c}.0" == given],
     ):
         if len(same) == 1:
-            return list(classes).index(same[0])
-    raise DataError(
-        f"{source} says {given!r} for the id {answer['id']!r}; allowed are "
-        f"{first_few(classes, 20)}, or nothing to leave the row as it is."
-    )
+            return same[0]
+    return None

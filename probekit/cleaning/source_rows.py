@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from probekit.activations.store import ActivationStore
-from probekit.cleaning.audit_file import plain_text
+from probekit.cleaning.review import plain_text
 from probekit.data import Rows
 from probekit.errors import DataError, StoreError, UsageError, first_few
 from probekit.joins import match, other_texts

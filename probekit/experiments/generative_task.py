@@ -18,7 +18,7 @@ from probekit.students.completion import Completions, completion_rows, exact_mat
 from probekit.students.config import FinetuneConfig
 from probekit.students.generative import finetune_completion
 
-__all__ = ["generative_weak_to_strong", "judge_completions"]
+__all__ = ["generative_weak_to_strong", "score_completions"]
 
 
 def generative_weak_to_strong(
@@ -50,7 +50,7 @@ def generative_weak_to_strong(
 
     Returns
     -------
-    What :func:`judge_completions` gives, and how right the supervisor is on the student's rows;
+    What :func:`score_completions` gives, and how right the supervisor is on the student's rows;
     also ``results.json``.
 
     Raises
@@ -76,7 +76,7 @@ def generative_weak_to_strong(
     results = {
         "rows": {"supervisor": len(supervisor), "student": len(student), "test": len(test)},
         "weak_targets_right": float(exact_match(weak_targets, student).mean()),
-        **judge_completions(
+        **score_completions(
             floor.predictions["test"],
             learned.predictions["test"],
             ceiling.predictions["test"],
@@ -89,7 +89,7 @@ def generative_weak_to_strong(
     return results
 
 
-def judge_completions(
+def score_completions(
     weak: Completions, student: Completions, ceiling: Completions, test: Rows, *, seed: int = 0
 ) -> dict[str, Any]:
     """Exact-match accuracy of three models, PGR with its paired 95 % interval, and agreement.

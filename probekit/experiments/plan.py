@@ -11,11 +11,11 @@ import numpy as np
 
 from probekit.data import Rows
 from probekit.errors import ModelError
+from probekit.experiments.cache import Step, in_order
 from probekit.experiments.config import RunConfig
-from probekit.experiments.context import Model, look_at_model
-from probekit.experiments.engine import Step, in_order
 from probekit.experiments.run import Run, Sources
 from probekit.experiments.splits import Splits, chain_splits, run_splits
+from probekit.experiments.steps import Model, describe_model
 from probekit.labels import WeakLabels
 from probekit.tasks.hub import UnreachedError
 
@@ -75,9 +75,9 @@ class _Reachable(Sources):
         self.real_tasks[found.task] = found
         return found
 
-    def look(self, model: str, revision: str | None = None) -> Model:
+    def describe(self, model: str, revision: str | None = None) -> Model:
         try:
-            return look_at_model(model, revision)
+            return describe_model(model, revision)
         except ModelError as error:
             if not _HUB_NAME.fullmatch(model) or Path(model.partition("@layers=")[0]).exists():
                 raise
@@ -117,15 +117,15 @@ def plan(config: RunConfig, steps: Path, *, experiment: type[Run] = Run) -> dict
     run = experiment(config, steps, lambda _: None, sources)
     run.refuse_left_out()
     ordered = in_order(run.all_steps(planned=True))
-    open_ = [step for step in ordered if not run.engine.done(step)]
+    open_ = [step for step in ordered if not run.cache.done(step)]
     models = sorted({step.model for step in ordered if step.model is not None})
     tokens, unknown = _tokens(open_, sources)
-    largest = max((sources.look(model).parameters for model in models), default=0)
+    largest = max((sources.describe(model).parameters for model in models), default=0)
     return {
         "experiments": len(run.experiments),
         "tasks": list(config.task),
         "seeds": list(config.seeds),
-        "models": {model: sources.look(model).parameters or None for model in models},
+        "models": {model: sources.describe(model).parameters or None for model in models},
         "steps": dict(Counter(step.kind for step in ordered)),
         "done": len(ordered) - len(open_),
         "rows_through_models": sum(step.rows for step in open_),

@@ -10,28 +10,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from probekit.cleaning.evaluate import summarize
 from probekit.cuts import by_key
 from probekit.errors import DataError, OutputExistsError, ProbekitError, UsageError, first_few
-from probekit.experiments.bootstrap import Chain
+from probekit.experiments.cache import Cache, Step, versions
 from probekit.experiments.config import RunConfig, write_config
-from probekit.experiments.context import VERDICTS, Context, Model, look_at_model, predictions_file
-from probekit.experiments.engine import PACKAGES, Engine, Step
+from probekit.experiments.scores import (
+    PERPLEXITY,
+    Arm,
+    combine_seeds,
+    plain_numbers,
+    score_arms,
+    score_curve,
+    spread,
+)
 from probekit.experiments.splits import Splits, chain_splits, run_splits
-from probekit.experiments.weak_to_strong import Pair, PlannedArm
+from probekit.experiments.steps import VERDICTS, Context, Model, describe_model, predictions_file
+from probekit.experiments.weak_to_strong import Chain, Pair, PlannedArm
 from probekit.files import TEMPORARY, atomic_write
+from probekit.labels import WeakLabels, load_labels
+from probekit.metrics import pgr, pgr_undefined
+from probekit.safe import read_json
 from probekit.settings import read_settings
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from probekit.labels import WeakLabels
+from probekit.verdicts import Verdicts
 
 __all__ = ["Experiment", "Run", "Sources", "open_folder", "provenance"]
 
@@ -68,9 +76,9 @@ class Sources:
         """Rows of a chain's models, and test rows."""
         return chain_splits(task, config, seed)
 
-    def look(self, model: str, revision: str | None = None) -> Model:
+    def describe(self, model: str, revision: str | None = None) -> Model:
         """What is known of a model."""
-        return look_at_model(model, revision)
+        return describe_model(model, revision)
 
 
 class Run:
@@ -94,7 +102,7 @@ class Run:
         sources: Sources | None = None,
     ) -> None:
         self.config = config
-        self.engine = Engine(steps, tell)
+        self.cache = Cache(steps, tell)
         self._tell = tell
         self._sources = sources or Sources()
         self._refused: dict[str, ProbekitError] = {}
@@ -126,23 +134,23 @@ class Run:
             raise next(iter(self._refused.values()))
 
     def _experiments(self) -> list[Experiment]:
-        config, look = self.config, self._sources.look
+        config, describe = self.config, self._sources.describe
         found = []
         for task, seed in product(config.task, config.seeds):
             where = f"{task}, seed {seed}"
             if config.weak and config.strong:
                 with self._open(where):
                     splits = self._sources.splits(task, config, seed)
-                    context = Context(config, splits, seed, look)
+                    context = Context(config, splits, seed, describe)
                     for weak, strong in product(config.weak, config.strong):
                         with self._open(f"{where}, {weak} → {strong}"):
-                            names = look(weak).label, look(strong).label
+                            names = describe(weak).label, describe(strong).label
                             found.append(Experiment(Pair(context, weak, strong), *names))
             if config.chain:
                 with self._open(f"{where}, chain"):
                     splits = self._sources.chain_splits(task, config, seed)
-                    chain = Chain(Context(config, splits, seed, look), tuple(config.chain))
-                    first, last = (look(chain.models[i]).label for i in (0, -1))
+                    chain = Chain(Context(config, splits, seed, describe), tuple(config.chain))
+                    first, last = (describe(chain.models[i]).label for i in (0, -1))
                     found.append(Experiment(chain, first, f"{last} (chain)"))
         return found
 
@@ -165,7 +173,7 @@ class Run:
         """The rows of an experiment's table; ``planned`` before anything is done."""
         if isinstance(experiment.source, Chain):
             return experiment.source.arms()
-        return experiment.source.arms(None if planned else self.engine)
+        return experiment.source.arms(None if planned else self.cache)
 
     def all_steps(self, *, planned: bool = False) -> list[Step]:
         """Every step that the tables need."""
@@ -187,29 +195,52 @@ class Run:
         self.all_steps(planned=True)
 
     def carry_out(self, folder: Path) -> dict[str, Any]:
-        """Do what is not done, judge it, and write predictions and metrics.
+        """Do what is not done, score it, and write predictions and metrics.
 
         What fails is left out and listed under ``failures``; everything else goes on.
         """
         self.check()
         for each in self.left_out:
             self._tell(f"Warning: {each}; the others go on.")
-        self.engine.run(self.first_steps())
-        self.engine.run(self.all_steps())
-        results = [self._judge(each, folder) for each in self.experiments]
-        summary = _summary(self.config, results, self.left_out)
+        self.cache.run(self.first_steps())
+        self.cache.run(self.all_steps())
+        summary = {"config": self.config.to_mapping(), **self._scored(folder), **provenance()}
         with atomic_write(folder / METRICS, "w") as file:
             file.write(json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
         return summary
 
-    def _judge(self, experiment: Experiment, folder: Path) -> dict[str, Any]:
-        from probekit.experiments.judge import judge_arms
+    def _scored(self, folder: Path) -> dict[str, Any]:
+        """Groups of seeds, results of each seed, and what failed; writes predictions."""
+        results = [self._score(each, folder) for each in self.experiments]
+        groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        for result in results:
+            groups.setdefault((result["task"], result["weak"], result["strong"]), []).append(result)
+        return {
+            "groups": [
+                {
+                    "task": task,
+                    "weak": weak,
+                    "strong": strong,
+                    "parameters": seeds[0]["parameters"],
+                    "seeds": [result["seed"] for result in seeds],
+                    "arms": combine_seeds([result["arms"] for result in seeds]),
+                    **_language_models(seeds),
+                }
+                for (task, weak, strong), seeds in groups.items()
+            ],
+            "results": results,
+            "failures": [
+                *self.left_out,
+                *(each for result in results for each in result["failures"]),
+            ],
+        }
 
+    def _score(self, experiment: Experiment, folder: Path) -> dict[str, Any]:
         context, arms = experiment.context, self.arms(experiment)
         truth, weak = context.splits.truth, self._weak_labels(experiment, arms)
         prior = None if weak is None else np.bincount(weak, minlength=len(truth["test"].classes))
         shares = None if prior is None else prior / prior.sum()
-        judged = judge_arms(
+        judged = score_arms(
             [self._arm(context, arm, weak) for arm in arms],
             truth=truth["test"].hard,
             weak_prior=shares,
@@ -219,7 +250,7 @@ class Run:
         )
         self._copy_predictions(experiment, arms, folder)
         task, weak_name, strong = experiment.group
-        steps = [step for arm in arms for step in arm.steps if self.engine.done(step)]
+        steps = [step for arm in arms for step in arm.steps if self.cache.done(step)]
         result = {
             "task": task,
             "weak": weak_name,
@@ -236,7 +267,7 @@ class Run:
                 for name, reason in row["alarms"].items()
             ],
             "arms": judged,
-            "seconds": {step.name: self.engine.seconds(step) for step in steps},
+            "seconds": {step.name: self.cache.seconds(step) for step in steps},
         }
         if isinstance(experiment.source, Pair) and experiment.source.base is not None:
             result["language_model"] = self._language_model(experiment.source.base)
@@ -248,25 +279,20 @@ class Run:
 
     def _language_model(self, step: Step) -> dict[str, Any]:
         """How well the model predicts held-out texts before and after the language-model step."""
-        from probekit.experiments.judge import PERPLEXITY
-        from probekit.safe import read_json
-
-        if self.engine.failure(step):
+        if self.cache.failure(step):
             return dict.fromkeys(PERPLEXITY)
-        metrics = read_json(self.engine.path(step) / "model" / METRICS)
+        metrics = read_json(self.cache.path(step) / "model" / METRICS)
         return {name: metrics[name] for name in PERPLEXITY}
 
     def _arm(self, context: Context, arm: PlannedArm, weak: NDArray[np.int64] | None) -> Any:
         """An arm's predictions of the test rows, and what is wrong with it."""
-        from probekit.experiments.judge import Arm
-
         rows, alarms = context.splits.rows["test"], {}
-        reasons = [reason for step in arm.steps if (reason := self.engine.failure(step))]
+        reasons = [reason for step in arm.steps if (reason := self.cache.failure(step))]
         if reasons:
             alarms["failed"] = reasons[0]
         probs = []
         for step in arm.steps:
-            if self.engine.failure(step) is None:
+            if self.cache.failure(step) is None:
                 found = self._predictions(step, "test")
                 aligned = found.align(rows.keys, rows_name="the test rows")
                 probs.append(aligned.labels.probs)
@@ -291,18 +317,16 @@ class Run:
         )
 
     def _predictions(self, step: Step, part: str) -> WeakLabels:
-        from probekit.labels import load_labels
-
-        return load_labels(self.engine.path(step) / predictions_file(part), one_class=True)
+        return load_labels(self.cache.path(step) / predictions_file(part), one_class=True)
 
     def _training_labels(self, context: Context, arm: PlannedArm) -> NDArray[np.int64] | None:
         """Class that each row trains on and its true class (m, 2); None where nothing is known."""
         if arm.labels is None:
             return None
         step, truth = arm.labels.step, context.splits.truth[arm.part].hard
-        if step is not None and not self.engine.done(step):
+        if step is not None and not self.cache.done(step):
             return None
-        folder = None if step is None else self.engine.path(step)
+        folder = None if step is None else self.cache.path(step)
         found = context.read(arm.labels, arm.part, folder)
         keep = getattr(found, "keep", np.ones(len(truth), dtype=bool))
         return np.column_stack([found.hard, truth])[keep]
@@ -322,41 +346,34 @@ class Run:
         else:
             ends = source.weak, source.strong
         return {
-            name: self._sources.look(model).parameters
+            name: self._sources.describe(model).parameters
             for name, model in zip(("weak", "strong"), ends, strict=True)
         }
 
     def _alarms(self, context: Context, arms: list[PlannedArm]) -> list[str]:
-        from probekit.cleaning.evaluate import summarize
-        from probekit.safe import read_json
-        from probekit.verdicts import Verdicts
-
         found = []
         for arm in arms:
             for step in arm.steps:
-                if step.kind == "finetune" and self.engine.done(step):
-                    notes = read_json(self.engine.path(step) / "model" / METRICS).get("notes", [])
+                if step.kind == "finetune" and self.cache.done(step):
+                    notes = read_json(self.cache.path(step) / "model" / METRICS).get("notes", [])
                     found += [f"{context.title(arm.name)}: {note}" for note in notes]
             if arm.kind in ("filter", "relabel") and arm.labels is not None:
                 assert arm.labels.step is not None
-                if not self.engine.done(arm.labels.step):
+                if not self.cache.done(arm.labels.step):
                     continue
-                verdicts = Verdicts.load(self.engine.path(arm.labels.step) / VERDICTS)
+                verdicts = Verdicts.load(self.cache.path(arm.labels.step) / VERDICTS)
                 alarms = summarize(verdicts).alarms
                 found += [f"{context.title(arm.name)}: {alarm}" for alarm in alarms]
         return found
 
     def _training_set_pgr(self, pair: Pair, arms: list[PlannedArm]) -> list[dict[str, Any]]:
         """How right the labels of each round are, between weak labels and ceiling."""
-        from probekit.experiments.judge import plain_numbers
-        from probekit.metrics import pgr, pgr_undefined
-
         context = pair.context
         truth = context.splits.truth["student"].hard
         rows = context.splits.rows["student"]
 
         def right(step: Step) -> float:
-            if self.engine.failure(step) is not None:
+            if self.cache.failure(step) is not None:
                 return float("nan")
             found = self._predictions(step, "student").align(rows.keys)
             return float(np.mean(found.labels.hard == truth))
@@ -375,8 +392,7 @@ class Run:
     def _curves(
         self, experiment: Experiment, arms: list[PlannedArm], judged: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        from probekit.experiments.curves import judge_curve
-        from probekit.students.predictions import read_curve
+        from probekit.students.predict import read_curve
 
         context, found = experiment.context, {}
         rows = context.splits.rows
@@ -389,13 +405,13 @@ class Run:
             source = experiment.source
             if arm.kind in ("floor", "ceiling", "probe") or isinstance(source, Chain):
                 continue
-            if self.engine.failure(arm.steps[0]) is not None:
+            if self.cache.failure(arm.steps[0]) is not None:
                 continue
-            folder = self.engine.path(arm.steps[0]) / "model"
+            folder = self.cache.path(arm.steps[0]) / "model"
             steps, test = read_curve(folder, "test")
             _, held_out = read_curve(folder, "validation")
             weak = self._predictions(source.floor, "validation").align(rows["validation"].keys)
-            found[arm.name] = judge_curve(
+            found[arm.name] = score_curve(
                 steps,
                 test,
                 context.splits.truth["test"].hard,
@@ -422,10 +438,10 @@ class Run:
         target = self._predictions_folder(experiment, folder)
         for arm in arms:
             for number, step in enumerate(arm.steps, 1):
-                if self.engine.failure(step) is not None:
+                if self.cache.failure(step) is not None:
                     continue
                 name = arm.name if len(arm.steps) == 1 else f"{arm.name} {number}"
-                source = self.engine.path(step) / predictions_file("test")
+                source = self.cache.path(step) / predictions_file("test")
                 shutil.copyfile(source, target / f"{_slug(name)}.parquet")
 
 
@@ -468,39 +484,8 @@ def _foreign(folder: Path) -> list[str]:
     return [name for name in names if name != CONFIG and not name.endswith(TEMPORARY)]
 
 
-def _summary(
-    config: RunConfig, results: list[dict[str, Any]], left_out: list[str]
-) -> dict[str, Any]:
-    from probekit.experiments.seeds import combine_seeds
-
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault((result["task"], result["weak"], result["strong"]), []).append(result)
-    return {
-        "config": config.to_mapping(),
-        "groups": [
-            {
-                "task": task,
-                "weak": weak,
-                "strong": strong,
-                "parameters": found[0]["parameters"],
-                "seeds": [result["seed"] for result in found],
-                "arms": combine_seeds([result["arms"] for result in found]),
-                **_language_models(found),
-            }
-            for (task, weak, strong), found in groups.items()
-        ],
-        "results": results,
-        "failures": [*left_out, *(each for result in results for each in result["failures"])],
-        **provenance(),
-    }
-
-
 def _language_models(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Perplexities of the language-model steps over seeds, where there were such steps."""
-    from probekit.experiments.judge import PERPLEXITY
-    from probekit.experiments.seeds import spread
-
     found = [each["language_model"] for each in results if "language_model" in each]
     if not found:
         return {}
@@ -510,8 +495,7 @@ def _language_models(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def provenance() -> dict[str, Any]:
     """Versions and hardware that results were made with."""
     return {
-        "versions": {name: version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
+        "versions": versions(),
         "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "gpu": _gpu()},
     }
 

@@ -1,48 +1,135 @@
 """``probekit saliency``: how salient a concept is in a model, before and after finetuning.
 
 Linear probes against finetuning on the same rows, Burns et al. 2023, section 5.2.3,
-https://arxiv.org/abs/2312.09390. Steps are those of ``probekit run`` wherever it has them.
+https://arxiv.org/abs/2312.09390. Steps are those of ``probekit run`` wherever it has them; linear
+probes are fitted on every layer, penalty and best layer chosen on validation rows.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from probekit.experiments.context import Context, Labels, predictions_file
-from probekit.experiments.engine import Step
-from probekit.experiments.judge import plain_numbers
-from probekit.experiments.probe_steps import states_step
-from probekit.experiments.run import METRICS, Experiment, Run, Sources, provenance
-from probekit.experiments.saliency_config import SaliencyConfig
-from probekit.experiments.saliency_judge import (
+from probekit.errors import DataError, OutputExistsError, UsageError
+from probekit.experiments.cache import Step
+from probekit.experiments.config import RunConfig
+from probekit.experiments.run import (
+    CONFIG,
+    Experiment,
+    Run,
+    open_folder,
+)
+from probekit.experiments.saliency_scores import (
     AFTER_TRUTH,
     BARS,
     CHOSEN,
     COLUMNS,
     PROBES,
     Judged,
+    summarize_pairs,
 )
-from probekit.experiments.saliency_steps import LinearProbes, layer_file, linear_step, read_probes
-from probekit.experiments.saliency_summary import summarize_pairs
+from probekit.experiments.scores import plain_numbers
+from probekit.experiments.steps import STORE, Context, Labels, predictions_file, states_step
 from probekit.experiments.weak_to_strong import Pair
 from probekit.files import atomic_write
-from probekit.metrics import auroc
+from probekit.kinds import Flag, Kind, Layers
+from probekit.labels import WeakLabels, load_labels
+from probekit.metrics import auroc, cross_entropy
+from probekit.safe import read_json
+from probekit.settings import configuration, read_settings
 
 if TYPE_CHECKING:
-    from probekit.labels import WeakLabels
+    from probekit.activations.store import ActivationStore
 
-__all__ = ["Bars", "Saliency"]
+__all__ = [
+    "Bars",
+    "LinearProbes",
+    "Saliency",
+    "SaliencyConfig",
+    "layer_file",
+    "linear_step",
+    "open_saliency_folder",
+    "read_probes",
+]
 
 TRUTH = Labels()
 PARTS = ("student", "validation", "test")
+# What a step of linear probes chose.
+CHOICE = "choice.json"
+PROBE_SETTINGS = ("l2", "penalties", "standardize")
+
+
+@configuration
+class SaliencyConfig(RunConfig):
+    """Fields of a run, of which those about cleaning labels do nothing here."""
+
+    command: ClassVar[str] = "saliency"
+
+    layers: Annotated[str, Layers()] = "all"
+    """Layers that the probes read, as ``extract --layers`` takes them; the last is always read."""
+
+    after_truth: Annotated[bool, Flag()] = False
+    """Also probe the layers of the model finetuned on ground truth, which is kept on disk."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can be told to be wrong without reading anything."""
+        super().__post_init__()
+        if self.chain:
+            raise UsageError("saliency compares a weak and a strong model; leave chain out.")
+        if not self.validation_share and self.validation_rows is None:
+            raise UsageError(
+                "saliency chooses penalties and layers on validation rows; give a "
+                "validation_share above 0."
+            )
+
+    @staticmethod
+    def probe_kinds(name: str) -> Mapping[str, Kind]:
+        """Of a logistic probe only what its path of penalties takes."""
+        kinds = RunConfig.probe_kinds(name)
+        return {key: kinds[key] for key in PROBE_SETTINGS} if name == "logreg" else kinds
+
+    @property
+    def extracted(self) -> str:
+        """What extraction is asked for, the last layer included."""
+        return self.layers if self.layers in ("all", "last") else f"{self.layers},last"
+
+    @property
+    def probe(self) -> dict[str, Any]:
+        """Settings of the linear probes: penalties to choose from, standardize."""
+        from probekit.probes.logistic import PENALTIES
+
+        given: Mapping[str, Any] = self.probe_options.get("logreg", {})
+        penalties: Sequence[float] | None = given.get("penalties")
+        if given.get("l2", "auto") != "auto":
+            penalties = [given["l2"]]
+        numbers = [float(value) for value in (PENALTIES if penalties is None else penalties)]
+        return {"penalties": numbers, "standardize": given.get("standardize", True)}
+
+
+def open_saliency_folder(folder: Path, config: SaliencyConfig, *, make: bool = True) -> None:
+    """Make the folder of a comparison, or go on in one of the same configuration.
+
+    ``make=False`` only checks.
+
+    Raises
+    ------
+    OutputExistsError
+        Where the folder holds a run, another comparison or something else.
+    """
+    if (folder / CONFIG).is_file() and "layers" not in read_settings(folder / CONFIG):
+        raise OutputExistsError(
+            f"{folder} holds a `probekit run`; name another folder beside it with -o, where the "
+            "steps that both share are not done again."
+        )
+    open_folder(folder, config, make=make)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +188,13 @@ class Bars:
         return {
             key: linear_step(
                 self.context,
-                f"{names[key]}, {self.context.look(self.pair.strong).label}",
+                f"{names[key]}, {self.context.describe(self.pair.strong).label}",
                 states=states,
                 labels=labels,
-                held_out=judge,
+                held_out=chosen_on,
                 settings=self.config.probe,
             )
-            for key, (states, labels, judge) in asked.items()
+            for key, (states, labels, chosen_on) in asked.items()
         }
 
     @cached_property
@@ -129,15 +216,6 @@ class Saliency(Run):
 
     config: SaliencyConfig
 
-    def __init__(
-        self,
-        config: SaliencyConfig,
-        steps: Path,
-        tell: Callable[[str], None],
-        sources: Sources | None = None,
-    ) -> None:
-        super().__init__(config, steps, tell, sources)
-
     @cached_property
     def bars(self) -> list[Bars]:
         """One per experiment, in their order."""
@@ -148,32 +226,27 @@ class Saliency(Run):
         """Every step that the figures need."""
         return [step for bars in self.bars for step in bars.steps]
 
-    def carry_out(self, folder: Path) -> dict[str, Any]:
-        """Do what is not done, judge it, and write predictions and metrics."""
-        self.check()
-        for each in self.left_out:
-            self._tell(f"Warning: {each}; the others go on.")
-        self.engine.run(self.all_steps())
+    def first_steps(self) -> list[Step]:
+        """None: nothing decides which steps follow."""
+        return []
+
+    def _scored(self, folder: Path) -> dict[str, Any]:
+        """Pairs of models, results of each seed, and what failed; writes predictions."""
         judged, failures = [], self.left_out
         for experiment, bars in zip(self.experiments, self.bars, strict=True):
             failed = self._failed(bars)
             failures += failed
             if not failed:
                 judged.append(self._compare(experiment, bars, folder))
-        summary = {
-            "config": self.config.to_mapping(),
+        return {
             "pairs": list(summarize_pairs(judged)),
             "results": [result for result, _ in judged],
             "failures": [*failures, *(each for result, _ in judged for each in result["alarms"])],
-            **provenance(),
         }
-        with atomic_write(folder / METRICS, "w") as file:
-            file.write(json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
-        return summary
 
     def _failed(self, bars: Bars) -> list[str]:
         """Why a task, pair and seed cannot be compared: all five bars are needed."""
-        reasons = {step.name: self.engine.failure(step) for step in bars.steps}
+        reasons = {step.name: self.cache.failure(step) for step in bars.steps}
         return [f"{name}: failed: {reason}" for name, reason in reasons.items() if reason]
 
     def _compare(
@@ -182,7 +255,7 @@ class Saliency(Run):
         """One task, pair and seed: its record, and which test rows each bar gets right."""
         context = bars.context
         truth, rows = context.splits.truth["test"], context.splits.rows
-        probes = {key: read_probes(self.engine.path(step)) for key, step in bars.probes.items()}
+        probes = {key: read_probes(self.cache.path(step)) for key, step in bars.probes.items()}
         files = self._copy(bars, probes, self._predictions_folder(experiment, folder))
         found = {key: self._predicted(bars, path) for key, path in files.items()}
         right = {key: (each.hard == truth.hard).astype(float) for key, each in found.items()}
@@ -214,7 +287,7 @@ class Saliency(Run):
                 for key, held in constant.items()
                 if len(held) == 1 and len(np.unique(truth.hard)) > 1
             ],
-            "seconds": {step.name: self.engine.seconds(step) for step in bars.steps},
+            "seconds": {step.name: self.cache.seconds(step) for step in bars.steps},
         }
         columns = np.column_stack([right[name] for name in COLUMNS])
         return plain_numbers(record), Judged(columns, rows["test"].fingerprint)
@@ -232,15 +305,13 @@ class Saliency(Run):
         return found
 
     def _test(self, step: Step) -> Path:
-        return self.engine.path(step) / predictions_file("test")
+        return self.cache.path(step) / predictions_file("test")
 
     def _layer_file(self, bars: Bars, key: str, layer: int) -> Path:
-        return self.engine.path(bars.probes[key]) / layer_file(layer)
+        return self.cache.path(bars.probes[key]) / layer_file(layer)
 
     def _predicted(self, bars: Bars, path: Path) -> WeakLabels:
         """A file's predictions of the test rows, in their order."""
-        from probekit.labels import load_labels
-
         rows = bars.context.splits.rows["test"]
         found = load_labels(path, one_class=True)
         return found.align(rows.keys, rows_name="the test rows").labels
@@ -252,7 +323,7 @@ class Saliency(Run):
     def _label_accuracy(self, bars: Bars) -> float:
         labels = bars.pair.weak_labels
         assert labels.step is not None
-        weak = bars.context.read_weak(labels, "student", self.engine.path(labels.step))
+        weak = bars.context.read_weak(labels, "student", self.cache.path(labels.step))
         return float(np.mean(weak.hard == bars.context.splits.truth["student"].hard))
 
 
@@ -265,3 +336,164 @@ def _told(found: LinearProbes) -> dict[str, Any]:
         "chosen": {"layer": found.chosen, "l2": found.at(found.chosen)["l2"]},
         "layers": [dict(each) for each in found.layers],
     }
+
+
+@dataclass(frozen=True)
+class LinearProbes:
+    """What one step chose; test rows had no say in it."""
+
+    rows: int
+    """Rows that every probe was trained on."""
+    rows_fingerprint: str
+    """16 hex digits over their ids and text hashes."""
+    last: int
+    """The last layer."""
+    chosen: int
+    """The layer of the smallest validation log-loss."""
+    layers: Sequence[Mapping[str, Any]]
+    """By layer: layer, l2, validation_log_loss, validation_accuracy, and log_losses by penalty."""
+
+    def at(self, layer: int) -> Mapping[str, Any]:
+        """What is known of one layer's probe."""
+        return next(each for each in self.layers if each["layer"] == layer)
+
+
+def layer_file(layer: int) -> str:
+    """Where the predictions of a layer's probe lie in its step's folder."""
+    return predictions_file(f"test-layer{layer}")
+
+
+def linear_step(
+    context: Context,
+    name: str,
+    *,
+    states: Mapping[str, Step],
+    labels: Labels,
+    held_out: Labels,
+    settings: Mapping[str, Any],
+) -> Step:
+    """Fit logistic probes on the student's rows, one per stored layer and penalty.
+
+    Parameters
+    ----------
+    states
+        Steps by part: ``student``, ``validation``, ``test``.
+    labels, held_out
+        Labels of the student's rows, and of the validation rows, on which the smallest log-loss
+        chooses each layer's penalty and then the layer.
+    settings
+        ``penalties`` and ``standardize``.
+    """
+    truth = context.splits.truth
+    given = {"student": labels, "validation": held_out}
+    # A difference of two texts' states has no bias: exchanged texts, exchanged probabilities.
+    intercept = context.splits.kind != "reward"
+    params = {
+        **settings,
+        "fit_intercept": intercept,
+        "labels": {part: each.name for part, each in given.items()},
+        "truth": {p: truth[p].fingerprint for p, each in given.items() if each.step is None},
+    }
+    steps = {f"{part} states": states[part] for part in PARTS}
+    for part, each in given.items():
+        if each.step is not None:
+            steps[f"{part} labels"] = each.step
+
+    def make(folder: Path, places: Mapping[str, Path]) -> None:
+        from probekit.activations.store import ActivationStore
+
+        train, validation = (
+            context.splits.truth[part]
+            if each.step is None
+            else context.read_weak(each, part, places[f"{part} labels"])
+            for part, each in given.items()
+        )
+        train_states, validation_states, test_states = (
+            ActivationStore(places[f"{part} states"] / STORE) for part in PARTS
+        )
+        with train_states, validation_states, test_states:
+            stores = (train_states, validation_states, test_states)
+            found = list(_fits(stores, train, validation, {**settings, "fit_intercept": intercept}))
+            for fit in found:
+                _save(fit.test, test_states, train.classes, folder / layer_file(fit.layer))
+            best = min(found, key=lambda fit: (fit.loss, -fit.l2, fit.layer))
+            chosen = LinearProbes(
+                rows=len(train_states),
+                rows_fingerprint=train_states.rows_fingerprint,
+                last=max(train_states.layers),
+                chosen=best.layer,
+                layers=[fit.to_json() for fit in found],
+            )
+        with atomic_write(folder / CHOICE, "w") as file:
+            file.write(json.dumps(asdict(chosen), indent=1) + "\n")
+
+    return Step(context.title(name), "linear", params, make, inputs=steps)
+
+
+def read_probes(folder: Path) -> LinearProbes:
+    """Read what a step chose."""
+    try:
+        return LinearProbes(**read_json(folder / CHOICE))
+    except (ValueError, TypeError):
+        raise DataError(f"{folder / CHOICE} is damaged; remove the folder and run again.") from None
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """One layer's probe at the penalty that validation chose."""
+
+    layer: int
+    l2: float
+    loss: float
+    accuracy: float
+    losses: list[float]
+    test: NDArray[np.float64]
+    """Class probabilities (t, C) of the test rows."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "layer": self.layer,
+            "l2": self.l2,
+            "validation_log_loss": self.loss,
+            "validation_accuracy": self.accuracy,
+            "log_losses": self.losses,
+        }
+
+
+def _fits(
+    stores: Sequence[ActivationStore],
+    train: WeakLabels,
+    held_out: WeakLabels,
+    settings: Mapping[str, Any],
+) -> Iterator[_Fit]:
+    from probekit.probes.logistic import logistic_path, logits_to_proba
+
+    options = dict(settings)
+    penalties = options.pop("penalties")
+    train_states, validation_states, test_states = stores
+    for layer in train_states.layers:
+        path = logistic_path(train_states.layer(layer), train.probs, penalties, **options)
+        validation = np.asarray(validation_states.layer(layer), np.float64)
+        # Every penalty's probabilities (P, v, C).
+        proba = logits_to_proba(validation @ path.coef_.mT + path.intercept_[:, None])
+        losses = cross_entropy(held_out.probs, proba).mean(axis=1).tolist()
+        best = min(range(len(losses)), key=lambda p: (losses[p], -path.penalties[p]))
+        test = np.asarray(test_states.layer(layer), np.float64)
+        yield _Fit(
+            layer=int(layer),
+            l2=float(path.penalties[best]),
+            loss=losses[best],
+            accuracy=float(np.mean(proba[best].argmax(axis=1) == held_out.hard)),
+            losses=losses,
+            test=logits_to_proba(test @ path.coef_[best].T + path.intercept_[best]),
+        )
+
+
+def _save(
+    probs: NDArray[np.float64], test: ActivationStore, classes: Sequence[str], path: Path
+) -> None:
+    found = WeakLabels(
+        ids=list(test.ids), hashes=list(test.hashes), probs=probs, classes=tuple(classes)
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found.save(path)

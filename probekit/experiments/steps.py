@@ -1,121 +1,478 @@
-"""The demo's chain as commands that a user would type, and as a script that repeats it."""
+"""Every cached step of a run, and what all steps of one task and seed share."""
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from probekit.probes.registry import PUBLISHED
+import numpy as np
 
-__all__ = ["ACTIONS", "FOLDERS", "Step", "demo_steps", "join_files", "script"]
+from probekit.activations.spec import parse_layers
+from probekit.cuts import by_key, largest
+from probekit.errors import UsageError
+from probekit.experiments.cache import Step
+from probekit.experiments.config import ACTIONS, RunConfig
+from probekit.experiments.splits import Splits
+from probekit.labels import WeakLabels, load_labels
+from probekit.probes.registry import make_probe, pair_settings
+from probekit.safe import read_json
+from probekit.students.config import FinetuneConfig
+from probekit.students.folder import plain_settings
+from probekit.verdicts import NO_FOLD, Verdicts
 
-TRUTH_ROWS = 200
-FOLDERS = ("truth", "verdicts", "data")
-# Name of the action in files -> command and its options; what is not said is at its default.
-ACTIONS = {"filter": ("filter",), "soft": ("relabel",), "hard": ("relabel", "--hard")}
+__all__ = [
+    "STORE",
+    "VERDICTS",
+    "Context",
+    "Labels",
+    "Model",
+    "describe_model",
+    "finetune_step",
+    "language_model_step",
+    "linear_student_step",
+    "predictions_file",
+    "random_step",
+    "random_verdicts",
+    "states_step",
+    "verdicts_step",
+]
 
-
-@dataclass(frozen=True)
-class Step:
-    """One command: its arguments and the files that it writes."""
-
-    arguments: tuple[str, ...]
-    """What follows ``probekit``; for ``cat`` the files to join."""
-    writes: tuple[str, ...]
-    program: str = "probekit"
-    """``probekit`` or ``cat``."""
-
-    def line(self, model: str) -> str:
-        """The command as it is typed, with ``$MODEL`` for the model."""
-        words = ['"$MODEL"' if word == model else shlex.quote(word) for word in self.arguments]
-        target = f" > {shlex.quote(self.writes[0])}" if self.program == "cat" else ""
-        return " ".join([self.program, *words]) + target
-
-
-def demo_steps(
-    model: str, last_layer: int, *, student_rows: int, test_rows: int, seed: int = 0
-) -> list[Step]:
-    """Every command of the chain, in order; paths are relative to the demo's folder."""
-    sizes = {"weak": TRUTH_ROWS, "student": student_rows, "test": test_rows}
-    return [
-        *_export_steps(sizes, seed),
-        *_supervisor_steps(model, seed),
-        *_extract_steps(model),
-        *_cleaning_steps(last_layer, seed),
-        Step(
-            ("demo", "--only-students", "--seed", str(seed), "-o", "."),
-            ("results.json", "predictions.parquet", "table.md", "demo.png"),
-        ),
-    ]
+# Files of a step's folder.
+VERDICTS, STORE = "verdicts.parquet", "acts.h5"
+# Parameters of probes that are a number of neighbours.
+NEIGHBORS = ("k", "k_cc", "k_zeta")
 
 
-def _export_steps(sizes: dict[str, int], seed: int) -> Iterator[Step]:
-    """Rows without labels, and the truth in a folder that only the supervisor and judges open."""
-    for split, size in sizes.items():
-        export = ("tasks", "export", "docstrings", "--split", split)
-        common = (*export, "--limit", str(size), "--seed", str(seed))
-        yield Step((*common, "-o", f"truth/{split}.jsonl"), (f"truth/{split}.jsonl",))
-        if split != "weak":
-            yield Step((*common, "--no-label", "-o", f"{split}.jsonl"), (f"{split}.jsonl",))
+class Model(NamedTuple):
+    """What is known of a model before its weights are loaded."""
+
+    label: str
+    """Name without a place."""
+    weights: str
+    """Fingerprint, wherever the model lies."""
+    parameters: int
+    """Number of parameters, without a head."""
+    depth: int
+    width: int
+    longest: int | None = None
+    """Tokens that it can read of a row; None: any number."""
 
 
-def _supervisor_steps(model: str, seed: int) -> Iterator[Step]:
-    """A probe on the first layer, taught by few true rows, labels student's and test's rows."""
-    for split, labels in (("student", "weak.parquet"), ("test", "weak-on-test.parquet")):
-        rows, store = f"weak-and-{split}.jsonl", f"weak-and-{split}.h5"
-        yield Step(("truth/weak.jsonl", f"{split}.jsonl"), (rows,), program="cat")
-        yield Step(("extract", rows, "-m", model, "--layers", "1", "-o", store), (store,))
-        options = ("--truth", "truth/weak.jsonl", "--train-share", "1", "--seed", str(seed))
-        yield Step(("weak-labels", store, *options, "-o", labels), (labels,))
+@cache
+def describe_model(name: str, revision: str | None = None) -> Model:
+    """Open configuration and tokenizer of a model, once per process."""
+    from probekit.activations.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(name, revision=revision)
+    many = sum(parameter.numel() for parameter in checkpoint.skeleton.parameters())
+    width = max(checkpoint.widths.values())
+    longest = checkpoint.position_limit
+    return Model(checkpoint.label, checkpoint.weights, many, checkpoint.depth, width, longest)
 
 
-def _extract_steps(model: str) -> Iterator[Step]:
-    for split in ("student", "test"):
-        rows, store = f"{split}.jsonl", f"{split}.h5"
-        yield Step(("extract", rows, "-m", model, "--layers", "all", "-o", store), (store,))
+def predictions_file(part: str) -> str:
+    """Where a student's predictions on a part lie in its step's folder."""
+    return f"model/predictions/{part}.parquet"
 
 
-def _cleaning_steps(last_layer: int, seed: int) -> Iterator[Step]:
-    for action, (command, *options) in ACTIONS.items():
-        for probe in PUBLISHED:
-            verdicts, data = f"verdicts/{action}-{probe}.parquet", f"data/{action}-{probe}.jsonl"
-            arguments = (
-                *(command, "student.h5", "--labels", "weak.parquet"),
-                *("--layer", str(last_layer), "--probe", probe, *options),
-                *("--seed", str(seed), "--truth", "truth/student.jsonl"),
-                *("-o", verdicts, "--write-data", data),
-            )
-            yield Step(arguments, (verdicts, data))
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Where labels come from: a file of another step, or the ground truth."""
+
+    step: Step | None = None
+    """None: ground truth."""
+    file: str = ""
+    """Path in the step's folder."""
+
+    @property
+    def name(self) -> str:
+        """What stands in a step's parameters."""
+        return self.file if self.step is not None else "ground truth"
 
 
-def join_files(parts: Sequence[str], target: str) -> None:
-    """Do what ``cat parts > target`` does."""
-    Path(target).write_bytes(b"".join(Path(part).read_bytes() for part in parts))
+@dataclass(frozen=True, eq=False)
+class Context:
+    """One task, one seed."""
+
+    config: RunConfig
+    splits: Splits
+    seed: int
+    describe: Callable[..., Model] = describe_model
+    """From a model's name (and revision) to what is known of it."""
+
+    def title(self, text: str) -> str:
+        """Name of a step, with task and seed."""
+        return f"{self.splits.task}, seed {self.seed}: {text}"
+
+    def read(self, labels: Labels, part: str, folder: Path | None) -> WeakLabels | Verdicts:
+        """Labels for the rows of a part, in their order; verdicts as they are."""
+        if labels.step is None:
+            return self.splits.truth[part]
+        assert folder is not None
+        if labels.file == VERDICTS:
+            return Verdicts.load(folder / labels.file)
+        return self.read_weak(labels, part, folder)
+
+    def read_weak(self, labels: Labels, part: str, folder: Path) -> WeakLabels:
+        """Weak labels for the rows of a part, in their order."""
+        rows = self.splits.rows[part]
+        found = load_labels(folder / labels.file, one_class=True)
+        return found.align(rows.keys, rows_name=part).labels
 
 
-def script(steps: Sequence[Step], model: str, *, find_model: str | None = None) -> str:
-    """The bash script that makes the demo's folder again.
+def finetune_step(
+    context: Context,
+    name: str,
+    model: str,
+    *,
+    settings: Mapping[str, Any],
+    labels: Labels,
+    part: str = "student",
+    loss: str = "xent",
+    held_out: Labels | None = None,
+    predict: Sequence[str] = ("test",),
+    base: Step | None = None,
+) -> Step:
+    """Train a fresh copy of ``model`` on the rows of ``part`` and predict the parts of ``predict``.
 
-    ``find_model`` is Python code that prints where the model is, for one that moves with the
-    environment.
+    Parameters
+    ----------
+    settings
+        Fields of FinetuneConfig, over those of the configuration's ``finetune``.
+    labels
+        What it trains on.
+    held_out
+        Labels of the validation rows, for early stopping and curves.
+    base
+        A step whose folder holds the model to start from instead of ``model``.
     """
-    where = (
-        shlex.quote(model) if find_model is None else f'"$("$PYTHON" -c {shlex.quote(find_model)})"'
+    splits, curves = context.splits, context.config.curves and held_out is not None
+    config = _config(context, model, settings, loss)
+    _check_length(context, config)
+    truth = {}
+    if labels.step is None:
+        truth[part] = splits.truth[part].fingerprint
+    if held_out is not None and held_out.step is None:
+        truth["validation"] = splits.truth["validation"].fingerprint
+    used = {part, *predict, *(["validation"] if held_out is not None else [])}
+    params = {
+        "config": plain_settings(config),
+        "weights": None if base is not None else context.describe(model, config.revision).weights,
+        "part": part,
+        "labels": labels.name,
+        "held_out": None if held_out is None else held_out.name,
+        "predict": list(predict),
+        "curves": curves,
+        "rows": {each: splits.rows[each].fingerprint for each in sorted(used)},
+        "truth": truth,
+    }
+    inputs = {"labels": labels.step, "base": base}
+    inputs["held_out"] = None if held_out is None else held_out.step
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:
+        from probekit.students.finetune import finetune
+        from probekit.students.training_rows import training_rows
+
+        start = str(given["base"] / "model" / "model") if base is not None else model
+        validation = None
+        if held_out is not None:
+            weak = context.read(held_out, "validation", given.get("held_out"))
+            validation = training_rows(splits.rows["validation"], weak)
+        finetune(
+            _config(context, start, settings, loss),
+            training_rows(splits.rows[part], context.read(labels, part, given.get("labels"))),
+            folder / "model",
+            validation=validation,
+            predict={each: splits.rows[each] for each in predict},
+            curves=curves,
+        )
+
+    return Step(
+        context.title(name),
+        "finetune",
+        params,
+        make,
+        inputs={key: step for key, step in inputs.items() if step is not None},
+        rows=len(splits.rows[part]),
+        # Backward costs about two forwards.
+        passes=3 * float(config.epochs),
+        model=model,
+        task=context.splits.task,
+        disk=4 * context.describe(model, config.revision).parameters * (config.save == "model"),
+        remark=_truncated_in_training,
     )
-    return "\n".join(
-        [
-            "#!/usr/bin/env bash",
-            "# What `probekit demo` ran. In an empty folder it makes the same verdicts again.",
-            "set -euo pipefail",
-            f"PYTHON=${{PYTHON:-{shlex.quote(sys.executable)}}}",
-            'probekit() { "$PYTHON" -m probekit "$@"; }',
-            f"MODEL={where}",
-            f"mkdir -p {' '.join(FOLDERS)}",
-            "",
-            *(step.line(model) for step in steps),
-            "",
-        ]
+
+
+def _truncated_in_training(folder: Path) -> str:
+    """How many rows had more tokens than the model was given."""
+    metrics = read_json(folder / "model" / "metrics.json")
+    cut = metrics.get("truncated") or {}
+    named = cut if isinstance(cut, dict) else {"rows": cut}
+    parts = [f"{many:,} {name}" for name, many in named.items() if many]
+    return f"truncated at {metrics['max_length']:,} tokens: {', '.join(parts)}" if parts else ""
+
+
+def language_model_step(context: Context, model: str, part: str) -> Step:
+    """Train on the texts of a part without labels; its folder then holds the new base model."""
+    config = context.config
+    settings = {**config.strong_finetune, **config.lm_finetune, "objective": "lm", "save": "model"}
+    made = _config(context, model, settings, "xent")
+    _check_length(context, made)
+    rows = context.splits.rows[part]
+    params = {
+        "config": plain_settings(made),
+        "weights": context.describe(model, made.revision).weights,
+        "rows": rows.fingerprint,
+    }
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:  # noqa: ARG001 (it reads no step)
+        from probekit.students.generative import finetune_lm
+
+        finetune_lm(made, rows, folder / "model")
+
+    return Step(
+        context.title(f"language model {context.describe(model, made.revision).label}"),
+        "lm",
+        params,
+        make,
+        rows=len(rows),
+        passes=3 * float(made.epochs),
+        model=model,
+        task=context.splits.task,
+        remark=_truncated_in_training,
     )
+
+
+def _config(context: Context, model: str, settings: Mapping[str, Any], loss: str) -> FinetuneConfig:
+    config = context.config
+    fields = {
+        "loss": loss,
+        "loss_options": dict(config.loss_options.get(loss, {})),
+        "objective": "reward" if context.splits.kind == "reward" else "classify",
+        "seed": context.seed,
+        "save": "none",
+        **config.finetune,
+        **settings,
+    }
+    return FinetuneConfig.from_mapping({"model": model, **fields})
+
+
+def _check_length(context: Context, config: FinetuneConfig) -> None:
+    """Check that the model reads as many tokens as asked for, before anything is trained."""
+    known = context.describe(config.model, config.revision)
+    if config.max_length is not None and config.max_length > (known.longest or config.max_length):
+        raise UsageError(
+            f"finetune.max_length is {config.max_length}, but {known.label} reads at most "
+            f"{known.longest} tokens."
+        )
+
+
+def states_step(
+    context: Context,
+    model: str,
+    part: str,
+    base: Step | None = None,
+    *,
+    layers: str | int | None = None,
+) -> Step:
+    """Extract a part's hidden states at ``layers``, by default the configuration's layer.
+
+    Of preference pairs the difference between the two completions' states. With ``base`` those of
+    the model in that step's folder.
+    """
+    options, rows = _extraction(context), context.splits.rows[part]
+    layers = context.config.layer if layers is None else layers
+    pairs = context.splits.kind == "reward"
+    found = context.describe(model, options.get("revision"))
+    # The depth of a model that a plan cannot reach is not known.
+    many = len(parse_layers(layers, found.depth)) if found.depth else 1
+    params = {
+        "weights": None if base is not None else found.weights,
+        "layer": layers,
+        "options": options,
+        "rows": rows.fingerprint,
+        "pairs": pairs,
+    }
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:
+        from probekit.activations.differences import extract_differences
+        from probekit.activations.extraction import extract
+
+        take: Any = extract_differences if pairs else extract
+        source = model if base is None else str(given["base"] / "model" / "model")
+        take(rows, source, output=folder / STORE, layers=layers, **options).close()
+
+    return Step(
+        context.title(f"states of the {part} rows, {found.label}{', trained' if base else ''}"),
+        "states",
+        params,
+        make,
+        inputs={} if base is None else {"base": base},
+        rows=len(rows) * (1 + pairs),
+        model=model,
+        task=context.splits.task,
+        disk=len(rows) * found.width * 4 * many,
+        remark=_truncated_in_states,
+    )
+
+
+def _truncated_in_states(folder: Path) -> str:
+    """How many rows had more tokens than the model was given."""
+    from probekit.activations.store import ActivationStore
+
+    with ActivationStore(folder / STORE) as store:
+        cut, length = int(store.truncated.sum()), store.spec.get("max_length")
+    return f"{cut:,} rows truncated at {length:,} tokens" if cut else ""
+
+
+def _extraction(context: Context) -> dict[str, Any]:
+    """Settings of the extraction; probes read as much of a row as the students do."""
+    config = context.config
+    length = {**config.finetune, **config.strong_finetune}.get("max_length")
+    return {**({} if length is None else {"max_length": length}), **config.extract}
+
+
+def verdicts_step(
+    context: Context, probe: str, action: str, *, states: Step, labels: Labels
+) -> Step:
+    """Filter or relabel the student's rows with a probe on their states."""
+    command, told = ACTIONS[action]
+    params, how = _probe_params(context, probe)
+    options = {**told, **how, **context.config.action_options.get(action, {})}
+    if command == "filter" and getattr(make_probe(probe, **params), "decides_itself", False):
+        options.pop("contamination", None)
+        options.pop("per_class", None)
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:
+        from probekit.activations.store import ActivationStore
+        from probekit.cleaning.predict import filter_labels, relabel
+
+        act = filter_labels if command == "filter" else relabel
+        weak = context.read_weak(labels, "student", given["labels"])
+        made = make_probe(probe, seed=context.seed, **params)
+        with ActivationStore(given["states"] / STORE) as store:
+            act(store, weak, probe=made, seed=context.seed, **options).save(folder / VERDICTS)
+
+    return Step(
+        context.title(f"{action} with {probe}"),
+        "verdicts",
+        {
+            "probe": probe,
+            "params": params,
+            "command": command,
+            "options": options,
+            "labels": labels.name,
+            "seed": context.seed,
+        },
+        make,
+        inputs=_inputs(states=states, labels=labels.step),
+    )
+
+
+def random_step(context: Context, dropped: Sequence[int], draw: int, labels: Labels) -> Step:
+    """Drop ``dropped[c]`` rows of weak class c at random: the control of a filter's size."""
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:
+        weak = context.read_weak(labels, "student", given["labels"])
+        random_verdicts(weak, dropped, seed=context.seed, draw=draw).save(folder / VERDICTS)
+
+    return Step(
+        context.title(f"random drop of {sum(dropped)} rows, draw {draw + 1}"),
+        "random",
+        {
+            "dropped": list(dropped),
+            "draw": draw,
+            "seed": context.seed,
+            "labels": labels.name,
+            "rows": context.splits.rows["student"].fingerprint,
+        },
+        make,
+        inputs=_inputs(labels=labels.step),
+    )
+
+
+def linear_student_step(
+    context: Context, probe: str, *, states: Step, test_states: Step, labels: Labels
+) -> Step:
+    """Fit a probe on the weak labels; its predictions are the student's."""
+    params, _ = _probe_params(context, probe)
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:
+        from probekit.activations.store import ActivationStore
+        from probekit.cleaning.predict import read_states, with_layers
+        from probekit.probes.pairs import PairProbe
+
+        weak = context.read_weak(labels, "student", given["labels"])
+        made = make_probe(probe, seed=context.seed, **params)
+        with ActivationStore(given["states"] / STORE) as store:
+            made, layers = with_layers(store, made)
+            made = PairProbe(made) if store.differences else made
+            made.fit(read_states(store, layers), weak.probs, groups=store.copies())
+        with ActivationStore(given["test"] / STORE) as test:
+            found = WeakLabels(
+                ids=list(test.ids),
+                hashes=list(test.hashes),
+                probs=np.asarray(made.predict_proba(read_states(test, layers)), dtype=np.float64),
+                classes=weak.classes,
+            )
+        target = folder / predictions_file("test")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        found.save(target)
+
+    return Step(
+        context.title(f"probe {probe} as student"),
+        "probe",
+        {"probe": probe, "params": params, "labels": labels.name, "seed": context.seed},
+        make,
+        inputs=_inputs(states=states, test=test_states, labels=labels.step),
+    )
+
+
+def random_verdicts(
+    weak: WeakLabels, dropped: Sequence[int], *, seed: int, draw: int = 0
+) -> Verdicts:
+    """Keep all but ``dropped[c]`` rows of weak class c, chosen at random."""
+    order = by_key(weak.keys, seed=[seed, draw])  # all are equal, so that a hash alone decides
+    keep = ~largest(np.zeros(len(weak)), list(dropped), weak.hard, ties=order).taken
+    probs = weak.probs.astype(np.float32)
+    return Verdicts(
+        ids=list(weak.ids),
+        hashes=list(weak.hashes or [""] * len(weak)),
+        classes=weak.classes,
+        weak=probs,
+        probe=probs,
+        label=probs,
+        keep=keep,
+        weight=np.ones(len(weak), dtype=np.float32),
+        disagreement=np.zeros(len(weak), dtype=np.float32),
+        fold=np.full(len(weak), NO_FOLD, dtype=np.int16),
+        provenance={"action": "random drop", "dropped": list(dropped), "seed": seed, "draw": draw},
+    )
+
+
+def _probe_params(context: Context, probe: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters of a probe, and how filter and relabel are to use it."""
+    params = dict(context.config.probe_options.get(probe, {}))
+    how = {name: params.pop(name) for name in ("in_sample",) if name in params}
+    if context.splits.kind == "reward":
+        params = {**pair_settings(probe), **params}
+    _check_sizes(context, probe, params)
+    return params, how
+
+
+def _check_sizes(context: Context, probe: str, params: Mapping[str, Any]) -> None:
+    """Refuse more neighbours than the student has other rows, before anything is trained."""
+    others = len(context.splits.rows["student"]) - 1
+    for name in NEIGHBORS:
+        if isinstance(params.get(name), int) and params[name] > others:
+            raise UsageError(
+                f"probe_options.{probe}.{name} is {params[name]}, but each of the student's rows "
+                f"of {context.splits.task} has {others} others; take fewer neighbours or more rows."
+            )
+
+
+def _inputs(**steps: Step | None) -> dict[str, Step]:
+    return {name: step for name, step in steps.items() if step is not None}

@@ -14,104 +14,33 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from probekit.errors import DataError, ProbeError, UsageError
-from probekit.experiments.sweep_choice import (
+from probekit.errors import DataError, ProbeError
+from probekit.experiments.sweep_probes import LayerStates, SweepRows, SweepSettings, predictions
+from probekit.experiments.sweep_scores import (
     KEYS,
+    Scorer,
     choose,
     choose_each,
     mean_over_seeds,
     regret,
     row_of,
+    truth_columns,
 )
-from probekit.experiments.sweep_judge import Judge, truth_columns
-from probekit.experiments.sweep_probes import predictions
-from probekit.experiments.sweep_rows import LayerStates, SweepRows
-from probekit.files import atomic_write, write_table
-from probekit.kinds import (
-    COUNT,
-    DISAGREEMENT,
-    FLAG,
-    FOLDS,
-    METRIC,
-    PENALTY,
-    SEED,
-    SHARE,
-    Choice,
-    Listed,
-    Maybe,
-    Number,
-    Whole,
-)
-from probekit.probes.neighbors import Metric
-from probekit.probes.registry import PUBLISHED, ProbeName, probe_spec
+from probekit.files import atomic_write, check_format, save_table
+from probekit.probes.registry import probe_spec
 from probekit.safe import misfit, read_json
-from probekit.settings import configuration
 from probekit.sources import read_table
 from probekit.tables import read_metadata
 
-__all__ = [
-    "Sweep",
-    "SweepSettings",
-    "is_sweep",
-    "read_sweep",
-    "remove_parts",
-    "run_sweep",
-    "write_sweep",
-]
+__all__ = ["Sweep", "is_sweep", "read_sweep", "remove_parts", "run_sweep", "write_sweep"]
 
 FORMAT = "probekit-sweep"
 VERSION = 1
 # Version of how figures are computed: raised where an older unfinished sweep must not be resumed.
 RULES = 2
-COUNTS = Listed(COUNT, least=1)
 NUMBER_OR_NONE = (int, float, type(None))
-
-
-@configuration
-class SweepSettings:
-    """What is tried."""
-
-    layers: Annotated[tuple[int, ...], Listed(Whole(0, 9999), least=1)]
-    probes: Annotated[tuple[str, ...], Listed(ProbeName(), least=1)] = PUBLISHED
-    k: Annotated[tuple[int, ...], COUNTS] = (1, 2, 5, 10, 20, 50, 100, 200)
-    l2: Annotated[tuple[float, ...], Listed(PENALTY, least=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    k_cc: Annotated[tuple[int, ...], COUNTS] = (4, 8, 16)
-    k_zeta: Annotated[tuple[int, ...], COUNTS] = (16, 32, 64)
-    zeta: Annotated[tuple[float, ...], Listed(Number(0, 1e6), least=1)] = (0.5,)
-    contaminations: Annotated[tuple[float, ...], Listed(SHARE)] = (0.05, 0.1, 0.2, 0.3)
-    """Shares that `filter` drops; with ``eleuther`` also a strength of TopoFilter."""
-    seeds: Annotated[tuple[int, ...], Listed(SEED, least=1)] = (0,)
-    n_folds: Annotated[int, FOLDS] = 5
-    metric: Annotated[Metric, METRIC] = "cosine"
-    standardize: Annotated[bool, FLAG] = True
-    variant: Annotated[Literal["paper", "eleuther"], Choice("paper", "eleuther")] = "paper"
-    disagreement: Annotated[Literal["label", "distance"] | None, Maybe(DISAGREEMENT)] = None
-    """What filtering ranks by; None: the label, and the distance for TopoFilter's ``eleuther``."""
-
-    def width(self, most: int) -> int:
-        """Neighbours of the one search on a layer: enough for kNN and, mostly, for TopoFilter."""
-        wanted = list(self.k) if self._uses("k") else [1]
-        if self._uses("k_zeta"):
-            # Neighbours that the component step dropped are passed over.
-            wanted += [*self.k_cc, *(min(2 * k, most) for k in self.k_zeta)]
-        return max(wanted)
-
-    def _uses(self, name: str) -> bool:
-        """Whether the figures of any probe depend on a setting."""
-        return any(name in probe_spec(probe).depends for probe in self.probes)
-
-    def check(self, rows: SweepRows) -> None:
-        """Refuse more neighbours than there are rows."""
-        for name in ("k", "k_cc", "k_zeta"):
-            largest = max(getattr(self, name))
-            if self._uses(name) and largest > rows.most_neighbors:
-                raise UsageError(
-                    f"--{name.replace('_', '-')}: k = {largest} is too large: "
-                    f"n = {len(rows)} rows have {rows.most_neighbors} others each that are no "
-                    f"duplicates; allowed are 1 to {rows.most_neighbors}."
-                )
 
 
 @dataclass(frozen=True)
@@ -146,8 +75,7 @@ def run_sweep(
     Parameters
     ----------
     rows
-        From :func:`probekit.experiments.sweep_rows.join_rows`; its truth is read by what judges
-        and by nothing else.
+        From :func:`probekit.experiments.sweep_probes.join_rows`; only what scores reads its truth.
     settings
         What is tried.
     parts
@@ -185,7 +113,7 @@ def run_sweep(
     if not found:
         raise ProbeError(f"No strength could be tried: {notes[0]}" if notes else "Nothing to try.")
     choice, means = choose(found), mean_over_seeds(found)
-    judge = Judge(rows.labels.probs, None, contaminations=(), truth=rows.truth)
+    scorer = Scorer(rows.labels.probs, None, contaminations=(), truth=rows.truth)
     return Sweep(
         rows=tuple(found),
         choice=choice,
@@ -193,7 +121,7 @@ def run_sweep(
         regret=regret(found, choice, truth_columns(settings.contaminations)[1:])
         if rows.truth is not None
         else {},
-        weak_labels=judge.weak_labels(),
+        weak_labels=scorer.weak_labels(),
         notes=tuple(notes),
         provenance=_provenance(rows, settings),
     )
@@ -212,11 +140,11 @@ def write_sweep(sweep: Sweep, path: str | Path, *, command: str | None = None) -
         name: pa.array([row[name] for row in sweep.rows], types.get(name, pa.float64()))
         for name in sweep.rows[0]
     }
-    metadata = {"format": FORMAT, "version": VERSION, **sweep.plain}
+    metadata = sweep.plain
     del metadata["rows"], metadata["best"]
     if command is not None:
         metadata["command"] = command
-    write_table(columns, path, metadata)
+    save_table(columns, path, FORMAT, VERSION, **metadata)
 
 
 def is_sweep(path: Path) -> bool:
@@ -237,6 +165,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if not rows:
         raise DataError(f"{path} holds no results; make it again with `probekit sweep`.")
+    check_format(table.metadata, path, FORMAT, VERSION, repair="`probekit sweep`")
     shape = {name: NUMBER_OR_NONE for name in columns if name != "probe"} | {"probe": str}
     said = {"choice": dict, "regret": dict, "notes?": [str], "provenance?": dict}
     if wrong := misfit(rows, [shape], "rows") or misfit(dict(table.metadata), said, "metadata"):
@@ -275,7 +204,7 @@ def _part(
         if isinstance(kept, dict) and kept.get("key") == key and {"rows", "notes"} <= set(kept):
             return kept, True
     notes: list[str] = []
-    judge = Judge(
+    scorer = Scorer(
         states.rows.labels.probs,
         states.rows.groups,
         contaminations=settings.contaminations,
@@ -284,7 +213,7 @@ def _part(
         disagreement=settings.disagreement or "label",
     )
     rows = [
-        _row(states, probe, prediction, judge)
+        _row(states, probe, prediction, scorer)
         for prediction in predictions(probe, states, settings, notes.append)
     ]
     part = {"key": key, "rows": rows, "notes": notes}
@@ -294,7 +223,7 @@ def _part(
     return part, False
 
 
-def _row(states: LayerStates, probe: str, prediction: Any, judge: Judge) -> dict[str, Any]:
+def _row(states: LayerStates, probe: str, prediction: Any, scorer: Scorer) -> dict[str, Any]:
     spec = probe_spec(probe)
     layer = None if spec.several_layers else states.layer
     named: dict[str, Any] = {"layer": layer, "probe": probe, **dict.fromkeys(KEYS[2:])}
@@ -306,7 +235,7 @@ def _row(states: LayerStates, probe: str, prediction: Any, judge: Judge) -> dict
         "strength": strength,
         "seed": prediction.seed,
         "rows": len(states.rows),
-        **judge.row(prediction),
+        **scorer.row(prediction),
     }
 
 

@@ -1,21 +1,48 @@
-"""What each probe of a sweep predicts, for every strength at once, never having seen the row."""
+"""What a sweep tries: its settings, its rows, and what each probe predicts at every strength.
+
+A path predicts all strengths of a probe on one layer at once, never having seen the row; the
+registry of probes names it.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
-from probekit.cuts import disagreement_of
-from probekit.errors import ProbeError
-from probekit.groups import stratified_folds
+from probekit.cleaning.predict import read_states, score_rows
+from probekit.cuts import by_key, disagreement_of
+from probekit.errors import LabelsError, ProbeError, UsageError
+from probekit.groups import ordered_groups, stratified_folds
+from probekit.kinds import (
+    COUNT,
+    DISAGREEMENT,
+    FLAG,
+    FOLDS,
+    METRIC,
+    PENALTY,
+    SEED,
+    SHARE,
+    Choice,
+    Listed,
+    Maybe,
+    Number,
+    Whole,
+)
+from probekit.labels import WeakLabels
 from probekit.probes.base import hard_labels
 from probekit.probes.knn import neighbor_means
-from probekit.probes.registry import ProbeSpec, probe_spec
+from probekit.probes.logistic import logistic_path
+from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
+from probekit.probes.pairs import mirrored
+from probekit.probes.registry import PUBLISHED, ProbeName, ProbeSpec, probe_spec
 from probekit.probes.topofilter import (
     CONNECTION,
     check_kept,
@@ -31,14 +58,171 @@ from probekit.probes.topofilter_components import (
     largest_components,
     nearest_hidden,
 )
+from probekit.settings import configuration
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from probekit.activations.store import ActivationStore
 
-    from probekit.experiments.sweep import SweepSettings
-    from probekit.experiments.sweep_rows import LayerStates
+__all__ = ["LayerStates", "Prediction", "SweepRows", "SweepSettings", "join_rows", "predictions"]
 
-__all__ = ["Prediction", "Predictions", "as_filter", "knn", "logreg", "predictions", "topofilter"]
+COUNTS = Listed(COUNT, least=1)
+
+
+@dataclass(frozen=True, eq=False)
+class SweepRows:
+    """The n rows that take part, in the order of the store."""
+
+    store: ActivationStore
+    numbers: NDArray[np.int64]
+    """Their numbers in the store (n,)."""
+    labels: WeakLabels
+    """Weak labels in their order."""
+    groups: NDArray[np.int64]
+    """Rows of one number are copies (n,)."""
+    truth: NDArray[np.int64] | None = None
+    """True class numbers (n,), for judging only."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @cached_property
+    def ties(self) -> NDArray[np.uint64]:
+        """Order of equal rows (n,), as filter and relabel have it with seed 0."""
+        return by_key(self.labels.keys)
+
+    @property
+    def most_neighbors(self) -> int:
+        """Largest k that every row has others for, duplicates left out."""
+        largest = int(np.bincount(self.groups).max())
+        return (2 if self.store.differences else 1) * (len(self) - largest)
+
+
+def join_rows(
+    store: ActivationStore,
+    labels: WeakLabels,
+    truth: WeakLabels | None = None,
+    *,
+    only_labelled: bool = False,
+) -> SweepRows:
+    """Join a store with weak labels and truth by id.
+
+    Raises
+    ------
+    LabelsError
+        Where either does not fit the rows, or the weak labels are of one class.
+    """
+    numbers, aligned = labels.align(store.keys, only_labelled=only_labelled)
+    held = np.flatnonzero(aligned.probs.max(axis=0) > 0)
+    if len(held) < 2:
+        raise LabelsError(
+            f"{labels.source} holds one class only ({aligned.classes[held[0]]!r} in all "
+            f"{len(aligned)} rows of {store.path}); a sweep needs labels of at least two classes."
+        )
+    if store.differences and len(aligned.classes) != 2:
+        raise UsageError(
+            f"{store.path} holds differences of pairs, whose classes are first and second, and the "
+            f"labels have {len(aligned.classes)}."
+        )
+    codes = None
+    if truth is not None:
+        right = truth.align(aligned.keys, rows_name=f"the labelled rows of {store.path}")
+        codes = right.labels.codes(aligned.classes)
+    groups = store.copies(numbers)
+    if not all(store.hashes[i] for i in numbers):
+        groups = ordered_groups(groups, by_key(aligned.keys))  # the folds of `filter`
+    return SweepRows(store, numbers, aligned, groups, codes)
+
+
+@configuration
+class SweepSettings:
+    """What is tried."""
+
+    layers: Annotated[tuple[int, ...], Listed(Whole(0, 9999), least=1)]
+    probes: Annotated[tuple[str, ...], Listed(ProbeName(), least=1)] = PUBLISHED
+    k: Annotated[tuple[int, ...], COUNTS] = (1, 2, 5, 10, 20, 50, 100, 200)
+    l2: Annotated[tuple[float, ...], Listed(PENALTY, least=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    k_cc: Annotated[tuple[int, ...], COUNTS] = (4, 8, 16)
+    k_zeta: Annotated[tuple[int, ...], COUNTS] = (16, 32, 64)
+    zeta: Annotated[tuple[float, ...], Listed(Number(0, 1e6), least=1)] = (0.5,)
+    contaminations: Annotated[tuple[float, ...], Listed(SHARE)] = (0.05, 0.1, 0.2, 0.3)
+    """Shares that `filter` drops; with ``eleuther`` also a strength of TopoFilter."""
+    seeds: Annotated[tuple[int, ...], Listed(SEED, least=1)] = (0,)
+    n_folds: Annotated[int, FOLDS] = 5
+    metric: Annotated[Metric, METRIC] = "cosine"
+    standardize: Annotated[bool, FLAG] = True
+    variant: Annotated[Literal["paper", "eleuther"], Choice("paper", "eleuther")] = "paper"
+    disagreement: Annotated[Literal["label", "distance"] | None, Maybe(DISAGREEMENT)] = None
+    """What filtering ranks by; None: the label, and the distance for TopoFilter's ``eleuther``."""
+
+    def width(self, most: int) -> int:
+        """Neighbours of the one search on a layer: enough for kNN and, mostly, for TopoFilter."""
+        wanted = list(self.k) if self._uses("k") else [1]
+        if self._uses("k_zeta"):
+            # Neighbours that the component step dropped are passed over.
+            wanted += [*self.k_cc, *(min(2 * k, most) for k in self.k_zeta)]
+        return max(wanted)
+
+    def _uses(self, name: str) -> bool:
+        """Whether the figures of any probe depend on a setting."""
+        return any(name in probe_spec(probe).depends for probe in self.probes)
+
+    def check(self, rows: SweepRows) -> None:
+        """Refuse more neighbours than there are rows."""
+        for name in ("k", "k_cc", "k_zeta"):
+            largest = max(getattr(self, name))
+            if self._uses(name) and largest > rows.most_neighbors:
+                raise UsageError(
+                    f"--{name.replace('_', '-')}: k = {largest} is too large: "
+                    f"n = {len(rows)} rows have {rows.most_neighbors} others each that are no "
+                    f"duplicates; allowed are 1 to {rows.most_neighbors}."
+                )
+
+
+class Searched(NamedTuple):
+    """States (m, d), weak labels (m, C) and groups (m,); m is n, or 2n of pairs."""
+
+    X: NDArray[Any]
+    Y: NDArray[np.float64]
+    groups: NDArray[np.int64]
+
+
+class LayerStates:
+    """States of one layer, read when asked for, and their nearest rows, searched once.
+
+    Where the store holds differences of pairs, neighbours are searched among the n rows and their
+    mirror images behind them, as :class:`probekit.probes.PairProbe` does.
+    """
+
+    def __init__(self, rows: SweepRows, layer: int, *, metric: Metric = "cosine") -> None:
+        self.rows, self.layer, self.metric = rows, layer, metric
+        self._found: dict[bool, Neighbors] = {}
+
+    @cached_property
+    def X(self) -> NDArray[Any]:  # noqa: N802 (the field's name for states)
+        """States (n, d), finite."""
+        return read_states(self.rows.store, self.layer, self.rows.numbers)
+
+    @cached_property
+    def searched(self) -> Searched:
+        """Rows that are searched for neighbours."""
+        plain = self.X, self.rows.labels.probs, self.rows.groups
+        return Searched(*(mirrored(*plain) if self.rows.store.differences else plain))
+
+    @cached_property
+    def index(self) -> NeighborIndex:
+        """Index over the states of :attr:`searched`."""
+        return NeighborIndex(self.searched.X, metric=self.metric)
+
+    def neighbors(self, k: int, *, copies: bool = False) -> Neighbors:
+        """Return at least the k nearest others of every row, with or without its copies.
+
+        A search is made only where k has grown.
+        """
+        found = self._found.get(copies)
+        if found is None or found.index.shape[1] < k:
+            found = self.index.others(k, groups=None if copies else self.searched.groups)
+            self._found[copies] = found
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +244,7 @@ class Prediction:
 
 # From states, settings, a place for sentences on what was left out, and the probe.
 Note = Callable[[str], None]
-Predictions = Callable[["LayerStates", "SweepSettings", Note, ProbeSpec], Iterator[Prediction]]
+Predictions = Callable[[LayerStates, SweepSettings, Note, ProbeSpec], Iterator[Prediction]]
 
 
 def predictions(
@@ -92,10 +276,6 @@ def logreg(
     states: LayerStates, settings: SweepSettings, note: Note, spec: ProbeSpec
 ) -> Iterator[Prediction]:
     """Every penalty of every set of folds, from one path."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    from probekit.probes.logistic import logistic_path
-
     del spec
     Y = states.rows.labels.probs
     for seed in settings.seeds:
@@ -224,8 +404,6 @@ def as_filter(
     states: LayerStates, settings: SweepSettings, note: Note, spec: ProbeSpec
 ) -> Iterator[Prediction]:
     """A probe without a strength to choose, as `filter` and `relabel` call it."""
-    from probekit.cleaning.scoring import score_rows
-
     del settings, note
     rows, layer = states.rows, None if spec.several_layers else states.layer
     whole = len(rows) == len(rows.store)

@@ -1,7 +1,8 @@
 """Weak-to-strong: a weak supervisor, students on its labels, a ceiling, and what they add up to.
 
-Burns et al. 2023, https://arxiv.org/abs/2312.09390; strong-to-strong rounds and probes as in
-EleutherAI's w2s repository. Only supervisor and ceiling train on ground truth.
+Burns et al. 2023, https://arxiv.org/abs/2312.09390, bootstrapping by a chain of models its section
+4.3.1; strong-to-strong rounds and probes as in EleutherAI's w2s repository. Only supervisor and
+ceiling train on ground truth.
 """
 
 from __future__ import annotations
@@ -9,22 +10,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
+from probekit.experiments.cache import Cache, Step
 from probekit.experiments.config import ACTIONS
-from probekit.experiments.context import VERDICTS, Context, Labels, predictions_file
-from probekit.experiments.engine import Engine, Step
-from probekit.experiments.finetune_steps import finetune_step, language_model_step
-from probekit.experiments.probe_steps import (
+from probekit.experiments.steps import (
+    VERDICTS,
+    Context,
+    Labels,
+    finetune_step,
+    language_model_step,
     linear_student_step,
+    predictions_file,
     random_step,
     states_step,
     verdicts_step,
 )
 from probekit.probes.registry import probe_spec
 
-__all__ = ["CEILING", "FLOOR", "Pair", "PlannedArm"]
+__all__ = ["CEILING", "FLOOR", "Chain", "Pair", "PlannedArm"]
 
 FLOOR, CEILING = "weak supervisor", "ground truth"
 TRUTH = Labels()
@@ -36,7 +42,7 @@ class PlannedArm:
 
     name: str
     kind: str
-    """As :class:`probekit.experiments.judge.Arm` has it."""
+    """As :class:`probekit.experiments.scores.Arm` has it."""
     steps: tuple[Step, ...]
     """One per draw."""
     labels: Labels | None = None
@@ -64,7 +70,7 @@ class Pair:
         stops = {**config.finetune, **config.weak_finetune}.get("early_stop") is not None
         return finetune_step(
             self.context,
-            f"weak supervisor {self.context.look(self.weak).label}",
+            f"weak supervisor {self.context.describe(self.weak).label}",
             self.weak,
             settings=self.context.config.weak_finetune,
             labels=TRUTH,
@@ -106,7 +112,7 @@ class Pair:
         settings = {**self.context.config.strong_finetune, **({"save": "model"} if keep else {})}
         return finetune_step(
             self.context,
-            f"{self.context.look(self.strong).label}, {name}",
+            f"{self.context.describe(self.strong).label}, {name}",
             self.strong,
             settings=settings,
             labels=labels,
@@ -185,10 +191,10 @@ class Pair:
         """What must be done before the sizes of the random drops are known."""
         return [self.floor, *self.verdicts.values()]
 
-    def arms(self, engine: Engine | None) -> list[PlannedArm]:
+    def arms(self, cache: Cache | None) -> list[PlannedArm]:
         """All rows of the table, floor first, ceiling last.
 
-        ``engine`` has done :meth:`first_steps`, or failed to; without one, for a plan, every filter
+        ``cache`` has done :meth:`first_steps`, or failed to; without one, for a plan, every filter
         is taken to need random drops of its own.
         """
         config, held_out = self.context.config, self.held_out(self.floor)
@@ -202,7 +208,7 @@ class Pair:
             name = f"weak labels, {loss}"
             step = self._student(name, self.weak_labels, held_out=held_out, loss=loss)
             arms.append(PlannedArm(name, "loss", (step,), self.weak_labels))
-        arms += self._random_arms(engine)
+        arms += self._random_arms(cache)
         for (action, probe), step in self.verdicts.items():
             name, labels = f"{action} {probe_spec(probe).label}", Labels(step, VERDICTS)
             student = self._student(name, labels, held_out=held_out)
@@ -211,14 +217,14 @@ class Pair:
         arms += self._rounds()
         return [*arms, PlannedArm(CEILING, "ceiling", (self.ceiling,), TRUTH)]
 
-    def _random_arms(self, engine: Engine | None) -> Iterator[PlannedArm]:
+    def _random_arms(self, cache: Cache | None) -> Iterator[PlannedArm]:
         config, sizes = self.context.config, dict[tuple[int, ...], list[str]]()
         filters = {probe: s for (a, probe), s in self.verdicts.items() if ACTIONS[a][0] == "filter"}
         for number, (probe, step) in enumerate(filters.items()):
-            if engine is not None and engine.failure(step) is not None:
+            if cache is not None and cache.failure(step) is not None:
                 continue
             # For a plan any sizes do that differ.
-            many = (number,) if engine is None else dropped(engine, step)
+            many = (number,) if cache is None else dropped(cache, step)
             sizes.setdefault(many, []).append(probe_spec(probe).label)
         for many, names in sizes.items():
             name = f"random as {', '.join(names)}"
@@ -259,10 +265,80 @@ class Pair:
             before = step
 
 
-def dropped(engine: Engine, step: Step) -> tuple[int, ...]:
+def dropped(cache: Cache, step: Step) -> tuple[int, ...]:
     """How many rows of each weak class a filter drops."""
     from probekit.verdicts import Verdicts
 
-    verdicts = Verdicts.load(engine.path(step) / VERDICTS)
+    verdicts = Verdicts.load(cache.path(step) / VERDICTS)
     gone = verdicts.weak.argmax(axis=1)[~verdicts.keep]
     return tuple(np.bincount(gone, minlength=len(verdicts.classes)).tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Models M0 < M1 < … < Mn on one task and seed; part i of the rows is for Mi."""
+
+    context: Context
+    """Its splits are those of :func:`probekit.experiments.splits.chain_splits`."""
+    models: tuple[str, ...]
+
+    def _train(
+        self, number: int, name: str, labels: Labels, *, part: int, predict: tuple[str, ...]
+    ) -> Step:
+        config = self.context.config
+        first = number == 0
+        return finetune_step(
+            self.context,
+            f"{self.context.describe(self.models[number]).label}, {name}",
+            self.models[number],
+            settings=config.weak_finetune if first else config.strong_finetune,
+            labels=labels,
+            part=f"part{part}",
+            loss="xent" if labels.step is None else config.losses[0],
+            predict=predict,
+        )
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """One step per model: the first on ground truth, each other on its forerunner's labels."""
+        last = len(self.models) - 1
+        first = self._train(
+            0,
+            "start of the chain",
+            Labels(),
+            part=0,
+            # The strongest also learns from the weakest directly, on the same rows.
+            predict=tuple(dict.fromkeys(("part1", f"part{last}", "test"))),
+        )
+        steps = [first]
+        for number in range(1, len(self.models)):
+            labels = Labels(steps[-1], predictions_file(f"part{number}"))
+            onward = (f"part{number + 1}",) if number < last else ()
+            steps.append(
+                self._train(
+                    number, f"link {number}", labels, part=number, predict=(*onward, "test")
+                )
+            )
+        return tuple(steps)
+
+    def arms(self) -> list[PlannedArm]:
+        """Floor, every intermediate model, the strongest one, naive weak → strongest, ceiling.
+
+        All are judged between the first model and the strongest one on ground truth.
+        """
+        last = len(self.models) - 1
+        names = [self.context.describe(model).label for model in self.models]
+        arms = [PlannedArm(f"{names[0]}, ground truth", "floor", (self.steps[0],))]
+        for number, (before, step) in enumerate(pairwise(self.steps), 1):
+            labels = Labels(before, predictions_file(f"part{number}"))
+            name = " → ".join(names[: number + 1])
+            arms.append(PlannedArm(name, "chain", (step,), labels, f"part{number}"))
+        part = f"part{last}"
+        if last > 1:  # with two models the chain is the naive one
+            labels = Labels(self.steps[0], predictions_file(part))
+            naive = self._train(last, "naive", labels, part=last, predict=("test",))
+            name = f"{names[0]} → {names[-1]} (naive)"
+            arms.append(PlannedArm(name, "naive", (naive,), labels, part))
+        ceiling = self._train(last, "ceiling", Labels(), part=last, predict=("test",))
+        arms.append(PlannedArm(f"{names[-1]}, {CEILING}", "ceiling", (ceiling,), Labels(), part))
+        return arms

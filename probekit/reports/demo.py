@@ -50,7 +50,7 @@ def points(result: Mapping[str, Any] | None) -> str:
 def demo_table(results: Mapping[str, Any]) -> Table:
     """The table of `probekit demo`: one row per training set, floor first, ceiling last.
 
-    ``results`` is what :func:`probekit.experiments.students.judge_students` returned, or its file.
+    ``results`` is what :func:`probekit.experiments.demo.judge_students` returned, or its file.
     """
     header = ("training set", "rows", "labels", "acc", "PGR", "gain", "acc*", "PGR*", "AUROC")
     rows = tuple(_row(arm) for arm in results["arms"])

@@ -167,23 +167,22 @@ def _pair_rows(
 ) -> RowsSection | None:
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.source_rows import texts_of
-    from probekit.experiments.context import VERDICTS
-    from probekit.experiments.probe_steps import STORE
+    from probekit.experiments.steps import STORE, VERDICTS
     from probekit.verdicts import Verdicts
 
     step = pair.verdicts[_cleaning_arms(pair)[name]]
-    path = run.engine.path(step) / VERDICTS
-    if not (run.engine.done(step) and path.is_file()):
+    path = run.cache.path(step) / VERDICTS
+    if not (run.cache.done(step) and path.is_file()):
         return None
     verdicts = Verdicts.load(path)
     splits = pair.context.splits
     truth = splits.truth["student"].align(verdicts.keys).labels.codes(verdicts.classes)
     evidence = Evidence(texts=texts_of(verdicts, splits.rows["student"]), truth=truth)
-    acts = run.engine.path(step.inputs["states"]) / STORE
+    acts = run.cache.path(step.inputs["states"]) / STORE
     if acts.is_file():
         with ActivationStore(acts) as store:
             evidence = _with_states(evidence, verdicts, store, neighbors=neighbors)
-    names = pair.context.look(pair.weak).label, pair.context.look(pair.strong).label
+    names = pair.context.describe(pair.weak).label, pair.context.describe(pair.strong).label
     title = f"Rows: {name}; {splits.task}, {' → '.join(names)}, seed {pair.context.seed}"
     return rows_section(verdicts, evidence, title=title, limit=limit or SHOWN_ROWS)
 

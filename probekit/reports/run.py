@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probekit.experiments.judge import ALARMS, PERPLEXITY
+from probekit.experiments.scores import ALARMS, PERPLEXITY
 from probekit.files import atomic_write
 from probekit.reports.figures import (
     COLORS,

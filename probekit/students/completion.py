@@ -1,4 +1,4 @@
-"""Completions: what a model wrote (or should write) after each row's prompt."""
+"""Completions of prompts: read, joined, spelled as tokens, and written greedily by a model."""
 
 from __future__ import annotations
 
@@ -10,18 +10,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from probekit.activations.checkpoint import Checkpoint
+from probekit.activations.encoding import longest_whole, opening_token, shortened
+from probekit.activations.quiet import quiet
 from probekit.data import Rows
-from probekit.errors import LabelsError, first_few
-from probekit.files import write_table
+from probekit.errors import DataError, LabelsError, ModelError, UsageError, first_few
+from probekit.files import save_table
 from probekit.joins import find_ids
 from probekit.safe import repaired
 from probekit.sources import read_table
+from probekit.students.language_model import IGNORED, Tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CompletionRows", "Completions", "completion_rows", "exact_match", "load_completions"]
+__all__ = [
+    "CompletionRows",
+    "Completions",
+    "Speller",
+    "completion_rows",
+    "exact_match",
+    "load_completions",
+    "prompts_of",
+    "write_greedily",
+]
 
 FORMAT = "probekit-completions"
 VERSION = 1
@@ -48,8 +62,7 @@ class Completions:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over ids, hashes and completions."""
-        content = json.dumps([list(self.ids), list(self.hashes), list(self.texts)])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return _fingerprint(self.ids, self.hashes, self.texts)
 
     def of(self, rows: Rows) -> list[str]:
         """Completions of ``rows``, in their order.
@@ -87,8 +100,7 @@ class Completions:
             "completion": list(self.texts),
             "logprob": self.logprob,
         }
-        about = {"format": FORMAT, "version": VERSION, "provenance": dict(self.provenance)}
-        write_table(columns, path, about)
+        save_table(columns, path, FORMAT, VERSION, provenance=dict(self.provenance))
 
 
 def load_completions(path: str | Path) -> Completions:
@@ -137,8 +149,11 @@ class CompletionRows:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over ids, hashes and completions."""
-        content = json.dumps([list(self.ids), list(self.hashes), list(self.completions)])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return _fingerprint(self.ids, self.hashes, self.completions)
+
+
+def _fingerprint(*columns: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([list(each) for each in columns]).encode()).hexdigest()[:16]
 
 
 def completion_rows(rows: Rows, targets: Completions | None = None) -> CompletionRows:
@@ -197,5 +212,184 @@ def exact_match(predicted: Completions, rows: Rows) -> NDArray[np.bool_]:
     In the order of ``rows``, which bring the truth in their column ``completion``.
     """
     truth = completion_rows(rows)
-    found = predicted.of(rows)
-    return np.array([a.strip() == b for a, b in zip(found, truth.completions, strict=True)])
+    written = predicted.of(rows)
+    return np.array([a.strip() == b for a, b in zip(written, truth.completions, strict=True)])
+
+
+@dataclass(frozen=True)
+class Written:
+    """A completion and the mean log-probability of its tokens, the end included."""
+
+    text: str
+    logprob: float
+
+
+class Speller:
+    """Turns prompts and completions into tokens, always in the same way.
+
+    A completion follows its prompt after one space and ends with the end-of-sequence token. Both
+    are tokenized alone, so that what is learned is what is written later.
+
+    Raises
+    ------
+    ModelError
+        Where the tokenizer has no end-of-sequence token.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, max_length: int | None) -> None:
+        self.tokenizer: Any = checkpoint.tokenizer
+        self.max_length = checkpoint.length(max_length)
+        self.pad_id = checkpoint.pad_id
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"The tokenizer of {checkpoint.label} has no end-of-sequence token, so a model "
+                "could not learn where a completion ends; take another model."
+            )
+        self.end: int = self.tokenizer.eos_token_id
+        self.opening = opening_token(self.tokenizer)
+
+    def prompts(self, texts: Sequence[str], *, room: int) -> list[list[int]]:
+        """Token ids of prompts; of a long one the last that leave ``room`` for the completion.
+
+        A prompt that brings the token which opens every text has it once.
+        """
+        return [ids for ids, _ in self._prompts(texts, room=room)]
+
+    def _prompts(self, texts: Sequence[str], *, room: int) -> list[tuple[list[int], bool]]:
+        """Token ids of prompts, and whether there were more."""
+        limit = None if self.max_length is None else self.max_length - room
+        if limit is not None and limit < 1:
+            raise UsageError(
+                f"Completions take {room} tokens, which leaves no room for a prompt in "
+                f"{self.max_length}; raise --max-length or shorten the completions."
+            )
+        ends = [self._end_of(text, limit) for text in texts]
+        found = []
+        for text, end, ids in zip(texts, ends, self._ids(ends, special=True), strict=True):
+            while len(ids) > 1 and ids[-1] == self.end:
+                ids.pop()  # some tokenizers close every text
+            if self.opening is not None and ids[:2] == [self.opening] * 2:
+                del ids[1]
+            kept = ids if limit is None else self._shortened(ids, limit)
+            found.append((kept, len(kept) < len(ids) or len(end) < len(text)))
+        empty = [text for text, (ids, _) in zip(texts, found, strict=True) if not ids]
+        if empty:
+            raise DataError(
+                f"{len(empty)} prompts have no token ({first_few(empty)}): the tokenizer drops all "
+                "that is in them; remove them."
+            )
+        return found
+
+    def completions(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of completions, with the space before and the end."""
+        spaced = [text if self._adds_space else f" {text}" for text in texts]
+        found = self._ids(spaced, special=False)
+        return [[*(ids if text else []), self.end] for ids, text in zip(found, texts, strict=True)]
+
+    def rows(self, rows: CompletionRows) -> list[Tokens]:
+        """Training rows: the loss is on the completion and its end, never on the prompt."""
+        completions = self.completions(rows.completions)
+        prompts = self._prompts(rows.prompts, room=max(map(len, completions)))
+        return [
+            Tokens([*prompt, *ids], [*[IGNORED] * len(prompt), *ids], truncated=cut)
+            for (prompt, cut), ids in zip(prompts, completions, strict=True)
+        ]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The completion that token ids stand for, white space at the ends removed."""
+        written = list(ids)
+        if self.end in written:
+            written = written[: written.index(self.end)]
+        text: str = self.tokenizer.decode(written, skip_special_tokens=True)
+        return text.strip()
+
+    def _end_of(self, text: str, limit: int | None) -> str:
+        """The text, or of a very long one an end that gives the same last tokens."""
+        if limit is None or len(text) <= longest_whole(limit):
+            return text
+        return shortened(text, limit, lambda part: self._ids([part], special=False)[0], side="left")
+
+    def _shortened(self, ids: list[int], limit: int) -> list[int]:
+        """The last tokens, behind the one that opens every text."""
+        if len(ids) <= limit or ids[0] not in (self.opening, self.tokenizer.bos_token_id):
+            return ids[-limit:]
+        return [ids[0], *ids[len(ids) - limit + 1 :]]
+
+    @property
+    def _adds_space(self) -> bool:
+        # SentencePiece puts its own space before every text; a second one would be a token of its
+        # own.
+        ids = self._ids(["a"], special=False)[0]
+        return str(self.tokenizer.convert_ids_to_tokens(ids)[0]).startswith("▁")
+
+    def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
+        found = self.tokenizer(
+            texts, add_special_tokens=special, return_attention_mask=False, verbose=False
+        )
+        ids: list[list[int]] = found["input_ids"]
+        return ids
+
+
+def write_greedily(
+    model: Any,
+    speller: Speller,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 32,
+) -> list[Written]:
+    """Complete every prompt by the most probable next token, until the end or ``max_new_tokens``.
+
+    Prompts of like length go together, padded on the left; the order of the result is theirs.
+    """
+    ids = speller.prompts(prompts, room=max_new_tokens)
+    order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
+    found: dict[int, Written] = {}
+    before = model.training, model.generation_config
+    model.eval()
+    model.generation_config = _greedy(speller, max_new_tokens)
+    try:
+        with torch.inference_mode(), quiet():
+            for start in range(0, len(order), batch_size):
+                places = order[start : start + batch_size]
+                batch = _write_batch(model, speller, [ids[place] for place in places])
+                found.update(zip(places, batch, strict=True))
+    finally:
+        model.generation_config = before[1]
+        model.train(before[0])
+    return [found[place] for place in range(len(ids))]
+
+
+def _greedy(speller: Speller, max_new_tokens: int) -> Any:
+    """Settings of generation, all of them: a model's own may sample or punish repetition."""
+    import transformers
+
+    make: Any = transformers.GenerationConfig
+    return make(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=speller.end,
+        pad_token_id=speller.pad_id,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+
+
+def _write_batch(model: Any, speller: Speller, rows: Sequence[Sequence[int]]) -> list[Written]:
+    device = next(model.parameters()).device
+    width = max(map(len, rows))
+    ids = torch.tensor([[*[speller.pad_id] * (width - len(row)), *row] for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    out = model.generate(input_ids=ids.to(device), attention_mask=mask.to(device))
+    new = out.sequences[:, width:]
+    steps = [
+        torch.log_softmax(logits.float(), -1).gather(1, new[:, i : i + 1].to(logits.device))
+        for i, logits in enumerate(out.logits)
+    ]
+    logprobs = torch.cat(steps, 1).double().cpu().numpy()
+    written = []
+    for tokens, row in zip(new.tolist(), logprobs, strict=True):
+        many = tokens.index(speller.end) + 1 if speller.end in tokens else len(tokens)
+        written.append(Written(speller.text(tokens[:many]), float(np.mean(row[:many]))))
+    return written

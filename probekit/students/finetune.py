@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import EarlyStoppingCallback
 
-from probekit.activations.batching import mixes_padding
+from probekit.activations.batching import by_length, mixes_padding
 from probekit.activations.checkpoint import Checkpoint, open_checkpoint, tokenizer_fingerprint
 from probekit.activations.quiet import quiet
 from probekit.data import Rows
 from probekit.errors import LabelsError, UsageError
 from probekit.labels import WeakLabels, load_labels
-from probekit.students.batches import TokenRows, encode_rows
-from probekit.students.class_trainer import VALIDATION, ClassTrainer, class_trainer
+from probekit.metrics import accuracy, auroc, cross_entropy
 from probekit.students.classifier import (
     HeadInfo,
+    TokenRows,
+    collate,
+    encode_rows,
     make_classifier,
     save_classifier,
 )
 from probekit.students.config import FinetuneConfig
 from probekit.students.folder import Folder, check_names, plain_settings
-from probekit.students.losses import make_loss
-from probekit.students.predictions import as_labels
-from probekit.students.trainer import check_finite_weights, total_steps, wait_for_all
-from probekit.students.training_rows import TrainingRows, training_rows
+from probekit.students.losses import Loss, make_loss
+from probekit.students.predict import as_labels, proba_of
+from probekit.students.trainer import (
+    FiniteTrainer,
+    check_finite_weights,
+    total_steps,
+    wait_for_all,
+)
+from probekit.students.training_rows import TrainingRows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["ClassTrainer", "Finetuned", "finetune"]
 
 # What the training rows are called where rows are counted by name.
 TRAIN = "training rows"
-
-__all__ = ["Finetuned", "finetune", "training_rows"]
+VALIDATION = "validation"
+# Files of a checkpoint.
+WEIGHTS, LOSS_STATE = "model.safetensors", "loss_state.safetensors"
+_LABELS = ("targets", "weight")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +87,8 @@ def finetune(
         Settings; the objective is ``classify``, or ``reward`` for pairs of completions, each of
         which is scored alone (class 1: the second is preferred).
     train
-        Rows and labels, from :func:`training_rows`; there is no truth in them.
+        Rows and labels, from :func:`probekit.students.training_rows.training_rows`; there is no
+        truth in them.
     output
         Folder. The same run in it is resumed, or used as it is where it is finished.
     validation
@@ -188,37 +208,37 @@ def _train(
     curves: bool,
 ) -> dict[str, Any]:
     started = time.perf_counter()
+    encode = partial(
+        encode_rows,
+        checkpoint,
+        max_length=config.max_length,
+        reward=config.objective == "reward",
+    )
     with quiet():
         model, info = make_classifier(checkpoint, config, train.classes)
-        rows = _encode(config, checkpoint, train.contents, train.ids, train.kind)
-        rows = TokenRows(rows.parts, train.Y, train.weight)
+        rows = encode(train.contents, train.ids, kind=train.kind, Y=train.Y, weight=train.weight)
         targets = {
-            name: _encode(config, checkpoint, each.contents(), each.ids, each.kind)
+            name: encode(each.contents(), each.ids, kind=each.kind)
             for name, each in predict.items()
         }
         watched = dict(targets) if curves else {}
         if validation is not None:
-            held_out = _encode(
-                config, checkpoint, validation.contents, validation.ids, validation.kind
-            )
+            held_out = encode(validation.contents, validation.ids, kind=validation.kind)
             watched[VALIDATION] = held_out
-    loss = make_loss(
-        config.loss,
-        total_steps=total_steps(config, len(train)),
-        weak=train.Y,
-        **config.loss_options,
-    )
-    trainer = class_trainer(
+    steps = total_steps(config, len(train))
+    loss = make_loss(config.loss, total_steps=steps, weak=train.Y, **config.loss_options)
+    trainer = ClassTrainer(
         config,
-        model,
-        rows,
-        loss,
         folder.work,
-        pad_id=checkpoint.pad_id,
-        watched=watched,
-        validation_labels=None if validation is None else validation.Y,
-        curves=folder.work / "curves" if curves else None,
+        config.every(steps),
+        model=model,
+        rows=rows,
+        collator=lambda items: collate(items, checkpoint.pad_id),
+        **_evaluation(config, config.every(steps), watched=bool(watched)),
     )
+    trainer.loss, trainer.watched = loss, watched
+    trainer.validation_labels = None if validation is None else validation.Y
+    trainer.curves = folder.work / "curves" if curves else None
     trainer.even = mixes_padding(checkpoint.config.model_type)
     folder.begin()
     with quiet(python_warnings=False):
@@ -246,17 +266,24 @@ def _train(
     return {**metrics, "seconds": time.perf_counter() - started}
 
 
-def _encode(
-    config: FinetuneConfig, checkpoint: Checkpoint, contents: Any, ids: Any, kind: str
-) -> TokenRows:
-    return encode_rows(
-        checkpoint,
-        contents,
-        ids,
-        kind=kind,
-        max_length=config.max_length,
-        reward=config.objective == "reward",
-    )
+def _evaluation(config: FinetuneConfig, every: int, *, watched: bool) -> dict[str, Any]:
+    """What the Trainer is asked for beside training: evaluations, and the best of them."""
+    settings: dict[str, Any] = {
+        "per_device_eval_batch_size": 2 * config.batch_size,
+        "eval_strategy": "steps" if watched else "no",
+        "eval_steps": every,
+        "label_names": [],
+    }
+    if config.early_stop is not None:
+        settings |= {
+            "save_strategy": "best",
+            "load_best_model_at_end": True,
+            "metric_for_best_model": f"eval_{config.early_stop}",
+            "greater_is_better": config.early_stop != "log_loss",
+        }
+        if config.patience is not None:
+            settings["callbacks"] = [EarlyStoppingCallback(config.patience)]
+    return settings
 
 
 def _write_predictions(
@@ -280,3 +307,139 @@ def _best_step(trainer: ClassTrainer, config: FinetuneConfig) -> int:
     if config.early_stop is None or best is None:
         return int(trainer.state.global_step)
     return int(Path(best).name.rpartition("-")[2])
+
+
+class ClassTrainer(FiniteTrainer):
+    """A Trainer whose labels are probabilities.
+
+    ``watched`` are rows that every evaluation predicts; ``curves`` holds (step, probabilities) of
+    each. Only ``validation`` has labels, weak ones, and decides anything.
+    """
+
+    loss: Loss
+    watched: Mapping[str, TokenRows]
+    validation_labels: NDArray[np.float64] | None
+    curves: Path | None
+    even = False
+    """Whether only rows of one length are predicted together: the model reads padded places."""
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,  # noqa: ARG002
+    ) -> Any:
+        """Loss of a batch, with the Trainer's signature."""
+        targets, weight = inputs.pop("targets", None), inputs.pop("weight", None)
+        logits = model(**inputs)
+        if targets is None:
+            return (None, {"logits": logits}) if return_outputs else None
+        loss = self.loss(
+            logits,
+            targets,
+            step=self.state.global_step,
+            weight=weight,
+            training=model.training,
+        )
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,  # noqa: ARG002 (the Trainer's signature)
+        ignore_keys: list[str] | None = None,  # noqa: ARG002
+    ) -> tuple[None, torch.Tensor, None]:
+        """Logits of a batch."""
+        moved = self._prepare_inputs({k: v for k, v in inputs.items() if k not in _LABELS})
+        with torch.inference_mode(), self.compute_loss_context_manager():
+            return None, model(**moved).detach(), None
+
+    def probabilities(self, rows: TokenRows) -> NDArray[np.float64]:
+        """Class probabilities (n, C) of rows, the longest first through the model."""
+        groups = by_length(rows.lengths)
+        if not self.even:
+            groups = [np.concatenate(groups)]
+        # A loader draws from the global generator, which is dropout's too: to look is not to touch.
+        cuda = [self.args.device] if self.args.device.type == "cuda" else []
+        with quiet(), torch.random.fork_rng(devices=cuda):
+            parts = [self._logits(rows, group) for group in groups]
+        ordered = proba_of(np.concatenate(parts))
+        proba = np.empty_like(ordered)
+        proba[np.concatenate(groups)] = ordered
+        return proba
+
+    def _logits(self, rows: TokenRows, places: NDArray[np.int64]) -> NDArray[np.float64]:
+        dataset: Any = torch.utils.data.Subset(rows, places.tolist())
+        found: Any = self.predict(dataset).predictions
+        return np.asarray(found, np.float64)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        # The Trainer would group lengths here too, and give predictions in that order.
+        return torch.utils.data.SequentialSampler(eval_dataset)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ARG002
+        """Predict what is watched; measure against the held-out weak labels, if there are any."""
+        training = self.model.training  # type: ignore[union-attr]
+        metrics: dict[str, float] = {}
+        step = self.state.global_step
+        for name, rows in self.watched.items():
+            proba = self.probabilities(rows)
+            if self.curves is not None and self.is_world_process_zero():
+                folder = self.curves / name
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file(
+                    {"probs": torch.from_numpy(proba.astype(np.float32))},
+                    folder / f"{step:08d}.safetensors",
+                )
+            if name == VALIDATION and self.validation_labels is not None:
+                metrics = _against(self.validation_labels, proba)
+        self.model.train(training)  # type: ignore[union-attr]
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write what is trained: of adapters a few megabytes, not the frozen base."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if state_dict is not None:
+            trained = {name: state_dict[name] for name in trained if name in state_dict}
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in trained.items()}
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        state = {name: value.cpu().contiguous() for name, value in self.loss.state_dict().items()}
+        if state:
+            save_file(state, folder / LOSS_STATE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        self._take(folder, model)
+        if (folder / LOSS_STATE).is_file():
+            self.loss.load_state_dict(load_file(folder / LOSS_STATE))
+
+    def _load_best_model(self) -> None:
+        self._take(Path(str(self.state.best_model_checkpoint)), None)
+
+    def _take(self, folder: Path, model: Any) -> None:
+        """Load what :meth:`_save` wrote; what is not in it never changed."""
+        taken: Any = self.accelerator.unwrap_model(self.model if model is None else model)
+        device = next(taken.parameters()).device
+        taken.load_state_dict(load_file(folder / WEIGHTS, device=str(device)), strict=False)
+
+
+def _against(weak: NDArray[np.float64], proba: NDArray[np.float64]) -> dict[str, float]:
+    """Agreement of predictions (n, C) with weak labels (n, C)."""
+    hard = weak.argmax(axis=1)
+    metrics = {
+        "eval_log_loss": float(cross_entropy(weak, proba).mean()),
+        "eval_accuracy": accuracy(hard, proba.argmax(axis=1)),
+    }
+    ordered = auroc(hard, proba)
+    return metrics if math.isnan(ordered) else {**metrics, "eval_auroc": ordered}

@@ -1,4 +1,9 @@
-"""The folder that a model is trained in, and from which training resumes."""
+"""The folder that a model is trained in, its checkpoints, and how training resumes from them.
+
+A checkpoint is complete or not there: the Trainer writes its files one by one and syncs none, so a
+mark with sizes and hashes is written last. Whatever a kill, a full disk or a power cut leaves has
+no mark, or one that does not fit, and is never loaded.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,11 +22,18 @@ from probekit.errors import DataError, OutputExistsError, UsageError
 from probekit.files import atomic_write, exchange, sync_folder
 from probekit.locks import beside, locked
 from probekit.safe import load_json, misfit, one_line, read_json
-from probekit.students.checkpoints import last_checkpoint, newest_step, sync_tree
 from probekit.students.config import FinetuneConfig
 from probekit.trouble import told
 
-__all__ = ["Folder", "check_names", "new_model", "plain_settings"]
+__all__ = [
+    "Folder",
+    "check_names",
+    "last_checkpoint",
+    "mark",
+    "new_model",
+    "plain_settings",
+    "trouble_of",
+]
 
 # A file name has 255 bytes at most, of which ``.parquet`` and temporary names take some.
 LONGEST_NAME = 200
@@ -57,6 +70,10 @@ OURS = (*MADE, NOTE, METRICS, REPLACED, ".model")
 FORMAT = "probekit-training"
 # Endings of the folders beside it: a new result in the making, an old one on its way out.
 FRESH, OLD = ".probekit-new", ".probekit-old"
+# Of a checkpoint: our mark, and the Trainer's own description.
+MARK, STATE = "probekit-checkpoint.json", "trainer_state.json"
+MARK_FORMAT = "probekit-checkpoint"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 class Folder:
@@ -159,14 +176,14 @@ class Folder:
         """
         if not _leads():
             return
-        sync_tree(self.work / "curves")
+        _sync_tree(self.work / "curves")
         with atomic_write(self.work / METRICS, "w") as file:
             json.dump(dict(metrics), file, indent=1)
         shutil.rmtree(self.work / "checkpoints", ignore_errors=True)
         self._take_over()
 
     def last_checkpoint(self) -> str | None:
-        """Return the newest checkpoint that is whole; others are removed, which is told."""
+        """Return the newest checkpoint that is whole; others are removed, with a note."""
         found = last_checkpoint(self.work / "checkpoints", clear=_leads())
         return None if found is None else str(found)
 
@@ -208,7 +225,7 @@ class Folder:
 
     def _kept(self) -> str:
         """What an interruption leaves, and how to go on."""
-        step = newest_step(self.work / "checkpoints")
+        step = _newest_step(self.work / "checkpoints")
         if step is not None:
             return (
                 f"The checkpoint of step {step} is kept in {self.work / 'checkpoints'}; the same "
@@ -235,7 +252,7 @@ def new_model(folder: Path, model: Any) -> Iterator[Path]:
     try:
         with told(folder, needed=needed):
             yield beside_it
-            sync_tree(beside_it)
+            _sync_tree(beside_it)
             shutil.rmtree(folder, ignore_errors=True)
             beside_it.rename(folder)
     except BaseException:
@@ -274,7 +291,7 @@ def _is_ours(folder: Path) -> bool:
 def _came_to_nothing(folder: Path) -> bool:
     """Whether a run left nothing that cost time: no result, no whole checkpoint."""
     made = any((folder / name).exists() for name in (METRICS, "model", "predictions"))
-    return not made and newest_step(folder / "checkpoints") is None
+    return not made and _newest_step(folder / "checkpoints") is None
 
 
 def _place(path: Path, key: str, settings: Mapping[str, Any], *, replace: bool) -> Path:
@@ -371,3 +388,111 @@ def _difference(known: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> Any:
     return load_json(json.dumps(value, default=str), "settings")
+
+
+def mark(folder: Path) -> None:
+    """Say that a checkpoint is complete, once all of it is on the disk."""
+    _sync_tree(folder)
+    files = {name: _described(folder / name) for name in _files(folder)}
+    with atomic_write(folder / MARK, "w") as file:
+        json.dump({"format": MARK_FORMAT, "version": 1, "files": files}, file, indent=1)
+    sync_folder(folder.parent)
+
+
+def trouble_of(folder: Path) -> str | None:
+    """Say why a checkpoint must not be loaded; None where it is as it was written."""
+    try:
+        known: Any = read_json(folder / MARK)
+        files: Any = known["files"] if known["format"] == MARK_FORMAT else None
+        names = set(files)
+    except (DataError, KeyError, TypeError):
+        return "it was not written to its end"
+    found = set(_files(folder))
+    if found != names:
+        return f"{min(found ^ names)} is missing or was not written with it"
+    try:
+        wrong = [name for name in sorted(names) if _described(folder / name) != files[name]]
+    except OSError as error:
+        return f"{error.filename} cannot be read"
+    return f"{wrong[0]} is damaged" if wrong else None
+
+
+def last_checkpoint(folder: Path, *, clear: bool) -> Path | None:
+    """Find the newest checkpoint that is whole, the best one that it names included.
+
+    Parameters
+    ----------
+    folder
+        Where the checkpoints lie.
+    clear
+        Whether to remove those that are not, and say so.
+    """
+    paths = dict(_checkpoints(folder))
+    troubles = {step: trouble_of(path) for step, path in paths.items()}
+    whole = [step for step, trouble in troubles.items() if trouble is None]
+    chosen = next((s for s in reversed(whole) if _best(paths[s]) in (None, *whole)), None)
+    if clear:
+        for step, trouble in troubles.items():
+            if trouble is not None or (chosen is not None and step > chosen):
+                shutil.rmtree(paths[step], ignore_errors=True)
+                onwards = "from the beginning" if chosen is None else f"from step {chosen}"
+                why = trouble or "the best one before it is gone"
+                sys.stderr.write(
+                    f"Note: the checkpoint of step {step} in {folder.parent} is left out ({why}); "
+                    f"going on {onwards}.\n"
+                )
+    return None if chosen is None else paths[chosen]
+
+
+def _newest_step(folder: Path) -> int | None:
+    """Step of the newest checkpoint that is whole; None where there is none."""
+    path = last_checkpoint(folder, clear=False)
+    return None if path is None else int(path.name.rpartition("-")[2])
+
+
+def _sync_tree(folder: Path) -> None:
+    """Wait until every file below a folder, and every name, is on the disk."""
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            handle = os.open(os.path.join(root, name), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        sync_folder(Path(root))
+
+
+def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Checkpoints by step, the oldest first."""
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        matched = _CHECKPOINT.fullmatch(path.name)
+        if matched and path.is_dir() and not path.is_symlink():
+            found.append((int(matched[1]), path))
+    yield from sorted(found)
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Files below a checkpoint, but for its mark."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name != MARK and (path.is_symlink() or not path.is_dir()):
+            yield name
+
+
+def _described(path: Path) -> dict[str, Any]:
+    if path.is_symlink() or not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _best(checkpoint: Path) -> int | None:
+    """Step of the evaluation that was best when a checkpoint was written."""
+    try:
+        state = read_json(checkpoint / STATE)
+        best = state.get("best_global_step") if state.get("best_model_checkpoint") else None
+    except (DataError, AttributeError):
+        return None
+    return best if isinstance(best, int) else None

@@ -19,27 +19,29 @@ from probekit.students.classifier import with_adapters
 from probekit.students.completion import (
     CompletionRows,
     Completions,
+    Speller,
     load_completions,
     prompts_of,
+    write_greedily,
 )
 from probekit.students.config import FinetuneConfig
 from probekit.students.folder import Folder, check_names, new_model, plain_settings
-from probekit.students.greedy import Speller, write_greedily
 from probekit.students.language_model import (
     LanguageModel,
     Tokens,
+    collate,
+    hide_some,
     open_language_model,
     perplexity,
-)
-from probekit.students.texts import (
-    hide_some,
-    masking_collator,
-    plain_collator,
     split_held_out,
     text_tokens,
 )
-from probekit.students.token_trainer import token_trainer
-from probekit.students.trainer import check_finite_weights, wait_for_all
+from probekit.students.trainer import (
+    FiniteTrainer,
+    check_finite_weights,
+    total_steps,
+    wait_for_all,
+)
 
 __all__ = ["Completed", "finetune_completion", "finetune_lm"]
 
@@ -233,9 +235,19 @@ def _train(
     loaded = language.load(frozen=config.lora)
     cached = loaded.config.use_cache if hasattr(loaded.config, "use_cache") else None
     model = with_adapters(loaded, checkpoint, config) if config.lora else loaded
-    trainer = token_trainer(config, model, rows, folder, _collator(language))
+    trainer = FiniteTrainer(
+        config,
+        folder.work,
+        config.every(total_steps(config, len(rows))),
+        model=model,
+        rows=_Dataset(rows),
+        # A masked model has other tokens hidden each time, drawn from torch's global generator.
+        collator=lambda items: collate(
+            _to_predict(language, [item["row"] for item in items]), checkpoint.pad_id
+        ),
+    )
 
-    def judge() -> float | None:
+    def measure() -> float | None:
         if not held_out:
             return None
         return perplexity(
@@ -247,7 +259,7 @@ def _train(
             autocast=trainer.accelerator.autocast(),
         )
 
-    before = judge()
+    before = measure()
     folder.begin()
     with quiet():  # peft and the Trainer warn of each other's old names
         trainer.train(resume_from_checkpoint=folder.last_checkpoint())
@@ -262,7 +274,7 @@ def _train(
         "train_loss": trainer.mean_loss,
         "held_out_rows": len(held_out),
         "perplexity_before": before,
-        "perplexity_after": judge(),
+        "perplexity_after": measure(),
         "history": trainer.state.log_history,
     }
     if cached is not None:
@@ -276,24 +288,22 @@ def _train(
     return {**metrics, "seconds": time.perf_counter() - started}
 
 
-def _collator(language: LanguageModel) -> Any:
-    checkpoint = language.checkpoint
-    if language.kind == "causal":
-        return plain_collator(checkpoint.pad_id)
-    mask_id = checkpoint.tokenizer.mask_token_id
-    return masking_collator(checkpoint.pad_id, mask_id=mask_id, vocabulary=checkpoint.vocabulary)
-
-
 def _judged(language: LanguageModel, rows: Rows, max_length: int | None) -> list[Tokens]:
     """Held-out rows as tokens; hidden ones are the same before and after."""
-    tokens = text_tokens(language, rows, max_length)
+    generator = torch.Generator().manual_seed(0)
+    return _to_predict(language, text_tokens(language, rows, max_length), generator)
+
+
+def _to_predict(
+    language: LanguageModel, rows: Sequence[Tokens], generator: torch.Generator | None = None
+) -> list[Tokens]:
+    """Rows with the tokens that are predicted: all, or those that a masked model does not see."""
     if language.kind == "causal":
-        return tokens
-    checkpoint, generator = language.checkpoint, torch.Generator().manual_seed(0)
+        return list(rows)
+    checkpoint = language.checkpoint
     mask_id, vocabulary = checkpoint.tokenizer.mask_token_id, checkpoint.vocabulary
     return [
-        hide_some(row, mask_id=mask_id, vocabulary=vocabulary, generator=generator)
-        for row in tokens
+        hide_some(row, mask_id=mask_id, vocabulary=vocabulary, generator=generator) for row in rows
     ]
 
 
@@ -302,3 +312,17 @@ def _save(model: Any, language: LanguageModel, folder: Path) -> None:
     with new_model(folder, model) as beside, quiet():
         model.to(language.checkpoint.dtype).save_pretrained(beside)
         language.checkpoint.tokenizer.save_pretrained(beside)
+
+
+class _Dataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Rows as mappings."""
+
+    def __init__(self, rows: Sequence[Tokens]) -> None:
+        self.rows = rows
+        self.lengths = [len(row.ids) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"row": self.rows[index]}

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from probekit.errors import UsageError, did_you_mean
 from probekit.kinds import Flag, Kind, Number, SettingError, Whole, Words, check, checked
-from probekit.students import loss_functions
 from probekit.students.loss_functions import (
+    BUFFER_SIZE,
+    RecentPredictions,
     entropy,
     entropy_additive,
     entropy_eleuther,
@@ -34,7 +35,6 @@ from probekit.students.loss_functions import (
     window,
     xent,
 )
-from probekit.students.loss_state import BUFFER_SIZE, RecentPredictions
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -63,11 +63,11 @@ __all__ = [
 
 MIDWEAK = "window_midweak"
 RADIUS = inspect.signature(window).parameters["radius"].default
-FUNCTIONS: dict[str, Callable[..., Tensor]] = {
-    name: getattr(loss_functions, name)
-    for name in loss_functions.__all__
-    if name != "midweak_radius"
-} | {MIDWEAK: window}
+PLAIN: tuple[Callable[..., Tensor], ...] = (
+    *(entropy, entropy_additive, entropy_eleuther, kl, product, reverse_kl, window, xent),
+    *(logconf, logconf_eleuther, logconf_openai, logconf_paper),
+)
+FUNCTIONS = {function.__name__: function for function in PLAIN} | {MIDWEAK: window}
 
 # Filled in by Loss; every other keyword of a function is an option of the loss.
 GIVEN = {"weight", "training", "step", "progress", "recent", "prior"}

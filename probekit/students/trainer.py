@@ -1,4 +1,6 @@
-"""What our Trainers have in common: settings, order of rows, checkpoints, a check of the loss."""
+"""What our Trainers have in common: settings, order of rows, checkpoints, progress, checks."""
+
+# ruff: noqa: ARG002 (callbacks have the Trainer's signature)
 
 from __future__ import annotations
 
@@ -6,13 +8,14 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import (
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -22,21 +25,19 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from probekit.activations.progress import MovingBar, duration
+from probekit.activations.quiet import quiet
 from probekit.errors import ModelError
-from probekit.students.checkpoints import mark
 from probekit.students.config import FinetuneConfig
-from probekit.students.progress import TrainingLine
+from probekit.students.folder import mark
 from probekit.trouble import told
 
 __all__ = [
     "FiniteTrainer",
     "LengthGroups",
-    "TimedCheckpoints",
+    "TrainingLine",
     "check_finite_weights",
-    "checkpoint_callbacks",
-    "processes",
     "total_steps",
-    "training_arguments",
     "wait_for_all",
 ]
 
@@ -53,10 +54,47 @@ class LossSum(TrainerCallback, ExportableState):
 
 
 class FiniteTrainer(Trainer):
-    """A Trainer that stops at a loss that is no number, on rows that know their ``lengths``."""
+    """A Trainer that stops at a loss that is not finite, on rows that know their ``lengths``.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    Parameters
+    ----------
+    config, folder
+        Settings, and the folder whose ``checkpoints`` it writes.
+    every
+        Optimizer steps from one evaluation to the next.
+    model, rows, collator
+        What is trained, on what, and how rows become a batch.
+    callbacks
+        Beside those that write checkpoints.
+    settings
+        Further TrainingArguments.
+    """
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        folder: Path,
+        every: int,
+        *,
+        model: torch.nn.Module,
+        rows: Any,
+        collator: Callable[[Any], dict[str, torch.Tensor]],
+        callbacks: Sequence[TrainerCallback] = (),
+        **settings: Any,
+    ) -> None:
+        # Checkpoints by the clock, where one process trains.
+        timed = [TimedCheckpoints(config.save_seconds)] if processes() == 1 else []
+        with quiet():
+            super().__init__(
+                model=model,
+                args=_arguments(config, folder, every, **settings),
+                train_dataset=rows,
+                # Asked for where evaluations are; ours choose their rows themselves.
+                eval_dataset=rows,
+                data_collator=collator,
+                callbacks=[*timed, *callbacks],
+            )
+        self.remove_callback(PrinterCallback)
         self.add_callback(LossSum())
 
     @property
@@ -163,16 +201,16 @@ class TimedCheckpoints(TrainerCallback):
 
     def on_step_end(
         self,
-        args: TrainingArguments,  # noqa: ARG002 (the Trainer's signature)
+        args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,
     ) -> None:
         """Ask, except at the end, where the model itself is saved."""
         if time.monotonic() - self._saved >= self._seconds and state.global_step < state.max_steps:
             control.should_save = True
 
-    def on_save(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_save(self, *args: Any, **kwargs: Any) -> None:
         """Look at the clock."""
         self._saved = time.monotonic()
 
@@ -200,9 +238,7 @@ def total_steps(config: FinetuneConfig, rows: int, together: int | None = None) 
     return max(1, math.ceil(per_epoch * config.epochs))
 
 
-def training_arguments(
-    config: FinetuneConfig, folder: Path, every: int, **more: Any
-) -> TrainingArguments:
+def _arguments(config: FinetuneConfig, folder: Path, every: int, **more: Any) -> TrainingArguments:
     """Settings of a configuration as the Trainer has them; ``every`` so many steps it is logged."""
     cuda = config.device != "cpu" and torch.cuda.is_available()
     half = config.dtype == "bfloat16" or (
@@ -239,18 +275,13 @@ def training_arguments(
     return TrainingArguments(**{**settings, **more})
 
 
-def checkpoint_callbacks(config: FinetuneConfig) -> list[TrainerCallback]:
-    """Checkpoints by the clock, where one process trains."""
-    return [TimedCheckpoints(config.save_seconds)] if processes() == 1 else []
-
-
 def check_finite_weights(model: torch.nn.Module, label: str) -> None:
-    """Refuse a model whose training has led to weights that are no numbers.
+    """Check that training has led to finite weights.
 
     Raises
     ------
     ModelError
-        Which of them first.
+        Naming the first tensor that is not finite.
     """
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -258,3 +289,65 @@ def check_finite_weights(model: torch.nn.Module, label: str) -> None:
                 f"The weights {name} of {label} are not finite after training; lower the learning "
                 "rate, or train in float32."
             )
+
+
+class TrainingLine(TrainerCallback):
+    """A bar on a terminal, with loss, rate and time left; of several processes in the first."""
+
+    def __init__(self, *, show: bool | None = None) -> None:
+        self._show = show
+        self._bar: MovingBar | None = None
+        self._loss: float | None = None
+        self._rate: float | None = None
+        self._began, self._from = time.monotonic(), 0
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Look at the clock; a training that is resumed is timed from there."""
+        self._began, self._from = time.monotonic(), state.global_step
+        if state.is_world_process_zero:
+            self._bar = MovingBar(state.max_steps, done=state.global_step, show=self._show)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Learn the mean loss since the last time, and the learning rate."""
+        self._loss = (logs or {}).get("loss", self._loss)
+        self._rate = (logs or {}).get("learning_rate", self._rate)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Draw, where it is time to."""
+        if self._bar is not None:
+            self._bar.move(state.global_step, self.text(state, time.monotonic() - self._began))
+
+    def text(self, state: TrainerState, elapsed: float) -> str:
+        """Write what is shown after ``elapsed`` seconds."""
+        done = max(state.global_step - self._from, 1)
+        left = duration((state.max_steps - state.global_step) * elapsed / done)
+        loss = "" if self._loss is None else f" · loss {self._loss:.4f}"
+        rate = "" if self._rate is None else f" · rate {self._rate:.1e}"
+        return (
+            f"step {state.global_step:,}/{state.max_steps:,} · epoch {state.epoch or 0:.2f}{loss}"
+            f"{rate} · {done / max(elapsed, 1e-9):.1f} steps/s · {left} left"
+        )
+
+    def clear(self) -> None:
+        """Wipe the bar."""
+        if self._bar is not None:
+            self._bar.clear()

@@ -7,7 +7,6 @@ move, save mates in one: there any mate is right.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import chess
 from probekit.data import Rows
 from probekit.errors import DataError
 from probekit.tasks.hub import read_hub
-from probekit.tasks.registry import Task
+from probekit.tasks.registry import Task, balanced, draw
 
 __all__ = [
     "SPLITS",
@@ -125,7 +124,7 @@ def alternative(puzzle: Puzzle, *, seed: int) -> chess.Move | None:
         for move in board.legal_moves
         if (move.from_square, move.to_square) != (right.from_square, right.to_square)
     ]
-    others.sort(key=lambda move: _draw(f"{puzzle.id}\x1f{move.uci()}", seed, "alternative"))
+    others.sort(key=lambda move: draw(f"{puzzle.id}\x1f{move.uci()}", seed=seed, use="alternative"))
     return next((move for move in others if not _mates(board, move)), None)
 
 
@@ -143,10 +142,6 @@ def _has_other_mate(puzzle: Puzzle) -> bool:
     )
 
 
-def _draw(text: str, seed: int, use: str) -> bytes:
-    return hashlib.sha256(f"{use}\x1f{seed}\x1f{text}".encode("utf-8", "surrogatepass")).digest()
-
-
 # Texts: name of the form -> the question, and the position with a candidate.
 TEXTS: dict[str, tuple[Callable[[Puzzle], str], str, str]] = {
     "": (position_text, "\nBest move:", "\nCandidate: {}"),
@@ -162,7 +157,7 @@ def _binary_rows(
     rows: list[tuple[str, str, int]] = []
     many = [0, 0]
     for puzzle in puzzles:
-        label = _draw(puzzle.id, seed, "label")[0] % 2
+        label = (draw(puzzle.id, seed=seed, use="label") >> 56) % 2
         if many[label] == size // 2:
             if min(many) == size // 2:
                 break
@@ -175,11 +170,7 @@ def _binary_rows(
         text = write(puzzle) + ending.format(short_san(puzzle.board, move))
         rows.append((f"lichess-{puzzle.id}-{move.uci()}", text, label))
         many[label] += 1
-    kept, taken = [], [0, 0]
-    for row in rows:
-        if taken[row[2]] < min(many):
-            kept.append(row)
-            taken[row[2]] += 1
+    kept = [rows[place] for place in balanced([label for _, _, label in rows], n_classes=2)]
     return {name: [row[i] for row in kept] for i, name in enumerate(("id", "text", "label"))}
 
 
@@ -207,7 +198,7 @@ def _load(
 ) -> Rows:
     columns, places = _dealt(os.environ.get("PROBEKIT_DATASETS"))
     ids = columns["PuzzleId"]
-    order = sorted(places[split], key=lambda place: _draw(str(ids[place]), seed, "order"))
+    order = sorted(places[split], key=lambda place: draw(str(ids[place]), seed=seed, use="order"))
     left_out: Counter[str] = Counter()
     size = SPLITS[split]
     made = make(_parsed(columns, order, left_out), left_out, size=size, seed=seed, form=form)
@@ -256,11 +247,11 @@ def _dealt(where: str | None) -> tuple[Mapping[str, Sequence[Any]], dict[str, li
 
 
 def _split_of(puzzle_id: str) -> str:
-    draw = int.from_bytes(_draw(puzzle_id, 0, "deal")[:8], "big") % sum(SPLITS.values())
+    left = draw(puzzle_id, seed=0, use="deal") % sum(SPLITS.values())
     for split, size in SPLITS.items():
-        if draw < size:
+        if left < size:
             return split
-        draw -= size
+        left -= size
     raise AssertionError("a draw lies below the sum of the sizes")
 
 

@@ -7,7 +7,6 @@ installed versions: compare figures only where these are equal.
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.metadata
 import importlib.util
 import platform
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from probekit.data import Rows, text_hash
 from probekit.errors import DataError
-from probekit.tasks.registry import Task
+from probekit.tasks.registry import Task, draw
 
 __all__ = ["SPLITS", "TASKS", "first_paragraph", "is_prose", "texts_of"]
 
@@ -126,13 +125,13 @@ def _split(
             "them with their source files (.py)."
         )
     share = min(1.0, available / wanted)
-    dealt = [sorted(each, key=lambda text: _draw(text, seed, "deal")) for each in texts]
+    dealt = [sorted(each, key=lambda text: draw(text, seed=seed, use="deal")) for each in texts]
     splits, start = {}, 0
     for name, size in sizes.items():
         stop = start + int(size * share) // 2
         rows = [(text, label) for label in (0, 1) for text in dealt[label][start:stop]]
         # By the draw that deals them the larger class would come first, split after split.
-        rows.sort(key=lambda row: _draw(row[0], seed, "order"))
+        rows.sort(key=lambda row: draw(row[0], seed=seed, use="order"))
         splits[name] = Rows(
             {
                 "id": [f"doc-{text_hash(text)}" for text, _ in rows],
@@ -143,10 +142,6 @@ def _split(
         )
         start = stop
     return splits
-
-
-def _draw(text: str, seed: int, use: str) -> bytes:
-    return hashlib.sha256(f"{use}\x1f{seed}\x1f{text}".encode("utf-8", "surrogatepass")).digest()
 
 
 @lru_cache(maxsize=2)

@@ -1,27 +1,51 @@
-"""Data sets of the Hugging Face hub, split by split, or the same files from a folder.
+"""Data sets of the Hugging Face hub, and one loader for every task whose rows stand there.
 
 Where the environment variable ``PROBEKIT_DATASETS`` names a folder, ``org/name`` is read from its
 subfolder of that name alone, laid out as on the hub (``hf download org/name --repo-type dataset
 --local-dir $PROBEKIT_DATASETS/org/name``): for machines without internet.
+
+A task is a record of what differs. A row of the hub becomes an :class:`Item` with every version in
+which the task could show it: one where the row has a label, one per answer where it is a question
+with several answers. Seed and row decide which version is shown, so each question gives one row,
+right or wrong by a fair draw.
 """
 
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from probekit.data import Rows, text_hash
 from probekit.errors import DataError
 from probekit.safe import expand, read_bytes
 from probekit.tables import Table, dataset_table, no_progress_bars
+from probekit.tasks.registry import Task, balanced, draw
 
-__all__ = ["DATASETS_VARIABLE", "UnreachedError", "read_hub"]
+__all__ = [
+    "DATASETS_VARIABLE",
+    "HubRecord",
+    "Item",
+    "Part",
+    "UnreachedError",
+    "read_hub",
+    "rows_of",
+    "sampled_places",
+]
 
 DATASETS_VARIABLE = "PROBEKIT_DATASETS"
 
 # The hub keeps Parquet copies here: of loading scripts too, which datasets 4 refuses to run.
 CONVERTED = "refs/convert/parquet"
+MOST = 100_000
+"""Of a larger split of the hub so many rows are taken, the same for every seed."""
+CHUNK = 4096
+SPLITS = ("train", "validation", "test")
 
 
 class UnreachedError(DataError):
@@ -106,3 +130,193 @@ def _why(error: BaseException) -> str:
             "there is no such data set on the Hugging Face hub (private ones need `hf auth login`)."
         )
     return (text if len(text) <= 300 else text[:299] + "…").rstrip(".") + "."
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row of the hub in every version that the task could show."""
+
+    versions: tuple[tuple[str, int], ...]
+    """Texts with their labels."""
+    question: str
+    """What makes two rows the same, so that no two splits hold it: no answer, no label."""
+    group: str
+    """What a split that is carved out of another takes whole: a passage with all its questions."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A split of the task, as a share of a split of the hub."""
+
+    name: str
+    split: str
+    """Name on the hub."""
+    start: float = 0.0
+    stop: float = 1.0
+    """Rows whose group's draw (uniform, of no seed) lies between start and stop."""
+
+
+@dataclass(frozen=True)
+class HubRecord:
+    """What there is to know of a task on the hub."""
+
+    name: str
+    asks: str
+    """What a row is and what its label says."""
+    hub: str
+    """``org/name``."""
+    columns: tuple[str, ...]
+    """Columns of the hub that ``items`` reads."""
+    items: Callable[[Mapping[str, Any], str], Item | None]
+    """A row of the hub and the prompt to an item; None where it has no label or no text."""
+    prompt: str
+    parts: tuple[Part, ...]
+    """A text that stands in several parts stays in the first of them."""
+    licence: str
+    hub_rows: str
+    """Rows of each split as the card states them."""
+    config: str | None = None
+    classes: tuple[str, str] = ("wrong", "right")
+    confirmed: bool = True
+    """Whether the columns were read from the data-set card."""
+    remark: str = ""
+
+    @property
+    def card(self) -> str:
+        """Link of the data-set card."""
+        return f"https://huggingface.co/datasets/{self.hub}"
+
+    @property
+    def in_order(self) -> list[Part]:
+        """The parts as train, validation, test."""
+        return sorted(self.parts, key=lambda part: SPLITS.index(part.name))
+
+    @property
+    def carved(self) -> str:
+        """Where each split comes from, in words."""
+        parts = []
+        for part in self.in_order:
+            share = part.stop - part.start
+            size = "" if share == 1 else f"{share:.0%} of "
+            parts.append(f"{part.name} = {size}the hub's {part.split}")
+        return "; ".join(parts)
+
+    def task(self) -> Task:
+        """The task of this record; nothing is read before its rows are asked for."""
+        whole = f"hf:{self.hub}{f':{self.config}' if self.config else ''}"
+        columns = "" if self.confirmed else ", not confirmed on the card"
+        return Task(
+            name=self.name,
+            description=self.asks,
+            source=f"{whole} (columns {', '.join(self.columns)}{columns}; {self.hub_rows})",
+            licence=self.licence,
+            classes=self.classes,
+            splits=tuple(part.name for part in self.in_order),
+            load=partial(rows_of, self),
+            card=self.card,
+            prompt=self.prompt,
+            notes=". ".join(filter(None, (self.carved, self.remark))),
+        )
+
+
+def rows_of(record: HubRecord, split: str, seed: int) -> Rows:
+    """Rows of a split, as many of either class, in an order of the seed.
+
+    Raises
+    ------
+    DataError
+        Where the data set cannot be read, lacks a column, or has no rows of a class.
+    """
+    items, left_out = _items(record, split, os.environ.get(DATASETS_VARIABLE))
+    shown = [_shown(key, item, seed) for key, item in items]
+    shown.sort(key=lambda row: draw(row[0], seed=seed, use="order"))
+    labels = [row[2] for row in shown]
+    missing = [name for label, name in enumerate(record.classes) if label not in labels]
+    if missing:
+        raise DataError(
+            f"The split {split!r} of the task {record.name!r} has no row of the class "
+            f"{missing[0]!r} among {len(shown):,} usable rows of {record.hub} ({_told(left_out)}); "
+            f"a labelled split is expected, with the columns {', '.join(record.columns)}."
+        )
+    kept = [shown[place] for place in balanced(labels, n_classes=len(record.classes))]
+    columns = {
+        name: [row[place] for row in kept] for place, name in enumerate(("id", "text", "label"))
+    }
+    note = f"{_told(left_out)}." if left_out else ""
+    rows = Rows(columns, source=f"{record.name}@{split}", note=note)
+    rows.groups = [row[3] for row in kept]
+    return rows
+
+
+def sampled_places(rows: int, most: int = MOST) -> list[int]:
+    """Places of the rows to take of a split: all, or one of each of ``most`` equal stretches."""
+    if rows <= most:
+        return list(range(rows))
+    bounds = [rows * i // most for i in range(most + 1)]
+    return [
+        start + draw(str(start), seed=0, use="sample") % (stop - start)
+        for start, stop in pairwise(bounds)
+    ]
+
+
+def _shown(key: str, item: Item, seed: int) -> tuple[str, str, int, str]:
+    """Id, text, label and group of the version that a seed shows; an id stands for one text."""
+    wanted = draw(key, seed=seed, use="label") % 2
+    places = [i for i, (_, label) in enumerate(item.versions) if label == wanted]
+    places = places or list(range(len(item.versions)))
+    place = places[draw(key, seed=seed, use="version") % len(places)]
+    text, label = item.versions[place]
+    name = f"{key}-{place}" if len(item.versions) > 1 else key
+    return name, text, label, text_hash(item.group)  # a passage may be long
+
+
+@lru_cache(maxsize=4)
+def _items(
+    record: HubRecord, split: str, where: str | None
+) -> tuple[list[tuple[str, Item]], Counter[str]]:
+    """Items of a split with their keys; what was left out, by reason."""
+    names = [part.name for part in record.parts]
+    part = record.parts[names.index(split)]
+    taken = {
+        item.question
+        for name in names[: names.index(split)]
+        for _, item in _items(record, name, where)[0]
+    }
+    kept: list[tuple[str, Item]] = []
+    left_out: Counter[str] = Counter()
+    for place, row in _hub_rows(record, part.split):
+        item = record.items(row, record.prompt)
+        if item is None:
+            left_out["without label or text"] += 1
+        elif not part.start <= draw(item.group, seed=0, use="carve") / 2**64 < part.stop:
+            continue
+        elif item.question in taken:
+            left_out["standing in another split"] += 1
+        else:
+            kept.append((f"{record.name}-{part.split}-{place}", item))
+    return kept, left_out
+
+
+def _hub_rows(record: HubRecord, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    columns = read_hub(record.hub, record.config, split).columns
+    missing = [name for name in record.columns if name not in columns]
+    if missing:
+        raise DataError(
+            f"{record.hub} ({split}) has no column {missing[0]!r}; it has {', '.join(columns)}, "
+            f"and the task {record.name!r} reads {', '.join(record.columns)}: see {record.card}."
+        )
+    rows = len(columns[record.columns[0]])
+    places = sampled_places(rows)
+    if len(places) < rows:
+        for place in places:
+            yield place, {name: columns[name][place] for name in record.columns}
+        return
+    for start in range(0, rows, CHUNK):
+        parts = [columns[name][start : start + CHUNK] for name in record.columns]
+        for offset, values in enumerate(zip(*parts, strict=True)):
+            yield start + offset, dict(zip(record.columns, values, strict=True))
+
+
+def _told(left_out: Counter[str]) -> str:
+    reasons = ", ".join(f"{many:,} {reason}" for reason, many in sorted(left_out.items()))
+    return f"left out: {reasons}" if reasons else "none left out"

@@ -6,15 +6,17 @@ the entry point group ``probekit.tasks``, and :func:`register`.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from probekit.data import Rows
 from probekit.errors import DataError, UsageError, did_you_mean
 
-__all__ = ["Task", "get_task", "load_task_rows", "register", "task_names"]
+__all__ = ["Task", "balanced", "draw", "get_task", "load_task_rows", "register", "task_names"]
 
 # A family of tasks is one module with a tuple TASKS, imported when a task is first asked for.
 FAMILIES = (
@@ -122,6 +124,28 @@ def get_task(name: str) -> Task:
             "`probekit tasks list` names them all."
         )
     return known[name]
+
+
+def draw(key: str, *, seed: int, use: str) -> int:
+    """64 bits from a key: the same wherever the row stands and however many there are."""
+    text = f"{use}\x1f{seed}\x1f{key}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+
+
+def balanced(labels: Sequence[int], *, n_classes: int) -> list[int]:
+    """Places of the first rows of each class, as many of every class as the smallest has.
+
+    Undersampling: given in random order, what is left out is random; the order stays.
+    """
+    counts = Counter(labels)
+    most = min(counts[label] for label in range(n_classes))
+    seen: Counter[int] = Counter()
+    kept = []
+    for place, label in enumerate(labels):
+        seen[label] += 1
+        if seen[label] <= most:
+            kept.append(place)
+    return kept
 
 
 def load_task_rows(source: str, *, seed: int = 0) -> Rows:

@@ -15,20 +15,10 @@ from typing import Any
 from probekit.data import Rows, holds_messages, normal, text_hash
 from probekit.errors import DataError, first_few
 from probekit.joins import find_ids
-from probekit.tasks.balance import draw
-from probekit.tasks.hub import read_hub
-from probekit.tasks.hub_task import sampled_places
-from probekit.tasks.prompts import find_prompts
-from probekit.tasks.registry import Task
+from probekit.tasks.hub import read_hub, sampled_places
+from probekit.tasks.registry import Task, draw
 
-__all__ = [
-    "CLASSES",
-    "TASKS",
-    "are_preferences",
-    "as_preferences",
-    "preference_columns",
-    "preference_rows",
-]
+__all__ = ["CLASSES", "TASKS", "are_preferences", "preference_columns", "preference_rows"]
 
 CLASSES = ("first", "second")
 DEALT = ("id", "text", "text_pair", "label")
@@ -36,6 +26,15 @@ JUDGED = ("prompt", "chosen", "rejected")
 HH = "Anthropic/hh-rlhf"
 ROLES = {"user": "Human", "human": "Human", "assistant": "Assistant", "system": "System"}
 VALIDATION_SHARE = 0.1
+# Names of columns, in any case, in the order in which a user's turn is written from them.
+SYSTEM = ("system", "system_prompt")
+TURN = ("instruction", "context", "input", "question", "query", "user")
+ASKING = ("user", "human")
+HUMAN = "\n\nHuman:"
+BARE = (
+    "Chosen and rejected are compared bare: there is no column prompt, nor question, instruction, "
+    "input, context or system."
+)
 
 
 def are_preferences(columns: Mapping[str, Any]) -> bool:
@@ -52,10 +51,10 @@ def preference_columns(
 ) -> dict[str, list[Any]]:
     """Deal ``chosen`` and ``rejected`` (after ``prompt``, if there) to first and second.
 
-    The prompt may stand in columns for system and user (:mod:`probekit.tasks.prompts`). Texts, or
-    lists of messages with role and content, which are written as dialogues of ``Human``
-    and ``Assistant``, Anthropic's way. A prompt that the completions open with is not repeated.
-    Pairs of two equal texts are left out; without an ``id`` the others keep their row numbers.
+    The prompt may stand in columns for system and user. Texts, or lists of messages with role and
+    content, which are written as dialogues of ``Human`` and ``Assistant``, Anthropic's way. A
+    prompt that the completions open with is not repeated. Pairs of two equal texts are left out;
+    without an ``id`` the others keep their row numbers.
 
     Returns
     -------
@@ -86,24 +85,8 @@ def preference_rows(
     dealt |= {name: _at(columns[name][:], places) for name in others}
     equal = len(columns["chosen"]) - len(places)
     left_out = f"{equal:,} pairs of two equal texts are left out." if equal else ""
-    _, told = find_prompts(columns)
+    _, told = _find_prompts(columns)
     return Rows(dealt, source=source, note=" ".join(filter(None, (note, told, left_out))))
-
-
-def as_preferences(
-    columns: Mapping[str, Sequence[Any]], label: Sequence[Any] | None = None
-) -> dict[str, list[str]]:
-    """Columns ``chosen`` and ``rejected`` of dealt pairs (what TRL's reward trainer reads).
-
-    ``label`` (class numbers, or ``first`` and ``second``) stands in for the pairs' own.
-    """
-    given = columns["label"] if label is None else label
-    chosen, rejected = [], []
-    for first, second, value in zip(columns["text"], columns["text_pair"], given, strict=True):
-        turned = str(value) in ("1", CLASSES[1])
-        chosen.append(second if turned else first)
-        rejected.append(first if turned else second)
-    return {"chosen": chosen, "rejected": rejected}
 
 
 def _deal(
@@ -111,7 +94,7 @@ def _deal(
 ) -> tuple[list[int], dict[str, list[Any]]]:
     """Places of the pairs that are taken, and their columns."""
     ids = find_ids(columns, id_column=id_column, source=source).ids
-    prompts, _ = find_prompts(columns)
+    prompts, _ = _find_prompts(columns)
     found: dict[str, list[Any]] = {name: [] for name in DEALT}
     places, wrong = [], []
     pairs = zip(prompts, columns["chosen"][:], columns["rejected"][:], strict=True)
@@ -216,6 +199,55 @@ def _pairs(split: str) -> Iterator[tuple[int, str, str]]:
     chosen, rejected = columns["chosen"][:], columns["rejected"][:]
     for place in sampled_places(len(chosen)):
         yield place, chosen[place], rejected[place]
+
+
+def _find_prompts(columns: Mapping[str, Sequence[Any]]) -> tuple[list[Any], str]:
+    """Prompt of each pair, and a sentence about where it was found.
+
+    A prompt is a text or messages as they stand in the column ``prompt``; else messages made of the
+    columns for system and user; else None. Pairs that open with the user's turn have their prompt.
+    """
+    names = {name.lower(): name for name in reversed(list(columns))}
+    if "prompt" in names:
+        beside = [names[n] for n in (*SYSTEM, *TURN) if n in names]
+        told = f"Beside {names['prompt']}, nothing is read of {_listed(beside)}." if beside else ""
+        return list(columns[names["prompt"]][:]), told
+    texts = {n: list(columns[names[n]][:]) for n in (*SYSTEM, *TURN) if n in names}
+    texts = {n: values for n, values in texts.items() if all(map(_is_text, values))}
+    chosen = [normal(c, "messages") if holds_messages(c) else c for c in columns["chosen"][:]]
+    if not texts:
+        bare = not all(map(_has_turns, chosen))
+        return [None] * len(chosen), BARE if bare else ""
+    prompts: list[Any] = []
+    for place, completion in enumerate(chosen):
+        row = {n: values[place] for n, values in texts.items() if values[place]}
+        system = [{"role": "system", "content": row[n]} for n in SYSTEM if n in row][:1]
+        turn = "\n\n".join(row[n] for n in TURN if n in row)
+        asked = [{"role": "user", "content": turn}] if turn else []
+        if not _has_turns(completion):
+            prompts.append([*system, *asked] or None)
+        elif isinstance(completion, str):  # a dialogue written out has its system written out
+            prompts.append(f"\n\nSystem: {system[0]['content']}" if system else None)
+        else:
+            prompts.append(system or None)
+    found = _listed([names[n] for n in texts])
+    return prompts, f"The prompt of each pair is read from {found}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"the column{'s' * (len(names) > 1)} {', '.join(names)}"
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _has_turns(completion: Any) -> bool:
+    """Whether a completion is a dialogue that opens with what was asked."""
+    if isinstance(completion, list):
+        first = completion[0] if completion else None
+        return isinstance(first, Mapping) and first.get("role") in (*ASKING, "system")
+    return isinstance(completion, str) and completion.startswith(HUMAN)
 
 
 TASKS = (

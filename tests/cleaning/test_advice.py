@@ -18,9 +18,10 @@ from probekit.cleaning.advice import (
     concord,
     confidence_allowed,
     decide,
+    draw_sample,
     read_signals,
+    weigh,
 )
-from probekit.cleaning.evidence import draw_sample, weigh
 from probekit.errors import DataError, LabelsError, UsageError
 from probekit.metrics import auroc
 from probekit.probes import EnsembleProbe

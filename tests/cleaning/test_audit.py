@@ -16,7 +16,7 @@ from probekit.cleaning.audit import (
     stratified_order,
     tally,
 )
-from probekit.cleaning.audit_file import AuditFile, plain_text
+from probekit.cleaning.review import AuditFile, plain_text
 from probekit.cuts import prior_matched
 from probekit.errors import DataError
 from probekit.probes import EnsembleProbe

@@ -9,10 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from probekit.activations.spec import DIFFERENCE
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
-from probekit.cleaning.filter import filter_labels
-from probekit.cleaning.relabel import relabel
-from probekit.cleaning.scoring import score_rows
-from probekit.cleaning.supervise import weak_labels
+from probekit.cleaning.predict import filter_labels, relabel, score_rows
+from probekit.cleaning.weak_supervisor import weak_labels
 from probekit.errors import ProbeError
 from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe
 from probekit.probes.pairs import mirrored

@@ -7,8 +7,7 @@ import pytest
 import sklearn.metrics
 
 from probekit.cleaning.evaluate import evaluate, summarize
-from probekit.cleaning.filter import filter_labels
-from probekit.cleaning.relabel import relabel
+from probekit.cleaning.predict import filter_labels, relabel
 from probekit.cuts import largest
 from probekit.errors import LabelsError
 

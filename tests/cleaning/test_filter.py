@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from probekit.cleaning.evaluate import summarize
-from probekit.cleaning.filter import filter_labels
-from probekit.cleaning.noise import confident_shares, hoc
-from probekit.cleaning.scoring import score_rows
+from probekit.cleaning.filter import confident_shares, hoc
+from probekit.cleaning.predict import filter_labels, score_rows
 from probekit.cuts import DISAGREEMENTS
 from probekit.errors import ProbeError, UsageError
 from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe

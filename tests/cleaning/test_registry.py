@@ -16,12 +16,11 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import probekit
-from probekit.cleaning.filter import filter_labels
-from probekit.cleaning.scoring import score_rows
+from probekit.cleaning.predict import filter_labels, score_rows
 from probekit.errors import UsageError
 from probekit.experiments.config import RunConfig
-from probekit.experiments.sweep import SweepSettings, run_sweep
-from probekit.experiments.sweep_rows import join_rows
+from probekit.experiments.sweep import run_sweep
+from probekit.experiments.sweep_probes import SweepSettings, join_rows
 from probekit.probes import LogisticProbe, registry
 from probekit.probes.registry import (
     PUBLISHED,
@@ -77,7 +76,7 @@ def test_names_of_probes_stand_in_the_registry_alone():
             told[path.name] = found
     # The evidence names its members, kNN and ridge; the default is the ensemble, else kNN; what
     # scores rows lists the names for its readers.
-    assert set(told) == {"scoring.py"}
+    assert set(told) == {"predict.py"}
 
 
 def test_a_new_probe_is_a_class_and_a_line(monkeypatch, blobs, make_store, as_labels):

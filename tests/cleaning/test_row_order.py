@@ -7,12 +7,12 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from probekit.cleaning.advice import draw_sample
 from probekit.cleaning.audit import find_disputed
 from probekit.cleaning.diagnose import diagnose
-from probekit.cleaning.evidence import draw_sample
-from probekit.cleaning.supervise import weak_labels
-from probekit.experiments.sweep import SweepSettings, run_sweep
-from probekit.experiments.sweep_rows import join_rows
+from probekit.cleaning.weak_supervisor import weak_labels
+from probekit.experiments.sweep import run_sweep
+from probekit.experiments.sweep_probes import SweepSettings, join_rows
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 import probekit.labels
 from probekit.activations.store import ActivationStore
-from probekit.cleaning.filter import filter_labels
+from probekit.cleaning.predict import filter_labels
 from probekit.data import Rows
 from probekit.labels import load_labels
 from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe, logistic_solver
@@ -440,7 +440,7 @@ def test_ctrl_c(chain, probekit, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("probekit.cleaning.filter.score_rows", interrupt)
+    monkeypatch.setattr("probekit.cleaning.predict.score_rows", interrupt)
     result = probekit("filter", chain.acts, "--labels", chain.weak, "-o", chain.out)
     assert result.exit_code == 130
     assert "Interrupted. No output was changed; the same command begins again." in result.stderr
@@ -452,7 +452,7 @@ def test_sigterm_is_told_like_ctrl_c(chain, probekit, monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
-    monkeypatch.setattr("probekit.cleaning.filter.score_rows", stop)
+    monkeypatch.setattr("probekit.cleaning.predict.score_rows", stop)
     result = probekit("filter", chain.acts, "--labels", chain.weak, "-o", chain.out)
     assert result.exit_code == 143
     assert "Interrupted. No output was changed" in result.stderr
@@ -464,7 +464,7 @@ def test_memory_that_does_not_suffice_is_one_sentence(chain, probekit, monkeypat
         def fail(*_, error=error, **__):
             raise error
 
-        monkeypatch.setattr("probekit.cleaning.filter.score_rows", fail)
+        monkeypatch.setattr("probekit.cleaning.predict.score_rows", fail)
         result = probekit("filter", chain.acts, "--labels", chain.weak, "-o", chain.out)
         assert result.exit_code == 1
         assert result.stderr.splitlines()[-1].startswith("Error: The memory does not suffice: take")
@@ -474,7 +474,7 @@ def test_what_nobody_expected_keeps_its_traceback(chain, probekit, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr("probekit.cleaning.filter.score_rows", fail)
+    monkeypatch.setattr("probekit.cleaning.predict.score_rows", fail)
     result = probekit("filter", chain.acts, "--labels", chain.weak, "-o", chain.out)
     assert isinstance(result.exception, RuntimeError)
 

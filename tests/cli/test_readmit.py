@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from probekit.cleaning.readmit import readmit
+from probekit.cleaning.relabel import readmit
 from probekit.labels import load_labels
 from probekit.verdicts import Verdicts
 

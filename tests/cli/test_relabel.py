@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probekit.activations.store import ActivationStore
-from probekit.cleaning.relabel import relabel
+from probekit.cleaning.predict import relabel
 from probekit.labels import load_labels
 from probekit.probes import KNNProbe, LogisticProbe
 from probekit.verdicts import Verdicts

@@ -8,7 +8,7 @@ import pytest
 
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.evaluate import evaluate
-from probekit.cleaning.relabel import relabel
+from probekit.cleaning.predict import relabel
 from probekit.labels import load_labels
 from probekit.probes import KNNProbe
 

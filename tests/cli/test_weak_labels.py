@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probekit.activations.store import ActivationStore
-from probekit.cleaning.supervise import weak_labels
+from probekit.cleaning.weak_supervisor import weak_labels
 from probekit.labels import load_labels
 from probekit.verdicts import Verdicts
 

@@ -10,7 +10,7 @@ import pytest
 
 from probekit.data import Rows
 from probekit.errors import DataError
-from probekit.experiments.generative_task import generative_weak_to_strong, judge_completions
+from probekit.experiments.generative_task import generative_weak_to_strong, score_completions
 from probekit.students.completion import Completions, load_completions
 from probekit.students.config import FinetuneConfig
 
@@ -46,7 +46,7 @@ def test_completions_are_judged_by_exact_match() -> None:
     weak = written(test, [*truth[:2], *["pink"] * 6])
     student = written(test, [*truth[:4], "pink", "pink", "Red", "x"])
     ceiling = written(test, [*truth[:6], "x", "x"])
-    found = judge_completions(weak, student, ceiling, test)
+    found = score_completions(weak, student, ceiling, test)
     assert found["accuracy"] == {"weak": 0.25, "student": 0.5, "ceiling": 0.75}
     assert found["pgr"]["pgr"] == pytest.approx(0.5)
     assert found["pgr"]["gain"] == pytest.approx(0.25)
@@ -57,7 +57,7 @@ def test_completions_are_judged_by_exact_match() -> None:
         "wrong": pytest.approx(1 / 3),
         "weak": 0.25,
     }
-    assert np.isnan(judge_completions(ceiling, student, weak, test)["pgr"]["pgr"])
+    assert np.isnan(score_completions(ceiling, student, weak, test)["pgr"]["pgr"])
 
 
 def test_a_student_learns_its_supervisors_moves_and_a_ceiling_the_true_ones(

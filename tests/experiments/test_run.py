@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from probekit.errors import DataError, OutputExistsError
+from probekit.experiments.cache import in_order
 from probekit.experiments.config import RunConfig, write_config
-from probekit.experiments.engine import in_order
 from probekit.experiments.plan import plan
 from probekit.experiments.presets import preset_names, read_preset
 from probekit.experiments.run import Run, open_folder
@@ -323,14 +323,14 @@ class TestFailures:
     def test_an_arm_without_rows(
         self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from probekit.experiments import probe_steps
+        from probekit.experiments import steps
 
         def nothing(*args: Any, **kwargs: Any) -> Any:
             verdicts = real(*args, **kwargs)
             return replace(verdicts, keep=np.zeros_like(verdicts.keep))
 
-        real = probe_steps.random_verdicts
-        monkeypatch.setattr(probe_steps, "random_verdicts", nothing)
+        real = steps.random_verdicts
+        monkeypatch.setattr(steps, "random_verdicts", nothing)
         results, lines = carry_out(config, tmp_path / "run")
         arms = self.arms(results)
         assert "all were dropped; filter less" in arms["random as kNN"]["alarms"]["failed"]

@@ -15,14 +15,19 @@ from sklearn.preprocessing import StandardScaler
 
 from probekit.activations.store import ActivationStore
 from probekit.errors import OutputExistsError, UsageError
+from probekit.experiments.cache import in_order
 from probekit.experiments.config import RunConfig
-from probekit.experiments.engine import in_order
-from probekit.experiments.probe_steps import STORE
 from probekit.experiments.run import Run, open_folder
-from probekit.experiments.saliency import Bars, Saliency
-from probekit.experiments.saliency_config import SaliencyConfig, open_saliency_folder
-from probekit.experiments.saliency_judge import AFTER_TRUTH, BARS, PROBES
-from probekit.experiments.saliency_steps import layer_file, read_probes
+from probekit.experiments.saliency import (
+    Bars,
+    Saliency,
+    SaliencyConfig,
+    layer_file,
+    open_saliency_folder,
+    read_probes,
+)
+from probekit.experiments.saliency_scores import AFTER_TRUTH, BARS, PROBES
+from probekit.experiments.steps import STORE
 from probekit.labels import load_labels
 from probekit.reports.saliency import write_saliency_reports
 
@@ -195,7 +200,7 @@ class TestTruthOfTestRows:
         # Bar 1 chooses by the supervisor's labels, which are the same.
         assert bars.probes["probe_weak"].key == before.probes["probe_weak"].key
         assert bars.probes["probe_truth"].key != before.probes["probe_truth"].key
-        saliency.engine.run([bars.probes["probe_truth"]])
+        saliency.cache.run([bars.probes["probe_truth"]])
         losses = [
             read_probes(done.folder / "steps" / each.probes["probe_truth"].folder_name).layers
             for each in (before, bars)
@@ -263,10 +268,10 @@ class TestOnlyOnce:
             done.config.changed(layers="last"), done.folder / "steps", lambda _: None
         )
         before = only(saliency).before
-        assert saliency.engine.done(before["student"])
-        assert saliency.engine.done(before["test"])
+        assert saliency.cache.done(before["student"])
+        assert saliency.cache.done(before["test"])
         # The run had no use for these.
-        assert not saliency.engine.done(before["validation"])
+        assert not saliency.cache.done(before["validation"])
 
     def test_a_second_time_does_nothing(self, done: Done, tmp_path: Path) -> None:
         lines: list[str] = []
@@ -320,8 +325,8 @@ class TestResults:
         saliency = Saliency(config, tmp_path / "steps", lambda _: None)
         bars = only(saliency)
         assert bars.probes["probe_truth"].params["fit_intercept"] is False
-        saliency.engine.run([bars.probes["probe_truth"]])
-        step = saliency.engine.path(bars.probes["probe_truth"])
+        saliency.cache.run([bars.probes["probe_truth"]])
+        step = saliency.cache.path(bars.probes["probe_truth"])
         assert read_probes(step).at(LAST)["validation_accuracy"] > 0.8
 
     def test_three_classes(self, done: Done, write_jsonl: Files) -> None:
@@ -331,8 +336,8 @@ class TestResults:
         )
         saliency = done.saliency(path)
         bars = only(saliency)
-        saliency.engine.run([bars.probes["probe_truth"]])
-        folder = saliency.engine.path(bars.probes["probe_truth"])
+        saliency.cache.run([bars.probes["probe_truth"]])
+        folder = saliency.cache.path(bars.probes["probe_truth"])
         probs = load_labels(folder / layer_file(LAST)).probs
         assert probs.shape[1] == 3
         assert read_probes(folder).at(LAST)["validation_accuracy"] > 0.8

@@ -12,15 +12,13 @@ import pytest
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.cleaning.evaluate import evaluate
-from probekit.cleaning.filter import filter_labels
-from probekit.cleaning.relabel import relabel
+from probekit.cleaning.predict import filter_labels, relabel
 from probekit.data import text_hash
 from probekit.errors import LabelsError, ProbeError, UsageError
 from probekit.experiments import sweep as sweep_module
-from probekit.experiments.sweep import SweepSettings, run_sweep, write_sweep
-from probekit.experiments.sweep_choice import KEYS, choose, choose_each
-from probekit.experiments.sweep_judge import truth_columns
-from probekit.experiments.sweep_rows import join_rows
+from probekit.experiments.sweep import run_sweep, write_sweep
+from probekit.experiments.sweep_probes import SweepSettings, join_rows
+from probekit.experiments.sweep_scores import KEYS, choose, choose_each, truth_columns
 from probekit.labels import WeakLabels
 from probekit.metrics import accuracy, auroc
 from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe
@@ -208,7 +206,7 @@ def test_one_search_and_one_computation_per_layer(blobs, monkeypatch):
         return path(X, Y, penalties, **options)
 
     monkeypatch.setattr(NeighborIndex, "_search", search)
-    monkeypatch.setattr("probekit.probes.logistic.logistic_path", fit)
+    monkeypatch.setattr("probekit.experiments.sweep_probes.logistic_path", fit)
     import torch
 
     decomposed = []

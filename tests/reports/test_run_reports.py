@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probekit.experiments.judge import Arm, judge_arms
-from probekit.experiments.seeds import combine_seeds
+from probekit.experiments.scores import Arm, combine_seeds, score_arms
 from probekit.reports.page import render_page
 from probekit.reports.run import (
     curve_table,
@@ -39,7 +38,7 @@ def arms(seed: int, ceiling: float = 2.0) -> list[dict[str, Any]]:
         Arm("filter | kNN", "filter", [probs(1.0, seed + 20)], 0.8, 72),
         Arm("ground truth", "ceiling", [probs(ceiling, seed + 30)], 1.0, 90),
     ]
-    return judge_arms(listed, truth=TRUTH, weak_prior=[0.5, 0.5], draws=300)
+    return score_arms(listed, truth=TRUTH, weak_prior=[0.5, 0.5], draws=300)
 
 
 def group(seeds: int = 1, **more: Any) -> dict[str, Any]:
@@ -116,7 +115,7 @@ def with_failures() -> list[dict[str, Any]]:
         Arm("probe kNN", "probe", [np.tile([0.0, 1.0], (len(TRUTH), 1))]),
         Arm("ground truth", "ceiling", [probs(2, 30)], 1.0, 90),
     ]
-    return judge_arms(listed, truth=TRUTH, weak_prior=None, draws=300)
+    return score_arms(listed, truth=TRUTH, weak_prior=None, draws=300)
 
 
 def test_alarms_stand_in_the_table_and_below(tmp_path: Path) -> None:
@@ -260,7 +259,7 @@ def plain_arms(seed: int = 0) -> list[dict[str, Any]]:
         Arm("weak labels, <xent>", "plain", [probs(0.8)], 0.7, 90),
         Arm("ground truth", "ceiling", [probs(2)], 1.0, 90),
     ]
-    return judge_arms(arms, truth=TRUTH, weak_prior=[0.5, 0.5], draws=200)
+    return score_arms(arms, truth=TRUTH, weak_prior=[0.5, 0.5], draws=200)
 
 
 def run_results(strong: tuple[str, ...] = ("large",)) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probekit.experiments.saliency_judge import COLUMNS, PROBES, Judged
-from probekit.experiments.saliency_summary import summarize_pairs
+from probekit.experiments.saliency_scores import COLUMNS, PROBES, Judged, summarize_pairs
 from probekit.reports.page import render_page
 from probekit.reports.saliency import (
     draw_bars,

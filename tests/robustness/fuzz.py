@@ -449,7 +449,7 @@ def warm() -> None:
     import probekit.experiments.run
     import probekit.probes
     import probekit.students.finetune
-    import probekit.students.predictor  # noqa: F401
+    import probekit.students.predict  # noqa: F401
 
 
 def main() -> int:

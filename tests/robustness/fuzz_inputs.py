@@ -210,18 +210,18 @@ def _settings() -> Iterator[Case]:
 
 # Names of public functions -> a call, of which one argument is replaced.
 CALLS: dict[str, tuple[str, dict[str, Any]]] = {
-    "filter_labels": ("probekit.cleaning.filter", {"labels": "weak.jsonl", "probe": "knn"}),
-    "relabel": ("probekit.cleaning.relabel", {"labels": "weak.jsonl", "probe": "knn"}),
+    "filter_labels": ("probekit.cleaning.predict", {"labels": "weak.jsonl", "probe": "knn"}),
+    "relabel": ("probekit.cleaning.predict", {"labels": "weak.jsonl", "probe": "knn"}),
     "diagnose": ("probekit.cleaning.diagnose", {}),
     "find_disputed": ("probekit.cleaning.audit", {}),
-    "weak_labels": ("probekit.cleaning.supervise", {}),
+    "weak_labels": ("probekit.cleaning.weak_supervisor", {}),
     "extract": ("probekit.activations.extraction", {"output": "new.h5"}),
     "make_loss": ("probekit.students.losses", {"total_steps": 5}),
     "KNNProbe": ("probekit.probes", {}),
     "LogisticProbe": ("probekit.probes", {}),
     "TopoFilterProbe": ("probekit.probes", {}),
     "EnsembleProbe": ("probekit.probes", {}),
-    "SweepSettings": ("probekit.experiments.sweep", {"layers": (1,)}),
+    "SweepSettings": ("probekit.experiments.sweep_probes", {"layers": (1,)}),
 }
 PYTHON: dict[str, Any] = {
     "text": "x",

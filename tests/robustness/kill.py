@@ -437,7 +437,7 @@ def imports() -> None:
 
     import probekit.activations.extraction
     import probekit.activations.merge
-    import probekit.cleaning.filter
+    import probekit.cleaning.predict
     import probekit.cli.main
     import probekit.experiments.run
     import probekit.experiments.saliency

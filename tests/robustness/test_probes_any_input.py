@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
-from probekit.cleaning.filter import filter_labels
-from probekit.cleaning.relabel import relabel
+from probekit.cleaning.predict import filter_labels, relabel
 from probekit.errors import ProbekitError
 from probekit.probes import (
     EnsembleProbe,

@@ -29,13 +29,11 @@ from probekit.errors import (
     UsageError,
 )
 from probekit.labels import WeakLabels
-from probekit.students.class_trainer import ClassTrainer
 from probekit.students.classifier import read_head
 from probekit.students.config import FinetuneConfig
-from probekit.students.finetune import finetune
+from probekit.students.finetune import ClassTrainer, finetune
 from probekit.students.losses import Loss
-from probekit.students.predictions import evaluate_predictions, proba_of, read_curve
-from probekit.students.predictor import predict_rows
+from probekit.students.predict import evaluate_predictions, predict_rows, proba_of, read_curve
 from probekit.students.trainer import FiniteTrainer
 from probekit.students.training_rows import TrainingRows, hold_out, training_rows
 from probekit.verdicts import Verdicts

@@ -15,8 +15,7 @@ import pytest
 from probekit.errors import OutputExistsError, WriteError
 from probekit.files import exchange
 from probekit.students import folder as folders
-from probekit.students.checkpoints import last_checkpoint, mark, trouble_of
-from probekit.students.folder import Folder
+from probekit.students.folder import Folder, last_checkpoint, mark, trouble_of
 
 MEASURED = {
     "objective": "lm",

@@ -18,21 +18,24 @@ from probekit.errors import DataError, LabelsError, ModelError, OutputExistsErro
 from probekit.students.completion import (
     CompletionRows,
     Completions,
+    Speller,
     completion_rows,
     exact_match,
     load_completions,
+    write_greedily,
 )
 from probekit.students.config import FinetuneConfig
 from probekit.students.generative import finetune_completion, finetune_lm
-from probekit.students.greedy import Speller, write_greedily
 from probekit.students.language_model import (
     IGNORED,
     Tokens,
     collate,
+    hide_some,
     open_language_model,
     perplexity,
+    split_held_out,
+    text_tokens,
 )
-from probekit.students.texts import hide_some, split_held_out, text_tokens
 from probekit.students.trainer import FiniteTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

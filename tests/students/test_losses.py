@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from probekit.errors import UsageError
 from probekit.students import losses
-from probekit.students.loss_state import RecentPredictions, cut_at_level, warm_up
+from probekit.students.loss_functions import RecentPredictions, cut_at_level, warm_up
 from probekit.students.losses import loss_names, loss_options, make_loss
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from probekit.tasks import hub, hub_task, registry
+from probekit.tasks import hub, registry
 
 HubFolder = Callable[..., Path]
 
@@ -25,7 +25,7 @@ def _nothing_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what was read of the hub, and any folder that stands for it."""
     monkeypatch.delenv(hub.DATASETS_VARIABLE, raising=False)
     hub._read.cache_clear()
-    hub_task._items.cache_clear()
+    hub._items.cache_clear()
 
 
 @pytest.fixture

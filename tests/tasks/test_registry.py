@@ -1,3 +1,5 @@
+"""Tasks by name, and the draws that their rows are dealt by."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -5,11 +7,13 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from probekit.data import Rows
 from probekit.errors import DataError, UsageError
 from probekit.tasks import Task, get_task, load_task_rows, register, task_names
+from probekit.tasks.registry import balanced, draw
 
 
 def colours(split: str, seed: int) -> Rows:
@@ -167,3 +171,32 @@ def test_the_example_of_the_docs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.delitem(sys.modules, "birds_tasks", raising=False)
     assert load_task_rows("birds@test").columns["label"] == [0, 1]
     assert len(load_task_rows("birds")) == 5
+
+
+def test_every_class_keeps_as_many_rows_as_the_smallest_and_its_first_ones() -> None:
+    labels = [0, 0, 1, 0, 2, 1, 0, 2, 2, 1]
+    kept = balanced(labels, n_classes=3)
+    assert kept == [0, 1, 2, 3, 4, 5, 7, 8, 9]  # of class 0 the fourth row is left out
+    assert balanced([0, 0, 0], n_classes=2) == []
+
+
+def test_a_draw_depends_on_key_seed_and_use_and_on_nothing_else() -> None:
+    assert draw("a", seed=0, use="order") == draw("a", seed=0, use="order")
+    others = [
+        draw("b", seed=0, use="order"),
+        draw("a", seed=1, use="order"),
+        draw("a", seed=0, use="label"),
+    ]
+    assert len({draw("a", seed=0, use="order"), *others}) == 4
+
+
+def test_draws_are_uniform() -> None:
+    # The lowest bit decides labels: of 10,000, four standard errors are 200.
+    draws = [draw(str(i), seed=3, use="label") for i in range(10_000)]
+    assert abs(sum(d % 2 for d in draws) - 5000) < 200
+    shares = np.histogram(np.array(draws) / 2**64, bins=10, range=(0, 1))[0]
+    assert np.all(np.abs(shares - 1000) < 4 * 30)  # sqrt(10000 * .1 * .9) = 30
+
+
+def test_a_lone_surrogate_is_a_key_too() -> None:
+    assert draw("\ud800", seed=0, use="order") != draw("", seed=0, use="order")

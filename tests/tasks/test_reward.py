@@ -14,8 +14,6 @@ from probekit.labels import load_labels
 from probekit.sources import load_rows
 from probekit.tasks.registry import get_task
 from probekit.tasks.reward import (
-    CLASSES,
-    as_preferences,
     preference_columns,
     preference_rows,
 )
@@ -34,7 +32,7 @@ def test_label_says_where_the_chosen_one_stands() -> None:
     for i, label in enumerate(found["label"]):
         texts = found["text"][i], found["text_pair"][i]
         assert texts[label] == f"\n\nHuman: question {i}\n\nAssistant: a good answer {i}"
-        assert "bad" in texts[1 - label]
+        assert texts[1 - label] == f"\n\nHuman: question {i}\n\nAssistant: a bad answer {i}"
     # 200 fair draws: 3.5 standard deviations are 25.
     assert 75 < sum(found["label"]) < 125
 
@@ -185,17 +183,6 @@ def test_prompt_that_the_texts_open_with_is_not_repeated() -> None:
     table = {"prompt": ["Q: why?"], "chosen": ["Q: why? So."], "rejected": [" No."]}
     rows = preference_rows(table)
     assert {*rows.columns["text"], *rows.columns["text_pair"]} == {"Q: why? So.", "Q: why? No."}
-
-
-def test_back_to_chosen_and_rejected() -> None:
-    table = pairs()
-    dealt = preference_columns(table)
-    back = as_preferences(dealt)
-    for i, (chosen, rejected) in enumerate(zip(*back.values(), strict=True)):
-        assert chosen == table["prompt"][i] + table["chosen"][i]
-        assert rejected == table["prompt"][i] + table["rejected"][i]
-    turned = as_preferences(dealt, [CLASSES[1 - label] for label in dealt["label"]])
-    assert turned == {"chosen": back["rejected"], "rejected": back["chosen"]}
 
 
 @pytest.mark.parametrize("bad", [None, 3, "", [{"role": "user"}], [says("a") | {"content": None}]])

@@ -16,7 +16,7 @@ import pytest
 
 from probekit import locks
 from probekit.errors import DataError, StoppedError, WriteError
-from probekit.experiments.engine import Engine, Step, in_order
+from probekit.experiments.cache import Cache, Step, in_order
 from probekit.locks import beside, locked
 
 
@@ -43,17 +43,17 @@ def test_each_step_is_done_once_after_what_it_reads(tmp_path: Path) -> None:
     first = a_step("a", calls)
     left, right = a_step("b", calls, first), a_step("c", calls, first)
     last = a_step("d", calls, left, right)
-    engine = Engine(tmp_path, lines.append)
-    engine.run([last, right])
+    cache = Cache(tmp_path, lines.append)
+    cache.run([last, right])
     assert calls == ["a", "b", "c", "d"]
-    assert (engine.path(last) / "out").read_text() == "d(b(a())+c(a()))"
+    assert (cache.path(last) / "out").read_text() == "d(b(a())+c(a()))"
     # A line when it starts, one when it ends.
     assert lines[0] == "[1/4] a: started"
     assert re.fullmatch(r"\[1/4\] a: \d+\.\d s", lines[1])
     assert [line.split("] ")[1].split(":")[0] for line in lines[::2]] == calls
-    assert engine.seconds(last) >= 0
+    assert cache.seconds(last) >= 0
 
-    Engine(tmp_path, lines.append).run([last])
+    Cache(tmp_path, lines.append).run([last])
     assert calls == ["a", "b", "c", "d"]
     assert all("done before" in line for line in lines[8:])
 
@@ -86,13 +86,13 @@ def test_failed_step_is_done_again_in_its_folder(tmp_path: Path) -> None:
             raise DataError("no")
 
     step = Step("s", "test", {}, make)
-    engine = Engine(tmp_path, lambda _: None)
-    engine.run([step])
-    engine.run([step])
+    cache = Cache(tmp_path, lambda _: None)
+    cache.run([step])
+    cache.run([step])
     assert calls == [0], "it is not tried twice in one run"
-    assert engine.failure(step) == "no"
-    assert not engine.done(step)
-    again = Engine(tmp_path, lambda _: None)
+    assert cache.failure(step) == "no"
+    assert not cache.done(step)
+    again = Cache(tmp_path, lambda _: None)
     again.run([step])
     assert calls == [0, 1]  # what the first attempt left is there to go on from
     assert again.done(step)
@@ -111,22 +111,22 @@ class TestFailures:
         lines: list[str] = []
         broken = self.failing(DataError("The set is empty."))
         child = a_step("child", calls, broken)
-        engine = Engine(tmp_path, lines.append)
-        engine.run([a_step("grandchild", calls, child), a_step("other", calls)])
+        cache = Cache(tmp_path, lines.append)
+        cache.run([a_step("grandchild", calls, child), a_step("other", calls)])
         assert calls == ["other"]
-        assert engine.failure(broken) == "The set is empty"
+        assert cache.failure(broken) == "The set is empty"
         # Both name where it began, not the step between.
         for name in ("child", "grandchild"):
             told = f"{name}: left out, for its step 'seed 0: filter' failed: The set is empty"
             assert any(line.endswith(told) for line in lines)
-        assert engine.failure(a_step("other", calls)) is None
+        assert cache.failure(a_step("other", calls)) is None
 
     @pytest.mark.parametrize("error", [RuntimeError("singular\nmatrix"), ZeroDivisionError()])
     def test_what_a_library_raises_is_a_reason(self, error: Exception, tmp_path: Path) -> None:
         step = self.failing(error)
-        engine = Engine(tmp_path, lambda _: None)
-        engine.run([step])
-        reason = engine.failure(step)
+        cache = Cache(tmp_path, lambda _: None)
+        cache.run([step])
+        reason = cache.failure(step)
         assert reason is not None
         assert reason.startswith(type(error).__name__)
         assert "\n" not in reason
@@ -137,7 +137,7 @@ class TestFailures:
     ) -> None:
         monkeypatch.setenv("PROBEKIT_TRACEBACK", "1")
         with pytest.raises(RuntimeError):
-            Engine(tmp_path, lambda _: None).run([self.failing(RuntimeError("bug"))])
+            Cache(tmp_path, lambda _: None).run([self.failing(RuntimeError("bug"))])
 
     @pytest.mark.parametrize(
         "error",
@@ -154,7 +154,7 @@ class TestFailures:
         self, error: BaseException, tmp_path: Path
     ) -> None:
         with pytest.raises(type(error)):
-            Engine(tmp_path, lambda _: None).run([self.failing(error)])
+            Cache(tmp_path, lambda _: None).run([self.failing(error)])
 
 
 def test_two_processes_do_a_step_once(tmp_path: Path) -> None:
@@ -162,14 +162,14 @@ def test_two_processes_do_a_step_once(tmp_path: Path) -> None:
         """
         import sys, time
         from pathlib import Path
-        from probekit.experiments.engine import Engine, Step
+        from probekit.experiments.cache import Cache, Step
 
         def make(folder, given):
             time.sleep(0.5)
             with (folder / "calls").open("a") as file:
                 file.write("x")
 
-        Engine(Path(sys.argv[1]), print).run([Step("s", "test", {}, make)])
+        Cache(Path(sys.argv[1]), print).run([Step("s", "test", {}, make)])
         """
     )
     started = [
@@ -195,33 +195,33 @@ def test_without_locks_it_goes_on_with_a_warning(
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
     monkeypatch.setattr(locks, "_warned", [])
     calls: list[str] = []
-    engine = Engine(tmp_path, lambda _: None)
-    engine.run([a_step("a", calls), a_step("b", calls)])
+    cache = Cache(tmp_path, lambda _: None)
+    cache.run([a_step("a", calls), a_step("b", calls)])
     assert calls == ["a", "b"]
     told = capsys.readouterr().err
     assert told.count("has no locks; let no second command write there") == 1
     # The control: what is no lack of locks is not passed over.
     code = errno.EBADF
     with pytest.raises(OSError, match="Bad file"):
-        engine.run([a_step("c", calls)])
+        cache.run([a_step("c", calls)])
 
 
 def test_the_lock_of_a_run_killed_at_the_end_of_a_step_is_cleared(tmp_path: Path) -> None:
     step = a_step("a", [])
-    Engine(tmp_path, lambda _: None).run([step])
-    left = beside(Engine(tmp_path, print).path(step), ".probekit-lock")
+    Cache(tmp_path, lambda _: None).run([step])
+    left = beside(Cache(tmp_path, print).path(step), ".probekit-lock")
     left.touch()
-    Engine(tmp_path, lambda _: None).run([step])
+    Cache(tmp_path, lambda _: None).run([step])
     assert not left.exists()
-    with locked(Engine(tmp_path, print).path(step)):  # the control: its writer is alive
-        Engine(tmp_path, lambda _: None).run([step])
+    with locked(Cache(tmp_path, print).path(step)):  # the control: its writer is alive
+        Cache(tmp_path, lambda _: None).run([step])
         assert left.exists()
 
 
 def test_damaged_record_is_told(tmp_path: Path) -> None:
     step = a_step("a", [])
-    engine = Engine(tmp_path, lambda _: None)
-    engine.run([step])
-    (engine.path(step) / "done.json").write_text("{")
+    cache = Cache(tmp_path, lambda _: None)
+    cache.run([step])
+    (cache.path(step) / "done.json").write_text("{")
     with pytest.raises(DataError, match="damaged; remove the folder"):
-        engine.seconds(step)
+        cache.seconds(step)

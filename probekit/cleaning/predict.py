@@ -1,44 +1,59 @@
-"""What filter and relabel share: rows, weak labels, and what a probe says without seeing them."""
+"""Score rows by a probe that has not seen their weak labels, then filter or relabel them.
+
+``scored = score_rows(store, labels)`` fits once; ``scored.filter(...)`` and ``scored.relabel(...)``
+are verdicts from that one fit. :func:`filter_labels` and :func:`relabel` do both steps at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
+from probekit.cleaning.filter import check_amount, rows_to_drop
+from probekit.cleaning.relabel import check_form, new_labels
 from probekit.cuts import Cut, by_content, by_id, check_disagreement, disagreement_of, names_of
 from probekit.errors import LabelsError, ProbeError, UsageError
 from probekit.groups import duplicate_groups, ordered_groups
 from probekit.kinds import Like, check, checked
 from probekit.labels import WeakLabels, load_labels
 from probekit.probes.base import BaseProbe, label_matrix
+from probekit.probes.ensemble import stack_layers
+from probekit.probes.neighbors import nearest_others
 from probekit.probes.out_of_fold import out_of_fold
 from probekit.probes.pairs import PairProbe
-from probekit.probes.registry import make_probe, parameter_kinds
+from probekit.probes.registry import make_probe, parameter_kinds, probe_class
 from probekit.states import as_states, check_finite
 from probekit.verdicts import NO_FOLD, Verdicts
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
     from probekit.activations.store import ActivationStore
 
 __all__ = [
     "Scored",
     "default_probe",
+    "filter_labels",
+    "layers_read",
     "read_states",
+    "relabel",
     "score_rows",
     "with_layers",
 ]
 
 CLASSIFIER = Like("a probe's name or a scikit-learn classifier", "fit", "get_params")
 TIES = ("hash", "index")
+ESTIMATED = ("auto", "confident")
+OWN_RULE = (
+    "TopoFilter drops rows by its own rule; give it a contamination in (0, 1) with variant "
+    "'eleuther' or rank, or use another probe."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +88,67 @@ class Scored:
         """How far the probe contradicts the weak labels (n,): :mod:`probekit.cuts`."""
         return disagreement_of(self.proba, self.labels.probs, self.form)
 
-    def verdicts(
-        self, *, label: NDArray[np.float64], keep: NDArray[np.bool_], action: dict[str, Any]
+    def filter(
+        self,
+        *,
+        contamination: float | Literal["auto", "confident"] | None = None,
+        per_class: bool = True,
+        threshold: float | None = None,
     ) -> Verdicts:
-        """Verdicts that train on ``label`` (n, C) where ``keep`` (n,)."""
+        """Keep the rows whose weak label agrees with the probe; arguments as :func:`filter_labels`.
+
+        A probe that drops rows itself (TopoFilter) has done so when it was fitted.
+        """
+        check_amount(contamination, threshold, per_class=per_class)
+        action: dict[str, Any] = {"action": "filter"}
+        if self.cut is not None:
+            if threshold is not None or contamination not in (
+                None,
+                getattr(self.probe, "contamination", None),
+            ):
+                raise UsageError(OWN_RULE)
+            keep = ~self.cut.taken
+            action["ties"] = self.cut.told()
+        elif threshold is not None:
+            keep = self.disagreement <= threshold
+            action["threshold"] = threshold
+        else:
+            cut, amount = rows_to_drop(
+                self.disagreement,
+                self.proba,
+                self.labels,
+                contamination,
+                per_class=per_class,
+                ties=self.ties,
+                near=lambda: nearest_others(self.X, 2, groups=self.groups).index,
+            )
+            keep = ~cut.taken
+            action |= amount | {"ties": cut.told()}
+        return self._verdicts(self.labels.probs, keep, action)
+
+    def relabel(
+        self,
+        *,
+        blend: float | None = None,
+        hard: bool = False,
+        threshold: float | None = None,
+        only_above: float | None = None,
+    ) -> Verdicts:
+        """Give every row a new label; arguments as :func:`relabel`."""
+        check_form(blend, threshold, only_above, hard=hard)
+        label, form = new_labels(
+            self.proba, self.labels, blend=blend, hard=hard, threshold=threshold, ties=self.ties
+        )
+        action = {"action": "relabel", **form}
+        if only_above is not None:
+            above = self.disagreement > only_above
+            label = np.where(above[:, None], label, self.labels.probs)
+            action["only_above"] = only_above
+        return self._verdicts(label, np.ones(len(label), dtype=bool), action)
+
+    def _verdicts(
+        self, label: NDArray[np.float64], keep: NDArray[np.bool_], action: dict[str, Any]
+    ) -> Verdicts:
         return Verdicts(
             ids=list(self.labels.ids),
             hashes=list(self.hashes),
@@ -160,9 +232,8 @@ def score_rows(
         checked(("probe",), CLASSIFIER, probe)
     probe, layers = with_layers(states, probe, layer)
     X, aligned, hashes, groups, where = _join(states, labels, layers, only_labelled=only_labelled)
-    check_finite(X, aligned.ids, name=_name(where))
-    given = hasattr(states, "layer") or isinstance(labels, WeakLabels | str | Path)
-    names = names_of(aligned.keys) if given else None
+    have_ids = hasattr(states, "layer") or isinstance(labels, WeakLabels | str | Path)
+    names = names_of(aligned.keys) if have_ids else None
     order: NDArray[Any] = np.arange(len(X))
     if ties == "hash":
         order = (
@@ -208,6 +279,142 @@ def score_rows(
     )
 
 
+def filter_labels(
+    states: ActivationStore | ArrayLike,
+    labels: WeakLabels | ArrayLike | str | Path,
+    *,
+    probe: Any = None,
+    layer: int | None = None,
+    contamination: float | Literal["auto", "confident"] | None = None,
+    per_class: bool = True,
+    threshold: float | None = None,
+    in_sample: bool = False,
+    n_folds: int = 5,
+    seed: int = 0,
+    only_labelled: bool = False,
+    disagreement: Literal["label", "distance"] | None = None,
+    ties: Literal["hash", "index"] = "hash",
+) -> Verdicts:
+    """Keep the rows whose weak label agrees with a probe that has not seen it.
+
+    Parameters
+    ----------
+    states, labels, probe, layer, in_sample, n_folds, seed, only_labelled, ties
+        As :func:`score_rows`.
+    disagreement
+        As there; by default ``"label"``. A TopoFilter probe is told, if it is given here.
+    contamination
+        Share to drop, in (0, 1): the ⌊c · n⌋ most disagreeing rows; by default 0.2 of each weak
+        class, or 0.1 of all rows (there ``int(c * n)`` in floats, as EleutherAI). ``"auto"``: for
+        each class the smaller of two estimates of how much cannot be told from other classes.
+        ``"confident"``: confident learning's count for each pair of classes, by margin. A
+        TopoFilter probe takes a share as its own.
+    per_class
+        Drop within each weak class rather than over all rows (EleutherAI).
+    threshold
+        Instead of a share: drop where the disagreement exceeds it.
+
+    Returns
+    -------
+    Verdicts whose ``label`` is the weak label; ``provenance`` says what was done.
+    """
+    check_amount(contamination, threshold, per_class=per_class)
+    probe = _with_amount(
+        probe, contamination, threshold, per_class=per_class, disagreement=disagreement
+    )
+    scored = score_rows(
+        *(states, labels, probe),
+        layer=layer,
+        in_sample=in_sample,
+        n_folds=n_folds,
+        seed=seed,
+        only_labelled=only_labelled,
+        disagreement=disagreement or "label",
+        ties=ties,
+    )
+    return scored.filter(contamination=contamination, per_class=per_class, threshold=threshold)
+
+
+def relabel(
+    states: ActivationStore | ArrayLike,
+    labels: WeakLabels | ArrayLike | str | Path,
+    *,
+    probe: Any = None,
+    layer: int | None = None,
+    blend: float | None = None,
+    hard: bool = False,
+    threshold: float | None = None,
+    only_above: float | None = None,
+    in_sample: bool = False,
+    n_folds: int = 5,
+    seed: int = 0,
+    only_labelled: bool = False,
+    disagreement: Literal["label", "distance"] = "label",
+    ties: Literal["hash", "index"] = "hash",
+) -> Verdicts:
+    """Give every row a new label.
+
+    Parameters
+    ----------
+    states, labels, probe, layer, in_sample, n_folds, seed, only_labelled, disagreement, ties
+        As :func:`score_rows`.
+    blend
+        β of the soft label (1 − β) Y + β P, in (0, 1]; by default 0.75.
+    hard
+        Hard labels instead, with the class shares of the weak labels: for two classes P is cut at
+        the weak-prior quantile, for more the sum of P over the classes decided for is largest.
+    threshold
+        Hard labels instead: the second of two classes where its probability exceeds this
+        (EleutherAI: 0.5).
+    only_above
+        Leave the weak label where the disagreement is not above this.
+
+    Returns
+    -------
+    Verdicts that keep every row.
+    """
+    check_form(blend, threshold, only_above, hard=hard)
+    scored = score_rows(
+        *(states, labels, probe),
+        layer=layer,
+        in_sample=in_sample,
+        n_folds=n_folds,
+        seed=seed,
+        only_labelled=only_labelled,
+        disagreement=disagreement,
+        ties=ties,
+    )
+    return scored.relabel(blend=blend, hard=hard, threshold=threshold, only_above=only_above)
+
+
+def _with_amount(
+    probe: Any,
+    contamination: float | str | None,
+    threshold: float | None,
+    *,
+    per_class: bool,
+    disagreement: str | None,
+) -> Any:
+    """Hand the amount to a TopoFilter probe, which decides itself; leave others as they are."""
+    kind = probe_class(probe) if isinstance(probe, str) else type(probe)
+    if not hasattr(kind, "keep_"):
+        return probe
+    probe = make_probe(probe) if isinstance(probe, str) else clone(probe)
+    if contamination in ESTIMATED or threshold is not None:
+        raise UsageError(OWN_RULE)
+    if contamination is not None:
+        probe.set_params(contamination=contamination)
+    if disagreement is not None:
+        probe.set_params(disagreement=disagreement)
+    if probe.decides_itself and (contamination is not None or not per_class):
+        what = "share to drop" if contamination is not None else "choice of all rows or each class"
+        raise UsageError(
+            f"TopoFilter's variant 'paper' has no {what}; add --rank (rank=True), or use "
+            "--variant eleuther."
+        )
+    return probe
+
+
 def with_layers(
     states: Any, probe: Any, layer: int | None = None
 ) -> tuple[Any, int | tuple[int, ...] | None]:
@@ -223,12 +430,29 @@ def read_states(
     layer: int | tuple[int, ...] | None,
     rows: NDArray[np.int64] | None = None,
 ) -> NDArray[Any]:
-    """States (n, d) of a layer, or of several side by side, of all rows or of those numbered."""
-    if isinstance(layer, tuple):
-        from probekit.probes.ensemble import stack_layers
+    """States (n, d) of a layer, or of several side by side, of all rows or of those numbered.
 
-        return stack_layers(store, layer, rows)
-    return store.layer(layer) if rows is None else store.read(layer, rows)
+    Raises
+    ------
+    StatesError
+        If any is NaN or infinite.
+    """
+    if rows is not None and len(rows) == len(store):
+        rows = None
+    if isinstance(layer, tuple):
+        X = stack_layers(store, layer, rows)
+    else:
+        X = store.layer(layer) if rows is None else store.read(layer, rows)
+    ids = store.ids if rows is None else [store.ids[i] for i in rows]
+    check_finite(X, ids, name=f"Layer {', '.join(map(str, layers_read(store, layer)))}")
+    return X
+
+
+def layers_read(store: ActivationStore, layer: int | tuple[int, ...] | None) -> list[int]:
+    """Numbers of the layers that are meant; None: the only one."""
+    if isinstance(layer, tuple):
+        return list(layer)
+    return [store.layers[0] if layer is None else layer]
 
 
 class _Joined(NamedTuple):
@@ -253,11 +477,10 @@ def _join(
             "Labels for a store are joined by id: give WeakLabels or a file, not an array."
         )
     rows, aligned = labels.align(states.keys, only_labelled=only_labelled)
-    X = read_states(states, layer, None if len(rows) == len(states) else rows)
-    read = layer if isinstance(layer, tuple) else (states.layers[0] if layer is None else layer,)
+    X = read_states(states, layer, rows)
     where = {
         "id_column": states.keys.id_column,
-        "layers": list(read),
+        "layers": layers_read(states, layer),
         "store": {
             "name": states.path.name,
             "fingerprint": states.fingerprint,
@@ -265,12 +488,6 @@ def _join(
         },
     }
     return _Joined(X, aligned, [states.hashes[i] for i in rows], states.copies(rows), where)
-
-
-def _name(where: Mapping[str, Any]) -> str:
-    """What a sentence calls the states that are from ``where``."""
-    layers = where.get("layers", ())
-    return f"Layer {', '.join(map(str, layers))}" if layers else "X"
 
 
 def _join_array(X: NDArray[Any], labels: Any, layer: Any) -> _Joined:
@@ -284,6 +501,7 @@ def _join_array(X: NDArray[Any], labels: Any, layer: Any) -> _Joined:
         raise LabelsError(
             f"States of shape {X.shape} and {len(labels)} labels are not of the same rows."
         )
+    check_finite(X, labels.ids)
     hashes = list(labels.hashes or [""] * len(labels))
     return _Joined(X, labels, hashes, duplicate_groups(X, hashes), {})
 

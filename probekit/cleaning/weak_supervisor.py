@@ -15,14 +15,13 @@ from probekit.joins import match
 from probekit.kinds import Listed, Maybe, Text, check, checked
 from probekit.labels import WeakLabels
 from probekit.metrics import accuracy, auroc
-from probekit.states import check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from probekit.activations.store import ActivationStore
 
-__all__ = ["Supervised", "judge", "split_rows", "weak_labels"]
+__all__ = ["Supervised", "score_labels", "split_rows", "weak_labels"]
 
 
 class Supervised(NamedTuple):
@@ -82,6 +81,7 @@ def weak_labels(
         differences of pairs, where P must not depend on which of the two stands first); seed of
         split and folds.
     """
+    from probekit.cleaning.predict import layers_read, read_states
     from probekit.probes import LogisticProbe
 
     check(store=store, truth=truth, train_share=train_share, train_rows=train_rows, layer=layer)
@@ -105,8 +105,7 @@ def weak_labels(
         raise UsageError(
             f"All {len(store)} rows would be trained on and none is left to label; train on fewer."
         )
-    X, Y = store.layer(layer), known.probs[np.searchsorted(rows, trained)]
-    check_finite(X, store.ids, name=f"Layer {store.layers[0] if layer is None else layer}")
+    X, Y = read_states(store, layer), known.probs[np.searchsorted(rows, trained)]
     if np.count_nonzero(Y.max(axis=0, initial=0) > 0) < 2:
         raise LabelsError(
             f"The {len(trained)} rows to train on hold one class only; choose more of them."
@@ -125,7 +124,7 @@ def weak_labels(
             "supervisor": "LogisticProbe",
             "l2": probe.l2_,
             "fit_intercept": bias,
-            "layers": [store.layers[0] if layer is None else layer],
+            "layers": layers_read(store, layer),
             "store": {"name": store.path.name, "fingerprint": store.fingerprint},
             "truth": {"source": Path(truth.source).name, "fingerprint": known.fingerprint},
             "trained_rows": len(trained),
@@ -174,7 +173,7 @@ def _number(share: float | None, rows: int | None, n: int) -> int:
     return round(n * part)
 
 
-def judge(labels: WeakLabels, truth: WeakLabels) -> dict[str, Any]:
+def score_labels(labels: WeakLabels, truth: WeakLabels) -> dict[str, Any]:
     """Accuracy and AUROC of weak labels on those of their rows that have a truth."""
     place = np.array(match(labels.keys, truth.keys).place, dtype=np.int64)
     rows = np.flatnonzero(place >= 0)

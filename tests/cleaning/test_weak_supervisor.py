@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probekit.cleaning.supervise import judge, split_rows, weak_labels
+from probekit.cleaning.weak_supervisor import score_labels, split_rows, weak_labels
 from probekit.errors import DataError, LabelsError, UsageError
 from probekit.probes import LogisticProbe
 
@@ -80,20 +80,24 @@ def test_three_classes_and_names(blobs, make_store, as_labels):
     truth = as_labels(np.eye(3)[data.truth], classes=("a", "b", "c"))
     done = weak_labels(make_store(data.X), truth)
     assert done.labels.classes == ("a", "b", "c")
-    assert judge(done.labels, truth)["accuracy"] > 0.8
+    assert score_labels(done.labels, truth)["accuracy"] > 0.8
 
 
 def test_judging(blobs, make_store, as_labels):
     data = blobs(n=200)
     truth = as_labels(data.truth)
     done = weak_labels(make_store(data.X), truth, train_rows=40)
-    found = judge(done.labels, truth)
+    found = score_labels(done.labels, truth)
     right = done.labels.hard == data.truth[done.labelled]
     assert found["judged_rows"] == 160
     assert found["accuracy"] == right.mean()
     assert 0.5 < found["auroc"] <= 1
     trained_only = as_labels(data.truth[done.trained], ids=[f"r{i}" for i in done.trained])
-    assert judge(done.labels, trained_only) == {"judged_rows": 0, "accuracy": None, "auroc": None}
+    assert score_labels(done.labels, trained_only) == {
+        "judged_rows": 0,
+        "accuracy": None,
+        "auroc": None,
+    }
 
 
 def test_refusals(blobs, make_store, as_labels):

@@ -20,7 +20,7 @@ from probekit.locks import clear_lock, locked
 from probekit.safe import one_line, read_json
 from probekit.trouble import disk_errno, told
 
-__all__ = ["Engine", "Make", "Step", "in_order"]
+__all__ = ["Cache", "Step", "in_order", "versions"]
 
 DONE = "done.json"
 WHAT = "step.json"
@@ -79,6 +79,11 @@ class Step:
         return f"{self.kind}-{self.key}"
 
 
+def versions() -> dict[str, str]:
+    """Versions of what results depend on."""
+    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+
+
 def in_order(targets: Iterable[Step]) -> list[Step]:
     """Every step that the targets need, themselves too, each once and after what it reads."""
     found: dict[str, Step] = {}
@@ -101,11 +106,11 @@ class _Failure(NamedTuple):
     reason: str
 
 
-class Engine:
+class Cache:
     """Does steps in a folder that several runs may share.
 
     A step that fails is told and remembered with its reason; what reads it is left out, everything
-    else goes on. The next engine tries it again.
+    else goes on. The next one tries it again.
 
     Parameters
     ----------
@@ -210,9 +215,7 @@ class Engine:
             began = time.perf_counter()
             step.make(folder, {name: self.path(each) for name, each in step.inputs.items()})
             seconds = time.perf_counter() - began
-            versions = {name: version(name) for name in PACKAGES}
-            versions["python"] = platform.python_version()
-            _write(folder / DONE, {"seconds": round(seconds, 3), "versions": versions})
+            _write(folder / DONE, {"seconds": round(seconds, 3), "versions": versions()})
         return seconds
 
     def seconds(self, step: Step) -> float:

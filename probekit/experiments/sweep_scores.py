@@ -1,26 +1,49 @@
-"""Figures of one row of a sweep: against weak labels always, against truth where it is given."""
+"""Figures of a sweep's rows, and the choice of layer, probe and strength that needs no truth.
+
+Against weak labels always, against the truth where it is given; what the choice cost is said
+afterwards.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from probekit.cleaning.relabel import BLEND, decide_at_prior
 from probekit.cuts import count_of, disagreement_of, largest
-from probekit.metrics import accuracy, auroc
+from probekit.metrics import accuracy, auroc, cross_entropy
+from probekit.probes.registry import probe_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from probekit.experiments.sweep_probes import Prediction  # it loads scikit-learn
 
-    from numpy.typing import NDArray
+__all__ = [
+    "KEYS",
+    "Scorer",
+    "choose",
+    "choose_each",
+    "filtered_name",
+    "mean_over_seeds",
+    "regret",
+    "row_of",
+    "truth_columns",
+    "vote_proba",
+]
 
-    from probekit.experiments.sweep_probes import Prediction
-
-__all__ = ["Judge", "filtered_name", "truth_columns", "vote_proba"]
-
-TINY = np.finfo(np.float64).tiny
+TINY = float(np.finfo(np.float64).tiny)
 NAN = float("nan")
+# What a probe at a strength on a layer is known by.
+KEYS = ("layer", "probe", "k", "l2", "k_cc", "k_zeta", "zeta", "contamination")
+# All that a choice may read.
+WEAK = ("weak_log_loss", "weak_log_loss_se")
+# Of these a larger one is less regularised: it drops more rows.
+SMALLER_IS_MORE = ("zeta", "contamination")
+
+Row = Mapping[str, Any]
 
 
 def filtered_name(share: float) -> str:
@@ -48,7 +71,7 @@ def vote_proba(proba: NDArray[np.float64], votes: int | None) -> NDArray[np.floa
     return proba if votes is None else (votes * proba + 1 / proba.shape[1]) / (votes + 1)
 
 
-class Judge:
+class Scorer:
     """Knows the labels of n rows, and compares predictions with them.
 
     Parameters
@@ -95,7 +118,7 @@ class Judge:
     def row(self, prediction: Prediction) -> dict[str, Any]:
         """Every figure of one prediction, by column; None where the truth is not known."""
         P = prediction.proba
-        loss = -(self.Y * np.log(np.maximum(vote_proba(P, prediction.votes), TINY))).sum(axis=1)
+        loss = cross_entropy(self.Y, vote_proba(P, prediction.votes), floor=TINY)
         relabelled, _ = decide_at_prior(P, self.size, ties=self.ties)
         found: dict[str, Any] = {
             "weak_accuracy": accuracy(self.hard, P.argmax(axis=1)),
@@ -152,3 +175,95 @@ def standard_error(loss: NDArray[np.float64], groups: NDArray[np.int64]) -> floa
 
 def _share(right: NDArray[np.bool_]) -> float:
     return float(right.mean()) if len(right) else NAN
+
+
+def mean_over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One row for each layer, probe and strength: means of its seeds' figures."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in KEYS), []).append(row)
+    means = []
+    for same in groups.values():
+        first = dict(same[0])
+        for name, value in first.items():
+            if name not in KEYS and isinstance(value, float) and len(same) > 1:
+                first[name] = math.fsum(row[name] for row in same) / len(same)
+        first["seed"] = None if len(same) > 1 else first["seed"]
+        means.append(first)
+    return means
+
+
+def choose_each(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """For each layer and probe the strength of the one-standard-error rule.
+
+    Among the strengths whose out-of-fold weak log-loss is within one standard error of the least,
+    the most regularised: the largest k or l2; of TopoFilter the largest k_zeta, then k_cc, then the
+    smallest zeta or contamination. ``least`` is that least log-loss (Breiman, Friedman, Olshen &
+    Stone 1984, §3.4.3).
+    """
+    told = [{name: row[name] for name in (*KEYS, *WEAK)} for row in mean_over_seeds(rows)]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in told:
+        groups.setdefault((row["layer"], row["probe"]), []).append(row)
+    chosen = []
+    for same in groups.values():
+        least = min(same, key=lambda row: row["weak_log_loss"])
+        error = least["weak_log_loss_se"]
+        limit = least["weak_log_loss"] + (0 if math.isnan(error) else error)
+        near = [row for row in same if row["weak_log_loss"] <= limit]
+        strongest = max(near, key=_regularised)
+        chosen.append({**strongest, "least": least["weak_log_loss"]})
+    return chosen
+
+
+def choose(rows: Sequence[Row]) -> dict[str, Any]:
+    """Choose a layer and probe by the least out-of-fold weak log-loss that any strength has there.
+
+    The strength is that of :func:`choose_each`. Of equal layers and probes the first in the order
+    of ``rows``. Nothing but the weak log-loss and its standard error is read.
+    """
+    best = min(choose_each(rows), key=lambda row: row["least"])
+    return {name: value for name, value in best.items() if value is not None}
+
+
+def regret(rows: Sequence[Row], choice: Row, measures: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """How far the choice is behind the best row, of each measure that the truth gives.
+
+    Each has ``chosen``, ``oracle``, ``regret`` (their difference), ``by_strength`` (how far the
+    choice is behind the best strength of its own layer and probe) and ``at``, the oracle's layer,
+    probe and strength; the oracle of each measure is another row.
+    """
+    means = mean_over_seeds(rows)
+    mine = row_of(means, choice)
+    found = {}
+    for measure in measures:
+        known = [row for row in means if _finite(row[measure])]
+        if not known or not _finite(mine[measure]):
+            continue
+        best = max(known, key=lambda row: row[measure])
+        here = [row for row in known if all(row[name] == mine[name] for name in KEYS[:2])]
+        found[measure] = {
+            "chosen": mine[measure],
+            "oracle": best[measure],
+            "regret": best[measure] - mine[measure],
+            "by_strength": max(row[measure] for row in here) - mine[measure],
+            "at": {name: best[name] for name in KEYS if best[name] is not None},
+        }
+    return found
+
+
+def row_of(rows: Sequence[Row], choice: Row) -> Row:
+    """Of the rows (one for each strength) the one with the choice's layer, probe and strength."""
+    return next(row for row in rows if all(row[name] == choice.get(name) for name in KEYS))
+
+
+def _regularised(row: Row) -> tuple[float, ...]:
+    return tuple(
+        -row[name] if name in SMALLER_IS_MORE else row[name]
+        for name in probe_spec(row["probe"]).strengths
+        if row[name] is not None
+    )
+
+
+def _finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)

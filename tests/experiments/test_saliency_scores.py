@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probekit.experiments.saliency_judge import (
+from probekit.experiments.saliency_scores import (
     COLUMNS,
     Judged,
     combine,
@@ -91,7 +91,7 @@ class TestDraws:
     def test_in_chunks_as_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         values = np.random.default_rng(0).random((50, 2))
         whole = drawn_means(values, PRINT, draws=200)
-        monkeypatch.setattr("probekit.experiments.saliency_judge.CHUNK_NUMBERS", 50 * 7)
+        monkeypatch.setattr("probekit.experiments.saliency_scores.CHUNK_NUMBERS", 50 * 7)
         assert np.allclose(whole, drawn_means(values, PRINT, draws=200))
 
     def test_spread_of_a_mean(self) -> None:

@@ -11,9 +11,7 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from probekit.cuts import prior_matched
 from probekit.errors import DataError
-from probekit.experiments.curves import judge_curve
-from probekit.experiments.judge import Arm, judge_arms
-from probekit.experiments.seeds import combine_seeds
+from probekit.experiments.scores import Arm, combine_seeds, score_arms, score_curve
 
 ROWS = 400
 
@@ -34,7 +32,7 @@ CEILING = Arm("ground truth", "ceiling", [binary(1.6, 2)], label_accuracy=1.0, r
 
 def judged(*more: Arm, floor: Arm = FLOOR, ceiling: Arm = CEILING, **options: Any) -> Any:
     options = {"truth": TRUTH, "weak_prior": PRIOR, "draws": 2000, **options}
-    rows = judge_arms([floor, PLAIN, *more, ceiling], **options)
+    rows = score_arms([floor, PLAIN, *more, ceiling], **options)
     json.dumps(rows, allow_nan=False)  # what is not defined is None
     return {row["name"]: row for row in rows}
 
@@ -163,7 +161,7 @@ def test_three_classes() -> None:
         probs = np.exp(logits)
         return Arm(name, kind, [probs / probs.sum(axis=1, keepdims=True)])
 
-    rows = judge_arms(
+    rows = score_arms(
         [arm("f", "floor", 0.5, 1), arm("p", "plain", 1, 2), arm("c", "ceiling", 3, 3)],
         truth=truth,
         weak_prior=np.ones(3) / 3,
@@ -177,7 +175,7 @@ def test_three_classes() -> None:
 
 def test_both_ends_are_needed() -> None:
     with pytest.raises(DataError, match="one of them is missing"):
-        judge_arms([FLOOR, PLAIN], truth=TRUTH, weak_prior=PRIOR)
+        score_arms([FLOOR, PLAIN], truth=TRUTH, weak_prior=PRIOR)
 
 
 CONSTANT = np.tile([0.0, 1.0], (ROWS, 1))  # saturated, too
@@ -242,14 +240,14 @@ class TestAlarms:
     def test_without_weak_labels_nothing_is_prior_matched(self) -> None:
         failed = Arm("weak supervisor", "floor", [], alarms={"failed": "x"})
         gone = Arm("weak labels", "plain", [], alarms={"failed": "its step 'x' failed"})
-        rows = judge_arms([failed, gone, CEILING], truth=TRUTH, weak_prior=None, draws=100)
+        rows = score_arms([failed, gone, CEILING], truth=TRUTH, weak_prior=None, draws=100)
         json.dumps(rows, allow_nan=False)
         assert rows[2]["accuracy_prior_matched"] is None
         assert rows[2]["accuracy"] > 0.8
 
     def test_where_all_failed(self) -> None:
         ends = [Arm(kind, kind, [], alarms={"failed": "x"}) for kind in ("floor", "ceiling")]
-        assert [r["accuracy"] for r in judge_arms(ends, truth=TRUTH, weak_prior=None)] == [None] * 2
+        assert [r["accuracy"] for r in score_arms(ends, truth=TRUTH, weak_prior=None)] == [None] * 2
 
     def test_seeds_count_them(self) -> None:
         good = list(judged(Arm("a", "loss", CEILING.probs)).values())
@@ -314,7 +312,7 @@ class TestCurve:
         # Accuracies 1/2, 1, 3/4; agreement 3/5, 4/5, 1.
         test = decided("0000", "0110", "0100")
         held_out = decided("00001", "01001", "01101")
-        found = judge_curve([5, 10, 15], test, truth, held_out, weak, floor=0.5, ceiling=1.0)
+        found = score_curve([5, 10, 15], test, truth, held_out, weak, floor=0.5, ceiling=1.0)
         assert found["accuracy"] == [0.5, 1.0, 0.75]
         assert found["weak_agreement"] == pytest.approx([0.6, 0.8, 1.0])
         stops = found["stops"]
@@ -327,7 +325,7 @@ class TestCurve:
 
     def test_of_equal_evaluations_the_earlier(self) -> None:
         probs = np.tile(np.eye(2)[[0, 1]], (3, 1, 1))
-        found = judge_curve([1, 2, 3], probs, [0, 1], probs, np.eye(2), floor=0.5, ceiling=0.5)
+        found = score_curve([1, 2, 3], probs, [0, 1], probs, np.eye(2), floor=0.5, ceiling=0.5)
         assert found["stops"]["weak_early_stop"]["step"] == 1
         assert found["stops"]["oracle"]["step"] == 1
         assert found["stops"]["last"]["pgr"] is None
@@ -347,7 +345,7 @@ def test_figures_do_not_depend_on_the_order_of_the_test_rows():
             for kind, p in zip(("floor", "plain", "ceiling"), votes, strict=True)
         ]
         prior = {"weak_prior": [0.4, 0.6], "ties": ties, "draws": 10}
-        found = judge_arms(arms, truth=truth[rows], **prior)
+        found = score_arms(arms, truth=truth[rows], **prior)
         return [row["accuracy_prior_matched"] for row in found]
 
     everything = np.arange(200)

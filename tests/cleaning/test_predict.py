@@ -7,12 +7,10 @@ import pytest
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
-from probekit.cleaning.evidence import draw_sample
-from probekit.cleaning.filter import filter_labels
-from probekit.cleaning.relabel import relabel
-from probekit.cleaning.scoring import score_rows
+from probekit.cleaning.advice import draw_sample
+from probekit.cleaning.predict import filter_labels, relabel, score_rows
 from probekit.errors import DataError, LabelsError, ProbeError, UsageError
-from probekit.experiments.sweep_rows import join_rows
+from probekit.experiments.sweep_probes import join_rows
 from probekit.probes import EnsembleProbe, KNNProbe, LogisticProbe, TopoFilterProbe, out_of_fold
 from probekit.probes.ensemble import plan_layers, stack_layers
 from probekit.probes.registry import make_probe
@@ -261,6 +259,38 @@ def test_make_probe():
         make_probe("knn", n_folds=5)
     with pytest.raises(UsageError, match="no probe 'svm'; allowed are knn, logreg, topofilter"):
         make_probe("svm")
+
+
+@pytest.mark.parametrize("name", ["knn", "logreg"])
+def test_one_fit_serves_both_actions(blobs, make_store, as_labels, name):
+    data = blobs(n=120)
+    store, labels = make_store(data.X), as_labels(data.weak)
+    scored = score_rows(store, labels, name)
+    for how in ({}, {"contamination": 0.1, "per_class": False}, {"contamination": "auto"}):
+        assert alike(scored.filter(**how), filter_labels(store, labels, probe=name, **how))
+    for how in ({}, {"hard": True}, {"threshold": 0.5, "only_above": 0.3}):
+        assert alike(scored.relabel(**how), relabel(store, labels, probe=name, **how))
+    # The control: another amount is another verdict.
+    assert not alike(scored.filter(), scored.filter(contamination=0.1))
+
+
+def alike(one, other):
+    same = all(
+        np.array_equal(getattr(one, name), getattr(other, name))
+        for name in ("ids", "hashes", "weak", "probe", "label", "keep", "disagreement", "fold")
+    )
+    return same and one.provenance == other.provenance
+
+
+def test_a_probe_that_drops_rows_itself_has_done_so(blobs):
+    data = blobs(n=200)
+    scored = score_rows(data.X, data.weak, TopoFilterProbe(rank=True, contamination=0.1))
+    kept = scored.filter()
+    assert np.array_equal(kept.keep, scored.probe.keep_)
+    assert alike(kept, scored.filter(contamination=0.1))
+    for how in ({"contamination": 0.2}, {"threshold": 0.5}, {"contamination": "auto"}):
+        with pytest.raises(UsageError, match="TopoFilter drops rows by its own rule"):
+            scored.filter(**how)
 
 
 def test_the_methods_cannot_be_handed_a_truth():

@@ -1,12 +1,16 @@
-"""Judge students between weak floor and ceiling: figures as JSON can hold them."""
+"""What a run's arms come to, as JSON can hold it: figures, curves over a training, seeds combined.
+
+Curves: Burns et al. 2023, section 5.1.1, https://arxiv.org/abs/2312.09390.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from probekit.cuts import prior_matched
 from probekit.errors import DataError
@@ -17,6 +21,7 @@ from probekit.metrics import (
     bootstrap_summary,
     brier,
     calibration_error,
+    cross_entropy,
     drawn_aurocs,
     log_loss,
     paired_bootstrap,
@@ -25,10 +30,18 @@ from probekit.metrics import (
     recall_at_fpr,
 )
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-__all__ = ["ALARMS", "FIGURES", "PGRS", "Arm", "judge_arms", "plain_numbers"]
+__all__ = [
+    "ALARMS",
+    "FIGURES",
+    "PERPLEXITY",
+    "PGRS",
+    "Arm",
+    "combine_seeds",
+    "plain_numbers",
+    "score_arms",
+    "score_curve",
+    "spread",
+]
 
 ENDS = ("floor", "ceiling")
 COMPARED = ("agreement", "pgr", "pgr_prior_matched", "pgr_auroc", "gain", "gain_prior_matched")
@@ -49,6 +62,10 @@ FIGURES = (
     "ece",
     "recall_at_1pct_fpr",
 )
+# Figures that are combined over seeds.
+COMBINED = ("rows", "label_accuracy", *FIGURES)
+GAINS = ("gain", "gain_prior_matched")
+AGREEMENT = ("overall", "right", "wrong")
 NO_BOOTSTRAP: dict[str, Any] = dict.fromkeys(each.name for each in fields(Bootstrap)) | {
     "unbounded": False
 }
@@ -121,7 +138,7 @@ def _constant(
     return next((classes[int(held[0])] for held in found if len(held) == 1), None)
 
 
-def judge_arms(
+def score_arms(
     arms: Sequence[Arm],
     *,
     truth: ArrayLike,
@@ -327,3 +344,131 @@ def plain_numbers(value: Any) -> Any:
     if isinstance(value, np.integer):
         return int(value)
     return value
+
+
+def score_curve(
+    steps: Sequence[int],
+    test: ArrayLike,
+    truth: ArrayLike,
+    held_out: ArrayLike,
+    weak: ArrayLike,
+    *,
+    floor: float,
+    ceiling: float,
+) -> dict[str, Any]:
+    """Accuracy on test rows and agreement with held-out weak labels at every evaluation.
+
+    Parameters
+    ----------
+    steps
+        Optimizer steps of the s evaluations.
+    test, truth
+        Probabilities (s, t, C) and class numbers (t,) of the test rows.
+    held_out, weak
+        Probabilities (s, v, C) and weak labels (v, C) of the held-out rows.
+    floor, ceiling
+        Accuracies between which PGR is measured.
+
+    Returns
+    -------
+    The curves, and ``stops``: step, accuracy and PGR at the last evaluation, at the one of best
+    agreement with the weak labels (a stop that needs no truth), and at the one of best accuracy
+    (oracle). Of equal evaluations the earlier one.
+    """
+    tested, held = np.asarray(test, np.float64), np.asarray(held_out, np.float64)
+    Y = np.asarray(weak, np.float64)
+    accuracy = (tested.argmax(axis=2) == np.asarray(truth)).mean(axis=1)
+    agreement = (held.argmax(axis=2) == Y.argmax(axis=1)).mean(axis=1)
+    weak_log_loss = cross_entropy(Y, held).mean(axis=1)
+    chosen = {
+        "last": len(steps) - 1,
+        "weak_early_stop": int(agreement.argmax()),
+        "oracle": int(accuracy.argmax()),
+    }
+
+    def at(place: int) -> dict[str, Any]:
+        value = pgr(floor, float(accuracy[place]), ceiling)
+        return {
+            "step": int(steps[place]),
+            "accuracy": float(accuracy[place]),
+            "pgr": None if np.isnan(value) else value,
+        }
+
+    return {
+        "steps": [int(step) for step in steps],
+        "accuracy": accuracy.tolist(),
+        "weak_agreement": agreement.tolist(),
+        "weak_log_loss": weak_log_loss.tolist(),
+        "stops": {name: at(place) for name, place in chosen.items()},
+        "reason": pgr_undefined(floor, ceiling),
+    }
+
+
+def combine_seeds(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Median, mean and standard error of every figure over seeds.
+
+    Parameters
+    ----------
+    seeds
+        What :func:`probekit.experiments.scores.score_arms` gave for each seed. Arms are matched by
+        name; one that some seeds lack is combined over the others.
+
+    Returns
+    -------
+    One dict per arm, in the order of the first seed that has it: ``figures`` from a name to median,
+    mean, sem (None for one seed) and values; ``pgr`` and its kin also hold why seeds have none, and
+    for a single seed its 95 % interval; ``alarms``: how many seeds have each.
+    """
+    names: dict[str, list[Mapping[str, Any]]] = {}
+    for arms in seeds:
+        for arm in arms:
+            names.setdefault(str(arm["name"]), []).append(arm)
+    listed = sorted(names, key=lambda name: names[name][0]["kind"] == "ceiling")
+    return [_combined(name, names[name]) for name in listed]
+
+
+def _combined(name: str, arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": name, "kind": arms[0]["kind"], "seeds": len(arms)}
+    found["figures"] = {key: spread([arm.get(key) for arm in arms]) for key in COMBINED}
+    raised = [name for arm in arms for name in arm.get("alarms", {})]
+    found["alarms"] = {name: raised.count(name) for name in ALARMS if name in raised}
+    found["agreement"] = None
+    if any(arm.get("agreement") is not None for arm in arms):
+        known = [arm.get("agreement") or {} for arm in arms]
+        found["agreement"] = {key: spread([each.get(key) for each in known]) for key in AGREEMENT}
+    for key in PGRS:
+        given = [arm[key] for arm in arms if arm.get(key) is not None]
+        found[key] = _recovered(given) if given else None
+    for key in GAINS:
+        given = [arm[key] for arm in arms if arm.get(key) is not None]
+        found[key] = None
+        if given:
+            found[key] = spread([each["gain"] for each in given])
+            if len(arms) == 1:
+                found[key] |= {"low": given[0]["gain_low"], "high": given[0]["gain_high"]}
+    return found
+
+
+def _recovered(given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    found = spread([each["pgr"] for each in given])
+    found["undefined"] = sum(each["pgr"] is None for each in given)
+    found["unbounded"] = sum(bool(each.get("unbounded")) for each in given)
+    found["reasons"] = sorted({each["reason"] for each in given if each.get("reason")})
+    found["over_weak"] = spread([each["gain"] for each in given])
+    if len(given) == 1:
+        found |= {"low": given[0].get("pgr_low"), "high": given[0].get("pgr_high")}
+    return found
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any]:
+    """Median, mean and standard error of what is defined; None where nothing is."""
+    known = np.array([value for value in values if value is not None], dtype=np.float64)
+    if not len(known):
+        return {"median": None, "mean": None, "sem": None, "values": list(values)}
+    sem = float(known.std(ddof=1) / np.sqrt(len(known))) if len(known) > 1 else None
+    return {
+        "median": float(np.median(known)),
+        "mean": float(known.mean()),
+        "sem": sem,
+        "values": list(values),
+    }
