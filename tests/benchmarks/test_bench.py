@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import _bench
@@ -68,30 +67,41 @@ def test_turns_beside_others_are_run_again_and_then_refused(
     assert len(interleaved({"a": lambda: None}, 2, busy_ok=True).each["a"]) == 2
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
-def test_others_are_seen_and_own_work_is_not() -> None:
-    before = os.sched_getaffinity(0)
-    core = min(before)
-    os.sched_setaffinity(0, {core})
-    try:
-        others = Others()
-        start = time.perf_counter()
-        while time.perf_counter() - start < 0.5:
-            pass
-        own = others.share()
-        # Another process on the same core: it may have to share with more of them.
-        spin = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        try:
-            others = Others()
-            time.sleep(1.0)
-            seen = others.share()
-        finally:
-            spin.kill()
-            spin.wait()
-    finally:
-        os.sched_setaffinity(0, before)
-    assert seen > 0.5
-    assert own < seen
+def test_what_others_take_is_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock and counters of our own: nothing here hangs on what else the machine does."""
+    now = iter([(10.0, 3.0), (12.0, 6.0), (14.0, 3.0)])
+    monkeypatch.setattr(Others, "_now", staticmethod(lambda: next(now)))
+    monkeypatch.setattr(Others, "_cores", staticmethod(lambda: 2))
+    others = Others()
+    assert others.share() == 3 / (2 * 2)  # 3 s of others in 2 s on 2 cores
+    assert others.share() == 0  # rounding may let the counters go back
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux")
+def test_counters_of_others_leave_out_idle_cores_and_this_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wall, _ = Others._now()
+    stat = Path("/proc/stat").read_text(encoding="ascii")
+    core = f"cpu{min(os.sched_getaffinity(0))} "
+    (line,) = [each for each in stat.splitlines() if each.startswith(core)]
+    ticks = [int(value) for value in line.split()[1:]]
+    monkeypatch.setattr(os, "times", lambda: (1.0, 0.5, 0.0, 0.0, 0.0))
+    read = Path.read_text
+
+    def counters(user: int, idle: int) -> float:
+        changed = [ticks[0] + user, *ticks[1:3], ticks[3] + idle, *ticks[4:]]
+        text = stat.replace(line, core + " ".join(map(str, changed)))
+        monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+        return Others._now()[1]
+
+    before = counters(0, 0)
+    assert counters(0, 1000) == before  # idle
+    assert counters(os.sysconf("SC_CLK_TCK"), 0) == pytest.approx(before + 1)  # a second of others
+    monkeypatch.setattr(os, "times", lambda: (2.0, 0.5, 0.0, 0.0, 0.0))
+    assert counters(0, 0) == pytest.approx(before - 1)  # of this process
+    monkeypatch.setattr(Path, "read_text", read)
+    assert Others._now()[0] >= wall
 
 
 def test_a_claim_says_whether_its_target_is_met() -> None:

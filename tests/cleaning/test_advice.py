@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
 
 from probekit.cleaning.advice import (
     LEAST_CONFIDENCE,
@@ -204,13 +202,9 @@ def test_too_little_to_say_anything_is_refused(blobs, make_store, as_labels):
         advise(copies, as_labels(data.weak))
 
 
-def test_it_is_cheap(make_store, as_labels):
+def test_it_reads_no_more_than_a_sample(make_store, as_labels):
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(3000, 384)).astype(np.float32)
+    X = rng.normal(size=(3000, 16)).astype(np.float32)
     store, labels = make_store(X, layers=(4, 5, 6)), as_labels(rng.integers(0, 2, 3000))
-    advise(store, labels, rows=100)  # imports
-    # One thread and CPU time: on shared cores threads wait for each other by spinning.
-    with threadpool_limits(1):
-        start = time.process_time()
-        assert advise(store, labels).signals.rows == 2000
-        assert time.process_time() - start < 3  # 0.5 s on a quiet core
+    assert advise(store, labels).signals.rows == 2000
+    assert advise(store, labels, rows=100).signals.rows == 100  # the control

@@ -325,7 +325,9 @@ def test_a_model_of_the_hub_is_taken_from_its_cache_by_commit(
 # Starting Python with torch takes seconds. This process does it once; each run is a fork of it, a
 # process of its own that can be killed, limited and interrupted like any other.
 FORKING = """
-import json, os, resource, sys
+import json, os, resource, signal, sys
+# A shell that runs the tests in the background lets them ignore Ctrl-C, and so their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import probekit.activations.extraction
 from transformers import BertModel
 from probekit.cli.main import cli
