@@ -26,9 +26,8 @@ from _harness import Seconds
 
 from probekit.labels import WeakLabels
 from probekit.students.config import FinetuneConfig
-from probekit.students.finetune import finetune
+from probekit.students.finetune import TrainingRows, finetune, training_rows
 from probekit.students.trainer import LengthGroups
-from probekit.students.training_rows import TrainingRows, training_rows
 from probekit.tasks.registry import load_task_rows
 
 BATCH, LENGTH = 16, 128

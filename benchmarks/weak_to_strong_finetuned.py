@@ -124,8 +124,7 @@ def score_arms(condition: Condition, model: str) -> dict[str, dict[str, Any]]:
 def finetuned(condition: Condition, kept: Array, labels: Array, model: str) -> Array:
     """P (m, 2) of the model finetuned on these labels, on the test rows."""
     from probekit.students.config import FinetuneConfig
-    from probekit.students.finetune import finetune
-    from probekit.students.training_rows import training_rows
+    from probekit.students.finetune import finetune, training_rows
 
     states = condition.states
     ids = [states.pool.ids[i] for i in condition.rows[kept]]

@@ -170,8 +170,7 @@ def _train_classes(
 ) -> None:
     from probekit.errors import UsageError
     from probekit.labels import WeakLabels
-    from probekit.students.finetune import finetune
-    from probekit.students.training_rows import hold_out, load_training_labels, training_rows
+    from probekit.students.finetune import finetune, hold_out, load_training_labels, training_rows
 
     if options["labels"] is None:
         raise UsageError(f"The objective {config.objective} needs --labels.")

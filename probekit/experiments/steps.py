@@ -173,8 +173,7 @@ def finetune_step(
     inputs["held_out"] = None if held_out is None else held_out.step
 
     def make(folder: Path, given: Mapping[str, Path]) -> None:
-        from probekit.students.finetune import finetune
-        from probekit.students.training_rows import training_rows
+        from probekit.students.finetune import finetune, training_rows
 
         start = str(given["base"] / "model" / "model") if base is not None else model
         validation = None

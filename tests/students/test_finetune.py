@@ -31,11 +31,10 @@ from probekit.errors import (
 from probekit.labels import WeakLabels
 from probekit.students.classifier import read_head
 from probekit.students.config import FinetuneConfig
-from probekit.students.finetune import ClassTrainer, finetune
+from probekit.students.finetune import ClassTrainer, TrainingRows, finetune, hold_out, training_rows
 from probekit.students.losses import Loss
 from probekit.students.predict import evaluate_predictions, predict_rows, proba_of, read_curve
 from probekit.students.trainer import FiniteTrainer
-from probekit.students.training_rows import TrainingRows, hold_out, training_rows
 from probekit.verdicts import Verdicts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -470,7 +469,7 @@ class TestResume:
                 import numpy as np
                 from probekit.data import Rows
                 from probekit.labels import WeakLabels
-                from probekit.students.training_rows import training_rows
+                from probekit.students.finetune import training_rows
 
                 def make():
                     rows = Rows({"text": [["hammer", "cat"][i % 2] + f" {i}" for i in range(40)]})

@@ -9,8 +9,14 @@ from torch.nn.functional import cross_entropy
 
 from probekit.errors import UsageError
 from probekit.students import losses
-from probekit.students.loss_functions import RecentPredictions, cut_at_level, warm_up
-from probekit.students.losses import loss_names, loss_options, make_loss
+from probekit.students.losses import (
+    RecentPredictions,
+    cut_at_level,
+    loss_names,
+    loss_options,
+    make_loss,
+    warm_up,
+)
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 # The references and probekit both add up in float32, in other orders.

@@ -15,9 +15,8 @@ from probekit.activations.progress import no_moving_bars
 from probekit.data import Rows
 from probekit.labels import WeakLabels
 from probekit.students.config import FinetuneConfig
-from probekit.students.finetune import finetune
+from probekit.students.finetune import finetune, training_rows
 from probekit.students.trainer import TrainingLine
-from probekit.students.training_rows import training_rows
 
 
 class Terminal(io.StringIO):

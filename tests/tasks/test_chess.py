@@ -17,9 +17,8 @@ from probekit.errors import DataError
 from probekit.labels import WeakLabels
 from probekit.students.completion import completion_rows, exact_match
 from probekit.students.config import FinetuneConfig
-from probekit.students.finetune import finetune
+from probekit.students.finetune import finetune, training_rows
 from probekit.students.generative import finetune_completion
-from probekit.students.training_rows import training_rows
 from probekit.tables import Table
 from probekit.tasks import chess as puzzles
 from probekit.tasks import get_task
