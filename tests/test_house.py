@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,31 @@ def imports_of(tree: ast.AST) -> list[str]:
             assert node.level == 0, "imports are absolute"
             found.append(str(node.module))
     return found
+
+
+def run_imports(tree: ast.AST) -> set[str]:
+    """Modules that are imported when a file runs, late imports in functions too; not for types."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+        found |= run_imports(node)
+    return found
+
+
+def test_no_import_goes_round_in_a_circle() -> None:
+    """Not even inside a folder."""
+    trees = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+    graph = {name: run_imports(tree) & (trees.keys() - {name}) for name, tree in trees.items()}
+    order = list(TopologicalSorter(graph).static_order())
+    assert order.index("probekit.errors") < order.index("probekit.cli.main")
+    graph["probekit.errors"] = {"probekit.cli.main"}  # the control
+    with pytest.raises(CycleError):
+        list(TopologicalSorter(graph).static_order())
 
 
 def test_packages_in_pyproject_are_those_of_the_tree() -> None:
