@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probekit.activations.extraction import extract
     from probekit.activations.store import ActivationStore
+    from probekit.cleaning.diagnose import diagnose
+    from probekit.cleaning.evaluate import evaluate
     from probekit.cleaning.predict import filter_labels, relabel, score_rows
     from probekit.data import Rows
     from probekit.errors import ProbekitError
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from probekit.probes.saving import load_probe
     from probekit.probes.topofilter import TopoFilterProbe
     from probekit.sources import load_rows
+    from probekit.students.finetune import finetune
+    from probekit.students.losses import make_loss
     from probekit.verdicts import Verdicts
 
 # Imported at first use: `probekit --help` must not wait for torch, transformers and scikit-learn.
@@ -34,11 +38,15 @@ _HOMES = {
     "TopoFilterProbe": "probekit.probes.topofilter",
     "Verdicts": "probekit.verdicts",
     "WeakLabels": "probekit.labels",
+    "diagnose": "probekit.cleaning.diagnose",
+    "evaluate": "probekit.cleaning.evaluate",
     "extract": "probekit.activations.extraction",
     "filter_labels": "probekit.cleaning.predict",
+    "finetune": "probekit.students.finetune",
     "load_labels": "probekit.labels",
     "load_probe": "probekit.probes.saving",
     "load_rows": "probekit.sources",
+    "make_loss": "probekit.students.losses",
     "out_of_fold": "probekit.probes.out_of_fold",
     "relabel": "probekit.cleaning.predict",
     "score_rows": "probekit.cleaning.predict",
@@ -55,11 +63,15 @@ __all__ = [
     "TopoFilterProbe",
     "Verdicts",
     "WeakLabels",
+    "diagnose",
+    "evaluate",
     "extract",
     "filter_labels",
+    "finetune",
     "load_labels",
     "load_probe",
     "load_rows",
+    "make_loss",
     "out_of_fold",
     "relabel",
     "score_rows",
