@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probekit.errors import OutputExistsError, ProbeError
+from probekit.errors import OutputExistsError, ProbeError, first_few
 from probekit.files import atomic_write
 from probekit.probes.registry import REGISTRY, probe_class
 from probekit.safe import expand, one_line, read_bytes, read_json
@@ -206,7 +206,8 @@ def _unfitted(description: Any, path: Path) -> Any:
     cls = probe_class(PROBES[name])
     unknown = set(description["params"]) - set(inspect.signature(cls.__init__).parameters)
     if unknown:
-        raise ProbeError(f"{path} sets {', '.join(sorted(unknown))}, which {name} does not have.")
+        names = first_few([one_line(str(key)) for key in sorted(unknown)])
+        raise ProbeError(f"{path} sets {names}, which {name} does not have.")
     return cls(**description["params"])
 
 
