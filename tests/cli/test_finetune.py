@@ -15,7 +15,7 @@ from probekit.cli.main import cli
 from probekit.cli.predict_sets import predict_sets
 from probekit.errors import UsageError
 from probekit.labels import load_labels
-from probekit.students import training_rows
+from probekit.students import finetune as training
 from probekit.students.folder import check_names
 from probekit.students.trainer import FiniteTrainer
 
@@ -112,14 +112,14 @@ def test_rows_of_a_group_are_held_out_together(
         "rows.jsonl",
     )
     held: list[list[int]] = []
-    divide = training_rows.hold_out
+    divide = training.hold_out
 
     def watched(*args: Any, **how: Any) -> Any:
         train, validation = divide(*args, **how)
         held.append([int(row_id.removeprefix("r")) // 4 for row_id in validation.ids])
         return train, validation
 
-    monkeypatch.setattr(training_rows, "hold_out", watched)
+    monkeypatch.setattr(training, "hold_out", watched)
     words = [rows, "-m", model, "--labels", rows, "--max-steps", "1", "--validation-share", "0.25"]
     for name, more in (("grouped", ["--group-column", "user"]), ("plain", [])):
         told = run(*words, *more, "-o", tmp_path / name)
