@@ -88,7 +88,7 @@ def test_a_shard_outside_is_refused(how: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"weight_map": {"x": "pytorch_model.bin"}}, "no safetensors file"),
+        ({"weight_map": {"x": "pytorch_model.bin"}}, "not a safetensors file"),
         ({"weight_map": {"x": "gone.safetensors"}}, "not in the folder"),
         ({"weight_map": []}, "names no shards"),
         ([1], "names no shards"),
