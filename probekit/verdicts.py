@@ -202,6 +202,8 @@ class Verdicts:
         try:
             classes = tuple(str(name) for name in metadata["classes"])
             keep = list(columns["keep"][:])
+            if not keep:
+                raise ValueError("it holds no rows")
             if not all(isinstance(value, bool) for value in keep):
                 raise ValueError("'keep' holds something else than true and false")
             matrices = {

@@ -155,6 +155,16 @@ def test_what_is_no_verdicts_file_is_told(tmp_path: Path) -> None:
         verdicts().apply(3)
 
 
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "v.parquet"
+    verdicts().save(path)
+    pq.write_table(pq.read_table(path).slice(0, 1), path)
+    assert len(Verdicts.load(path)) == 1  # the control
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    with pytest.raises(DataError, match="is damaged: it holds no rows"):
+        Verdicts.load(path)
+
+
 def test_a_file_that_was_tampered_with_is_told(tmp_path: Path) -> None:
     verdicts().save(tmp_path / "v.jsonl")
     good = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
