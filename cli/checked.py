@@ -85,9 +85,10 @@ class Names(Kind):
     def read(self, value: Any) -> str:
         """Take text."""
         parts = [part.strip() for part in str(value).split(",") if part.strip()]
+        names = self.names()
         for part in parts:
-            if part not in self.names():
-                raise ValueError(f"{self.words}{did_you_mean(part, self.names())}")
+            if part not in names:
+                raise ValueError(f"{self.words}{did_you_mean(part, names)}")
         if not parts or len(set(parts)) < len(parts):
             raise ValueError(self.words)
         return str(value)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Splits", "chain_splits", "contents_only", "run_splits"]
 
-CONTENT = ("text", "text_pair", "messages")
 TEST_SHARE = 0.25
 LEAST_ROWS = 4
 

@@ -31,7 +31,6 @@ __all__ = [
     "probe_class",
     "probe_names",
     "probe_spec",
-    "spec_of_class",
 ]
 
 GROUP = "probekit.probes"
@@ -149,17 +148,6 @@ def probe_spec(name: str) -> ProbeSpec:
     )
 
 
-def spec_of_class(name: str) -> ProbeSpec:
-    """Look one of probekit's own probes up by the name of its class.
-
-    Raises
-    ------
-    KeyError
-        If there is none.
-    """
-    return {spec.class_name: spec for spec in REGISTRY.values()}[name]
-
-
 def _installed() -> dict[str, ProbeSpec]:
     """Probes of installed packages; a name that probekit has itself is probekit's."""
     found = metadata.entry_points(group=GROUP)
@@ -266,6 +254,7 @@ class ProbeName(Kind):
 
     def read(self, value: Any) -> str:
         """Take a name."""
-        if isinstance(value, str) and self.classes and ":" in value:
+        # Packages are looked through for other names only.
+        if isinstance(value, str) and (value in REGISTRY or (self.classes and ":" in value)):
             return value
         return str(Choice(*probe_names()).read(value))
