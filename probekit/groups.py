@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "NO_FOLDS",
     "content_digests",
     "digest_where",
     "duplicate_groups",
+    "folds_to_learn",
     "joined",
     "ordered_groups",
     "row_digests",
@@ -28,6 +30,10 @@ __all__ = [
 ]
 
 CHUNK = 4096
+NO_FOLDS = (
+    "Too few rows to predict any of them out of fold: at least two classes need two different rows "
+    "each."
+)
 
 
 def duplicate_groups(
@@ -211,6 +217,19 @@ def stratified_folds(
     fold = np.empty(len(kind), dtype=np.int16)
     fold[order] = fold_of_kind
     return fold[numbers]
+
+
+def folds_to_learn(
+    hard: NDArray[np.int64], groups: NDArray[Any], *, n_folds: int, seed: int
+) -> NDArray[np.int16] | None:
+    """As :func:`stratified_folds`; None where no fold could be predicted from the others.
+
+    That takes two classes with two different rows each.
+    """
+    pairs = np.unique(np.column_stack([hard, groups]), axis=0)
+    if np.count_nonzero(np.bincount(pairs[:, 0]) >= 2) < 2:
+        return None
+    return stratified_folds(hard, n_folds=n_folds, groups=groups, seed=seed)
 
 
 def _kinds(

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.cuts import by_key, class_counts, prior_matched
-from probekit.errors import DataError, LabelsError, UsageError
+from probekit.errors import DataError, LabelsError
 from probekit.kinds import check
 from probekit.labels import WeakLabels
 from probekit.states import finite_rows
@@ -108,20 +108,14 @@ def draw_sample(
     LabelsError, DataError, UsageError
         Labels that do not fit, fewer than 20 usable rows or two classes, a layer not stored.
     """
-    from probekit.probes.ensemble import plan_layers
+    from probekit.probes.ensemble import plan_for
 
     check(store=store, labels=labels, layers=layers, rows=rows, seed=seed)
     check(only_labelled=only_labelled)
-    missing = [str(layer) for layer in layers or () if layer not in store.layers]
-    if missing:
-        raise UsageError(
-            f"{store.path} holds no layer {', '.join(missing)}; it holds "
-            f"{', '.join(map(str, store.layers))}."
-        )
+    plan = plan_for(store, layers)
     place, aligned = labels.align(store.keys, only_labelled=only_labelled)
     # By a hash of the id: neither the order of the rows nor what lies between decides.
     drawn = _draw(aligned.hard, rows, np.argsort(by_key(aligned.keys, seed=seed), kind="stable"))
-    plan = plan_layers(layers or store.layers)
     states = {layer: store.read(layer, place[drawn]) for layer in plan.layers}
     each = {layer: finite_rows(part) for layer, part in states.items()}
     finite = np.logical_and.reduce(list(each.values()))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from probekit.cuts import DECIMALS, by_key, prior_matched
-from probekit.errors import DataError, UsageError
+from probekit.errors import DataError
 from probekit.kinds import check
 
 if TYPE_CHECKING:
@@ -70,17 +70,11 @@ def find_disputed(
     Of several copies of a text one is listed. Raises what joining, fitting and reading raise.
     """
     from probekit.cleaning.predict import read_states
-    from probekit.probes.ensemble import ensemble_for, plan_layers
+    from probekit.probes.ensemble import ensemble_for, plan_for
 
     check(store=store, labels=labels, layers=layers, seed=seed, only_labelled=only_labelled)
-    missing = [str(layer) for layer in layers or () if layer not in store.layers]
-    if missing:
-        raise UsageError(
-            f"{store.path} holds no layer {', '.join(missing)}; it holds "
-            f"{', '.join(map(str, store.layers))}."
-        )
+    read = plan_for(store, layers).layers
     rows, aligned = labels.align(store.keys, only_labelled=only_labelled)
-    read = plan_layers(layers or store.layers).layers
     X = read_states(store, read, rows)
     hashes = [store.hashes[i] for i in rows]
     groups = store.copies(rows)

@@ -21,7 +21,7 @@ from probekit.cleaning.filter import check_amount, rows_to_drop
 from probekit.cleaning.relabel import check_form, new_labels
 from probekit.cuts import Cut, by_content, by_id, check_disagreement, disagreement_of, names_of
 from probekit.errors import LabelsError, ProbeError, UsageError
-from probekit.groups import duplicate_groups, ordered_groups
+from probekit.groups import NO_FOLDS, duplicate_groups, ordered_groups
 from probekit.kinds import Like, check, checked
 from probekit.labels import WeakLabels, load_labels
 from probekit.probes.base import BaseProbe, label_matrix
@@ -541,10 +541,7 @@ def _predict(
         return fitted, proba, none
     fold = getattr(fitted, "fold_", none)
     if hasattr(fitted, "fold_") and (fold == NO_FOLD).all():
-        raise ProbeError(
-            "Too few rows to predict any of them out of fold: at least two classes need two "
-            "different rows each."
-        )
+        raise ProbeError(NO_FOLDS)
     return fitted, fitted.oof_proba_, fold
 
 

@@ -21,6 +21,7 @@ from probekit.tasks.registry import task_names
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from probekit.joins import Keys
     from probekit.verdicts import Verdicts
 
 __all__ = ["find_rows", "find_texts", "places_in", "row_texts", "store_beside", "texts_of"]
@@ -56,20 +57,14 @@ def find_rows(
     rows = _read(source, text_column, id_column)
     # Verdicts and audits go by the store's ids, so nothing else may join these rows.
     keys = replace(store.keys, columns={})
-    place = match(keys, rows.keys).place
-    missing = [name for name, i in zip(store.ids, place, strict=True) if i < 0]
-    if missing:
-        raise DataError(
-            f"{source} lacks {len(missing)} of {len(store)} rows of {store.path} (ids "
-            f"{first_few(missing)}); name the rows that were extracted with --rows, and their id "
-            "with --id-column."
-        )
-    if other := other_texts(keys, rows.keys, place):
-        raise DataError(
-            f"{source} has another text than {store.path} in {len(other)} of {len(store)} rows "
-            f"(ids {first_few(other)}); name the rows that were extracted with --rows, and their "
-            "text with --text-column."
-        )
+    as_extracted = "name the rows that were extracted with --rows, and their"
+    _every_place(
+        keys,
+        rows.keys,
+        *(source, str(store.path)),
+        ids=f"{as_extracted} id with --id-column",
+        texts=f"{as_extracted} text with --text-column",
+    )
     return rows
 
 
@@ -180,16 +175,33 @@ def places_in(store: ActivationStore, verdicts: Verdicts) -> NDArray[np.int64]:
     DataError
         The store lacks rows of the verdicts, or has other texts.
     """
-    place = match(verdicts.keys, store.keys).place
-    missing = [name for name, i in zip(verdicts.ids, place, strict=True) if i < 0]
+    repair = "name the store that they were made from with --acts"
+    place = _every_place(
+        verdicts.keys, store.keys, str(store.path), "the verdicts", ids=repair, texts=repair
+    )
+    return np.array(place, dtype=np.int64)
+
+
+def _every_place(
+    wanted: Keys, keys: Keys, holder: str, wanted_by: str, *, ids: str, texts: str
+) -> list[int]:
+    """Where each row that is wanted stands among ``keys``; ``ids`` and ``texts`` are repairs.
+
+    Raises
+    ------
+    DataError
+        If rows are missing there, or have other texts.
+    """
+    place, n = match(wanted, keys).place, len(wanted.ids)
+    missing = [name for name, i in zip(wanted.ids, place, strict=True) if i < 0]
     if missing:
         raise DataError(
-            f"{store.path} lacks {len(missing)} of {len(verdicts)} rows of the verdicts (ids "
-            f"{first_few(missing)}); name the store that they were made from with --acts."
+            f"{holder} lacks {len(missing)} of {n} rows of {wanted_by} (ids {first_few(missing)}); "
+            f"{ids}."
         )
-    if other := other_texts(verdicts.keys, store.keys, place):
+    if other := other_texts(wanted, keys, place):
         raise DataError(
-            f"{store.path} has another text than the verdicts in {len(other)} of {len(verdicts)} "
-            f"rows (ids {first_few(other)}); name the store that they were made from with --acts."
+            f"{holder} has another text than {wanted_by} in {len(other)} of {n} rows (ids "
+            f"{first_few(other)}); {texts}."
         )
-    return np.array(place, dtype=np.int64)
+    return place

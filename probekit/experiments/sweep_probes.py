@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from probekit.cleaning.predict import read_states, score_rows
 from probekit.cuts import by_key, disagreement_of
 from probekit.errors import LabelsError, ProbeError, UsageError
-from probekit.groups import ordered_groups, stratified_folds
+from probekit.groups import NO_FOLDS, folds_to_learn, ordered_groups
 from probekit.kinds import (
     COUNT,
     DISAGREEMENT,
@@ -301,15 +301,10 @@ def make_folds(
     states: LayerStates, Y: NDArray[np.float64], *, n_folds: int, seed: int
 ) -> NDArray[np.int16]:
     """Folds (n,) as a logistic probe makes them: stratified, duplicates in one."""
-    hard = hard_labels(Y)
-    groups = states.rows.groups
-    pairs = np.unique(np.column_stack([hard, groups]), axis=0)
-    if np.count_nonzero(np.bincount(pairs[:, 0]) >= 2) < 2:
-        raise ProbeError(
-            "Too few rows to predict any of them out of fold: at least two classes need two "
-            "different rows each."
-        )
-    return stratified_folds(hard, n_folds=n_folds, groups=groups, seed=seed)
+    folds = folds_to_learn(hard_labels(Y), states.rows.groups, n_folds=n_folds, seed=seed)
+    if folds is None:
+        raise ProbeError(NO_FOLDS)
+    return folds
 
 
 def topofilter(

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.base import clone
 
-from probekit.errors import ProbeError
+from probekit.errors import ProbeError, UsageError
 from probekit.kinds import BACKEND, COUNT, Kind, Listed, Maybe, Number, Whole
 from probekit.probes.base import BaseProbe, Training
 from probekit.probes.calibration import Calibration, calibrate
@@ -34,6 +34,7 @@ __all__ = [
     "LayerPlan",
     "average",
     "ensemble_for",
+    "plan_for",
     "plan_layers",
     "stack_layers",
 ]
@@ -75,9 +76,26 @@ def stack_layers(
     return out
 
 
+def plan_for(store: ActivationStore, layers: Sequence[int] | None = None) -> LayerPlan:
+    """Choose among these layers of a store, by default among all.
+
+    Raises
+    ------
+    UsageError
+        If one of them is not stored.
+    """
+    missing = [str(layer) for layer in layers or () if layer not in store.layers]
+    if missing:
+        raise UsageError(
+            f"{store.path} holds no layer {', '.join(missing)}; it holds "
+            f"{', '.join(map(str, store.layers))}."
+        )
+    return plan_layers(layers or store.layers)
+
+
 def ensemble_for(store: ActivationStore, layers: Sequence[int] | None = None) -> EnsembleProbe:
     """Make the ensemble for ``stack_layers(store, plan_layers(…).layers)``, by default of all."""
-    plan = plan_layers(store.layers if layers is None else layers)
+    plan = plan_for(store, layers)
     widths = tuple(store.info(layer).width for layer in plan.layers)
     return EnsembleProbe(widths=widths, ridge=plan.ridge, knn=plan.knn)
 

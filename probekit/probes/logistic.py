@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from probekit.errors import ProbeError
-from probekit.groups import stratified_folds
+from probekit.groups import folds_to_learn
 from probekit.kinds import (
     COUNT,
     FLAG,
@@ -242,15 +242,12 @@ class LogisticProbe(BaseProbe):
 
     def _folds(self, data: Training) -> NDArray[np.int16] | None:
         """Fold of each row, or None where two classes with two different rows each are missing."""
-        hard = hard_labels(data.Y)
-        pairs = np.unique(np.column_stack([hard, data.groups]), axis=0)
-        several = np.bincount(pairs[:, 0]) >= 2
-        if np.count_nonzero(several) < 2:
-            return None
+        assert data.groups is not None
         state = self.random_state
         if not isinstance(state, Integral):
             state = check_random_state(state).randint(2**31)
-        return stratified_folds(hard, n_folds=self.n_folds, groups=data.groups, seed=int(state))
+        hard = hard_labels(data.Y)
+        return folds_to_learn(hard, data.groups, n_folds=self.n_folds, seed=int(state))
 
     def _logits(self, X: ArrayLike) -> NDArray[np.float64]:
         states = self._check_predict(X)
