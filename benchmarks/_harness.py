@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import probekit
+
 T = TypeVar("T")
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,7 +38,8 @@ def hardware() -> dict[str, Any]:
         "gpu": _gpus(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **{name: version for name in ("probekit", *PACKAGES) if (version := _version(name))},
+        "probekit": probekit.__version__,
+        **{name: version for name in PACKAGES if (version := _version(name))},
         **(
             {"faiss": version}
             if (version := _version("faiss-gpu") or _version("faiss-cpu"))

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from probekit import __version__
 from probekit.cli.failures import sentence_of, stopped, terminable
 from probekit.errors import did_you_mean
 from probekit.kinds import shown
@@ -145,7 +146,7 @@ def _fail(error: BaseException, sentence: str, code: int) -> None:
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog="Set PROBEKIT_TRACEBACK=1 to see where an error came from.",
 )
-@click.version_option(package_name="probekit")
+@click.version_option(__version__)
 def cli() -> None:
     """Filter and relabel weak labels with probes on a strong model's hidden states.
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from probekit.students.losses import make_loss
     from probekit.verdicts import Verdicts
 
+__version__ = "0.1.0"
+
 # Imported at first use: `probekit --help` must not wait for torch, transformers and scikit-learn.
 _HOMES = {
     "ActivationStore": "probekit.activations.store",

@@ -14,6 +14,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+import yaml
+
+import probekit
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -309,3 +312,12 @@ def test_worn_phrases_are_not_written_again() -> None:
         found = WORN.search(path.read_text(encoding="utf-8"))
         assert found is None, f"{path.relative_to(ROOT)}: {found}"
     assert WORN.search((ROOT / "docs" / "style.md").read_text(encoding="utf-8"))  # the control
+
+
+def test_the_version_has_one_home() -> None:
+    """The package says it; what is built reads it there, and what is written names it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "probekit.__version__"}
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == probekit.__version__

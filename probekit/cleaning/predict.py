@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -17,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
+from probekit import __version__
 from probekit.cleaning.filter import check_amount, rows_to_drop
 from probekit.cleaning.relabel import check_form, new_labels
 from probekit.cuts import Cut, by_content, by_id, check_disagreement, disagreement_of, names_of
@@ -252,7 +252,7 @@ def score_rows(
         seed=seed,
     )
     provenance = {
-        "probekit": version("probekit"),
+        "probekit": __version__,
         "probe": {"name": type(probe).__name__, "parameters": _parameters(probe)},
         "in_sample": in_sample,
         "seed": seed,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from probekit import __version__
 from probekit.cuts import class_counts
 from probekit.errors import LabelsError, UsageError, first_few
 from probekit.joins import match
@@ -120,7 +120,7 @@ def weak_labels(
         classes=known.classes,
         key=store.keys.take(labelled.tolist()),
         provenance={
-            "probekit": version("probekit"),
+            "probekit": __version__,
             "supervisor": "LogisticProbe",
             "l2": probe.l2_,
             "fit_intercept": bias,

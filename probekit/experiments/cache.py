@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from probekit import __version__
 from probekit.errors import DataError, ProbekitError, StoppedError, WriteError
 from probekit.files import atomic_write
 from probekit.locks import clear_lock, locked
@@ -26,7 +27,7 @@ DONE = "done.json"
 WHAT = "step.json"
 # Raised where a step's result changes for the same inputs, so that old results are not taken.
 VERSION = 1
-PACKAGES = ("probekit", "torch", "transformers", "scikit-learn", "numpy")
+PACKAGES = ("torch", "transformers", "scikit-learn", "numpy")
 # What is wrong with the machine is wrong for every step.
 STOPPING = (OSError, MemoryError, StoppedError, WriteError)
 LONGEST_REASON = 300
@@ -81,7 +82,8 @@ class Step:
 
 def versions() -> dict[str, str]:
     """Versions of what results depend on."""
-    return {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    others = {name: version(name) for name in PACKAGES}
+    return {"probekit": __version__, **others, "python": platform.python_version()}
 
 
 def in_order(targets: Iterable[Step]) -> list[Step]:

@@ -12,10 +12,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from probekit import __version__
 from probekit.errors import DataError, ProbeError
 from probekit.experiments.sweep_probes import LayerStates, SweepRows, SweepSettings, predictions
 from probekit.experiments.sweep_scores import (
@@ -248,7 +248,7 @@ def _key(rows: SweepRows, layer: int, probe: str, settings: SweepSettings) -> st
             *(
                 VERSION,
                 RULES,
-                version("probekit"),
+                __version__,
                 rows.store.fingerprint,
                 rows.labels.fingerprint,
                 truth,
@@ -263,7 +263,7 @@ def _key(rows: SweepRows, layer: int, probe: str, settings: SweepSettings) -> st
 def _provenance(rows: SweepRows, settings: SweepSettings) -> dict[str, Any]:
     labels, store = rows.labels, rows.store
     return {
-        "probekit": version("probekit"),
+        "probekit": __version__,
         "settings": _lists(asdict(settings)),
         "rows": len(rows),
         "labels": {"source": Path(labels.source).name, "fingerprint": labels.fingerprint},

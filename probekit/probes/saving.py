@@ -10,12 +10,13 @@ import inspect
 import json
 import re
 import warnings
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit import __version__
 from probekit.errors import OutputExistsError, ProbeError, first_few
 from probekit.files import atomic_write
 from probekit.probes.registry import REGISTRY, probe_class
@@ -64,7 +65,10 @@ def save_probe(probe: Any, folder: str | Path, *, overwrite: bool = False) -> No
         "classes_dtype": probe.classes_.dtype.str,
         "n_features_in": int(probe.n_features_in_),
         "sha256": hashlib.sha256(numbers).hexdigest(),
-        "made_with": {p: metadata.version(p) for p in ("probekit", "scikit-learn", "numpy")},
+        "made_with": {
+            "probekit": __version__,
+            **{name: version(name) for name in ("scikit-learn", "numpy")},
+        },
     }
     if hasattr(probe, "feature_names_in_"):
         description["feature_names_in"] = probe.feature_names_in_.tolist()
