@@ -9,10 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from probekit.errors import StoreError
+from probekit.errors import StoreError, disk_errors
 from probekit.files import sync_folder
 from probekit.locks import UNSUPPORTED, try_lock
-from probekit.trouble import told
 
 __all__ = [
     "full_disk_told",
@@ -106,7 +105,7 @@ def full_disk_told(
     path: Path, needed: int, *, advice: str = "or store fewer layers or a smaller dtype"
 ) -> AbstractContextManager[None]:
     """Turn a full disk, quota or size limit into one sentence: what was needed, what there is."""
-    return told(path, needed=needed, error=StoreError, advice=advice)
+    return disk_errors(path, needed=needed, error=StoreError, advice=advice)
 
 
 def write_at(file: BinaryIO, data: memoryview, offset: int) -> None:

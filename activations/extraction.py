@@ -47,12 +47,18 @@ from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS, ExtractionSpe
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
-from probekit.errors import DataError, OutputExistsError, StoreError, UsageError, first_few
+from probekit.errors import (
+    DataError,
+    OutputExistsError,
+    StoreError,
+    UsageError,
+    first_few,
+    human_bytes,
+)
 from probekit.files import refuse_reads
 from probekit.kinds import COUNT, Choice, Flag, Layers, Maybe, Name, Settings, Text, checked
 from probekit.settings import configuration
 from probekit.sources import load_rows
-from probekit.trouble import human_bytes
 
 __all__ = [
     "Job",

@@ -276,7 +276,7 @@ def _result(report: Report | PairReport, what: str, total: int, forwarded: int, 
 
 
 def _estimate_text(found: dict[str, Any]) -> str:
-    from probekit.trouble import human_bytes
+    from probekit.errors import human_bytes
 
     spec = found["spec"]
     pairs, what = "", "rows"

@@ -13,9 +13,15 @@ from types import FrameType
 
 import click
 
-from probekit.errors import ProbekitError, StoppedError
+from probekit.errors import (
+    NO_SPACE,
+    ProbekitError,
+    StoppedError,
+    disk_errno,
+    disk_sentence,
+    is_out_of_memory,
+)
 from probekit.locks import written
-from probekit.trouble import NO_SPACE, disk_errno, disk_sentence, is_out_of_memory
 
 __all__ = ["sentence_of", "stopped", "terminable"]
 

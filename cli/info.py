@@ -60,7 +60,7 @@ def _describe(store: ActivationStore, layers: list[LayerSummary]) -> dict[str, A
 
 
 def _text(result: dict[str, Any]) -> str:
-    from probekit.trouble import human_bytes
+    from probekit.errors import human_bytes
 
     rows, done = result["rows"], result["rows_done"]
     state = (

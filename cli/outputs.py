@@ -11,11 +11,10 @@ from typing import Any
 
 import click
 
-from probekit.errors import ProbekitError, UsageError
+from probekit.errors import ProbekitError, UsageError, disk_errors
 from probekit.files import check_output, existing, refuse_reads
 from probekit.locks import locked
 from probekit.safe import open_regular
-from probekit.trouble import told
 
 __all__ = ["claim", "claim_folder", "identity", "make_folder", "read_by"]
 
@@ -75,7 +74,7 @@ def claim_folder(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it."""
-    with told(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
 
 

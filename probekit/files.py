@@ -22,10 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from probekit.errors import DataError, OutputExistsError, UsageError
+from probekit.errors import DataError, OutputExistsError, UsageError, disk_errors
 from probekit.locks import beside, note_made, try_lock
 from probekit.safe import read_json
-from probekit.trouble import told
 
 __all__ = [
     "atomic_write",
@@ -183,7 +182,7 @@ def atomic_write(
     """
     path = Path(os.path.realpath(path))  # a link stays one; what it leads to is replaced
     encoding = None if "b" in mode else "utf-8"
-    with told(path, needed=needed):
+    with disk_errors(path, needed=needed):
         _clear_leftovers(path)
         handle, temporary = _part(path)
         try:

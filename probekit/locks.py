@@ -18,9 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from probekit.errors import DataError, WriteError
+from probekit.errors import DataError, WriteError, disk_errors
 from probekit.safe import load_json, printable
-from probekit.trouble import told
 
 __all__ = [
     "UNSUPPORTED",
@@ -157,7 +156,7 @@ def locked(
 def _take(path: Path, command: str, busy: Callable[[], None] | None) -> Lock:
     place = beside(path, ENDING)
     while True:
-        with told(path):
+        with disk_errors(path):
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             handle = os.open(place, flags, 0o666)
         try:

@@ -17,7 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probekit.errors import DataError, OutputExistsError, UsageError, WriteError
+from probekit.errors import (
+    DataError,
+    OutputExistsError,
+    UsageError,
+    WriteError,
+    disk_errno,
+    disk_errors,
+    is_out_of_memory,
+)
 from probekit.files import (
     TEMPORARY,
     atomic_write,
@@ -28,7 +36,6 @@ from probekit.files import (
 )
 from probekit.labels import WeakLabels, load_labels
 from probekit.locks import beside, locked
-from probekit.trouble import disk_errno, is_out_of_memory, told
 
 
 @pytest.fixture
@@ -280,13 +287,16 @@ class TestTrouble:
     def test_a_full_disk_in_every_language(self, error: Exception, tmp_path: Path) -> None:
         assert disk_errno(error) == errno.ENOSPC
         pattern = r"model needs 2\.0 MB, but .* are free .*; free some space, then run the same"
-        with pytest.raises(WriteError, match=pattern), told(tmp_path / "model", needed=2_000_000):
+        with (
+            pytest.raises(WriteError, match=pattern),
+            disk_errors(tmp_path / "model", needed=2_000_000),
+        ):
             _raise(error)()
 
     def test_other_failures_stay_what_they_are(self, tmp_path: Path) -> None:
         for error in (ValueError("28"), RuntimeError("shapes differ"), KeyboardInterrupt()):
             assert disk_errno(error) is None
-            with pytest.raises(type(error)), told(tmp_path):
+            with pytest.raises(type(error)), disk_errors(tmp_path):
                 raise error
 
     @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EFBIG])
@@ -297,7 +307,7 @@ class TestTrouble:
             errno.EDQUOT: "your quota on its disk is less; free some space",
             errno.EFBIG: "file",
         }
-        with pytest.raises(WriteError, match=repairs[code]), told(tmp_path / "x"):
+        with pytest.raises(WriteError, match=repairs[code]), disk_errors(tmp_path / "x"):
             raise OSError(code, os.strerror(code))
 
     def test_memory(self) -> None:

@@ -15,11 +15,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from probekit import __version__
-from probekit.errors import DataError, ProbekitError, StoppedError, WriteError
+from probekit.errors import (
+    DataError,
+    ProbekitError,
+    StoppedError,
+    WriteError,
+    disk_errno,
+    disk_errors,
+)
 from probekit.files import atomic_write
 from probekit.locks import clear_lock, locked
 from probekit.safe import one_line, read_json
-from probekit.trouble import disk_errno, told
 
 __all__ = ["Cache", "Step", "in_order", "versions"]
 
@@ -198,7 +204,7 @@ class Cache:
 
     def _do(self, step: Step) -> float:
         folder = self.path(step)
-        with told(folder):
+        with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
         def busy() -> None:

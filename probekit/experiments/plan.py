@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from probekit.data import Rows
-from probekit.errors import ModelError
+from probekit.errors import ModelError, human_bytes
 from probekit.experiments.cache import Step, in_order
 from probekit.experiments.config import RunConfig
 from probekit.experiments.run import Run, Sources
@@ -169,8 +169,6 @@ def _stand_in(task: str, sizes: dict[str, int], seed: int) -> Splits:
 
 def plan_text(found: dict[str, Any]) -> str:
     """Write a plan for people."""
-    from probekit.trouble import human_bytes
-
     total = sum(found["steps"].values())
     kinds = ", ".join(f"{many} {kind}" for kind, many in found["steps"].items())
     lines = [

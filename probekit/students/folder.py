@@ -18,12 +18,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from probekit.errors import DataError, OutputExistsError, UsageError
+from probekit.errors import DataError, OutputExistsError, UsageError, disk_errors
 from probekit.files import atomic_write, exchange, sync_folder
 from probekit.locks import beside, locked
 from probekit.safe import load_json, misfit, one_line, read_json
 from probekit.students.config import FinetuneConfig
-from probekit.trouble import told
 
 __all__ = [
     "Folder",
@@ -124,7 +123,7 @@ class Folder:
         if path.exists() and not path.is_dir():
             raise OutputExistsError(f"{path} is a file; name a folder.")
         if _leads():
-            with told(path):
+            with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path) if _leads() else nullcontext():
             if _leads():
@@ -162,7 +161,7 @@ class Folder:
         note = self.work / NOTE
         if not _leads() or (note.is_file() and _read(note).get("key") == self.key):
             return
-        with told(self.work):
+        with disk_errors(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
         self._empty()  # of a run that came to nothing, or a replacement that was given up
         settings = load_json(self._settings, str(note))
@@ -250,7 +249,7 @@ def new_model(folder: Path, model: Any) -> Iterator[Path]:
     shutil.rmtree(beside_it, ignore_errors=True)
     needed = sum(p.numel() * p.element_size() for p in model.parameters())
     try:
-        with told(folder, needed=needed):
+        with disk_errors(folder, needed=needed):
             yield beside_it
             _sync_tree(beside_it)
             shutil.rmtree(folder, ignore_errors=True)

@@ -27,10 +27,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from probekit.activations.progress import MovingBar, duration
 from probekit.activations.quiet import quiet
-from probekit.errors import ModelError
+from probekit.errors import ModelError, disk_errors
 from probekit.students.config import FinetuneConfig
 from probekit.students.folder import mark
-from probekit.trouble import told
 
 __all__ = [
     "FiniteTrainer",
@@ -151,7 +150,7 @@ class FiniteTrainer(Trainer):
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         try:
             # Weights and the two moments of AdamW, in float32.
-            with told(folder, needed=12 * trained):
+            with disk_errors(folder, needed=12 * trained):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:

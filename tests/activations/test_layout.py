@@ -28,8 +28,7 @@ from probekit.activations.layout import (
 )
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
-from probekit.errors import NotAStoreError, OutputExistsError, StoreError
-from probekit.trouble import human_bytes
+from probekit.errors import NotAStoreError, OutputExistsError, StoreError, human_bytes
 
 OLD = Path(__file__).parent / "data" / "v1.h5"
 
