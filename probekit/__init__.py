@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from probekit.data import Rows
     from probekit.errors import ProbekitError
     from probekit.labels import WeakLabels, load_labels
+    from probekit.probes.base import out_of_fold
     from probekit.probes.ensemble import EnsembleProbe
     from probekit.probes.knn import KNNProbe
     from probekit.probes.logistic import LogisticProbe
     from probekit.probes.mass_mean import MassMeanProbe
-    from probekit.probes.out_of_fold import out_of_fold
     from probekit.probes.saving import load_probe
     from probekit.probes.topofilter import TopoFilterProbe
     from probekit.sources import load_rows
@@ -49,7 +49,7 @@ _HOMES = {
     "load_probe": "probekit.probes.saving",
     "load_rows": "probekit.sources",
     "make_loss": "probekit.students.losses",
-    "out_of_fold": "probekit.probes.out_of_fold",
+    "out_of_fold": "probekit.probes.base",
     "relabel": "probekit.cleaning.predict",
     "score_rows": "probekit.cleaning.predict",
 }

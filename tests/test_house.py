@@ -42,7 +42,6 @@ LEVELS = {
     "probekit.groups": 1,
     "probekit.states": 1,
     "probekit.tables": 1,
-    "probekit.sheets": 5,
     "probekit.data": 2,
     "probekit.joins": 1,
     "probekit.tasks": 3,

@@ -24,10 +24,9 @@ from probekit.errors import LabelsError, ProbeError, UsageError
 from probekit.groups import NO_FOLDS, duplicate_groups, ordered_groups
 from probekit.kinds import Like, check, checked
 from probekit.labels import WeakLabels, load_labels
-from probekit.probes.base import BaseProbe, label_matrix
+from probekit.probes.base import BaseProbe, label_matrix, out_of_fold
 from probekit.probes.ensemble import stack_layers
 from probekit.probes.neighbors import nearest_others
-from probekit.probes.out_of_fold import out_of_fold
 from probekit.probes.pairs import PairProbe
 from probekit.probes.registry import make_probe, parameter_kinds, probe_class
 from probekit.states import as_states, check_finite

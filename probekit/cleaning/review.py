@@ -7,8 +7,10 @@ Records of a review have the fields of Argilla's
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ from probekit.cleaning.audit import UNSURE
 from probekit.data import Content, text_hash
 from probekit.errors import DataError, UsageError, first_few
 from probekit.files import atomic_write, json_line
-from probekit.sheets import read_hash, read_sheet, write_sheet, written_hash
 from probekit.sources import read_table
 from probekit.tables import suffix_of
 from probekit.verdicts import Verdicts
@@ -42,6 +43,14 @@ COLUMNS = ("id", "text_hash", "text", QUESTION)
 ANSWER = "true_label"
 AUDIT_COLUMNS = ("id", "text_hash", "text", ANSWER)
 METADATA = ("weak_label", "weak_prob", "probe_label", "probe_prob", "disagreement", "verdict")
+
+# Text that begins with one of these is a formula to a spreadsheet (blanks aside); an apostrophe
+# before it marks it as text. Text that begins with an apostrophe itself gets one more.
+FORMULA = re.compile("[\\s\u200b\ufeff]*['=+\\-@＝＋－＠|%]")
+BREAKS = ("\t", "\r", "\n")
+# 16 digits, or digits and one e, are a number to a spreadsheet; with this prefix they are not.
+HASH = "hash:"
+WHOLE_HASH = re.compile("[0-9a-f]{16}")
 
 
 def review_records(
@@ -101,7 +110,7 @@ def write_review(records: Sequence[Mapping[str, Any]], path: str | Path) -> None
         with atomic_write(path, "w") as file:
             file.writelines(map(json_line, records))
     elif suffix == ".csv":
-        write_sheet(path, (*COLUMNS, *METADATA), map(_csv_row, records))
+        _write_csv(path, (*COLUMNS, *METADATA), map(_csv_row, records))
     else:
         raise UsageError(f"{path} must end in .csv or .jsonl; these are what is written.")
 
@@ -109,7 +118,7 @@ def write_review(records: Sequence[Mapping[str, Any]], path: str | Path) -> None
 def _csv_row(record: Mapping[str, Any]) -> list[Any]:
     said = record["metadata"]
     text = record["fields"].get("text", "")
-    row = [record["id"], written_hash(said["text_hash"]), text, ""]
+    row = [record["id"], _hash_cell(said["text_hash"]), text, ""]
     return [*row, *(said[name] for name in METADATA)]
 
 
@@ -140,7 +149,7 @@ def read_review(path: str | Path) -> list[dict[str, str | None]]:
 
 
 def _read_csv(path: str | Path) -> Iterator[dict[str, str | None]]:
-    columns = read_sheet(path)
+    columns = _csv_columns(path)
     missing = [name for name in ("id", QUESTION) if name not in columns]
     if missing:
         raise DataError(
@@ -289,7 +298,7 @@ def _check_texts(
     for answer in answers:
         known, text = verdicts.hashes[place[str(answer["id"])]], answer["text"]
         read = None if text is None else text_hash(text)
-        told = read_hash(answer["text_hash"]) or read
+        told = _hash_of_cell(answer["text_hash"]) or read
         # A text that is another row's shows that columns were sorted apart; one that is nobody's
         # may be a pair, or have lost a space in a spreadsheet: then the hash beside it counts.
         moved = read is not None and read != known and read in hashes
@@ -365,7 +374,7 @@ class AuditFile:
         """List further rows; returns how many were not listed yet."""
         before = len(self.records)
         for name, digest, text in zip(ids, hashes, texts, strict=True):
-            record = {"id": name, "text_hash": written_hash(digest), "text": text, ANSWER: ""}
+            record = {"id": name, "text_hash": _hash_cell(digest), "text": text, ANSWER: ""}
             self.records.setdefault(name, record)
         return len(self.records) - before
 
@@ -383,10 +392,10 @@ class AuditFile:
         for record in self.records.values():
             columns |= dict.fromkeys(record)
         rows = ([record.get(name, "") for name in columns] for record in self.records.values())
-        write_sheet(self.path, list(columns), rows)
+        _write_csv(self.path, list(columns), rows)
 
     def _read(self, hashes: Mapping[str, str]) -> None:
-        columns = read_sheet(self.path)
+        columns = _csv_columns(self.path)
         lacking = [name for name in ("id", ANSWER) if name not in columns]
         if lacking:
             raise DataError(
@@ -408,7 +417,7 @@ class AuditFile:
         other = [
             name
             for name, record in self.records.items()
-            if hashes[name] and read_hash(record.get("text_hash")) not in ("", hashes[name])
+            if hashes[name] and _hash_of_cell(record.get("text_hash")) not in ("", hashes[name])
         ]
         if other:
             raise DataError(
@@ -444,3 +453,47 @@ def _class_meant(given: str, classes: Sequence[str]) -> str | None:
         if len(same) == 1:
             return same[0]
     return None
+
+
+# CSV that a spreadsheet shows, changes and saves. Every field is quoted, a byte order mark says
+# UTF-8, and no cell is taken for a formula or a number (CWE-1236,
+# https://owasp.org/www-community/attacks/CSV_Injection); reading undoes what that took.
+
+
+def _write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows (of ``len(header)`` cells) as CSV that a spreadsheet leaves as it is."""
+    with atomic_write(path, "w") as file:
+        file.write("\ufeff")  # else Excel reads é as Ã©
+        writer = csv.writer(file, lineterminator="\r\n", quoting=csv.QUOTE_ALL)
+        writer.writerow(header)
+        writer.writerows([_escaped(cell) for cell in row] for row in rows)
+
+
+def _csv_columns(path: str | Path) -> dict[str, list[str]]:
+    """Columns of a CSV that ``_write_csv`` wrote, whatever program saved it since."""
+    columns = read_table(path).columns
+    return {name: [_unescaped(cell) for cell in values[:]] for name, values in columns.items()}
+
+
+def _hash_cell(text_hash: str) -> str:
+    return f"{HASH}{text_hash}" if text_hash else ""
+
+
+def _hash_of_cell(cell: Any) -> str:
+    """The text hash of a cell; "" if it has none, or a spreadsheet made a number of it."""
+    text_hash = str(cell or "").strip().removeprefix(HASH).strip().lower()
+    return text_hash if WHOLE_HASH.fullmatch(text_hash) else ""
+
+
+def _escaped(cell: Any) -> Any:
+    """Text that a spreadsheet takes for text, whatever it begins with; a number as it is."""
+    if not isinstance(cell, str):
+        return cell
+    return f"'{cell}" if cell.startswith(BREAKS) or FORMULA.match(cell) else cell
+
+
+def _unescaped(cell: Any) -> str:
+    text = "" if cell is None else str(cell)
+    rest = text[1:]
+    escaped = text[:1] == "'" and (rest.startswith(BREAKS) or FORMULA.match(rest))
+    return rest if escaped else text

@@ -5,11 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# Not on first use: importing a module later would put it in the place of its namesake here.
-from probekit.probes.out_of_fold import out_of_fold
 from probekit.probes.registry import REGISTRY
 
 if TYPE_CHECKING:
+    from probekit.probes.base import out_of_fold
     from probekit.probes.ensemble import EnsembleProbe
     from probekit.probes.knn import KNNProbe
     from probekit.probes.logistic import LogisticProbe
@@ -34,6 +33,7 @@ _HOMES = {
     **{spec.class_name: spec.home.partition(":")[0] for spec in REGISTRY.values()},
     "PairProbe": "probekit.probes.pairs",
     "load_probe": "probekit.probes.saving",
+    "out_of_fold": "probekit.probes.base",
 }
 
 

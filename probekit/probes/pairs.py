@@ -14,8 +14,7 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from probekit.errors import ProbeError
 from probekit.groups import duplicate_groups
-from probekit.probes.base import BaseProbe, hard_labels, label_matrix
-from probekit.probes.out_of_fold import out_of_fold
+from probekit.probes.base import BaseProbe, hard_labels, label_matrix, out_of_fold
 from probekit.states import as_array, as_states
 
 if TYPE_CHECKING:
