@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from probekit.errors import StoreError, disk_errors
-from probekit.files import sync_folder
-from probekit.locks import UNSUPPORTED, try_lock
+from probekit.files import UNSUPPORTED, sync_folder, try_lock
 
 __all__ = [
     "full_disk_told",

@@ -11,7 +11,7 @@ import numpy as np
 from probekit.activations.disk import open_to_write, reserve, write_at
 from probekit.activations.layout import Array
 from probekit.errors import StoreError
-from probekit.locks import beside
+from probekit.files import beside
 from probekit.safe import read_bytes
 
 __all__ = ["COLUMNS", "all_notes", "new_notes", "notes_name", "read_notes"]

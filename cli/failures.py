@@ -21,7 +21,7 @@ from probekit.errors import (
     disk_sentence,
     is_out_of_memory,
 )
-from probekit.locks import written
+from probekit.files import written
 
 __all__ = ["sentence_of", "stopped", "terminable"]
 

@@ -12,8 +12,7 @@ from typing import Any
 import click
 
 from probekit.errors import ProbekitError, UsageError, disk_errors
-from probekit.files import check_output, existing, refuse_reads
-from probekit.locks import locked
+from probekit.files import check_output, existing, locked, refuse_reads
 from probekit.safe import open_regular
 
 __all__ = ["claim", "claim_folder", "identity", "make_folder", "read_by"]

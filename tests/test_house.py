@@ -37,7 +37,6 @@ LEVELS = {
     "probekit.safe": 0,
     "probekit.kinds": 0,
     "probekit.settings": 0,
-    "probekit.locks": 1,
     "probekit.files": 1,
     "probekit.groups": 1,
     "probekit.states": 1,

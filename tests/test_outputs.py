@@ -29,13 +29,14 @@ from probekit.errors import (
 from probekit.files import (
     TEMPORARY,
     atomic_write,
+    beside,
+    locked,
     read_sidecar,
     refuse_inside,
     refuse_reads,
     write_table,
 )
 from probekit.labels import WeakLabels, load_labels
-from probekit.locks import beside, locked
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ class TestLocks:
             import os, signal, sys
             from pathlib import Path
             from probekit.files import atomic_write
-            from probekit.locks import locked
+            from probekit.files import locked
             with locked(Path(sys.argv[1]), command="c"):
                 with atomic_write(sys.argv[1], "w") as file:
                     file.write("made")
@@ -160,7 +161,7 @@ class TestLocks:
             raise OSError(code, os.strerror(code))
 
         monkeypatch.setattr(fcntl, "flock", refuse)
-        monkeypatch.setattr("probekit.locks._warned", [])
+        monkeypatch.setattr("probekit.files._warned", [])
         with locked(tmp_path / "a"), atomic_write(tmp_path / "a") as file:
             file.write(b"x")
         assert (tmp_path / "a").read_bytes() == b"x"

@@ -23,8 +23,7 @@ from probekit.errors import (
     disk_errno,
     disk_errors,
 )
-from probekit.files import atomic_write
-from probekit.locks import clear_lock, locked
+from probekit.files import atomic_write, clear_lock, locked
 from probekit.safe import one_line, read_json
 
 __all__ = ["Cache", "Step", "in_order", "versions"]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from probekit.locks import locked
+from probekit.files import locked
 from probekit.verdicts import Verdicts
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from probekit import locks
+from probekit import files
 from probekit.errors import DataError, StoppedError, WriteError
 from probekit.experiments.cache import Cache, Step, in_order
-from probekit.locks import beside, locked
+from probekit.files import beside, locked
 
 
 def a_step(
@@ -192,8 +192,8 @@ def test_without_locks_it_goes_on_with_a_warning(
     def refuse(file: Any, how: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(locks.fcntl, "flock", refuse)
-    monkeypatch.setattr(locks, "_warned", [])
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    monkeypatch.setattr(files, "_warned", [])
     calls: list[str] = []
     cache = Cache(tmp_path, lambda _: None)
     cache.run([a_step("a", calls), a_step("b", calls)])

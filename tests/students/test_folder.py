@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from probekit.errors import OutputExistsError, WriteError
-from probekit.files import exchange
 from probekit.students import folder as folders
 from probekit.students.folder import Folder, last_checkpoint, mark, trouble_of
 
@@ -195,7 +194,7 @@ def killed_after(
     with monkeypatch.context() as patch:
         for name in ("replace", "rename", "rmdir", "mkdir", "unlink"):
             patch.setattr(os, name, counted(getattr(os, name)))
-        patch.setattr(folders, "exchange", counted(exchange) if atomic else no_exchange)
+        patch.setattr(folders, "_exchange", counted(folders._exchange) if atomic else no_exchange)
         with suppress(Killed):
             yield reached
 
