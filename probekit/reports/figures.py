@@ -1,4 +1,4 @@
-"""What all figures share: an empty one that needs no display, axes, words beside them, PNG."""
+"""What all figures share: an empty figure that needs no display, axes, text beside them, PNG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIDTH_INCHES, DPI = 10.0, 150
 
 
 def blank(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches that needs no display."""
+    """Return an empty figure of this size in inches; it needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -30,7 +30,7 @@ def blank(width: float, height: float) -> Figure:
 
 
 def png(figure: Figure) -> bytes:
-    """Return the figure as PNG, cut to what is drawn."""
+    """Return the figure as PNG, cropped to what is drawn."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", bbox_inches="tight", pad_inches=0.2)
     return stream.getvalue()
@@ -43,7 +43,7 @@ def write_figure(figure: Figure, path: str | Path) -> None:
 
 
 def plain_axes(axes: Axes, rows: int) -> None:
-    """Lay out axes for so many rows: nothing but faint lines down."""
+    """Lay out axes for ``rows`` horizontal lines: a faint vertical grid and no frame."""
     from matplotlib.ticker import MaxNLocator
 
     soft_axes(axes, grid="x", size=11)
@@ -72,7 +72,7 @@ def write(
     color: str = INK,
     **style: Any,
 ) -> None:
-    """Write beside a place in the axes' coordinates, ``shift`` points away from it."""
+    """Write text beside a point in the axes' coordinates, ``shift`` points away from it."""
     axes.annotate(
         text,
         at,
@@ -86,13 +86,13 @@ def write(
 
 
 def below(axes: Axes, text: str, *, points: float) -> None:
-    """Write a caption so many points below the axes."""
+    """Write a caption this number of points below the axes."""
     place: dict[str, Any] = {"coords": "axes fraction", "ha": "left", "va": "top"}
     write(axes, text, (0, 0), (0, -points), size=10, color=FAINT, **place)
 
 
 def above(axes: Axes, text: str, x: float, *, left: bool = False, align: str | None = None) -> None:
-    """Write above the axes: at a fraction of the width from the left, or at a value, centred."""
+    """Write above the axes, at a fraction of their width (``left``) or centred at a value of x."""
     coords = "axes fraction" if left else ("data", "axes fraction")
     ha = align or ("left" if left else "center")
     write(axes, text, (x, 1), (0, 8), coords=coords, ha=ha, va="bottom")

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: opens from disk, reads nothing from anywhere, prints."""
+"""One self-contained HTML page: it opens from disk, loads nothing from elsewhere, and prints."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ __all__ = [
     "write_page",
 ]
 
-RECORDED = "As the file records it, this made it; read it before you run it:"
+RECORDED = "The file records this command as the one that made it; read it before you run it:"
 SCRIPTS = ("rows.js", "table.js", "map.js", "start.js")
 
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table below a heading."""
+    """A table under a heading."""
 
     title: str
     table: Table
     folded: bool = False
-    """Whether it is opened by a click; for long ones."""
+    """Whether a long table is collapsed until it is clicked."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture that is part of the page."""
+    """An image embedded in the page."""
 
     caption: str
     png: bytes
 
     @property
     def source(self) -> str:
-        """A ``data:`` address."""
+        """A ``data:`` URL."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
 
 @dataclass(frozen=True)
 class RowsSection:
-    """The table of rows and, where there is one, the map of their states."""
+    """The table of rows and, if there is one, the map of their states."""
 
     payload: Mapping[str, Any]
     """What :func:`probekit.reports.rows.rows_payload` returned."""
@@ -73,29 +73,29 @@ class RowsSection:
 
 @dataclass(frozen=True)
 class Page:
-    """What a page shows; every string is text, never markup."""
+    """The content of a page; every string is text, never markup."""
 
     title: str
     kind: str
-    """What it is a report of, in a word or two."""
+    """The kind of report, in a word or two."""
     facts: tuple[tuple[str, str], ...] = ()
-    """Figures at the top: name and value."""
+    """Key figures at the top: name and value."""
     alarms: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    """Sentences before all else."""
+    """Sentences above everything else."""
     tables: tuple[PageTable, ...] = ()
     figures: tuple[Figure, ...] = ()
     rows: RowsSection | None = None
     commands: tuple[tuple[str, str], ...] = ()
-    """What to run to get this again: a sentence and the lines of a shell."""
+    """How to reproduce the page: a sentence and shell commands."""
     provenance: tuple[tuple[str, str], ...] = field(default=())
     """Name and value."""
 
 
 def render_page(page: Page) -> str:
-    """The page as HTML: style, script, data and pictures are in it, and its policy forbids more.
+    """Render the page as HTML with style, script, data and images inline; its policy forbids more.
 
-    Text is escaped by the template; the rows' data are JSON that the script shows as text only.
+    The template escapes all text; the rows are JSON, which the script only shows as text.
     """
     from markupsafe import Markup
 
@@ -104,7 +104,7 @@ def render_page(page: Page) -> str:
         f"default-src 'none'; script-src {_digest(script)}; style-src {_digest(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    # Our own files, and JSON without any character that could end its block, go in as they are.
+    # Our own files, and JSON without any character that could end its block, are not escaped.
     return (
         _environment()
         .get_template("page.html")
@@ -126,30 +126,30 @@ def write_page(page: Page, path: str | Path) -> None:
 
 
 def folder_command(command: str, folder: Path) -> tuple[str, str]:
-    """A sentence and a command that compute a folder's results again, from nothing."""
-    here = folder.absolute().name if folder.is_absolute() else str(folder)
+    """A sentence and a command that compute a folder's results again from scratch."""
+    name = folder.absolute().name if folder.is_absolute() else str(folder)
     return (
-        "Run where it was started (paths in config.yaml are from there), this computes all of it "
-        "again:",
-        f"probekit {command} --config {shlex.quote(f'{here}/config.yaml')} -o again "
+        "This computes everything again; run it in the folder where the first run was started, "
+        "since paths in config.yaml are relative to it:",
+        f"probekit {command} --config {shlex.quote(f'{name}/config.yaml')} -o again "
         "--steps again-steps",
     )
 
 
-def flat(values: Mapping[str, Any], before: str = "") -> tuple[tuple[str, str], ...]:
-    """Nested settings as lines: ``probe.parameters.k`` and its value."""
+def flat(values: Mapping[str, Any], prefix: str = "") -> tuple[tuple[str, str], ...]:
+    """Flatten nested settings to pairs such as ``("probe.parameters.k", "30")``."""
     lines: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            lines += flat(value, f"{before}{name}.")
+            lines += flat(value, f"{prefix}{name}.")
         else:
             listed = isinstance(value, list | tuple)
-            lines.append((f"{before}{name}", ", ".join(map(str, value)) if listed else str(value)))
+            lines.append((f"{prefix}{name}", ", ".join(map(str, value)) if listed else str(value)))
     return tuple(lines)
 
 
 def settings(results: Mapping[str, Any], *parts: str) -> tuple[tuple[str, str], ...]:
-    """:func:`flat` of these parts of the results."""
+    """:func:`flat` of the named parts of the results."""
     return flat({part: results.get(part, {}) for part in parts})
 
 
@@ -175,13 +175,13 @@ def _asset(name: str) -> str:
 
 @cache
 def _script() -> str:
-    """The parts of the page's script as one program that names nothing outside itself."""
+    """The parts of the page's script as one program that defines nothing global."""
     parts = "\n".join(_asset(name) for name in SCRIPTS)
     return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 
 def _digest(content: str) -> str:
-    """How the policy names a block whose text is ``content``."""
+    """The source expression that admits a block with this content under the page's policy."""
     digest = hashlib.sha256(content.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 

@@ -1,4 +1,4 @@
-"""The rows themselves on a page: texts, truth, nearest rows and a map, as the script reads them."""
+"""The rows of a page: texts, ground truth, nearest rows and a map, as its script reads them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ __all__ = [
 ]
 
 NEIGHBORS = 8
-# Rows that a page lists, the most disagreeing ones; a browser sorts and filters them at once.
+# Number of rows that a page lists, most disagreeing first; a browser still sorts them instantly.
 SHOWN_ROWS = 20_000
-# Characters of a text, and of all texts: a page is opened by a browser that reads it whole.
+# Maximum characters of one text and of all texts: a browser loads the page as a whole.
 TEXT_LENGTH, TEXT_BUDGET = 4000, 40_000_000
 # Classes shown of each distribution, most probable first.
 TOP_CLASSES = 5
@@ -46,16 +46,16 @@ KEPT, CHANGED, DROPPED = range(3)
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What is known of the rows of verdicts beside the verdicts, in their order."""
+    """What is known about the rows of verdicts beyond the verdicts, in their order."""
 
     texts: Sequence[str] | None = None
-    """n texts; None where the page is to do without."""
+    """n texts, or None to leave them out."""
     truth: NDArray[np.int64] | None = None
     """True class numbers (n,), as in the verdicts' classes."""
     nearest: Nearest | None = None
     map: StateMap | None = None
     layer: int | None = None
-    """Of the states that neighbours and map are of."""
+    """Layer of the states that neighbours and map were computed from."""
 
 
 def verdict_evidence(
@@ -71,12 +71,13 @@ def verdict_evidence(
     text_column: str | None = None,
     id_column: str | None = None,
 ) -> Evidence:
-    """All that is known of the rows of the verdicts in ``path``, in their order.
+    """Collect what is known about the rows of the verdicts in ``path``, in their order.
 
     Parameters
     ----------
     acts
-        The store that they were made from; by default the one that they name, if it lies beside.
+        The store that they were made from; by default the one that they name, if it is in the
+        same folder.
     source
         The rows, for their texts; by default those that the store names.
     texts
@@ -84,14 +85,14 @@ def verdict_evidence(
     truth
         True class numbers (n,).
     layer
-        Of nearest rows and map; by default the last one that the verdicts' probe read.
+        Layer for nearest rows and map; by default the last one that the verdicts' probe read.
     """
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.source_rows import row_texts, store_beside
 
     acts = acts or store_beside(verdicts, path)
     if acts is None and layer is not None:
-        raise UsageError("--layer chooses among the layers of a store; name it with --acts.")
+        raise UsageError("--layer chooses among the layers of a store; name the store with --acts.")
     columns = {"text_column": text_column, "id_column": id_column}
     with ExitStack() as stack:
         store = None if acts is None else stack.enter_context(ActivationStore(acts))
@@ -110,7 +111,7 @@ def _with_states(
     layer: int | None = None,
     neighbors: int = NEIGHBORS,
 ) -> Evidence:
-    """Add nearest rows, by the probe's own metric where it has one, and the map of one layer."""
+    """Add nearest rows, by the probe's own metric if it has one, and the map of one layer."""
     from probekit.cleaning.neighborhood import map_states, nearest_rows
     from probekit.cleaning.source_rows import places_in
 
@@ -131,12 +132,12 @@ def run_rows(
 ) -> RowsSection | None:
     """Rows that a run cleaned: of the arm named, else of its first filter, else of a relabelling.
 
-    None where it has no such arm, or what its steps made is not there any more.
+    None if the run has no such arm, or if the files of its steps have been deleted.
 
     Raises
     ------
     UsageError
-        ``arm`` is not one of those that clean labels.
+        If ``arm`` is not one of the arms that clean labels.
     """
     from probekit.experiments.weak_to_strong import Pair
 
@@ -145,7 +146,7 @@ def run_rows(
     if arm is not None and arm not in known:
         raise UsageError(
             f"The run has no arm {arm!r} that cleans labels; "
-            + (f"it has {', '.join(known)}." if known else "it has none at all.")
+            + (f"it has {', '.join(known)}." if known else "it has no such arms.")
         )
     if not known:
         return None
@@ -154,7 +155,7 @@ def run_rows(
 
 
 def _cleaning_arms(pair: Pair) -> dict[str, tuple[str, str]]:
-    """Arms of verdicts, as the table calls them, and their action and probe."""
+    """Name in the table -> action and probe of each arm with verdicts."""
     from probekit.probes.registry import probe_spec
 
     return {
@@ -190,9 +191,9 @@ def _pair_rows(
 def rows_section(
     verdicts: Verdicts, evidence: Evidence, *, title: str = "Rows", limit: int = SHOWN_ROWS
 ) -> RowsSection:
-    """The rows of verdicts, most disagreeing first, with what is known of them."""
+    """The rows of verdicts, most disagreeing first, with what is known about them."""
     more = ", all probabilities and its nearest rows" if evidence.nearest else " and probabilities"
-    # Files of before say nothing: theirs is the distance.
+    # Older files do not record the form; theirs is the distance.
     distance = verdicts.provenance.get("disagreement", "distance") == "distance"
     meaning = (
         "half the absolute difference of probe and weak label"
@@ -203,21 +204,21 @@ def rows_section(
         f"Most disagreeing first: disagreement is {meaning}. Open a row for its whole text{more}."
     ]
     if evidence.texts is None:
-        notes.append("This page was made without the rows' texts.")
+        notes.append("This page does not contain the rows' texts.")
     if evidence.nearest is None:
-        notes.append("No stored states were at hand for nearest rows and a map: see --acts.")
+        notes.append("Nearest rows and a map need stored states; name the store with --acts.")
     map_notes = []
     if evidence.map is not None:
         first, second = evidence.map.share
         layer = "" if evidence.layer is None else f" of layer {evidence.layer}"
         map_notes.append(
-            f"The first two principal components of the states{layer}, of all rows; they hold "
-            f"{first:.1%} and {second:.1%} of the variance. What lies together here may lie apart "
-            "in the other dimensions. Rows that the filters above leave out are pale; point at a "
-            "dot to read it, click (tap twice) to open its row."
+            f"The first two principal components of the states{layer}, over all rows; they explain "
+            f"{first:.1%} and {second:.1%} of the variance. Rows that are close here may be far "
+            "apart in the other dimensions. Rows that the filters above exclude are pale; point "
+            "at a dot to read it, click (or tap twice) to open its row."
         )
         if evidence.map.outside:
-            map_notes.append(f"{evidence.map.outside:,} rows farther out are drawn at the edge.")
+            map_notes.append(f"{evidence.map.outside:,} outlying rows are drawn at the edge.")
         if limit < len(verdicts):
             map_notes.append("Only listed rows and their neighbours are drawn.")
     return RowsSection(
@@ -226,7 +227,7 @@ def rows_section(
 
 
 def verdict_codes(verdicts: Verdicts) -> NDArray[np.int64]:
-    """0 kept as it was, 1 kept with another class, 2 dropped (n,)."""
+    """0 kept unchanged, 1 kept with another class, 2 dropped (n,)."""
     changed = verdicts.hard != verdicts.weak.argmax(axis=1)
     return np.where(verdicts.keep, np.where(changed, CHANGED, KEPT), DROPPED)
 
@@ -234,9 +235,9 @@ def verdict_codes(verdicts: Verdicts) -> NDArray[np.int64]:
 def rows_payload(verdicts: Verdicts, evidence: Evidence, *, limit: int = SHOWN_ROWS) -> Any:
     """Rows for the page's script: the ``limit`` most disagreeing ones first, then their neighbours.
 
-    A mapping of plain lists: ``classes``; ``listed``, the number of rows of the table; ``total``;
-    columns of all rows in ``rows``; ``near`` (k neighbours of each listed row, as numbers of rows
-    here); ``map``.
+    A mapping of plain lists: ``classes``; ``listed``, the number of rows in the table; ``total``;
+    columns of all rows in ``rows``; ``near`` (k neighbours of each listed row, as row numbers in
+    this payload); ``map``.
     """
     order = verdicts.ranking
     listed = min(limit, len(order))
@@ -244,7 +245,7 @@ def rows_payload(verdicts: Verdicts, evidence: Evidence, *, limit: int = SHOWN_R
     near = None
     if evidence.nearest is not None:
         index = evidence.nearest.index[chosen]
-        others = np.setdiff1d(index, chosen)  # evidence for a listed row, themselves not listed
+        others = np.setdiff1d(index, chosen)  # neighbours of listed rows, not listed themselves
         chosen = np.concatenate([chosen, others])
         place = np.full(len(order), -1)
         place[chosen] = np.arange(len(chosen))
@@ -280,7 +281,7 @@ def _columns(verdicts: Verdicts, evidence: Evidence, chosen: NDArray[np.int64]) 
     }
     for name in ("weak", "probe", "label"):
         P = getattr(verdicts, name)[chosen]
-        # Stable, as everywhere: of equal classes the first is the row's class.
+        # Stable, as everywhere: among equal classes the first is the row's class.
         classes = np.argsort(-P, axis=1, kind="stable")[:, :top]
         columns[name] = {
             "class": classes.ravel().tolist(),
@@ -297,5 +298,5 @@ def _columns(verdicts: Verdicts, evidence: Evidence, chosen: NDArray[np.int64]) 
 
 
 def _rounded(values: NDArray[Any]) -> list[float]:
-    """Four digits behind the point, flat: more would only make the page larger."""
+    """Four decimals, flat: more would only make the page larger."""
     return np.round(values.astype(np.float64), 4).ravel().tolist()

@@ -1,4 +1,4 @@
-"""A saliency comparison's report: tables, figures and page, from what metrics.json holds."""
+"""Reports of a saliency comparison: tables, figures and page, from its metrics.json."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BARS = {
     "finetune_weak_probe_truth": ("#6b4ea0", "4. as 3, then\nprobe,\nground truth"),
     "finetune_truth": ("#0b69a3", "5. finetune,\nground truth"),
 }
-# Key of a curve, as it is drawn -> colour and name.
+# Key of a curve -> colour and name in the figure.
 CURVES = {
     "finetune_weak_probe_truth": ("#6b4ea0", "ground truth, after finetuning on weak labels"),
     "finetune_truth_probe_truth": ("#0b69a3", "ground truth, after finetuning on it"),
@@ -44,7 +44,7 @@ LINES = {"finetune_truth": "finetune, ground truth", "finetune_weak": "finetune,
 PANEL_COLUMNS = 3
 HEADROOM = 0.14  # of the axis, above the tallest bar
 RING = "90 % of the way from the majority to the best layer"
-# Key of a curve, as it is tabled -> name.
+# Key of a curve -> name in the table.
 TABLED = {
     "probe_truth": "ground truth, before finetuning",
     "finetune_weak_probe_truth": "ground truth, after it on weak labels",
@@ -55,9 +55,9 @@ SHOWN_LAYERS = 9
 
 
 def write_saliency_reports(results: Mapping[str, Any], folder: Path) -> str:
-    """Write table.md, bars.png and layers.png of a comparison; returns its tables as text.
+    """Write table.md, bars.png and layers.png of a comparison and return its tables as text.
 
-    ``results`` is what metrics.json holds; of several pairs of models the figures are numbered.
+    ``results`` is the content of metrics.json; figures of several pairs of models are numbered.
     """
     text: list[str] = []
     markdown: list[str] = []
@@ -81,7 +81,7 @@ def write_saliency_reports(results: Mapping[str, Any], folder: Path) -> str:
 
 
 def saliency_page(results: Mapping[str, Any], *, folder: Path) -> Page:
-    """Describe a comparison of probes with finetuning; ``results`` is what metrics.json holds."""
+    """Describe a comparison as a page; ``results`` is the content of metrics.json."""
     tables, figures = [], []
     for pair in results["pairs"]:
         for summary in _shown(pair):
@@ -102,7 +102,7 @@ def saliency_page(results: Mapping[str, Any], *, folder: Path) -> Page:
 
 
 def _shown(pair: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """All tasks together, where there are several, and each of them."""
+    """All tasks together, if there are several, then each task."""
     return [*([pair["overall"]] if pair["overall"] is not None else []), *pair["tasks"]]
 
 
@@ -139,7 +139,7 @@ def saliency_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _mean(result: Mapping[str, Any]) -> str:
-    """A mean in percent with its standard error, or its interval where it has none."""
+    """A mean in percent with its standard error, or with its interval if it has none."""
     text = percent(result["mean"])
     if result["sem"] is not None:
         return f"{text} ± {100 * result['sem']:.1f}"
@@ -151,28 +151,28 @@ def _difference(result: Mapping[str, Any]) -> str:
 
 
 def gap_sentence(summary: Mapping[str, Any], *, chosen: bool = False) -> str:
-    """Which share of the gap between bars 2 and 5 bar 4 closes, or why there is no such share."""
+    """The share of the gap between bars 2 and 5 that bar 4 closes, or why it is undefined."""
     gap = summary["gap_closed_chosen" if chosen else "gap_closed"]
     where = "probes at the chosen layer" if chosen else "probes at the last layer"
-    begin = f"Gap closed, (bar 4 − bar 2) / (bar 5 − bar 2), {where}:"
+    start = f"Gap closed, (bar 4 − bar 2) / (bar 5 − bar 2), {where}:"
     if gap["value"] is None:
-        return f"{begin} none to close, {gap['reason']}; {instead(summary, chosen=chosen)}."
+        return f"{start} none to close, {gap['reason']}; {instead(summary, chosen=chosen)}."
     if gap["unbounded"]:
-        return f"{begin} no bounds, {gap['reason']}; {instead(summary, chosen=chosen)}."
-    text = f"{begin} {interval(gap['value'], gap['low'], gap['high'])}"
+        return f"{start} no bounds, {gap['reason']}; {instead(summary, chosen=chosen)}."
+    text = f"{start} {interval(gap['value'], gap['low'], gap['high'])}"
     if gap["sem"] is not None:
         text += f", s.e.m. over {summary['over']} {gap['sem']:.2f}"
     return text + "."
 
 
 def instead(summary: Mapping[str, Any], *, chosen: bool = False) -> str:
-    """Bar 4 − bar 2 in points, for where there is no gap."""
+    """Bar 4 − bar 2 in points, shown if there is no gap."""
     result = _compared(summary)["finetune_weak_probe_truth", "probe_truth"]
     return f"bar 4 − bar 2 {_difference(result['chosen'] if chosen else result)} points"
 
 
 def finetune_sentence(summary: Mapping[str, Any]) -> str:
-    """What finetuning gains over a linear probe on the same labels, in points."""
+    """The gain of finetuning over a linear probe on the same labels, in points."""
     compared = _compared(summary)
     weak = _difference(compared["finetune_weak", "probe_weak"])
     truth = _difference(compared["finetune_truth", "probe_truth"])
@@ -202,7 +202,7 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def layers_table(summary: Mapping[str, Any]) -> Table:
-    """Test accuracy by layer of the probes before and after finetuning."""
+    """Test accuracy by layer of linear probes before and after finetuning."""
     curves = {key: summary["curves"][key] for key in TABLED if key in summary["curves"]}
     if not curves:
         raise LookupError("no curves")  # of a damaged file
@@ -219,13 +219,13 @@ def layers_table(summary: Mapping[str, Any]) -> Table:
     )
     notes = (
         "Test rows that linear probes get right, %, before and after finetuning. linear from: the",
-        "first layer whose probe has come 90 % of the way from the majority to the best layer's.",
+        "first layer whose probe reaches 90 % of the way from the majority to the best layer.",
     )
     return Table(header, rows, notes)
 
 
 def _spaced(n: int) -> list[int]:
-    """At most nine places, first and last among them."""
+    """At most nine indices, evenly spaced, the first and the last included."""
     if n <= SHOWN_LAYERS:
         return list(range(n))
     return sorted({round(i * (n - 1) / (SHOWN_LAYERS - 1)) for i in range(SHOWN_LAYERS)})
@@ -280,7 +280,7 @@ def _bars_panel(axes: Axes, summary: Mapping[str, Any]) -> None:
 
 
 def _range(summary: Mapping[str, Any]) -> tuple[float, float]:
-    """From below the lowest figure, so that differences show, to above the highest."""
+    """Limits of the axis: not from 0, so that differences show."""
     seen = [100 * summary["chance"], 100 * summary["weak_accuracy"]]
     for bar in summary["bars"]:
         seen += [100 * bar["mean"], *_ends(bar)]
@@ -291,7 +291,7 @@ def _range(summary: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _ends(result: Mapping[str, Any]) -> tuple[float, float]:
-    """± the standard error where there is one, else the interval."""
+    """Mean ± standard error if there is one, else the interval."""
     if result["sem"] is not None:
         return 100 * (result["mean"] - result["sem"]), 100 * (result["mean"] + result["sem"])
     return 100 * result["low"], 100 * result["high"]
@@ -324,13 +324,13 @@ def _bars_caption(pair: Mapping[str, Any], first: Mapping[str, Any]) -> str:
         else f"± standard error of the mean over {first['over']}"
     )
     if pair["overall"] is not None:
-        lines += " (of a task over its seeds, or its 95 % interval over test rows)"
+        lines += " (for a task: over its seeds, or its 95 % interval over test rows)"
     return (
         f"{pair['weak']} → {pair['strong']}, {len(pair['seeds'])} seed"
         f"{'s'[: len(pair['seeds']) != 1]}. The axis does not start at 0.\n"
         "Bars: linear probes at the last layer; diamonds: at the layer chosen on validation rows.\n"
         f"Lines on bars: {lines}.\n"
-        "Gap closed: how far bar 4 lies from bar 2 to bar 5, with its 95 % interval."
+        "Gap closed: (bar 4 − bar 2) / (bar 5 − bar 2), with its 95 % interval."
     )
 
 
@@ -372,7 +372,7 @@ def _layers_panel(axes: Axes, summary: Mapping[str, Any]) -> None:
         curve = summary["curves"][key]
         mean = [100 * value for value in curve["mean"]]
         axes.plot(curve["layers"], mean, "-o", color=color, markersize=4.5, label=name, zorder=3)
-        # Between tasks it is their difficulty that differs, not the curves.
+        # Over tasks the spread is that of their difficulty, not of the curves.
         if summary["over"] == "seeds":
             axes.fill_between(
                 curve["layers"],
@@ -397,8 +397,8 @@ def _layers_panel(axes: Axes, summary: Mapping[str, Any]) -> None:
     axes.set_title(str(summary["name"]), fontsize=11, color=INK, loc="left")
 
 
-def _ticks(layers: Sequence[int], most: int = 13) -> list[int]:
-    step = -(-len(layers) // most)
+def _ticks(layers: Sequence[int], maximum: int = 13) -> list[int]:
+    step = -(-len(layers) // maximum)
     return list(layers[::step])
 
 

@@ -1,4 +1,4 @@
-"""A sweep's report: tables, the choice in words, figures and page, from what its file holds."""
+"""Reports of a sweep: tables, the choice in words, figures and page, from its file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "write_figures",
 ]
 
-# Column -> heading; those of the truth are left out where it is not given.
+# Column -> heading; columns without a value (no ground truth was given) are omitted.
 COLUMNS = {
     "weak_log_loss": "log-loss",
     "weak_log_loss_se": "± s.e.",
@@ -42,7 +42,7 @@ COLUMNS = {
     "relabelled_soft": "soft",
     "relabelled_hard": "hard",
 }
-# In percent, as in every table; files hold fractions.
+# Shown in percent, as in every table; files hold fractions.
 PERCENT = (
     *("weak_accuracy", "weak_auroc", "changed", "accuracy", "auroc"),
     *("relabelled_soft", "relabelled_hard", "kept_own"),
@@ -53,13 +53,13 @@ ROWS_SHOWN = 1000
 PALE, DARK = 0.12, 0.95
 CHOICE = "#b4540a"
 PANEL_WIDTH, HEIGHT = 4.6, 3.6
-FEW = 13  # layers; of more, points would hide the lines
-LETTERS = 11.5  # of a caption, for each inch
+FEW = 13  # layers; with more, points would hide the lines
+CHARACTERS = 11.5  # of a caption per inch
 Points = list[tuple[float, float]]
 
 
 def sweep_page(sweep: Mapping[str, Any], *, title: str) -> Page:
-    """Describe a sweep as a page; ``title`` is how its file is called.
+    """Describe a sweep as a page; ``title`` is the name of its file.
 
     ``sweep`` is what :func:`probekit.experiments.sweep.read_sweep` returned.
     """
@@ -67,7 +67,7 @@ def sweep_page(sweep: Mapping[str, Any], *, title: str) -> Page:
     layers = list(dict.fromkeys(r["layer"] for r in rows if r["layer"] is not None))
     tables = [PageTable("The best strength of each layer and probe", sweep_table(sweep))]
     if sweep["regret"]:
-        tables.append(PageTable("What choosing without the truth cost", _regret_table(sweep)))
+        tables.append(PageTable("Cost of choosing without ground truth", _regret_table(sweep)))
     tables.append(PageTable("Every strength", _rows_table(means), folded=True))
     recorded = plain_command(sweep.get("command"), "sweep")
     return Page(
@@ -93,7 +93,7 @@ def sweep_page(sweep: Mapping[str, Any], *, title: str) -> Page:
 
 
 def write_figures(sweep: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write ``strengths.png`` and ``layers.png``; nothing where no probe has a strength."""
+    """Write ``strengths.png`` and ``layers.png``, or nothing if no probe has a strength."""
     figures = _figures(sweep)
     for name, (draw, _) in figures.items():
         write_figure(draw(sweep), folder / name)
@@ -101,7 +101,7 @@ def write_figures(sweep: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _figures(sweep: Mapping[str, Any]) -> dict[str, tuple[Callable[..., Any], str]]:
-    """Curves and heat map; none where no probe has a strength on a layer."""
+    """Curves and heat map, or none if no probe has a strength on a layer."""
     if not _probes(sweep) or not _layers(sweep):
         return {}
     return {
@@ -112,16 +112,16 @@ def _figures(sweep: Mapping[str, Any]) -> dict[str, tuple[Callable[..., Any], st
 
 def _regret_table(sweep: Mapping[str, Any]) -> Table:
     rows = []
-    for measure, lost in sweep["regret"].items():
-        at = lost["at"]
+    for measure, regret in sweep["regret"].items():
+        at = regret["at"]
         where = [at["probe"], f"layer {at.get('layer', 'all')}", strength_text(at)]
         keys = ("chosen", "oracle", "regret", "by_strength")
-        shown = (f"{100 * lost[key]:.2f}" for key in keys)
+        shown = (f"{100 * regret[key]:.2f}" for key in keys)
         rows.append((measure_name(measure), *shown, ", ".join(filter(None, where))))
     header = ("measure, %", "chosen", "best", "regret", "by strength", "the best is at")
     notes = (
-        "The best of each measure is found with the truth. By strength: what of the regret",
-        "another strength on the chosen layer, with the chosen probe, would have saved.",
+        "The best of each measure is chosen with ground truth. By strength: the part of the regret",
+        "that another strength of the chosen probe on the chosen layer would have avoided.",
     )
     return Table(header, tuple(rows), notes)
 
@@ -139,18 +139,18 @@ def _rows_table(means: Sequence[Mapping[str, Any]]) -> Table:
         for row in means[:ROWS_SHOWN]
     )
     left = len(means) - len(rows)
-    notes = (f"{left:,} more are in the file.",) if left else ()
+    notes = (f"The file has {left:,} more rows.",) if left else ()
     heads = (n.replace("_", " ") + (", %" if _in_percent(n) else "") for n in names)
     return Table(("probe", "layer", "strength", *heads), rows, notes)
 
 
 def strength_text(row: Mapping[str, Any]) -> str:
-    """A strength as people write it: ``k 50``, ``k_zeta 32, k_cc 4, zeta 0.5``; "" for none."""
+    """A strength as text: ``k 50``, ``k_zeta 32, k_cc 4, zeta 0.5``; "" if there is none."""
     return ", ".join(f"{n} {row[n]:.3g}" for n in STRENGTHS if row.get(n) is not None)
 
 
 def measure_name(column: str) -> str:
-    """What a column of the truth is called in a sentence."""
+    """The name of a column of ground truth in a sentence."""
     kind, _, how = column.partition("_")
     if kind == "filtered":
         rule = "its own rule" if how == "own" else f"dropping {100 * float(how):g} %"
@@ -161,7 +161,7 @@ def measure_name(column: str) -> str:
 
 
 def sweep_table(sweep: Mapping[str, Any]) -> Table:
-    """One row for each layer and probe, at the strength chosen without the truth."""
+    """One row for each layer and probe, at the strength chosen without ground truth."""
     best = sweep["best"]
     shown = [name for name in COLUMNS if any(row[name] is not None for row in best)]
     dropped = _usual_filter(best)
@@ -185,7 +185,7 @@ def sweep_table(sweep: Mapping[str, Any]) -> Table:
 
 
 def choice_text(sweep: Mapping[str, Any]) -> str:
-    """The choice and, where the truth is known, what it lost to the best row."""
+    """The choice and, if ground truth is known, its regret against the best row."""
     choice = sweep["choice"]
     where = "all stored layers" if "layer" not in choice else f"layer {choice['layer']}"
     strength = strength_text(choice)
@@ -198,24 +198,24 @@ def choice_text(sweep: Mapping[str, Any]) -> str:
     if len({row["layer"] for row in sweep["best"]}) > 1:
         lines.append(
             "Trust the strength more than the layer: weak labels are easiest to predict from "
-            "states like those\ntheir supervisor read; --layers last leaves that question out."
+            "states like those\ntheir supervisor read; --layers last avoids that question."
         )
-    for measure, lost in sweep["regret"].items():
+    for measure, regret in sweep["regret"].items():
         if measure == "auroc_gain":
             continue  # AUROC less a constant
-        at = lost["at"]
+        at = regret["at"]
         layer = "all layers" if "layer" not in at else f"layer {at['layer']}"
         oracle = ", ".join(filter(None, [at["probe"], layer, strength_text(at)]))
         lines.append(
-            f"  regret {100 * lost['regret']:.2f} points in {measure_name(measure)}, "
-            f"{100 * lost['by_strength']:.2f} of it by the strength: "
-            f"{100 * lost['chosen']:.2f} %, best {100 * lost['oracle']:.2f} % ({oracle})"
+            f"  regret {100 * regret['regret']:.2f} points in {measure_name(measure)}, "
+            f"{100 * regret['by_strength']:.2f} of it by the strength: "
+            f"{100 * regret['chosen']:.2f} %, best {100 * regret['oracle']:.2f} % ({oracle})"
         )
     return "\n".join(lines)
 
 
 def _usual_filter(best: Sequence[Mapping[str, Any]]) -> str | None:
-    """Column of the filter whose share is nearest to the usual one."""
+    """The filter column whose share is nearest to the default one."""
     names = [
         name
         for name in best[0]
@@ -252,12 +252,12 @@ def _is(row: Mapping[str, Any], choice: Mapping[str, Any]) -> bool:
 
 
 def _in_percent(name: str) -> bool:
-    """Whether a column of the file holds shares, which tables show in percent."""
+    """Whether tables show this column of the file in percent."""
     return name in PERCENT or name.startswith("filtered")
 
 
 def _cell(name: str, value: float | None) -> str:
-    """A value of a column of the file as tables show it."""
+    """A value of a column of the file as text."""
     if value is None or not math.isfinite(value):
         return MISSING
     if _in_percent(name):
@@ -268,8 +268,8 @@ def _cell(name: str, value: float | None) -> str:
 def draw_strengths(sweep: Mapping[str, Any]) -> matplotlib.figure.Figure:
     """Draw a panel per probe and a line per layer over the strength.
 
-    With a truth the probe's AUROC less that of the weak labels, as in
-    https://blog.eleuther.ai/weak-to-strong/; without one the out-of-fold weak log-loss. ``sweep``
+    With ground truth: the probe's AUROC less that of the weak labels, as in
+    https://blog.eleuther.ai/weak-to-strong/. Without: the out-of-fold weak log-loss. ``sweep``
     is :attr:`probekit.experiments.sweep.Sweep.plain`.
     """
     measure, label = _measure(sweep)
@@ -303,7 +303,7 @@ def draw_strengths(sweep: Mapping[str, Any]) -> matplotlib.figure.Figure:
 
 
 def draw_layers(sweep: Mapping[str, Any]) -> matplotlib.figure.Figure:
-    """Draw the same figures as colours, layers upwards and strengths to the right."""
+    """Draw the same values as a heat map, with layers upwards and strengths to the right."""
     import matplotlib as mpl
     import numpy as np
 
@@ -348,8 +348,8 @@ def _measure(sweep: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _probes(sweep: Mapping[str, Any]) -> list[str]:
-    there = dict.fromkeys(row["probe"] for row in sweep["rows"])
-    return [name for name, spec in REGISTRY.items() if spec.axis and name in there]
+    names = {row["probe"] for row in sweep["rows"]}
+    return [name for name, spec in REGISTRY.items() if spec.axis and name in names]
 
 
 def _layers(sweep: Mapping[str, Any]) -> list[int]:
@@ -361,12 +361,12 @@ def _of(sweep: Mapping[str, Any], probe: str) -> list[Mapping[str, Any]]:
 
 
 def _curve(sweep: Mapping[str, Any], probe: str, layer: int, measure: str) -> Points:
-    """Strength and mean figure: of the seeds, and of TopoFilter's other strengths."""
-    figures: dict[float, list[float]] = {}
+    """Strength and mean value, over seeds and over TopoFilter's other strengths."""
+    curve: dict[float, list[float]] = {}
     for row in _of(sweep, probe):
         if row["layer"] == layer and _finite(row[measure]):
-            figures.setdefault(row["strength"], []).append(row[measure])
-    return sorted((x, math.fsum(values) / len(values)) for x, values in figures.items())
+            curve.setdefault(row["strength"], []).append(row[measure])
+    return sorted((x, math.fsum(values) / len(values)) for x, values in curve.items())
 
 
 def _grid(
@@ -383,7 +383,7 @@ def _grid(
 
 
 def _strength_axis(axes: Axes, strengths: Sequence[float]) -> None:
-    """A logarithmic axis, numbered as people write such numbers."""
+    """A logarithmic axis with plain numbers as labels."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     low, high = min(strengths), max(strengths)
@@ -399,7 +399,7 @@ def _strength_axis(axes: Axes, strengths: Sequence[float]) -> None:
 
 
 def _limits(axes: Axes, sweep: Mapping[str, Any], probes: Sequence[str], measure: str) -> None:
-    """Leave out what would press all else into a line: k = 1 and the like."""
+    """Cut off outliers, such as k = 1, that would flatten every other curve."""
     import numpy as np
 
     values = [
@@ -436,7 +436,7 @@ def _color(number: int, n: int) -> Any:
 
 
 def _layer_scale(axes: Axes, layers: Sequence[int]) -> None:
-    """Name the lines at the right: a few layers, from the last at the top to the first."""
+    """A legend at the right: up to 13 layers, the last at the top."""
     n = len(layers)
     step = max(1, math.ceil(n / 13))
     shown = [i for i in range(n) if (n - 1 - i) % step == 0][::-1]
@@ -450,7 +450,7 @@ def _layer_scale(axes: Axes, layers: Sequence[int]) -> None:
 
 
 def _choice_of(sweep: Mapping[str, Any], probe: str) -> tuple[int, float] | None:
-    """Layer and strength of the choice, where it is this probe's on a layer."""
+    """Layer and strength of the choice, if it is this probe on one layer."""
     choice = sweep["choice"]
     if choice is None or choice["probe"] != probe or choice.get("layer") is None:
         return None
@@ -484,13 +484,13 @@ def _strength_name(probe: str) -> str:
 
 
 def _caption(sweep: Mapping[str, Any], measure: str, inches: float, *, frame: bool = False) -> str:
-    if sweep["choice"] is None:  # of several sweeps; who averages them says so
+    if sweep["choice"] is None:  # the mean of several sweeps, which has a caption of its own
         return ""
     rows = sweep["rows"][0]["rows"]
     parts = [f"{rows:,} rows, every figure out of fold."]
     if measure == "auroc_gain":
         auroc = sweep["weak_labels"]["auroc"]
-        parts.append(f"Weak labels' AUROC {auroc:.3f}; above 0 a probe is better than its labels.")
+        parts.append(f"Weak labels' AUROC {auroc:.3f}; above 0 a probe beats its labels.")
     mark = "Framed" if frame else "Ringed"
     probe = sweep["choice"]["probe"]
     if probe not in _probes(sweep):
@@ -499,7 +499,7 @@ def _caption(sweep: Mapping[str, Any], measure: str, inches: float, *, frame: bo
         parts.append(f"{mark}: the choice made without ground truth.")
     if "topofilter" in _probes(sweep):
         parts.append("TopoFilter: mean over its other strengths.")
-    return "\n".join(textwrap.wrap(" ".join(parts), max(40, int(LETTERS * inches * 0.86))))
+    return "\n".join(textwrap.wrap(" ".join(parts), max(40, int(CHARACTERS * inches * 0.86))))
 
 
 def _short(value: float) -> str:

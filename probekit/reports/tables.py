@@ -1,4 +1,4 @@
-"""One table for a terminal, Markdown and a page, and how numbers are written in its cells."""
+"""One table for a terminal, Markdown and a page, and the format of numbers in its cells."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MISSING = "-"
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as they are shown; the first column is text, the others are numbers."""
+    """Cells as text; the first column is left-aligned, the others are numbers."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -23,15 +23,15 @@ class Table:
     """Sentences below the table."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError if a row would be shown under another column's name."""
+        """Raise ValueError if a row has another number of cells than the header."""
         uneven = [row for row in self.rows if len(row) != len(self.header)]
         if uneven:
             raise ValueError(f"{len(self.header)} columns cannot hold the row {uneven[0]!r}.")
 
     def text(self, *, rule: bool = True) -> str:
-        """Aligned columns, two spaces apart, each row one line.
+        """Aligned columns, two spaces apart, one line per row.
 
-        With ``rule=False`` there is no line below the header, and the notes follow at once.
+        With ``rule=False`` there is no line below the header, and no empty line before the notes.
         """
         lines = [tuple(map(_cell, row)) for row in (self.header, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -47,7 +47,7 @@ class Table:
         return "\n".join([*text, *([""] if rule and self.notes else []), *self.notes])
 
     def markdown(self) -> str:
-        """A pipe table, notes as a paragraph below."""
+        """A pipe table with the notes as a paragraph below."""
 
         def line(cells: tuple[str, ...]) -> str:
             return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
@@ -62,23 +62,23 @@ def _cell(text: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as percent with one digit behind the point, or a dash where there is none."""
+    """A share in percent with one decimal, or a dash if there is none."""
     return MISSING if value is None or not math.isfinite(value) else f"{100 * value:.1f}"
 
 
 def share(value: float | None) -> str:
-    """:func:`percent` with its sign: ``12.3 %``."""
+    """:func:`percent` with the percent sign: ``12.3 %``."""
     text = percent(value)
     return text if text == MISSING else f"{text} %"
 
 
 def share_of(part: int, whole: int) -> str:
-    """A part as :func:`share` of the whole, or a dash where there is nothing to share."""
+    """A part as :func:`share` of the whole, or a dash if the whole is 0."""
     return share(part / whole) if whole else MISSING
 
 
 def number(value: float | None) -> str:
-    """Four digits behind the point, or a dash where there is no number."""
+    """Four decimals, or a dash if there is no number."""
     return MISSING if value is None or not math.isfinite(value) else f"{value:.4f}"
 
 
@@ -93,7 +93,7 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def finite(value: Any) -> Any:
-    """The same nested value with None for every number that JSON does not have."""
+    """The same nested value with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

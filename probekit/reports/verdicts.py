@@ -1,4 +1,4 @@
-"""Verdicts as people read them: the tables that filter and relabel print, and the page."""
+"""Reports of verdicts: the tables that filter and relabel print, and the page."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ SCORES = {
     "log_loss": "log loss",
     "calibration_error": "calibration error",
 }
-# Figures that are not shares of rows or of pairs of rows.
+# Metrics that are not a share of rows or of pairs of rows.
 NO_SHARE = ("log_loss", "brier", "ece", "calibration_error")
-# Parameters of probes that the heading leaves out.
+# Parameters of probes that the heading omits.
 QUIET = (
     *("backend", "device", "dtype", "max_iter", "random_state", "tol", "penalties"),
     *("widths", "ridge", "knn"),
@@ -41,7 +41,7 @@ QUIET = (
 def verdicts_json(
     verdicts: Verdicts, summary: Summary, evaluation: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Everything that is printed, for machines; what is not a number is null."""
+    """Everything that is printed, as JSON holds it; NaN and infinity are None."""
     result: dict[str, Any] = finite(
         {
             **dict(verdicts.provenance),
@@ -54,17 +54,17 @@ def verdicts_json(
 
 
 def figure(name: str, value: float | None) -> str:
-    """A figure of predictions: losses as they are, shares in percent."""
+    """A metric as text: losses as numbers, shares in percent."""
     return number(value) if name in NO_SHARE else share(value)
 
 
 def figures_text(figures: Mapping[str, float | None]) -> str:
-    """Figures of predictions in a line, without the number of rows."""
+    """Metrics of predictions in one line, without the number of rows."""
     return ", ".join(f"{k} {figure(k, v)}" for k, v in figures.items() if k != "rows")
 
 
 def verdicts_text(verdicts: Verdicts, summary: Summary, evaluation: dict[str, Any] | None) -> str:
-    """Tables for people."""
+    """The tables that filter and relabel print."""
     tables = [_summary_table(verdicts, summary)]
     if "estimates" in verdicts.provenance:
         tables.append(_estimates(verdicts))
@@ -74,8 +74,8 @@ def verdicts_text(verdicts: Verdicts, summary: Summary, evaluation: dict[str, An
 
 
 def _heading(verdicts: Verdicts) -> str:
-    said = verdicts.provenance
-    probe = said["probe"]
+    provenance = verdicts.provenance
+    probe = provenance["probe"]
     shown = {k: v for k, v in probe["parameters"].items() if v is not None and v is not False}
     shown = {k: v for k, v in shown.items() if k not in QUIET}
     if "l2" in probe:
@@ -84,32 +84,32 @@ def _heading(verdicts: Verdicts) -> str:
     parameters = ", ".join(f"{k} {v}" for k, v in shown.items())
     layer = "" if not verdicts.layers else f", layer{'s' * (len(verdicts.layers) > 1)} "
     layer += ", ".join(map(str, verdicts.layers))
-    how = "in sample" if said["in_sample"] else "out of fold"
-    lines = [f"{probe['name']} ({parameters}){layer}, {how}: {_action(said)}"]
+    how = "in sample" if provenance["in_sample"] else "out of fold"
+    lines = [f"{probe['name']} ({parameters}){layer}, {how}: {_action(provenance)}"]
     if verdicts.tied:
-        by = "their row number" if said.get("ties_by") == "index" else "a hash of seed and id"
-        dropped = said["ties"].get("taken")
-        what = "which class they get"
+        by = "their row number" if provenance.get("ties_by") == "index" else "a hash of seed and id"
+        dropped = provenance["ties"].get("taken")
+        choice = "which class they get"
         if dropped is not None:
-            what = f"which {dropped:,} of them are dropped"
-        lines.append(f"{verdicts.tied:,} rows are equal at the cut; {by} decided {what}.")
+            choice = f"which {dropped:,} of them are dropped"
+        lines.append(f"{verdicts.tied:,} rows are equal at the cut; {by} decided {choice}.")
     return "\n".join(lines)
 
 
-def _action(said: Any) -> str:
-    if said["action"] == "relabel":
-        amount = said.get("blend", said.get("threshold"))
-        text = f"relabel, {said['form']}" + ("" if amount is None else f" {amount:g}")
-        above = said.get("only_above")
+def _action(provenance: Mapping[str, Any]) -> str:
+    if provenance["action"] == "relabel":
+        amount = provenance.get("blend", provenance.get("threshold"))
+        text = f"relabel, {provenance['form']}" + ("" if amount is None else f" {amount:g}")
+        above = provenance.get("only_above")
         return text if above is None else f"{text}, where the disagreement is above {above:g}"
-    if "threshold" in said:
-        return f"filter, disagreement above {said['threshold']:g}"
-    if "contamination" not in said:
+    if "threshold" in provenance:
+        return f"filter, disagreement above {provenance['threshold']:g}"
+    if "contamination" not in provenance:
         return "filter by its own rule"
-    part = said["contamination"]
+    part = provenance["contamination"]
     words = {"auto": "automatic share", "confident": "confident learning's count"}
     amount = words.get(part) or f"{part:.3g}"
-    return f"filter, {amount} {'of each weak class' if said['per_class'] else 'of all rows'}"
+    return f"filter, {amount} {'of each weak class' if provenance['per_class'] else 'of all rows'}"
 
 
 def _summary_table(verdicts: Verdicts, summary: Summary) -> Table:
@@ -130,7 +130,7 @@ def _summary_table(verdicts: Verdicts, summary: Summary) -> Table:
 def _parts(
     summary: Summary, shift: float = math.nan
 ) -> list[tuple[str, ClassSummary | Summary, int, float]]:
-    """Name, counts, rows and label shift of each weak class, and of all with this ``shift``."""
+    """Name, counts, rows and label shift of each weak class, then of all rows with ``shift``."""
     parts: list[tuple[str, ClassSummary | Summary, int, float]] = [
         (part.name, part, part.weak, part.shift) for part in summary.classes
     ]
@@ -175,43 +175,43 @@ def _estimates(verdicts: Verdicts) -> Table:
 def verdicts_page(
     verdicts: Verdicts, evidence: Evidence, *, title: str, limit: int = SHOWN_ROWS
 ) -> Page:
-    """Describe verdicts as a page; ``title`` is how their file is called."""
+    """Describe verdicts as a page; ``title`` is the name of their file."""
     summary = summarize(verdicts)
     tables = [PageTable("What the verdicts do", _class_table(summary))]
     if evidence.truth is not None:
         tables += _truth_tables(verdicts, evidence.truth)
     if "estimates" in verdicts.provenance:
         tables.append(PageTable("Estimated shares of doubtful rows", _estimates(verdicts)))
-    said = dict(verdicts.provenance)
-    command = plain_command(said.pop("command", None), "filter", "relabel")
-    if {"readmitted", "reviewed"} & {*said}:
-        command = None  # it made what these verdicts were before
+    provenance = dict(verdicts.provenance)
+    command = plain_command(provenance.pop("command", None), "filter", "relabel")
+    if {"readmitted", "reviewed"} & {*provenance}:
+        command = None  # the verdicts were changed after it
     return Page(
         title=title,
         kind="verdicts",
         facts=_facts(verdicts, summary),
-        alarms=(*summary.alarms, *said.get("notes", ())),
+        alarms=(*summary.alarms, *provenance.get("notes", ())),
         tables=tuple(tables),
         rows=rows_section(verdicts, evidence, limit=limit),
         commands=() if command is None else ((RECORDED, command),),
-        provenance=flat(said),
+        provenance=flat(provenance),
     )
 
 
 def _facts(verdicts: Verdicts, summary: Summary) -> tuple[tuple[str, str], ...]:
-    said, rows = verdicts.provenance, summary.rows
+    provenance, rows = verdicts.provenance, summary.rows
     facts = [("Rows", f"{rows:,}")]
-    if summary.dropped or said.get("action") == "filter":
+    if summary.dropped or provenance.get("action") == "filter":
         facts.append(("Dropped", f"{summary.dropped:,} ({share_of(summary.dropped, rows)})"))
-    if summary.changed or said.get("action") == "relabel":
+    if summary.changed or provenance.get("action") == "relabel":
         facts.append(("Changed", f"{summary.changed:,} ({share_of(summary.changed, rows)})"))
     facts.append(("Mean disagreement", number(summary.disagreement)))
-    if "probe" in said:
-        facts.append(("Probe", said["probe"]["name"].removesuffix("Probe")))
+    if "probe" in provenance:
+        facts.append(("Probe", provenance["probe"]["name"].removesuffix("Probe")))
     if layers := verdicts.layers:
         facts.append(("Layers" if len(layers) > 1 else "Layer", ", ".join(map(str, layers))))
-    if "in_sample" in said:
-        facts.append(("Predicted", "in sample" if said["in_sample"] else "out of fold"))
+    if "in_sample" in provenance:
+        facts.append(("Predicted", "in sample" if provenance["in_sample"] else "out of fold"))
     return tuple(facts)
 
 
@@ -240,13 +240,13 @@ def _truth_tables(verdicts: Verdicts, truth: NDArray[Any]) -> list[PageTable]:
     ]
     if dropped := evaluation.get("dropped"):
         rows += [
-            (what, percent(dropped[key]), percent(dropped[f"{key}_random"]))
-            for key, what in (
+            (name, percent(dropped[key]), percent(dropped[f"{key}_random"]))
+            for key, name in (
                 ("precision", "dropped labels that are wrong, %"),
                 ("recall", "wrong labels that are dropped, %"),
             )
         ]
-    notes = ("Random choice: as many rows of each weak class dropped or moved, exact expectation.",)
+    notes = ("Random choice: as many rows of each weak class, exact expectation.",)
     written = {key: number if key in NO_SHARE else percent for key in SCORES}
     header = (text if key in NO_SHARE else f"{text}, %" for key, text in SCORES.items())
     scores = tuple(

@@ -65,7 +65,7 @@ def test_rows_without_a_store(report, chain, verdicts):
     html, data, _ = report(verdicts, "--rows", chain.rows)
     assert data["rows"]["text"][0] in chain.texts
     assert data["near"] is data["map"] is None
-    assert "No stored states were at hand" in html
+    assert "Nearest rows and a map need stored states" in html
 
 
 @pytest.mark.parametrize(
