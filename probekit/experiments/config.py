@@ -36,7 +36,15 @@ from probekit.settings import (
     within,
 )
 
-__all__ = ["ACTIONS", "RunConfig", "read_config", "write_config"]
+__all__ = [
+    "ACTIONS",
+    "BAG_OF_WORDS",
+    "FINETUNE",
+    "STUDENTS",
+    "RunConfig",
+    "read_config",
+    "write_config",
+]
 
 # Name of an action -> function of probekit.cleaning and what it is told.
 ACTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -44,6 +52,14 @@ ACTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "relabel": ("relabel", {}),
     "relabel-hard": ("relabel", {"hard": True}),
 }
+# A weak supervisor without a pretrained model: scikit-learn's word counts and logistic regression.
+BAG_OF_WORDS = "bag-of-words"
+FINETUNE = "finetune"
+# Linear student -> parameters of its logistic probe. The first chooses its penalty out of fold on
+# the labels that it trains on; the second fits wrong labels too, as large networks do.
+STUDENTS: dict[str, dict[str, Any]] = {"linear": {}, "memorising": {"l2": 1e-5}}
+# Fields that need a finetuned student, and their defaults.
+FINETUNED_ONLY = {"losses": ("xent",), "rounds": 1, "curves": False, "chain": ()}
 # Settings of a training that a run gives itself, and the field that says them.
 OF_THE_RUN = {
     "model": "weak and strong",
@@ -76,9 +92,16 @@ class RunConfig:
     task: Annotated[Sequence[str], SEVERAL]
     """Tasks, or files of rows with a column label; each is an experiment of its own."""
     weak: Annotated[Sequence[str], MODELS] = ()
-    """Weak supervisors' models."""
+    """Weak supervisors' models; ``bag-of-words``: logistic regression on word counts."""
+    weak_labels: Annotated[str | None, Maybe(Name("a file of labels"))] = None
+    """File of weak labels, instead of a weak supervisor: id and label, prob or probs."""
     strong: Annotated[Sequence[str], MODELS] = ()
     """Students' models; every pair of a weak and a strong one is run."""
+    student: Annotated[Sequence[str], Listed(Choice(FINETUNE, *STUDENTS), alone=True, least=1)] = (
+        FINETUNE,
+    )
+    """``finetune``, or a logistic probe on the strong model's frozen states: ``linear``
+    (regularised) or ``memorising``; of several each has a table of its own."""
     group_column: Annotated[str | None, Maybe(Name("a column's name"))] = None
     """Column of what rows belong to (a question, user): such rows are dealt to one part."""
     seeds: Annotated[Sequence[int], Listed(SEED, alone=True)] = (0,)
@@ -141,8 +164,20 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse what can be told to be wrong without reading anything."""
         for name in ("task", "weak", "strong", "seeds", "losses"):
-            if not getattr(self, name) and not (name in ("weak", "strong") and self.chain):
+            given = getattr(self, name) or (name == "weak" and self.weak_labels)
+            if not given and not (name in ("weak", "strong") and self.chain):
                 raise UsageError(f"A run needs {name}; name at least one.")
+        if self.weak and self.weak_labels is not None:
+            raise UsageError(
+                "weak and weak_labels both give the weak labels; leave one of them out."
+            )
+        if FINETUNE not in self.student:
+            for name, default in FINETUNED_ONLY.items():
+                if getattr(self, name) != default:
+                    raise UsageError(
+                        f"{name} is for finetuned students; leave it out, or add {FINETUNE} to "
+                        "student."
+                    )
         if len(self.chain) == 1:
             raise UsageError("A chain needs at least two models, weakest first.")
         probes = probe_names()

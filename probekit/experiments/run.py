@@ -21,7 +21,7 @@ from probekit.cleaning.evaluate import summarize
 from probekit.cuts import by_key
 from probekit.errors import DataError, OutputExistsError, ProbekitError, UsageError, first_few
 from probekit.experiments.cache import Cache, Step, versions
-from probekit.experiments.config import RunConfig, write_config
+from probekit.experiments.config import FINETUNE, RunConfig, write_config
 from probekit.experiments.scores import (
     PERPLEXITY,
     Arm,
@@ -31,7 +31,7 @@ from probekit.experiments.scores import (
     score_curve,
     spread,
 )
-from probekit.experiments.splits import Splits, chain_splits, run_splits
+from probekit.experiments.splits import Splits, chain_splits, labelled, run_splits
 from probekit.experiments.steps import VERDICTS, Context, Model, describe_model, predictions_file
 from probekit.experiments.weak_to_strong import Chain, Pair, PlannedArm
 from probekit.files import TEMPORARY, atomic_write
@@ -53,6 +53,7 @@ class Experiment:
     source: Pair | Chain
     weak: str
     strong: str
+    student: str = FINETUNE
 
     @property
     def context(self) -> Context:
@@ -106,6 +107,7 @@ class Run:
         self._tell = tell
         self._sources = sources or Sources()
         self._refused: dict[str, ProbekitError] = {}
+        self._notes: list[str] = []
 
     @cached_property
     def experiments(self) -> list[Experiment]:
@@ -135,23 +137,35 @@ class Run:
 
     def _experiments(self) -> list[Experiment]:
         config, describe = self.config, self._sources.describe
-        found = []
+        found: list[Experiment] = []
         for task, seed in product(config.task, config.seeds):
             where = f"{task}, seed {seed}"
-            if config.weak and config.strong:
+            if config.strong and (config.weak or config.weak_labels):
                 with self._open(where):
-                    splits = self._sources.splits(task, config, seed)
-                    context = Context(config, splits, seed, describe)
-                    for weak, strong in product(config.weak, config.strong):
-                        with self._open(f"{where}, {weak} → {strong}"):
-                            names = describe(weak).label, describe(strong).label
-                            found.append(Experiment(Pair(context, weak, strong), *names))
+                    found += self._pairs(task, seed)
             if config.chain:
                 with self._open(f"{where}, chain"):
                     splits = self._sources.chain_splits(task, config, seed)
                     chain = Chain(Context(config, splits, seed, describe), tuple(config.chain))
                     first, last = (describe(chain.models[i]).label for i in (0, -1))
                     found.append(Experiment(chain, first, f"{last} (chain)"))
+        return found
+
+    def _pairs(self, task: str, seed: int) -> list[Experiment]:
+        """Every weak supervisor with every student's model, on one task and seed."""
+        config = self.config
+        splits, given, weak_names = self._sources.splits(task, config, seed), None, config.weak
+        if config.weak_labels is not None:
+            labels = load_labels(config.weak_labels, one_class=True)
+            splits, given, notes = labelled(splits, labels)
+            self._notes += notes
+            weak_names = (Path(config.weak_labels).name,)
+        context = Context(config, splits, seed, self._sources.describe)
+        found = []
+        for weak, strong, student in product(weak_names, config.strong, config.student):
+            with self._open(f"{task}, seed {seed}, {weak} → {strong}"):
+                pair = Pair(context, weak, strong, student, given)
+                found.append(Experiment(pair, *pair.names, student))
         return found
 
     @contextmanager
@@ -202,6 +216,8 @@ class Run:
         self.check()
         for each in self.left_out:
             self._tell(f"Warning: {each}; the others go on.")
+        for note in self._notes:
+            self._tell(f"Note: {note}")
         self.cache.run(self.first_steps())
         self.cache.run(self.all_steps())
         summary = {"config": self.config.to_mapping(), **self._scored(folder), **provenance()}
@@ -221,6 +237,7 @@ class Run:
                     "task": task,
                     "weak": weak,
                     "strong": strong,
+                    "student": seeds[0]["student"],
                     "parameters": seeds[0]["parameters"],
                     "seeds": [result["seed"] for result in seeds],
                     "arms": combine_seeds([result["arms"] for result in seeds]),
@@ -255,17 +272,14 @@ class Run:
             "task": task,
             "weak": weak_name,
             "strong": strong,
+            "student": experiment.student,
             "seed": context.seed,
             "classes": list(context.splits.classes),
             "rows": {name: len(rows) for name, rows in context.splits.rows.items()},
             "weak_prior": None if shares is None else shares.tolist(),
             "parameters": self._parameters(experiment),
-            "alarms": self._alarms(context, arms),
-            "failures": [
-                f"{context.title(row['name'])}: {name}: {reason}"
-                for row in judged
-                for name, reason in row["alarms"].items()
-            ],
+            "alarms": [*self._alarms(context, arms), *_raised(context, judged, missing=True)],
+            "failures": _raised(context, judged, missing=False),
             "arms": judged,
             "seconds": {step.name: self.cache.seconds(step) for step in steps},
         }
@@ -292,7 +306,9 @@ class Run:
             alarms["failed"] = reasons[0]
         probs = []
         for step in arm.steps:
-            if self.cache.failure(step) is None:
+            if self.cache.failure(step) is None and not self._tested(step):
+                alarms["missing"] = "the file has no labels for the test rows"
+            elif self.cache.failure(step) is None:
                 found = self._predictions(step, "test")
                 aligned = found.align(rows.keys, rows_name="the test rows")
                 probs.append(aligned.labels.probs)
@@ -315,6 +331,10 @@ class Run:
             notes={},
             alarms=alarms,
         )
+
+    def _tested(self, step: Step) -> bool:
+        """Whether a step has predictions of the test rows; labels of a file may have none."""
+        return step.kind != "labels" or "test" in step.params
 
     def _predictions(self, step: Step, part: str) -> WeakLabels:
         return load_labels(self.cache.path(step) / predictions_file(part), one_class=True)
@@ -340,15 +360,12 @@ class Run:
         return None if found is None else found[:, 0]
 
     def _parameters(self, experiment: Experiment) -> dict[str, int]:
-        source = experiment.source
+        source, describe = experiment.source, self._sources.describe
         if isinstance(source, Chain):
-            ends = source.models[0], source.models[-1]
+            weak, strong = (describe(source.models[end]) for end in (0, -1))
         else:
-            ends = source.weak, source.strong
-        return {
-            name: self._sources.describe(model).parameters
-            for name, model in zip(("weak", "strong"), ends, strict=True)
-        }
+            weak, strong = source.supervisor, describe(source.strong)
+        return {"weak": weak.parameters, "strong": strong.parameters}
 
     def _alarms(self, context: Context, arms: list[PlannedArm]) -> list[str]:
         found = []
@@ -405,6 +422,8 @@ class Run:
             source = experiment.source
             if arm.kind in ("floor", "ceiling", "probe") or isinstance(source, Chain):
                 continue
+            if experiment.student != FINETUNE:
+                continue
             if self.cache.failure(arm.steps[0]) is not None:
                 continue
             folder = self.cache.path(arm.steps[0]) / "model"
@@ -438,11 +457,21 @@ class Run:
         target = self._predictions_folder(experiment, folder)
         for arm in arms:
             for number, step in enumerate(arm.steps, 1):
-                if self.cache.failure(step) is not None:
+                if self.cache.failure(step) is not None or not self._tested(step):
                     continue
                 name = arm.name if len(arm.steps) == 1 else f"{arm.name} {number}"
                 source = self.cache.path(step) / predictions_file("test")
                 shutil.copyfile(source, target / f"{_slug(name)}.parquet")
+
+
+def _raised(context: Context, judged: list[dict[str, Any]], *, missing: bool) -> list[str]:
+    """What is wrong with the arms; a floor that nobody gave is ``missing``, and no failure."""
+    return [
+        f"{context.title(row['name'])}: {name}: {reason}"
+        for row in judged
+        for name, reason in row["alarms"].items()
+        if (name == "missing") is missing
+    ]
 
 
 def open_folder(folder: Path, config: RunConfig, *, make: bool = True) -> None:

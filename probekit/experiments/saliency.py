@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from probekit.errors import DataError, OutputExistsError, UsageError
 from probekit.experiments.cache import Step
-from probekit.experiments.config import RunConfig
+from probekit.experiments.config import FINETUNE, RunConfig
 from probekit.experiments.run import (
     CONFIG,
     Experiment,
@@ -84,6 +84,11 @@ class SaliencyConfig(RunConfig):
         super().__post_init__()
         if self.chain:
             raise UsageError("saliency compares a weak and a strong model; leave chain out.")
+        if self.student != (FINETUNE,) or self.weak_labels is not None:
+            raise UsageError(
+                "saliency compares finetuned students of a weak supervisor; leave student and "
+                "weak_labels out."
+            )
         if not self.validation_share and self.validation_rows is None:
             raise UsageError(
                 "saliency chooses penalties and layers on validation rows; give a "

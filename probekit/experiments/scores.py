@@ -48,6 +48,7 @@ COMPARED = ("agreement", "pgr", "pgr_prior_matched", "pgr_auroc", "gain", "gain_
 # What may be wrong with an arm.
 ALARMS = {
     "failed": "a step of it failed",
+    "missing": "no labels for the test rows",
     "degenerate": "the labels are of one class",
     "collapsed": "one class for every test row",
 }
@@ -87,7 +88,8 @@ class Arm:
     """Training rows."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     alarms: Mapping[str, str] = field(default_factory=dict)
-    """What is wrong with it and why, of ``ALARMS``; one that ``failed`` may have no ``probs``."""
+    """What is wrong with it and why, of ``ALARMS``; one that ``failed`` or whose predictions are
+    ``missing`` may have no ``probs``."""
 
 
 class _Judged:
@@ -186,14 +188,17 @@ def score_arms(
     judged = {
         place: _Judged(_checked(arm, (len(true), len(classes))), true, prior, classes, ties)
         for place, arm in enumerate(arms)
-        if arm.probs or "failed" not in arm.alarms
+        if arm.probs or not {"failed", "missing"} & arm.alarms.keys()
     }
     ends = {kind: next((j for j in judged.values() if j.arm.kind == kind), None) for kind in ENDS}
     plain = next(
         (j for kind in ("plain", "naive") for j in judged.values() if j.arm.kind == kind), None
     )
     bootstrap = _Bootstrap(list(judged.values()), true, seed=seed, draws=draws)
-    compared = _Compared(ends["floor"], ends["ceiling"], plain, true, bootstrap)
+    absent = next((arm for arm in arms if arm.kind == "floor" and "missing" in arm.alarms), None)
+    compared = _Compared(
+        ends["floor"], ends["ceiling"], plain, true, bootstrap, floor_missing=absent is not None
+    )
     return [
         compared.row(judged[place]) if place in judged else _failed(arm)
         for place, arm in enumerate(arms)
@@ -240,6 +245,7 @@ class _Compared:
     plain: _Judged | None
     truth: NDArray[np.int64]
     bootstrap: _Bootstrap
+    floor_missing: bool = False
 
     def row(self, each: _Judged) -> dict[str, Any]:
         """All figures of an arm."""
@@ -293,6 +299,8 @@ class _Compared:
         """Why there is no PGR, beyond there being no gap."""
         among = {"weak supervisor": self.floor, "ceiling": self.ceiling, "student": each}
         for name, judged in among.items():
+            if judged is None and name == "weak supervisor" and self.floor_missing:
+                return "there are no weak labels for the test rows"
             if judged is None:
                 return f"the {name} failed"
             if judged.constant[suffix] is not None:

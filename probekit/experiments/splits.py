@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from probekit.experiments.config import RunConfig
 
-__all__ = ["Splits", "chain_splits", "contents_only", "run_splits"]
+__all__ = ["Splits", "chain_splits", "contents_only", "labelled", "run_splits"]
 
 TEST_SHARE = 0.25
 LEAST_ROWS = 4
@@ -88,6 +88,65 @@ def chain_splits(task: str, config: RunConfig, seed: int) -> Splits:
     parts = _deal(pool, limits, np.random.default_rng([seed, 1]))
     named = {f"part{i}": part for i, part in enumerate(parts)}
     return _split(source, named, config.test_rows, seed)
+
+
+def labelled(splits: Splits, labels: WeakLabels) -> tuple[Splits, dict[str, WeakLabels], list[str]]:
+    """Join weak labels from anywhere to the rows of a run.
+
+    Returns
+    -------
+    The splits without the student's and validation rows that have no label; the labels by part, in
+    the order of the rows and the task's classes, those of the test rows only if all have one; and
+    a sentence for each part with rows that have none.
+
+    Raises
+    ------
+    LabelsError
+        If the labels have other classes or texts than the task, or too few rows have one.
+    """
+    labels = _in_classes(labels, splits)
+    found = Splits(splits.task, splits.kind, splits.classes, dict(splits.rows), dict(splits.truth))
+    parts: dict[str, WeakLabels] = {}
+    notes: list[str] = []
+    for part in (name for name in ("student", "validation", "test") if name in splits.rows):
+        rows = splits.rows[part]
+        place = np.array(labels.joined(rows.keys).place)
+        known = np.flatnonzero(place >= 0)
+        if len(known) < len(rows):
+            what = "there is no weak floor" if part == "test" else "the others are left out"
+            notes.append(
+                f"{labels.source} has labels for {len(known):,} of the {len(rows):,} {part} rows "
+                f"of {splits.task}; {what}."
+            )
+            if part == "test":
+                continue
+            if len(known) < LEAST_ROWS:
+                raise LabelsError(
+                    f"{labels.source} has labels for {len(known)} of the {len(rows)} {part} rows "
+                    f"of {splits.task}, at least {LEAST_ROWS} are needed; its ids are "
+                    f"{first_few(labels.ids)}, the rows' {first_few(rows.ids)}."
+                )
+            found.rows[part] = rows = rows.select(known.tolist())
+            found.truth[part] = splits.truth[part].align(rows.keys).labels
+        parts[part] = labels.align(rows.keys, rows_name=f"the {part} rows").labels
+    return found, parts, notes
+
+
+def _in_classes(labels: WeakLabels, splits: Splits) -> WeakLabels:
+    """The labels with the task's classes; numbers stand for classes by their place."""
+    classes = list(splits.classes)
+    numbers = [str(number) for number in range(len(classes))]
+    names = classes if set(labels.classes) <= set(classes) else numbers
+    strange = [name for name in labels.classes if name not in names]
+    if strange:
+        raise LabelsError(
+            f"{labels.source} has the classes {first_few(strange)}, {splits.task} has "
+            f"{first_few(classes, 10)}; name classes alike in both, or by their numbers from 0."
+        )
+    probs = np.zeros((len(labels), len(classes)))
+    probs[:, [names.index(name) for name in labels.classes]] = labels.probs
+    # A run's rows have ids, if only row numbers, and are joined by these.
+    return replace(labels, probs=probs, classes=splits.classes, key=None)
 
 
 def contents_only(rows: Rows) -> Rows:

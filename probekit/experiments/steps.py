@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import numpy as np
 
 from probekit.activations.spec import parse_layers
 from probekit.cuts import by_key, largest
-from probekit.errors import UsageError
+from probekit.errors import DataError, UsageError
 from probekit.experiments.cache import Step
 from probekit.experiments.config import ACTIONS, RunConfig
 from probekit.experiments.splits import Splits
@@ -29,8 +29,10 @@ __all__ = [
     "Context",
     "Labels",
     "Model",
+    "bag_of_words_step",
     "describe_model",
     "finetune_step",
+    "given_labels_step",
     "language_model_step",
     "linear_student_step",
     "predictions_file",
@@ -121,6 +123,73 @@ class Context:
         rows = self.splits.rows[part]
         found = load_labels(folder / labels.file, one_class=True)
         return found.align(rows.keys, rows_name=part).labels
+
+
+def bag_of_words_step(context: Context, predict: Sequence[str]) -> Step:
+    """Train logistic regression on the word counts of the supervisor's texts, with ground truth.
+
+    It predicts the parts of ``predict``. scikit-learn's CountVectorizer and LogisticRegression, at
+    their defaults.
+    """
+    splits = context.splits
+    if splits.kind == "reward":
+        raise UsageError(
+            f"A bag of words cannot compare the two completions of {splits.task}; name a model as "
+            "the weak supervisor."
+        )
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:  # noqa: ARG001 (it reads no step)
+        from sklearn.feature_extraction.text import CountVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+
+        from probekit.cleaning.review import plain_text
+
+        texts = {
+            part: [plain_text(content) for content in splits.rows[part].contents()]
+            for part in ("supervisor", *predict)
+        }
+        regression = LogisticRegression(max_iter=1000, random_state=context.seed)
+        model = make_pipeline(CountVectorizer(), regression)
+        model.fit(texts["supervisor"], splits.truth["supervisor"].hard)
+        for part in predict:
+            # A class that the supervisor's rows lack has probability 0.
+            probs = np.zeros((len(texts[part]), len(splits.classes)))
+            probs[:, model.classes_] = model.predict_proba(texts[part])
+            _save_predictions(folder, part, replace(splits.truth[part], probs=probs))
+
+    return Step(
+        context.title("weak supervisor bag of words"),
+        "bag-of-words",
+        {
+            "predict": list(predict),
+            "rows": {each: splits.rows[each].fingerprint for each in ("supervisor", *predict)},
+            "truth": splits.truth["supervisor"].fingerprint,
+            "seed": context.seed,
+        },
+        make,
+    )
+
+
+def given_labels_step(context: Context, labels: Mapping[str, WeakLabels]) -> Step:
+    """Keep weak labels that a file gave, by part, as a supervisor's predictions are kept."""
+
+    def make(folder: Path, given: Mapping[str, Path]) -> None:  # noqa: ARG001 (it reads no step)
+        for part, weak in labels.items():
+            _save_predictions(folder, part, weak)
+
+    return Step(
+        context.title("weak labels of a file"),
+        "labels",
+        {part: weak.fingerprint for part, weak in labels.items()},
+        make,
+    )
+
+
+def _save_predictions(folder: Path, part: str, labels: WeakLabels) -> None:
+    target = folder / predictions_file(part)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    labels.save(target)
 
 
 def finetune_step(
@@ -394,40 +463,71 @@ def random_step(context: Context, dropped: Sequence[int], draw: int, labels: Lab
 
 
 def linear_student_step(
-    context: Context, probe: str, *, states: Step, test_states: Step, labels: Labels
+    context: Context,
+    probe: str,
+    *,
+    states: Step,
+    test_states: Step,
+    labels: Labels,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Step:
-    """Fit a probe on the weak labels; its predictions are the student's."""
-    params, _ = _probe_params(context, probe)
+    """Fit a probe on the labels of the student's rows; its predictions are the student's.
+
+    Parameters
+    ----------
+    labels
+        Weak labels, verdicts (whose ``keep``, ``label`` and ``weight`` count) or ground truth.
+    name
+        What people read.
+    options
+        Parameters of the probe; None: the configuration's.
+    """
+    params, _ = _probe_params(context, probe, options)
+    truth = (
+        {} if labels.step is not None else {"truth": context.splits.truth["student"].fingerprint}
+    )
 
     def make(folder: Path, given: Mapping[str, Path]) -> None:
         from probekit.activations.store import ActivationStore
         from probekit.cleaning.predict import read_states, with_layers
         from probekit.probes.pairs import PairProbe
 
-        weak = context.read_weak(labels, "student", given["labels"])
-        made = make_probe(probe, seed=context.seed, **params)
+        used = context.read(labels, "student", given.get("labels"))
+        student = make_probe(probe, seed=context.seed, **params)
         with ActivationStore(given["states"] / STORE) as store:
-            made, layers = with_layers(store, made)
-            made = PairProbe(made) if store.differences else made
-            made.fit(read_states(store, layers), weak.probs, groups=store.copies())
+            student, layers = with_layers(store, student)
+            student = PairProbe(student) if store.differences else student
+            _fit(student, read_states(store, layers), used, store.copies())
         with ActivationStore(given["test"] / STORE) as test:
-            found = WeakLabels(
+            predicted = WeakLabels(
                 ids=list(test.ids),
                 hashes=list(test.hashes),
-                probs=np.asarray(made.predict_proba(read_states(test, layers)), dtype=np.float64),
-                classes=weak.classes,
+                probs=np.asarray(student.predict_proba(read_states(test, layers)), np.float64),
+                classes=used.classes,
             )
-        target = folder / predictions_file("test")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        found.save(target)
+        _save_predictions(folder, "test", predicted)
 
     return Step(
-        context.title(f"probe {probe} as student"),
+        context.title(name or f"probe {probe} as student"),
         "probe",
-        {"probe": probe, "params": params, "labels": labels.name, "seed": context.seed},
+        {"probe": probe, "params": params, "labels": labels.name, "seed": context.seed, **truth},
         make,
         inputs=_inputs(states=states, test=test_states, labels=labels.step),
     )
+
+
+def _fit(probe: Any, X: Any, labels: WeakLabels | Verdicts, groups: Any) -> None:
+    """Fit a probe on the rows that the labels keep; states, labels and groups in one order."""
+    if isinstance(labels, WeakLabels):
+        probe.fit(X, labels.probs, groups=groups)
+        return
+    keep = np.flatnonzero(labels.keep)
+    if not len(keep):
+        raise DataError("No row is left to train on: all were dropped; filter less.")
+    Y, weight = labels.label[keep].astype(np.float64), labels.weight[keep].astype(np.float64)
+    Y /= Y.sum(axis=1, keepdims=True)  # float32 on disk
+    probe.fit(X[keep], Y, sample_weight=weight, groups=np.asarray(groups)[keep])
 
 
 def random_verdicts(
@@ -452,9 +552,11 @@ def random_verdicts(
     )
 
 
-def _probe_params(context: Context, probe: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters of a probe, and how filter and relabel are to use it."""
-    params = dict(context.config.probe_options.get(probe, {}))
+def _probe_params(
+    context: Context, probe: str, options: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters of a probe (``options``, or the configuration's), and how it is to be used."""
+    params = dict(context.config.probe_options.get(probe, {}) if options is None else options)
     how = {name: params.pop(name) for name in ("in_sample",) if name in params}
     if context.splits.kind == "reward":
         params = {**pair_settings(probe), **params}

@@ -7,7 +7,7 @@ ceiling train on ground truth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,12 +15,15 @@ from itertools import pairwise
 import numpy as np
 
 from probekit.experiments.cache import Cache, Step
-from probekit.experiments.config import ACTIONS
+from probekit.experiments.config import ACTIONS, BAG_OF_WORDS, FINETUNE, STUDENTS
 from probekit.experiments.steps import (
     VERDICTS,
     Context,
     Labels,
+    Model,
+    bag_of_words_step,
     finetune_step,
+    given_labels_step,
     language_model_step,
     linear_student_step,
     predictions_file,
@@ -28,6 +31,7 @@ from probekit.experiments.steps import (
     states_step,
     verdicts_step,
 )
+from probekit.labels import WeakLabels
 from probekit.probes.registry import probe_spec
 
 __all__ = ["CEILING", "FLOOR", "Chain", "Pair", "PlannedArm"]
@@ -57,7 +61,29 @@ class Pair:
 
     context: Context
     weak: str
+    """A model, ``bag-of-words``, or the name of ``given``."""
     strong: str
+    student: str = FINETUNE
+    """As :class:`probekit.experiments.config.RunConfig` has it."""
+    given: Mapping[str, WeakLabels] | None = None
+    """Weak labels of a file by part; without those of the test rows there is no floor."""
+
+    @cached_property
+    def supervisor(self) -> Model:
+        """What is known of the weak supervisor; one that is not a model has no parameters."""
+        if self.given is not None or self.weak == BAG_OF_WORDS:
+            return Model(self.weak, "", 0, 0, 0)
+        return self.context.describe(self.weak)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Weak supervisor and student, as tables name them."""
+        strong = self.context.describe(self.strong).label
+        return self.supervisor.label, strong + ("" if self._finetuned else f" ({self.student})")
+
+    @property
+    def _finetuned(self) -> bool:
+        return self.student == FINETUNE
 
     @cached_property
     def floor(self) -> Step:
@@ -65,12 +91,16 @@ class Pair:
 
         Where it is to stop early, the validation rows' ground truth chooses.
         """
+        if self.given is not None:
+            return given_labels_step(self.context, self.given)
         parts = ["student", *(["validation"] if self._has_validation else []), "test"]
+        if self.weak == BAG_OF_WORDS:
+            return bag_of_words_step(self.context, parts)
         config = self.context.config
         stops = {**config.finetune, **config.weak_finetune}.get("early_stop") is not None
         return finetune_step(
             self.context,
-            f"weak supervisor {self.context.describe(self.weak).label}",
+            f"weak supervisor {self.supervisor.label}",
             self.weak,
             settings=self.context.config.weak_finetune,
             labels=TRUTH,
@@ -109,6 +139,8 @@ class Pair:
         predict: tuple[str, ...] = ("test",),
         keep: bool = False,
     ) -> Step:
+        if not self._finetuned:
+            return self._probe("logreg", labels, f"{self.student} student, {name}", self.student)
         settings = {**self.context.config.strong_finetune, **({"save": "model"} if keep else {})}
         return finetune_step(
             self.context,
@@ -120,6 +152,20 @@ class Pair:
             held_out=held_out,
             predict=predict,
             base=self.base,
+        )
+
+    def _probe(
+        self, probe: str, labels: Labels, name: str | None = None, student: str | None = None
+    ) -> Step:
+        """A probe on the strong model's states as student; of a linear one with its parameters."""
+        return linear_student_step(
+            self.context,
+            probe,
+            states=self.states(probe, "student"),
+            test_states=self.states(probe, "test"),
+            labels=labels,
+            name=name,
+            options=None if student is None else STUDENTS[student],
         )
 
     @property
@@ -138,9 +184,13 @@ class Pair:
         """The plain student with its model on disk: ``plain`` itself where settings keep models."""
         return self._plain(keep=True)
 
+    @property
+    def _plain_name(self) -> str:
+        return f"weak labels, {self.context.config.losses[0]}" if self._finetuned else "weak labels"
+
     def _plain(self, *, keep: bool) -> Step:
         return self._student(
-            f"weak labels, {self.context.config.losses[0]}",
+            self._plain_name,
             self.weak_labels,
             held_out=self.held_out(self.floor),
             predict=self._all_parts,
@@ -200,11 +250,9 @@ class Pair:
         config, held_out = self.context.config, self.held_out(self.floor)
         arms = [
             PlannedArm(FLOOR, "floor", (self.floor,)),
-            PlannedArm(
-                f"weak labels, {config.losses[0]}", "plain", (self.plain,), self.weak_labels
-            ),
+            PlannedArm(self._plain_name, "plain", (self.plain,), self.weak_labels),
         ]
-        for loss in config.losses[1:]:
+        for loss in config.losses[1:] if self._finetuned else ():
             name = f"weak labels, {loss}"
             step = self._student(name, self.weak_labels, held_out=held_out, loss=loss)
             arms.append(PlannedArm(name, "loss", (step,), self.weak_labels))
@@ -241,19 +289,15 @@ class Pair:
         if not self.context.config.linear_students:
             return
         for probe in self.context.config.probes:
-            step = linear_student_step(
-                self.context,
-                probe,
-                states=self.states(probe, "student"),
-                test_states=self.states(probe, "test"),
-                labels=self.weak_labels,
-            )
+            step = self._probe(probe, self.weak_labels)
+            if step.key == self.plain.key:  # the linear student itself
+                continue
             yield PlannedArm(f"probe {probe_spec(probe).label}", "probe", (step,), self.weak_labels)
 
     def _rounds(self) -> Iterator[PlannedArm]:
         """Strong-to-strong: a fresh copy on the labels that the copy before it gives its rows."""
         before = self.plain
-        for number in range(2, self.context.config.rounds + 1):
+        for number in range(2, self.context.config.rounds + 1) if self._finetuned else ():
             labels = Labels(before, predictions_file("student"))
             step = self._student(
                 f"round {number}",

@@ -183,8 +183,7 @@ def _pair_rows(
     if acts.is_file():
         with ActivationStore(acts) as store:
             evidence = _with_states(evidence, verdicts, store, neighbors=neighbors)
-    names = pair.context.describe(pair.weak).label, pair.context.describe(pair.strong).label
-    title = f"Rows: {name}; {splits.task}, {' → '.join(names)}, seed {pair.context.seed}"
+    title = f"Rows: {name}; {splits.task}, {' → '.join(pair.names)}, seed {pair.context.seed}"
     return rows_section(verdicts, evidence, title=title, limit=limit or SHOWN_ROWS)
 
 

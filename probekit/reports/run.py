@@ -149,13 +149,18 @@ def run_figures(results: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     curved = next((result for result in results["results"] if result.get("curves")), None)
     if curved is not None:
         yield "curves.png", Figure("Overfitting curves", png(draw_curves(curved)))
-    grids = [g for g in results["groups"] if any(arm["kind"] == "plain" for arm in g["arms"])]
-    if len({g["strong"] for g in grids}) > 1:
-        for task in sorted({g["task"] for g in grids}):
-            grid = draw_grid([g for g in grids if g["task"] == task])
+    grids: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for group in results["groups"]:
+        if any(arm["kind"] == "plain" for arm in group["arms"]):
+            # Files of before linear students say nothing.
+            student = group.get("student", "finetune")
+            grids.setdefault((group["task"], student), []).append(group)
+    if any(len({group["strong"] for group in grid}) > 1 for grid in grids.values()):
+        for (task, student), grid in sorted(grids.items()):
+            of = "" if student == "finetune" else f"-{student}"
             yield (
-                f"grid-{task.replace('/', '-')}.png",
-                Figure(f"Students by size on {task}", png(grid)),
+                f"grid-{task.replace('/', '-')}{of}.png",
+                Figure(f"Students by size on {task}", png(draw_grid(grid))),
             )
 
 
@@ -279,7 +284,7 @@ def _notes(group: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield "[95 % interval]: paired bootstrap over test rows; another seed moves it too."
     recoveries = [arm[key] for arm in group["arms"] for key in ("pgr", "pgr_prior_matched")]
-    if any(pgr is not None and pgr["reasons"] for pgr in recoveries):
+    if any(pgr and pgr["reasons"] and pgr["over_weak"]["median"] is not None for pgr in recoveries):
         yield "pt: student − weak supervisor in points, where the gap is too small for a PGR."
     if (language := group.get("language_model")) is not None:
         before, after = (_spread(language[key], 1, 2) for key in PERPLEXITY)
