@@ -39,8 +39,9 @@ lint: $(VENV)/.installed  ## ruff, ruff format, mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.installed  ## write docs/cli.md from --help
+docs: $(VENV)/.installed  ## write docs/cli.md from --help, and the pages' figures from benchmarks/results
 	$(BIN)/python docs/make_cli.py
+	$(BIN)/python docs/make_tables.py
 
 fuzz: $(VENV)/.installed  ## damage 2,700 files of every kind, give 4,600 wrong inputs, count what comes of it (an hour; goes on where it stopped)
 	$(BIN)/python tests/robustness/fuzz.py --count 2700

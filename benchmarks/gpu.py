@@ -28,9 +28,8 @@ import torch
 from _bench import Bench, Claim, parser, run
 
 from probekit.data import Rows
-from probekit.probes import neighbors_backends
 from probekit.probes.logistic import logistic_path
-from probekit.probes.neighbors import nearest_others
+from probekit.probes.neighbors import choose, nearest_others
 from probekit.probes.topofilter import TopoFilterProbe
 
 PENALTIES, FOLDS, K = np.logspace(-4, 0, 9), 5, 50
@@ -206,7 +205,7 @@ def neighbors(bench: Bench, card: Card) -> None:
     n, d = card.sizes.neighbors
     X = states_of(n, d)
     backends = ["torch"]
-    if card.device != "cpu" and neighbors_backends.choose(K) == "faiss":
+    if card.device != "cpu" and choose(K) == "faiss":
         backends.append("faiss")
     k = min(K, n - 1)
     found = {}

@@ -20,6 +20,11 @@ ACTION_ARMS = {
 POLICIES = ("rule", "audit 10", "audit 20", "audit 40")
 ALWAYS = ("filter, ensemble", "relabel, ensemble")
 Z = 1.96
+METHODS_HEADER = ("method", "kept", "labels", "acc", "gain", "gain*", "AUROC", "PGR")
+METHODS_HEADER += ("better", "worse")
+ADVICE_HEADER = ("advice", *ACTION_ARMS, "labels right", "harm > 1", "better", "same", "worse")
+ADVICE_HEADER += ("mean gain",)
+AIMS_HEADER = ("advice", "pairs", "worse", "gain >= 0", "better", "of those where acting helps")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -31,20 +36,34 @@ def summarize(path: Path, figure: Path | None = None) -> str:
     """Write the figure and return all tables as text."""
     pairs = read(path)
     tasks = sorted({pair["task"] for pair in pairs})
-    fixed_on, held_out = tasks[::2], tasks[1::2]
+    held = sorted({pair["task"] for pair in held_out(pairs)})
+    fixed_on = [task for task in tasks if task not in held]
     seeds = len(pairs[0]["seeds"])
     parts = [f"{len(pairs)} pairs of {len(tasks)} tasks and their supervisors, {seeds} seeds each"]
     for student in pairs[0]["ceiling"]:
-        parts += [f"{student} linear student", methods(pairs, student)]
-    for name, some in (("tasks that thresholds were fixed on", fixed_on), ("others", held_out)):
+        parts += [f"{student} linear student", table(METHODS_HEADER, methods(pairs, student))]
+    for name, some in (("tasks that thresholds were fixed on", fixed_on), ("others", held)):
         chosen = [pair for pair in pairs if pair["task"] in some]
         if chosen:
-            parts += [f"advice x outcome, {name}: {', '.join(some)}", confusion(chosen)]
+            parts.append(f"advice x outcome, {name}: {', '.join(some)}")
+            parts.append(table(ADVICE_HEADER, confusion(chosen)))
     for student in pairs[0]["ceiling"]:
-        parts += [f"following the advice, {student} linear student", aims(pairs, student)]
+        parts.append(f"following the advice, {student} linear student")
+        parts.append(table(AIMS_HEADER, aims(pairs, student)))
     if figure is not None:
         draw(pairs, figure)
     return "\n\n".join(parts)
+
+
+def held_out(pairs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Pairs of the tasks that no constant of the advice was fixed on: every other one by name."""
+    tasks = sorted({pair["task"] for pair in pairs})[1::2]
+    return [pair for pair in pairs if pair["task"] in tasks]
+
+
+def arm_of(policy: str) -> str:
+    """The arm that follows a policy."""
+    return f"follow {policy}" if policy in POLICIES else policy
 
 
 def outcome(arm: Mapping[str, Any], key: str = "gain") -> str:
@@ -53,14 +72,13 @@ def outcome(arm: Mapping[str, Any], key: str = "gain") -> str:
     return "better" if gain > error else "worse" if gain < -error else "same"
 
 
-def methods(pairs: Sequence[Mapping[str, Any]], student: str) -> str:
-    """One line per method: means over pairs, and on how many pairs it is better or worse."""
-    header = ["method", "kept", "labels", "acc", "gain", "gain*", "AUROC", "PGR", "better", "worse"]
+def methods(pairs: Sequence[Mapping[str, Any]], student: str) -> list[list[str]]:
+    """One row per method: means over pairs, and the number of pairs where it is better or worse."""
     rows = []
     for name in pairs[0]["arms"]:
         arms = [pair["arms"][name] for pair in pairs]
         each = [arm[student] for arm in arms]
-        found = Counter(outcome(arm) for arm in each)
+        outcomes = Counter(outcome(arm) for arm in each)
         recovered = [
             (arm["acc"] - pair["floor"]) / (pair["ceiling"][student] - pair["floor"])
             for pair, arm in zip(pairs, each, strict=True)
@@ -76,62 +94,57 @@ def methods(pairs: Sequence[Mapping[str, Any]], student: str) -> str:
                 f"{100 * np.mean([arm['gain*'] for arm in each]):+.2f}",
                 f"{100 * np.mean([arm['auroc'] for arm in each]):.1f}",
                 f"{np.median(recovered):.2f}" if recovered else "-",
-                str(found["better"]),
-                str(found["worse"]),
+                str(outcomes["better"]),
+                str(outcomes["worse"]),
             ]
         )
-    return table(header, rows)
+    return rows
 
 
-def confusion(pairs: Sequence[Mapping[str, Any]]) -> str:
-    """Advice by outcome: of labels for every seed, and of students for every pair."""
-    header = ["advice", "leave", "filter", "relabel", "labels right", "harm > 1"]
-    header += ["better", "same", "worse", "mean gain"]
+def confusion(pairs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Advice by outcome: of labels for every seed, and of memorising students for every pair."""
     rows = []
     for policy in (*POLICIES, *ALWAYS):
         actions = Counter(
             advice[policy] for pair in pairs for advice in pair["advice"] if policy in advice
         )
-        arm = f"follow {policy}" if policy in POLICIES else policy
-        students = [pair["arms"][arm][student] for pair in pairs for student in ("memorising",)]
-        found = Counter(map(outcome, students))
+        students = [pair["arms"][arm_of(policy)]["memorising"] for pair in pairs]
+        outcomes = Counter(map(outcome, students))
         right, harm = label_decisions(pairs, policy)
         rows.append(
             [
                 policy,
                 *(str(actions[name]) if actions else "-" for name in ACTION_ARMS),
-                f"{right:.0%}",
-                f"{harm:.0%}",
-                *(str(found[name]) for name in ("better", "same", "worse")),
+                f"{100 * right:.0f} %",
+                f"{100 * harm:.0f} %",
+                *(str(outcomes[name]) for name in ("better", "same", "worse")),
                 f"{100 * np.mean([s['gain'] for s in students]):+.2f}",
             ]
         )
-    return table(header, rows)
+    return rows
 
 
-def aims(pairs: Sequence[Mapping[str, Any]], student: str) -> str:
-    """On how many pairs following is worse, at least as good, and better where acting can be."""
-    header = ["advice", "pairs", "worse", "gain >= 0", "better", "of those where acting helps"]
+def aims(pairs: Sequence[Mapping[str, Any]], student: str) -> list[list[str]]:
+    """The number of pairs where following is worse, not worse, and better where acting helps."""
     helped = [
         any(outcome(pair["arms"][arm][student]) == "better" for arm in ALWAYS) for pair in pairs
     ]
     rows = []
     for policy in (*POLICIES, *ALWAYS):
-        arm = f"follow {policy}" if policy in POLICIES else policy
-        each = [pair["arms"][arm][student] for pair in pairs]
-        found = [outcome(one) for one in each]
-        both = sum(o == "better" and h for o, h in zip(found, helped, strict=True))
+        each = [pair["arms"][arm_of(policy)][student] for pair in pairs]
+        outcomes = [outcome(one) for one in each]
+        both = sum(o == "better" and h for o, h in zip(outcomes, helped, strict=True))
         rows.append(
             [
                 policy,
                 str(len(pairs)),
-                str(found.count("worse")),
+                str(outcomes.count("worse")),
                 str(sum(one["gain"] >= 0 for one in each)),
-                str(found.count("better")),
+                str(outcomes.count("better")),
                 f"{both} of {sum(helped)}",
             ]
         )
-    return table(header, rows)
+    return rows
 
 
 def label_decisions(pairs: Sequence[Mapping[str, Any]], policy: str) -> tuple[float, float]:
@@ -140,7 +153,7 @@ def label_decisions(pairs: Sequence[Mapping[str, Any]], policy: str) -> tuple[fl
     for pair in pairs:
         arms = pair["arms"]
         plain = arms["weak labels"]["labels"]
-        gain = arms[f"follow {policy}" if policy in POLICIES else policy]["labels"] - plain
+        gain = arms[arm_of(policy)]["labels"] - plain
         could = max(arms[name]["labels"] for name in ALWAYS) - plain
         right.append(gain > 0 or (gain == 0 and could <= 0))
         harm.append(gain < -0.01)

@@ -29,6 +29,7 @@ NAME = "regularisation"
 ROWS, TRUSTED, WEAK_LAYER, MAX_LENGTH = 1200, 200, 1, 128
 K = (1, 2, 5, 10, 20, 30, 50, 100, 200, 500)
 L2 = tuple(float(f"{v:.6g}") for v in np.logspace(-4, 1, 11))
+FIXED = {"knn": ("k", 30), "logreg": ("l2", 0.01), "topofilter": ("k_zeta", 32)}
 USUAL = {"layer": "last", "probe": "knn", "k": 30}
 KEPT = (
     *("layer", "probe", "k", "l2", "k_cc", "k_zeta", "zeta"),
@@ -204,27 +205,33 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines_out)
 
 
-def by_strength(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How far the rule's strength is behind the best, in each task and layer, and a fixed one's."""
+def losses_by_strength(
+    lines: Sequence[Mapping[str, Any]],
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Probe -> what the rule's strength and a fixed one lose to the best, by task and layer."""
     from probekit.experiments.sweep_scores import choose_each, row_of
 
-    fixed = {"knn": ("k", 30), "logreg": ("l2", 0.01), "topofilter": ("k_zeta", 32)}
-    lost: dict[str, list[tuple[float, float]]] = {probe: [] for probe in fixed}
+    losses: dict[str, tuple[list[float], list[float]]] = {probe: ([], []) for probe in FIXED}
     for line in lines:
-        # What a line leaves out is the same in all its rows.
+        # A line leaves out the columns that are the same in all its rows.
         rows = [{"contamination": None, "seed": None, **row} for row in rows_of(line)]
         for choice in choose_each(rows):
-            name, value = fixed[choice["probe"]]
+            name, value = FIXED[choice["probe"]]
             same = [r for r in rows if all(r[n] == choice[n] for n in ("layer", "probe"))]
             best = max(row["auroc_gain"] for row in same)
-            usual = np.mean([row["auroc_gain"] for row in same if row[name] == value])
-            mine = row_of(same, choice)["auroc_gain"]
-            lost[choice["probe"]].append((best - mine, best - usual))
+            fixed = np.mean([row["auroc_gain"] for row in same if row[name] == value])
+            chosen, usual = losses[choice["probe"]]
+            chosen.append(best - row_of(same, choice)["auroc_gain"])
+            usual.append(float(best - fixed))
+    return losses
+
+
+def by_strength(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """:func:`losses_by_strength` in sentences."""
     return [
-        f"{probe}: within a layer the strength chosen is {np.mean(both, axis=0)[0]:.4f} behind the "
-        f"best on average; {fixed[probe][0]} = {fixed[probe][1]:g} is "
-        f"{np.mean(both, axis=0)[1]:.4f} behind."
-        for probe, both in lost.items()
+        f"{probe}: within a layer the strength chosen is {np.mean(chosen):.4f} behind the best on "
+        f"average; {FIXED[probe][0]} = {FIXED[probe][1]:g} is {np.mean(usual):.4f} behind."
+        for probe, (chosen, usual) in losses_by_strength(lines).items()
     ]
 
 

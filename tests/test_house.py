@@ -258,6 +258,19 @@ def test_command_line_page_is_up_to_date() -> None:
     assert page == script.render(), "run `make docs`"
 
 
+def test_figures_of_the_pages_come_from_the_benchmarks() -> None:
+    """And each stands in one page."""
+    script = load_script(ROOT / "docs" / "make_tables.py")
+    names = []
+    for page in script.pages():
+        text = page.read_text(encoding="utf-8")
+        assert text == script.render(text), f"{page.name}: run `make docs`"
+        names += script.names_in(text)
+    assert sorted(names) == sorted(script.BLOCKS)
+    stale = "<!-- benchmarks: advice -->\n| 99 |\n<!-- end -->"
+    assert script.render(stale) != stale  # the control
+
+
 def test_links_of_the_pages_lead_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
     assert pages

@@ -1,0 +1,227 @@
+"""Write the measured figures of the pages, from benchmarks/results, between their markers.
+
+A block begins with ``<!-- benchmarks: NAME -->`` and ends with ``<!-- end -->``; NAME is a key of
+``BLOCKS``. Each block stands in one page, so that a number has one home.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import grid_summary as grid  # noqa: E402
+import regularisation  # noqa: E402
+from _harness import RESULTS, seconds  # noqa: E402
+from run_all import APART, SCRIPTS, readme_table  # noqa: E402
+
+from probekit.reports.tables import Table  # noqa: E402
+
+BLOCK = re.compile(r"(<!-- benchmarks: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+STUDENTS = ("regularised", "memorising")
+# Arm of the grid -> name in the page.
+METHODS = {
+    "weak labels": "weak labels",
+    "random drop": "random drop of 20 %",
+    "filter, kNN": "filter, kNN",
+    "filter, logistic": "filter, logistic",
+    "filter, TopoFilter": "filter, TopoFilter",
+    "filter, ensemble": "filter, ensemble",
+    "filter confident, ensemble": "filter, ensemble, confident learning",
+    "relabel, kNN": "relabel, kNN",
+    "relabel, logistic": "relabel, logistic",
+    "relabel, ensemble": "relabel, ensemble",
+    "follow rule": "follow `diagnose`",
+    "follow audit 20": "follow `audit -m 20`",
+}
+POLICIES = {
+    "rule": "`diagnose`",
+    "audit 10": "audit of 10",
+    "audit 20": "audit of 20",
+    "audit 40": "audit of 40",
+    "filter, ensemble": "always filter",
+    "relabel, ensemble": "always relabel",
+}
+CANDIDATES = ("filter, label spreading", "relabel, label spreading", "filter, SimiFeat")
+CANDIDATES += ("filter, FINE", "filter, kNN", "filter, ensemble")
+ENSEMBLE = grid.ALWAYS
+# Tasks whose concept all-MiniLM's states hold: on the others the ceiling is near chance.
+HELD = ("docstrings", "sst2", "twitter-sentiment")
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """The lines of a results file."""
+    return grid.read(RESULTS / f"{name}.jsonl")
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A pipe table; the first column is text, the others are numbers."""
+    return Table(tuple(header), tuple(map(tuple, rows))).markdown()
+
+
+def speed() -> str:
+    """The last valid claim of every speed benchmark."""
+    return readme_table(RESULTS, [*SCRIPTS, *APART])
+
+
+def of_methods(arms: Mapping[str, str], *, counts: bool) -> str:
+    """One line per arm of the grid: label accuracy and gains of two linear students."""
+    pairs = rows_of("weak_to_strong_grid")
+    header, columns = ["method", "labels right"], []
+    for student in STUDENTS:
+        header += [student, "better / worse"] if counts else [student]
+        columns.append({row[0]: row for row in grid.methods(pairs, student)})
+    rows = []
+    for arm, name in arms.items():
+        cells = [name, columns[0][arm][grid.METHODS_HEADER.index("labels")]]
+        for column in columns:
+            row = dict(zip(grid.METHODS_HEADER, column[arm], strict=True))
+            both = (row["gain"], f"{row['better']} / {row['worse']}")
+            cells += (("-", "-") if arm == "weak labels" else both)[: 1 + counts]
+        rows.append(cells)
+    return markdown(header, rows)
+
+
+def methods() -> str:
+    """The grid: every method of the library, and where anything helps at all."""
+    held, others = [], []
+    for pair in rows_of("weak_to_strong_grid"):
+        (held if pair["task"] in HELD else others).append(pair)
+    ceilings = [100 * pair["ceiling"]["regularised"] for pair in others]
+    arms = [(pair["arms"][name], pair["arms"]["weak labels"]) for pair in held for name in ENSEMBLE]
+    labels = [100 * (arm["labels"] - plain["labels"]) for arm, plain in arms]
+    best = max(100 * arm["memorising"]["gain"] for arm, _ in arms)
+    return (
+        f"{of_methods(METHODS, counts=True)}\n\n"
+        "On most of these tasks nothing helps, because all-MiniLM's states do not hold the concept "
+        f"(ceilings of {min(ceilings):.0f} to {max(ceilings):.0f} %). On `docstrings`, SST-2 and "
+        f"Twitter sentiment the ensemble makes the labels {min(labels):.0f} to {max(labels):.0f} "
+        f"points better, and a student that memorises gains up to {best:.0f} points."
+    )
+
+
+def candidates() -> str:
+    """Methods that were tried on the grid and left out, beside two that were kept."""
+    return of_methods({name: name for name in CANDIDATES}, counts=False)
+
+
+def finetuned() -> str:
+    """Students finetuned whole."""
+    rows, gains = [], []
+    outcomes: dict[str, Counter[str]] = {"gain": Counter(), "gain*": Counter()}
+    for pair in rows_of("weak_to_strong_finetuned"):
+        plain, *arms = (pair["arms"][name] for name in ("weak labels", *ENSEMBLE))
+        labels = ", ".join(f"{100 * arm['labels']:.1f}" for arm in (plain, *arms))
+        cells = [f"{pair['task']}, {pair['supervisor']}", labels]
+        for arm in arms:
+            student = arm["finetuned"]
+            gains.append(100 * (arm["labels"] - plain["labels"]))
+            for key, counter in outcomes.items():
+                counter[grid.outcome(student, key)] += 1
+            at_half, matched = (
+                f"{100 * student[key]:+.1f} ± {100 * grid.Z * student[f'{key} se']:.1f}"
+                for key in outcomes
+            )
+            cells.append(f"{at_half} ({matched})")
+        rows.append(cells)
+    header = ["task, supervisor", "labels: plain, filtered, relabelled", *ENSEMBLE]
+    half, matched = outcomes.values()
+    return (
+        f"{markdown(header, rows)}\n\n"
+        f"The labels get up to {max(gains):.0f} points better, the students hardly. Beyond their "
+        f"intervals, of {half.total()} students: {half['better']} better and {half['worse']} worse "
+        f"at 0.5; {matched['better']} better and {matched['worse']} worse with the class shares "
+        "matched."
+    )
+
+
+def advice() -> str:
+    """Advice by outcome on the tasks that no constant was fixed on."""
+    header = ["advice", *grid.ACTION_ARMS, "labels right", "labels worse by a point"]
+    header += ["student better", "same", "worse", "mean gain"]
+    rows = grid.confusion(grid.held_out(rows_of("weak_to_strong_grid")))
+    return markdown(header, [[POLICIES[policy], *cells] for policy, *cells in rows])
+
+
+def following() -> str:
+    """The pairs where following the advice is worse, and where it is better, acting helping."""
+    pairs = rows_of("weak_to_strong_grid")
+    header, rows = ["advice"], [[name] for name in POLICIES.values()]
+    for student in STUDENTS:
+        header += [f"{student}: worse", "better where acting helps"]
+        for cells, row in zip(rows, grid.aims(pairs, student), strict=True):
+            named = dict(zip(grid.AIMS_HEADER, row, strict=True))
+            cells += [f"{named['worse']} of {named['pairs']}", row[-1]]
+    return markdown(header, rows)
+
+
+def strengths() -> str:
+    """How far a sweep's choice without ground truth is behind the best."""
+    lines = list({line["task"]: line for line in rows_of("regularisation")}.values())
+    rows = []
+    for probe, (chosen, usual) in regularisation.losses_by_strength(lines).items():
+        name, value = regularisation.FIXED[probe]
+        rows.append([probe, f"{fmean(chosen):.3f}", f"{fmean(usual):.3f} ({name} = {value:g})"])
+    regrets = [line["regret"]["auroc"] for line in lines]
+    return (
+        f"{markdown(['probe', 'chosen strength', 'fixed strength'], rows)}\n\n"
+        f"Regret of the whole choice, layer and probe included, on {len(lines)} tasks: median "
+        f"{median(regrets):.3f}, largest {max(regrets):.3f}."
+    )
+
+
+def store() -> str:
+    """Times of the activation store beside other ways to keep an array."""
+    newest: dict[str, dict[str, str]] = {}
+    for row in rows_of("store"):
+        if "way" in row and row["valid"]:
+            newest.setdefault(row["title"], {})[row["way"]] = seconds(row["seconds"])
+    rows = []
+    for title, ways in newest.items():
+        ours, others = [], []
+        for way, time in ways.items():
+            (ours if way.startswith("probekit") else others).append(f"{way} {time}")
+        named = (text.removeprefix("probekit").lstrip(", ") for text in ours)
+        rows.append([title, "; ".join(named), "; ".join(others)])
+    return markdown(["", "store", "instead"], rows).replace("---:", "---")
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "advice": advice,
+    "candidates": candidates,
+    "finetuned": finetuned,
+    "following": following,
+    "methods": methods,
+    "speed": speed,
+    "store": store,
+    "strengths": strengths,
+}
+
+
+def pages() -> list[Path]:
+    """Pages that may hold blocks."""
+    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def names_in(text: str) -> list[str]:
+    """Names of the blocks of a page."""
+    return [match[2] for match in BLOCK.finditer(text)]
+
+
+def render(text: str) -> str:
+    """The page with every block as the results have it now."""
+    return BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}", text)
+
+
+if __name__ == "__main__":
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if names_in(text):
+            page.write_text(render(text), encoding="utf-8")
