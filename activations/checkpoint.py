@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -149,6 +149,26 @@ class Checkpoint:
                 return module if module.padding_idx is not None else None
         return None
 
+    def loading_options(self, dtype: torch.dtype) -> dict[str, Any]:
+        """Arguments of ``from_pretrained`` that load this model's weights in ``dtype``."""
+        options = {
+            "config": copy.deepcopy(self.config),
+            "dtype": dtype,
+            "use_safetensors": True,
+            "output_loading_info": True,
+        }
+        return options if self.revision is None else {**options, "revision": self.revision}
+
+    def check_complete(self, info: Mapping[str, Any]) -> None:
+        """Raise ModelError if the loading info names missing weights, those of a pooler aside."""
+        missing = [key for key in sorted(info["missing_keys"]) if "pooler" not in key]
+        if missing:
+            raise ModelError(
+                f"The weights of {self.label} lack {len(missing)} tensors that the model needs "
+                f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); they belong to "
+                "another model or are incomplete."
+            )
+
     def length(self, asked: int | None) -> int | None:
         """Tokens that are read of a row: as asked, or what tokenizer and model are made for."""
         limit = self.position_limit
@@ -179,7 +199,7 @@ class Checkpoint:
         Raises
         ------
         UsageError
-            Where that is not known.
+            If that is not known.
         """
         from transformers.models.auto import modeling_auto as auto
 
@@ -264,7 +284,7 @@ def open_checkpoint(
     Raises
     ------
     ModelError
-        Where it does not exist, has no tokenizer, or only pickled weights.
+        If it does not exist, has no tokenizer, or only pickled weights.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"A model's dtype is auto, {', '.join(DTYPES)}, not {dtype!r}.")

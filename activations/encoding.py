@@ -87,7 +87,7 @@ class Encoder:
     Raises
     ------
     UsageError
-        Where messages have no chat template, the template is no Jinja2, or ``max_length`` leaves no
+        If messages have no chat template, the template is no Jinja2, or ``max_length`` leaves no
         room beside the special tokens.
     """
 
@@ -155,7 +155,7 @@ class Encoder:
         Raises
         ------
         DataError
-            Where the template refuses rows or rows have no tokens at all.
+            If the template refuses rows or rows have no tokens at all.
         """
         texts: Sequence[Any] = contents
         if self._render is not None:
@@ -438,7 +438,7 @@ def _make_renderer(tokenizer: Any, template: str, *, messages: bool) -> Renderer
     Raises
     ------
     UsageError
-        Where a template over texts is no Jinja2.
+        If a template over texts is no Jinja2.
     """
     if len(template) > MAX_TEMPLATE:
         raise UsageError(

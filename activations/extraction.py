@@ -38,9 +38,8 @@ from probekit.activations.forward import (
     forward_all,
     read_windows,
 )
-from probekit.activations.hooks import Tap
+from probekit.activations.hooks import Tap, pooler
 from probekit.activations.loading import Placement, input_device, kind_of, resolve_device, tapped
-from probekit.activations.pooling import pooler
 from probekit.activations.progress import Progress
 from probekit.activations.quiet import quiet
 from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS, ExtractionSpec, parse_layers

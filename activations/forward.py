@@ -199,7 +199,7 @@ def read_windows(
     Raises
     ------
     ModelError
-        Where the tokenizer gives ids that the model has no embedding for.
+        If the tokenizer gives ids that the model has no embedding for.
     """
     first, step = share
     for number, (start, contents) in enumerate(windows(rows)):
@@ -342,7 +342,7 @@ def forward_all(
     Raises
     ------
     ModelError
-        Where a single row does not fit.
+        If a single row does not fit.
     """
     done = sink.writer.done
     counts = Counts(batch_tokens=batch_tokens)

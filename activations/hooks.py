@@ -1,4 +1,4 @@
-"""Take states out of a running model, layer by layer, and stop it after the deepest one.
+"""Take pooled states out of a running model, layer by layer, and stop it after the deepest one.
 
 hidden_states[i] of transformers is the input of block i for i < L (after whatever stands between
 blocks), and hidden_states[L] the base model's result, after the final norm. So a hook before block
@@ -14,20 +14,23 @@ from typing import Any, TypeAlias
 
 import torch
 
-from probekit.errors import ModelError
+from probekit.errors import ModelError, UsageError
 
 __all__ = [
     "CANNOT_RUN",
+    "POOLERS",
+    "Pooler",
     "Tap",
     "find_blocks",
     "plain_states",
+    "pooler",
     "release",
     "tapped_states",
     "vocabulary_of",
 ]
 
 Tensor: TypeAlias = torch.Tensor
-Take: TypeAlias = Callable[[Tensor, "Tensor | None"], Tensor]
+Pooler: TypeAlias = Callable[[Tensor, "Tensor | None"], Tensor]
 
 # Whatever a model raises that cannot run: on these inputs, or with fewer blocks than it was built
 # with.
@@ -79,7 +82,7 @@ class Tap:
         layers: Sequence[int],
         *,
         depth: int,
-        take: Take,
+        take: Pooler,
         blocks: torch.nn.ModuleList | None,
     ) -> None:
         self.root = root
@@ -219,7 +222,7 @@ def plain_states(root: torch.nn.Module, depth: int) -> dict[int, Tensor]:
     Raises
     ------
     ModelError
-        Where the model gives no states, or not one per token and layer.
+        If the model gives no states, or not one per token and layer.
     """
     try:
         with torch.inference_mode():
@@ -250,7 +253,7 @@ def vocabulary_of(root: torch.nn.Module) -> int:
     Raises
     ------
     ModelError
-        Where the model reads something else than token ids.
+        If the model reads something else than token ids.
     """
     try:
         embeddings: Any = root.get_input_embeddings()  # type: ignore[operator]
@@ -294,3 +297,54 @@ def release(root: torch.nn.Module, block: torch.nn.Module) -> None:
         for value in [*module._parameters.values(), *module._buffers.values()]:
             if value is not None and id(value) not in kept:
                 value.data = value.data.new_empty(0)
+
+
+def pool_last(states: Tensor, mask: Tensor | None) -> Tensor:
+    """State of the last real token, wherever the padding stands."""
+    if mask is None:
+        return states[:, -1].clone()  # a view would keep all tokens' states in memory
+    width = mask.shape[1]
+    return _take(states, width - 1 - mask.flip(1).int().argmax(1))
+
+
+def pool_first(states: Tensor, mask: Tensor | None) -> Tensor:
+    """State of the first real token."""
+    return states[:, 0].clone() if mask is None else _take(states, mask.int().argmax(1))
+
+
+def pool_mean(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the real tokens, special ones included (as sentence-transformers does), float32."""
+    if mask is None:
+        return states.mean(1, dtype=torch.float32)
+    # Filled, not multiplied: what stands at a padded place may be inf or NaN.
+    filled = states.masked_fill(~mask[:, :, None], 0)
+    return filled.sum(1, dtype=torch.float32) / mask.sum(1, dtype=torch.float32)[:, None]
+
+
+def pool_max(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Largest value of each dimension over the real tokens."""
+    if mask is not None:
+        states = states.masked_fill(~mask[:, :, None], float("-inf"))
+    return states.amax(1)
+
+
+def _take(states: Tensor, position: Tensor) -> Tensor:
+    return states[torch.arange(len(states), device=states.device), position]
+
+
+POOLERS: dict[str, Pooler] = {
+    "first": pool_first,
+    "last": pool_last,
+    "max": pool_max,
+    "mean": pool_mean,
+}
+
+
+def pooler(name: str) -> Pooler:
+    """Function from states (b, s, d) and the mask of real tokens (b, s), or None, to (b, d).
+
+    The mask is boolean; None says that there is no padding.
+    """
+    if name not in POOLERS:
+        raise UsageError(f"Pooling is one of {', '.join(sorted(POOLERS))}, not {name!r}.")
+    return POOLERS[name]

@@ -282,7 +282,7 @@ def read_header(file: h5py.File, path: Path) -> Header:
     Raises
     ------
     NotAStoreError
-        Where the file is another HDF5 file, a newer version, or damaged.
+        If the file is another HDF5 file, a newer version, or damaged.
     """
     with damaged(path):
         _check_attributes(file["/"].id, "/")
@@ -427,7 +427,7 @@ def _check_inside(file: h5py.File) -> None:
     Raises
     ------
     LeadsOutError
-        Where a link is not hard, a data set lies outside or is virtual, has a filter of a plug-in
+        If a link is not hard, a data set lies outside or is virtual, has a filter of a plug-in
         or a named type, or an attribute is no text or number.
     """
     root = file["/"].id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +10,14 @@ from typing import Any
 import torch
 
 from probekit.activations.checkpoint import Checkpoint, text_root, why
-from probekit.activations.hooks import Tap, find_blocks, plain_states, release, tapped_states
-from probekit.activations.pooling import Pooler
+from probekit.activations.hooks import (
+    Pooler,
+    Tap,
+    find_blocks,
+    plain_states,
+    release,
+    tapped_states,
+)
 from probekit.activations.quiet import quiet
 from probekit.errors import ModelError, UsageError
 
@@ -68,7 +73,7 @@ def tapped(
     Raises
     ------
     ModelError
-        Where weights are missing or damaged, do not fit into memory, or give no states.
+        If weights are missing or damaged, do not fit into memory, or give no states.
     """
     depth = checkpoint.depth
     with quiet():
@@ -126,15 +131,8 @@ def _load_and_look(
 
 def _load(checkpoint: Checkpoint, placement: Placement, *, keep: int) -> Any:
     """Load a model whose blocks from ``keep`` on are never made, so never read from disk."""
-    options: dict[str, Any] = {
-        "config": copy.deepcopy(checkpoint.config),
-        "dtype": checkpoint.dtype,
-        "use_safetensors": True,
-        "output_loading_info": True,
-        "device_map": _device_map(placement.device),
-    }
-    if checkpoint.revision is not None:
-        options["revision"] = checkpoint.revision
+    options = checkpoint.loading_options(checkpoint.dtype)
+    options["device_map"] = _device_map(placement.device)
     if placement.quantization is not None:
         options["quantization_config"] = _quantization(placement)
     try:
@@ -146,13 +144,7 @@ def _load(checkpoint: Checkpoint, placement: Placement, *, keep: int) -> Any:
         ) from error
     except Exception as error:  # safetensors, accelerate, quantisers and the hub have their own
         raise ModelError(f"The model {checkpoint.label} cannot be loaded: {why(error)}") from error
-    missing = [key for key in sorted(info["missing_keys"]) if "pooler" not in key]
-    if missing:
-        raise ModelError(
-            f"The weights of {checkpoint.label} lack {len(missing)} tensors that the model needs "
-            f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}); they belong to "
-            "another model or are incomplete."
-        )
+    checkpoint.check_complete(info)
     return model.eval().requires_grad_(False)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
-from probekit.activations.create import Plan
-from probekit.activations.disk import open_to_write, sync
+from probekit.activations.create import Plan, open_to_write, sync
 from probekit.activations.notes import COLUMNS, new_notes
 from probekit.activations.writer import StoreWriter
 

@@ -41,9 +41,9 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
     Raises
     ------
     StaleStoreError
-        Where the parts were made by another model or with another spec.
+        If the parts were made by another model or with another spec.
     StoreError
-        Where rows are missing in all parts, or stand in two.
+        If rows are missing in all parts, or stand in two.
     """
     if len(parts) < 2:
         raise UsageError("Merging takes two stores or more.")
@@ -107,7 +107,7 @@ def _groups(stores: Sequence[ActivationStore], *, same: bool) -> list[str] | Non
     Raises
     ------
     StaleStoreError
-        Where some stores have groups and others have none, or parts of one store have others.
+        If some stores have groups and others have none, or parts of one store have others.
     """
     first, found = stores[0], [store.groups for store in stores]
     for store, groups in zip(stores, found, strict=True):

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from probekit.activations.disk import open_to_write, reserve, write_at
+from probekit.activations.create import open_to_write, reserve, write_at
 from probekit.activations.layout import Array
 from probekit.errors import StoreError
 from probekit.files import beside

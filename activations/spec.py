@@ -94,7 +94,7 @@ def parse_layers(asked: str | int | list[int] | tuple[int, ...], depth: int) -> 
     Raises
     ------
     UsageError
-        Where a part cannot be read or the model has no such layer.
+        If a part cannot be read or the model has no such layer.
     """
     if isinstance(asked, int):
         asked = [asked]

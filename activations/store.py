@@ -73,9 +73,9 @@ class ActivationStore:
     Raises
     ------
     NotAStoreError
-        Where the file is missing, damaged, of a newer version or of another kind.
+        If the file is missing, damaged, of a newer version or of another kind.
     IncompleteStoreError
-        Where the extraction has not finished, unless ``allow_incomplete``.
+        If the extraction has not finished, unless ``allow_incomplete``.
     """
 
     def __init__(self, path: str | Path, *, allow_incomplete: bool = False) -> None:
@@ -209,7 +209,7 @@ class ActivationStore:
         Raises
         ------
         UsageError
-            Where it is not stored, or is left out and several are.
+            If it is not stored, or is left out and several are.
         """
         return self._layers[self._choose(layer)]
 

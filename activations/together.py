@@ -21,9 +21,9 @@ from probekit.activations.extraction import (
     report_on,
 )
 from probekit.activations.forward import Ahead, Counts
+from probekit.activations.hooks import pooler
 from probekit.activations.loading import tapped
 from probekit.activations.member import MemberWriter
-from probekit.activations.pooling import pooler
 from probekit.activations.quiet import quiet
 from probekit.activations.ranks import Ranks, joined
 from probekit.activations.store import ActivationStore

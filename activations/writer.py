@@ -12,12 +12,14 @@ from typing import Any, BinaryIO, cast
 import h5py
 import numpy as np
 
-from probekit.activations.create import Plan, compress_store, create_store
-from probekit.activations.disk import (
-    full_disk_told,
+from probekit.activations.create import (
+    Plan,
+    compress_store,
+    create_store,
     lock,
     open_to_write,
     reserve,
+    store_disk_errors,
     sync,
     temporary_name,
     write_at,
@@ -136,11 +138,11 @@ class StoreWriter:
         Raises
         ------
         StoreError
-            Where there is no room, or another process writes this store.
+            If there is no room, or another process writes this store.
         StaleStoreError
-            Where the file was made from other rows or another spec.
+            If the file was made from other rows or another spec.
         OutputExistsError
-            Where another kind of file stands at ``path``.
+            If another kind of file stands at ``path``.
         """
         if compression is not None and compression not in COMPRESSIONS:
             raise UsageError(
@@ -204,7 +206,7 @@ class StoreWriter:
         Raises
         ------
         StoreError
-            Where the disk is full; what is marked done stays right.
+            If the disk is full; what is marked done stays right.
         """
         rows = np.asarray(rows, np.int64)
         self._check(rows, states)
@@ -215,7 +217,7 @@ class StoreWriter:
         chosen = chosen[np.argsort(rows[chosen], kind="stable")]
         rows = rows[chosen]
         runs = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
-        with full_disk_told(self.path, self._plan.nbytes):
+        with store_disk_errors(self.path, self._plan.nbytes):
             for layer, info in self._layers.items():
                 block = np.ascontiguousarray(states[layer][chosen])
                 stride = info.width * block.itemsize
@@ -232,7 +234,7 @@ class StoreWriter:
         if not self._pending:
             return
         rows = np.concatenate(self._pending)
-        with full_disk_told(self.path, self._plan.nbytes):
+        with store_disk_errors(self.path, self._plan.nbytes):
             self._write_column("n_tokens", rows)
             self._write_column("truncated", rows)
             self._sync()
@@ -258,7 +260,7 @@ class StoreWriter:
         Raises
         ------
         StoreError
-            Where rows are missing.
+            If rows are missing.
         """
         self.flush()
         if self.complete:
@@ -349,7 +351,7 @@ def _is_resumed(file: BinaryIO, path: Path, plan: Plan, *, overwrite: bool) -> b
             f"{path} {different}; name another output, or pass --overwrite to replace it."
         )
     if not header.complete:
-        with full_disk_told(path, plan.nbytes):
+        with store_disk_errors(path, plan.nbytes):
             reserve(file, path.stat().st_size)  # a copy of a store may have holes
     return not (overwrite and header.complete)
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from probekit.activations.batching import Encoded, pad
 from probekit.activations.checkpoint import Checkpoint, text_root, why
 from probekit.activations.encoding import Encoder
-from probekit.activations.pooling import POOLERS, Pooler, pooler
+from probekit.activations.hooks import POOLERS, Pooler, pooler
 from probekit.activations.quiet import quiet
 from probekit.data import Content
 from probekit.errors import DataError, ModelError, UsageError
@@ -109,28 +109,16 @@ def load_backbone(checkpoint: Checkpoint, config: FinetuneConfig) -> Any:
     Raises
     ------
     ModelError
-        Where weights are missing or damaged, or adapters find no layer.
+        If weights are missing or damaged, or adapters find no layer.
     """
     auto: Any = type(checkpoint.skeleton)
-    options: dict[str, Any] = {
-        "config": copy.deepcopy(checkpoint.config),
-        "dtype": checkpoint.dtype if config.lora else torch.float32,
-        "use_safetensors": True,
-        "output_loading_info": True,
-    }
-    if checkpoint.revision is not None:
-        options["revision"] = checkpoint.revision
+    options = checkpoint.loading_options(checkpoint.dtype if config.lora else torch.float32)
     with quiet():
         try:
             model, info = auto.from_pretrained(checkpoint.name, **options)
         except Exception as error:  # safetensors, accelerate and the hub have their own
             raise ModelError(f"{checkpoint.label} cannot be loaded: {why(error)}") from error
-    missing = [key for key in sorted(info["missing_keys"]) if "pooler" not in key]
-    if missing:
-        raise ModelError(
-            f"The weights of {checkpoint.label} lack {len(missing)} tensors that the model needs "
-            f"({', '.join(missing[:3])}); they belong to another model or are incomplete."
-        )
+    checkpoint.check_complete(info)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     if config.lora:
@@ -252,7 +240,7 @@ def read_head(folder: Path) -> tuple[HeadInfo, dict[str, torch.Tensor]]:
     Raises
     ------
     UsageError
-        Where the folder holds no classifier.
+        If the folder holds no classifier.
     """
     folder = expand(folder, error=ModelError)
     if not ((folder / HEAD).is_file() and (folder / HEAD_WEIGHTS).is_file()):
@@ -329,7 +317,7 @@ def encode_rows(
     Raises
     ------
     DataError
-        Where the objective is reward and the rows are no pairs.
+        If the objective is reward and the rows are no pairs.
     """
     if not reward:
         texts: list[list[Content]] = [list(contents)]

@@ -70,7 +70,7 @@ class Completions:
         Raises
         ------
         LabelsError
-            Where a row has none, or its text is another.
+            If a row has none, or its text is another.
         """
         place = {name: i for i, name in enumerate(self.ids)}
         missing = [name for name in rows.ids if name not in place]
@@ -109,7 +109,7 @@ def load_completions(path: str | Path) -> Completions:
     Raises
     ------
     LabelsError
-        Where a column is missing or an id stands twice.
+        If a column is missing or an id stands twice.
     """
     columns = read_table(path).columns
     missing = [name for name in ("id", "text_hash", "completion") if name not in columns]
@@ -170,7 +170,7 @@ def completion_rows(rows: Rows, targets: Completions | None = None) -> Completio
     Raises
     ------
     LabelsError
-        Where a row has no completion.
+        If a row has no completion.
     """
     prompts = prompts_of(rows)
     if targets is None:
@@ -233,7 +233,7 @@ class Speller:
     Raises
     ------
     ModelError
-        Where the tokenizer has no end-of-sequence token.
+        If the tokenizer has no end-of-sequence token.
     """
 
     def __init__(self, checkpoint: Checkpoint, max_length: int | None) -> None:

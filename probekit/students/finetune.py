@@ -133,9 +133,9 @@ def training_rows(
     Raises
     ------
     LabelsError
-        Where ids have no label, or labels belong to other texts.
+        If ids have no label, or labels belong to other texts.
     DataError
-        Where verdicts are of other rows, or nothing is left to train on.
+        If verdicts are of other rows, or nothing is left to train on.
     """
     if isinstance(labels, Verdicts):
         place = labels.join(rows)
@@ -190,7 +190,7 @@ def hold_out(
     Raises
     ------
     UsageError
-        Where the share leaves one side empty.
+        If the share leaves one side empty.
     """
     if not 0 < share < 1:
         raise UsageError(f"The validation share lies in (0, 1), got {share}.")
@@ -254,13 +254,13 @@ def finetune(
     Raises
     ------
     LabelsError
-        Where the labels hold one class only, or those of train and validation differ.
+        If the labels hold one class only, or those of train and validation differ.
     ModelError
-        Where the model cannot be loaded or adapted, or the loss is not finite.
+        If the model cannot be loaded or adapted, or the loss is not finite.
     OutputExistsError
-        Where the folder holds another run.
+        If the folder holds another run.
     WriteError
-        Where the disk is full, or another process trains there.
+        If the disk is full, or another process trains there.
     """
     predict = dict(predict or {})
     check_names(predict)

@@ -116,9 +116,9 @@ class Folder:
         Raises
         ------
         OutputExistsError
-            Where it holds anything else.
+            If it holds anything else.
         WriteError
-            Where another process trains there.
+            If another process trains there.
         """
         path = Path(os.path.realpath(path))
         if path.exists() and not path.is_dir():
@@ -244,7 +244,7 @@ def new_model(folder: Path, model: Any) -> Iterator[Path]:
     Raises
     ------
     WriteError
-        Where the disk is full; what was written is gone then.
+        If the disk is full; what was written is gone then.
     """
     beside_it = folder.with_name(f".{folder.name}")
     shutil.rmtree(beside_it, ignore_errors=True)
@@ -348,7 +348,7 @@ def check_names(names: Iterable[str]) -> None:
     Raises
     ------
     UsageError
-        Where one is empty, holds a slash or a control character, begins with a dot or is long.
+        If one is empty, holds a slash or a control character, begins with a dot or is long.
     """
     for name in names:
         if not _FILE_NAME.fullmatch(name) or len(name.encode("utf-8", "replace")) > LONGEST_NAME:

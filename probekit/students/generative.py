@@ -94,9 +94,9 @@ def finetune_lm(
     Raises
     ------
     ModelError
-        Where the model has no language-model head, or the loss is not finite.
+        If the model has no language-model head, or the loss is not finite.
     OutputExistsError
-        Where the folder holds another run.
+        If the folder holds another run.
     """
     language = open_language_model(config)
     settings = {
@@ -151,9 +151,9 @@ def finetune_completion(
     Raises
     ------
     ModelError
-        Where the model is no decoder, its tokenizer knows no end, or the loss is not finite.
+        If the model is no decoder, its tokenizer knows no end, or the loss is not finite.
     OutputExistsError
-        Where the folder holds another run.
+        If the folder holds another run.
     """
     predict = predict or {}
     check_names(predict)

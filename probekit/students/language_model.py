@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 from collections.abc import Sequence
@@ -71,10 +70,27 @@ class LanguageModel:
         Raises
         ------
         ModelError
-            Where its weights were saved without that head.
+            If its weights were saved without that head.
         """
-        dtype = self.checkpoint.dtype if frozen else torch.float32
-        return _load(self.checkpoint, self.kind, dtype, self.trust_remote_code)
+        import transformers
+
+        checkpoint = self.checkpoint
+        options = checkpoint.loading_options(checkpoint.dtype if frozen else torch.float32)
+        auto: Any = getattr(transformers, HEADS[self.kind])
+        with quiet():
+            try:
+                model, info = auto.from_pretrained(
+                    checkpoint.name, trust_remote_code=self.trust_remote_code, **options
+                )
+            except Exception as error:  # safetensors, accelerate and the hub have their own
+                raise ModelError(f"{checkpoint.label} cannot be loaded: {why(error)}") from error
+        if missing := sorted(info["missing_keys"]):
+            raise ModelError(
+                f"{checkpoint.label} was saved without its {HEAD_NAMES[self.kind]} ({missing[0]} "
+                "is missing), so a language-model loss would train random weights; take a "
+                "checkpoint that has one."
+            )
+        return model
 
 
 def open_language_model(config: FinetuneConfig, *, only_causal: bool = False) -> LanguageModel:
@@ -90,7 +106,7 @@ def open_language_model(config: FinetuneConfig, *, only_causal: bool = False) ->
     Raises
     ------
     ModelError
-        Where its kind has no language-model head.
+        If its kind has no language-model head.
     """
     trust = config.trust_remote_code
     checkpoint = open_checkpoint(config.model, revision=config.revision, trust_remote_code=trust)
@@ -120,34 +136,6 @@ def _kind(checkpoint: Checkpoint) -> str:
             f"{checkpoint.label} ({checkpoint.config.model_type}) is not known to have a "
             "language-model head; take a decoder, or an encoder with a masked-LM head."
         ) from None
-
-
-def _load(checkpoint: Checkpoint, kind: str, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    import transformers
-
-    options: dict[str, Any] = {
-        "config": copy.deepcopy(checkpoint.config),
-        "dtype": dtype,
-        "use_safetensors": True,
-        "output_loading_info": True,
-        "trust_remote_code": trust_remote_code,
-    }
-    if checkpoint.revision is not None:
-        options["revision"] = checkpoint.revision
-    auto: Any = getattr(transformers, HEADS[kind])
-    with quiet():
-        try:
-            model, info = auto.from_pretrained(checkpoint.name, **options)
-        except Exception as error:  # safetensors, accelerate and the hub have their own
-            raise ModelError(f"{checkpoint.label} cannot be loaded: {why(error)}") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{checkpoint.label} was saved without its {HEAD_NAMES[kind]} ({missing[0]} is "
-            "missing), so a language-model loss would train random weights; take a checkpoint "
-            "that has one."
-        )
-    return model
 
 
 def collate(rows: Sequence[Tokens], pad_id: int) -> dict[str, torch.Tensor]:

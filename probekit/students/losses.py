@@ -446,7 +446,7 @@ def loss_options(name: str) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        Where there is no such loss.
+        If there is no such loss.
     """
     if not isinstance(name, str) or name not in FUNCTIONS:
         raise UsageError(
@@ -505,7 +505,7 @@ def make_loss(
     Raises
     ------
     UsageError
-        Where the name, an option or its value is unknown (it names the nearest), or ``weak`` is
+        If the name, an option or its value is unknown (it names the nearest), or ``weak`` is
         missing.
     """
     check_loss(name, options)
@@ -621,7 +621,7 @@ class Loss:
         Raises
         ------
         UsageError
-            Where it comes from another loss.
+            If it comes from another loss.
         """
         known = {"windowed"} if self.windowed is not None else set()
         strange = set(state) - ({"rows"} if self.recent is not None else known)

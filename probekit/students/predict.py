@@ -18,8 +18,8 @@ from probekit.activations.batching import (
     mixes_padding,
 )
 from probekit.activations.checkpoint import open_checkpoint, why
+from probekit.activations.hooks import pooler
 from probekit.activations.loading import resolve_device
-from probekit.activations.pooling import pooler
 from probekit.activations.quiet import quiet
 from probekit.data import Rows
 from probekit.errors import DataError, ModelError, UsageError
@@ -72,7 +72,7 @@ def predict_rows(
     Raises
     ------
     UsageError
-        Where the folder holds no classifier, or an adapter without its base.
+        If the folder holds no classifier, or an adapter without its base.
     """
     folder = Path(model)
     info, weights = read_head(folder)
@@ -130,7 +130,7 @@ def proba_of(logits: ArrayLike) -> NDArray[np.float64]:
     Raises
     ------
     ModelError
-        Where a logit is not finite: the model has diverged, or overflows in half precision.
+        If a logit is not finite: the model has diverged, or overflows in half precision.
     """
     z = np.asarray(logits, np.float64)
     broken = int((~np.isfinite(z)).any(axis=1).sum())
@@ -163,7 +163,7 @@ def read_curve(folder: Path, name: str) -> tuple[list[int], NDArray[np.float64]]
     Raises
     ------
     DataError
-        Where the training kept none.
+        If the training kept none.
     """
     files = sorted((folder / "curves" / name).glob("*.safetensors"))
     if not files:

@@ -127,7 +127,7 @@ class FiniteTrainer(Trainer):
         Raises
         ------
         ModelError
-            Where the loss is not finite; the weights are still those before the step.
+            If the loss is not finite; the weights are still those before the step.
         """
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss).all():
@@ -144,7 +144,7 @@ class FiniteTrainer(Trainer):
         Raises
         ------
         WriteError
-            Where the disk is full; the half checkpoint is gone then.
+            If the disk is full; the half checkpoint is gone then.
         """
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

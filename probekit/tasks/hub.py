@@ -65,7 +65,7 @@ def read_hub(name: str, config: str | None, split: str) -> Table:
     Raises
     ------
     UnreachedError
-        Where it cannot be read.
+        If it cannot be read.
     """
     return _read(name, config, split, os.environ.get(DATASETS_VARIABLE) or None)
 
@@ -225,7 +225,7 @@ def rows_of(record: HubRecord, split: str, seed: int) -> Rows:
     Raises
     ------
     DataError
-        Where the data set cannot be read, lacks a column, or has no rows of a class.
+        If the data set cannot be read, lacks a column, or has no rows of a class.
     """
     items, left_out = _items(record, split, os.environ.get(DATASETS_VARIABLE))
     shown = [_shown(key, item, seed) for key, item in items]

@@ -115,7 +115,7 @@ def get_task(name: str) -> Task:
     Raises
     ------
     UsageError
-        Where there is none; names like it are offered.
+        If there is none; names like it are offered.
     """
     known = _known()
     if name not in known:

@@ -63,7 +63,7 @@ def preference_columns(
     Raises
     ------
     DataError
-        Where a text is missing, or no pair is left.
+        If a text is missing, or no pair is left.
     """
     return _deal(columns, seed=seed, source=source, id_column=id_column)[1]
 

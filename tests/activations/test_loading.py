@@ -17,9 +17,8 @@ from probekit.activations.batching import Batch, cut_batches
 from probekit.activations.checkpoint import open_checkpoint, open_loaded, text_root
 from probekit.activations.encoding import Encoder
 from probekit.activations.forward import Feed, Window
-from probekit.activations.hooks import find_blocks
+from probekit.activations.hooks import POOLERS, find_blocks, pooler
 from probekit.activations.loading import Placement, kind_of, resolve_device, tapped
-from probekit.activations.pooling import POOLERS, pooler
 from probekit.errors import ModelError, UsageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from probekit.activations.pooling import POOLERS, pooler
+from probekit.activations.hooks import POOLERS, pooler
 from probekit.errors import UsageError
 
 
