@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test test-lowest lint docs fuzz kill bench bench-gpu bench-grid clean
+.PHONY: help demo test test-slow test-lowest smoke dist lint docs fuzz kill bench bench-gpu bench-grid clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile
@@ -18,11 +18,28 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
 	@touch $@
 
+$(VENV)/.release: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,release]'
+	@touch $@
+
 demo: $(VENV)/.installed  ## run the main job offline on a real model and real text
 	$(BIN)/probekit demo --overwrite
 
 test: $(VENV)/.installed  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+test-slow: $(VENV)/.release  ## run the tests that take minutes: the built package in an empty environment
+	$(BIN)/python -m pytest -m slow
+
+smoke: $(VENV)/.installed  ## the short check for other systems: help, and README's commands on tiny models
+	$(BIN)/probekit --help
+	$(BIN)/python -m pytest tests/test_readme.py
+
+dist: $(VENV)/.release  ## build sdist and wheel in dist/, and check them
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/twine check --strict dist/*
 
 # The oldest versions that pyproject.toml admits (pytest 9.1 warns of the old scikit-learn's checks); pulls a CUDA build of torch where no other is at hand.
 $(VENV)-lowest/.installed: pyproject.toml
@@ -32,7 +49,7 @@ $(VENV)-lowest/.installed: pyproject.toml
 	@touch $@
 
 test-lowest: $(VENV)-lowest/.installed  ## run the tests with the oldest versions that are admitted
-	$(VENV)-lowest/bin/python -m pytest --ignore tests/test_house.py
+	$(VENV)-lowest/bin/python -m pytest --ignore tests/test_house.py --ignore tests/packaging
 
 lint: $(VENV)/.installed  ## ruff, ruff format, mypy --strict
 	$(BIN)/ruff check .
