@@ -62,7 +62,7 @@ def _write(verdicts: Any, options: dict[str, Any]) -> None:
     if not options["no_text"]:
         named = rows_named(options)
         texts = find_texts(verdicts, options["verdicts"], acts=options["acts"], **named)
-    records = review_records(verdicts, texts, many=options["many"])
+    records = review_records(verdicts, texts, limit=options["many"])
     write_review(records, options["output"])
     result = {"output": str(options["output"]), "rows": len(records), "of": len(verdicts)}
     answers = shlex.quote(str(options["output"]))

@@ -1,10 +1,10 @@
-"""Whether to filter, to relabel or to leave weak labels alone: a rule that needs no truth.
+"""Whether to filter, to relabel or to leave weak labels alone: a rule without ground truth.
 
-First the evidence: what members of the ensemble, each without the row itself, say of hard weak
-labels, for these are what gets changed. Hard weak labels alone cannot settle it: "right labels, a
-concept that a quarter of the rows does not follow" and "a quarter of the labels wrong" look alike
-and ask for opposite actions. The rule's numbers were measured (docs/methods.md, Diagnose); each is
-a named constant here.
+The evidence is what the ensemble's members, each without the row itself, predict of hard weak
+labels, since these are what an action changes. Hard weak labels alone cannot settle it: "right
+labels, a concept that a quarter of the rows does not follow" and "a quarter of the labels wrong"
+look alike and need opposite actions. The rule's constants were measured (docs/methods.md,
+Diagnose).
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ __all__ = [
     "weigh",
 ]
 
-# The rule was measured on so many rows; pc changes with their number, and this takes a second.
+# The rule was measured on this number of rows, and pc changes with it; it takes about a second.
 SAMPLE_ROWS = 2000
 VOTES = 30
 FEWEST = 20
-# Below this pc the labels are left alone; from the second on relabelling may help.
+# Below the first pc the labels are left alone; from the second on relabelling may help.
 PC_LEAVE = 0.58
 PC_RELABEL = 0.66
-# Takes the place of both, where rows are few or the strong model is not clearly the stronger one.
+# Replaces both if rows are few or the strong model is not clearly the stronger one.
 PC_CAUTIOUS = 0.72
 FEW_ROWS = 1000
-# Below this mean confidence the labels are left alone: a supervisor that is hardly sure taught the
-# probes little. Fixed on one half of the grid (docs/methods.md). A trusted accuracy that low may be
-# that of noise, which probes see through.
+# Below this mean confidence the labels are left alone: an unsure supervisor taught the probes
+# little. Fixed on one half of the grid (docs/methods.md). It does not apply to a trusted accuracy:
+# one that low may come from noise, which probes see through.
 LEAST_CONFIDENCE = 0.65
-# Relabelling needs an agreement above that of two independent sources, by this much.
+# Relabelling needs an agreement that exceeds that of two independent sources by this margin.
 AGREEMENT_MARGIN = 0.05
 
 DRAWS = 200
@@ -80,11 +80,11 @@ class Sample:
     probs: NDArray[np.float64]
     """Weak labels (n, all classes) as given."""
     groups: NDArray[np.int64]
-    """Rows of one number are exact duplicates (n,)."""
+    """Rows with the same number are exact duplicates (n,)."""
     total: int
-    """Rows with a label, of which these were drawn."""
+    """Number of labelled rows, from which the sample was drawn."""
     nonfinite: Mapping[int, int]
-    """Layer -> rows drawn with NaN or infinity there; they are left out."""
+    """Layer -> number of drawn rows with NaN or infinity there; they are left out."""
 
 
 def draw_sample(
@@ -96,7 +96,7 @@ def draw_sample(
     seed: int = 0,
     only_labelled: bool = False,
 ) -> Sample:
-    """Read at most ``rows`` rows of the layers that the ensemble takes, class shares kept.
+    """Read at most ``rows`` rows of the layers that the ensemble uses, class shares kept.
 
     Parameters
     ----------
@@ -106,7 +106,8 @@ def draw_sample(
     Raises
     ------
     LabelsError, DataError, UsageError
-        Labels that do not fit, fewer than 20 usable rows or two classes, a layer not stored.
+        If labels do not fit, fewer than 20 usable rows or two classes are left, or a layer is not
+        stored.
     """
     from probekit.probes.ensemble import plan_for
 
@@ -114,7 +115,7 @@ def draw_sample(
     check(only_labelled=only_labelled)
     plan = plan_for(store, layers)
     place, aligned = labels.align(store.keys, only_labelled=only_labelled)
-    # By a hash of the id: neither the order of the rows nor what lies between decides.
+    # By a hash of the id: the draw does not depend on the order of the rows.
     drawn = _draw(aligned.hard, rows, np.argsort(by_key(aligned.keys, seed=seed), kind="stable"))
     states = {layer: store.read(layer, place[drawn]) for layer in plan.layers}
     each = {layer: finite_rows(part) for layer, part in states.items()}
@@ -123,7 +124,7 @@ def draw_sample(
     if len(used) < FEWEST:
         raise DataError(
             f"{store.path} has {len(used)} rows with a weak label and finite states; at least "
-            f"{FEWEST} are needed to say anything."
+            f"{FEWEST} are needed."
         )
     occur, hard = np.unique(aligned.hard[used], return_inverse=True)
     if len(occur) < 2:
@@ -146,7 +147,7 @@ def _draw(hard: NDArray[np.int64], rows: int, order: NDArray[np.int64]) -> NDArr
     if len(hard) <= rows:
         return order
     size = np.bincount(hard)
-    # A rare class keeps enough rows for its correlation and votes to exist.
+    # A rare class keeps enough rows to define its correlation and votes.
     wanted = np.maximum(class_counts(rows, size / len(hard)), np.minimum(size, 3))
     chosen = [order[hard[order] == c][:m] for c, m in enumerate(wanted)]
     return order[np.isin(order, np.concatenate(chosen))]
@@ -154,30 +155,30 @@ def _draw(hard: NDArray[np.int64], rows: int, order: NDArray[np.int64]) -> NDArr
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The ensemble's members on a sample, ready to be asked again with other labels."""
+    """The ensemble's members on a sample, ready to predict other labels too."""
 
     hard: NDArray[np.int64]
     """Weak classes (n,), 0 … C − 1, each of which occurs."""
     ridge: Mapping[int, RidgeStates]
     penalties: Mapping[int, float]
     near: Mapping[int, NDArray[np.int64]]
-    """Layer -> row numbers (n, k) of the nearest others that vote."""
+    """Layer -> row numbers (n, k) of the nearest other rows, which vote."""
     both: tuple[int, ...]
     """The last two layers that have a member of each kind."""
     scores: Mapping[tuple[str, int], NDArray[np.float64]]
-    """(kind, layer) -> scores (n, C) without the row."""
+    """(kind, layer) -> scores (n, C) without the row itself."""
     proba: NDArray[np.float64]
-    """P (n, C) of the average."""
+    """P (n, C), the average of the members."""
 
     @property
     def decided(self) -> NDArray[np.int64]:
-        """Classes (n,) that the average decides for, with the class shares of the weak labels."""
+        """Classes (n,) of the average, with the class shares of the weak labels."""
         return prior_matched(self.proba, np.bincount(self.hard) / len(self.hard))
 
-    def shuffled(self, times: int, seed: int = 0) -> list[Evidence]:
-        """The same members asked for shuffled labels, at the penalties chosen for the real ones."""
+    def shuffled(self, permutations: int, seed: int = 0) -> list[Evidence]:
+        """The same members on shuffled labels, at the penalties chosen for the real ones."""
         rng = np.random.default_rng(seed)
-        orders = [rng.permutation(len(self.hard)) for _ in range(times)]
+        orders = [rng.permutation(len(self.hard)) for _ in range(permutations)]
         c = self.proba.shape[1]
         eye = np.eye(c)
         columns = np.hstack([eye[self.hard[order]] for order in orders])
@@ -185,12 +186,12 @@ class Evidence:
             layer: states.leave_out(columns, self.penalties[layer])
             for layer, states in self.ridge.items()
         }
-        found = []
+        evidence = []
         for i, order in enumerate(orders):
             part = slice(i * c, (i + 1) * c)
-            fixed = {layer: score[:, part] for layer, score in ridge.items()}
-            found.append(_ask(self, self.hard[order], fixed))
-        return found
+            scores = {layer: score[:, part] for layer, score in ridge.items()}
+            evidence.append(_with_labels(self, self.hard[order], scores))
+        return evidence
 
 
 def weigh(
@@ -203,7 +204,13 @@ def weigh(
     states
         Layer -> states (n, width), as :func:`plan_layers` chooses them.
     hard, groups
-        Weak classes 0 … C − 1, each of which occurs; numbers of duplicates, left out together.
+        Weak classes 0 … C − 1, each of which occurs; group numbers of duplicates, which are left
+        out together.
+
+    Raises
+    ------
+    DataError
+        If all rows are copies of one text.
     """
     from probekit.probes.ensemble import plan_layers
     from probekit.probes.neighbors import NeighborIndex
@@ -216,20 +223,20 @@ def weigh(
     left = len(hard) - int(np.bincount(groups).max())
     if left < 1:
         raise DataError(f"All {len(hard)} rows are copies of one text; nothing can be compared.")
-    ridge, penalties, fixed = {}, {}, {}
+    ridge, penalties, scores = {}, {}, {}
     for layer in ridge_layers:
         ridge[layer] = RidgeStates(states[layer], groups=groups)
-        penalties[layer], fixed[layer] = choose_penalty(ridge[layer], Y)
+        penalties[layer], scores[layer] = choose_penalty(ridge[layer], Y)
     near = {
         layer: NeighborIndex(states[layer]).others(min(VOTES, left), groups=groups).index
         for layer in knn_layers
     }
     both = tuple(sorted({*ridge_layers} & {*knn_layers})[-2:])
     empty = Evidence(hard, ridge, penalties, near, both, {}, Y)
-    return _ask(empty, hard, fixed)
+    return _with_labels(empty, hard, scores)
 
 
-def _ask(
+def _with_labels(
     members: Evidence, hard: NDArray[np.int64], ridge: Mapping[int, NDArray[np.float64]]
 ) -> Evidence:
     from probekit.probes.ensemble import average
@@ -250,19 +257,19 @@ def _ask(
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What the rule reads."""
+    """The quantities that the rule uses."""
 
     rows: int
-    """Rows that were read."""
+    """Number of rows read."""
     n_classes: int
     pc: float
     """Agreement of two kinds of probe beyond the weak label; NaN for more than two classes."""
     pc_interval: tuple[float, float]
-    """95 % of bootstrap draws of the rows."""
+    """Central 95 % over bootstrap draws of the rows."""
     agreement: float
     """A: share of rows where the out-of-fold probe average equals the hard weak label."""
     confidence: float
-    """c: how often the supervisor is right, as it says itself or trusted rows say; unknown: 1."""
+    """c: the supervisor's accuracy by its own confidences or by trusted rows; 1 if unknown."""
     confidence_from: Confidence
     cautious: bool = False
     """Whether the strong model is not clearly stronger than the supervisor."""
@@ -273,24 +280,24 @@ class Advice:
     """What to do about weak labels, and why."""
 
     action: Literal["leave", "filter", "relabel"]
-    """The strongest thing that is advised; relabel includes that a filter helps too."""
+    """The strongest action advised; relabel implies that a filter helps too."""
     filter: str
     """One line: do it, or leave the labels alone, and why."""
     relabel: str
     signals: Signals
     margins: dict[str, float]
-    """Distance from each bound; below 0 where it is missed."""
+    """Distance from each bound; negative if it is missed."""
     close: bool
-    """Whether a bound lies within the interval of pc."""
+    """Whether a bound is within the interval of pc."""
 
-    def warning(self, what: Literal["filter", "relabel"]) -> str | None:
-        """What to print where someone acts against the advice; None where it says: do it."""
-        line = self.filter if what == "filter" else self.relabel
+    def warning(self, action: Literal["filter", "relabel"]) -> str | None:
+        """The warning for an action against the advice; None if the advice is: do it."""
+        line = self.filter if action == "filter" else self.relabel
         if line.startswith("do it"):
             return None
         return (
-            f"{what} is not advised here: {line} Weak labels alone cannot settle it; "
-            "`probekit diagnose` says more, `probekit audit` settles it with some true labels."
+            f"{action} is not advised here: {line} Weak labels alone cannot settle it; "
+            "`probekit diagnose` reports more, `probekit audit` settles it with some true labels."
         )
 
 
@@ -305,19 +312,19 @@ def advise(
     seed: int = 0,
     only_labelled: bool = False,
 ) -> Advice:
-    """Advise from at most 2,000 rows of a store; about a second, no truth.
+    """Advise from at most 2,000 rows of a store, without ground truth, in about a second.
 
     Parameters
     ----------
     store, labels
         States, and weak labels of their rows, joined by id.
     layers
-        To choose from, by default all that are stored.
-    trusted_accuracy
-        The supervisor's accuracy on rows whose truth is known, in (0, 1]: takes the place of its
-        own confidences.
-    cautious
-        Take the stricter bound, for a strong model that is not clearly stronger.
+        Layers to choose from, by default all that are stored.
+    trusted_accuracy : float, optional
+        The supervisor's accuracy on rows with ground truth, in (0, 1]; replaces its own
+        confidences.
+    cautious : bool, default=False
+        Use the stricter bound, for a strong model that is not clearly stronger.
 
     Raises
     ------
@@ -343,17 +350,17 @@ def advice_on(
     seed: int = 0,
     only_labelled: bool = False,
 ) -> dict[str, Any] | None:
-    """What is best for these labels, who says so, and a warning where ``action`` is another.
+    """The best action for these labels, its source, and a warning if ``action`` is another.
 
-    The answers of an audit overrule :func:`advise`. None of differences of pairs, and of too few
-    rows to say anything.
+    The answers of an audit overrule :func:`advise`. None for differences of pairs and for too few
+    rows.
 
     Parameters
     ----------
     audit
-        File of the answers.
+        File with the answers of an audit.
     needed
-        Whether a file of another store's rows is an error; else it counts as none.
+        Whether an audit of another store's rows is an error; if not, it is ignored.
     """
     if needed or audit.is_file():
         try:
@@ -367,7 +374,7 @@ def advice_on(
             if finding.action != action:
                 warning = (
                     f"{action} is not what the audit found: {finding.action} is right with "
-                    f"probability {finding.probability:.2f}, by {finding.tally.known:g} true "
+                    f"probability {finding.probability:.2f}, from {finding.tally.known:g} true "
                     f"labels in {audit}."
                 )
             return {"action": finding.action, "by": str(audit), "warning": warning}
@@ -397,7 +404,7 @@ def read_signals(
     *,
     seed: int = 0,
 ) -> Signals:
-    """Measure what the rule reads, of weak labels ``probs`` (n, C) and the evidence on them."""
+    """Measure the rule's quantities from weak labels ``probs`` (n, C) and the evidence on them."""
     largest = probs.max(axis=1)
     soft = bool((largest < 1 - 1e-6).any())
     confidence, source = 1.0, "unknown"
@@ -419,17 +426,17 @@ def read_signals(
 def concord(evidence: Evidence, rows: NDArray[np.int64] | None = None) -> float:
     """pc: mean over the last two layers of Σ_k P(w=k) · corr(ridge score, kNN votes | w=k).
 
-    Two classes only, else NaN. A class where one of the two never varies counts 0.
+    NaN unless there are two classes. A class where one of the two is constant counts 0.
     """
     if evidence.proba.shape[1] != 2 or not evidence.both:
         return float("nan")
     hard = evidence.hard if rows is None else evidence.hard[rows]
-    found = []
+    by_layer = []
     for layer in evidence.both:
         pair = np.stack([evidence.scores[kind, layer][:, 1] for kind in ("ridge", "knn")])
         pair = pair if rows is None else pair[:, rows]
-        found.append(sum((hard == k).mean() * _correlation(pair[:, hard == k]) for k in (0, 1)))
-    return float(np.mean(found))
+        by_layer.append(sum((hard == k).mean() * _correlation(pair[:, hard == k]) for k in (0, 1)))
+    return float(np.mean(by_layer))
 
 
 def _correlation(pair: NDArray[np.float64]) -> float:
@@ -454,13 +461,13 @@ def _interval(evidence: Evidence, seed: int) -> tuple[float, float]:
 def agreement_needed(confidence: float) -> float:
     """Agreement from which relabelling may help: c² + (1 − c)² + 0.05.
 
-    The first part is how often two independent sources of accuracy c agree on one of two classes.
+    c² + (1 − c)² is the rate at which two independent sources of accuracy c agree on two classes.
     """
     return confidence**2 + (1 - confidence) ** 2 + AGREEMENT_MARGIN
 
 
 def confidence_allowed(agreement: float) -> float:
-    """Largest c whose needed agreement is reached: what an unknown c would have to be; or NaN."""
+    """Largest c whose needed agreement is reached: a bound for an unknown c; NaN if none is."""
     spare = 2 * (agreement - AGREEMENT_MARGIN) - 1
     return 0.5 + 0.5 * spare**0.5 if spare >= 0 else float("nan")
 
@@ -469,7 +476,7 @@ def decide(signals: Signals) -> Advice:
     """Apply the rule."""
     if np.isnan(signals.pc):
         line = (
-            f"leave the labels alone: the rule was measured on two classes and knows nothing of "
+            f"leave the labels alone: the rule was measured on two classes and does not apply to "
             f"{signals.n_classes}; `probekit audit` decides."
         )
         return Advice("leave", line, line, signals, {}, close=False)
@@ -489,7 +496,7 @@ def decide(signals: Signals) -> Advice:
         both = margins["pc_relabel"] >= 0 and margins["agreement_relabel"] >= 0
         action = "relabel" if both else "filter"
     low, high = signals.pc_interval
-    why = f"for fewer than {FEW_ROWS:,} rows" if few else "asked for"
+    why = f"for fewer than {FEW_ROWS:,} rows" if few else "by --cautious"
     bounds = f" (the stricter bound, {why})" if strict else ""
     return Advice(
         action=action,
@@ -505,9 +512,9 @@ def _unsure_line(signals: Signals) -> str | None:
     if signals.confidence_from != "confidences" or signals.confidence >= LEAST_CONFIDENCE:
         return None
     return (
-        f"leave the labels alone: the supervisor is hardly sure of its own labels, mean confidence "
-        f"{signals.confidence:.2f} is below {LEAST_CONFIDENCE:.2f}, and probes that learn from it "
-        "have little to correct them with."
+        f"leave the labels alone: the supervisor is unsure of its own labels, mean confidence "
+        f"{signals.confidence:.2f} is below {LEAST_CONFIDENCE:.2f}, and probes that learn from "
+        "them have little to correct them with."
     )
 
 
@@ -517,12 +524,12 @@ def _filter_line(signals: Signals, bound: float, bounds: str) -> str:
     if signals.pc < bound:
         return (
             "leave the labels alone: two kinds of probe agree too little beyond the weak label, "
-            f"pc {signals.pc:.2f} is below {bound:.2f}{bounds}, so what they object to need not be "
-            "wrong."
+            f"probe agreement {signals.pc:.2f} is below {bound:.2f}{bounds}, so the labels that "
+            "they contradict need not be wrong."
         )
     return (
-        f"do it: two kinds of probe agree beyond the weak label, pc {signals.pc:.2f} is at least "
-        f"{bound:.2f}{bounds}."
+        "do it: two kinds of probe agree beyond the weak label, probe agreement "
+        f"{signals.pc:.2f} is at least {bound:.2f}{bounds}."
     )
 
 
@@ -531,23 +538,23 @@ def _relabel_line(signals: Signals, bound: float, needed: float, bounds: str) ->
         return unsure
     if signals.pc < bound:
         return (
-            f"leave the labels alone: pc {signals.pc:.2f} is below {bound:.2f}{bounds}, the probes "
-            "are not known to be better than the labels."
+            f"leave the labels alone: probe agreement {signals.pc:.2f} is below "
+            f"{bound:.2f}{bounds}, so the probes are not known to be better than the labels."
         )
     if signals.confidence_from == "unknown":
         return (
-            "leave the labels alone: hard labels do not say how sure the supervisor was, and "
+            "leave the labels alone: hard labels do not show how sure the supervisor was, and "
             "without that a probe is never known to be better than they are."
         )
     source = signals.confidence_from.removesuffix("s")
     if signals.agreement < needed:
         return (
-            f"leave the labels alone: the probe agrees with {signals.agreement:.2f} of them, less "
-            f"than the {needed:.2f} that its being better takes at a {source} of "
+            f"leave the labels alone: the probe agrees with {signals.agreement:.2f} of them; to be "
+            f"known as better it must agree with {needed:.2f} at a {source} of "
             f"{signals.confidence:.2f}."
         )
     return (
-        f"do it: pc {signals.pc:.2f} is at least {bound:.2f}{bounds}, and the probe agrees with "
-        f"{signals.agreement:.2f} of the labels, at least the {needed:.2f} that its being better "
-        f"takes at a {source} of {signals.confidence:.2f}; soft, or --hard at the weak prior."
+        f"do it: probe agreement {signals.pc:.2f} is at least {bound:.2f}{bounds}, and the probe "
+        f"agrees with {signals.agreement:.2f} of the labels, at least the {needed:.2f} needed at a "
+        f"{source} of {signals.confidence:.2f}; use soft labels, or --hard at the weak prior."
     )

@@ -1,7 +1,7 @@
-"""Audit: a few true labels, where probe and weak label disagree, settle what weak labels cannot.
+"""Audit: a few true labels of rows where probe and weak label disagree settle what to do.
 
-The rows to ask about come in one fixed order, every beginning of which is a stratified sample; so
-an audit can stop anywhere and go on later.
+Rows are asked about in one fixed order, and every prefix of it is a stratified sample, so an audit
+can stop anywhere and resume later.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 __all__ = ["UNSURE", "Disputed", "Finding", "Tally", "conclude", "find_disputed", "tally"]
 
 UNSURE = "?"
-# Dropping the disputed rows helps where more than this share of their weak labels is wrong.
+# Dropping the disputed rows helps if more than this share of their weak labels is wrong.
 FILTER_WRONG = 0.45
-# An answer that is right with this probability is settled.
+# An answer is settled if it is right with this probability.
 SETTLED = 0.95
 EXACT_ROWS = 5000
 
 
 @dataclass(frozen=True, eq=False)
 class Disputed:
-    """Rows whose weak label is not what the probe says, in the order to ask about them."""
+    """Rows where the probe contradicts the weak label, in the order to ask about them."""
 
     ids: Sequence[str]
     hashes: Sequence[str]
     weak: Sequence[str]
-    """Weak class of each."""
+    """Weak class of each row."""
     probe: Sequence[str]
-    """Class that the probe gives each, at the class shares of the weak labels."""
+    """The probe's class of each row, at the class shares of the weak labels."""
     classes: tuple[str, ...]
     rows: int
-    """Rows with a weak label."""
+    """Number of rows with a weak label."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,14 +60,19 @@ def find_disputed(
 ) -> Disputed:
     """Fit the ensemble out of fold and list the rows where it contradicts the weak label.
 
+    Of several copies of a text one is listed.
+
     Parameters
     ----------
     layers
-        To choose from, by default all that are stored.
+        Layers to choose from, by default all that are stored.
     seed
-        Of the order within each stratum (weak class and probe's class).
+        Seed of the order within each stratum (weak class and probe's class).
 
-    Of several copies of a text one is listed. Raises what joining, fitting and reading raise.
+    Raises
+    ------
+    LabelsError, DataError, StatesError, ProbeError
+        As :func:`probekit.cleaning.predict.score_rows`.
     """
     from probekit.cleaning.predict import read_states
     from probekit.probes.ensemble import ensemble_for, plan_for
@@ -83,11 +88,11 @@ def find_disputed(
     weak = aligned.hard
     share = np.bincount(weak, minlength=len(aligned.classes)) / len(weak)
     decided = prior_matched(np.round(proba, DECIMALS), share, ties=ties)
-    found = np.flatnonzero(weak != decided)
-    found = found[np.argsort(ties[found], kind="stable")]  # the order of the rows decides nothing
-    found = found[np.unique(groups[found], return_index=True)[1]]
-    found = found[np.argsort(ties[found], kind="stable")]
-    order = found[stratified_order(weak[found] * len(share) + decided[found], seed)]
+    disputed = np.flatnonzero(weak != decided)
+    disputed = disputed[np.argsort(ties[disputed], kind="stable")]  # whatever the rows' order is
+    disputed = disputed[np.unique(groups[disputed], return_index=True)[1]]
+    disputed = disputed[np.argsort(ties[disputed], kind="stable")]
+    order = disputed[stratified_order(weak[disputed] * len(share) + decided[disputed], seed)]
     names = aligned.classes
     return Disputed(
         ids=[aligned.ids[i] for i in order],
@@ -100,7 +105,7 @@ def find_disputed(
 
 
 def stratified_order(strata: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Order rows at random so that every beginning has each stratum in its share."""
+    """Order rows at random so that every prefix holds each stratum in its share."""
     shuffled = np.random.default_rng(seed).permutation(len(strata))
     place = np.empty(len(strata))
     for number in np.unique(strata):
@@ -111,7 +116,7 @@ def stratified_order(strata: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Of the rows asked about: who was right."""
+    """The number of rows asked about, by who was right."""
 
     probe: float = 0
     weak: float = 0
@@ -125,7 +130,7 @@ class Tally:
 
 
 def tally(disputed: Disputed, answers: Mapping[str, str]) -> Tally:
-    """Count answers (id -> true class, or ``?``); those for rows not disputed do not count."""
+    """Count answers (id -> true class, or ``?``) to disputed rows; others are ignored."""
     counts = dict.fromkeys(("probe", "weak", "neither", "unsure"), 0)
     for name, weak, probe in zip(disputed.ids, disputed.weak, disputed.probe, strict=True):
         answer = answers.get(name)
@@ -138,35 +143,35 @@ def tally(disputed: Disputed, answers: Mapping[str, str]) -> Tally:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the answers so far amount to."""
+    """The conclusion from the answers so far."""
 
     action: Literal["relabel", "filter", "leave"] | None
-    """None without any answer."""
+    """None if there is no answer yet."""
     probability: float
-    """Of the action being right, as the two probabilities below say."""
+    """Probability that the action is right, from the two probabilities below."""
     relabel: float
     """P(the probe is right on more of the disputed rows than the weak labels)."""
     filter: float
     """P(more than 45 % of the disputed weak labels are wrong)."""
     settled: bool
     more: int
-    """True labels that would settle it if they go on as so far; 0 where settled."""
+    """Number of further true labels that would settle it at the rate so far; 0 if settled."""
     tally: Tally
     disputed: int
 
 
 def conclude(counts: Tally, disputed: int) -> Finding:
-    """Answer from a tally of the rows asked about, out of ``disputed`` rows.
+    """Conclude from a tally of the rows asked about, out of ``disputed`` rows.
 
-    The shares are unknown a priori (uniform, Beta(1, 1)); rows not asked about follow the
-    beta-binomial, so that having asked about all of them leaves no doubt. Relabel where the probe
-    probably wins the majority, else filter where more than 45 % of the weak labels are probably
-    wrong, else leave; rows that neither is right on are wrong labels, and no win.
+    The prior of the shares is uniform, Beta(1, 1), and rows not asked about are beta-binomial, so
+    that asking about all rows leaves no doubt. Relabel if the probe probably wins the majority,
+    else filter if more than 45 % of the weak labels are probably wrong, else leave. A row on which
+    neither is right counts as a wrong label, and as a win of neither.
 
     Raises
     ------
     DataError
-        For more answers than rows.
+        If there are more answers than rows.
     """
     if counts.known + counts.unsure > disputed:
         raise DataError(
@@ -190,7 +195,8 @@ def _choose(relabel: float, drop: float) -> tuple[Literal["relabel", "filter", "
 def _probabilities(counts: Tally, disputed: int) -> tuple[float, float]:
     """P(probe wins more rows than the weak label), P(share of wrong labels above FILTER_WRONG)."""
     left = disputed - counts.known - counts.unsure
-    # Rows that neither is right on decide no majority; unasked ones have them in the share seen.
+    # Rows on which neither is right do not count for the majority; rows not asked about are
+    # assumed to hold the share of them that was seen.
     contest = (counts.probe + counts.weak + 2) / (counts.known + (3 if counts.neither else 2))
     undecided = round(left * contest)
     majority = (counts.probe + counts.weak + undecided) / 2
@@ -205,7 +211,7 @@ def _exceeds(yes: float, no: float, left: int, bound: float) -> float:
     from scipy.special import betainc, betaln, gammaln
 
     spare = bound - yes
-    if left > EXACT_ROWS:  # the share itself: rows are so many that it is known to 0.001
+    if left > EXACT_ROWS:  # the share itself, which this number of rows fixes to 0.001
         return float(1 - betainc(1 + yes, 1 + no, min(max(spare / left, 0.0), 1.0)))
     k = np.arange(left + 1)
     choose = gammaln(left + 1) - gammaln(k + 1) - gammaln(left - k + 1)
@@ -219,9 +225,9 @@ def _more(counts: Tally, disputed: int) -> int:
     seen = np.array([counts.probe, counts.weak, counts.neither])
     likely = seen + np.array([1, 1, 1 if counts.neither else 0])
     share = likely / likely.sum()
-    # One by one as far as anybody would ask, then in steps of a twentieth.
-    tried = np.unique(np.r_[np.arange(1, 101), np.geomspace(100, max(left, 100), 150).astype(int)])
-    for more in tried[tried <= left].tolist():
+    # One by one up to 100, then in growing steps.
+    steps = np.unique(np.r_[np.arange(1, 101), np.geomspace(100, max(left, 100), 150).astype(int)])
+    for more in steps[steps <= left].tolist():
         probe, weak, neither = seen + more * share
         later = Tally(probe, weak, neither, counts.unsure)
         if _choose(*_probabilities(later, disputed))[1] >= SETTLED:

@@ -1,4 +1,4 @@
-"""What stored states and weak labels show without any truth, and the advice that follows."""
+"""What stored states and weak labels show without ground truth, and the advice that follows."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
 __all__ = ["ClassFindings", "Diagnosis", "LayerFindings", "Null", "diagnose"]
 
 PERMUTATIONS = 99
-# HOC fits C² numbers to C³ shares.
+# Maximum number of classes: HOC fits C² numbers to C³ shares.
 HOC_CLASSES = 10
-# Shares of the weak labels below which a class is too rare to learn from.
+# Share of the weak labels below which a class is too rare to learn from.
 RARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Null:
-    """A figure, and what shuffled labels give: mean and 95 % of the shuffles."""
+    """A value and its null distribution over shuffled labels: mean and central 95 %."""
 
     value: float
     mean: float
     interval: tuple[float, float]
     p: float
-    """Share of shuffles that reach the figure, the figure itself counted."""
+    """Share of shuffles that reach the value, the value itself included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +61,15 @@ class ClassFindings:
     rows: int
     share: float
     confident_joint: float
-    """Share of these rows that cannot be told from another class; no rate of wrong labels."""
+    """Share of these rows that cannot be told from another class; not a noise rate."""
     hoc: float
-    """The same by labels of neighbours; NaN for more than 10 classes or no two neighbours."""
+    """The same from labels of neighbours; NaN for over 10 classes or below two neighbours."""
     suspected: int
-    """Rows that the probe gives another class, at the shares of the weak labels."""
+    """Rows that the probe puts in another class, at the class shares of the weak labels."""
     expansion: float
-    """Mean share of a suspected row's neighbours whose weak label is what the probe says."""
+    """Mean share of a suspected row's neighbours whose weak label is the probe's class."""
     expansion_by_chance: float
-    """The same of any neighbours: share of that class among all rows."""
+    """The same for random neighbours: the share of that class among all rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class LayerFindings:
     """Whether all rows have the same state."""
     constant_columns: int
     effective_rank: float
-    """exp of the entropy of the covariance's eigenvalues; NaN where the layer has no ridge."""
+    """exp of the entropy of the covariance's eigenvalues; NaN if the layer has no ridge fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,9 @@ class Diagnosis:
     rows_read: int
     seed: int
     duplicates: int
-    """Rows whose text stands more than once among those with a label."""
+    """Labelled rows whose text occurs more than once among them."""
     duplicates_unequal: int
-    """Of these, rows whose copies have several weak classes."""
+    """Those of them whose copies have different weak classes."""
     classes: tuple[ClassFindings, ...]
     layers: tuple[LayerFindings, ...]
     predictable: Null
@@ -105,7 +105,7 @@ class Diagnosis:
     concord: Null
     """pc."""
     agreement_needed: float
-    """Smallest A for relabelling; above 1 where c is unknown."""
+    """Smallest A for relabelling; above 1 if c is unknown."""
     alarms: tuple[str, ...]
     advice: Advice
 
@@ -121,14 +121,14 @@ def diagnose(
     seed: int = 0,
     only_labelled: bool = False,
 ) -> Diagnosis:
-    """Measure, on at most 2,000 rows and in seconds, what needs no truth.
+    """Measure what needs no ground truth, on at most 2,000 rows and in seconds.
 
     Parameters
     ----------
-    store, labels, layers, trusted_accuracy, cautious, only_labelled
+    store, labels, layers, trusted_accuracy, cautious, seed, only_labelled
         As :func:`probekit.cleaning.advice.advise`.
-    permutations
-        Times that the labels are shuffled for the null.
+    permutations : int, default=99
+        Number of shuffles of the labels for the null distribution.
     """
     check(cautious=cautious, permutations=permutations, trusted_accuracy=trusted_accuracy)
     sample = draw_sample(store, labels, layers=layers, seed=seed, only_labelled=only_labelled)
@@ -137,7 +137,7 @@ def diagnose(
         read_signals(evidence, sample.probs, trusted_accuracy, seed=seed), cautious=cautious
     )
     predictable, agreed = _nulls(evidence, permutations, seed)
-    found = _layers(sample, evidence)
+    findings = _layers(sample, evidence)
     duplicates = _duplicates(store, labels)
     classes = _classes(sample, evidence)
     return Diagnosis(
@@ -147,26 +147,26 @@ def diagnose(
         duplicates=duplicates[0],
         duplicates_unequal=duplicates[1],
         classes=classes,
-        layers=found,
+        layers=findings,
         predictable=predictable,
         concord=agreed,
         agreement_needed=agreement_needed(signals.confidence),
         alarms=(
-            *_state_alarms(sample, found),
+            *_state_alarms(sample, findings),
             *_label_alarms(sample, evidence, predictable, classes),
         ),
         advice=decide(signals),
     )
 
 
-def _nulls(evidence: Evidence, times: int, seed: int) -> tuple[Null, Null]:
-    shuffled = evidence.shuffled(times, seed)
-    figures = [(auroc(e.hard, e.proba), concord(e)) for e in [evidence, *shuffled]]
-    return _null([a for a, _ in figures]), _null([pc for _, pc in figures])
+def _nulls(evidence: Evidence, permutations: int, seed: int) -> tuple[Null, Null]:
+    shuffled = evidence.shuffled(permutations, seed)
+    values = [(auroc(e.hard, e.proba), concord(e)) for e in [evidence, *shuffled]]
+    return _null([a for a, _ in values]), _null([pc for _, pc in values])
 
 
-def _null(figures: list[float]) -> Null:
-    value, others = figures[0], np.array(figures[1:])
+def _null(values: list[float]) -> Null:
+    value, others = values[0], np.array(values[1:])
     if np.isnan(value) or not len(others):
         return Null(value, float("nan"), (float("nan"), float("nan")), float("nan"))
     low, high = np.quantile(others, [0.025, 0.975])
@@ -183,10 +183,10 @@ def _classes(sample: Sample, evidence: Evidence) -> tuple[ClassFindings, ...]:
     if len(share) <= HOC_CLASSES and near.shape[1] >= 2:
         unlike = hoc(hard, near, len(share)).shares
     votes = (hard[near] == decided[:, None]).mean(axis=1)
-    found = []
+    findings = []
     for c, name in enumerate(sample.classes):
         suspected = (hard == c) & (decided != c)
-        found.append(
+        findings.append(
             ClassFindings(
                 name=name,
                 rows=int((hard == c).sum()),
@@ -198,26 +198,26 @@ def _classes(sample: Sample, evidence: Evidence) -> tuple[ClassFindings, ...]:
                 expansion_by_chance=_mean(share[decided[suspected]]),
             )
         )
-    return tuple(found)
+    return tuple(findings)
 
 
 def _layers(sample: Sample, evidence: Evidence) -> tuple[LayerFindings, ...]:
-    found = []
+    findings = []
     for layer, states in sample.states.items():
         wide = states.astype(np.float64)
-        still = int(constant_columns(wide.mean(axis=0), wide.std(axis=0), states.dtype).sum())
+        constant = int(constant_columns(wide.mean(axis=0), wide.std(axis=0), states.dtype).sum())
         ridge = evidence.ridge.get(layer)
-        found.append(
+        findings.append(
             LayerFindings(
                 layer=layer,
                 width=states.shape[1],
                 nonfinite=sample.nonfinite[layer],
-                constant=still == states.shape[1],
-                constant_columns=still,
+                constant=constant == states.shape[1],
+                constant_columns=constant,
                 effective_rank=float("nan") if ridge is None else _effective_rank(ridge.values),
             )
         )
-    return tuple(found)
+    return tuple(findings)
 
 
 def _effective_rank(values: NDArray[np.float64]) -> float:
@@ -236,10 +236,10 @@ def _duplicates(store: ActivationStore, labels: WeakLabels) -> tuple[int, int]:
         for digest, i in zip(store.hashes, place, strict=True)
         if digest and i >= 0
     ]
-    many = Counter(digest for digest, _ in pairs)
-    kinds = Counter(digest for digest, _ in set(pairs))
-    copies = [digest for digest, _ in pairs if many[digest] > 1]
-    return len(copies), sum(kinds[digest] > 1 for digest in copies)
+    n_rows = Counter(digest for digest, _ in pairs)
+    n_classes = Counter(digest for digest, _ in set(pairs))
+    copies = [digest for digest, _ in pairs if n_rows[digest] > 1]
+    return len(copies), sum(n_classes[digest] > 1 for digest in copies)
 
 
 def _state_alarms(sample: Sample, layers: Sequence[LayerFindings]) -> list[str]:
@@ -249,16 +249,18 @@ def _state_alarms(sample: Sample, layers: Sequence[LayerFindings]) -> list[str]:
             alarms.append(
                 f"Layer {layer.layer} has NaN or infinity in {layer.nonfinite:,} of the rows read: "
                 "extract again with --dtype float32; these rows are left out here, and filter and "
-                "relabel refuse them."
+                "relabel stop at them."
             )
         if layer.constant:
-            alarms.append(f"Layer {layer.layer} has the same state in every row: it says nothing.")
+            alarms.append(
+                f"Layer {layer.layer} has the same state in every row: it carries no information."
+            )
     for name, share in zip(
         sample.classes, np.bincount(sample.hard) / len(sample.hard), strict=True
     ):
         if share < RARE:
             alarms.append(
-                f"Class {name!r} is the weak label of {100 * share:.1f} % of the rows only: too "
+                f"Class {name!r} is the weak label of only {100 * share:.1f} % of the rows: too "
                 "few to learn what its wrong labels look like."
             )
     return alarms
@@ -270,8 +272,8 @@ def _label_alarms(
     alarms = []
     if predictable.value <= predictable.interval[1]:
         alarms.append(
-            "The states predict the weak labels no better than shuffled ones: whatever a probe "
-            "changes here, it changes by chance."
+            "The states predict the weak labels no better than shuffled ones: every change that a "
+            "probe makes here is chance."
         )
     if not any(c.suspected for c in classes):
         alarms.append(

@@ -1,4 +1,4 @@
-"""What verdicts did: counts that need no truth, and figures that do, beside a random choice."""
+"""What verdicts do: counts without ground truth, and metrics with it beside a random choice."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = ["ClassSummary", "Summary", "evaluate", "summarize"]
 
 @dataclass(frozen=True, slots=True)
 class ClassSummary:
-    """One weak class: its rows, how many were dropped and changed, and how far labels moved."""
+    """One weak class: the number of rows, dropped and changed, and how far labels moved."""
 
     name: str
     weak: int
     dropped: int
     changed: int
-    """Kept rows whose most probable class is another one now."""
+    """Kept rows whose most probable class has changed."""
     shift: float
     """Mean ½ ‖label − weak‖₁ of the kept rows."""
     disagreement: float
@@ -51,11 +51,11 @@ class Summary:
     disagreement: float
     classes: tuple[ClassSummary, ...]
     alarms: tuple[str, ...]
-    """Results that cannot be meant."""
+    """Results that are probably not intended."""
 
 
 def summarize(verdicts: Verdicts) -> Summary:
-    """Count what verdicts do, per weak class; no truth needed."""
+    """Count what verdicts do, per weak class, without ground truth."""
     weak = verdicts.weak.argmax(axis=1)
     keep = verdicts.keep
     changed = keep & (verdicts.hard != weak)
@@ -91,7 +91,7 @@ def _alarms(verdicts: Verdicts, weak: NDArray[np.int64], changed: NDArray[np.boo
             "The relabels equal the weak labels: no row changes its class. A probe that has seen "
             "the labels repeats them (in_sample), or there is nothing to change."
             if verdicts.provenance.get("action") == "relabel"
-            else "No row is dropped: the training set is what it was."
+            else "No row is dropped: the training set is unchanged."
         )
     if len(kept) < 2 <= len(np.unique(weak)):
         only = f"only class {verdicts.classes[kept[0]]!r}" if len(kept) else "nothing"
@@ -104,7 +104,7 @@ def _alarms(verdicts: Verdicts, weak: NDArray[np.int64], changed: NDArray[np.boo
 
 
 def evaluate(verdicts: Verdicts, truth: ArrayLike) -> dict[str, Any]:
-    """Compare verdicts with the truth; for looking at results, never for making them.
+    """Compare verdicts with ground truth, to evaluate results and never to produce them.
 
     Parameters
     ----------
@@ -119,12 +119,17 @@ def evaluate(verdicts: Verdicts, truth: ArrayLike) -> dict[str, Any]:
     as many rows of each weak class (dropped, or moved to the same classes); ``probe`` and ``weak``:
     accuracy at 0.5 and with the class shares of the weak labels, AUROC, Brier score, log loss and
     calibration error; ``dropped``: precision and recall of finding wrong labels, of the verdicts
-    and of the random choice. The random figures are exact expectations, not one draw. Of pairs
-    (differences of states), ``probe`` and ``weak`` have their pairwise accuracy too.
+    and of the random choice. The random choice is an exact expectation, not one draw. For pairs
+    (differences of states), ``probe`` and ``weak`` also have their pairwise accuracy.
+
+    Raises
+    ------
+    LabelsError
+        If ``truth`` is not of shape (n,).
     """
     true = np.asarray(truth)
     if true.shape != (len(verdicts),):
-        raise LabelsError(f"{len(verdicts)} verdicts need as many truths, got {true.shape}.")
+        raise LabelsError(f"{len(verdicts)} verdicts need as many true labels, got {true.shape}.")
     n_classes = len(verdicts.classes)
     weak = verdicts.weak.argmax(axis=1)
     share = np.bincount(weak, minlength=n_classes) / len(weak)
@@ -146,14 +151,15 @@ def _labels(
     verdicts: Verdicts, weak: NDArray[np.int64], true: NDArray[np.int64]
 ) -> dict[str, float]:
     keep, n_classes = verdicts.keep, len(verdicts.classes)
-    # Rows of weak class k that go to class c, the last column being dropped; true shares of each k.
+    # moved[k, c]: rows of weak class k that get class c, the last column being dropped rows;
+    # counts[k, c]: rows of weak class k and true class c.
     target = np.where(keep, verdicts.hard, n_classes)
     moved = np.zeros((n_classes, n_classes + 1))
     np.add.at(moved, (weak, target), 1)
-    found = np.zeros((n_classes, n_classes))
-    np.add.at(found, (weak, true), 1)
+    counts = np.zeros((n_classes, n_classes))
+    np.add.at(counts, (weak, true), 1)
     size = np.maximum(moved.sum(axis=1, keepdims=True), 1)
-    right_by_chance = float((moved[:, :n_classes] * found / size).sum())
+    right_by_chance = float((moved[:, :n_classes] * counts / size).sum())
     kept = int(keep.sum())
     return {
         "before": accuracy(true, weak),
@@ -182,19 +188,19 @@ def _predictions(
 def _dropped(
     keep: NDArray[np.bool_], weak: NDArray[np.int64], true: NDArray[np.int64], n_classes: int
 ) -> dict[str, float]:
-    gone, wrong = ~keep, weak != true
+    dropped, wrong = ~keep, weak != true
     size = np.bincount(weak, minlength=n_classes)
-    gone_of = np.bincount(weak[gone], minlength=n_classes)
+    dropped_of = np.bincount(weak[dropped], minlength=n_classes)
     wrong_of = np.bincount(weak[wrong], minlength=n_classes)
-    by_chance = float((gone_of * wrong_of / np.maximum(size, 1)).sum())
-    hit, many, all_wrong = int((gone & wrong).sum()), int(gone.sum()), int(wrong.sum())
+    by_chance = float((dropped_of * wrong_of / np.maximum(size, 1)).sum())
+    hits, n_dropped, n_wrong = int((dropped & wrong).sum()), int(dropped.sum()), int(wrong.sum())
     nan = float("nan")
     return {
-        "rows": many,
-        "precision": hit / many,
-        "recall": hit / all_wrong if all_wrong else nan,
-        "precision_random": by_chance / many,
-        "recall_random": by_chance / all_wrong if all_wrong else nan,
+        "rows": n_dropped,
+        "precision": hits / n_dropped,
+        "recall": hits / n_wrong if n_wrong else nan,
+        "precision_random": by_chance / n_dropped,
+        "recall_random": by_chance / n_wrong if n_wrong else nan,
     }
 
 

@@ -1,8 +1,8 @@
-"""Which rows a filter drops: a share, given or estimated without truth, or confident learning's.
+"""The rows that a filter drops: a share, given or estimated, or confident learning's count.
 
-The two estimates say how much of each weak class cannot be told from another class. Neither is a
-noise rate. Both assume that errors do not depend on the hidden states given the class, which a weak
-model's errors do (docs/methods.md): on real labels they measure unpredictability.
+The two estimates measure the share of each weak class that cannot be told from another class.
+Neither is a noise rate: both assume that errors do not depend on the hidden states given the class,
+but a weak model's errors do (docs/methods.md). On real labels they measure unpredictability.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 PER_CLASS_SHARE = 0.2
 GLOBAL_SHARE = 0.1
-# Shares of wrong labels that the fit starts from; the best of the fits is taken.
+# Shares of wrong labels that HOC's fit starts from; the best fit is used.
 STARTS = (0.05, 0.2, 0.35, 0.45)
 
 
@@ -60,28 +60,28 @@ def rows_to_drop(
     Parameters
     ----------
     disagreement, proba, labels
-        How far the probe contradicts each weak label (n,), its probabilities (n, C), weak labels.
+        Disagreement of probe and weak label (n,), the probe's probabilities (n, C), weak labels.
     contamination, per_class
         As :func:`probekit.cleaning.predict.filter_labels`.
     ties
         Order of equal rows (n,), smaller first.
     near
-        Finds the two nearest others of every row (n, 2), for ``"auto"``.
+        Returns the two nearest other rows of every row (n, 2); called for ``"auto"`` only.
 
     Returns
     -------
-    The cut, and what provenance says of its amount.
+    The cut, and the amount as provenance records it.
     """
     hard, n_classes = labels.hard, len(labels.classes)
     amount: dict[str, Any] = {"per_class": per_class, "contamination": contamination}
     if contamination == "confident":
         if not per_class:
             raise UsageError(
-                "Confident learning counts within each weak class; leave --global "
-                "(per_class=False) out."
+                "Confident learning counts within each weak class; leave out --global "
+                "(per_class=False)."
             )
-        held, number = np.unique(hard, return_inverse=True)
-        return prune_by_noise_rate(number.ravel(), proba[:, held], ties=ties), amount
+        classes, number = np.unique(hard, return_inverse=True)
+        return prune_by_noise_rate(number.ravel(), proba[:, classes], ties=ties), amount
     size = np.bincount(hard, minlength=n_classes)
     if contamination == "auto":
         estimates = _estimates(hard, proba, size, near())
@@ -107,17 +107,17 @@ def _estimates(
     near: NDArray[np.int64],
 ) -> dict[str, NDArray[np.float64]]:
     """Two estimates of the share of each weak class that cannot be told from another class."""
-    held = np.flatnonzero(size)  # classes may have lost all their rows to the join
-    number = np.searchsorted(held, hard)
+    classes = np.flatnonzero(size)  # the join may leave a class without rows
+    number = np.searchsorted(classes, hard)
     shares = {name: np.zeros(len(size)) for name in ("hoc", "confident_joint")}
-    shares["hoc"][held] = hoc(number, near, len(held)).shares
-    shares["confident_joint"][held] = confident_shares(number, proba[:, held])
+    shares["hoc"][classes] = hoc(number, near, len(classes)).shares
+    shares["confident_joint"][classes] = confident_shares(number, proba[:, classes])
     return shares
 
 
 @dataclass(frozen=True, eq=False)
 class HOC:
-    """Prior and transition matrix that explain how labels of neighbours agree."""
+    """Prior and transition matrix that explain the agreement of neighbours' labels."""
 
     prior: NDArray[np.float64]
     """p (C,): share of each true class."""
@@ -136,9 +136,9 @@ class HOC:
 def hoc(hard: NDArray[np.int64], neighbors: NDArray[np.int64], n_classes: int) -> HOC:
     """Fit prior and transition matrix to the labels of rows and their two nearest others.
 
-    A row and its nearest others are taken to be of one true class with independent labels. Shares
-    of single labels, pairs and triples then follow from p and T; they are matched by least squares.
-    Zhu, Song & Liu 2021, https://arxiv.org/abs/2102.05291.
+    A row and its nearest others are assumed to have one true class and independent labels. The
+    shares of single labels, pairs and triples then follow from p and T, which are fitted by least
+    squares. Zhu, Song & Liu 2021, https://arxiv.org/abs/2102.05291.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def hoc(hard: NDArray[np.int64], neighbors: NDArray[np.int64], n_classes: int) -
     triples = np.stack([hard, hard[neighbors[:, 0]], hard[neighbors[:, 1]]])
     counts = np.zeros((n_classes,) * 3)
     np.add.at(counts, tuple(triples), 1 / len(hard))
-    # One pair of the three is counted as often as another: a neighbour is nobody's first choice.
+    # First, second and third order: shares of single labels, of pairs and of triples.
     targets = (counts.sum((1, 2)), counts.sum(2), counts)
     best = None
     for wrong in STARTS:
@@ -168,7 +168,7 @@ def hoc(hard: NDArray[np.int64], neighbors: NDArray[np.int64], n_classes: int) -
             best = fit
     assert best is not None
     prior, transition = _unpack(best.x, n_classes)
-    # True classes have no names of their own: give each the label that it mostly shows.
+    # The fit does not name true classes: give each the label that it shows most often.
     order, names = linear_sum_assignment(-prior[:, None] * transition)
     place = np.empty(n_classes, np.int64)
     place[names] = order
@@ -184,7 +184,7 @@ def _unpack(logits: NDArray[np.float64], c: int) -> tuple[NDArray[np.float64], N
 def _mismatch(
     logits: NDArray[np.float64], targets: tuple[NDArray[np.float64], ...]
 ) -> tuple[float, NDArray[np.float64]]:
-    """Sum of squared differences of the three orders, and its gradient by the logits."""
+    """Sum of squared differences of the three orders, and its gradient in the logits."""
     c = len(targets[0])
     p, T = _unpack(logits, c)
     pairs = (T[:, :, None] * T[:, None, :]).reshape(c, c * c)  # row i: T[i, a] T[i, b]
@@ -205,23 +205,23 @@ def _mismatch(
 def confident_joint(hard: NDArray[np.int64], proba: NDArray[np.float64]) -> NDArray[np.float64]:
     """Count rows by weak class and by the class that the probe is confident of: (C, C).
 
-    Confident of j: the probability of j is at least its mean over the rows labelled j; of several
-    such classes the most probable. Each line is scaled to the number of rows with that label.
-    Northcutt, Jiang & Chuang 2021, https://arxiv.org/abs/1911.00068.
+    The probe is confident of j if the probability of j is at least its mean over the rows labelled
+    j; of several such classes the most probable counts. Each line is scaled to the number of rows
+    with that label. Northcutt, Jiang & Chuang 2021, https://arxiv.org/abs/1911.00068.
     """
     c = proba.shape[1]
-    held = np.bincount(hard, minlength=c)
-    if (held == 0).any():
-        raise ProbeError(f"No row has the weak class {int(np.argmin(held))}; leave it out.")
+    size = np.bincount(hard, minlength=c)
+    if (size == 0).any():
+        raise ProbeError(f"No row has the weak class {int(np.argmin(size))}; leave it out.")
     threshold = np.array([proba[hard == j, j].mean() for j in range(c)])
-    # Rounding of the mean must not take from a class whose probabilities are all alike.
+    # Rounding of the mean must not exclude a class whose probabilities are all equal.
     sure = np.where(proba >= threshold - 1e-6, proba, -1.0)
     confident = sure.max(axis=1) >= 0
     joint = np.zeros((c, c))
     np.add.at(joint, (hard[confident], sure.argmax(axis=1)[confident]), 1)
     none = joint.sum(axis=1) == 0
-    joint[none, none] = 1  # nobody is confident of these rows: nothing speaks against their labels
-    scaled: NDArray[np.float64] = joint * (held / joint.sum(axis=1))[:, None]
+    joint[none, none] = 1  # without a confident row there is no evidence against these labels
+    scaled: NDArray[np.float64] = joint * (size / joint.sum(axis=1))[:, None]
     return scaled
 
 
@@ -235,22 +235,22 @@ def confident_shares(hard: NDArray[np.int64], proba: NDArray[np.float64]) -> NDA
 def prune_by_noise_rate(
     hard: NDArray[np.int64], proba: NDArray[np.float64], *, ties: NDArray[Any] | None = None
 ) -> Cut:
-    """Take rows (n,) to drop: as many labelled k as the confident joint counts for j, for each j.
+    """Choose rows (n,) to drop: for each k and j, as many of label k as the confident joint counts.
 
-    Those of largest margin p_j − p_k, of equal ones the smaller of ``ties`` (n,), by default the
-    smaller row number; rows whose most probable class is their label stay. Confident learning's
-    ``prune_by_noise_rate``, Northcutt, Jiang & Chuang 2021, section 3.2,
+    Those with the largest margin p_j − p_k go first, of equal ones the smaller of ``ties`` (n,), by
+    default the smaller row number; rows whose most probable class is their label stay. Confident
+    learning's ``prune_by_noise_rate``, Northcutt, Jiang & Chuang 2021, section 3.2,
     https://arxiv.org/abs/1911.00068.
     """
     joint = confident_joint(hard, proba)
     drop, tied = np.zeros(len(hard), dtype=bool), np.zeros(len(hard), dtype=bool)
     for k, row in enumerate(joint):
-        held = np.flatnonzero(hard == k)
-        counts = class_counts(len(held), row / row.sum())
+        rows = np.flatnonzero(hard == k)
+        counts = class_counts(len(rows), row / row.sum())
         for j in np.flatnonzero(counts):
             if j != k:
-                margin = np.round(proba[held, j] - proba[held, k], DECIMALS)
-                cut = largest(margin, counts[j], ties=None if ties is None else ties[held])
-                drop[held[cut.taken]] = tied[held[cut.tied]] = True
+                margin = np.round(proba[rows, j] - proba[rows, k], DECIMALS)
+                cut = largest(margin, counts[j], ties=None if ties is None else ties[rows])
+                drop[rows[cut.taken]] = tied[rows[cut.tied]] = True
     other = proba.argmax(axis=1) != hard
     return Cut(drop & other, tied & other)

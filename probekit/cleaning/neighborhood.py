@@ -1,4 +1,4 @@
-"""Where rows lie among the others: the nearest rows of each, and a map of all of them."""
+"""Rows among their neighbours: the nearest rows of each row, and a map of all rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Nearest", "StateMap", "map_states", "nearest_rows"]
 
-# Few rows far away (a known habit of some models' states) would squeeze all others into one dot.
+# A few outliers, which some models' states have, would squeeze all other rows into one dot.
 MAP_TAIL = 0.002
 
 
@@ -25,9 +25,9 @@ class Nearest:
     index: NDArray[np.int64]
     """Row numbers (n, k)."""
     value: NDArray[np.floating[Any]]
-    """How near (n, k): of centred rows the cosine, or the Euclidean distance."""
+    """Cosine of centred rows or Euclidean distance (n, k)."""
     measure: str
-    """Which of the two, in words."""
+    """The name of the measure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +41,16 @@ class StateMap:
     share: tuple[float, float]
     """Share of the variance that each explains."""
     outside: int
-    """Rows so far away that they are drawn at the edge."""
+    """Number of outliers that are drawn at the edge."""
 
 
 def nearest_rows(
     X: NDArray[np.float32], k: int, *, groups: NDArray[np.int64], metric: Metric = "cosine"
 ) -> Nearest | None:
-    """Find the ``k`` nearest rows of every row of X (n, d), fewer where there are not so many.
+    """Find the ``k`` nearest rows of every row of X (n, d), or as many as every row has.
 
-    None where a row has no other at all. Rows of one number in ``groups`` (n,) are no evidence for
-    each other.
+    None if some row has no other row. Rows with the same number in ``groups`` (n,) are duplicates
+    and not neighbours of each other.
     """
     from probekit.probes.neighbors import nearest_others
 
@@ -65,7 +65,7 @@ def nearest_rows(
 
 
 def map_states(X: NDArray[np.float32]) -> StateMap | None:
-    """Project X (n, d) on its two principal components; None where it has not as many."""
+    """Project X (n, d) onto its first two principal components; None if it has fewer."""
     from sklearn.decomposition import PCA
 
     if min(X.shape) < 2 or not np.ptp(X, axis=0).any():

@@ -1,7 +1,7 @@
-"""Score rows by a probe that has not seen their weak labels, then filter or relabel them.
+"""Score rows with a probe that has not seen their weak labels, then filter or relabel them.
 
 ``scored = score_rows(store, labels)`` fits once; ``scored.filter(...)`` and ``scored.relabel(...)``
-are verdicts from that one fit. :func:`filter_labels` and :func:`relabel` do both steps at once.
+are verdicts from that fit. :func:`filter_labels` and :func:`relabel` do both steps at once.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ CLASSIFIER = Like("a probe's name or a scikit-learn classifier", "fit", "get_par
 TIES = ("hash", "index")
 ESTIMATED = ("auto", "confident")
 OWN_RULE = (
-    "TopoFilter drops rows by its own rule; give it a contamination in (0, 1) with variant "
-    "'eleuther' or rank, or use another probe."
+    "TopoFilter drops rows by its own rule; set a contamination in (0, 1) with variant 'eleuther' "
+    "or rank, or use another probe."
 )
 
 
@@ -70,21 +70,21 @@ class Scored:
     proba: NDArray[np.float64]
     """P (n, C), out of fold unless asked otherwise."""
     fold: NDArray[np.int16]
-    """Fold whose fit predicted the row (n,), -1 where the row alone was left out."""
+    """Fold whose fit predicted the row (n,), -1 if only the row itself was left out."""
     probe: Any
     """The fitted probe."""
     ties: NDArray[Any]
     """Order of equal rows (n,), smaller first: see :mod:`probekit.cuts`."""
     cut: Cut | None = None
-    """What the probe itself drops, where it is a filter."""
+    """The rows that the probe itself drops, if it is a filter."""
     form: str = "label"
     """Form of the disagreement."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """What made them."""
+    """Settings and fingerprints that the verdicts record."""
 
     @property
     def disagreement(self) -> NDArray[np.float64]:
-        """How far the probe contradicts the weak labels (n,): :mod:`probekit.cuts`."""
+        """Disagreement of probe and weak label (n,): :mod:`probekit.cuts`."""
         return disagreement_of(self.proba, self.labels.probs, self.form)
 
     def filter(
@@ -96,7 +96,7 @@ class Scored:
     ) -> Verdicts:
         """Keep the rows whose weak label agrees with the probe; arguments as :func:`filter_labels`.
 
-        A probe that drops rows itself (TopoFilter) has done so when it was fitted.
+        A probe that drops rows itself (TopoFilter) did so when it was fitted.
         """
         check_amount(contamination, threshold, per_class=per_class)
         action: dict[str, Any] = {"action": "filter"}
@@ -164,7 +164,7 @@ class Scored:
 
 
 def default_probe(states: ActivationStore | ArrayLike, layer: int | None = None) -> str:
-    """Name the probe that is used where none is named: the ensemble over several layers, or kNN."""
+    """Return the default probe: the ensemble if a store holds several layers, else kNN."""
     return "ensemble" if layer is None and len(getattr(states, "layers", ())) > 1 else "knn"
 
 
@@ -181,10 +181,10 @@ def score_rows(
     disagreement: str = "label",
     ties: str = "hash",
 ) -> Scored:
-    """Join rows and labels, fit the probe, and predict every row without itself.
+    """Join rows and labels, fit the probe, and predict every row without its own label.
 
-    Where a store holds differences of pairs, a probe that is named has no bias if it is logistic;
-    any other is fitted on every row and its mirror image, so that P(−x) = 1 − P(x).
+    If the store holds differences of pairs, a logistic probe given by name has no bias; any other
+    probe is fitted on every row and its mirror image, so that P(−x) = 1 − P(x).
 
     Parameters
     ----------
@@ -196,32 +196,33 @@ def score_rows(
     probe
         ``"knn"``, ``"logreg"``, ``"topofilter"``, ``"ensemble"``, ``"mass-mean"``, the name of an
         installed probe, ``"package.module:Class"``, or any scikit-learn classifier, which is
-        cloned; by default the ensemble where a store holds several layers and none is chosen, else
+        cloned; by default the ensemble if a store holds several layers and none is chosen, else
         kNN. The ensemble reads several layers of a store.
-    layer
-        Which of a store's layers; the ensemble needs none.
-    in_sample
-        Predict rows that were fitted on, as EleutherAI does; it hides what this is about.
-    n_folds, seed
-        For a probe named, and for classifiers that are no probekit probes; the seed also decides
-        between equal rows.
+    layer : int, optional
+        Layer of the store; the ensemble needs none.
+    in_sample : bool, default=False
+        Predict rows that the probe was fitted on, as EleutherAI does: it repeats wrong labels.
+    n_folds : int, default=5
+        Folds of a probe given by name, and of other scikit-learn classifiers.
+    seed : int, default=0
+        Seed of such a probe and of its folds; it also decides between equal rows.
     disagreement
         ``"label"``: 1 − P(the weak label's class); ``"distance"``: ½ ‖P − Y‖₁, as published. For
-        hard labels they are the same.
+        hard labels they are equal.
     ties
-        What decides between equal rows at a cut: ``"hash"`` of seed and id (of the content where
+        What decides between equal rows at a cut: ``"hash"`` of seed and id (of the content if
         there are no ids), or ``"index"``, the smaller row number first.
 
     Raises
     ------
-    LabelsError, ProbeError, UsageError
-        Where labels do not fit the rows, states are not finite, or the probe refuses.
+    LabelsError, StatesError, ProbeError, UsageError
+        If labels do not fit the rows, states are not finite, or the probe cannot be fitted.
     """
     check(layer=layer, in_sample=in_sample, n_folds=n_folds, seed=seed)
     check(only_labelled=only_labelled)
     check_disagreement(disagreement)
     if ties not in TIES:
-        raise UsageError(f"ties is {' or '.join(TIES)}, got {ties!r}.")
+        raise UsageError(f"ties must be {' or '.join(TIES)}, got {ties!r}.")
     probe = default_probe(states, layer) if probe is None else probe
     pairs = bool(getattr(states, "differences", False))
     if isinstance(probe, str):
@@ -262,9 +263,9 @@ def score_rows(
     }
     if pairs:
         provenance["pairs"] = True
-    told = fitted.told(aligned.classes, aligned.ids) if hasattr(fitted, "told") else []
-    if told:
-        provenance["notes"] = told
+    notes = fitted.told(aligned.classes, aligned.ids) if hasattr(fitted, "told") else []
+    if notes:
+        provenance["notes"] = notes
     cut = Cut(~fitted.keep_, fitted.tied_) if hasattr(fitted, "keep_") else None
     if pairs:
         fitted = getattr(fitted, "probe_", probe)
@@ -301,21 +302,21 @@ def filter_labels(
     states, labels, probe, layer, in_sample, n_folds, seed, only_labelled, ties
         As :func:`score_rows`.
     disagreement
-        As there; by default ``"label"``. A TopoFilter probe is told, if it is given here.
+        As there; by default ``"label"``. If given, a TopoFilter probe uses it too.
     contamination
         Share to drop, in (0, 1): the ⌊c · n⌋ most disagreeing rows; by default 0.2 of each weak
         class, or 0.1 of all rows (there ``int(c * n)`` in floats, as EleutherAI). ``"auto"``: for
-        each class the smaller of two estimates of how much cannot be told from other classes.
+        each class the smaller of two estimates of the share that cannot be told from other classes.
         ``"confident"``: confident learning's count for each pair of classes, by margin. A
-        TopoFilter probe takes a share as its own.
+        TopoFilter probe uses a share as its own contamination.
     per_class
         Drop within each weak class rather than over all rows (EleutherAI).
     threshold
-        Instead of a share: drop where the disagreement exceeds it.
+        Instead of a share: drop rows whose disagreement exceeds it.
 
     Returns
     -------
-    Verdicts whose ``label`` is the weak label; ``provenance`` says what was done.
+    Verdicts whose ``label`` is the weak label; ``provenance`` records the settings.
     """
     check_amount(contamination, threshold, per_class=per_class)
     probe = _with_amount(
@@ -361,12 +362,12 @@ def relabel(
         β of the soft label (1 − β) Y + β P, in (0, 1]; by default 0.75.
     hard
         Hard labels instead, with the class shares of the weak labels: for two classes P is cut at
-        the weak-prior quantile, for more the sum of P over the classes decided for is largest.
+        the weak-prior quantile, for more the assigned classes maximise the sum of their P.
     threshold
-        Hard labels instead: the second of two classes where its probability exceeds this
+        Hard labels instead: the second of two classes if its probability exceeds this
         (EleutherAI: 0.5).
     only_above
-        Leave the weak label where the disagreement is not above this.
+        Keep the weak label unless the disagreement is above this.
 
     Returns
     -------
@@ -394,7 +395,7 @@ def _with_amount(
     per_class: bool,
     disagreement: str | None,
 ) -> Any:
-    """Hand the amount to a TopoFilter probe, which decides itself; leave others as they are."""
+    """Set the amount on a TopoFilter probe, which drops rows itself; return others unchanged."""
     kind = probe_class(probe) if isinstance(probe, str) else type(probe)
     if not hasattr(kind, "keep_"):
         return probe
@@ -406,9 +407,9 @@ def _with_amount(
     if disagreement is not None:
         probe.set_params(disagreement=disagreement)
     if probe.decides_itself and (contamination is not None or not per_class):
-        what = "share to drop" if contamination is not None else "choice of all rows or each class"
+        name = "share to drop" if contamination is not None else "choice of all rows or each class"
         raise UsageError(
-            f"TopoFilter's variant 'paper' has no {what}; add --rank (rank=True), or use "
+            f"TopoFilter's variant 'paper' has no {name}; add --rank (rank=True), or use "
             "--variant eleuther."
         )
     return probe
@@ -417,11 +418,14 @@ def _with_amount(
 def with_layers(
     states: Any, probe: Any, layer: int | None = None
 ) -> tuple[Any, int | tuple[int, ...] | None]:
-    """Return the probe, told of the layers that it reads side by side, and these or the one."""
+    """Return the probe, set up for the layers that it reads side by side, and the layer or layers.
+
+    A probe without ``for_store`` reads the one ``layer``.
+    """
     if layer is not None or not hasattr(states, "layers") or not hasattr(probe, "for_store"):
         return probe, layer
-    told: tuple[Any, tuple[int, ...] | None] = probe.for_store(states)
-    return told
+    adapted: tuple[Any, tuple[int, ...] | None] = probe.for_store(states)
+    return adapted
 
 
 def read_states(
@@ -429,12 +433,12 @@ def read_states(
     layer: int | tuple[int, ...] | None,
     rows: NDArray[np.int64] | None = None,
 ) -> NDArray[Any]:
-    """States (n, d) of a layer, or of several side by side, of all rows or of those numbered.
+    """Read states (n, d) of a layer, or of several side by side, for all rows or ``rows``.
 
     Raises
     ------
     StatesError
-        If any is NaN or infinite.
+        If any state is NaN or infinite.
     """
     if rows is not None and len(rows) == len(store):
         rows = None
@@ -448,14 +452,14 @@ def read_states(
 
 
 def layers_read(store: ActivationStore, layer: int | tuple[int, ...] | None) -> list[int]:
-    """Numbers of the layers that are meant; None: the only one."""
+    """Return the numbers of these layers; None stands for the only one."""
     if isinstance(layer, tuple):
         return list(layer)
     return [store.layers[0] if layer is None else layer]
 
 
 class _Joined(NamedTuple):
-    """States, labels, text hashes and copies of the rows that take part, and where from."""
+    """States, labels, text hashes and copies of the joined rows, and their source."""
 
     X: NDArray[Any]
     labels: WeakLabels
@@ -498,7 +502,7 @@ def _join_array(X: NDArray[Any], labels: Any, layer: Any) -> _Joined:
         labels = WeakLabels(ids, None, Y, tuple(map(str, classes.tolist())))
     if X.ndim != 2 or len(X) != len(labels):
         raise LabelsError(
-            f"States of shape {X.shape} and {len(labels)} labels are not of the same rows."
+            f"States of shape {X.shape} and {len(labels)} labels do not have the same rows."
         )
     check_finite(X, labels.ids)
     hashes = list(labels.hashes or [""] * len(labels))
@@ -516,7 +520,7 @@ def _predict(
     n_folds: int,
     seed: int,
 ) -> tuple[Any, NDArray[np.float64], NDArray[np.int16]]:
-    """Fitted probe, its probabilities for its own rows, and the folds they come from."""
+    """Fit the probe; return it, its probabilities for its own rows, and their folds."""
     none = np.full(len(X), NO_FOLD, dtype=np.int16)
     fitted = clone(probe)
     inner = fitted.probe if isinstance(fitted, PairProbe) else fitted
@@ -524,10 +528,10 @@ def _predict(
         return probe, *out_of_fold(probe, X, Y, groups=groups, n_folds=n_folds, seed=seed)
     votes_itself = in_sample and hasattr(inner, "self_neighbor")
     if votes_itself:
-        # Then fit needs no leave-one-out, which k = n has too few others for.
+        # Then fit needs no leave-one-out, for which k = n leaves too few other rows.
         inner.set_params(self_neighbor=True)
     if isinstance(fitted, BaseProbe):
-        # What drops rows itself is told how to choose between equal ones.
+        # A probe that drops rows itself needs the order of equal ones.
         more = {"ties": ties} if has_fit_parameter(fitted, "ties") else {}
         fitted.fit(X, Y, groups=groups, **more)
     else:
@@ -545,7 +549,7 @@ def _predict(
 
 
 def _parameters(probe: Any) -> dict[str, Any]:
-    """Parameters as JSON holds them."""
+    """Parameters as JSON values."""
     plain = (str, int, float, bool, type(None))
     return {
         name: value if isinstance(value, plain) else repr(value)

@@ -1,9 +1,9 @@
-"""What a row is trained on instead of its weak label: a probe's label, or students' after a filter.
+"""New labels of rows: from a probe (relabel), or from students after a filter (re-admission).
 
-Re-admission: a filter takes the hard questions out with the wrong answers; a student that has
-learned from the rows kept may be sure of some of them. After "filter, then re-admit" of
-https://arxiv.org/abs/2503.04249, its self-consistency taken as agreement of several students, or
-one student's confidence.
+A filter drops hard questions along with wrong answers; a student trained on the kept rows may be
+sure of some of them. Re-admission follows "filter, then re-admit" of
+https://arxiv.org/abs/2503.04249, with agreement of several students, or one student's confidence,
+in place of its self-consistency.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def new_labels(
     threshold: float | None,
     ties: NDArray[Any],
 ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """Labels (n, C) that a probe's ``proba`` (n, C) makes of weak ones, and what provenance says.
+    """New labels (n, C) from a probe's ``proba`` (n, C) and weak labels, and their provenance.
 
     ``blend``, ``hard`` and ``threshold`` are as :func:`probekit.cleaning.predict.relabel`.
     """
@@ -74,7 +74,7 @@ def new_labels(
 def decide_at_prior(
     proba: NDArray[np.float64], size: NDArray[np.int64], *, ties: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Classes (n,) with ``size`` (C,) rows each, and the rows of which a tie decided the class."""
+    """Classes (n,) with ``size`` (C,) rows each, and the rows whose class a tie decided."""
     P = np.round(proba, DECIMALS)  # means of the same votes in another order are equal
     decided = prior_matched(P, size / len(P), ties=ties)
     return decided, tied_decisions(P, decided)
@@ -86,46 +86,45 @@ def readmit(
     *,
     confidence: float = CONFIDENCE,
 ) -> Verdicts:
-    """Keep dropped rows that every student gives one class to, on average surely enough.
+    """Bring back dropped rows on whose class all students agree with enough mean confidence.
 
     Parameters
     ----------
-    verdicts
-        Of a filter.
+    verdicts : Verdicts
+        Verdicts of a filter.
     predictions
-        Class probabilities for at least the rows dropped, of one student or several, each trained
-        on the rows kept; joined by id, classes by name.
-    confidence
-        Least mean probability of that class, in [0.5, 1].
+        Class probabilities of at least the dropped rows, from one student or several, each trained
+        on the kept rows; joined by id, classes by name.
+    confidence : float, default=0.9
+        Minimum mean probability of that class, in [0.5, 1].
 
     Returns
     -------
-    The verdicts with these rows kept, their label being the students' mean probabilities; all else
-    is as it was.
+    The verdicts with these rows kept and the students' mean probabilities as their labels; all
+    else is unchanged.
 
     Raises
     ------
     UsageError, LabelsError
-        Nothing was dropped, the confidence lies outside, or a student lacks rows or classes.
+        If nothing was dropped, ``confidence`` is out of range, or a student lacks rows or classes.
     """
     check(verdicts=verdicts, confidence=confidence)
     dropped = np.flatnonzero(~verdicts.keep)
     if not len(dropped):
-        raise UsageError("These verdicts drop no row, so that none can be re-admitted.")
-    several = [predictions] if isinstance(predictions, WeakLabels) else predictions
+        raise UsageError("These verdicts drop no row, so none can be re-admitted.")
+    students = [predictions] if isinstance(predictions, WeakLabels) else predictions
     keys = verdicts.keys.take(dropped.tolist())
-    said = np.stack([_of_rows(each, keys, verdicts.classes) for each in several])
-    mean = said.mean(axis=0)
-    one = (said.argmax(axis=2) == mean.argmax(axis=1)).all(axis=0)
+    probs = np.stack([_of_rows(each, keys, verdicts.classes) for each in students])
+    mean = probs.mean(axis=0)
+    agreed = (probs.argmax(axis=2) == mean.argmax(axis=1)).all(axis=0)
     # Files may hold float32, in which 0.9 is 0.89999998.
-    back = dropped[one & (mean.max(axis=1) >= confidence - 1e-6)]
+    back = dropped[agreed & (mean.max(axis=1) >= confidence - 1e-6)]
     keep, label = verdicts.keep.copy(), verdicts.label.copy()
     keep[back] = True
     label[back] = mean[np.isin(dropped, back)]
-    told = {"students": len(several), "confidence": confidence, "rows": len(back)}
-    return replace(
-        verdicts, keep=keep, label=label, provenance={**verdicts.provenance, "readmitted": told}
-    )
+    readmitted = {"students": len(students), "confidence": confidence, "rows": len(back)}
+    provenance = {**verdicts.provenance, "readmitted": readmitted}
+    return replace(verdicts, keep=keep, label=label, provenance=provenance)
 
 
 def _of_rows(
@@ -137,6 +136,6 @@ def _of_rows(
             f"{labels.source} has the classes {first_few(labels.classes)}, and the verdicts have "
             f"{first_few(classes)}; they must be the same."
         )
-    found = labels.align(rows, rows_name="the dropped rows").labels
+    aligned = labels.align(rows, rows_name="the dropped rows").labels
     columns = [labels.classes.index(name) for name in classes]
-    return np.asarray(found.probs[:, columns], np.float64)
+    return np.asarray(aligned.probs[:, columns], np.float64)

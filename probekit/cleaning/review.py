@@ -1,6 +1,6 @@
-"""Rows out to people and their labels back: reviews of verdicts, and the CSV of an audit.
+"""Files for people to label: reviews of verdicts, and the CSV of an audit.
 
-Records of a review have the fields of Argilla's
+Records of a review have Argilla's fields
 (https://docs.argilla.io/latest/reference/argilla/records/records/): ``id``, ``fields``,
 ``metadata``, ``suggestions``, and ``responses`` for the answers.
 """
@@ -36,7 +36,7 @@ __all__ = [
     "write_review",
 ]
 
-# The question that suggestions and responses answer, and the column of a CSV for the answer.
+# The question that suggestions and responses answer, and a CSV's column for the answer.
 QUESTION = "label"
 COLUMNS = ("id", "text_hash", "text", QUESTION)
 # The same of an audit.
@@ -54,22 +54,22 @@ WHOLE_HASH = re.compile("[0-9a-f]{16}")
 
 
 def review_records(
-    verdicts: Verdicts, texts: Sequence[str] | None = None, *, many: int | None = None
+    verdicts: Verdicts, texts: Sequence[str] | None = None, *, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Records of the ``many`` most disagreeing rows (all by default), in Argilla's form.
+    """Records of the ``limit`` most disagreeing rows (all by default), in Argilla's form.
 
-    ``texts`` are the n rows' texts. The suggestion is what the probe says, its score the probe's
-    probability; the metadata hold the weak label, both probabilities, the disagreement and what the
-    verdict is.
+    ``texts`` are the texts of all n rows. The suggestion is the probe's class and its score the
+    probe's probability; the metadata hold the weak label, both probabilities, the disagreement and
+    the verdict.
     """
-    order = verdicts.ranking[:many]
+    order = verdicts.ranking[:limit]
     weak, probe = verdicts.weak.argmax(axis=1), verdicts.probe.argmax(axis=1)
     names = verdicts.classes
     records = []
     for i in order.tolist():
-        said = "dropped" if not verdicts.keep[i] else "kept"
+        verdict = "dropped" if not verdicts.keep[i] else "kept"
         if verdicts.keep[i] and verdicts.hard[i] != weak[i]:
-            said = "changed"
+            verdict = "changed"
         score = round(float(verdicts.probe[i, probe[i]]), 6)
         records.append(
             {
@@ -82,7 +82,7 @@ def review_records(
                     "probe_label": names[probe[i]],
                     "probe_prob": score,
                     "disagreement": round(float(verdicts.disagreement[i]), 6),
-                    "verdict": said,
+                    "verdict": verdict,
                 },
                 "suggestions": {
                     QUESTION: {"value": names[probe[i]], "score": score, "agent": _agent(verdicts)}
@@ -103,7 +103,7 @@ def write_review(records: Sequence[Mapping[str, Any]], path: str | Path) -> None
     Raises
     ------
     UsageError
-        Another ending.
+        If the path has another suffix.
     """
     suffix = suffix_of(path)
     if suffix == ".jsonl":
@@ -112,26 +112,26 @@ def write_review(records: Sequence[Mapping[str, Any]], path: str | Path) -> None
     elif suffix == ".csv":
         _write_csv(path, (*COLUMNS, *METADATA), map(_csv_row, records))
     else:
-        raise UsageError(f"{path} must end in .csv or .jsonl; these are what is written.")
+        raise UsageError(f"{path} must end in .csv or .jsonl, the two formats of a review.")
 
 
 def _csv_row(record: Mapping[str, Any]) -> list[Any]:
-    said = record["metadata"]
+    metadata = record["metadata"]
     text = record["fields"].get("text", "")
-    row = [record["id"], _hash_cell(said["text_hash"]), text, ""]
-    return [*row, *(said[name] for name in METADATA)]
+    row = [record["id"], _hash_cell(metadata["text_hash"]), text, ""]
+    return [*row, *(metadata[name] for name in METADATA)]
 
 
 def read_review(path: str | Path) -> list[dict[str, str | None]]:
-    """Read what came back: ``id``, ``text_hash``, ``text`` (None where not given) and ``label``.
+    """Read answers: ``id``, ``text_hash``, ``text`` (None if absent) and ``label``.
 
-    A CSV's answer stands in its column ``label``; a record's in ``responses`` (a list of values as
-    Argilla has it, or a plain one). Rows without an answer have the label None.
+    A CSV has its answers in the column ``label``, a record in ``responses`` (a list of values, as
+    Argilla writes it, or a plain value). Rows without an answer have the label None.
 
     Raises
     ------
     DataError
-        No review, an id twice, or several people answer one row differently.
+        If the file is not a review, has an id twice, or several people answer a row differently.
     """
     suffix = suffix_of(path)
     if suffix == ".csv":
@@ -153,8 +153,8 @@ def _read_csv(path: str | Path) -> Iterator[dict[str, str | None]]:
     missing = [name for name in ("id", QUESTION) if name not in columns]
     if missing:
         raise DataError(
-            f"{path} has no column {' and no '.join(map(repr, missing))}, so it is no review; make "
-            "one with `probekit review`."
+            f"{path} has no column {' and no '.join(map(repr, missing))}, so it is not a review; "
+            "make one with `probekit review`."
         )
     known = [name for name in COLUMNS if name in columns]
     for values in zip(*(columns[name] for name in known), strict=True):
@@ -169,7 +169,7 @@ def _read_records(path: str | Path) -> Iterator[dict[str, str | None]]:
         columns = _nested(columns)
     if "id" not in columns or "responses" not in columns:
         raise DataError(
-            f"{path} holds no records with id and responses, so it is no review; make one with "
+            f"{path} holds no records with id and responses, so it is not a review; make one with "
             "`probekit review`."
         )
     names = ("id", "responses", "fields", "metadata")
@@ -186,27 +186,26 @@ def _read_records(path: str | Path) -> Iterator[dict[str, str | None]]:
             raise DataError(
                 f"{path}, record {number} (id {name!r}): its responses are "
                 f"{json.dumps(responses, ensure_ascii=False, default=str)[:80]}; one class is "
-                f'meant, as {{"{QUESTION}": [{{"value": CLASS}}]}}.'
+                f'allowed, as in {{"{QUESTION}": [{{"value": CLASS}}]}}.'
             ) from None
 
 
 def _nested(columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    """Columns of records whose fields were written flat, as Argilla's ``to_datasets`` does."""
-    many = len(columns["id"])
-    nothing: list[Any] = [None] * many
+    """Columns of records with flat fields, as Argilla's ``to_datasets`` writes them."""
+    absent: list[Any] = [None] * len(columns["id"])
     values = columns[f"{QUESTION}.responses"][:]
-    status = columns.get(f"{QUESTION}.responses.status", nothing)[:]
+    status = columns.get(f"{QUESTION}.responses.status", absent)[:]
     responses = [
         {
             QUESTION: [
-                {"value": value, "status": said}
-                for value, said in zip(_list(given), _padded(_list(how), given), strict=True)
+                {"value": value, "status": state}
+                for value, state in zip(_list(given), _padded(_list(states), given), strict=True)
             ]
         }
-        for given, how in zip(values, status, strict=True)
+        for given, states in zip(values, status, strict=True)
     ]
-    hashes = columns.get("text_hash", columns.get("metadata.text_hash", nothing))[:]
-    texts = columns.get("text", columns.get("fields.text", nothing))[:]
+    hashes = columns.get("text_hash", columns.get("metadata.text_hash", absent))[:]
+    texts = columns.get("text", columns.get("fields.text", absent))[:]
     return {
         "id": columns["id"][:],
         "responses": responses,
@@ -220,12 +219,12 @@ def _list(value: Any) -> list[Any]:
 
 
 def _padded(values: list[Any], like: Any) -> list[Any]:
-    many = len(_list(like))
-    return [*values, *[None] * many][:many]
+    length = len(_list(like))
+    return [*values, *[None] * length][:length]
 
 
 def _answer(responses: Any) -> str | None:
-    """The one class that all who submitted an answer give."""
+    """The class on which all submitted answers agree, or None without an answer."""
     given = responses.get(QUESTION) if responses else None
     listed = given if isinstance(given, list) else [] if given in (None, "") else [given]
     values = []
@@ -245,15 +244,15 @@ def _answer(responses: Any) -> str | None:
 def merge_review(
     verdicts: Verdicts, answers: Sequence[Mapping[str, str | None]], *, source: str = "the review"
 ) -> Verdicts:
-    """Verdicts with the corrected labels: certain, kept, of weight as before.
+    """Verdicts with the corrected labels: certain and kept, with unchanged weights.
 
-    Rows are found by id; the text hash, or the hash of the text, must be theirs. Rows without an
-    answer stay as they are.
+    Rows are joined by id, and the text hash, or the hash of the text, must match. Rows without an
+    answer are unchanged.
 
     Raises
     ------
     DataError
-        Ids or texts of other rows, or answers that are no class.
+        If ids or texts are those of other rows, or an answer is not a class.
     """
     place = {name: i for i, name in enumerate(verdicts.ids)}
     foreign = [str(a["id"]) for a in answers if a["id"] not in place]
@@ -270,10 +269,9 @@ def merge_review(
     label, keep = verdicts.label.copy(), verdicts.keep.copy()
     label[rows] = np.eye(len(verdicts.classes), dtype=label.dtype)[classes]
     keep[rows] = True
-    told = {"source": Path(source).name, **_count(verdicts, rows, classes)}
-    return replace(
-        verdicts, label=label, keep=keep, provenance={**verdicts.provenance, "reviewed": told}
-    )
+    reviewed = {"source": Path(source).name, **_count(verdicts, rows, classes)}
+    provenance = {**verdicts.provenance, "reviewed": reviewed}
+    return replace(verdicts, label=label, keep=keep, provenance=provenance)
 
 
 def _count(
@@ -298,11 +296,11 @@ def _check_texts(
     for answer in answers:
         known, text = verdicts.hashes[place[str(answer["id"])]], answer["text"]
         read = None if text is None else text_hash(text)
-        told = _hash_of_cell(answer["text_hash"]) or read
-        # A text that is another row's shows that columns were sorted apart; one that is nobody's
-        # may be a pair, or have lost a space in a spreadsheet: then the hash beside it counts.
+        given = _hash_of_cell(answer["text_hash"]) or read
+        # Another row's text shows that columns were sorted apart. A text of no row may be a pair,
+        # or have lost a space in a spreadsheet: then the hash beside it counts.
         moved = read is not None and read != known and read in hashes
-        if known and ((told is not None and told != known) or moved):
+        if known and ((given is not None and given != known) or moved):
             other.append(str(answer["id"]))
     if other:
         raise DataError(
@@ -313,24 +311,24 @@ def _check_texts(
 
 
 def _class_of(answer: Mapping[str, str | None], classes: Sequence[str], source: str) -> int:
-    """Number of the class that is meant."""
+    """Number of the class of an answer."""
     given = str(answer[QUESTION]).strip()
     name = _class_meant(given, classes)
     if name is None:
         raise DataError(
-            f"{source} says {given!r} for the id {answer['id']!r}; allowed are "
-            f"{first_few(classes, 20)}, or nothing to leave the row as it is."
+            f"{source} has {given!r} for the id {answer['id']!r}; allowed are "
+            f"{first_few(classes, 20)}, or nothing to leave the row unchanged."
         )
     return list(classes).index(name)
 
 
 def audit_path(labels: str) -> Path:
-    """Where an audit of these labels is kept unless another file is named."""
+    """The default path of an audit of these labels."""
     return Path(f"{Path(labels).stem}.audit.csv")
 
 
 def plain_text(content: Content) -> str:
-    """A row's content as one text: pairs one after the other, messages with their roles."""
+    """A row's content as one text: the texts of a pair in order, messages with their roles."""
     if isinstance(content, str):
         return content
     if isinstance(content, tuple):
@@ -341,13 +339,13 @@ def plain_text(content: Content) -> str:
 class AuditFile:
     """Rows and answers of an audit, written after every answer.
 
-    Columns: id, text_hash, text, true_label (a class, ``?`` where nobody can tell, or empty);
-    columns of one's own are kept.
+    Columns: id, text_hash, text, true_label (a class, ``?`` for "cannot tell", or empty); further
+    columns are kept.
 
     Parameters
     ----------
     path
-        A CSV file; what is there already is read.
+        A CSV file; if it exists, its answers are read.
     hashes
         Id -> text hash of every row of the store.
     classes
@@ -356,7 +354,7 @@ class AuditFile:
     Raises
     ------
     DataError
-        The file is no audit of these rows, or holds an answer that is no class.
+        If the file is not an audit of these rows, or holds an answer that is not a class.
     """
 
     def __init__(self, path: str | Path, hashes: Mapping[str, str], classes: Sequence[str]) -> None:
@@ -366,12 +364,12 @@ class AuditFile:
         """Id -> class, or ``?``, in the order of the file."""
         self.records: dict[str, dict[str, str]] = {}
         if self.path.suffix.lower() != ".csv":
-            raise DataError(f"{self.path} must end in .csv; the audit is written so.")
+            raise DataError(f"{self.path} must end in .csv, the format of an audit.")
         if self.path.exists():
             self._read(hashes)
 
     def add(self, ids: Sequence[str], hashes: Sequence[str], texts: Sequence[str]) -> int:
-        """List further rows; returns how many were not listed yet."""
+        """List further rows and return the number of new ones."""
         before = len(self.records)
         for name, digest, text in zip(ids, hashes, texts, strict=True):
             record = {"id": name, "text_hash": _hash_cell(digest), "text": text, ANSWER: ""}
@@ -379,7 +377,7 @@ class AuditFile:
         return len(self.records) - before
 
     def answer(self, name: str, answer: str | None) -> None:
-        """Take an answer (None takes it back) and write the file."""
+        """Record an answer (None removes it) and write the file."""
         self.answers.pop(name, None)
         if answer is not None:
             self.answers[name] = answer
@@ -387,7 +385,7 @@ class AuditFile:
         self.write()
 
     def write(self) -> None:
-        """Write everything, at once or not at all."""
+        """Write everything atomically."""
         columns = dict.fromkeys(AUDIT_COLUMNS)
         for record in self.records.values():
             columns |= dict.fromkeys(record)
@@ -399,8 +397,8 @@ class AuditFile:
         lacking = [name for name in ("id", ANSWER) if name not in columns]
         if lacking:
             raise DataError(
-                f"{self.path} has no column {' and no '.join(map(repr, lacking))}, so it is no "
-                "audit; name another file with -o."
+                f"{self.path} has no column {' and no '.join(map(repr, lacking))}, so it is not "
+                "an audit; name another file with -o."
             )
         names = list(columns)
         for values in zip(*columns.values(), strict=True):
@@ -430,21 +428,21 @@ class AuditFile:
                 self.answers[name] = answer
 
     def _class_of(self, name: str, given: str) -> str | None:
-        """The class that a cell means, or ``?``; None where it is empty."""
+        """The class in a cell, or ``?``; None if it is empty."""
         text = given.strip()
         if text in ("", UNSURE):
             return text or None
         answer = _class_meant(text, self.classes)
         if answer is None:
             raise DataError(
-                f"{self.path} answers {given!r} for the id {name!r}; allowed are "
-                f"{first_few(self.classes, 20)}, {UNSURE!r} where nobody can tell, or nothing."
+                f"{self.path} has the answer {given!r} for the id {name!r}; allowed are "
+                f"{first_few(self.classes, 20)}, {UNSURE!r} for cannot tell, or nothing."
             )
         return answer
 
 
 def _class_meant(given: str, classes: Sequence[str]) -> str | None:
-    """The class that a cell means: letter case aside, and 1.0 for 1, as spreadsheets do."""
+    """The class in a cell: in any letter case, and 1 also as 1.0, as spreadsheets write it."""
     for same in (
         [c for c in classes if c == given],
         [c for c in classes if c.casefold() == given.casefold()],

@@ -1,4 +1,4 @@
-"""The rows that a store or verdicts were made from, found again: their columns and their texts."""
+"""The rows that a store or verdicts were made from: their columns and their texts."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ def find_rows(
     Parameters
     ----------
     source
-        File or task; by default what the store names, if it is a task or lies beside the store.
+        File or task; by default what the store names, if that is a task or a file beside the store.
     id_column
-        Column of the ids; may be one of the labels alone.
+        Column of the ids; it may exist in the labels only.
     purpose
-        What the rows are for, said where they cannot be found.
+        Why the rows are needed: the start of the error message.
 
     Raises
     ------
     UsageError
-        The store does not name rows that can be found.
+        If the store does not name rows that can be read.
     DataError
-        The source lacks rows of the store, or has other texts.
+        If the source lacks rows of the store or has other texts.
     """
     source = source or _recorded(store, purpose)
     rows = _read(source, text_column, id_column)
-    # Verdicts and audits go by the store's ids, so nothing else may join these rows.
+    # Verdicts and audits use the store's ids, so no other column may join these rows.
     keys = replace(store.keys, columns={})
     as_extracted = "name the rows that were extracted with --rows, and their"
     _every_place(
@@ -76,9 +76,9 @@ def _read(source: str, text_column: str | None, id_column: str | None) -> Rows:
 
 
 def _recorded(store: ActivationStore, purpose: str) -> str:
-    """The source that the store names: a task, or a file that lies beside the store.
+    """The source that the store names: a task, or a file beside the store.
 
-    A store may come from anywhere, so no other path in it is followed.
+    A store may come from a stranger, so no other path in it is followed.
     """
     source = store.source
     if source is not None and source.partition("@")[0] in task_names():
@@ -90,7 +90,7 @@ def _recorded(store: ActivationStore, purpose: str) -> str:
             if path.is_relative_to(folder) and path.exists():
                 return str(path)
     recorded = (
-        "does not say where its rows are from"
+        "does not record the source of its rows"
         if source is None
         else f"names {source!r}, which is neither a task nor a file beside it"
     )
@@ -106,7 +106,7 @@ def find_texts(
     text_column: str | None = None,
     id_column: str | None = None,
 ) -> list[str]:
-    """The text of each verdict's row: from these rows, this store or the store beside ``path``."""
+    """The text of each verdict's row: from ``source``, ``acts`` or the store beside ``path``."""
     acts = acts or (None if source else store_beside(verdicts, path))
     columns = {"text_column": text_column, "id_column": id_column}
     if acts is None:
@@ -123,12 +123,12 @@ def row_texts(
     text_column: str | None = None,
     id_column: str | None = None,
 ) -> list[str]:
-    """The text of each verdict's row, from the rows named or those that the store names.
+    """The text of each verdict's row, from ``source`` or the rows that the store names.
 
     Raises
     ------
     UsageError
-        Neither is given; verdicts themselves hold no texts.
+        If neither is given; verdicts themselves hold no texts.
     """
     if source is not None:
         return texts_of(verdicts, _read(source, text_column, id_column))
@@ -151,16 +151,16 @@ def texts_of(verdicts: Verdicts, rows: Rows) -> list[str]:
 
 
 def store_beside(verdicts: Verdicts, path: Path) -> Path | None:
-    """The store that the verdicts name, beside them or here, if it is the very one."""
-    said = verdicts.provenance.get("store", {})
-    name = Path(str(said.get("name", ""))).name
+    """The store that the verdicts name, beside them or here, if its fingerprint is the same."""
+    recorded = verdicts.provenance.get("store", {})
+    name = Path(str(recorded.get("name", ""))).name
     for folder in (Path(os.path.realpath(path)).parent, Path.cwd()):
         candidate = folder / name
         if not name or not candidate.is_file():
             continue
         try:
             with ActivationStore(candidate) as store:
-                if store.fingerprint == said.get("fingerprint"):
+                if store.fingerprint == recorded.get("fingerprint"):
                     return candidate
         except StoreError:
             continue
@@ -173,7 +173,7 @@ def places_in(store: ActivationStore, verdicts: Verdicts) -> NDArray[np.int64]:
     Raises
     ------
     DataError
-        The store lacks rows of the verdicts, or has other texts.
+        If the store lacks rows of the verdicts or has other texts.
     """
     repair = "name the store that they were made from with --acts"
     place = _every_place(
@@ -185,12 +185,12 @@ def places_in(store: ActivationStore, verdicts: Verdicts) -> NDArray[np.int64]:
 def _every_place(
     wanted: Keys, keys: Keys, holder: str, wanted_by: str, *, ids: str, texts: str
 ) -> list[int]:
-    """Where each row that is wanted stands among ``keys``; ``ids`` and ``texts`` are repairs.
+    """The row number in ``keys`` of each wanted row; ``ids`` and ``texts`` say how to repair.
 
     Raises
     ------
     DataError
-        If rows are missing there, or have other texts.
+        If rows are missing or have other texts.
     """
     place, n = match(wanted, keys).place, len(wanted.ids)
     missing = [name for name, i in zip(wanted.ids, place, strict=True) if i < 0]

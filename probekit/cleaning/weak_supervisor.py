@@ -1,4 +1,4 @@
-"""A cheap weak supervisor: a probe on a weaker model's states labels the rows it was not shown."""
+"""A cheap weak supervisor: a probe on a weaker model's states labels rows it was not fitted on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Supervised", "score_labels", "split_rows", "weak_labels"]
 
 
 class Supervised(NamedTuple):
-    """Weak labels of the rows that were not trained on, the probe, and the rows on either side."""
+    """Weak labels of the rows not trained on, the probe, and the row numbers of both parts."""
 
     labels: WeakLabels
     probe: Any
@@ -38,7 +38,7 @@ def split_rows(
 ) -> NDArray[np.bool_]:
     """Choose at most ``rows`` rows at random: (n,) bool; class shares kept, groups kept whole.
 
-    Exactly so many where no group has several rows.
+    Exactly ``rows`` if no group has several rows.
     """
     labels, numbers = np.asarray(hard), np.unique(groups, return_inverse=True)[1].ravel()
     first = np.unique(numbers, return_index=True)[1]
@@ -74,12 +74,18 @@ def weak_labels(
     truth
         Ground truth, joined by id; rows without it are never trained on.
     train_ids, train_share, train_rows
-        Which rows with truth to train on, one of the three: those, or that share (by default 0.5)
-        or number of them at random, stratified, duplicates on one side.
-    layer, l2, fit_intercept, seed
-        Layer of the store; penalty of the probe; whether it has a bias (None: yes, but not on
-        differences of pairs, where P must not depend on which of the two stands first); seed of
-        split and folds.
+        Rows with ground truth to train on, at most one of the three: these ids, or a share (by
+        default 0.5) or number of them at random, stratified, duplicates on one side.
+    layer, l2, seed
+        Layer of the store; penalty of the probe; seed of split and folds.
+    fit_intercept
+        Whether the probe has a bias. None: yes, except on differences of pairs, where P must not
+        depend on which of the two is first.
+
+    Raises
+    ------
+    UsageError, LabelsError
+        If no row is left to label, the choice of rows is out of range, or they hold one class.
     """
     from probekit.cleaning.predict import layers_read, read_states
     from probekit.probes import LogisticProbe
@@ -90,25 +96,22 @@ def weak_labels(
     if sum(given is not None for given in (train_ids, train_share, train_rows)) > 1:
         raise UsageError("Give one of train ids, train share and train rows.")
     groups = store.copies()
-    rows, known = truth.align(
-        store.keys,
-        only_labelled=True,
-    )
+    rows, known = truth.align(store.keys, only_labelled=True)
     if train_ids is not None:
         trained = _named_rows(train_ids, store, rows)
     else:
-        many = _number(train_share, train_rows, len(rows))
-        trained = rows[split_rows(known.hard, groups[rows], rows=many, seed=seed)]
-    # A text that was trained on is no new row, whichever id it has.
+        n_rows = _number(train_share, train_rows, len(rows))
+        trained = rows[split_rows(known.hard, groups[rows], rows=n_rows, seed=seed)]
+    # A text that was trained on is not a new row, whichever id it has.
     labelled = np.flatnonzero(~np.isin(groups, groups[trained]))
     if not len(labelled):
         raise UsageError(
-            f"All {len(store)} rows would be trained on and none is left to label; train on fewer."
+            f"Training on these rows leaves none of the {len(store)} to label; train on fewer."
         )
     X, Y = read_states(store, layer), known.probs[np.searchsorted(rows, trained)]
     if np.count_nonzero(Y.max(axis=0, initial=0) > 0) < 2:
         raise LabelsError(
-            f"The {len(trained)} rows to train on hold one class only; choose more of them."
+            f"The {len(trained)} rows to train on hold one class only; choose more rows."
         )
     bias = not store.differences if fit_intercept is None else fit_intercept
     probe = LogisticProbe(l2=l2, fit_intercept=bias, random_state=seed)
@@ -135,7 +138,7 @@ def weak_labels(
 
 
 def _key_of(train_ids: Sequence[str], store: ActivationStore) -> Sequence[str]:
-    """The store's ids, or its one other key that holds all the ids given."""
+    """The store's ids, or its only other key that holds all ``train_ids``."""
     if not set(train_ids).isdisjoint(store.ids):
         return store.ids
     others = [values for values in store.keys.columns.values() if set(train_ids) <= set(values)]
@@ -165,7 +168,7 @@ def _named_rows(
 def _number(share: float | None, rows: int | None, n: int) -> int:
     if rows is not None:
         if not 1 < rows <= n:
-            raise UsageError(f"There are {n} rows with truth to train on; {rows} were asked for.")
+            raise UsageError(f"There are {n} rows with truth to train on, got {rows} to choose.")
         return rows
     part = 0.5 if share is None else share
     if not 0 < part <= 1:
@@ -174,7 +177,7 @@ def _number(share: float | None, rows: int | None, n: int) -> int:
 
 
 def score_labels(labels: WeakLabels, truth: WeakLabels) -> dict[str, Any]:
-    """Accuracy and AUROC of weak labels on those of their rows that have a truth."""
+    """Accuracy and AUROC of weak labels on the rows that have ground truth."""
     place = np.array(match(labels.keys, truth.keys).place, dtype=np.int64)
     rows = np.flatnonzero(place >= 0)
     if not len(rows):

@@ -241,7 +241,7 @@ def test_spreadsheets_write_whole_numbers_with_a_point(audit):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"true_label": "maybe"}, "answers 'maybe' for the id 'r0'; allowed are 'no', 'Yes', '?'"),
+        ({"true_label": "maybe"}, "answer 'maybe' for the id 'r0'; allowed are 'no', 'Yes', '?'"),
         ({"id": "other"}, "1 ids that are not in the store .*'other'.*another file with -o"),
         ({"id": "r1"}, "has the id 'r1' twice"),
         ({"text_hash": "f" * 16}, "has another text than the store in 1 rows .*'r0'"),
@@ -255,7 +255,7 @@ def test_what_is_no_audit_of_these_rows_is_refused(audit, change, words):
 
 def test_other_files_are_refused(audit, tmp_path):
     (tmp_path / "audit.csv").write_text("id,label\nr0,1\n", encoding="utf-8")
-    with pytest.raises(DataError, match="has no column 'true_label', so it is no audit"):
+    with pytest.raises(DataError, match="has no column 'true_label', so it is not an audit"):
         audit()
     with pytest.raises(DataError, match=r"must end in \.csv"):
         audit("audit.jsonl")

@@ -138,5 +138,5 @@ def test_without_wrong_labels_there_is_no_recall(blobs):
 
 def test_every_row_needs_a_truth(blobs):
     data = blobs(n=200)
-    with pytest.raises(LabelsError, match=r"200 verdicts need as many truths, got \(199,\)"):
+    with pytest.raises(LabelsError, match=r"200 verdicts need as many true labels, got \(199,\)"):
         evaluate(filter_labels(data.X, data.weak), data.truth[:-1])

@@ -75,7 +75,7 @@ def answered(verdicts, path, answers):
 
 
 def test_records_are_the_most_disagreeing_rows_in_argillas_form(verdicts):
-    records = review_records(verdicts, TEXTS, many=3)
+    records = review_records(verdicts, TEXTS, limit=3)
     order = np.argsort(-verdicts.disagreement)[:3].tolist()
     assert [record["id"] for record in records] == [verdicts.ids[i] for i in order]
     first, i = records[0], order[0]
@@ -164,7 +164,7 @@ def test_answers_that_are_none(verdicts, tmp_path, responses):
     records = review_records(verdicts, TEXTS)
     records[0]["responses"] = responses
     write_review(records, path)
-    with pytest.raises(DataError, match="one class is meant"):
+    with pytest.raises(DataError, match="one class is allowed"):
         read_review(path)
 
 
@@ -183,7 +183,7 @@ def test_what_is_of_other_rows_is_refused(verdicts, tmp_path):
     assert merge_review(verdicts, bare).label[0].tolist() == [0, 1, 0]
     with pytest.raises(DataError, match=r"another text"):
         merge_review(other, bare)
-    with pytest.raises(DataError, match=r"says 'maybe' .* allowed are 'no', 'yes', '-1'"):
+    with pytest.raises(DataError, match=r"has 'maybe' .* allowed are 'no', 'yes', '-1'"):
         merge_review(verdicts, [{**answers[0], "label": "maybe"}])
 
 
@@ -203,7 +203,7 @@ def test_columns_that_were_sorted_apart_are_noticed(verdicts, tmp_path):
 def test_files_that_are_no_review(verdicts, tmp_path, write_jsonl):
     with pytest.raises(UsageError, match=r"must end in \.csv or \.jsonl"):
         write_review([], tmp_path / "a.xlsx")
-    with pytest.raises(DataError, match="no review"):
+    with pytest.raises(DataError, match="not a review"):
         read_review(write_jsonl([{"id": "a", "label": 1}]))
     (tmp_path / "a.csv").write_text("id,text\na,b\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"no column 'label'"):

@@ -210,7 +210,7 @@ def test_rows_are_found_beside_the_store_and_nowhere_else(run, no, chain, source
     data = chain.folder / "clean.jsonl"
     sentence = no("--write-data", data, acts=acts, code=2)
     assert (
-        "does not say" if source is None else "which is neither a task nor a file beside"
+        "does not record" if source is None else "which is neither a task nor a file beside"
     ) in sentence
     assert sentence.endswith("name them with --rows.")
     chain.acts = acts
@@ -517,7 +517,7 @@ def test_acting_against_the_advice_is_told(run, chain, probekit):
 
 
 def test_confident_learning_counts_within_classes(no):
-    assert "leave --global" in no("--contamination", "confident", "--global", code=2)
+    assert "leave out --global" in no("--contamination", "confident", "--global", code=2)
 
 
 def test_ties_are_told_and_the_preset_goes_by_row_number(run, chain):

@@ -61,7 +61,7 @@ def test_refusals(chain, verdicts, refused):
     assert "must end in .csv or .jsonl" in refused("review", verdicts, "-o", folder / "a.parquet")
     merge = ("review", verdicts, "--merge", chain.weak)
     assert "must end in .parquet or .jsonl" in refused(*merge, "-o", folder / "a.csv")
-    assert "no review" in refused(*merge, "-o", folder / "a.parquet")
+    assert "not a review" in refused(*merge, "-o", folder / "a.parquet")
     assert "is read here" in refused(
         "review", verdicts, "--merge", chain.weak, "-o", chain.weak, "--overwrite"
     )

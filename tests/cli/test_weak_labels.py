@@ -91,7 +91,7 @@ def test_partly_known_truth(run, chain, write_rows):
     ("options", "words"),
     [
         (["--train-share", "0"], "a number in (0, 1]"),
-        (["--train-share", "1"], "none is left to label"),
+        (["--train-share", "1"], "to label; train on fewer"),
         (["--train-share", "0.5", "--train-rows", "9"], "Give one of train ids"),
         (["--train-rows", "900"], "There are 300 rows with truth"),
         (["--layer", "2"], "holds no layer 2"),
