@@ -149,7 +149,7 @@ BAD_INPUTS: dict[str, list[tuple[str, str]]] = {
         ("--threshold inf", "a number in [0, 1]"),
         ("--threshold 0.5 --contamination 0.2", "not both"),
         ("--threshold 0.5 --global", "with --threshold"),
-        ("--contamination confident --global", "leave --global"),
+        ("--contamination confident --global", "leave out --global"),
         ("--zeta 0.5", "has no --zeta"),
         ("--cap", "has no --cap"),
         ("--rank", "has no --rank"),
