@@ -33,15 +33,18 @@ from probekit.kinds import (
 )
 from probekit.probes.registry import ProbeName, probe_names
 
-__all__ = ["check_values"]
+__all__ = ["check_values", "seed_list"]
 
 RATE, ROWS = Number(0, 1e6, above=True), Whole(4)
 
 
 class Seeds(Kind):
-    """How many seeds, or seeds with commas between; the text itself is kept."""
+    """A number of seeds, or a list of seeds; the text itself is kept (``seed_list`` reads it)."""
 
-    words = "how many seeds (1 to 1,000), or different seeds from 0 to 4,294,967,295 as in 0,1,2"
+    words = (
+        "a number of seeds (1 to 1,000), or a list of different seeds from 0 to 4,294,967,295, "
+        "such as 0,1,2"
+    )
 
     def read(self, value: Any) -> str:
         """Take text."""
@@ -53,6 +56,12 @@ class Seeds(Kind):
         if not numbers or len(set(numbers)) < len(numbers):
             raise ValueError(self.words)
         return str(value)
+
+
+def seed_list(text: str) -> list[int]:
+    """Read what ``Seeds`` accepted: the seeds themselves, or their number, counted from 0."""
+    numbers = [int(part) for part in text.split(",") if part.strip()]
+    return numbers if "," in text else list(range(numbers[0]))
 
 
 class Grid(Kind):

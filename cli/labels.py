@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import click
 
-from probekit.cli.options import say
+from probekit.cli.options import FILE, argument, option, options_of, say
 
 if TYPE_CHECKING:
     from probekit.joins import Keys, Match
     from probekit.labels import WeakLabels
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 __all__ = [
     "LABELS_HELP",
+    "ByPosition",
+    "Classes",
+    "LabelsOptions",
+    "TruthOptions",
+    "WeaklyLabelledOptions",
     "classes_option",
     "labels_options",
     "position_option",
@@ -34,40 +38,91 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
     return None if value is None else tuple(name.strip() for name in value.split(","))
 
 
-def classes_option(command: F) -> F:
-    """Add ``--classes``."""
-    return click.option(
+Classes = Annotated[
+    tuple[str, ...] | None,
+    option(
         "--classes",
         callback=_names,
         metavar="A,B,…",
         help="Class names in their order; a word for no label (none, -1) among them is a class.",
-    )(command)
-
-
-def position_option(command: F) -> F:
-    """Add ``--by-position``."""
-    return click.option(
+    ),
+]
+ByPosition = Annotated[
+    bool,
+    option(
         "--by-position",
         is_flag=True,
         help="Join by position: the same rows in the same order, whatever ids they have.",
-    )(command)
+    ),
+]
 
 
-def labels_options(command: F) -> F:
-    """Add what reads weak labels and joins them: columns, classes, and which rows take part."""
-    for option in (
-        click.option("--only-labelled", is_flag=True, help="Leave rows without a label out."),
-        position_option,
-        classes_option,
-        click.option("--id-column", help="Column that joins labels and rows, if not id."),
-        click.option(
+class _Classes(TypedDict):
+    classes: Classes
+
+
+class _Position(TypedDict):
+    by_position: ByPosition
+
+
+classes_option, position_option = options_of(_Classes), options_of(_Position)
+
+
+class WeaklyLabelledOptions(TypedDict):
+    """A store and weak labels of its rows."""
+
+    acts: Annotated[Path, argument(type=FILE)]
+    labels: Annotated[
+        str,
+        option(
+            "--labels",
+            required=True,
+            help="Weak labels: CSV, JSONL, Parquet, … with id and label, prob or probs.",
+        ),
+    ]
+
+
+class TruthOptions(TypedDict):
+    """Ground truth to judge a result by."""
+
+    truth: Annotated[
+        str | None,
+        option(
+            "--truth",
+            help="Ground truth (id and label) to judge the result by; it decides nothing.",
+        ),
+    ]
+    truth_column: Annotated[
+        str | None, option("--truth-column", help="Column of the truth, if not label.")
+    ]
+
+
+class LabelsOptions(TypedDict):
+    """How weak labels are read and joined, and which rows take part."""
+
+    label_column: Annotated[
+        str | None,
+        option("--label-column", help="Column of the label, if not probs, prob or label."),
+    ]
+    confidence_column: Annotated[
+        str | None,
+        option(
             "--confidence-column",
             help="Column of the probability of the class in the label, which becomes soft.",
         ),
-        click.option("--label-column", help="Column of the label, if not probs, prob or label."),
-    ):
-        command = option(command)
-    return command
+    ]
+    id_column: Annotated[
+        str | None,
+        option("--id-column", help="Column that joins labels and rows, if not id."),
+    ]
+    classes: Classes
+    by_position: ByPosition
+    only_labelled: Annotated[
+        bool, option("--only-labelled", is_flag=True, help="Leave rows without a label out.")
+    ]
+
+
+labels_options = options_of(LabelsOptions)
 
 
 def reading(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,17 @@
-"""What the commands share: option decorators, and how they talk."""
+"""Typed options of the commands, and how commands print.
+
+A group of options is a ``TypedDict``; each field holds the option's type and its click declaration:
+``overwrite: Annotated[bool, option("--overwrite", is_flag=True)]``. ``options_of`` declares the
+group's options on a command, which receives them as ``**options: Unpack[Group]``.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import click
 
@@ -14,13 +20,79 @@ from probekit.safe import json_for_terminal, printable
 F = TypeVar("F", bound=Callable[..., Any])
 
 __all__ = [
+    "FILE",
+    "OUTPUT_FILE",
+    "AsJson",
+    "Overwrite",
+    "Quiet",
+    "Seed",
+    "argument",
     "emit",
     "json_option",
+    "option",
+    "options_of",
+    "output_file",
     "output_option",
     "overwrite_option",
     "quiet_option",
     "say",
     "seed_option",
+]
+
+FILE = click.Path(path_type=Path)
+OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def option(*flags: str, **attributes: Any) -> Callable[..., Any]:
+    """Declare a field as an option; the parameter takes the field's name."""
+    return partial(click.option, *flags, **attributes)
+
+
+def argument(**attributes: Any) -> Callable[..., Any]:
+    """Declare a field as an argument; the parameter takes the field's name."""
+    return partial(click.argument, **attributes)
+
+
+def options_of(group: type) -> Callable[[F], F]:
+    """Add the options of a typed group to a command, in the order of its fields."""
+
+    def declare(command: F) -> F:
+        fields = get_type_hints(group, include_extras=True)
+        for name, field in reversed(fields.items()):
+            command = field.__metadata__[0](name)(command)
+        return command
+
+    return declare
+
+
+def output_file(help_text: str) -> Callable[..., Any]:
+    """``-o/--output``, a required file."""
+    return option("-o", "--output", required=True, type=OUTPUT_FILE, help=help_text)
+
+
+def _hide_progress(context: click.Context, _: click.Parameter, value: bool) -> bool:
+    if value:
+        from probekit.activations.progress import no_moving_bars
+
+        context.with_resource(no_moving_bars())
+    return value
+
+
+AsJson = Annotated[bool, option("--json", is_flag=True, help="Print the result as JSON.")]
+Overwrite = Annotated[
+    bool, option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+]
+Quiet = Annotated[
+    bool,
+    option(
+        "--quiet",
+        is_flag=True,
+        callback=_hide_progress,
+        help="Show no progress; results and errors only.",
+    ),
+]
+Seed = Annotated[
+    int, option("--seed", default=0, help="Seed of every random choice; same seed, same result.")
 ]
 
 
@@ -72,7 +144,7 @@ def output_option(help_text: str) -> Callable[[F], F]:
 
 
 def say(message: str) -> None:
-    """Talk to the user on stderr; stdout is for data. Nothing in it steers the terminal."""
+    """Print to stderr, without terminal control characters; stdout is for data."""
     click.echo(printable(message), err=True)
 
 

@@ -1,20 +1,33 @@
-"""Flags that ``run`` and ``saliency`` share, joined to a configuration."""
+"""What ``run`` and ``saliency`` share: their options, read to a configuration, and their course."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 
 import click
 
+from probekit.cli.checked import seed_list
+from probekit.cli.options import FILE, AsJson, Quiet, emit, option, say
+from probekit.cli.outputs import claim_folder, make_folder
 from probekit.kinds import SettingError, shown
 from probekit.safe import one_line
 
-__all__ = ["read_pairs", "read_run_config", "refuse_failures"]
+if TYPE_CHECKING:
+    from probekit.experiments.run import Run
 
-# Flag -> field of the configuration; what is given on the command line overrules the file.
+__all__ = [
+    "CourseOptions",
+    "ExperimentOptions",
+    "open_experiment",
+    "raise_failures",
+    "read_pairs",
+    "read_run_config",
+]
+
+# Option -> field of the configuration; options overrule the file.
 LISTS = ("task", "weak", "strong", "losses", "probes", "actions", "chain")
 PLAIN = (
     "weak_on",
@@ -27,12 +40,110 @@ PLAIN = (
 )
 FLAGS = ("lm_first", "curves", "after_truth")
 C = TypeVar("C")
+R = TypeVar("R", bound="Run")
+
+
+class ExperimentOptions(TypedDict):
+    """What is compared, on which rows, and how it is trained."""
+
+    config: Annotated[
+        Path | None,
+        option(
+            "--config",
+            type=FILE,
+            help="YAML file with any of the fields; one of `run` also serves `saliency`.",
+        ),
+    ]
+    preset: Annotated[
+        str | None,
+        option("--preset", help="Start from a published experiment: burns or eleuther."),
+    ]
+    task: Annotated[
+        str | None,
+        option("--task", help="Tasks, or files of rows with a column label, comma-separated."),
+    ]
+    weak: Annotated[
+        str | None, option("--weak", help="Models of the weak supervisors, comma-separated.")
+    ]
+    strong: Annotated[
+        str | None, option("--strong", help="Models of students and ceilings, comma-separated.")
+    ]
+    seeds: Annotated[
+        str | None, option("--seeds", help="Number of seeds, or a list such as 0,1,2 (1).")
+    ]
+    lm_first: Annotated[
+        bool,
+        option(
+            "--lm-first", is_flag=True, help="Language-model loss before students and ceilings."
+        ),
+    ]
+    weak_on: Annotated[
+        str | None,
+        option("--weak-on", help="heldout or train: whose rows the supervisor labels (heldout)."),
+    ]
+    supervisor_rows: Annotated[
+        int | None,
+        option("--supervisor-rows", type=int, help="Rows with ground truth for the supervisor."),
+    ]
+    student_rows: Annotated[
+        int | None,
+        option("--student-rows", type=int, help="Rows with weak labels for the students."),
+    ]
+    test_rows: Annotated[int | None, option("--test-rows", type=int, help="Rows to test on.")]
+    epochs: Annotated[
+        float | None,
+        option("--epochs", type=float, help="Passes of every finetuning over its rows."),
+    ]
+    weak_lr: Annotated[
+        float | None, option("--weak-lr", type=float, help="Learning rate of the supervisors.")
+    ]
+    strong_lr: Annotated[
+        float | None,
+        option("--strong-lr", type=float, help="Learning rate of students and ceilings."),
+    ]
+    lora: Annotated[
+        bool,
+        option("--lora", is_flag=True, help="Train low-rank adapters instead of all weights."),
+    ]
+    settings: Annotated[
+        tuple[str, ...],
+        option(
+            "--set",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Any field, such as finetune.batch_size=16 or probe_options.logreg.l2=0.01; "
+            "repeatable.",
+        ),
+    ]
+
+
+class CourseOptions(TypedDict):
+    """Where an experiment keeps its steps, and how it reports."""
+
+    steps: Annotated[
+        Path | None,
+        option(
+            "--steps",
+            type=FILE,
+            help="Folder of the steps that experiments share.  [default: steps, beside the output]",
+        ),
+    ]
+    dry_run: Annotated[
+        bool,
+        option(
+            "--dry-run",
+            is_flag=True,
+            help="Print steps, rows, tokens and disk space; do nothing.",
+        ),
+    ]
+    quiet: Quiet
+    as_json: AsJson
 
 
 def read_run_config(options: Mapping[str, Any], make: Callable[[Mapping[str, Any]], C]) -> C:
-    """Join preset, file and flags, the later ones winning.
+    """Join preset, file and options, the later ones winning.
 
-    ``options`` are those of the command line by name; ``make`` takes the fields' values.
+    ``make`` builds the configuration from the fields' values.
     """
     from probekit.experiments.presets import read_preset
     from probekit.settings import in_file, read_settings
@@ -60,67 +171,37 @@ def read_run_config(options: Mapping[str, Any], make: Callable[[Mapping[str, Any
     try:
         return make(content)
     except SettingError as error:
-        # What stands in the file as it does in the whole is wrong there.
-        there = error.place[:1] and error.place[0] in file
-        if there and _at(content, error.place) is _at(file, error.place):
+        # A value that the file gave, and no option changed, is wrong in the file.
+        in_the_file = error.place[:1] and error.place[0] in file
+        if in_the_file and _at(content, error.place) is _at(file, error.place):
             raise in_file(error, options["config"]) from None
         raise
 
 
-def read_pairs(flag: str, given: Sequence[str]) -> dict[str, Any]:
-    """Read ``KEY=VALUE`` given to ``flag``; a value is YAML, and a later one of a key wins."""
+def read_pairs(flag: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Read the ``KEY=VALUE`` pairs of ``flag``; a value is YAML, and the last one of a key wins."""
     from probekit.errors import UsageError
     from probekit.safe import load_yaml
 
-    found = {}
-    for pair in given:
+    values = {}
+    for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"{flag} takes KEY=VALUE, got {shown(pair)}.")
-        found[key.strip()] = load_yaml(value, f"{flag} {one_line(key)}", error=UsageError)
-    return found
+        values[key.strip()] = load_yaml(value, f"{flag} {one_line(key)}", error=UsageError)
+    return values
 
 
 def _flags(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that have a flag of their own."""
+    """Fields that have an option of their own."""
     content: dict[str, Any] = {n: _list(options[n]) for n in LISTS if options.get(n) is not None}
     content |= {n: options[n] for n in PLAIN if options.get(n) is not None}
     content |= {n: True for n in FLAGS if options.get(n)}
     if options.get("layer") is not None:
         content["layer"] = _number(options["layer"])
     if options["seeds"] is not None:
-        content["seeds"] = _seeds(options["seeds"])
+        content["seeds"] = seed_list(options["seeds"])
     return content
-
-
-def _seeds(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise click.UsageError(f"--seeds takes how many, or seeds as 0,1,2; got {text!r}.")
-    numbers = [int(part) for part in parts]
-    return numbers if "," in text else list(range(numbers[0]))
-
-
-def refuse_failures(results: Mapping[str, Any], folder: Path) -> None:
-    """End with exit code 1 where parts of an experiment failed; everything is written by then.
-
-    Raises
-    ------
-    RunError
-        With the list of what failed.
-    """
-    from probekit.errors import RunError
-
-    failures = results["failures"]
-    if failures:
-        again = any(": failed: " in each for each in failures)
-        error = RunError(
-            f"{len(failures)} parts of {folder} failed or give one class only; all others are done"
-            f"{', and the same command tries what failed again' if again else ''}:"
-        )
-        for failure in failures:
-            error.add_note(f"  {failure}")
-        raise error
 
 
 def _list(text: str) -> list[str]:
@@ -138,7 +219,7 @@ def _put(content: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _at(content: Any, place: Sequence[str]) -> Any:
-    """What stands at a path; None where nothing does."""
+    """The value at a path, or None."""
     for name in place:
         content = content.get(name) if isinstance(content, dict) else None
     return content
@@ -146,3 +227,43 @@ def _at(content: Any, place: Sequence[str]) -> Any:
 
 def _number(text: str) -> str | int:
     return int(text) if re.fullmatch(r"-?[0-9]{1,4}", text.strip()) else text
+
+
+def open_experiment(
+    kind: type[R],
+    config: Any,
+    folder: Path,
+    options: CourseOptions,
+    open_folder: Callable[..., None],
+) -> R | None:
+    """Check an experiment, make its folder and keep other commands out; None after a dry run."""
+    from probekit.experiments.plan import plan, plan_text
+
+    steps = options["steps"] or folder.absolute().parent / "steps"
+    if options["dry_run"]:
+        open_folder(folder, config, make=False)
+        planned = plan(config, steps, experiment=kind)
+        emit(planned, plan_text(planned), as_json=options["as_json"])
+        return None
+    run = kind(config, steps, (lambda _: None) if options["quiet"] else say)
+    run.check()  # before anything is written
+    claim_folder(folder)
+    open_folder(folder, config)
+    make_folder(steps)
+    return run
+
+
+def raise_failures(results: Mapping[str, Any], folder: Path) -> None:
+    """Raise RunError with the list of what failed, if anything did; all else is written by then."""
+    from probekit.errors import RunError
+
+    failures = results["failures"]
+    if failures:
+        again = any(": failed: " in each for each in failures)
+        error = RunError(
+            f"{len(failures)} parts of {folder} failed or give one class only; all others are done"
+            f"{', and the same command tries what failed again' if again else ''}:"
+        )
+        for failure in failures:
+            error.add_note(f"  {failure}")
+        raise error

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
 
 import click
 
-from probekit.cli.labels import LABELS_HELP, labels_options, read_labels, read_truth
+from probekit.cli.again import typed_again
+from probekit.cli.checked import seed_list
+from probekit.cli.labels import (
+    LabelsOptions,
+    TruthOptions,
+    WeaklyLabelledOptions,
+    read_labels,
+    read_truth,
+)
 from probekit.cli.options import (
+    FILE,
+    AsJson,
+    Overwrite,
     emit,
-    json_option,
-    output_option,
-    overwrite_option,
+    option,
+    options_of,
+    output_file,
     say,
 )
 from probekit.cli.outputs import claim
@@ -27,69 +37,119 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-FILE = click.Path(path_type=Path)
 # Where no grid is given; what the rows do not suffice for is left out of these.
 K, L2, ZETA = "1:500:log", "1e-4:1e1:log", "0.5"
 K_CC = {"paper": "4,8,16", "eleuther": "10,25,50"}
 K_ZETA = {"paper": "16,32,64", "eleuther": "10,25,50"}
 
+# Options of both sweep and filter that the filter of the choice does not take over.
+NOT_THE_CHOICE = (
+    *("k", "l2", "k_cc", "k_zeta", "zeta", "disagreement"),
+    *("truth", "truth_column", "output", "overwrite"),
+)
+
+
+class GridOptions(TypedDict):
+    """What is swept."""
+
+    layers: Annotated[
+        str, option("--layers", default="all", help="Stored layers: all, last, 1,3, 2-5 or -1.")
+    ]
+    probes: Annotated[
+        str,
+        option(
+            "--probes",
+            default=",".join(PUBLISHED),
+            help=f"Of {', '.join(REGISTRY)}, and probes of installed packages; the ensemble reads "
+            "all stored layers.",
+        ),
+    ]
+    k: Annotated[
+        str | None,
+        option("--k", help=f"knn: neighbours, LOW:HIGH[:N]:log|lin or a list ({K})."),
+    ]
+    l2: Annotated[str | None, option("--l2", help=f"logreg: penalties ({L2}).")]
+    k_cc: Annotated[
+        str | None,
+        option("--k-cc", help="topofilter: neighbours of the graph (4,8,16; eleuther 10,25,50)."),
+    ]
+    k_zeta: Annotated[
+        str | None,
+        option("--k-zeta", help="topofilter: neighbours that vote (16,32,64; eleuther 10,25,50)."),
+    ]
+    zeta: Annotated[
+        str | None,
+        option("--zeta", help=f"topofilter paper: shares of votes needed ({ZETA})."),
+    ]
+    contaminations: Annotated[
+        str,
+        option(
+            "--contaminations",
+            default="0.05,0.1,0.2,0.3",
+            help="Shares that filtering drops; also topofilter eleuther's strength.",
+        ),
+    ]
+    variant: Annotated[
+        Literal["paper", "eleuther"],
+        option(
+            "--variant",
+            type=click.Choice(["paper", "eleuther"]),
+            default="paper",
+            help="topofilter: which of the two published ones.",
+        ),
+    ]
+    metric: Annotated[
+        Literal["cosine", "euclidean"],
+        option(
+            "--metric",
+            type=click.Choice(["cosine", "euclidean"]),
+            default="cosine",
+            help="knn, topofilter: distance of centred rows.",
+        ),
+    ]
+    standardize: Annotated[
+        bool,
+        option(
+            "--standardize/--no-standardize",
+            default=True,
+            help="logreg: penalise the coefficients of columns divided by their spread.",
+        ),
+    ]
+    disagreement: Annotated[
+        Literal["label", "distance"] | None,
+        option(
+            "--disagreement",
+            type=click.Choice(["label", "distance"]),
+            help="What filtering ranks by, as filter has it (label; topofilter eleuther: "
+            "distance).",
+        ),
+    ]
+    folds: Annotated[
+        int, option("--folds", default=5, type=click.IntRange(min=2), help="logreg: folds.")
+    ]
+    seeds: Annotated[
+        str,
+        option(
+            "--seeds",
+            default="1",
+            help="logreg: number of seeds of folds, or a list such as 0,1,2.",
+        ),
+    ]
+    output: Annotated[Path, output_file("Sweep to write: .parquet or .jsonl.")]
+    figures: Annotated[
+        Path | None, option("--figures", type=FILE, help="Folder for strengths.png and layers.png.")
+    ]
+    overwrite: Overwrite
+    as_json: AsJson
+
+
+class SweepOptions(WeaklyLabelledOptions, LabelsOptions, TruthOptions, GridOptions):
+    """Options of ``probekit sweep``."""
+
 
 @click.command("sweep")
-@click.argument("acts", type=FILE)
-@click.option(
-    "--labels",
-    required=True,
-    help=LABELS_HELP,
-)
-@labels_options
-@click.option("--truth", help="Ground truth (id and label): adds what only it can tell.")
-@click.option("--truth-column", help="Column of the truth, if not label.")
-@click.option("--layers", default="all", help="Stored layers: all, last, 1,3, 2-5 or -1.")
-@click.option(
-    "--probes",
-    default=",".join(PUBLISHED),
-    help=f"Of {', '.join(REGISTRY)}, and probes of installed packages; the ensemble reads all "
-    "stored layers.",
-)
-@click.option("--k", help=f"knn: neighbours, LOW:HIGH[:N]:log|lin or a list ({K}).")
-@click.option("--l2", help=f"logreg: penalties ({L2}).")
-@click.option("--k-cc", help="topofilter: neighbours of the graph (4,8,16; eleuther 10,25,50).")
-@click.option("--k-zeta", help="topofilter: neighbours that vote (16,32,64; eleuther 10,25,50).")
-@click.option("--zeta", help=f"topofilter paper: shares of votes needed ({ZETA}).")
-@click.option(
-    "--contaminations",
-    default="0.05,0.1,0.2,0.3",
-    help="Shares that filtering drops; also topofilter eleuther's strength.",
-)
-@click.option(
-    "--variant",
-    type=click.Choice(["paper", "eleuther"]),
-    default="paper",
-    help="topofilter: which of the two published ones.",
-)
-@click.option(
-    "--metric",
-    type=click.Choice(["cosine", "euclidean"]),
-    default="cosine",
-    help="knn, topofilter: distance of centred rows.",
-)
-@click.option(
-    "--standardize/--no-standardize",
-    default=True,
-    help="logreg: penalise the coefficients of columns divided by their spread.",
-)
-@click.option(
-    "--disagreement",
-    type=click.Choice(["label", "distance"]),
-    help="What filtering ranks by, as filter has it (label; topofilter eleuther: distance).",
-)
-@click.option("--folds", default=5, type=click.IntRange(min=2), help="logreg: folds.")
-@click.option("--seeds", default="1", help="logreg: comma-separated seeds of folds, or how many.")
-@output_option("Sweep to write: .parquet or .jsonl.")
-@click.option("--figures", type=FILE, help="Folder for strengths.png and layers.png.")
-@overwrite_option
-@json_option
-def command(**options: Any) -> None:
+@options_of(SweepOptions)
+def command(**options: Unpack[SweepOptions]) -> None:
     """Try every probe at every strength on every layer, out of fold, and choose without the truth.
 
     All k of a layer come from one neighbour search, all penalties and folds from one computation.
@@ -108,7 +168,7 @@ def command(**options: Any) -> None:
         output: Path = options["output"]
         parts = output.with_name(f".{output.name}.parts")
         sweep = run_sweep(rows, settings, parts=parts, say=say)
-    write_sweep(sweep, output, command=_command(options))
+    write_sweep(sweep, output, command=typed_again(without=("overwrite", "figures")))
     say(f"{len(sweep.rows):,} rows written to {output}")
     result = sweep.plain
     if options["figures"] is not None:
@@ -118,7 +178,7 @@ def command(**options: Any) -> None:
     emit(result, _text(sweep, result["next"]), as_json=options["as_json"])
 
 
-def _check_files(options: Mapping[str, Any]) -> None:
+def _check_files(options: SweepOptions) -> None:
     from probekit.errors import OutputExistsError, UsageError
 
     output, figures = options["output"], options["figures"]
@@ -133,7 +193,7 @@ def _check_files(options: Mapping[str, Any]) -> None:
         raise OutputExistsError(f"{figures} is a file; name a folder for the figures.")
 
 
-def _rows(store: Any, options: Mapping[str, Any]) -> SweepRows:
+def _rows(store: Any, options: SweepOptions) -> SweepRows:
     from probekit.experiments.sweep_probes import join_rows
 
     labels = read_labels(options, store.keys)
@@ -141,21 +201,20 @@ def _rows(store: Any, options: Mapping[str, Any]) -> SweepRows:
     return join_rows(store, labels, truth, only_labelled=options["only_labelled"])
 
 
-def _settings(rows: SweepRows, options: Mapping[str, Any]) -> SweepSettings:
+def _settings(rows: SweepRows, options: SweepOptions) -> SweepSettings:
     from probekit.errors import UsageError
     from probekit.experiments.ranges import parse_grid, parse_numbers
     from probekit.experiments.sweep_probes import SweepSettings
 
     store, variant, most = rows.store, options["variant"], rows.most_neighbors
     probes = tuple(dict.fromkeys(p.strip() for p in options["probes"].split(",") if p.strip()))
-    default = {"k": K, "k_cc": K_CC[variant], "k_zeta": K_ZETA[variant]}
-    counts = {}
-    for name, usual in default.items():
-        given = options[name]
-        flag = "--" + name.replace("_", "-")
-        values = parse_grid(usual if given is None else given, name=flag, whole=True, low=1)
-        # A grid that nobody asked for is cut to what there is.
-        counts[name] = values if given else tuple(k for k in values if k <= most) or (most,)
+
+    def neighbors(flag: str, grid: str | None, default: str) -> tuple[int, ...]:
+        values = parse_grid(default if grid is None else grid, name=flag, whole=True, low=1)
+        if grid is None:  # a default grid is cut to the rows that there are
+            values = tuple(k for k in values if k <= most) or (most,)
+        return tuple(map(int, values))
+
     if options["zeta"] is not None and variant == "eleuther":
         raise UsageError(
             "TopoFilter's variant 'eleuther' has no --zeta; its strength is the share "
@@ -171,42 +230,16 @@ def _settings(rows: SweepRows, options: Mapping[str, Any]) -> SweepSettings:
         contaminations=parse_grid(
             options["contaminations"], name="--contaminations", high=1, open_ends=True
         ),
-        seeds=_seeds(options["seeds"]),
+        k=neighbors("--k", options["k"], K),
+        k_cc=neighbors("--k-cc", options["k_cc"], K_CC[variant]),
+        k_zeta=neighbors("--k-zeta", options["k_zeta"], K_ZETA[variant]),
+        seeds=tuple(seed_list(options["seeds"])),
         n_folds=options["folds"],
         metric=options["metric"],
         standardize=options["standardize"],
         variant=variant,
         disagreement=options["disagreement"],
-        **counts,  # type: ignore[arg-type]  # whole numbers, by parse_grid
     )
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    """Seeds, or how many from 0."""
-    from probekit.experiments.ranges import parse_grid
-
-    if "," in text:
-        return tuple(int(s) for s in parse_grid(text, name="--seeds", whole=True))
-    return tuple(range(int(parse_grid(text, name="--seeds", whole=True, low=1, high=1000)[0])))
-
-
-def _command(options: Mapping[str, Any]) -> str:
-    """What makes the sweep again, of the options that are not the usual ones."""
-    words = ["probekit", "sweep", str(options["acts"])]
-    for parameter in command.params:
-        value = options[parameter.name or ""]
-        flag = max(parameter.opts, key=len)
-        if parameter.name in ("acts", "overwrite", "as_json", "figures"):
-            continue
-        if parameter.name == "standardize":
-            words += [] if value else ["--no-standardize"]
-        elif value is True:
-            words.append(flag)
-        elif parameter.name == "classes":
-            words += [] if value is None else [flag, ",".join(value)]
-        elif value not in (None, False) and (value != parameter.default or parameter.required):
-            words += [flag, str(value)]
-    return shlex.join(words)
 
 
 def _draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -227,27 +260,17 @@ def _text(sweep: Sweep, next_step: str | None) -> str:
     return "\n".join(parts)
 
 
-def _next_step(sweep: Sweep, options: Mapping[str, Any]) -> str | None:
+def _next_step(sweep: Sweep, options: SweepOptions) -> str | None:
     """The `filter` command of the choice; None where that has no option for what was swept."""
     choice = sweep.choice
     heeds = probe_spec(choice["probe"]).depends
     if "standardize" in heeds and not options["standardize"]:
         return None
-    words = ["probekit", "filter", str(options["acts"]), "--labels", str(options["labels"])]
-    for name in ("label_column", "confidence_column", "id_column"):
-        if options[name] is not None:
-            words += ["--" + name.replace("_", "-"), options[name]]
-    words += [] if options["classes"] is None else ["--classes", ",".join(options["classes"])]
-    words += ["--by-position"] if options["by_position"] else []
-    words += ["--only-labelled"] if options["only_labelled"] else []
+    setting = {"metric": "metric", "variant": "variant", "folds": "n_folds"}
+    without = [name for name, needed in setting.items() if needed not in heeds]
+    words = [typed_again("filter", without=(*NOT_THE_CHOICE, *without))]
     words += ["--probe", choice["probe"]]
     for name in ("layer", "k", "l2", "k_cc", "k_zeta", "zeta", "contamination"):
         if name in choice:
             words += ["--" + name.replace("_", "-"), f"{choice[name]:.12g}"]
-    if "metric" in heeds and options["metric"] != "cosine":
-        words += ["--metric", options["metric"]]
-    if "variant" in heeds and options["variant"] != "paper":
-        words += ["--variant", options["variant"]]
-    if "n_folds" in heeds and options["folds"] != 5:  # what filter has without it
-        words += ["--folds", str(options["folds"])]
-    return shlex.join([*words, "-o", "verdicts.parquet"])
+    return " ".join([*words, "-o verdicts.parquet"])

@@ -79,7 +79,7 @@ def test_dry_run_does_nothing(words: list[Any], tmp_path: Path) -> None:
         (["--probes", "knm"], "did you mean knn"),
         (["--preset", "eleuter"], "did you mean eleuther"),
         (["--task", "docstring"], "did you mean docstrings"),
-        (["--seeds", "few"], "'--seeds': it is how many seeds"),
+        (["--seeds", "few"], "'--seeds': it is a number of seeds"),
         (["--set", "epochs"], "KEY=VALUE"),
         (["--set", "finetune.epoch=2"], "finetune.epoch is no setting (did you mean epochs"),
         (["--set", "ronds=2"], "ronds is no setting (did you mean rounds"),

@@ -79,7 +79,7 @@ def test_dry_run_does_nothing(words: list[Any], tmp_path: Path) -> None:
         (["--losses", "xnet"], "did you mean xent"),
         (["--task", "docstring"], "did you mean docstrings"),
         (["--strong", "no/such/folder"], "does not exist"),
-        (["--seeds", "few"], "'--seeds': it is how many seeds"),
+        (["--seeds", "few"], "'--seeds': it is a number of seeds"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_before_anything_is_written(

@@ -160,7 +160,7 @@ def test_grids_that_nobody_asked_for_fit_the_rows(probekit, chain):
         (["--k-zeta", "300"], ("--k-zeta", "1 to 299")),
         (["--zeta", "0.5", "--variant", "eleuther"], ("--zeta", "--contaminations")),
         (["--seeds", "0"], ("--seeds",)),
-        (["--seeds", "one"], ("--seeds", "how many")),
+        (["--seeds", "one"], ("--seeds", "a number of seeds")),
     ],
 )
 def test_bad_options_are_one_sentence(refused, chain, options, words):
