@@ -106,7 +106,7 @@ def training_sets(condition: Condition) -> Iterator[tuple[str, Array, Array]]:
     yield "weak labels", every, weak
     for draw in range(3):
         rng = np.random.default_rng([condition.seed, draw])
-        gone = largest(rng.random(n), counts, hard).taken
+        gone = largest(rng.random(n), counts, hard).selected
         yield f"random drop, {draw}", np.flatnonzero(~gone), weak
     for name, probe in PROBES.items():
         layer = None if probe == "ensemble" else SINGLE_LAYER
@@ -130,13 +130,13 @@ def _of_probe(
     if name == "TopoFilter":
         keep = scored.probe.keep_
     else:
-        keep = ~largest(scored.disagreement, counts, hard, ties=scored.ties).taken
+        keep = ~largest(scored.disagreement, counts, hard, ties=scored.ties).selected
     yield f"filter, {name}", np.flatnonzero(keep), weak
     yield f"relabel, {name}", every, (1 - BLEND) * weak + BLEND * scored.proba
     if name == "ensemble":
         share = np.bincount(hard, minlength=2) / len(hard)
         yield "relabel hard, ensemble", every, np.eye(2)[prior_matched(scored.proba, share)]
-        gone = prune_by_noise_rate(hard, scored.proba, ties=scored.ties).taken
+        gone = prune_by_noise_rate(hard, scored.proba, ties=scored.ties).selected
         yield "filter confident, ensemble", np.flatnonzero(~gone), weak
 
 
@@ -146,7 +146,7 @@ def _candidates(
     X = condition.states.pool.read(SINGLE_LAYER, condition.rows)
     hard, every = weak.argmax(axis=1), np.arange(len(weak))
     proba = spread_labels(X, hard)
-    gone = largest(disagreement_of(proba, weak), counts, hard).taken
+    gone = largest(disagreement_of(proba, weak), counts, hard).selected
     yield "filter, label spreading", np.flatnonzero(~gone), weak
     yield "relabel, label spreading", every, (1 - BLEND) * weak + BLEND * proba
     yield "filter, SimiFeat", np.flatnonzero(simifeat_vote(X, hard, every)), weak

@@ -139,7 +139,7 @@ def read_labels(options: Mapping[str, Any], rows: Keys) -> WeakLabels:
     labels = load_labels(options["labels"], **reading(options))
     found = labels.joined(rows)
     tell_labels(labels, rows, found)
-    joined = labels.align(rows, only_labelled=options["only_labelled"], found=found).labels
+    joined = labels.align(rows, only_labelled=options["only_labelled"], joined=found).labels
     for note in joined.notes[len(labels.notes) :]:
         say(f"Note: {note}")
     return joined

@@ -62,7 +62,7 @@ def claim(
     who = identity(context, options)
     for output in outputs:
         lock = context.with_resource(locked(output, command=who))
-        check_output(output, overwrite=overwrite or lock.made)
+        check_output(output, overwrite=overwrite or lock.wrote)
 
 
 def claim_folder(folder: Path) -> None:

@@ -1,9 +1,9 @@
-"""Where a ranking is cut: how far labels and probe disagree, how many rows go, which of equals.
+"""Cuts of a ranking: how far labels and probe disagree, how many rows to select, and ties.
 
-And decisions with given class shares, which probabilities on a shifted scale cannot distort.
+Also decisions with given class shares, which a shifted scale of the probabilities cannot distort.
 
 Equal scores are common (a mean of k votes takes k + 1 values). Which of the equal rows at a cut are
-taken is decided by a hash of seed and id, or of the text or states where there are no ids, so that
+selected is decided by a hash of seed and id, or of the text or states if there are no ids, so that
 the order of the rows, which may mean something, decides nothing.
 """
 
@@ -51,18 +51,18 @@ SWEEPS = 30
 
 
 class Cut(NamedTuple):
-    """The rows taken (n,), and those of which a tie decided whether they are (n,)."""
+    """The selected rows (n,), and the rows (n,) for which a tie decided that."""
 
-    taken: NDArray[np.bool_]
+    selected: NDArray[np.bool_]
     tied: NDArray[np.bool_]
 
-    def told(self) -> dict[str, int]:
-        """How many verdicts a tie decided, and how many of these rows were taken."""
-        return {"rows": int(self.tied.sum()), "taken": int((self.tied & self.taken).sum())}
+    def tie_counts(self) -> dict[str, int]:
+        """The number of rows that a tie decided, and of those selected among them."""
+        return {"rows": int(self.tied.sum()), "taken": int((self.tied & self.selected).sum())}
 
 
 def check_disagreement(form: str) -> None:
-    """Refuse a form of disagreement that there is not."""
+    """Raise UsageError for an unknown form of disagreement."""
     if form not in DISAGREEMENTS:
         raise UsageError(f"disagreement is {' or '.join(DISAGREEMENTS)}, got {form!r}.")
 
@@ -70,29 +70,29 @@ def check_disagreement(form: str) -> None:
 def disagreement_of(
     proba: NDArray[np.floating[Any]], Y: NDArray[np.floating[Any]], form: str = "label"
 ) -> NDArray[np.float64]:
-    """How far a probe contradicts weak labels (n,), in [0, 1], to 12 decimals.
+    """Disagreement (n,) of a probe with weak labels, in [0, 1], to 12 decimals.
 
     Parameters
     ----------
     proba, Y
         The probe's P and the weak labels (n, C).
     form
-        ``"label"``: 1 − P[argmax Y], how little the probe believes the weak label's class.
-        ``"distance"``: ½ ‖P − Y‖₁, as published. For hard labels they are the same; with soft ones
+        ``"label"``: 1 − P[argmax Y], the probe's probability that the weak label is wrong.
+        ``"distance"``: ½ ‖P − Y‖₁, as published. For hard labels they are the same; for soft ones
         the distance is largest where either side is unsure, not where the label is wrong.
     """
     check_disagreement(form)
     P = np.asarray(proba, np.float64)
     if form == "distance":
-        found = 0.5 * np.abs(P - Y).sum(axis=1)
+        disagreement = 0.5 * np.abs(P - Y).sum(axis=1)
     else:
-        found = 1 - P[np.arange(len(P)), np.argmax(Y, axis=1)]
-    # Rounding may leave -0.0, which is no number to print.
-    return np.asarray(np.maximum(np.round(found, DECIMALS), 0.0) + 0.0)
+        disagreement = 1 - P[np.arange(len(P)), np.argmax(Y, axis=1)]
+    # Rounding may leave -0.0, which should not be printed.
+    return np.asarray(np.maximum(np.round(disagreement, DECIMALS), 0.0) + 0.0)
 
 
 def by_id(ids: Iterable[str], *, seed: int | Sequence[int] = 0) -> NDArray[np.uint64]:
-    """Order of equals (n,): a hash of seed and id, the same for any order of the rows."""
+    """Order of equal scores (n,): a hash of seed and id, the same for any order of the rows."""
     start = f"{seed if isinstance(seed, int | np.integer) else list(seed)}\x1f"
     digests = (
         hashlib.blake2b(f"{start}{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -102,21 +102,21 @@ def by_id(ids: Iterable[str], *, seed: int | Sequence[int] = 0) -> NDArray[np.ui
 
 
 def names_of(keys: Keys) -> Sequence[str] | None:
-    """What tells n rows apart in any order: ids, else text hashes; None where there are neither."""
+    """Names of n rows in any order: ids, else text hashes; None if there are neither."""
     if keys.id_column is not None:
         return keys.ids
     return keys.hashes if keys.hashes and all(keys.hashes) else None
 
 
 def by_key(keys: Keys, *, seed: int | Sequence[int] = 0) -> NDArray[np.uint64]:
-    """Order of equals (n,) by ids, else text hashes, else row numbers: as :func:`by_id`."""
+    """Order of equal scores (n,) by ids, else text hashes, else row numbers: as :func:`by_id`."""
     return by_id(names_of(keys) or keys.ids, seed=seed)
 
 
 def by_content(X: ArrayLike, Y: ArrayLike, *, seed: int | Sequence[int] = 0) -> NDArray[np.int64]:
-    """Order of equals (n,) where rows have no ids: by a hash of seed and states X (n, d).
+    """Order of equal scores (n,) of rows without ids: by a hash of seed and states X (n, d).
 
-    Copies follow each other by a hash of their labels Y (n, C), exact ones by row number.
+    Rows with the same states are ordered by a hash of their labels Y (n, C), then by row number.
     """
     keys = [by_id((d.hex() for d in content_digests(part)), seed=seed) for part in (Y, X)]
     place = np.empty(len(keys[0]), dtype=np.int64)
@@ -125,7 +125,7 @@ def by_content(X: ArrayLike, Y: ArrayLike, *, seed: int | Sequence[int] = 0) -> 
 
 
 def count_of(share: float, n: int) -> int:
-    """Return ⌊share · n⌋ as the numbers are written: 0.29 of 100 rows are 29.
+    """Return ⌊share · n⌋ of the decimal numbers: 0.29 of 100 rows are 29.
 
     In floats 0.29 · 100 is 28.999999999999996, which EleutherAI's ``int(c * n)`` makes 28.
     """
@@ -139,28 +139,29 @@ def largest(
     *,
     ties: NDArray[Any] | None = None,
 ) -> Cut:
-    """Take the rows of largest score (n,): ``counts[k]`` of those numbered k, or so many of all.
+    """Select the rows of largest score (n,): ``counts[k]`` of those with ``number`` k.
 
-    Of equal scores the row with the smaller of ``ties`` (n,) is taken; by default, and where these
-    are equal too, the one with the smaller row number.
+    Without ``number`` (n,), ``counts`` is the number of rows of all. Of equal scores the row with
+    the smaller of ``ties`` (n,) is selected; by default, and if these are equal too, the one with
+    the smaller row number.
     """
-    taken = np.zeros(len(score), dtype=bool)
+    selected = np.zeros(len(score), dtype=bool)
     tied = np.zeros(len(score), dtype=bool)
     numbers = np.zeros(len(score), dtype=np.int64) if number is None else number
     last = np.arange(len(score)) if ties is None else ties
     for k, count in enumerate(np.atleast_1d(np.asarray(counts)).tolist()):
         rows = np.flatnonzero(numbers == k)
         order = rows[np.lexsort((last[rows], -score[rows]))]
-        taken[order[:count]] = True
+        selected[order[:count]] = True
         if 0 < count < len(order) and score[order[count - 1]] == score[order[count]]:
             tied[rows[score[rows] == score[order[count]]]] = True
-    return Cut(taken, tied)
+    return Cut(selected, tied)
 
 
 def tied_decisions(
     proba: NDArray[np.floating[Any]], decided: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Mark the rows (n,) whose probabilities (n, C) are those of a row decided otherwise."""
+    """Mask (n,) of rows whose probabilities (n, C) equal those of a row with another decision."""
     same = np.unique(proba, axis=0, return_inverse=True)[1].ravel()
     pairs = np.unique(np.column_stack([same, decided]), axis=0)
     return np.asarray((np.bincount(pairs[:, 0]) > 1)[same])
@@ -169,13 +170,13 @@ def tied_decisions(
 def class_counts(n: int, share: ArrayLike) -> NDArray[np.int64]:
     """Divide n rows by class shares (C,): whole numbers that sum to n.
 
-    Largest remainders are rounded up, of equal ones the later class; for two classes that is
-    ⌊n · share + ½⌋ rows of class 1.
+    Largest remainders are rounded up, of equal ones that of the later class; for two classes that
+    is ⌊n · share + ½⌋ rows of class 1.
     """
     shares = np.asarray(share, dtype=np.float64)
     if shares.ndim == 0:
         shares = np.array([1 - shares, shares])
-    # A share that came from a count must give this count back.
+    # A share computed from a count must give that count again.
     exact = np.round(shares * n, 6)
     if (exact < 0).any() or abs(float(shares.sum()) - 1) > 1e-6:
         raise DataError(f"Class shares must lie in [0, 1] and sum to 1, got {shares.tolist()}.")
@@ -190,9 +191,8 @@ def prior_matched(
 ) -> NDArray[np.int64]:
     """Decide so that class shares are exactly ``share``: class numbers (n,).
 
-    Two classes: the ⌊n · share + ½⌋ largest scores are class 1. More classes: of all decisions with
-    these counts the one with the largest sum of the probabilities decided for, which for two
-    classes is the same thing.
+    Two classes: the ⌊n · share + ½⌋ largest scores are class 1. More classes: the decision with
+    these counts whose probabilities have the largest sum, which is the same for two classes.
 
     Parameters
     ----------
@@ -201,8 +201,13 @@ def prior_matched(
     share
         Share of class 1, or shares of all classes (C,).
     ties
-        Order of equal scores (n,), smaller numbers first (:func:`by_id`); by default
-        the row number.
+        Order of equal scores (n,), smaller numbers first (:func:`by_id`); by default the row
+        number.
+
+    Raises
+    ------
+    DataError
+        If scores are NaN or of another shape, or shares are not those of the classes.
     """
     scores = np.asarray(score, dtype=np.float64)
     if scores.ndim not in (1, 2) or np.isnan(scores).any():
@@ -226,32 +231,37 @@ def prior_matched(
 def prior_threshold(score: ArrayLike, share: float) -> float:
     """Threshold that puts ⌊n · share + ½⌋ scores (n,) above it, halfway to the next score.
 
-    Where no number of the scores' type lies between the two, and where they are equal, it is the
-    lower score; :func:`prior_matched` settles equal ones.
+    If no number of the scores' type lies between the two, or they are equal, it is the lower
+    score; :func:`prior_matched` also decides equal ones.
+
+    Raises
+    ------
+    DataError
+        If scores are NaN or of another shape.
     """
     given = np.asarray(score)
     scores = given.astype(np.float64)
     if scores.ndim != 1 or np.isnan(scores).any():
         raise DataError(f"Scores must be (n,) without NaN, got shape {scores.shape}.")
     ordered = np.sort(scores)[::-1]
-    many = int(class_counts(len(ordered), share)[1])
-    if many == 0:
+    n_above = int(class_counts(len(ordered), share)[1])
+    if n_above == 0:
         return float("inf")
-    if many == len(ordered):
+    if n_above == len(ordered):
         return float("-inf")
-    above, below = float(ordered[many - 1]), float(ordered[many])
-    # Halved first, for the sum of two large scores overflows; of ±inf there is no half way.
+    above, below = float(ordered[n_above - 1]), float(ordered[n_above])
+    # Halved first, because the sum of two large scores overflows; ±inf has no half.
     half = above / 2 + below / 2 if np.isfinite([above, below]).all() else below
     if given.dtype.kind == "f":
-        half = float(given.dtype.type(half))  # numpy rounds a threshold so when it compares
+        half = float(given.dtype.type(half))  # as numpy rounds a threshold when it compares
     return half if below <= half < above else below
 
 
 def _transport(P: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Decide for the classes so that each gets its count and the sum of P decided for is largest.
+    """Class numbers (n,) with the given counts (C,) and the largest sum of P (n, C).
 
-    Class prices first (a decision by price is the best one for the counts it happens to have); then
-    rows move, one at a time along the cheapest chain of classes, until the counts are right.
+    Class prices first (a decision by price is the best one for the counts that it has); then rows
+    move, one at a time along the cheapest chain of classes, until the counts are right.
     """
     decided: NDArray[np.int64] = np.argmax(P + _prices(P, counts), axis=1)
     have = np.bincount(decided, minlength=len(counts))
@@ -266,7 +276,7 @@ def _transport(P: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.
 
 
 def _prices(P: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Prices (C,): each class in turn takes the one that gives it its count, others held."""
+    """Prices (C,): each class in turn takes the one that gives it its count, others fixed."""
     price = np.zeros(len(counts))
     n = len(P)
     for _ in range(SWEEPS):
@@ -275,7 +285,7 @@ def _prices(P: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.flo
             offered = P + price
             offered[:, c] = -np.inf
             wanted = np.sort(offered.max(axis=1) - P[:, c])
-            # Between the last row that should come and the first that should not.
+            # Between the last row that belongs to the class and the first that does not.
             low = wanted[counts[c] - 1] if counts[c] else wanted[0] - 1
             high = wanted[counts[c]] if counts[c] < n else wanted[-1] + 1
             price[c] = (low + high) / 2
@@ -287,7 +297,7 @@ def _prices(P: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.flo
 def _moves(
     P: NDArray[np.float64], decided: NDArray[np.int64], n_classes: int
 ) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    """Loss of moving the cheapest row from one class to another (C, C), and that row."""
+    """Loss of moving the cheapest row from each class to each other (C, C), and that row."""
     cost = np.full((n_classes, n_classes), np.inf)
     row = np.zeros((n_classes, n_classes), dtype=np.int64)
     for c in range(n_classes):
@@ -311,7 +321,7 @@ def _cheapest_chain(
     for _ in range(n_classes - 1):
         through = distance[:, None] + cost
         best = through.argmin(axis=0)
-        # The margin keeps rounding from closing a chain into a ring.
+        # The margin keeps rounding from closing a chain to a cycle.
         nearer = through[best, np.arange(n_classes)] < distance - 1e-12
         distance[nearer] = through[best, np.arange(n_classes)][nearer]
         parent[nearer] = best[nearer]

@@ -1,6 +1,6 @@
-"""Rows of text in a fixed order, each with an id and a hash of its own content.
+"""Rows of text in a fixed order, each with an id and a hash of its content.
 
-What one row says, a text, a pair or chat messages, is brought into one form where it comes in.
+The content of a row is a text, a pair of texts or chat messages, normalised on reading.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = [
     "Kind",
     "Rows",
     "holds_messages",
-    "normal",
-    "other_parts",
+    "non_text_parts",
+    "normalised",
     "rows_fingerprint",
     "text_hash",
     "without_none",
@@ -35,17 +35,17 @@ Content: TypeAlias = "str | tuple[str, str] | Messages"
 Kind: TypeAlias = Literal["text", "pair", "messages"]
 
 UNIT_SEPARATOR = "\x1f"
-# Types of a content part that is text: of chat completions, of OpenAI's responses, of none.
+# Types of a text part: in chat completions, in OpenAI's responses, without a type.
 TEXT_PARTS = ("text", "input_text", "output_text", None)
-# A conversation is no larger; Python's parser takes some hundred bytes for each character.
+# No conversation is longer; Python's parser needs about a hundred bytes per character.
 LONGEST_LITERAL = 1 << 22
 CHUNK = 8192
 
 
 def text_hash(content: Content) -> str:
-    """Hash a row's own content, before any template: 16 hex digits of SHA-256 (docs/format.md).
+    """Hash a row's content, before any template: 16 hex digits of SHA-256 (docs/format.md).
 
-    A message's keys whose value is None are left out: Arrow fills absent keys in with None, and the
+    Keys of a message whose value is None are left out: Arrow fills missing keys with None, and the
     same row must have one hash in JSONL and in Parquet.
     """
     if isinstance(content, str):
@@ -60,7 +60,7 @@ def text_hash(content: Content) -> str:
 
 
 def without_none(value: Any) -> Any:
-    """Leave out keys whose value is None: Arrow fills absent ones in, templates test for them."""
+    """Leave out keys whose value is None: Arrow adds missing ones, and templates test for them."""
     if isinstance(value, dict):
         return {k: without_none(v) for k, v in value.items() if v is not None}
     if isinstance(value, list):
@@ -69,7 +69,7 @@ def without_none(value: Any) -> Any:
 
 
 def holds_messages(value: Any) -> bool:
-    """Whether a value is a list of chat messages, or such a list written out as text."""
+    """Whether a value is a list of chat messages, or the text of such a list."""
     listed = _listed(value)
     return listed is not None and (
         not isinstance(value, str)
@@ -77,11 +77,11 @@ def holds_messages(value: Any) -> bool:
     )
 
 
-def normal(content: Any, kind: Kind) -> Content | None:
-    """The content in the one form that is hashed and tokenised; None where it is none of its kind.
+def normalised(content: Any, kind: Kind) -> Content | None:
+    """The content as it is hashed and tokenised; None if it is not of the kind.
 
-    Halves of characters are U+FFFD; messages that are written out as text are parsed, and a
-    message's text parts are joined.
+    Lone surrogates become U+FFFD; messages given as text are parsed, and the text parts of a
+    message are joined.
     """
     if kind == "text":
         return repaired(content) if isinstance(content, str) else None
@@ -93,12 +93,12 @@ def normal(content: Any, kind: Kind) -> Content | None:
     if listed is None:
         return None
     messages = [_message(message) for message in listed]
-    found = [message for message in messages if message is not None]
-    return found if len(found) == len(messages) else None
+    complete = [message for message in messages if message is not None]
+    return complete if len(complete) == len(messages) else None
 
 
-def other_parts(content: Any) -> list[str]:
-    """Types of the parts in messages that are no text: images, sound, files."""
+def non_text_parts(content: Any) -> list[str]:
+    """Types of the parts of messages that are not text: images, sound, files."""
     return [
         str(part.get("type") or "of no type") if isinstance(part, Mapping) else type(part).__name__
         for message in _listed(content) or []
@@ -109,7 +109,7 @@ def other_parts(content: Any) -> list[str]:
 
 
 def _listed(value: Any, *, parse: bool = True) -> list[Any] | None:
-    """A list, tuple or array as a list; of a text what it writes out; None for anything else."""
+    """A list, tuple or array as a list, or the list that a text represents; else None."""
     if isinstance(value, list):
         return value
     if isinstance(value, str):
@@ -117,29 +117,29 @@ def _listed(value: Any, *, parse: bool = True) -> list[Any] | None:
     if isinstance(value, tuple):
         return list(value)
     if hasattr(value, "tolist"):
-        found = value.tolist()
-        return found if isinstance(found, list) else None
+        values = value.tolist()
+        return values if isinstance(values, list) else None
     return None
 
 
 def _parsed(text: str) -> list[Any] | None:
-    """The list that a text writes out in JSON, or as Python prints it (what pandas' CSV holds)."""
+    """The list that a text represents, in JSON or as Python prints it (as in CSV from pandas)."""
     if not text.lstrip().startswith("["):
         return None
     try:
-        found = load_json(text, "messages")
+        value = load_json(text, "messages")
     except DataError:
         if len(text) > LONGEST_LITERAL:
             return None
         try:
-            found = ast.literal_eval(text.strip())
+            value = ast.literal_eval(text.strip())
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return None
-    return found if isinstance(found, list) else None
+    return value if isinstance(value, list) else None
 
 
 def _message(message: Any) -> dict[str, Any] | None:
-    """A message with its content as text; None where it is none."""
+    """A message with its content as text; None if it is not a message of text."""
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         return None
     content = message["content"]
@@ -149,12 +149,12 @@ def _message(message: Any) -> dict[str, Any] | None:
         if len(texts) < len(parts):
             return None
         content = "".join(texts)
-    found: dict[str, Any] = _repaired({**message, "content": content})
-    return found
+    normalised_message: dict[str, Any] = _repaired({**message, "content": content})
+    return normalised_message
 
 
 def _part_text(part: Any) -> str | None:
-    """Text of a content part; None where it is something else."""
+    """Text of a content part; None if it is another kind of part."""
     if isinstance(part, str):
         return part
     if isinstance(part, Mapping) and part.get("type") in TEXT_PARTS:
@@ -188,15 +188,15 @@ class Rows:
     Parameters
     ----------
     columns
-        Name to sequence; all of one length n. The text stands in ``text``, in ``text`` and
-        ``text_pair``, or in ``messages`` (chat messages); ``id``, in any case, is optional (else
-        the row number).
+        Name to sequence; all of one length n. The text is in ``text``, in ``text`` and
+        ``text_pair``, or in ``messages`` (chat messages); ``id``, in any letter case, is optional
+        (else the row number).
     text_column, id_column
-        Other names for these columns; a text column that holds lists is read as messages.
+        Other names for these columns; a text column of lists is read as messages.
     source
-        Where the rows came from, for messages and provenance.
+        Origin of the rows, for messages and provenance.
     note
-        What reading left out, as a sentence for people.
+        A sentence for the user about what reading left out.
 
     Attributes
     ----------
@@ -205,12 +205,12 @@ class Rows:
     kind
         ``text``, ``pair`` or ``messages``.
     groups
-        n names of what each row belongs to (:meth:`grouped`), or None.
+        n names of the group of each row (:meth:`grouped`), or None.
 
     Raises
     ------
     DataError
-        Where a column is missing, an id stands twice, or a text is empty or no text.
+        If a column is missing, an id occurs twice, or a text is empty or not text.
     """
 
     def __init__(
@@ -229,12 +229,12 @@ class Rows:
         if len(set(lengths.values())) > 1:
             raise DataError(f"{source} has columns of different lengths: {lengths}.")
         if self._length == 0:
-            raise DataError(f"{source} holds no rows.")
+            raise DataError(f"{source} has no rows.")
         self.kind, self._text_column = self._find_text(text_column)
-        self._as_read = self.kind != "messages"  # until a text is found that is repaired
-        found = find_ids(self.columns, id_column=id_column, source=source)
-        self.ids: list[str] = list(found.ids)
-        self._id_column = found.id_column
+        self._as_read = self.kind != "messages"  # until a text has to be normalised
+        keys = find_ids(self.columns, id_column=id_column, source=source)
+        self.ids: list[str] = list(keys.ids)
+        self._id_column = keys.id_column
         if len(set(self.ids)) != len(self.ids):
             twice = repeated(self.ids)
             raise DataError(
@@ -296,10 +296,10 @@ class Rows:
 
     def contents(self, start: int = 0, stop: int | None = None) -> list[Content]:
         """Contents of rows ``start`` to ``stop``: strings, pairs of strings or messages."""
-        found = self._raw(start, stop)
+        contents = self._raw(start, stop)
         if self._as_read:
-            return found
-        return [each for raw in found if (each := normal(raw, self.kind)) is not None]
+            return contents
+        return [each for raw in contents if (each := normalised(raw, self.kind)) is not None]
 
     def _raw(self, start: int, stop: int | None) -> list[Any]:
         part = slice(start, self._length if stop is None else min(stop, self._length))
@@ -316,14 +316,14 @@ class Rows:
                 yield {name: values[i] for name, values in part.items()}
 
     def grouped(self, column: str) -> Rows:
-        """The rows, grouped by a column: rows of one question, dialogue or user belong together.
+        """The rows, grouped by a column, such as the question, dialogue or user.
 
-        Its values are told apart as text; a row without one is a group of its own ("").
+        Its values are compared as text; a row without one ("") is its own group.
 
         Raises
         ------
         DataError
-            Where there is no such column, or it holds lists.
+            If there is no such column, or its values are lists.
         """
         if column not in self.columns:
             raise DataError(
@@ -342,7 +342,7 @@ class Rows:
         return rows
 
     def select(self, indices: Sequence[int]) -> Rows:
-        """The rows at ``indices``, ids kept."""
+        """The rows at ``indices``, with their ids."""
         columns = {name: [values[i] for i in indices] for name, values in self.columns.items()}
         if self._id_column is None:
             columns = {"id": [self.ids[i] for i in indices], **columns}
@@ -354,7 +354,7 @@ class Rows:
             note=self.note,
         )
         chosen.groups = None if self.groups is None else [self.groups[i] for i in indices]
-        chosen._id_column = self._id_column  # row numbers stay row numbers, in a column as they are
+        chosen._id_column = self._id_column  # row numbers stay row numbers, now in a column
         return chosen
 
     def _find_text(self, text_column: str | None) -> tuple[Kind, str]:
@@ -367,13 +367,13 @@ class Rows:
                 "name the one to read with --text-column."
             )
         first = next((v for v in self.columns[wanted][:CHUNK] if v is not None and v != ""), None)
-        # A list that is written out as text is one, but a column called text holds texts.
+        # A text may represent a list of messages, but a column called text has texts.
         if holds_messages(first) and not (wanted == "text" and isinstance(first, str)):
             return "messages", wanted
         if wanted == "messages" and text_column is None:
             raise DataError(
-                f"{self.source} has a column 'messages' that holds no lists of messages with role "
-                "and content; repair it, or read it as plain text with --text-column messages."
+                f"{self.source} has a column 'messages' without lists of messages with role and "
+                "content; repair it, or read it as plain text with --text-column messages."
             )
         return ("pair" if "text_pair" in names and wanted != "text_pair" else "text"), wanted
 
@@ -384,16 +384,16 @@ class Rows:
         other: list[str] = []
         for start in range(0, self._length, CHUNK):
             for offset, content in enumerate(self._raw(start, start + CHUNK)):
-                found = normal(content, self.kind)
-                if found is None:
-                    parts = other_parts(content) if self.kind == "messages" else []
+                text = normalised(content, self.kind)
+                if text is None:
+                    parts = non_text_parts(content) if self.kind == "messages" else []
                     other += parts
                     wrong.append(self.ids[start + offset])
-                elif _is_empty(found):
+                elif _is_empty(text):
                     empty.append(self.ids[start + offset])
                 else:
-                    self._as_read = self._as_read and found == content
-                    hashes.append(text_hash(found))
+                    self._as_read = self._as_read and text == content
+                    hashes.append(text_hash(text))
         if other:
             raise DataError(
                 f"{self.source} has {len(wrong)} rows whose messages hold more than text "
@@ -415,7 +415,7 @@ class Rows:
 
 
 def _group_name(value: Any) -> str:
-    value = value.item() if hasattr(value, "item") else value  # NumPy's
+    value = value.item() if hasattr(value, "item") else value  # of NumPy
     if type(value).__name__ in ("NAType", "NaTType"):
         return ""
     return (key_text(value) or "").replace("\0", "\ufffd").strip()

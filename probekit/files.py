@@ -4,10 +4,10 @@ A lock beside an output, which the system releases when its process ends, keeps 
 away. It also records what its command has put in place, so that the same command can resume after
 a kill between two of its outputs.
 
-A JSONL file has no schema, so ``x.jsonl.meta.json`` beside it keeps what probekit notes about it.
-The two are one commit though they are two files: the second is written first, names the first by
-size and hash, and keeps what it said of the file before under ``before`` until the first is in
-place. Whenever a writer is stopped, exactly one of the two descriptions fits what stands there.
+A JSONL file has no schema, so its metadata are in ``x.jsonl.meta.json`` beside it. The two files
+are one commit: the metadata are written first, identify the data by size and hash, and keep the
+metadata of the previous data under ``before`` until the new data are in place. Whenever a writer is
+stopped, exactly one of the two descriptions fits the data.
 """
 
 from __future__ import annotations
@@ -52,19 +52,27 @@ __all__ = [
     "written",
 ]
 
-# Ending of a file that is being written; what a kill leaves is known by it.
+# Ending of a file that is being written, by which leftovers of a killed writer are recognised.
 TEMPORARY = ".probekit-part"
-# Some network file systems have no locks, and say so in one of these ways.
+# Errors of network file systems that have no locks.
 UNSUPPORTED = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 ENDING = ".probekit-lock"
-LONGEST = 200
+LONGEST_NAME = 200  # bytes
 _warned: list[Path] = []
-_held: list[Lock] = []
+_locks: list[Lock] = []
 _written: list[Path] = []
 
 
 def check_output(path: str | Path, *, overwrite: bool) -> Path:
-    """Return ``path`` ready to be written, or refuse before any work is done."""
+    """Return ``path`` if it can be written; called before any work is done.
+
+    Raises
+    ------
+    OutputExistsError
+        If it exists and ``overwrite`` is False, or is not a plain file.
+    DataError
+        If its folder is missing or may not be written to.
+    """
     path = Path(path)
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder, not a file; name a file to write.")
@@ -89,25 +97,25 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
 def refuse_reads(
     outputs: Sequence[Path], reads: Iterable[object], *, overwrite: bool = False
 ) -> None:
-    """Refuse outputs that are inputs, or of which two are one file, before any work.
+    """Check that no output is an input and no two outputs are one file, before any work.
 
-    Names say little about that: links, hard links, relative paths, ``x.jsonl.meta.json`` beside
-    ``x.jsonl`` and folders all lead to the same files.
+    Names do not show that: links, hard links, relative paths, ``x.jsonl.meta.json`` beside
+    ``x.jsonl`` and folders may all lead to the same file.
 
     Parameters
     ----------
     outputs
-        Files to write; what stands there may be replaced.
+        Files to write.
     reads
-        Whatever is read: what names no file or folder here is passed over.
+        Names of inputs; those that are not a file or folder here are ignored.
     overwrite
-        Whether what stands there may be replaced; then it must not lie in a folder that is read
+        Whether existing outputs may be replaced; then none may be inside a folder that is read
         (a model, a saved data set) either.
 
     Raises
     ------
     UsageError
-        With the output concerned.
+        If an output is an input, or is named twice.
     """
     for number, output in enumerate(outputs):
         for other in outputs[:number]:
@@ -127,12 +135,12 @@ def refuse_reads(
 
 
 def refuse_inside(folder: Path, reads: Iterable[object]) -> None:
-    """Refuse to replace a folder that holds an input.
+    """Check that a folder to be replaced contains no input.
 
     Raises
     ------
     UsageError
-        With the input concerned.
+        If an input is inside the folder.
     """
     for read in existing(reads):
         if _inside(read, folder):
@@ -143,7 +151,7 @@ def refuse_inside(folder: Path, reads: Iterable[object]) -> None:
 
 
 def existing(names: Iterable[object]) -> Iterator[Path]:
-    """Paths among what a user named: a file, ``NAME=FILE``, ``MODEL@layers=K``, ``A,B``."""
+    """Existing paths among a user's names: a file, ``NAME=FILE``, ``MODEL@layers=K``, ``A,B``."""
     for name in names:
         if isinstance(name, list | tuple):
             yield from existing(name)
@@ -154,12 +162,12 @@ def existing(names: Iterable[object]) -> Iterator[Path]:
                 try:
                     if part and Path(part).exists():
                         yield Path(part)
-                except (OSError, ValueError):  # too long or no path at all
+                except (OSError, ValueError):  # too long, or not a path
                     continue
 
 
 def _files(path: Path) -> tuple[Path, ...]:
-    """A file, and the one that describes it."""
+    """A file, and its metadata file if it is JSONL."""
     return (path, sidecar(path)) if path.suffix.lower() == ".jsonl" else (path,)
 
 
@@ -181,22 +189,22 @@ def _inside(path: Path, folder: Path) -> bool:
 def atomic_write(
     path: str | Path, mode: str = "wb", *, needed: int | None = None
 ) -> Iterator[IO[Any]]:
-    """Write a file beside ``path`` and move it there at the end, so that a reader never sees half.
+    """Write a file beside ``path`` and move it there at the end, so that readers never see a part.
 
-    A failure (a full disk, Ctrl-C) leaves whatever stood at ``path`` as it was, and what a kill
-    leaves beside it is cleared by the next write.
+    A failure (a full disk, Ctrl-C) leaves the file at ``path`` as it was; leftovers of a killed
+    writer are removed by the next write.
 
     Parameters
     ----------
     needed
-        Bytes of the file, where that is known, for the sentence about a full disk.
+        Bytes of the file, if known, for the message about a full disk.
 
     Raises
     ------
     WriteError
-        Where the disk is full or may not be written.
+        If the disk is full or may not be written to.
     """
-    path = Path(os.path.realpath(path))  # a link stays one; what it leads to is replaced
+    path = Path(os.path.realpath(path))  # a link stays a link; its target is replaced
     encoding = None if "b" in mode else "utf-8"
     with disk_errors(path, needed=needed):
         _clear_leftovers(path)
@@ -209,7 +217,7 @@ def atomic_write(
                 umask = os.umask(0)
                 os.umask(umask)
                 os.chmod(temporary, 0o666 & ~umask)
-                note_made(path, os.fstat(file.fileno()))
+                _record_written(path, os.fstat(file.fileno()))
                 os.replace(temporary, path)
             sync_folder(path.parent)
         except BaseException:
@@ -218,17 +226,17 @@ def atomic_write(
 
 
 def _part(path: Path) -> tuple[int, str]:
-    """Make the locked file that becomes ``path``; its lock says that its writer is alive."""
+    """Make the locked file that becomes ``path``; its lock shows that its writer is alive."""
     while True:
         start = beside(path, ".").name
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=TEMPORARY)
         if try_lock(handle, path) and os.path.exists(name):
             return handle, name
-        os.close(handle)  # another writer of this path took it for a leftover
+        os.close(handle)  # another writer of this path removed it as a leftover
 
 
 def _clear_leftovers(path: Path) -> None:
-    """Remove what a killed write of ``path`` has left beside it, and nothing else."""
+    """Remove what killed writers of ``path`` have left beside it, and nothing else."""
     pattern = re.escape(beside(path, ".").name) + r"[a-z0-9_]{8}" + re.escape(TEMPORARY)
     try:
         names = [name for name in os.listdir(path.parent) if re.fullmatch(pattern, name)]
@@ -241,7 +249,7 @@ def _clear_leftovers(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until a folder's names are on the disk, where its file system can say so."""
+    """Wait until a folder's names are on the disk, if its file system supports that."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -251,17 +259,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def beside(path: Path, ending: str) -> Path:
-    """Name a hidden file of ours beside ``path``, one that a file system takes."""
+    """Path of a hidden file beside ``path``, whose name is not too long for a file system."""
     name = path.name
-    if len(os.fsencode(name)) > LONGEST:
+    if len(os.fsencode(name)) > LONGEST_NAME:
         name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
     return path.with_name(f".{name}{ending}")
 
 
 def try_lock(file: Any, shown: Path, *, wait: bool = False) -> bool:
-    """Lock an open file; False where another process has it.
+    """Lock an open file; False if another process has locked it.
 
-    Where the file system has no locks, one writer is the user's care: a warning says so.
+    If the file system has no locks, a warning asks the user to run one writer at a time.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -286,26 +294,26 @@ class Lock:
         self.path, self._place, self._handle, self._command = path, place, handle, command
         known = self._read()
         same = bool(command) and known.get("command") == command
-        self._made: Any = known.get("made") if same else None
+        self._identity: Any = known.get("made") if same else None
         self._write()
 
     @property
-    def made(self) -> bool:
-        """Whether what stands there is what this command put, now or before it was killed."""
+    def wrote(self) -> bool:
+        """Whether this command wrote what is at the path, now or before it was killed."""
         try:
-            return self._made is not None and self._made == _identity(self.path.stat())
+            return self._identity is not None and self._identity == _identity_of(self.path.stat())
         except OSError:
             return False
 
     def note(self, status: os.stat_result) -> None:
-        """Note a file that is about to be put in place."""
-        self._made = _identity(status)
+        """Record a file that is about to be put in place."""
+        self._identity = _identity_of(status)
         self._write()
 
     def release(self, *, finished: bool) -> None:
-        """Give the lock back; its file stays only with the note of an unfinished command."""
+        """Release the lock; its file stays only if an unfinished command has written something."""
         try:
-            if finished or not self.made:
+            if finished or not self.wrote:
                 self._place.unlink(missing_ok=True)
         finally:
             os.close(self._handle)
@@ -319,14 +327,14 @@ class Lock:
 
     def _write(self) -> None:
         content = {"format": "probekit-lock", "pid": os.getpid(), "command": self._command}
-        data = json.dumps({**content, "made": self._made}).encode()
-        # A full disk has room for neither this nor the output, whose writer tells so.
+        data = json.dumps({**content, "made": self._identity}).encode()
+        # A full disk has room for neither this nor the output, whose writer reports that.
         with contextlib.suppress(OSError):
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, data, 0)
 
 
-def _identity(status: os.stat_result) -> list[int]:
+def _identity_of(status: os.stat_result) -> list[int]:
     return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
@@ -339,30 +347,30 @@ def locked(
     Parameters
     ----------
     command
-        What identifies the command, so that the same one can go on after a kill.
+        Identifies the command, so that the same one can resume after a kill.
     busy
-        Called where another process holds the lock, which is then waited for; None: refused.
+        Called before waiting for another process that holds the lock; None: do not wait.
 
     Raises
     ------
     WriteError
-        Where another process writes there, or nobody may.
+        If another process writes there, or the folder may not be written to.
     """
     path = Path(os.path.realpath(path))
-    lock = _take(path, command, busy)
-    if not _held:
-        _written.clear()  # of a command before, in the same process
-    _held.append(lock)
-    done = False
+    lock = _acquire(path, command, busy)
+    if not _locks:
+        _written.clear()  # those of an earlier command in the same process
+    _locks.append(lock)
+    finished = False
     try:
         yield lock
-        done = True
+        finished = True
     finally:
-        _held.remove(lock)
-        lock.release(finished=done)
+        _locks.remove(lock)
+        lock.release(finished=finished)
 
 
-def _take(path: Path, command: str, busy: Callable[[], None] | None) -> Lock:
+def _acquire(path: Path, command: str, busy: Callable[[], None] | None) -> Lock:
     place = beside(path, ENDING)
     while True:
         with disk_errors(path):
@@ -377,7 +385,7 @@ def _take(path: Path, command: str, busy: Callable[[], None] | None) -> Lock:
                     )
                 busy()
                 try_lock(handle, path, wait=True)
-            # Who held it before may have removed the file between our opening and locking.
+            # The previous holder may have removed the file between our opening and locking it.
             if place.exists() and os.path.samestat(os.fstat(handle), place.stat()):
                 return Lock(path, place, handle, command)
         except BaseException:
@@ -386,32 +394,32 @@ def _take(path: Path, command: str, busy: Callable[[], None] | None) -> Lock:
         os.close(handle)
 
 
-def note_made(path: Path, status: os.stat_result) -> None:
-    """Note in the lock of an output, if it is held, that its file is about to be put in place."""
-    for lock in _held:
+def _record_written(path: Path, status: os.stat_result) -> None:
+    """Record in the lock of an output, if it is held, that its file is about to be put in place."""
+    for lock in _locks:
         if lock.path == path:
             lock.note(status)
             _written.append(path)
 
 
 def clear_lock(path: Path) -> None:
-    """Remove the lock file of a writer that was killed when all was done; others stay."""
+    """Remove the lock file of a writer that was killed after it had finished; others stay."""
     if beside(Path(os.path.realpath(path)), ENDING).exists():
         with contextlib.suppress(WriteError), locked(path):
             pass
 
 
 def written() -> list[Path]:
-    """Outputs that the command has put in place: those whose lock it took last."""
+    """Outputs that the running command has put in place."""
     return list(dict.fromkeys(_written))
 
 
 def json_line(record: Mapping[str, Any]) -> str:
-    """Write a record as one line of JSONL; what is no JSON (a date) becomes its text."""
+    """Write a record as one line of JSONL; values that JSON lacks (a date) become text."""
     line = json.dumps(record, ensure_ascii=False, default=str)
     try:
         line.encode("utf-8")
-    except UnicodeEncodeError:  # a lone surrogate is no UTF-8, but JSON can escape it
+    except UnicodeEncodeError:  # UTF-8 has no lone surrogates, but JSON can escape them
         line = json.dumps(record, default=str)
     return line + "\n"
 
@@ -419,10 +427,15 @@ def json_line(record: Mapping[str, Any]) -> str:
 def write_table(
     columns: Mapping[str, Any], path: str | Path, about: Mapping[str, Any] | None = None
 ) -> None:
-    """Write columns as Parquet or JSONL, by the path's ending, with what probekit knows of them.
+    """Write columns and their metadata as Parquet or JSONL, by the path's ending.
 
-    ``about`` (JSON types) stands in the schema of Parquet under ``probekit``, and beside JSONL in
+    ``about`` (JSON types) is stored in Parquet's schema under ``probekit``, and beside JSONL in
     ``<path>.meta.json``: both files are one commit.
+
+    Raises
+    ------
+    DataError
+        If the path has another ending, or a text is not Unicode.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -431,7 +444,7 @@ def write_table(
     try:
         table = pa.table(dict(columns)).replace_schema_metadata(described)
     except UnicodeEncodeError as error:
-        raise DataError(f"{path} cannot hold text that is no Unicode: {error.object!r}.") from None
+        raise DataError(f"{path} cannot hold text that is not Unicode: {error.object!r}.") from None
     suffix = Path(path).suffix.lower()
     if suffix == ".parquet":
         with atomic_write(path, needed=table.nbytes) as file:
@@ -452,28 +465,28 @@ def save_table(
 def check_format(
     metadata: Mapping[str, Any], path: str | Path, format_name: str, version: int, *, repair: str
 ) -> None:
-    """Check that metadata are those of :func:`save_table`, in the version that is read here.
+    """Check format name and version of metadata that :func:`save_table` wrote.
 
     Parameters
     ----------
     path
-        The file that they are of, for the message.
+        Their file, for the message.
     format_name, version
         Such as ``probekit-verdicts`` and 1.
     repair
-        What makes such a file.
+        Command that makes such a file.
 
     Raises
     ------
     DataError
-        For another format or version.
+        If format or version is another one.
     """
-    what = format_name.removeprefix("probekit-")
+    kind = format_name.removeprefix("probekit-")
     if metadata.get("format") != format_name:
-        raise DataError(f"{path} holds no {what} metadata; make it with {repair}.")
+        raise DataError(f"{path} has no {kind} metadata; make it with {repair}.")
     if metadata.get("version") != version:
         raise DataError(
-            f"{path} has version {metadata.get('version')!r} of the {what} format and this "
+            f"{path} has version {metadata.get('version')!r} of the {kind} format and this "
             f"probekit reads version {version}; install a newer probekit."
         )
 
@@ -489,7 +502,7 @@ def _write_jsonl(table: Any, path: Path, about: Mapping[str, Any] | None) -> Non
                 digest.update(line)
                 file.write(line)
         data = {"bytes": file.tell(), "sha256": digest.hexdigest()}
-        # First the description of both, the old and the new; the data decide which holds.
+        # First the metadata of both, the old and the new; the data decide which apply.
         described = _with_before(path, {**(about or {}), "data": data})
         if about is not None or "before" in described:
             _write_sidecar(path, described)
@@ -505,17 +518,17 @@ def _write_sidecar(path: Path, about: Mapping[str, Any]) -> None:
 
 
 def sidecar(path: str | Path) -> Path:
-    """Name the file beside ``path`` that describes it."""
+    """Path of the file beside ``path`` that holds its metadata."""
     return Path(f"{path}.meta.json")
 
 
 def read_sidecar(path: str | Path) -> dict[str, Any] | None:
-    """Read what stands beside a file about it; None where nothing readable does.
+    """Read the metadata beside a file; None if there are none that can be read.
 
     Raises
     ------
     DataError
-        Where the two do not belong together.
+        If they describe another file.
     """
     path = Path(path)
     known = _load(sidecar(path))
@@ -532,7 +545,7 @@ def read_sidecar(path: str | Path) -> dict[str, Any] | None:
 
 
 def _with_before(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to a new description the one of what stands at ``path`` now, if there is one."""
+    """Add to new metadata those of the file at ``path`` now, if there are any."""
     try:
         before = read_sidecar(path) if path.is_file() and _is_ours(sidecar(path)) else None
     except DataError:
@@ -541,19 +554,13 @@ def _with_before(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def drop_sidecar(path: str | Path) -> None:
-    """Remove a description of ours that is of another file than the one at ``path`` now."""
+    """Remove metadata that probekit wrote beside an earlier file at ``path``."""
     if _is_ours(sidecar(path)):
         sidecar(path).unlink(missing_ok=True)
 
 
 def _check_sidecar(path: str | Path) -> None:
-    """Refuse to describe ``path`` in a file that is somebody else's.
-
-    Raises
-    ------
-    OutputExistsError
-        Where such a file stands there.
-    """
+    """Raise OutputExistsError if another program wrote the file of ``path``'s metadata."""
     place = sidecar(path)
     if place.exists() and not _is_ours(place):
         raise OutputExistsError(
@@ -571,7 +578,7 @@ def _is_ours(place: Path) -> bool:
 
 def _fits(about: Mapping[str, Any], path: Path) -> bool:
     data = about.get("data")
-    if data is None:  # written before descriptions named their file
+    if data is None:  # written before metadata identified their data
         return True
     try:
         if not isinstance(data, dict) or path.stat().st_size != data.get("bytes"):
@@ -584,7 +591,7 @@ def _fits(about: Mapping[str, Any], path: Path) -> bool:
 
 def _load(path: Path) -> dict[str, Any] | None:
     try:
-        found = read_json(path)
+        content = read_json(path)
     except DataError:
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None

@@ -1,4 +1,4 @@
-"""Rows that must not judge each other (copies, groups), and folds that keep them on one side."""
+"""Rows that must not predict each other (copies, groups), and folds that keep them together."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def duplicate_groups(
 ) -> NDArray[np.int64]:
     """Number rows so that copies, and rows of one group, share a number (n,): see :func:`joined`.
 
-    Text hashes decide the order of the numbers where they are known, else groups, else states.
+    Text hashes decide the order of the numbers if known, else groups, else states.
 
     Parameters
     ----------
     X
-        States (n, d); rows are copies where all their numbers are equal.
+        States (n, d); rows whose numbers are all equal are copies.
     hashes
-        n text hashes, "" where unknown; rows are copies where these are equal.
+        n text hashes, "" if unknown; rows whose hashes are equal are copies.
     groups
         n names of groups, such as questions or users; "" or None is a group of its own.
     """
@@ -65,11 +65,11 @@ def duplicate_groups(
 
 
 def joined(*keys: Sequence[Any]) -> NDArray[np.int64]:
-    """Number rows so that those that share any key share a number, and so whom these share with.
+    """Number rows so that rows that share any key, directly or through others, share a number.
 
-    Each of ``keys`` has n entries; what is empty (None, "") is shared with nobody. Numbers (n,) are
-    from 0 in the order of each group's smallest key (of the first kind that is known, else its
-    place): they, and the folds that follow from them, are the same for any order of the rows.
+    Each of ``keys`` has n entries; empty ones (None, "") are not shared. Numbers (n,) count from 0
+    in the order of each group's smallest key (of the first kind that is known, else its place):
+    they, and the folds made from them, are the same for any order of the rows.
     """
     part = _parts([_first_places(key) for key in keys])
     names = [
@@ -82,7 +82,7 @@ def joined(*keys: Sequence[Any]) -> NDArray[np.int64]:
 
 
 def ordered_groups(groups: ArrayLike, order: NDArray[Any]) -> NDArray[np.int64]:
-    """Number groups (n,) anew, from 0, by the smallest ``order`` (n,) among their rows."""
+    """Renumber groups (n,) from 0 by the smallest ``order`` (n,) among their rows."""
     numbers = np.unique(np.asarray(groups), return_inverse=True)[1].ravel()
     place = np.empty(len(numbers), dtype=np.int64)
     place[np.argsort(order, kind="stable")] = np.arange(len(numbers))
@@ -94,7 +94,7 @@ def ordered_groups(groups: ArrayLike, order: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def _parts(firsts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Join rows (n,) that lead to one row in any of ``firsts`` (n,)."""
+    """Component (n,) of each row, if rows with the same entry in any of ``firsts`` are linked."""
     if len(firsts) == 1:
         return firsts[0]
     from scipy.sparse import csr_matrix
@@ -107,16 +107,16 @@ def _parts(firsts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 
 def _first_places(key: Sequence[Any]) -> NDArray[np.int64]:
-    """For each row the first one with the same entry (n,)."""
+    """For each row the first row (n,) with the same entry."""
     first: dict[Any, int] = {}
     places = (first.setdefault(k, i) if k else i for i, k in enumerate(key))
     return np.fromiter(places, np.int64, len(key))
 
 
 def row_digests(X: ArrayLike) -> list[bytes | None]:
-    """Digests of the rows of X (n, d), as :func:`content_digests`; None where not finite.
+    """Digests of the rows of X (n, d), as :func:`content_digests`; None for rows with NaN or inf.
 
-    Rows that could not be computed are no copies of each other.
+    Rows that could not be computed are not copies of each other.
     """
     rows = np.asarray(X)
     both = zip(content_digests(rows), finite_rows(rows).tolist(), strict=True)
@@ -124,9 +124,9 @@ def row_digests(X: ArrayLike) -> list[bytes | None]:
 
 
 def row_keys(X: ArrayLike) -> NDArray[np.uint64]:
-    """A number for each row of X (n, d), equal for equal rows: what differs in it is no copy.
+    """A number (n,) for each row of X (n, d), equal for equal rows: others are not copies.
 
-    It reads eight columns, which takes a tenth of the time of a digest.
+    Reads eight columns, in a tenth of the time of a digest.
     """
     rows = np.asarray(X)
     rows = rows.reshape(len(rows), -1)
@@ -141,29 +141,29 @@ def row_keys(X: ArrayLike) -> NDArray[np.uint64]:
 
 def shared(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Whether another row has the same key (n,)."""
-    _, place, many = np.unique(keys, return_inverse=True, return_counts=True)
-    return np.asarray(many[place.ravel()] > 1)
+    _, place, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    return np.asarray(counts[place.ravel()] > 1)
 
 
 def digest_where(X: NDArray[Any], chosen: NDArray[np.bool_]) -> list[bytes | None]:
     """Digests of the chosen rows of X (n, d), None for the others."""
-    found: list[bytes | None] = [None] * len(X)
+    digests: list[bytes | None] = [None] * len(X)
     places = np.flatnonzero(chosen)
     for place, digest in zip(places.tolist(), row_digests(X[places]), strict=True):
-        found[place] = digest
-    return found
+        digests[place] = digest
+    return digests
 
 
 def content_digests(X: ArrayLike) -> list[bytes]:
-    """16 bytes for each row of X (n, d): equal values, equal digests, whatever the float type."""
+    """16 bytes for each row of X (n, d), equal for equal values, whatever the float type."""
     rows = np.asarray(X)
     rows = rows.reshape(len(rows), -1)
-    found = []
+    digests = []
     for start in range(0, len(rows), CHUNK):
         # 0.0 is added so that -0.0 becomes 0.0.
         block = np.ascontiguousarray(rows[start : start + CHUNK], dtype=np.float64) + 0.0
-        found += [hashlib.blake2b(row, digest_size=16).digest() for row in block]
-    return found
+        digests += [hashlib.blake2b(row, digest_size=16).digest() for row in block]
+    return digests
 
 
 def stratified_folds(
@@ -171,29 +171,33 @@ def stratified_folds(
 ) -> NDArray[np.int16]:
     """Assign every row to a fold (n,): class shares and sizes as equal as the groups allow.
 
-    The same rows, groups and seed give the same folds in any order of the rows, and whatever the
-    classes are called: everything goes by the groups' numbers.
+    The same rows, groups and seed give the same folds in any order of the rows and for any names of
+    the classes: only the groups' numbers count.
 
     Groups with the same number of rows of each class are interchangeable: all of a kind are dealt
     at once, largest kinds first, each group to the fold that has least of its classes (a water
-    level in closed form). Single rows come last and even out what the larger groups left.
+    level in closed form). Single rows come last and even out what larger groups left uneven.
 
     Parameters
     ----------
     hard
         Class number of each row (n,), integers from 0.
     groups
-        Rows with one number stay in one fold (n,); by default every row is its own group, by its
-        place.
+        Rows with one number stay in one fold (n,); by default every row is its own group.
     seed
-        Decides which of interchangeable groups goes where.
+        Decides which of interchangeable groups goes to which fold.
+
+    Raises
+    ------
+    UsageError
+        If ``hard`` are not class numbers, ``n_folds`` is below 2, or ``groups`` has another length.
 
     Notes
     -----
     Without groups, fold sizes differ by at most one, and so do the counts of every class. A class
-    with fewer groups than folds is spread over as many folds as it has groups; with one group it
-    lies in one fold, so that no fit without this fold can know it. There may be empty folds where
-    there are fewer groups than folds.
+    with fewer groups than folds is spread over as many folds as it has groups; a class of one group
+    is in one fold, so that no fit without this fold has seen it. Folds may be empty if there are
+    fewer groups than folds.
     """
     labels = np.asarray(hard, dtype=np.int64)
     if labels.ndim != 1 or (len(labels) and labels.min() < 0):
@@ -222,9 +226,9 @@ def stratified_folds(
 def folds_to_learn(
     hard: NDArray[np.int64], groups: NDArray[Any], *, n_folds: int, seed: int
 ) -> NDArray[np.int16] | None:
-    """As :func:`stratified_folds`; None where no fold could be predicted from the others.
+    """As :func:`stratified_folds`; None unless two classes have two different rows each.
 
-    That takes two classes with two different rows each.
+    With less, no fold could be predicted from the others.
     """
     pairs = np.unique(np.column_stack([hard, groups]), axis=0)
     if np.count_nonzero(np.bincount(pairs[:, 0]) >= 2) < 2:
@@ -235,7 +239,7 @@ def folds_to_learn(
 def _kinds(
     labels: NDArray[np.int64], numbers: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Kind of each group (g,), and how many rows of each class a group of that kind has (t, C).
+    """Kind of each group (g,), and the number of rows per class in a group of each kind (t, C).
 
     Kinds are numbered in the order of the first group of each.
     """
@@ -247,9 +251,9 @@ def _kinds(
     several = np.flatnonzero(size > 1)
     place = np.searchsorted(several, numbers[~single])
     table = np.bincount(place * n_classes + labels[~single], minlength=len(several) * n_classes)
-    found, inverse = np.unique(table.reshape(-1, n_classes), axis=0, return_inverse=True)
+    patterns, inverse = np.unique(table.reshape(-1, n_classes), axis=0, return_inverse=True)
     kind[several] = n_classes + inverse.ravel()
-    counts = np.vstack([np.eye(n_classes, dtype=np.int64), found])
+    counts = np.vstack([np.eye(n_classes, dtype=np.int64), patterns])
     used, first, kind = np.unique(kind, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty(len(order), dtype=np.int64)
@@ -258,31 +262,31 @@ def _kinds(
 
 
 def _deal(
-    counts: NDArray[np.int64], many: NDArray[np.int64], n_folds: int, rng: np.random.Generator
+    counts: NDArray[np.int64], n_groups: NDArray[np.int64], n_folds: int, rng: np.random.Generator
 ) -> NDArray[np.int16]:
-    """Fold of every group, kind by kind: ``many[t]`` groups of kind t with ``counts[t]`` rows."""
+    """Fold of every group, kind by kind: ``n_groups[t]`` of kind t with ``counts[t]`` rows each."""
     # Rows count relative to their class, else a rare class would be dealt by chance.
-    weight = 1 / np.maximum(many @ counts, 1)
-    held = np.zeros((n_folds, counts.shape[1]))
-    dealt: list[NDArray[np.int16]] = [np.zeros(0, dtype=np.int16)] * len(many)
+    weight = 1 / np.maximum(n_groups @ counts, 1)
+    loads = np.zeros((n_folds, counts.shape[1]))
+    dealt: list[NDArray[np.int16]] = [np.zeros(0, dtype=np.int16)] * len(n_groups)
     for t in np.argsort(-counts.sum(axis=1), kind="stable"):
         pull = counts[t] * weight
         # Each further group of this kind raises a fold's squared load by one step of equal height.
-        level = np.round(held @ pull / (counts[t] @ pull), 9)
+        level = np.round(loads @ pull / (counts[t] @ pull), 9)
         order = rng.permutation(n_folds)
-        order = order[np.lexsort((held.sum(axis=1)[order], level[order]))]
+        order = order[np.lexsort((loads.sum(axis=1)[order], level[order]))]
         share = np.empty(n_folds, dtype=np.int64)
-        share[order] = _fill(level[order], int(many[t]), held.sum(axis=1)[order])
-        held += share[:, None] * counts[t]
+        share[order] = _fill(level[order], int(n_groups[t]), loads.sum(axis=1)[order])
+        loads += share[:, None] * counts[t]
         dealt[t] = np.repeat(np.arange(n_folds, dtype=np.int16), share)
     return np.concatenate(dealt)
 
 
-def _fill(level: NDArray[np.float64], many: int, size: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Pour ``many`` units into folds of ascending ``level``: how many each gets."""
-    line = (np.cumsum(level) + many) / np.arange(1, len(level) + 1)
+def _fill(level: NDArray[np.float64], amount: int, size: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Pour ``amount`` units into folds of ascending ``level``: the number that each gets."""
+    line = (np.cumsum(level) + amount) / np.arange(1, len(level) + 1)
     wet = np.flatnonzero(line >= level)[-1]
     share: NDArray[np.int64] = np.floor(np.clip(line[wet] - level, 0, None)).astype(np.int64)
-    rest = many - int(share.sum())
+    rest = amount - int(share.sum())
     share[np.lexsort((size, np.round(level + share, 9)))[:rest]] += 1
     return share

@@ -1,4 +1,4 @@
-"""Joins of two tables by their rows: by id, by a key of both, or by position; never by a guess."""
+"""Joins of two tables by id, by a key that both have, or by position; never by a guess."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 
 CHUNK = 8192
 
-# Columns that tell no row from another, whatever they hold: texts, labels and what programs count.
+# Columns that are never keys, whatever they contain: texts, labels, and what programs count.
 NO_KEYS = frozenset(
     [
         "text",
@@ -61,71 +61,65 @@ NO_KEYS = frozenset(
         "__index_level_0__",
     ]
 )
-# A key is short; what is longer is text. A store keeps no more than these.
+# Longer values are text, not keys. A store keeps at most MAX_KEYS columns.
 LONGEST_KEY = 128
-MOST_KEYS = 8
-LEAST_SHARED = 0.5
+MAX_KEYS = 8
+MIN_SHARED = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Keys:
-    """What n rows of one table can be joined by with those of another.
-
-    Raises
-    ------
-    DataError
-        By :func:`match`, where two tables cannot be joined without a guess.
-    """
+    """What n rows of one table can be joined by with those of another (:func:`match`)."""
 
     ids: Sequence[str]
     """n ids."""
     hashes: Sequence[str] | None = None
-    """n text hashes, "" where unknown; None where none is known."""
+    """n text hashes, "" if unknown; None if none is known."""
     id_column: str | None = "id"
-    """Column that the ids are from; None: they are row numbers."""
+    """Column of the ids; None: they are row numbers."""
     counted: bool = False
-    """Whether these row numbers were counted on reading, so that they mean the order alone."""
+    """Whether these row numbers were counted on reading, so that they only mean the order."""
     chosen: bool = False
-    """Whether somebody named the ids, by an option or in Python: then the column's name is free."""
+    """Whether the user named the ids, by an option or in Python: their column may have any name."""
     by_position: bool = False
-    """Whether somebody asked to join by position."""
+    """Whether the user asked to join by position."""
     positions: Sequence[int] | None = None
-    """Where the rows stand in their table; None: one behind the other, from its first."""
+    """Positions of the rows in their table; None: 0, 1, …"""
     total: int | None = None
-    """How many rows that table has; None: n."""
+    """Number of rows of that table; None: n."""
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Further columns, in which a shared key may stand."""
+    """Other columns, any of which may be a shared key."""
     text_column: str | None = None
-    """Column of the text, which is no key."""
+    """Column of the text, which is not a key."""
     name: str = "the rows"
-    """What the table is called in messages."""
+    """Name of the table in messages."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def rows_in_all(self) -> int:
-        """Rows of the whole table."""
+        """Number of rows of the whole table."""
         return len(self) if self.total is None else self.total
 
     def candidates(self) -> dict[str, list[str]]:
-        """Columns that have a short value of its own in each row, as strings."""
-        found: dict[str, list[str]] = {}
+        """Columns with a short value that is unique in each row, as strings."""
+        keys: dict[str, list[str]] = {}
         for name, values in self.columns.items():
-            if len(found) < MOST_KEYS and self.may_be_key(name):
+            if len(keys) < MAX_KEYS and self.may_be_key(name):
                 strings = _key_values(values)
                 if strings is not None:
-                    found[name] = strings
-        return found
+                    keys[name] = strings
+        return keys
 
     def may_be_key(self, name: str) -> bool:
-        """Whether a column's name speaks for a key: no text, no label, nothing that is counted."""
+        """Whether a column of this name may be a key: not a text, a label or a counter."""
         low = name.strip().casefold()
         own = {str(n).casefold() for n in (self.id_column, self.text_column) if n is not None}
         return bool(low) and low not in NO_KEYS | own and not low.startswith("unnamed:")
 
     def take(self, places: Sequence[int]) -> Keys:
-        """The keys of the rows at ``places``; other columns are left behind."""
+        """The keys of the rows at ``places``, without other columns."""
         hashes = self.hashes
         positions = range(len(self)) if self.positions is None else self.positions
         return replace(
@@ -139,7 +133,7 @@ class Keys:
 
 
 class Match(NamedTuple):
-    """Where each of n rows stands in the other table (-1: nowhere), and what joined them."""
+    """For each of n rows its place in the other table (-1: none), and how they were joined."""
 
     place: list[int]
     how: str
@@ -152,17 +146,17 @@ def find_ids(
     source: str,
     error: type[DataError] = DataError,
 ) -> Keys:
-    """Ids of a table: the column named, else ``id`` in any case, else row numbers.
+    """Ids of a table: the named column, else ``id`` in any letter case, else row numbers.
 
     Raises
     ------
     DataError
-        (or ``error``) Where the column named is missing, two are called id, or a row has no id.
+        (or ``error``) If the named column is missing, two are called id, or a row has no id.
     """
     name = _id_column(columns, id_column, source, error)
     if name is None:
-        many = len(next(iter(columns.values()), ()))
-        return Keys([str(i) for i in range(many)], id_column=None, counted=True, name=source)
+        n = len(next(iter(columns.values()), ()))
+        return Keys([str(i) for i in range(n)], id_column=None, counted=True, name=source)
     values = _key_texts(list(columns[name][:]))
     missing = [i for i, value in enumerate(values) if value is None]
     if missing:
@@ -175,7 +169,7 @@ def find_ids(
 
 
 def same_column(columns: Iterable[str], wanted: str) -> list[str]:
-    """Columns of that name in any case."""
+    """Columns of that name, in any letter case."""
     return [name for name in columns if name.strip().casefold() == wanted.strip().casefold()]
 
 
@@ -201,7 +195,7 @@ def _id_column(
 
 
 def key_text(value: Any) -> str | None:
-    """An id or key as text: 7.0, as spreadsheets and pandas make of 7, is 7; None where missing."""
+    """An id or key as text, None if missing; 7.0, into which spreadsheets turn 7, is 7."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, float):
@@ -214,7 +208,7 @@ def key_text(value: Any) -> str | None:
 
 
 def _key_texts(values: list[Any]) -> list[str | None]:
-    """Keys of a whole column; plain texts, as most ids are, are looked at all at once."""
+    """Keys of a whole column; plain texts, as most ids are, are checked all at once."""
     if set(map(type, values)) == {str} and all(map(str.strip, values)):
         whole = "".join(values)
         if repaired(whole) == whole:
@@ -223,29 +217,30 @@ def _key_texts(values: list[Any]) -> list[str | None]:
 
 
 def _key_values(values: Sequence[Any]) -> list[str] | None:
-    """Values as keys; None where they are no keys: missing, repeated, long, fractions or lists."""
-    found: dict[str, None] = {}
+    """Values as keys; None if any is missing, repeated, long, a fraction or a list."""
+    keys: dict[str, None] = {}
     for start in range(0, len(values), CHUNK):
         for value in values[start : start + CHUNK]:
             key = key_text(value) if isinstance(value, str | int | float) else None
             if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
                 return None
-            if key is None or len(key) > LONGEST_KEY or key in found:
+            if key is None or len(key) > LONGEST_KEY or key in keys:
                 return None
-            found[key] = None
-    return list(found)
+            keys[key] = None
+    return list(keys)
 
 
 def match(rows: Keys, others: Keys, *, error: type[DataError] = DataError) -> Match:
     """Join two tables: by id, else by the one key that both have, else by position.
 
-    By position only if neither has ids and both have as many rows (or all their texts are equal),
-    or if somebody asked for it. What cannot be joined without a guess is refused.
+    By position only if neither has ids and both have the same number of rows (or all their texts
+    are equal), or if the user asked for it.
 
     Raises
     ------
     DataError
-        (or ``error``) Naming the columns that could join them, and the repair.
+        (or ``error``) If they cannot be joined without a guess; the message names the columns that
+        could join them, and the repair.
     """
     if others.by_position or rows.by_position:
         return _by_position(rows, others, "by position, as asked", error)
@@ -269,9 +264,9 @@ def match(rows: Keys, others: Keys, *, error: type[DataError] = DataError) -> Ma
 
 
 def _by_chosen(rows: Keys, others: Keys) -> Match | None:
-    """By the ids that somebody named; where the rows have a column of that name, by it.
+    """Join by the ids that the user named, or the rows' column of that name.
 
-    None where the rows have no ids at all.
+    None if the rows have no ids at all.
     """
     name = str(others.id_column)
     for own, values in rows.columns.items():
@@ -299,7 +294,7 @@ def _by_position(rows: Keys, others: Keys, how: str, error: type[DataError]) -> 
 
 
 def _by_number(rows: Keys, others: Keys, error: type[DataError]) -> Match:
-    """Where a side has no ids: by row number or position, if that is what both mean."""
+    """Join by row number or position, if a side has no ids and both mean the same by them."""
     if rows.counted and others.counted and rows.rows_in_all == others.rows_in_all:
         return _in_order(rows, others, error)
     if _same_texts(rows, others):
@@ -321,8 +316,8 @@ def _by_number(rows: Keys, others: Keys, error: type[DataError]) -> Match:
 
 
 def _in_order(rows: Keys, others: Keys, error: type[DataError]) -> Match:
-    """By position, unless a column that both have says that the rows stand in another order."""
-    found = _by_position(rows, others, "by position: neither has ids", error)
+    """Join by position, unless a column that both have shows another order of the rows."""
+    joined = _by_position(rows, others, "by position: neither has ids", error)
     named = {name.strip().casefold(): name for name in others.columns}
     for name, values in rows.columns.items():
         theirs = named.get(name.strip().casefold()) if rows.may_be_key(name) else None
@@ -331,54 +326,54 @@ def _in_order(rows: Keys, others: Keys, error: type[DataError]) -> Match:
         mine, other = values[:], others.columns[theirs][:]
         if any(
             i >= 0 and key_text(a) != key_text(other[i])
-            for a, i in zip(mine, found.place, strict=True)
+            for a, i in zip(mine, joined.place, strict=True)
         ):
             raise error(
                 f"{others.name} and {rows.name} have a column {name!r} whose values differ by "
-                "position and do not tell the rows apart; give both a column id, or pass "
+                "position and do not identify the rows; give both a column id, or pass "
                 "--by-position."
             )
-    return found
+    return joined
 
 
 def _same_texts(rows: Keys, others: Keys) -> bool:
-    """Whether both have the same texts in the same order, as far as both sides know them."""
+    """Whether all texts that both sides know are the same, in the same order."""
     if not rows.hashes or not others.hashes or len(rows) != len(others):
         return False
     known = [(a, b) for a, b in zip(rows.hashes, others.hashes, strict=True) if a and b]
-    return len(known) >= LEAST_SHARED * len(rows) and all(a == b for a, b in known)
+    return len(known) >= MIN_SHARED * len(rows) and all(a == b for a, b in known)
 
 
 def _shared(rows: Keys, others: Keys) -> dict[str, tuple[list[str], list[str]]]:
-    """Columns of both, by name in any case, whose values are unique on both sides and match."""
+    """Columns of both, by name in any letter case, with unique values that match."""
     left, right = _all_keys(rows), _all_keys(others)
-    found = {}
+    shared = {}
     for low, (name, values) in left.items():
         if low not in right:
             continue
         theirs = right[low][1]
         common = len(set(values) & set(theirs))
-        if common and common >= LEAST_SHARED * min(len(values), len(theirs)):
-            found[name] = (values, theirs)
-    return found
+        if common and common >= MIN_SHARED * min(len(values), len(theirs)):
+            shared[name] = (values, theirs)
+    return shared
 
 
 def _all_keys(keys: Keys) -> dict[str, tuple[str, list[str]]]:
-    """Candidates by lower-case name, the ids' own column among them."""
+    """Candidates by lower-case name, among them the column of the ids."""
     named = keys.candidates()
     if keys.id_column is not None and not keys.chosen:
         named[keys.id_column] = list(keys.ids)
     return {name.strip().casefold(): (name, values) for name, values in named.items()}
 
 
-def unknown_ids(found: Match, others: Keys) -> list[str]:
+def unknown_ids(joined: Match, others: Keys) -> list[str]:
     """Ids of the other table that none of the rows has."""
-    used = set(found.place)
+    used = set(joined.place)
     return [name for i, name in enumerate(others.ids) if i not in used]
 
 
 def other_texts(rows: Keys, others: Keys, place: Iterable[int]) -> list[str]:
-    """Ids of the rows whose text is another one there, as far as both sides know it."""
+    """Ids of the rows with another text in the other table, as far as both sides know it."""
     if rows.hashes is None or others.hashes is None:
         return []
     return [

@@ -1,7 +1,7 @@
-"""Kinds of values that a setting may take: type and range, what is allowed in words, refusals.
+"""Kinds of values that a setting may have: type, range, and what is allowed in words.
 
 A kind reads a command line (``parse``), Python and YAML (``read``), and a pydantic field. The table
-``KINDS`` says which kind each setting is that has one name in several places: the command line
+``KINDS`` has the kind of each setting that has one name in several places: the command line
 (``probekit.cli.options``), run files (``probekit.experiments.config``) and public functions
 (``check``) read it, so that a seed is the same thing in all three.
 """
@@ -46,20 +46,20 @@ __all__ = [
     "shown",
 ]
 
-MAX_COUNT = 10**9  # rows, tokens, steps, neighbours: more than any machine holds
-MAX_TEXT, MAX_PART = 4096, 255  # a path's length, and that of each of its parts
-MOST = 10_000  # values of a list
-SHOWN = 60
+MAX_COUNT = 10**9  # rows, tokens, steps, neighbours: more than any machine can store
+MAX_TEXT, MAX_PART = 4096, 255  # length of a path, and of each of its parts
+MAX_VALUES = 10_000  # values of a list
+MAX_SHOWN = 60  # characters of a value in a message
 
-# Plain digits: int() and float() also take 1_000, Arabic ones, and nan.
+# Plain digits: int() and float() also accept 1_000, Arabic digits, and nan.
 _WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
-# C0 and C1 controls, and halves of characters that no file name can be.
+# C0 and C1 controls, and lone surrogates that cannot be part of a file name.
 _UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udbff\udc00-\udc7f\udd00-\udfff]")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
 
 
 class SettingError(UsageError):
-    """A setting that is none; its message begins with its name.
+    """A wrong setting; the message begins with its name.
 
     ``place`` is its path in a file: ``("finetune", "lr")``; ``where`` names that file and line.
     """
@@ -70,19 +70,19 @@ class SettingError(UsageError):
 
 
 class Kind:
-    """One kind of value: ``read`` takes what Python or YAML holds, ``parse`` a command line's text.
+    """One kind of value: ``read`` takes a Python or YAML value, ``parse`` a command line's text.
 
-    Both raise a ValueError for anything else; ``words`` says what is allowed.
+    Both raise ValueError for any other value; ``words`` describes what is allowed.
     """
 
     words: str
 
     def read(self, value: Any) -> Any:
-        """Return the value as it is used."""
+        """Return the checked value."""
         raise NotImplementedError
 
     def parse(self, text: str) -> Any:
-        """Read what stands on a command line."""
+        """Read the text of a command line."""
         return self.read(text)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
@@ -95,7 +95,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Whole(Kind):
-    """A whole number in [low, high]; no boolean, no 5.0."""
+    """A whole number in [low, high]; not a boolean, not 5.0."""
 
     low: int
     high: int = MAX_COUNT
@@ -123,7 +123,7 @@ class Whole(Kind):
 
 @dataclass(frozen=True)
 class Number(Kind):
-    """A finite number in [low, high], an end excluded where ``above`` or ``below`` says so."""
+    """A finite number in [low, high]; ``above`` excludes low, ``below`` excludes high."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -141,7 +141,7 @@ class Number(Kind):
         return f"a number in {ends}{')' if self.below else ']'}"
 
     def read(self, value: Any) -> float:
-        """Take an int or a float; an int stays one, as hashes of steps hold it."""
+        """Take an int or a float; an int stays one, because hashes of steps depend on it."""
         if _is_flag(value) or getattr(value, "shape", False):
             raise ValueError(self.words)
         if hasattr(value, "__index__"):
@@ -158,14 +158,14 @@ class Number(Kind):
 
     def parse(self, text: str) -> float:
         """Take decimal digits, also 1e-2."""
-        if len(text) > SHOWN or not _NUMBER.fullmatch(text.strip()):
+        if len(text) > MAX_SHOWN or not _NUMBER.fullmatch(text.strip()):
             raise ValueError(self.words)
         return self.read(float(text))
 
 
 @dataclass(frozen=True)
 class Flag(Kind):
-    """True or false; no text and no number, whose truth surprises."""
+    """True or false; texts and numbers are refused, because their truth value surprises."""
 
     words = "true or false"
 
@@ -178,7 +178,7 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """Text that a terminal can show, of ``least`` characters at least; ``free``: of any kind."""
+    """Text of at least ``least`` characters that a terminal can show; ``free``: any characters."""
 
     what: str = "text"
     least: int = 1
@@ -194,13 +194,13 @@ class Text(Kind):
         if not isinstance(value, str) or len(value) > MAX_TEXT or len(value.strip()) < self.least:
             raise ValueError(self.words)
         if _UNSHOWN.search(value) and not (self.free and "\0" not in value):
-            raise ValueError(f"{self.words}, none of which steers a terminal or breaks the line")
+            raise ValueError(f"{self.words}, without control characters or line breaks")
         return value
 
 
 @dataclass(frozen=True)
 class Name(Text):
-    """A name, a file or a folder: no part of it is longer than a file system takes."""
+    """A name, a file or a folder, whose parts are no longer than a file system allows."""
 
     what: str = "a name or path"
 
@@ -224,7 +224,7 @@ class Choice(Kind):
         return f"one of {', '.join(self.names)}"
 
     def read(self, value: Any) -> str:
-        """Take one of the names; the nearest one is named of others."""
+        """Take one of the names; the error names the nearest one."""
         if not isinstance(value, str) or value not in self.names:
             raise ValueError(self.words + did_you_mean(value, self.names))
         return value
@@ -243,13 +243,13 @@ class Words(Kind):
 
     def read(self, value: Any) -> Any:
         """Take one or the other."""
-        return self._taken(value, self.other.read)
+        return self._word_or(value, self.other.read)
 
     def parse(self, text: str) -> Any:
         """Take one or the other."""
-        return self._taken(text, self.other.parse)
+        return self._word_or(text, self.other.parse)
 
-    def _taken(self, value: Any, other: Any) -> Any:
+    def _word_or(self, value: Any, other: Any) -> Any:
         if isinstance(value, str) and value in self.names:
             return value
         try:
@@ -266,7 +266,7 @@ class Maybe(Kind):
 
     @property
     def words(self) -> str:  # type: ignore[override]
-        """What is allowed; None is what leaving it out means."""
+        """What is allowed; None stands for leaving it out."""
         return self.other.words
 
     def read(self, value: Any) -> Any:
@@ -274,7 +274,7 @@ class Maybe(Kind):
         return None if value is None else self.other.read(value)
 
     def parse(self, text: str) -> Any:
-        """A command line has no None."""
+        """Read the other kind: a command line cannot express None."""
         return self.other.parse(text)
 
 
@@ -290,8 +290,8 @@ class Listed(Kind):
     @property
     def words(self) -> str:  # type: ignore[override]
         """What is allowed."""
-        many = f" of at least {self.least}" if self.least else ""
-        return f"a list{many}, each {self.each.words}"
+        length = f" of at least {self.least}" if self.least else ""
+        return f"a list{length}, each {self.each.words}"
 
     def read(self, value: Any) -> tuple[Any, ...]:
         """Take a list, a tuple or an array."""
@@ -299,20 +299,20 @@ class Listed(Kind):
             value = [value]
         if hasattr(value, "tolist"):
             value = value.tolist()
-        if not isinstance(value, list | tuple | range) or len(value) > MOST:
+        if not isinstance(value, list | tuple | range) or len(value) > MAX_VALUES:
             raise ValueError(self.words)
-        found: list[Any] = []
+        values: list[Any] = []
         for item in value:
             try:
-                found.append(self.each.read(item))
+                values.append(self.each.read(item))
             except ValueError as error:
-                raise ValueError(f"a list, each {error}, and it holds {shown(item)}") from None
-        if len(found) < self.least:
+                raise ValueError(f"a list, each {error}, and it contains {shown(item)}") from None
+        if len(values) < self.least:
             raise ValueError(self.words)
-        if self.each_once and len(set(found)) < len(found):
-            twice = next(item for item in found if found.count(item) > 1)
-            raise ValueError(f"a list without repetition, and {shown(twice)} stands twice")
-        return tuple(found)
+        if self.each_once and len(set(values)) < len(values):
+            twice = next(item for item in values if values.count(item) > 1)
+            raise ValueError(f"a list without repetition, and {shown(twice)} occurs twice")
+        return tuple(values)
 
 
 @dataclass(frozen=True)
@@ -342,19 +342,19 @@ _LAYERS = re.compile(r"mid|last|all|-?[0-9]{1,4}(\s*[-:]\s*-?[0-9]{1,4})?")
 
 @dataclass(frozen=True)
 class Settings(Kind):
-    """A mapping of settings by name; what they may be is checked by whoever takes them."""
+    """A mapping of settings by name, whose values are checked where they are used."""
 
     words = "a mapping of settings (name: value)"
 
     def read(self, value: Any) -> dict[str, Any]:
-        """Take a mapping with texts for keys."""
+        """Take a mapping whose keys are text."""
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise ValueError(self.words)
         return dict(value)
 
 
 class Like(Kind):
-    """An object that has what is asked of it; which class it is does not matter."""
+    """An object of any class that has the attributes required."""
 
     def __init__(self, words: str, *attributes: str) -> None:
         self.words, self.attributes = words, attributes
@@ -375,14 +375,14 @@ def _is_flag(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Write a value for a message, as Python does, on one line and not too long."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**SHOWN:
+    """Write a value for a message, as Python does, on one line and shortened."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**MAX_SHOWN:
         return f"a whole number of about {int(value.bit_length() * math.log10(2)) + 1:,} digits"
     try:
         text = one_line(repr(value))
-    except (ValueError, RecursionError):  # a long number within
+    except (ValueError, RecursionError):  # it contains a long number
         text = f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def checked(place: Sequence[str], kind: Kind, value: Any) -> Any:
@@ -396,15 +396,23 @@ def checked(place: Sequence[str], kind: Kind, value: Any) -> Any:
 def check_names(
     given: Mapping[str, Any], kinds: Mapping[str, Kind], *, place: Sequence[str] = ()
 ) -> None:
-    """Check settings by name: unknown names are refused and the nearest named, values read.
+    """Check settings by name.
 
-    ``place`` is where they stand, for messages: ``("probe_options", "knn")``.
+    Parameters
+    ----------
+    place
+        Where they are, for messages: ``("probe_options", "knn")``.
+
+    Raises
+    ------
+    SettingError
+        For the first unknown name, with the nearest known one, or the first wrong value.
     """
     for name, value in given.items():
         if name not in kinds:
             listed = f"there are {', '.join(kinds)}" if kinds else "there are none"
             raise SettingError(
-                f" is no setting{did_you_mean(name, kinds)}; {listed}.", (*place, name)
+                f" is not a setting{did_you_mean(name, kinds)}; {listed}.", (*place, name)
             )
         checked((*place, name), kinds[name], value)
 
@@ -417,7 +425,7 @@ METRIC, BACKEND = Choice("cosine", "euclidean"), Choice("auto", "faiss", "torch"
 
 
 class Randomness(Kind):
-    """What scikit-learn takes for ``random_state``."""
+    """What scikit-learn accepts as ``random_state``."""
 
     words = f"None, {SEED.words}, or numpy's RandomState or Generator"
 
@@ -433,7 +441,7 @@ class Randomness(Kind):
 
 RANDOM_STATE = Randomness()
 
-# Name of an argument -> what it may be, wherever it has this name.
+# Kind of each argument of this name, wherever it occurs.
 KINDS: dict[str, Kind] = {
     "seed": SEED,
     "layer": Maybe(Whole(-9999, 9999)),
@@ -466,7 +474,7 @@ KINDS: dict[str, Kind] = {
 
 DISAGREEMENT, TIES = Choice("label", "distance"), Choice("hash", "index")
 
-# Name of an action -> arguments of its function that a run file may set.
+# For each action the arguments of its function that a run file may set.
 ACTION_KINDS: dict[str, dict[str, Kind]] = {
     "filter": {
         "contamination": KINDS["contamination"],
@@ -497,7 +505,7 @@ def check(**arguments: Any) -> None:
     Raises
     ------
     UsageError
-        For the first that is of another type or outside its range.
+        For the first argument of another type or outside its range.
     """
     for name, value in arguments.items():
         checked((name,), KINDS[name], value)

@@ -1,4 +1,4 @@
-"""Columns of a labels file as class probabilities, whatever their form."""
+"""Columns of a labels file, in any common form, as class probabilities."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     _Probs = tuple[NDArray[np.float64], tuple[str, ...]]
-    _Reader = Callable[[list[Any], "_Told", tuple[str, ...] | None], _Probs]
+    _Reader = Callable[[list[Any], "_Origin", tuple[str, ...] | None], _Probs]
 
 __all__ = ["LabelColumn", "class_order", "class_values", "parse_labels"]
 
@@ -30,8 +30,8 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,4})?")
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 PRINTED_NUMBER = re.compile(r"\b(?:np|numpy)\.float\d+\(([^()]*)\)")
 PRINTED_ARRAY = re.compile(r"^(?:np\.)?(?:array|tensor)\((.*?)(?:,\s*dtype=[\w.]+)?\)$", re.DOTALL)
-# What spreadsheets, pandas, R, databases and annotation tools write where there is no label.
 LARGEST_CLASS = 10**18
+# Values that spreadsheets, pandas, R, databases and annotation tools write for a missing label.
 NO_LABEL = frozenset(
     {
         *("", "nan", "-nan", "na", "n/a", "#na", "#n/a", "#n/a n/a", "<na>", "none", "null", "nat"),
@@ -40,7 +40,7 @@ NO_LABEL = frozenset(
 )
 ABSTAIN = "-1"
 SIGNS = {"-1", "1"}
-# Columns that may hold labels, in the order of what is read, and what may stand beside `label`.
+# Columns of labels, the first that exists is read; and columns that may come with `label`.
 READ = ("probs", "prob", "label")
 CONFIDENCES = ("score", "scores", "confidence")
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]")
@@ -54,24 +54,24 @@ class LabelColumn(NamedTuple):
     classes: tuple[str, ...]
     """C class names."""
     rows: NDArray[np.int64]
-    """Where these rows stand in the table (m,)."""
+    """Places of these rows in the table (m,)."""
     column: str
-    """What was read, for people: ``column 'label'``."""
+    """What was read, for messages: ``column 'label'``."""
     missing: dict[str, str]
     """Id to word (``nan``, ``-1``, empty) of the rows that have no label."""
     notes: tuple[str, ...]
-    """What else somebody should know, a sentence each."""
+    """Other sentences for the user."""
 
 
 def class_order(names: set[str]) -> tuple[str, ...]:
-    """Sort class names: by number where all are whole numbers, else as text."""
+    """Sort class names: by number if all are whole numbers, else as text."""
     if all(_is_whole(name) for name in names):
         return tuple(sorted(names, key=int))
     return tuple(sorted(names))
 
 
 def class_values(classes: Sequence[str]) -> list[Any]:
-    """Class names as they are written into data: whole numbers where all of them are."""
+    """Class names as they are written into data: whole numbers if all of them are."""
     if all(_is_whole(name) for name in classes):
         return [int(name) for name in classes]
     return list(classes)
@@ -94,10 +94,10 @@ def parse_labels(
 ) -> LabelColumn:
     """Read ``probs``, else ``prob``, else ``label``, or the column that ``label_column`` names.
 
-    Null, NaN, an empty field, and the words of ``NO_LABEL`` in any case are rows without a label;
-    so is -1 of a ClassLabel, and -1 beside other whole numbers than 1 alone (a labelling function
-    that abstains). Booleans are the classes 0 and 1. A column named by the user is read by what it
-    holds: lists are ``probs``, numbers that are not whole are ``prob``, the rest are classes.
+    Null, NaN, an empty field and the words of ``NO_LABEL`` in any case mean that a row has no
+    label; so does -1 of a ClassLabel, and -1 beside other whole numbers than 1 alone (a labelling
+    function that abstains). Booleans are the classes 0 and 1. A column named by the user is read
+    by its values: lists are ``probs``, fractions are ``prob``, the rest are classes.
 
     Parameters
     ----------
@@ -106,66 +106,66 @@ def parse_labels(
     label_column
         Column to read.
     confidence_column
-        Column of the probability of the class in ``label``: the label becomes soft, what is left is
-        shared by the other classes.
+        Column of the probability of the class in ``label``: the label becomes soft, and the other
+        classes share the rest equally.
     classes
-        Class names in their order, as a user gives them: these are the classes, whatever they are
-        called, and nothing else is.
+        Class names in their order, from the user: all of these are classes, and no others.
     known_classes
-        Names of the probabilities' columns, where the file says them.
+        Names of the probabilities' columns, if the file has them.
     class_names
         Column to names of a ClassLabel, whose labels are numbers.
     source
-        Where they are from, for messages.
+        Name of the table in messages.
 
     Raises
     ------
     LabelsError
-        Naming the first rows that are wrong: no class or probability, or ``label`` and ``prob``
-        (or ``probs``) that contradict each other.
+        If a value is not a class or probability, or ``label`` and ``prob`` (or ``probs``)
+        contradict each other; the message names the first rows.
     """
     names = None if classes is None else _checked_classes(classes, source)
     name = _column(columns, label_column, confidence_column, source)
-    held = list(columns[name][:])
-    found = class_names.get(name) if class_names else None
+    column_values = list(columns[name][:])
+    label_names = class_names.get(name) if class_names else None
     hard = name not in ("prob", "probs")
-    words = _missing(held, named=names or (), class_label=found is not None, hard=hard)
-    rows = [i for i in range(len(held)) if i not in words]
-    missing = {ids[i]: word for i, word in words.items()}
+    words = _missing(
+        column_values, named=names or (), class_label=label_names is not None, hard=hard
+    )
+    rows = [i for i in range(len(column_values)) if i not in words]
     if not rows:
         raise LabelsError(
-            f"{source} has no label in any of its {len(held)} rows ({name!r} holds "
-            f"{first_few(sorted(set(map(_shown_word, words.values()))))})."
+            f"{source} has no label in any of its {len(column_values)} rows ({name!r} has only "
+            f"{first_few(sorted({word.strip() or 'nothing' for word in words.values()}))})."
         )
-    told = _Told(source, name, [ids[i] for i in rows])
-    values = [held[i] for i in rows]
+    origin = _Origin(source, name, [ids[i] for i in rows])
+    values = [column_values[i] for i in rows]
     kind = name if name in READ and (label_column is None or name != "label") else None
     reader = _reader(values, kind, explicit=label_column is not None)
-    if found is not None and reader is _read_hard:
-        values = [_class_of_number(value, found, told) for value in values]
-        names = names or tuple(map(str, found))
+    if label_names is not None and reader is _read_hard:
+        values = [_class_of_number(value, label_names, origin) for value in values]
+        names = names or tuple(map(str, label_names))
     if confidence_column is not None:
-        beside = columns[confidence_column][:]
-        values_of = [beside[i] for i in rows]
-        probs, classes_read = _read_confident(values, values_of, told, names, confidence_column)
-        what = f"column {name!r}, its confidence from column {confidence_column!r}"
+        all_confidences = columns[confidence_column][:]
+        confidences = [all_confidences[i] for i in rows]
+        probs, classes_read = _read_confident(values, confidences, origin, names, confidence_column)
+        description = f"column {name!r}, its confidence from column {confidence_column!r}"
     else:
         known = names or (None if known_classes is None else tuple(map(str, known_classes)))
-        probs, classes_read = reader(values, told, known if reader is not _read_hard else names)
-        what = f"column {name!r}"
+        probs, classes_read = reader(values, origin, known if reader is not _read_hard else names)
+        description = f"column {name!r}"
         if label_column is None and name != "label" and "label" in columns:
             all_labels = columns["label"][:]
-            beside = [all_labels[i] for i in rows]
-            classes_read = _agreeing(probs, classes_read, beside, told, fixed=known is not None)
-    notes = _look_alikes(classes_read, source)
-    if label_column is None and confidence_column is None and name == "label":
-        beside_it = [c for c in CONFIDENCES if c in columns]
-        if beside_it:
-            notes += (
-                f"{source}: {beside_it[0]!r} beside the label is not read; with "
-                f"--confidence-column {beside_it[0]} it makes the labels soft.",
-            )
-    return LabelColumn(probs, classes_read, np.array(rows, np.int64), what, missing, notes)
+            labels = [all_labels[i] for i in rows]
+            classes_read = _agreeing(probs, classes_read, labels, origin, fixed=known is not None)
+    notes = _similar_names(classes_read, source)
+    unread = [c for c in CONFIDENCES if c in columns]
+    if label_column is None and confidence_column is None and name == "label" and unread:
+        notes += (
+            f"{source}: {unread[0]!r} beside the label is not read; with "
+            f"--confidence-column {unread[0]} it makes the labels soft.",
+        )
+    missing = {ids[i]: word for i, word in words.items()}
+    return LabelColumn(probs, classes_read, np.array(rows, np.int64), description, missing, notes)
 
 
 def _checked_classes(classes: Sequence[str], source: str) -> tuple[str, ...]:
@@ -207,7 +207,7 @@ def _column(
 def _missing(
     values: list[Any], *, named: Sequence[str], class_label: bool, hard: bool
 ) -> dict[int, str]:
-    """Number of each row that has no label, and the word that says so."""
+    """Place of each row without a label, and the word in its field."""
     words = {
         i: word
         for i, word in enumerate(_each(values, _word_for_none))
@@ -215,7 +215,7 @@ def _missing(
     }
     rest = [v for i, v in enumerate(values) if i not in words]
     whole = {None if name is None else _whole(name) for name in set(_each(rest, _class_name))}
-    # Beside 1 alone, -1 is the other sign; beside more whole numbers it is an abstention.
+    # Beside 1 alone, -1 is the other class; beside more whole numbers it is an abstention.
     abstains = class_label or (
         hard
         and ABSTAIN in whole
@@ -232,7 +232,7 @@ def _missing(
 
 
 def _word_for_none(value: Any) -> str | None:
-    """What a value says that is no label; None where it is one."""
+    """The word of a value that is not a label; None if it is one."""
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -244,26 +244,22 @@ def _word_for_none(value: Any) -> str | None:
     return "" if str(value) in ("<NA>", "NaT") else None
 
 
-def _shown_word(word: str) -> str:
-    return word.strip() or "nothing"
-
-
 def _whole(name: str) -> str | None:
-    """A whole number in its one form; None of other names."""
+    """A whole number in canonical form; None for other names."""
     name = name.strip()
     return str(int(name.partition(".")[0])) if WHOLE.fullmatch(name) else None
 
 
-def _class_of_number(value: Any, names: Sequence[str], told: _Told) -> str:
-    """Name of a ClassLabel's number; a name stays one."""
+def _class_of_number(value: Any, names: Sequence[str], origin: _Origin) -> str:
+    """Name of a ClassLabel's number; names are kept."""
     name = _class_name(value)
     number = None if name is None else _whole(name)
     if number is None or not 0 <= int(number) < len(names):
         if name in names:
             return str(name)
         raise LabelsError(
-            f"{told.source} has {value!r} in {told.column!r}, whose classes are "
-            f"{first_few(names, 10)}; their numbers go from 0 to {len(names) - 1}."
+            f"{origin.source} has {value!r} in {origin.column!r}, whose classes are "
+            f"{first_few(names, 10)}; their numbers are 0 to {len(names) - 1}."
         )
     return str(names[int(number)])
 
@@ -271,17 +267,17 @@ def _class_of_number(value: Any, names: Sequence[str], told: _Told) -> str:
 # Forms
 
 
-class _Told(NamedTuple):
+class _Origin(NamedTuple):
     """Where values come from, for messages."""
 
     source: str
     column: str
     ids: list[str]
 
-    def refuse(self, wrong: Sequence[int], what: str, repair: str) -> LabelsError:
+    def error(self, wrong: Sequence[int], reason: str, repair: str) -> LabelsError:
         named = first_few(self.ids[i] for i in wrong)
         return LabelsError(
-            f"{self.source} has {len(wrong)} rows whose {self.column!r} {what} (ids {named}); "
+            f"{self.source} has {len(wrong)} rows whose {self.column!r} {reason} (ids {named}); "
             f"{repair}."
         )
 
@@ -298,24 +294,24 @@ def _reader(values: list[Any], kind: str | None, *, explicit: bool) -> _Reader:
 
 
 def _is_fractional(values: list[Any]) -> bool:
-    """Whether all values are numbers, or texts of numbers, and one is not whole."""
+    """Whether all values are numbers, or text of numbers, and one is not whole."""
     numbers = [None if isinstance(v, bool) else _number(v) for v in values]
     if any(n is None or not math.isfinite(n) for n in numbers):
         return False
     return any(n != math.floor(n) for n in numbers if n is not None)
 
 
-def _read_prob(values: list[Any], told: _Told, names: tuple[str, ...] | None) -> _Probs:
-    second = _probabilities(values, told, "allowed is the probability of the second class")
+def _read_prob(values: list[Any], origin: _Origin, names: tuple[str, ...] | None) -> _Probs:
+    second = _probabilities(values, origin, "allowed is the probability of the second class")
     if names is not None and len(names) != 2:
         raise LabelsError(
-            f"{told.source} names {len(names)} classes but {told.column!r} is the probability of "
-            "the second of two; give probs, one for each class."
+            f"{origin.source} names {len(names)} classes but {origin.column!r} is the probability "
+            "of the second of two; give probs, one for each class."
         )
     return np.column_stack([1 - second, second]), names or ("0", "1")
 
 
-def _probabilities(values: list[Any], told: _Told, allowed: str) -> NDArray[np.float64]:
+def _probabilities(values: list[Any], origin: _Origin, allowed: str) -> NDArray[np.float64]:
     numbers = _each(values, _number)
     wrong = [
         i
@@ -323,26 +319,28 @@ def _probabilities(values: list[Any], told: _Told, allowed: str) -> NDArray[np.f
         if p is None or not -END_TOLERANCE <= p <= 1 + END_TOLERANCE
     ]
     if wrong:
-        raise told.refuse(
-            wrong, f"is no probability, the first {values[wrong[0]]!r}", f"{allowed}, from 0 to 1"
+        raise origin.error(
+            wrong,
+            f"is not a probability, the first {values[wrong[0]]!r}",
+            f"{allowed}, from 0 to 1",
         )
     return np.clip(np.array(numbers, dtype=np.float64), 0.0, 1.0)
 
 
-def _read_probs(values: list[Any], told: _Told, names: tuple[str, ...] | None) -> _Probs:
+def _read_probs(values: list[Any], origin: _Origin, names: tuple[str, ...] | None) -> _Probs:
     lists = [_list(value) for value in values]
     wrong = [i for i, p in enumerate(lists) if p is None]
     if wrong:
-        raise told.refuse(
+        raise origin.error(
             wrong,
-            f"is no list of numbers, the first {repr(values[wrong[0]])[:80]}",
+            f"is not a list of numbers, the first {repr(values[wrong[0]])[:80]}",
             "give one probability for each class",
         )
     rows = [p for p in lists if p is not None]
     width = len(rows[0])
     wrong = [i for i, p in enumerate(rows) if len(p) != width]
     if wrong or width < 2:
-        raise told.refuse(
+        raise origin.error(
             wrong or range(len(rows)),
             f"has {len(rows[wrong[0]]) if wrong else width} numbers"
             + (f" where the first row has {width}" if wrong else ""),
@@ -350,48 +348,48 @@ def _read_probs(values: list[Any], told: _Told, names: tuple[str, ...] | None) -
         )
     if names is not None and len(names) != width:
         raise LabelsError(
-            f"{told.source} names {len(names)} classes but {told.column!r} has {width}."
+            f"{origin.source} names {len(names)} classes but {origin.column!r} has {width}."
         )
     P = np.array(rows, dtype=np.float64)
     inside = ((P >= -END_TOLERANCE) & (P <= 1 + END_TOLERANCE)).all(axis=1)  # NaN is not inside
     total = P.sum(axis=1)
     bad = np.flatnonzero(~inside | ~(np.abs(total - 1) <= SUM_TOLERANCE)).tolist()
     if bad:
-        raise told.refuse(
+        raise origin.error(
             bad,
-            f"are no class probabilities, the first {P[bad[0]].tolist()}",
+            f"are not class probabilities, the first {P[bad[0]].tolist()}",
             "each must lie in [0, 1] and all of a row must sum to 1",
         )
     P = np.clip(P, 0.0, 1.0)
     return P / P.sum(axis=1, keepdims=True), names or tuple(map(str, range(width)))
 
 
-def _read_hard(values: list[Any], told: _Told, names: tuple[str, ...] | None) -> _Probs:
-    found = _hard_names(values, told)
+def _read_hard(values: list[Any], origin: _Origin, names: tuple[str, ...] | None) -> _Probs:
+    labels = _hard_names(values, origin)
     if names is not None:
-        foreign = [i for i, name in enumerate(found) if name not in names]
+        foreign = [i for i, name in enumerate(labels) if name not in names]
         if foreign:
-            raise told.refuse(
+            raise origin.error(
                 foreign,
-                f"is none of the classes, the first {found[foreign[0]]!r}",
+                f"is none of the classes, the first {labels[foreign[0]]!r}",
                 f"the classes are {first_few(names, 10)}",
             )
-    classes = names or class_order(set(found))
+    classes = names or class_order(set(labels))
     place = {name: i for i, name in enumerate(classes)}
-    Y = np.zeros((len(found), len(classes)))
-    Y[np.arange(len(found)), [place[name] for name in found]] = 1
+    Y = np.zeros((len(labels), len(classes)))
+    Y[np.arange(len(labels)), [place[name] for name in labels]] = 1
     return Y, classes
 
 
-def _hard_names(values: list[Any], told: _Told) -> list[str]:
-    """Class names; whole numbers in their one form where all are whole numbers."""
+def _hard_names(values: list[Any], origin: _Origin) -> list[str]:
+    """Class names; in canonical form if all are whole numbers."""
     read = _each(values, _class_name)
     wrong = [i for i, name in enumerate(read) if name is None]
     if wrong:
-        raise told.refuse(
+        raise origin.error(
             wrong,
-            f"is no class, the first {repr(values[wrong[0]])[:80]}",
-            "a class is a whole number, a word or a truth value; call probabilities of the second "
+            f"is not a class, the first {repr(values[wrong[0]])[:80]}",
+            "a class is a whole number, a word or a boolean; call probabilities of the second "
             "class 'prob'",
         )
     names = [name for name in read if name is not None]
@@ -403,19 +401,19 @@ def _hard_names(values: list[Any], told: _Told) -> list[str]:
 def _read_confident(
     values: list[Any],
     confidences: list[Any],
-    told: _Told,
+    origin: _Origin,
     names: tuple[str, ...] | None,
     column: str,
 ) -> _Probs:
-    """Soft labels of a class and its probability; what is left is shared by the other classes."""
-    Y, classes = _read_hard(values, told, names)
+    """Soft labels from a class and its probability; the other classes share the rest equally."""
+    Y, classes = _read_hard(values, origin, names)
     if len(classes) < 2:
         raise LabelsError(
-            f"{told.source} has the class {classes[0]!r} in all labelled rows; a confidence leaves "
-            "the rest to other classes, so name them with --classes."
+            f"{origin.source} has the class {classes[0]!r} in all labelled rows; the rest of a "
+            "confidence goes to other classes, so name them with --classes."
         )
-    confident = _Told(told.source, column, told.ids)
-    c = _probabilities(confidences, confident, "allowed is the probability of the label's class")
+    of_column = origin._replace(column=column)
+    c = _probabilities(confidences, of_column, "allowed is the probability of the label's class")
     # P(k) = c for the label's class k, (1 − c) / (C − 1) for each other.
     rest = (1 - c) / (len(classes) - 1)
     return np.where(Y == 1, c[:, None], rest[:, None]), classes
@@ -424,22 +422,22 @@ def _read_confident(
 def _agreeing(
     probs: NDArray[np.float64],
     classes: tuple[str, ...],
-    beside: list[Any],
-    told: _Told,
+    labels: list[Any],
+    origin: _Origin,
     *,
     fixed: bool,
 ) -> tuple[str, ...]:
-    """Class names of probabilities that the column ``label`` bears out; else both are refused.
+    """Class names of probabilities, checked against the column ``label``.
 
-    A row whose two largest probabilities are equal bears out either.
+    A row whose two largest probabilities are equal agrees with either class.
     """
-    places = [i for i, word in enumerate(_each(beside, _word_for_none)) if word is None]
+    places = [i for i, word in enumerate(_each(labels, _word_for_none)) if word is None]
     if not places:
         return classes
-    names = _hard_names([beside[i] for i in places], told._replace(column="label"))
-    found = class_order(set(names))
-    if not fixed and not set(found) <= set(classes) and len(found) == len(classes):
-        classes = found  # words that name the probabilities' columns in their order
+    names = _hard_names([labels[i] for i in places], origin._replace(column="label"))
+    ordered = class_order(set(names))
+    if not fixed and not set(ordered) <= set(classes) and len(ordered) == len(classes):
+        classes = ordered  # words that name the probabilities' columns in their order
     place = {name: i for i, name in enumerate(classes)}
     top = np.partition(probs, -2, axis=1)[:, -2:]
     clear = top[:, 1] - top[:, 0] > END_TOLERANCE
@@ -455,31 +453,31 @@ def _agreeing(
         shown = f"{probs[i, -1]:.3g}" if probs.shape[1] == 2 else str(probs[i].round(3).tolist())
         other = (
             "if 'prob' is the probability of the label itself, pass --confidence-column prob"
-            if told.column == "prob"
-            else f"read the probabilities alone with --label-column {told.column}"
+            if origin.column == "prob"
+            else f"read the probabilities alone with --label-column {origin.column}"
         )
-        raise told._replace(column="label").refuse(
+        raise origin._replace(column="label").error(
             wrong,
-            f"contradicts their {told.column!r}, the first {name!r} beside {shown}",
+            f"contradicts their {origin.column!r}, the first {name!r} beside {shown}",
             f"read the label alone with --label-column label, or, {other}",
         )
     return classes
 
 
-def _look_alikes(classes: tuple[str, ...], source: str) -> tuple[str, ...]:
-    """A warning where classes differ in a way that the eye does not see."""
-    alike: dict[str, list[str]] = {}
+def _similar_names(classes: tuple[str, ...], source: str) -> tuple[str, ...]:
+    """A warning if names of classes look the same."""
+    by_look: dict[str, list[str]] = {}
     for name in classes:
-        seen = INVISIBLE.sub("", unicodedata.normalize("NFKC", name)).strip().casefold()
-        number = _whole(seen)
-        alike.setdefault(" ".join((number or seen).split()), []).append(name)
-    twins = [names for names in alike.values() if len(names) > 1]
-    if not twins:
+        visible = INVISIBLE.sub("", unicodedata.normalize("NFKC", name)).strip().casefold()
+        number = _whole(visible)
+        by_look.setdefault(" ".join((number or visible).split()), []).append(name)
+    similar = [names for names in by_look.values() if len(names) > 1]
+    if not similar:
         return ()
-    shown = "; ".join(" and ".join(map(ascii, names)) for names in twins[:3])
+    shown = "; ".join(" and ".join(map(ascii, names)) for names in similar[:3])
     return (
-        f"{source} has classes that look alike ({shown}): they are read as different ones; make "
-        "them one if they are.",
+        f"{source} has classes that look alike ({shown}): they are read as different ones; write "
+        "them alike if they are one.",
     )
 
 
@@ -487,19 +485,19 @@ def _look_alikes(classes: tuple[str, ...], source: str) -> tuple[str, ...]:
 
 
 def _each(values: Sequence[Any], read: Callable[[Any], Any]) -> list[Any]:
-    """What ``read`` makes of every value; labels are few words, so each is read once."""
+    """``read(value)`` of every value; labels are few words, so each is read once."""
     known: dict[Any, Any] = {}
-    found = []
+    results = []
     for value in values:
         kind = type(value)
-        if kind not in (str, int, float, bytes):  # a truth value equals a number and is none
-            found.append(read(value))
+        if kind not in (str, int, float, bytes):  # a boolean equals a number and is not one
+            results.append(read(value))
             continue
         key = kind, value
         if key not in known:
             known[key] = read(value)
-        found.append(known[key])
-    return found
+        results.append(known[key])
+    return results
 
 
 def _number(value: Any) -> float | None:
@@ -507,7 +505,7 @@ def _number(value: Any) -> float | None:
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
         value = value.strip()
-        if DECIMAL_COMMA.fullmatch(value):  # as spreadsheets of half of the world write it
+        if DECIMAL_COMMA.fullmatch(value):  # as spreadsheets write it in half of the world
             value = value.replace(",", ".")
         if not NUMBER.fullmatch(value):
             return None
@@ -537,10 +535,10 @@ def _printed_list(text: str) -> list[Any] | None:
     if all(NUMBER.fullmatch(part) for part in parts):
         return parts
     try:
-        found = load_json(text, "probabilities")
+        values = load_json(text, "probabilities")
     except DataError:
         return None
-    return found if isinstance(found, list) else None
+    return values if isinstance(values, list) else None
 
 
 def _class_name(value: Any) -> str | None:

@@ -1,18 +1,18 @@
-"""Labels from any source: read, checked, joined to rows by id."""
+"""Labels from any source: read, checked and joined to rows."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from probekit.data import Kind, holds_messages, normal, text_hash
+from probekit.data import Kind, holds_messages, normalised, text_hash
 from probekit.errors import LabelsError, first_few, repeated
 from probekit.files import check_format, save_table
 from probekit.joins import Keys, Match, find_ids, match, other_texts, unknown_ids
@@ -38,33 +38,33 @@ METADATA = {"classes": [str], "id_column?": (str, type(None)), "provenance?": di
 class WeakLabels:
     """One label per row: n rows, C classes.
 
-    Weak labels and ground truth have this one form; what may see the truth is decided by who is
-    handed it.
+    Weak labels and ground truth have the same form; code that must not see the truth is not given
+    it.
     """
 
     ids: Sequence[str]
     """n row ids, each once."""
     hashes: Sequence[str] | None
-    """n text hashes (docs/format.md), "" where unknown; None where none is known."""
+    """n text hashes (docs/format.md), "" if unknown; None if none is known."""
     probs: NDArray[np.float64]
     """Class probabilities (n, C), rows summing to 1; hard labels are 0 and 1."""
     classes: tuple[str, ...]
     """C class names."""
     source: str = "labels"
-    """Where they came from, for messages and provenance."""
+    """Their origin, for messages and provenance."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """What made them, where the file says so."""
+    """What made them, if the file says it."""
     key: Keys | None = None
-    """What they are joined by; None: the ids, whatever their column was called."""
+    """What they are joined by; None: the ids, whatever the name of their column."""
     column: str = ""
-    """What was read, for people."""
+    """What was read, for messages."""
     missing: Mapping[str, str] = field(default_factory=dict)
     """Id to word (``nan``, ``-1``, empty) of rows of the file that have no label."""
     notes: tuple[str, ...] = ()
-    """What else somebody should know, a sentence each."""
+    """Other sentences for the user."""
 
     def __post_init__(self) -> None:
-        """Refuse what would hand a row another row's label."""
+        """Check shapes and ids: a mistake here would give a row another row's label."""
         shape = (len(self.ids), len(self.classes))
         if self.probs.shape != shape or len(self.hashes or self.ids) != len(self.ids):
             raise LabelsError(
@@ -116,16 +116,16 @@ class WeakLabels:
         note: str = "",
         source: str = "labels",
     ) -> WeakLabels:
-        """Take columns: ``id`` in any case (else row numbers), a label, and the text or its hash.
+        """Read columns: ``id`` in any case (else row numbers), a label, and the text or its hash.
 
-        See :func:`probekit.label_columns.parse_labels` for what a label may be, and
-        :func:`probekit.joins.match` for how they are joined.
+        :func:`probekit.label_columns.parse_labels` describes the forms of a label, and
+        :func:`probekit.joins.match` how labels are joined to rows.
         """
         known = metadata or {}
-        found = find_ids(columns, id_column=id_column, source=source, error=LabelsError)
+        keys = find_ids(columns, id_column=id_column, source=source, error=LabelsError)
         labels = parse_labels(
             columns,
-            found.ids,
+            keys.ids,
             label_column=label_column,
             confidence_column=confidence_column,
             classes=classes,
@@ -133,9 +133,10 @@ class WeakLabels:
             class_names=class_names,
             source=source,
         )
-        hashes = _taken(_hashes(columns, text_column), labels.rows)
+        hashes = _hashes(columns, text_column)
+        hashes = None if hashes is None else _at(hashes, labels.rows)
         return cls(
-            ids=[found.ids[i] for i in labels.rows],
+            ids=[keys.ids[i] for i in labels.rows],
             hashes=hashes,
             probs=labels.probs,
             classes=labels.classes,
@@ -143,7 +144,7 @@ class WeakLabels:
             provenance=known.get("provenance", {}),
             key=_keys(
                 columns,
-                found,
+                keys,
                 labels,
                 known,
                 hashes=hashes,
@@ -162,47 +163,48 @@ class WeakLabels:
         *,
         only_labelled: bool = False,
         rows_name: str | None = None,
-        found: Match | None = None,
+        joined: Match | None = None,
     ) -> Aligned:
-        """Put the labels into the order of ``rows``, whose ids they then have.
+        """Put the labels into the order of ``rows``, with the ids of these.
 
-        Labels of other rows are left out, and noted.
+        Labels of other rows are left out, with a note.
 
         Parameters
         ----------
         rows, hashes
             What the n rows are joined by (``store.keys``, ``rows.keys``); or their ids, and their
-            text hashes. Hashes are compared where both sides know them.
+            text hashes. Hashes are compared if both sides know them.
         only_labelled
-            Leave rows without a label out, instead of refusing them.
+            Leave out rows without a label, instead of raising.
         rows_name
-            What the rows are called in messages, by default what their keys say.
-        found
-            What :func:`probekit.joins.match` said of the two, where that is known already.
+            Name of the rows in messages, by default that of their keys.
+        joined
+            Result of :meth:`joined` for these rows, if it is known already.
 
         Raises
         ------
         LabelsError
-            With the number of rows concerned and the first three.
+            If rows have no label or another text, or cannot be joined without a guess; the message
+            has the number of these rows and the first three.
         """
         keys = rows if isinstance(rows, Keys) else Keys(rows, hashes, chosen=True)
         name = rows_name or keys.name
         keys, own = replace(keys, name=name), self.keys
-        found = match(keys, own, error=LabelsError) if found is None else found
-        self._check_missing(keys, found.place, only_labelled=only_labelled)
+        joined = match(keys, own, error=LabelsError) if joined is None else joined
+        self._check_missing(keys, joined.place, only_labelled=only_labelled)
         notes = [*self.notes]
-        if unknown := unknown_ids(found, own):
+        if unknown := unknown_ids(joined, own):
             notes.append(
                 f"{self.source} has {len(unknown)} labels for ids that are not in {name} (ids "
                 f"{first_few(unknown)}); they are left out."
             )
-        if other := other_texts(keys, self._hashed_like(keys), found.place):
+        if other := other_texts(keys, self._hashed_like(keys), joined.place):
             raise LabelsError(
                 f"{self.source} has another text than {name} in {len(other)} of {len(self)} rows "
                 f"(ids {first_few(other)}); use labels of the rows that were extracted."
             )
-        numbers = np.array([r for r, i in enumerate(found.place) if i >= 0], dtype=np.int64)
-        order = np.array([i for i in found.place if i >= 0], dtype=np.int64)
+        numbers = np.array([r for r, i in enumerate(joined.place) if i >= 0], dtype=np.int64)
+        order = np.array([i for i in joined.place if i >= 0], dtype=np.int64)
         labels = replace(
             self._take(order),
             ids=[keys.ids[r] for r in numbers],
@@ -212,11 +214,11 @@ class WeakLabels:
         return Aligned(numbers, labels)
 
     def joined(self, rows: Keys) -> Match:
-        """Where each row stands among the labels, and how they are joined."""
+        """The place of each row among the labels, and how they are joined."""
         return match(rows, self.keys, error=LabelsError)
 
     def _check_missing(self, rows: Keys, place: Sequence[int], *, only_labelled: bool) -> None:
-        """Refuse rows without a label, and say what stands where it should."""
+        """Raise LabelsError for rows without a label, with the words in their fields."""
         missing = [name for name, i in zip(rows.ids, place, strict=True) if i < 0]
         if len(missing) == len(rows):
             raise LabelsError(
@@ -227,17 +229,17 @@ class WeakLabels:
         if not missing or only_labelled:
             return
         words = Counter(word.strip() or "nothing" for word in self.missing.values())
-        said = f", where {' or '.join(map(repr, words))} stands for no label" if words else ""
+        reason = f", where {' or '.join(map(repr, words))} means no label" if words else ""
         named = [word for word in words if word != "nothing"]
         repair = f" (if {named[0]!r} is a class, name all with --classes)" if named else ""
         raise LabelsError(
             f"{self.source} has no label for {len(missing)} of {len(rows)} rows of {rows.name} "
-            f"(ids {first_few(missing)}){said}; add them, or pass --only-labelled to leave these "
+            f"(ids {first_few(missing)}){reason}; add them, or pass --only-labelled to leave these "
             f"rows out{repair}."
         )
 
     def _hashed_like(self, rows: Keys) -> Keys:
-        """The keys, hashed from the column that the rows' text has where nothing else is known."""
+        """The keys, with hashes of the rows' text column if no other hashes are known."""
         own = self.keys
         if own.hashes is not None or rows.text_column is None:
             return own
@@ -246,14 +248,20 @@ class WeakLabels:
         return replace(own, hashes=_hashes(own.columns, rows.text_column))
 
     def codes(self, classes: Sequence[str]) -> NDArray[np.int64]:
-        """Each row's class as its number in ``classes`` (n,)."""
+        """Each row's class as its number in ``classes`` (n,).
+
+        Raises
+        ------
+        LabelsError
+            If a label's class is not among them.
+        """
         place = {name: i for i, name in enumerate(classes)}
         used = [self.classes[c] for c in np.unique(self.hard)]
-        strange = [name for name in used if name not in place]
-        if strange:
+        unknown = [name for name in used if name not in place]
+        if unknown:
             raise LabelsError(
-                f"{self.source} has the classes {first_few(strange)}, the labels have "
-                f"{first_few(classes, 10)}; name classes alike in both."
+                f"{self.source} has the classes {first_few(unknown)}, the labels have "
+                f"{first_few(classes, 10)}; use the same names in both."
             )
         numbers: NDArray[np.int64] = np.array([place.get(name, -1) for name in self.classes])
         return numbers[self.hard]
@@ -261,7 +269,7 @@ class WeakLabels:
     def save(self, path: str | Path, provenance: Mapping[str, Any] | None = None) -> None:
         """Write Parquet, or JSONL with the metadata beside it in ``<path>.meta.json``.
 
-        Columns: id, text_hash where known, ``prob`` (two classes) or ``probs``, and ``label``, the
+        Columns: id, text_hash if known, ``prob`` (two classes) or ``probs``, and ``label``, the
         most probable class.
         """
         values = class_values(self.classes)
@@ -287,13 +295,13 @@ class WeakLabels:
         return replace(
             self,
             ids=[self.ids[i] for i in order],
-            hashes=_taken(self.hashes, order),
+            hashes=None if self.hashes is None else _at(self.hashes, order),
             probs=self.probs[order],
         )
 
 
 class Aligned(NamedTuple):
-    """Numbers (m,) of the rows that have a label, and their labels in that order."""
+    """Numbers (m,) of the rows with a label, and their labels in that order."""
 
     rows: NDArray[np.int64]
     labels: WeakLabels
@@ -315,15 +323,15 @@ def load_labels(
     Parameters
     ----------
     source
-        A path, a task such as ``docstrings@student``, ``hf:org/name@split``, or a table that is
-        read already.
+        A path, a task such as ``docstrings@student``, ``hf:org/name@split``, or a table that has
+        been read.
     id_column, label_column, text_column
-        Other names than ``id``, than ``probs``, ``prob`` or ``label``, and than ``text``.
+        Names of these columns, if they are not ``id``; ``probs``, ``prob`` or ``label``; ``text``.
     confidence_column
         Column of the probability of the class in ``label``, which becomes a soft label.
     classes
-        Class names in their order, where the file does not say them, or where a class is called
-        like what elsewhere means no label (``none``, ``-1``).
+        Class names in their order, if the file does not have them, or if a class has a name that
+        usually means no label (``none``, ``-1``).
     by_position
         Join by position: the rows are the same, in the same order.
     one_class
@@ -332,9 +340,9 @@ def load_labels(
     Raises
     ------
     DataError
-        Where the file cannot be read.
+        If the file cannot be read.
     LabelsError
-        Where it holds no proper labels.
+        If it has no labels, or wrong ones, or only one class without ``one_class``.
     """
     table = source if isinstance(source, Table) else read_table(source)
     source = table.source if isinstance(source, Table) else source
@@ -356,7 +364,7 @@ def load_labels(
         classes=classes,
         by_position=by_position,
         class_names=table.class_names,
-        # Verdicts say their classes in the same way, so a relabelled set can be labels again.
+        # Verdicts store classes in the same way, so a relabelled set can be labels again.
         metadata=metadata,
         note=table.note,
         source=str(source),
@@ -364,7 +372,7 @@ def load_labels(
     if not one_class and np.count_nonzero(labels.probs.max(axis=0) > 0) < 2:
         left_out = f"; {len(labels.missing)} rows have no label" if labels.missing else ""
         raise LabelsError(
-            f"{source} holds one class only ({labels.classes[labels.hard[0]]!r} in all "
+            f"{source} has one class only ({labels.classes[labels.hard[0]]!r} in all "
             f"{len(labels)} rows{left_out}); a probe needs labels of at least two classes."
         )
     return labels
@@ -372,7 +380,7 @@ def load_labels(
 
 def _keys(
     columns: Mapping[str, Sequence[Any]],
-    found: Keys,
+    whole: Keys,
     labels: LabelColumn,
     metadata: Mapping[str, Any],
     *,
@@ -380,40 +388,36 @@ def _keys(
     by_position: bool,
     text: str | None,
 ) -> Keys:
-    """What the labelled rows are joined by; a file of probekit's says what its ids are."""
+    """Keys of the labelled rows of a table with the keys ``whole``."""
     rows = labels.rows.tolist()
-    whole = len(rows) == len(found)
+    complete = len(rows) == len(whole)
     others = {
-        name: values if whole else _at(values[:], rows)
+        name: values if complete else _at(values[:], rows)
         for name, values in columns.items()
-        if name != found.id_column
+        if name != whole.id_column
     }
     keys = replace(
-        found,
-        ids=[found.ids[i] for i in rows],
+        whole,
+        ids=[whole.ids[i] for i in rows],
         hashes=hashes,
         columns=others,
         text_column=text,
         by_position=by_position,
-        positions=None if whole else rows,
-        total=len(found),
+        positions=None if complete else rows,
+        total=len(whole),
     )
-    if "id_column" in metadata and not found.chosen and not found.counted:
+    if "id_column" in metadata and not whole.chosen and not whole.counted:
         column = metadata["id_column"]
         keys = replace(keys, id_column=None if column is None else str(column))
     return keys
 
 
-def _at(values: Sequence[Any], places: Sequence[int]) -> list[Any]:
-    return [values[i] for i in places]
-
-
-def _taken(values: Sequence[str] | None, rows: NDArray[np.int64]) -> list[str] | None:
-    return None if values is None else [values[i] for i in rows]
+def _at(values: Sequence[Any], rows: Iterable[int]) -> list[Any]:
+    return [values[i] for i in rows]
 
 
 def _hashes(columns: Mapping[str, Sequence[Any]], text_column: str | None) -> list[str] | None:
-    """Text hashes given, else computed where the text itself is there."""
+    """Text hashes of the file, else computed from its text, else None."""
     if "text_hash" in columns:
         return [value or "" for value in columns["text_hash"][:]]
     wanted = (text_column, "text", "messages")
@@ -429,6 +433,6 @@ def _hashes(columns: Mapping[str, Sequence[Any]], text_column: str | None) -> li
 
 
 def _hash(content: Any, kind: Kind) -> str:
-    """Hash of a text; "" where it is missing here, and the row is joined by its id alone."""
-    found = normal(content, kind)
-    return text_hash(found) if found else ""
+    """Hash of a text; "" if it is missing, and the row is joined by its id alone."""
+    text = normalised(content, kind)
+    return text_hash(text) if text else ""

@@ -1,6 +1,6 @@
-"""How good predictions are against a truth, and how sure one can be of it.
+"""Quality of predictions against the truth, with confidence intervals.
 
-And how much of the gap between weak supervisor and ceiling a student recovers (PGR).
+Also the share of the gap between weak supervisor and ceiling that a student recovers (PGR).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHUNK_NUMBERS = 1 << 22
 
 
 def accuracy(truth: ArrayLike, decided: ArrayLike) -> float:
-    """Share of rows decided right; truth and decisions (n,). NaN without rows."""
+    """Share of correct decisions; truth and decisions (n,). NaN without rows."""
     truth, decided = _same_length(truth, decided)
     return float(np.mean(truth == decided)) if len(truth) else float("nan")
 
@@ -61,7 +61,7 @@ def pairwise_accuracy(truth: ArrayLike, proba: ArrayLike) -> float:
 def auroc(truth: ArrayLike, score: ArrayLike) -> float:
     """Probability that a row of class 1 scores above one of class 0, ties counting half.
 
-    Mid-ranks, so that the order of rows means nothing and a constant score gives 0.5. NaN where
+    Mid-ranks, so that the order of rows does not matter and a constant score gives 0.5. NaN if
     only one class occurs. With scores (n, C), C >= 3: each class against the rest, mean over the
     classes that occur.
 
@@ -75,10 +75,10 @@ def auroc(truth: ArrayLike, score: ArrayLike) -> float:
     truth, scores = _same_length(truth, np.asarray(score, dtype=np.float64))
     _check_order(scores)
     if scores.ndim == 2 and scores.shape[1] > 2:
-        found = np.unique(truth)
-        if len(found) < 2:
+        classes = np.unique(truth)
+        if len(classes) < 2:
             return float("nan")
-        return float(np.mean([_auroc(truth == c, scores[:, c]) for c in found]))
+        return float(np.mean([_auroc(truth == c, scores[:, c]) for c in classes]))
     return _auroc(truth == 1, scores[:, 1] if scores.ndim == 2 else scores)
 
 
@@ -87,15 +87,15 @@ def _auroc(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
     below = len(positive) - above
     if not above or not below:
         return float("nan")
-    _, place, many = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(many) - (many - 1) / 2)[place.ravel()]
+    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(counts) - (counts - 1) / 2)[place.ravel()]
     return float((rank[positive].sum() - above * (above + 1) / 2) / (above * below))
 
 
 def brier(truth: ArrayLike, proba: ArrayLike) -> float:
-    """Mean squared error of probabilities; two classes: of P(class 1), more: summed over classes.
+    """Mean squared error of P(class 1), or, with more classes, of all P summed over the classes.
 
-    As in scikit-learn's ``brier_score_loss``. Truth (n,), proba (n,) or (n, C).
+    As scikit-learn's ``brier_score_loss``. Truth (n,), proba (n,) or (n, C).
     """
     truth, P = _probabilities(truth, proba)
     squared = (P - np.eye(P.shape[1])[truth]) ** 2
@@ -103,7 +103,7 @@ def brier(truth: ArrayLike, proba: ArrayLike) -> float:
 
 
 def log_loss(truth: ArrayLike, proba: ArrayLike) -> float:
-    """Mean −log P(true class), probabilities not below the float64 epsilon; in nats."""
+    """Mean −log P(true class) in nats, P clipped to at least the float64 epsilon."""
     truth, P = _probabilities(truth, proba)
     return float(cross_entropy(np.eye(P.shape[1])[truth], P).mean())
 
@@ -113,7 +113,7 @@ def cross_entropy(
 ) -> NDArray[np.float64]:
     """−Σ_c label_c · log P_c of every row, in nats, for hard and soft labels.
 
-    Labels and probabilities (…, n, C), broadcast; probabilities below ``floor`` count as it.
+    Labels and probabilities (…, n, C), broadcast; probabilities are clipped to at least ``floor``.
     """
     log_p = np.log(np.clip(np.asarray(proba, np.float64), floor, 1))
     rows: NDArray[np.float64] = -(np.asarray(labels, np.float64) * log_p).sum(axis=-1)
@@ -121,7 +121,7 @@ def cross_entropy(
 
 
 def calibration_error(truth: ArrayLike, proba: ArrayLike, *, bins: int = 15) -> float:
-    """Expected calibration error: mean distance of confidence and accuracy over equal-wide bins.
+    """Expected calibration error: mean distance of confidence and accuracy over bins of one width.
 
     Confidence is the largest probability of a row. Guo et al. 2017,
     https://arxiv.org/abs/1706.04599.
@@ -135,14 +135,14 @@ def calibration_error(truth: ArrayLike, proba: ArrayLike, *, bins: int = 15) -> 
 
 
 def recall_at_fpr(truth: ArrayLike, score: ArrayLike, *, fpr: float = 0.01) -> float:
-    """Largest share of class 1 above a threshold that at most ``fpr`` of class 0 is above.
+    """Largest recall of class 1 at a threshold with a false positive rate of at most ``fpr``.
 
-    Equal scores, ±inf too, lie on one side of any threshold. NaN where only one class occurs.
+    Equal scores, ±inf too, are on one side of any threshold. NaN if only one class occurs.
 
     Raises
     ------
     DataError
-        For scores that are NaN, which have no place in an order.
+        If a score is NaN.
     """
     truth, scores = _same_length(truth, np.asarray(score, dtype=np.float64))
     _check_order(scores)
@@ -150,7 +150,7 @@ def recall_at_fpr(truth: ArrayLike, score: ArrayLike, *, fpr: float = 0.01) -> f
     if positive.all() or not positive.any():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
-    # Compared, not subtracted: inf - inf is no number.
+    # Compared, not subtracted: inf - inf is NaN.
     last_of_tie = np.append(scores[order][1:] != scores[order][:-1], True)
     false = np.cumsum(~positive[order])[last_of_tie]
     true = np.cumsum(positive[order])[last_of_tie]
@@ -160,7 +160,7 @@ def recall_at_fpr(truth: ArrayLike, score: ArrayLike, *, fpr: float = 0.01) -> f
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How often a student repeats its supervisor: on all rows, where that is right, and wrong.
+    """Share of rows where a student repeats its supervisor: all, those that are right, and wrong.
 
     ``overall = weak · right + (1 − weak) · wrong``, and for two classes the student's accuracy is
     ``weak · right + (1 − weak) · (1 − wrong)``, with ``weak`` the supervisor's accuracy.
@@ -173,7 +173,7 @@ class Agreement:
 
 
 def agreement(truth: ArrayLike, weak: ArrayLike, student: ArrayLike) -> Agreement:
-    """Split the student's agreement with its supervisor; three decisions (n,); NaN where empty."""
+    """Agreement of a student with its supervisor; truth and decisions (n,). NaN without rows."""
     truth, weak = _same_length(truth, weak)
     weak, student = _same_length(weak, student)
     same, right = weak == student, weak == truth
@@ -187,8 +187,8 @@ def agreement(truth: ArrayLike, weak: ArrayLike, student: ArrayLike) -> Agreemen
 def _check_order(scores: NDArray[np.float64]) -> None:
     if np.isnan(scores).any():
         raise DataError(
-            f"{int(np.isnan(scores).sum())} scores are NaN, which have no place in an order; leave "
-            "these rows out."
+            f"{int(np.isnan(scores).sum())} scores are NaN, which cannot be ordered; leave these "
+            "rows out."
         )
 
 
@@ -214,7 +214,7 @@ def _probabilities(
 
 
 def pgr_undefined(weak: float, ceiling: float) -> str | None:
-    """Say why there is no performance gap to recover, or None where there is one."""
+    """The reason why there is no performance gap to recover; None if there is one."""
     if np.isnan(weak) or np.isnan(ceiling):
         return "the weak supervisor's or the ceiling's performance is NaN"
     if ceiling <= weak:
@@ -225,8 +225,8 @@ def pgr_undefined(weak: float, ceiling: float) -> str | None:
 def pgr(weak: float, student: float, ceiling: float) -> float:
     """Performance gap recovered, (student − weak) / (ceiling − weak); never clipped.
 
-    Any metric where higher is better. NaN where the ceiling is not above the weak supervisor
-    (:func:`pgr_undefined` says so in words). Burns et al. 2023, https://arxiv.org/abs/2312.09390.
+    Any metric where higher is better. NaN if the ceiling is not above the weak supervisor
+    (:func:`pgr_undefined` gives the reason). Burns et al. 2023, https://arxiv.org/abs/2312.09390.
     """
     if pgr_undefined(weak, ceiling) is not None:
         return float("nan")
@@ -237,9 +237,9 @@ def pgr(weak: float, student: float, ceiling: float) -> float:
 class Bootstrap:
     """PGR and student − weak with their 95 % intervals.
 
-    ``unbounded`` where more than 2.5 % of the draws had no positive gap: the interval of PGR is
-    then infinite, ``reason`` says so, and ``gain`` with its interval is what can be reported.
-    ``no_gap`` is the share of such draws.
+    ``unbounded`` if more than 2.5 % of the draws had no positive gap: the interval of PGR is then
+    infinite (``reason``), and ``gain`` with its interval should be reported instead. ``no_gap`` is
+    the share of such draws.
     """
 
     pgr: float
@@ -262,37 +262,44 @@ def paired_bootstrap(
     draws: int = 10_000,
     seed: int = 0,
 ) -> Bootstrap:
-    """Draw test rows with replacement, the same for all three, and recompute PGR.
+    """Bootstrap of PGR: test rows drawn with replacement, the same for all three.
 
     Parameters
     ----------
     weak, student, ceiling
-        Values (n,) whose mean is the metric, such as rightness 0 or 1; with ``truth``, scores of
-        class 1.
+        Values (n,) whose mean is the metric, such as 1 for correct and 0 for wrong; with
+        ``truth``, scores of class 1.
     truth
-        Class numbers 0 and 1 (n,); given, the metric is AUROC.
+        Class numbers 0 and 1 (n,); with them, the metric is AUROC.
+    draws
+        Number of draws.
+
+    Raises
+    ------
+    DataError
+        If there are no rows, or a value is NaN.
 
     Notes
     -----
-    Rows with equal values are drawn together (their number is multinomial), so rightness costs
-    eight patterns per draw however many rows there are. A draw without a positive gap may be
-    anything from −∞ to ∞ and counts as the worse end of either bound.
+    Rows with equal values are drawn together (their number is multinomial), so correctness costs
+    eight patterns per draw for any number of rows. A draw without a positive gap may be anything
+    from −∞ to ∞ and counts as the worse end of either bound.
     """
     values = np.column_stack([np.asarray(v, dtype=np.float64) for v in (weak, student, ceiling)])
     if not len(values) or np.isnan(values).any():
         raise DataError("A bootstrap needs rows, and values that are not NaN.")
     if truth is not None:
         return bootstrap_summary(*drawn_aurocs(truth, values, draws=draws, seed=seed))
-    patterns, many = np.unique(values, axis=0, return_counts=True)
+    patterns, counts = np.unique(values, axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK_NUMBERS // len(patterns))
     drawn = np.concatenate(
         [
-            _weighted_means(patterns, _draw(rng, many, min(step, draws - start)))
+            _weighted_means(patterns, _draw(rng, counts, min(step, draws - start)))
             for start in range(0, draws, step)
         ]
     )
-    return bootstrap_summary(_weighted_means(patterns, many[None].astype(np.float64))[0], drawn)
+    return bootstrap_summary(_weighted_means(patterns, counts[None].astype(np.float64))[0], drawn)
 
 
 def drawn_aurocs(
@@ -300,23 +307,23 @@ def drawn_aurocs(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """AUROC of k scores (n, k) on all rows, (k,), and on rows drawn with replacement, (draws, k).
 
-    All scores are judged on the same draws; NaN where a draw holds one class only.
+    All scores share the draws; NaN if a draw has one class only.
     """
     columns, positive = np.asarray(scores, np.float64), np.asarray(truth).reshape(-1) == 1
     n, rng = len(columns), np.random.default_rng(seed)
     step = max(1, CHUNK_NUMBERS // n)
-    found = [_weighted_aurocs(columns, positive, np.ones((1, n)))]
+    aurocs = [_weighted_aurocs(columns, positive, np.ones((1, n)))]
     for start in range(0, draws, step):
-        many = min(step, draws - start)
-        rows = rng.integers(n, size=(many, n)) + n * np.arange(many)[:, None]
-        weight = np.bincount(rows.ravel(), minlength=many * n).reshape(many, n)
-        found.append(_weighted_aurocs(columns, positive, weight.astype(np.float64)))
-    return found[0][0], np.concatenate(found[1:])
+        size = min(step, draws - start)
+        rows = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
+        weight = np.bincount(rows.ravel(), minlength=size * n).reshape(size, n)
+        aurocs.append(_weighted_aurocs(columns, positive, weight.astype(np.float64)))
+    return aurocs[0][0], np.concatenate(aurocs[1:])
 
 
-def _draw(rng: np.random.Generator, many: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
-    n = int(many.sum())
-    return rng.multinomial(n, many / n, size=draws).astype(np.float64)
+def _draw(rng: np.random.Generator, counts: NDArray[np.int64], draws: int) -> NDArray[np.float64]:
+    n = int(counts.sum())
+    return rng.multinomial(n, counts / n, size=draws).astype(np.float64)
 
 
 def _weighted_means(
@@ -329,7 +336,7 @@ def _weighted_means(
 def _weighted_aurocs(
     scores: NDArray[np.float64], positive: NDArray[np.bool_], weight: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """AUROC of k scores (n, k) under row weights (b, n): (b, k); NaN where a class has none."""
+    """AUROC of k scores (n, k) under row weights (b, n): (b, k); NaN if a class has no weight."""
     by_row = np.ascontiguousarray(weight.T)
     up, down = by_row[positive], by_row[~positive]
     pairs = up.sum(axis=0) * down.sum(axis=0)
@@ -341,7 +348,7 @@ def _weighted_aurocs(
         lower = score[~positive][order]
         first = np.searchsorted(lower, score[positive], side="left")
         last = np.searchsorted(lower, score[positive], side="right")
-        # What lies below counts whole, equal scores half.
+        # A lower score counts 1, an equal one ½.
         wins = np.einsum("ib,ib->b", up, below[first] + below[last]) / 2
         np.divide(wins, pairs, out=result[:, column], where=pairs > 0)
     return result
@@ -351,12 +358,12 @@ def bootstrap_summary(point: NDArray[np.float64], drawn: NDArray[np.float64]) ->
     """PGR and gain from a metric of weak supervisor, student and ceiling, (3,), drawn (b, 3)."""
     weak, student, ceiling = drawn.T
     gap = ceiling - weak
-    open_ = ~(gap > 0)
-    share = float(open_.mean())
-    safe = np.where(open_, 1, gap)
-    low, _ = _interval(np.where(open_, -np.inf, (student - weak) / safe))
-    _, high = _interval(np.where(open_, np.inf, (student - weak) / safe))
+    no_gap = ~(gap > 0)
+    share = float(no_gap.mean())
+    divisor = np.where(no_gap, 1, gap)
     gain = student - weak
+    low, _ = _interval(np.where(no_gap, -np.inf, gain / divisor))
+    _, high = _interval(np.where(no_gap, np.inf, gain / divisor))
     gain_low, gain_high = _interval(gain[~np.isnan(gain)])
     reason = pgr_undefined(float(point[0]), float(point[2]))
     unbounded = share > UNBOUNDED_SHARE
@@ -379,7 +386,7 @@ def bootstrap_summary(point: NDArray[np.float64], drawn: NDArray[np.float64]) ->
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Bounds that leave ⌊2.5 %⌋ of the draws out on either side; NaN without draws."""
+    """Bounds with ⌊2.5 %⌋ of the draws outside on either side; NaN without draws."""
     if not len(values):
         return float("nan"), float("nan")
     ordered = np.sort(values)

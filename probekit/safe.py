@@ -1,7 +1,7 @@
-"""What comes from outside, before anything trusts it: files, JSON, YAML, and text for a terminal.
+"""Checks of what comes from outside: files, JSON, YAML, and text for a terminal.
 
 Every file that a user names is opened here, every JSON and YAML text is parsed here, and every line
-for a terminal passes ``printable`` (tests/test_house.py sees to it).
+for a terminal passes ``printable`` (tests/test_house.py checks that).
 """
 
 from __future__ import annotations
@@ -34,63 +34,65 @@ __all__ = [
     "repaired",
 ]
 
-# Lists in lists in lists: rows, labels and settings need a handful.
+# Lists within lists: rows, labels and settings need a handful.
 MAX_DEPTH = 64
-# A whole number of more digits is no float any more; the longest hashes have 155.
+# A whole number with more digits does not fit a float; the longest hashes have 155.
 MAX_DIGITS = 308
-# Settings, sidecars, templates: what is larger is another kind of file.
+# Bytes of settings, sidecars, templates: a larger file is of another kind.
 MAX_BYTES = 1 << 26
-# PyYAML reads some 100 kB a second.
+# PyYAML reads about 100 kB a second.
 MAX_YAML_CHARACTERS = 1 << 18
-# Values of a YAML file with every alias written out: ten lines can stand for a billion.
+# Values of a YAML file with every alias expanded: ten lines can stand for a billion.
 MAX_YAML_VALUES = 1 << 16
 
 _LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
-# C0 without newline and tab, DEL, C1, marks that turn text around, and halves of characters.
+# C0 without newline and tab, DEL, C1, marks that change a text's direction, lone surrogates.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def expand(path: str | Path, *, error: type[ProbekitError] = DataError) -> Path:
-    """Return the path with ``~`` and ``~name`` written out.
+    """Return the path with ``~`` and ``~name`` expanded.
 
     Raises
     ------
     DataError
-        (or ``error``) Where there is no such user, or the name holds a zero byte.
+        (or ``error``) If there is no such user, or the path contains a zero byte.
     """
     if "\0" in str(path):
-        raise error(f"{printable(str(path))!r} is no path: it holds a zero byte; name another one.")
+        raise error(
+            f"{printable(str(path))!r} is not a path: it contains a zero byte; name another one."
+        )
     try:
         return Path(path).expanduser()
     except RuntimeError:
         user = Path(path).parts[0]
         raise error(
-            f"{path} cannot be found: there is no user {user[1:]!r} here; write the folder out "
-            f"(./{user} where it is a name of its own)."
+            f"{path} cannot be found: there is no user {user[1:]!r} here; write the folder in full "
+            f"(./{user} if that is its name)."
         ) from None
 
 
 def regular_file(path: str | Path, *, error: type[ProbekitError] = DataError) -> Path:
-    """Return the path, ``~`` written out, of what is a plain file or a link to one.
+    """Return the path, ``~`` expanded, of a plain file or a link to one.
 
-    A pipe would be waited for, /dev/zero read, for ever.
+    Reading a pipe or /dev/zero might never end.
 
     Raises
     ------
     DataError
-        (or ``error``) Where it is missing, a folder, a pipe, a socket, a device or a loop of links.
+        (or ``error``) If it is missing, or a folder, a pipe, a socket, a device or a loop of links.
     """
-    found = expand(path, error=error)
+    full_path = expand(path, error=error)
     try:
-        mode = found.stat().st_mode
+        mode = full_path.stat().st_mode
     except FileNotFoundError:
         raise error(f"{path} does not exist.") from None
     except OSError as failure:
         raise error(f"{path} cannot be read: {failure.strerror}.") from None
     _check_mode(mode, path, error)
-    return found
+    return full_path
 
 
 def _check_mode(mode: int, path: str | Path, error: type[ProbekitError]) -> None:
@@ -108,11 +110,11 @@ def _check_mode(mode: int, path: str | Path, error: type[ProbekitError]) -> None
 
 
 def open_regular(path: str | Path, *, error: type[ProbekitError] = DataError) -> BinaryIO:
-    """Open a plain file to read bytes from; errors as :func:`regular_file`."""
-    found = regular_file(path, error=error)
+    """Open a plain file for reading bytes; raises as :func:`regular_file`."""
+    full_path = regular_file(path, error=error)
     try:
-        # Looked at once more, open: what a name leads to may have changed.
-        handle = os.open(found, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        # Checked again once open: the path may lead to another file by now.
+        handle = os.open(full_path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as failure:
         raise error(f"{path} cannot be read: {failure.strerror}.") from None
     try:
@@ -131,8 +133,8 @@ def read_bytes(
         size = os.fstat(file.fileno()).st_size
         if limit is not None and size > limit:
             raise error(
-                f"{path} has {size:,} bytes, and a file of its kind at most {limit:,}; name "
-                "another file."
+                f"{path} has {size:,} bytes, and at most {limit:,} are read from a file of its "
+                "kind; name another file."
             )
         try:
             return file.read()
@@ -151,7 +153,7 @@ def read_text(
 
 
 def read_json(path: str | Path, *, error: type[ProbekitError] = DataError) -> Any:
-    """Read a JSON file; errors as :func:`read_text` and :func:`load_json`."""
+    """Read a JSON file; raises as :func:`read_text` and :func:`load_json`."""
     return load_json(read_text(path, error=error), str(path), error=error)
 
 
@@ -161,29 +163,29 @@ def load_json(text: str | bytes, source: str, *, error: type[ProbekitError] = Da
     Raises
     ------
     DataError
-        (or ``error``) Where it is no JSON, nested deeper than 64, or holds a whole number of more
+        (or ``error``) If it is not JSON, is nested deeper than 64, or has a whole number of more
         than 308 digits.
     """
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        long = _LONG_NUMBER.search(text) is not None  # perhaps within a text, which may be
+        long = _LONG_NUMBER.search(text) is not None  # perhaps within a string, which may be long
         value = json.loads(text, parse_int=_whole_number if long else None)
     except json.JSONDecodeError as failure:
         place = f", line {failure.lineno}" if failure.lineno > 1 else ""
-        raise error(f"{source}{place}: no JSON ({failure.msg}).") from None
+        raise error(f"{source}{place}: not JSON ({failure.msg}).") from None
     except UnicodeDecodeError as failure:
-        raise error(f"{source}: no JSON (byte {failure.start} is not UTF-8).") from None
+        raise error(f"{source}: not JSON (byte {failure.start} is not UTF-8).") from None
     except ValueError as failure:
-        raise error(f"{source}: no JSON for probekit ({failure}).") from None
+        raise error(f"{source}: not JSON that probekit reads ({failure}).") from None
     except RecursionError:
         raise error(f"{source}: {_TOO_DEEP}.") from None
-    # Fewer brackets than that cannot be nested deeper.
+    # With fewer brackets it cannot be nested deeper.
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
         raise error(f"{source}: {_TOO_DEEP}.")
     return value
 
 
-_TOO_DEEP = f"no JSON for probekit (lists or objects more than {MAX_DEPTH} deep in one another)"
+_TOO_DEEP = f"not JSON that probekit reads (lists or objects nested more than {MAX_DEPTH} deep)"
 
 
 def _whole_number(digits: str) -> int:
@@ -193,7 +195,7 @@ def _whole_number(digits: str) -> int:
 
 
 def _is_deep(value: Any) -> bool:
-    level: list[Any] = [value]  # lists and objects that stand equally deep
+    level: list[Any] = [value]  # lists and objects of one depth
     for _ in range(MAX_DEPTH):
         level = [
             child
@@ -210,8 +212,8 @@ def load_yaml(text: str, source: str, *, error: type[ProbekitError] = DataError)
     Raises
     ------
     DataError
-        (or ``error``) Where it is no YAML, longer than 262,144 characters, nested deeper than 64,
-        more than 65,536 values with its aliases written out, or holds a whole number of more than
+        (or ``error``) If it is not YAML, has more than 262,144 characters, is nested deeper than
+        64, has more than 65,536 values with its aliases expanded, or a whole number of more than
         308 digits.
     """
     import yaml
@@ -228,12 +230,14 @@ def load_yaml(text: str, source: str, *, error: type[ProbekitError] = DataError)
         value = yaml.load(text, _loader())  # noqa: S506 (a SafeLoader with one more rule)
     except yaml.YAMLError as failure:
         reason = one_line(str(failure).replace('in "<unicode string>", ', "at "))
-        raise error(f"{source} is no YAML: {reason}.") from None
+        raise error(f"{source} is not YAML: {reason}.") from None
     # PyYAML's own constructors raise these on a tag that does not fit: !!int "", !!timestamp x.
     except (LookupError, AttributeError):
-        raise error(f"{source} is no YAML: a value does not fit its tag (!!…).") from None
+        raise error(f"{source} is not YAML: a value does not fit its tag (!!…).") from None
     except (ValueError, TypeError, ArithmeticError) as failure:
-        raise error(f"{source} is no YAML for probekit: {one_line(str(failure))}.") from None
+        raise error(
+            f"{source} is not YAML that probekit reads: {one_line(str(failure))}."
+        ) from None
     if _has_long_number(value):  # also 0xff…, 1:59:59…
         raise error(f"{source} holds a number of more than {MAX_DIGITS} digits; shorten it.")
     return value
@@ -254,7 +258,7 @@ def _has_long_number(value: Any) -> bool:
 
 
 def _check_events(events: Iterable[Any]) -> None:
-    """Count what a YAML text stands for before anything of it is built."""
+    """Raise ValueError for YAML whose values would be too many or too deep, before they exist."""
     import yaml
 
     sizes: dict[str, int] = {}
@@ -278,9 +282,9 @@ def _check_events(events: Iterable[Any]) -> None:
             sizes |= {} if anchor is None else {anchor: 1}
             size += 1
         if len(unfinished) > MAX_DEPTH:
-            raise ValueError(f"lists or mappings more than {MAX_DEPTH} deep in one another")
+            raise ValueError(f"lists or mappings nested more than {MAX_DEPTH} deep")
         if size + sum(before for _, before in unfinished) > MAX_YAML_VALUES:
-            raise ValueError(f"more than {MAX_YAML_VALUES:,} values with its aliases written out")
+            raise ValueError(f"more than {MAX_YAML_VALUES:,} values with its aliases expanded")
 
 
 def _loader() -> Any:
@@ -289,7 +293,7 @@ def _loader() -> Any:
     class Loader(yaml.SafeLoader):
         """YAML 1.1 as PyYAML reads it, with the numbers of JSON."""
 
-    # PyYAML takes 1e-2 and 1E5 for text, as it wants a point and a sign.
+    # PyYAML reads 1e-2 and 1E5 as text: it requires a point and a sign.
     Loader.add_implicit_resolver(
         "tag:yaml.org,2002:float",
         re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+"),
@@ -299,31 +303,31 @@ def _loader() -> Any:
 
 
 def misfit(value: Any, shape: Any, name: str) -> str | None:
-    """Say where a value from a file is not of the shape that its readers take for granted.
+    """Describe where a value from a file has another shape than its readers rely on.
 
     Parameters
     ----------
     shape
         A type; a tuple of shapes, one of which fits; ``[shape]`` for a list of any length; or a
         mapping of keys, where ``"key?"`` may be missing and ``"*"`` stands for all others, which
-        may be anything without it. A truth value is no number.
+        may be anything without it. A boolean is not a number.
     name
-        What the value is called, for the sentence.
+        Name of the value in the sentence.
 
     Returns
     -------
-    ``NAME is no …`` for the first place that does not fit, None where all do.
+    ``NAME is not a …`` for the first place that does not fit, else None.
     """
     if isinstance(shape, tuple):
         return None if any(misfit(value, s, name) is None for s in shape) else f"{name} is wrong"
     if isinstance(shape, list):
         if not isinstance(value, list):
-            return f"{name} is no list"
-        found = (misfit(item, shape[0], f"{name}[{i}]") for i, item in enumerate(value))
-        return next(filter(None, found), None)
+            return f"{name} is not a list"
+        reasons = (misfit(item, shape[0], f"{name}[{i}]") for i, item in enumerate(value))
+        return next(filter(None, reasons), None)
     if isinstance(shape, dict):
         if not isinstance(value, dict):
-            return f"{name} is no object"
+            return f"{name} is not an object"
         for key, inner in shape.items():
             plain = key.removesuffix("?")
             if key == "*":
@@ -339,14 +343,15 @@ def misfit(value: Any, shape: Any, name: str) -> str | None:
         return None
     right = type(value) is bool if shape is bool else isinstance(value, shape)
     right = right and not (shape in (int, float) and isinstance(value, bool))
-    return None if right else f"{name} is no {shape.__name__}"
+    article = "an" if shape is int else "a"
+    return None if right else f"{name} is not {article} {shape.__name__}"
 
 
 def repaired(text: str) -> str:
-    """Text with U+FFFD for each half of a character; two halves that fit become one.
+    """Text with U+FFFD for each lone surrogate; two that fit become one character.
 
-    JSON can escape the halves of an emoji one by one, and programs that cut texts leave one over.
-    No tokenizer takes it, and no file in UTF-8 holds it.
+    JSON can escape the surrogates of an emoji one by one, and programs that cut texts leave one
+    behind. Tokenizers and UTF-8 files cannot hold it.
     """
     try:
         text.encode()
@@ -356,7 +361,7 @@ def repaired(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that a terminal only shows: U+FFFD for what would steer it or turn the text around.
+    """Text that is safe on a terminal: U+FFFD for control characters and direction marks.
 
     Newlines and tabs stay; ``one_line`` is for a name.
     """
@@ -369,14 +374,14 @@ def one_line(text: str) -> str:
 
 
 def json_for_terminal(text: str) -> str:
-    """The same JSON with characters that would steer a terminal written as escapes."""
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    """The same JSON with characters that would control a terminal written as escapes."""
+    return _UNPRINTABLE.sub(lambda character: f"\\u{ord(character[0]):04x}", text)
 
 
 def plain_command(text: Any, *commands: str) -> str | None:
-    """A command line that a file brings along, every word quoted: it can start nothing else.
+    """A command line from a file, every word quoted, so that it can start nothing else.
 
-    None where it is not a plain ``probekit COMMAND …`` on one line, with one of ``commands``.
+    None unless it is a plain ``probekit COMMAND …`` on one line, with one of ``commands``.
     """
     if not isinstance(text, str) or one_line(text) != text:
         return None

@@ -27,31 +27,31 @@ class _Columns(TypedDict):
 def load_rows(
     source: str | Path | Table, *, text_column: str | None = None, id_column: str | None = None
 ) -> Rows:
-    """Read rows by the name that a user gives on the command line.
+    """Read rows from a source that a user names on the command line.
 
     Parameters
     ----------
     source
         A registered task (``docstrings`` or ``docstrings@student``), a path (JSONL, JSON, CSV, TSV,
-        Parquet, Arrow or a saved data set), or ``hf:org/name[:config]@split``. What exists as a
-        path is read as one. A table with ``chosen`` and ``rejected`` becomes pairs with a label, as
-        :func:`probekit.tasks.reward.preference_rows` deals them. Or a table that is read already.
+        Parquet, Arrow or a saved data set), or ``hf:org/name[:config]@split``; a path if one of
+        that name exists. A table with ``chosen`` and ``rejected`` becomes pairs with a label
+        (:func:`probekit.tasks.reward.preference_rows`). Or a table that has been read.
     text_column, id_column
-        Names of these columns where they are others.
+        Names of these columns, if they are not the usual ones.
 
     Raises
     ------
     DataError
-        Where nothing of that name can be read.
+        If it cannot be read.
     UsageError
-        Where a name is no task (the nearest ones are named) or ``hf:`` is not followed by a data
-        set and its split.
+        If a name is neither a file nor a task (the nearest tasks are named), or ``hf:`` is not
+        followed by a data set and its split.
     """
     columns = _Columns(text_column=text_column, id_column=id_column)
     if isinstance(source, Table):
         return _rows(source, columns)
     if _is_task(source):
-        # A task may read packages and files of its own; nobody else should wait for them.
+        # Imported late: a task may import packages that other sources do not need.
         from probekit.tasks.registry import load_task_rows
 
         rows = load_task_rows(str(source))
@@ -64,19 +64,19 @@ def load_rows(
 
 
 def read_table(source: str | Path) -> Table:
-    """Read any table by the name that a user gives: the one front door of rows and labels.
+    """Read the table of rows or labels that a user names.
 
     Parameters
     ----------
     source
-        As :func:`load_rows` takes it. Of a task the columns are its own, ``id`` and ``text_hash``.
+        As in :func:`load_rows`. A task has its own columns, ``id`` and ``text_hash``.
 
     Raises
     ------
     DataError
-        Where nothing of that name can be read.
+        If it cannot be read.
     UsageError
-        Where a name is neither a task nor a file.
+        If a name is neither a task nor a file.
     """
     if _is_task(source):
         from probekit.tasks.registry import load_task_rows
@@ -90,12 +90,12 @@ def read_table(source: str | Path) -> Table:
 
 
 def check_source(source: str | Path) -> None:
-    """Refuse a name under which nothing can be read, without reading it.
+    """Check that a source exists, without reading it.
 
     Raises
     ------
     DataError, UsageError
-        As :func:`read_table`; of the hub nothing is asked.
+        As :func:`read_table`; the hub is not asked.
     """
     if _is_task(source):
         from probekit.tasks.registry import get_task
@@ -112,7 +112,7 @@ def check_source(source: str | Path) -> None:
 
 
 def _path(source: str | Path) -> Path:
-    """The file or folder that is meant; ``~`` is somebody's home."""
+    """The file or folder, with ``~`` expanded unless it exists as it is."""
     path = Path(source)
     try:
         return path if path.exists() else expand(path)
@@ -121,7 +121,7 @@ def _path(source: str | Path) -> Path:
 
 
 def _is_task(source: str | Path) -> bool:
-    """Whether a name is a task's; what exists as a path, or looks like one, is none."""
+    """Whether a name is that of a task, not a path that exists or looks like one."""
     if isinstance(source, Path) or source.startswith("hf:"):
         return False
     if "\0" in source or len(source) > LONGEST_NAME:
@@ -164,5 +164,5 @@ def _read_hub(source: str) -> Table:
         )
     from probekit.tasks.hub import read_hub
 
-    found = read_hub(matched["name"], matched["config"], matched["split"])
-    return Table(dict(found.columns), source, class_names=found.class_names)
+    table = read_hub(matched["name"], matched["config"], matched["split"])
+    return Table(dict(table.columns), source, class_names=table.class_names)

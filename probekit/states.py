@@ -1,4 +1,4 @@
-"""States of any kind as one array of numbers, and what is checked of them wherever they come in."""
+"""States of any library as one array of numbers, and the checks that every caller needs."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def as_array(values: Any, *, name: str = "X") -> NDArray[Any]:
     """Return values of any library as a NumPy array, two-byte floats as float32.
 
     Takes torch tensors of any floating type, layout and device, with or without gradient;
-    whatever has ``__array__`` or ``__dlpack__``; data frames, masked arrays and lists. Numbers that
-    are missing become NaN.
+    anything with ``__array__`` or ``__dlpack__``; data frames, masked arrays and lists. Missing
+    numbers become NaN.
 
     Raises
     ------
     StatesError
-        Sparse arrays of SciPy, and what cannot be read as a rectangular array.
+        If they are a sparse array of SciPy, or not a rectangular array.
     """
     if hasattr(values, "tocsr") or (hasattr(values, "sparse") and hasattr(values, "to_coo")):
         raise StatesError(
@@ -108,13 +108,13 @@ def _frame(frame: Any) -> NDArray[Any]:
 def as_states(X: Any, *, name: str = "X") -> NDArray[Any]:
     """Return states of any library (:func:`as_array`) as float32 or float64, as precise as given.
 
-    Two-byte floats become float32; whole numbers and booleans float64. Nothing is copied that is
-    float32 or float64 already.
+    Two-byte floats become float32; whole numbers and booleans float64. float32 and float64 are not
+    copied.
 
     Raises
     ------
     StatesError
-        Complex numbers, strings, dates, objects, or what is no rectangular array.
+        If they are complex numbers, strings, dates or objects, or not a rectangular array.
     """
     array = as_array(X, name=name)
     kind = array.dtype.kind
@@ -129,7 +129,7 @@ def as_states(X: Any, *, name: str = "X") -> NDArray[Any]:
         raise StatesError(
             f"{name} holds {array.dtype}, and a row of states must be numbers; convert it first."
         )
-    # Other orders of bytes and long doubles are none of the two.
+    # Also converts other byte orders and long doubles.
     small = array.dtype.kind == "f" and array.dtype.itemsize <= 4
     return np.asarray(array, dtype=np.float32 if small else np.float64)
 
@@ -145,14 +145,14 @@ def _objects(array: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 def row_chunks(n: int, row_bytes: int, budget: int = CHUNK_BYTES) -> Iterator[slice]:
-    """Cut ``n`` rows into slices of about ``budget`` bytes."""
+    """Yield slices of about ``budget`` bytes that make up ``n`` rows."""
     step = max(1, budget // max(1, row_bytes))
     for start in range(0, n, step):
         yield slice(start, min(n, start + step))
 
 
 def finite_rows(X: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which rows of X (n, d) hold neither NaN nor infinity (n,)."""
+    """Mask (n,) of the rows of X (n, d) without NaN and infinity."""
     finite = np.empty(len(X), dtype=bool)
     for rows in row_chunks(len(X), int(np.prod(X.shape[1:]))):
         finite[rows] = np.isfinite(X[rows]).reshape(rows.stop - rows.start, -1).all(axis=1)
@@ -160,13 +160,14 @@ def finite_rows(X: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def check_finite(X: NDArray[Any], ids: Sequence[str] | None = None, *, name: str = "X") -> None:
-    """Refuse states (n, d) with NaN or infinity, naming the rows, or too large to be squared.
+    """Check that states (n, d) are finite, and small enough to be squared.
 
     Raises
     ------
     StatesError
+        If not; the message names the first rows.
     """
-    # The largest and smallest number show NaN and infinity without a mask of the size of X.
+    # Minimum and maximum show NaN and infinity without a mask of the size of X.
     largest = max(abs(float(X.max())), abs(float(X.min()))) if X.size else 0.0
     if np.isfinite(largest):
         if largest > LARGEST:
@@ -193,12 +194,12 @@ def not_finite(
 def constant_columns(
     mean: NDArray[np.float64], spread: NDArray[np.float64], dtype: Any
 ) -> NDArray[np.bool_]:
-    """Which columns (d,) are constant up to rounding.
+    """Mask (d,) of the columns that are constant up to rounding.
 
-    Those whose spread (standard deviation, or root mean square where nothing is centred) is at most
+    Their spread (standard deviation, or root mean square if nothing is centred) is at most
     2 ε |mean|, ε the unit in the last place of the states' own type, or 2 · 2⁻²³ of the largest
-    column's spread: states come out of sums over all columns in float32 at best, which leave that
-    much noise in a column that has nothing to say (docs/methods.md, Hidden states).
+    column's spread: states are sums over all columns, in float32 at best, which leave that much
+    noise in a column without information (docs/methods.md, Hidden states).
     """
     own = np.finfo(np.float64 if np.dtype(dtype) == np.float64 else np.float32).eps
     largest = np.finfo(np.float32).eps * spread.max(initial=0.0)

@@ -1,4 +1,4 @@
-"""Tables in any common format as named columns: the one place where such files are opened."""
+"""Tables in any common format as named columns; all table files are opened here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,7 +31,7 @@ __all__ = [
     "suffix_of",
 ]
 
-# Ending -> format. The first bytes of a file show what it holds, where they can.
+# Ending -> format. The first bytes of a file decide if they are known.
 FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -46,10 +46,10 @@ FORMATS = {
     ".feather": "arrow",
 }
 SUFFIXES = tuple(FORMATS)
-PACKINGS = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd", ".snappy")
+COMPRESSIONS = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd", ".snappy")
 GZIP, BZIP2, XZ, ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 PARQUET, ARROW, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
-# First bytes -> what a file is that is no table.
+# First bytes -> kind of a file that is not a table.
 OTHERS = {
     b"PK\x03\x04": "a zip archive or a spreadsheet (.xlsx, .ods); save the table as CSV (UTF-8)",
     b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls); save the table as CSV (UTF-8)",
@@ -70,25 +70,25 @@ BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 NONE = type(None)
 LONGEST_FIELD = 1 << 30
-SAYS_SEPARATOR = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)
+SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)
 # A field of one line in quotes with a doubled quote in it.
 DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t\n]|"")*""(?:[^"\t\n]|"")+"(?=\t|\r?$)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Named columns of one length, and what the file says about them."""
+    """Named columns of one length, with the metadata of their file."""
 
     columns: Mapping[str, Sequence[Any]]
     """Name to values; Parquet and Arrow columns give Python values slice by slice."""
     source: str = "the table"
-    """Where it came from, for messages."""
+    """Its origin, for messages."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    """What probekit wrote about it (docs/format.md); empty for files of other makers."""
+    """Metadata that probekit wrote (docs/format.md); empty for files of other programs."""
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Column to class names, where the file's features have a ClassLabel."""
+    """Column to class names, if the file's features have a ClassLabel."""
     note: str = ""
-    """What is unusual about the file, as a sentence for people; empty where nothing is."""
+    """A sentence for the user about an unusual file; empty for others."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -97,7 +97,7 @@ class Table:
 def suffix_of(path: str | Path) -> str:
     """Return the suffix that names the format: ``x.csv.gz`` gives ``.csv``."""
     suffixes = [s.lower() for s in Path(path).suffixes]
-    while suffixes and suffixes[-1] in PACKINGS:
+    while suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
@@ -105,15 +105,15 @@ def suffix_of(path: str | Path) -> str:
 def read_file(path: str | Path) -> Table:
     """Read a JSONL, JSON, CSV, TSV, Parquet or Arrow file, or a folder of them, as a table.
 
-    Text may be packed (gzip, bzip2, xz, zstd). CSV follows RFC 4180; fields may be separated by
-    semicolons, tabs or bars too. TSV is read without quoting (as GLUE's files) unless its fields
-    are quoted. CSV and TSV give strings. A folder is a saved data set, or parts of one table in
-    Parquet.
+    Text may be compressed (gzip, bzip2, xz, zstd). CSV follows RFC 4180; fields may also be
+    separated by semicolons, tabs or bars. TSV is read without quoting (as GLUE's files) unless its
+    fields are quoted. CSV and TSV give strings. A folder is a saved data set, or parts of one table
+    in Parquet.
 
     Raises
     ------
     DataError
-        Where it cannot be read; the sentence says what the file is.
+        If it cannot be read; the message names the kind of file if that is known.
     """
     path = Path(path)
     try:
@@ -132,12 +132,12 @@ def read_file(path: str | Path) -> Table:
     except OSError as error:
         reason = one_line(error.strerror or str(error)).rstrip(".")
         raise DataError(f"{path} cannot be read: {reason}.") from None
-    except RuntimeError as error:  # a loop of links; nobody's home
+    except RuntimeError as error:  # a loop of links, or an unknown user's home
         raise DataError(f"{path} cannot be read: {error}.") from None
 
 
 def read_metadata(path: str | Path) -> Mapping[str, Any]:
-    """What probekit wrote about a table, without reading it; empty where that is nothing."""
+    """Metadata that probekit wrote about a table, without reading it; empty if there are none."""
     path = Path(path)
     if suffix_of(path) not in (".parquet", ".pq"):
         return read_sidecar(path) or {}
@@ -152,7 +152,7 @@ def read_metadata(path: str | Path) -> Mapping[str, Any]:
 
 
 def _encoding_hint(error: UnicodeDecodeError) -> str:
-    """Where decoding failed, and what usually writes such bytes."""
+    """The byte where decoding failed, and which program usually writes it."""
     if error.encoding != "utf-8":
         return f" but {error.encoding}, and cut off or damaged; restore it, or save it as UTF-8"
     return (
@@ -170,9 +170,9 @@ def _read_plain(path: Path) -> Table:
         return _read_parquet(path)
     if head.startswith((ARROW, STREAM)):
         return _read_arrow(path)
-    for start, what in OTHERS.items():
+    for start, kind in OTHERS.items():
         if head.lstrip().startswith(start):
-            raise DataError(f"{path} is {what}.")
+            raise DataError(f"{path} is {kind}.")
     form = FORMATS.get(suffix_of(path))
     if form is None:
         raise DataError(
@@ -181,7 +181,8 @@ def _read_plain(path: Path) -> Table:
         )
     if form in ("parquet", "arrow"):
         raise DataError(
-            f"{path} is damaged or no {form.capitalize()} file: it does not begin as one."
+            f"{path} is damaged or not {'an Arrow' if form == 'arrow' else 'a Parquet'} file: it "
+            "does not begin as one."
         )
     with _open_text(path, head) as text:
         readers: dict[str, Callable[[Path, IO[str]], Table]] = {
@@ -194,15 +195,15 @@ def _read_plain(path: Path) -> Table:
 
 
 def _open_text(path: Path, head: bytes) -> IO[str]:
-    """Open text, unpacked by what the first bytes say, in the encoding that its mark names.
+    """Open text, decompressed by its first bytes, in the encoding of its byte order mark.
 
     The caller closes it.
     """
     raw: Any
-    packed = head.startswith((GZIP, BZIP2, XZ, ZSTD))
-    if path.suffix.lower() in PACKINGS and not packed:
+    compressed = head.startswith((GZIP, BZIP2, XZ, ZSTD))
+    if path.suffix.lower() in COMPRESSIONS and not compressed:
         raise DataError(
-            f"{path} is cut off or damaged: it is not packed, as its ending {path.suffix} says."
+            f"{path} is cut off or damaged: it is not compressed, but its ending is {path.suffix}."
         )
     if head.startswith(GZIP):
         raw = gzip.open(path, "rb")  # noqa: SIM115
@@ -211,7 +212,7 @@ def _open_text(path: Path, head: bytes) -> IO[str]:
     elif head.startswith(XZ):
         raw = lzma.open(path, "rb")  # noqa: SIM115
     elif head.startswith(ZSTD):
-        raw = _unpacked_zstd(path)
+        raw = _decompressed_zstd(path)
     else:
         raw = open(path, "rb")  # noqa: SIM115
     buffered = io.BufferedReader(raw) if not isinstance(raw, io.BufferedReader) else raw
@@ -221,7 +222,7 @@ def _open_text(path: Path, head: bytes) -> IO[str]:
     return io.TextIOWrapper(buffered, encoding=encoding, newline="")
 
 
-def _unpacked_zstd(path: Path) -> io.BytesIO:
+def _decompressed_zstd(path: Path) -> io.BytesIO:
     import pyarrow as pa
 
     with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, "zstd") as stream:
@@ -232,16 +233,16 @@ def _unpacked_zstd(path: Path) -> io.BytesIO:
 
 
 def _read_delimited(path: Path, file: IO[str]) -> Table:
-    """CSV: by commas, or whatever else separates the names in the header."""
+    """CSV, separated by commas or whatever separates the names in the header."""
     text = _peek_line(file)
-    told = SAYS_SEPARATOR.fullmatch(text.strip("\r\n\ufeff"))
-    if told is not None:  # Excel's own first line
+    separator_line = SEPARATOR_LINE.fullmatch(text.strip("\r\n\ufeff"))
+    if separator_line is not None:  # "sep=;", as Excel writes it
         file.readline()
         text = _peek_line(file)
     counts = {mark: _outside_quotes(text, mark) for mark in SEPARATORS}
     mark = max(counts, key=lambda m: (counts[m], m == ","))
-    mark = told[1] if told is not None else mark if counts[mark] else ","
-    # A header "id, label" has its blanks in every line.
+    mark = separator_line[1] if separator_line is not None else mark if counts[mark] else ","
+    # After a header "id, label" every line has such blanks.
     blanks = re.search(rf"{re.escape(mark)} ", text) is not None and mark != "\t"
     reader = csv.reader(file, delimiter=mark, strict=True, skipinitialspace=blanks)
     columns = _columns_of(path, reader)
@@ -254,13 +255,13 @@ def _read_delimited(path: Path, file: IO[str]) -> Table:
 
 
 def _read_tabbed(path: Path, file: IO[str]) -> Table:
-    """TSV: quotes are part of the text, unless the file shows that they quote."""
+    """TSV: quotes are part of the text, unless the file uses them to quote fields."""
     csv.field_size_limit(LONGEST_FIELD)
     text = file.read()
     header = text.lstrip("\ufeff\r\n").partition("\n")[0]
     if "\t" not in header and _outside_quotes(header, ","):
         raise DataError(
-            f"{path} has no tab in its header ({header.strip()[:60]!r}), so it is no TSV; call a "
+            f"{path} has no tab in its header ({header.strip()[:60]!r}), so it is not TSV; name a "
             "comma-separated file .csv."
         )
     if '"' in text and (records := _quoted_records(text)) is not None:
@@ -270,10 +271,10 @@ def _read_tabbed(path: Path, file: IO[str]) -> Table:
 
 
 def _quoted_records(text: str) -> list[list[str]] | None:
-    """Records where quotes quote; None where they are part of the text.
+    """Records if quotes quote fields; None if they are part of the text.
 
-    Writers quote a field for a tab, a line's end or a quote in it, which they then double. A text
-    that merely stands in quotes is one that its author wrote so.
+    Writers quote a field that has a tab, a line end or a quote (which they double). Quotes around
+    any other text are the author's.
     """
     try:
         records = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
@@ -290,7 +291,7 @@ def _quoted_records(text: str) -> list[list[str]] | None:
 
 
 def _peek_line(file: IO[str]) -> str:
-    """First line that is not blank, without moving on."""
+    """First line that is not blank; the position in the file stays."""
     start = file.tell()
     line = next((text for text in iter(file.readline, "") if text.strip()), "")
     file.seek(start)
@@ -302,7 +303,7 @@ def _outside_quotes(line: str, mark: str) -> int:
 
 
 def _columns_of(path: Path, reader: Iterator[list[str]]) -> dict[str, Sequence[Any]]:
-    """Columns of records; what spreadsheets leave empty at the ends is left out."""
+    """Columns of records, without the empty cells that spreadsheets leave at the ends."""
     csv.field_size_limit(LONGEST_FIELD)
     try:
         header = next((r for r in reader if any(cell.strip() for cell in r)), [])
@@ -322,25 +323,25 @@ def _columns_of(path: Path, reader: Iterator[list[str]]) -> dict[str, Sequence[A
 
 
 def _fitted(path: Path, record: list[str], names: list[str], line: int) -> list[str]:
-    """Bring a record of another length into shape where only empty cells differ, or refuse it."""
+    """A record of another length, cut or filled up if only empty cells differ."""
     if not any(cell.strip() for cell in record):
         return [""] * len(names)
     if not any(cell.strip() for cell in record[len(names) :]) and len(record) > len(names):
         return record[: len(names)]
     raise DataError(
         f"{path}, line {line}: {len(record)} fields where the header has {len(names)}; quote "
-        "fields that hold separators."
+        "fields that contain separators."
     )
 
 
 def _clean_name(name: str) -> str:
-    """A column's name without blanks, byte order marks and the quotes that these stood before."""
+    """A column's name without blanks, byte order marks and quotes around it."""
     name = name.replace("\ufeff", "").strip()
     return name[1:-1].strip() if len(name) > 1 and name[0] == name[-1] == '"' else name
 
 
 def _without_empty_end(lists: list[list[str]]) -> list[list[str]]:
-    """Records without the empty ones at the end."""
+    """Columns without empty records at the end."""
     end = len(lists[0]) if lists else 0
     while end and not any(values[end - 1].strip() for values in lists):
         end -= 1
@@ -348,15 +349,15 @@ def _without_empty_end(lists: list[list[str]]) -> list[list[str]]:
 
 
 def _named(path: Path, names: list[str], lists: list[list[str]]) -> dict[str, Sequence[Any]]:
-    """Columns by name; those without a name and without content are left out."""
+    """Columns by name, without those that have neither a name nor content."""
     pairs = [
         (name, values)
         for name, values in zip(names, lists, strict=True)
         if name or any(cell.strip() for cell in values)
     ]
-    found = [name for name, _ in pairs]
-    if len(set(found)) != len(found):
-        raise DataError(f"{path} names a column twice in its header: {', '.join(found)}.")
+    named = [name for name, _ in pairs]
+    if len(set(named)) != len(named):
+        raise DataError(f"{path} names a column twice in its header: {', '.join(named)}.")
     return dict(pairs)
 
 
@@ -364,7 +365,7 @@ def _named(path: Path, names: list[str], lists: list[list[str]]) -> dict[str, Se
 
 
 def _read_json(path: Path, file: IO[str]) -> Table:
-    """A list of objects; JSON Lines under this name are read as what they are."""
+    """A list of objects; JSON Lines with this ending are read too."""
     text = file.read()
     try:
         loaded = load_json(text, str(path))
@@ -373,32 +374,32 @@ def _read_json(path: Path, file: IO[str]) -> Table:
             raise
         return _records(path, _json_lines(path, text.split("\n")))
     if isinstance(loaded, dict):
-        if (what := _other_shape(loaded)) is not None:
+        if (shape := _other_shape(loaded)) is not None:
             raise DataError(
-                f"{path} is {what}; a list of JSON objects, one per row, is expected (in pandas: "
+                f"{path} is {shape}; a list of JSON objects, one per row, is expected (in pandas: "
                 "to_json(path, orient='records'))."
             )
         loaded = [loaded]
     if not isinstance(loaded, list) or not all(isinstance(r, dict) for r in loaded):
-        raise DataError(f"{path} must hold a list of JSON objects, one per row.")
+        raise DataError(f"{path} must be a list of JSON objects, one per row.")
     return _records(path, loaded)
 
 
-def _other_shape(found: Mapping[str, Any]) -> str | None:
-    """What an object is that holds a table in another shape; None for a row."""
-    values = list(found.values())
+def _other_shape(loaded: Mapping[str, Any]) -> str | None:
+    """Description of an object that is a table in another shape; None for a row."""
+    values = list(loaded.values())
     if values and all(isinstance(v, dict) for v in values):
         return "a table by columns (as DataFrame.to_json() writes it)"
     if values and all(isinstance(v, list) for v in values) and len({len(v) for v in values}) == 1:
         return "a table by columns, each a list"
     for name in ("data", "rows", "records", "items"):
-        if isinstance(found.get(name), list):
+        if isinstance(loaded.get(name), list):
             return f"one object with the rows in its field {name!r}"
     return None
 
 
 def _read_json_lines(path: Path, file: IO[str]) -> Table:
-    # A line ends with \n alone: U+2028, U+0085 and their like may stand inside a JSON text.
+    # A line ends with \n alone: U+2028, U+0085 and the like may occur inside a JSON string.
     return _records(path, _json_lines(path, file))
 
 
@@ -428,10 +429,10 @@ def _records(path: Path, records: Sequence[Mapping[str, Any]]) -> Table:
 
 def _metadata(text: str | bytes) -> Mapping[str, Any]:
     try:
-        found = load_json(text, "the metadata")
+        metadata = load_json(text, "the metadata")
     except DataError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 # Arrow
@@ -442,11 +443,13 @@ def _read_parquet(path: Path) -> Table:
     import pyarrow.parquet as pq
 
     try:
-        # One file as it is: of a path like label=1/part.parquet no column is made.
+        # Without partitioning: a path like label=1/part.parquet adds no column.
         table = pq.read_table(path, memory_map=True, partitioning=None)
         table.validate(full=True)
     except pa.ArrowException as error:
-        raise DataError(f"{path} is damaged or no Parquet file: {_arrow_says(error)}.") from None
+        raise DataError(
+            f"{path} is damaged or not a Parquet file: {_arrow_reason(error)}."
+        ) from None
     return _arrow_table(path, table)
 
 
@@ -460,14 +463,16 @@ def _read_arrow(path: Path) -> Table:
         except pa.ArrowInvalid:
             source.seek(0)
             table = pa.ipc.open_stream(source).read_all()
-        # A map is taken as it is: a wrong offset in it would be read wherever it leads.
+        # A memory map is not checked on reading: a wrong offset would be followed anywhere.
         table.validate(full=True)
     except pa.ArrowException as error:
-        raise DataError(f"{path} is damaged or no Arrow file: {_arrow_says(error)}.") from None
+        raise DataError(
+            f"{path} is damaged or not an Arrow file: {_arrow_reason(error)}."
+        ) from None
     return _arrow_table(path, table)
 
 
-def _arrow_says(error: BaseException) -> str:
+def _arrow_reason(error: BaseException) -> str:
     return one_line(str(error).partition("\n")[0]).rstrip(".")
 
 
@@ -513,8 +518,8 @@ def _read_folder(path: Path) -> Table:
     )
     if not parts:
         raise DataError(
-            f"{path} is a folder but no saved data set (dataset_info.json is missing) and holds no "
-            "Parquet files; name one of the files in it."
+            f"{path} is a folder but not a saved data set (dataset_info.json is missing) and has "
+            "no Parquet files; name one of the files in it."
         )
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -534,24 +539,23 @@ def _read_folder(path: Path) -> Table:
     except pa.ArrowException as error:
         raise DataError(
             f"{path} is a folder whose {len(parts)} Parquet files are damaged or not parts of one "
-            f"table: {_arrow_says(error)}."
+            f"table: {_arrow_reason(error)}."
         ) from None
-    found = _arrow_table(path, table)
     note = f"{path}: {len(parts)} Parquet files are read as one table, in the order of their names."
-    return Table(found.columns, found.source, found.metadata, found.class_names, note)
+    return replace(_arrow_table(path, table), note=note)
 
 
 def _is_shown(path: Path) -> bool:
-    """Whether no part of a path is hidden, as Spark hides what is not data."""
+    """Whether no part of a path is hidden; Spark hides files that are not data."""
     return not any(part.startswith((".", "_")) for part in path.parts)
 
 
 def _read_saved_dataset(path: Path) -> Table:
     if (path / "dataset_dict.json").exists():
-        found = read_json(path / "dataset_dict.json")
-        splits = found.get("splits") if isinstance(found, dict) else None
+        content = read_json(path / "dataset_dict.json")
+        splits = content.get("splits") if isinstance(content, dict) else None
         named = ", ".join(map(str, splits)) if isinstance(splits, list) else "of a data set"
-        raise DataError(f"{path} holds the splits {named}; name one of these folders in it.")
+        raise DataError(f"{path} has the splits {named}; name one of these folders in it.")
     _check_saved(path)
     import datasets
 
@@ -559,12 +563,12 @@ def _read_saved_dataset(path: Path) -> Table:
         loaded = datasets.load_from_disk(str(path))
         loaded.data.table.validate(full=True)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is a damaged saved data set: {_arrow_says(error)}.") from None
+        raise DataError(f"{path} is a damaged saved data set: {_arrow_reason(error)}.") from None
     return dataset_table(loaded, source=str(path))
 
 
 def _check_saved(path: Path) -> None:
-    """Refuse a saved data set whose state names files outside of its folder."""
+    """Raise DataError if the state of a saved data set names files outside of its folder."""
     shape = {"_data_files": [{"filename": str}], "_indices_files?": ([{"filename": str}], NONE)}
     state = read_json(path / "state.json")
     if wrong := misfit(state, shape, "its state"):
@@ -581,7 +585,7 @@ def _check_saved(path: Path) -> None:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Keep the datasets library from drawing on the terminal."""
+    """Keep the datasets library from drawing progress bars."""
     from datasets.utils.logging import (
         disable_progress_bar,
         enable_progress_bar,
@@ -598,7 +602,7 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def dataset_table(dataset: Any, *, source: str = "the data set") -> Table:
-    """Take a ``datasets.Dataset``, in its order, without copying it into memory."""
+    """Table of a ``datasets.Dataset``, in its order, without a copy in memory."""
     if getattr(dataset, "_indices", None) is not None:
         with no_progress_bars():
             dataset = dataset.flatten_indices()
@@ -618,7 +622,7 @@ def frame_columns(frame: Any) -> dict[str, Sequence[Any]]:
     Raises
     ------
     DataError
-        Where a column's name stands twice.
+        If two columns have one name.
     """
     names = [str(name) for name in frame.columns]
     if len(set(names)) < len(names):

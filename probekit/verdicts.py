@@ -1,4 +1,4 @@
-"""Verdicts: for every row, in data order, whether to keep it and what to train it on."""
+"""Verdicts: for every row, in data order, whether to keep it, and its label for training."""
 
 from __future__ import annotations
 
@@ -32,9 +32,8 @@ NO_FOLD = -1
 MATRICES = ("weak", "probe", "label")
 COLUMNS = ("id", "text_hash", *MATRICES, "keep", "weight", "disagreement", "fold")
 
-
 NUMBER = (int, float)
-# What the readers of verdicts take for granted about what is said of them.
+# Shape of the metadata that readers of verdicts rely on.
 METADATA = {
     "classes": [str],
     "provenance": {
@@ -67,7 +66,7 @@ class Verdicts:
     ids: Sequence[str]
     """n row ids."""
     hashes: Sequence[str]
-    """n text hashes (docs/format.md), "" where unknown."""
+    """n text hashes (docs/format.md), "" if unknown."""
     classes: tuple[str, ...]
     """C class names; columns of the three matrices."""
     weak: NDArray[np.float32]
@@ -75,18 +74,18 @@ class Verdicts:
     probe: NDArray[np.float32]
     """The probe's class probabilities (n, C), out of fold unless asked otherwise."""
     label: NDArray[np.float32]
-    """What to train on (n, C)."""
+    """Labels to train on (n, C)."""
     keep: NDArray[np.bool_]
     """Whether to train on the row at all (n,)."""
     weight: NDArray[np.float32]
     """Weight of the row in the loss (n,)."""
     disagreement: NDArray[np.float32]
-    """How far the probe contradicts the weak label, in [0, 1] (n,): 1 − P(its class), or half the
-    absolute difference of ``probe`` and ``weak`` where the provenance says ``distance``."""
+    """Disagreement of the probe with the weak label, in [0, 1] (n,): 1 − P(its class), or half the
+    absolute difference of ``probe`` and ``weak`` if the provenance says ``distance``."""
     fold: NDArray[np.int16]
-    """Fold whose model predicted the row (n,), -1 where it was left out alone."""
+    """Fold whose model predicted the row (n,), -1 if the row alone was left out."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """What made them: probe and parameters, layer, fingerprints, version, seed."""
+    """How they were made: probe and parameters, layer, fingerprints, version, seed."""
 
     def __post_init__(self) -> None:
         """Check shapes: a mistake here would train a student on another row's label."""
@@ -94,9 +93,9 @@ class Verdicts:
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(MATRICES, (n, c))
         shapes |= dict.fromkeys(("keep", "weight", "disagreement", "fold"), (n,))
         for name, shape in shapes.items():
-            found = getattr(self, name).shape
-            if found != shape:
-                raise DataError(f"Verdicts' {name!r} has the shape {found}, not {shape}.")
+            given = getattr(self, name).shape
+            if given != shape:
+                raise DataError(f"Verdicts' {name!r} has the shape {given}, not {shape}.")
         if len(self.hashes) != n:
             raise DataError(f"Verdicts have {n} ids and {len(self.hashes)} text hashes.")
         if len(set(self.ids)) < n:
@@ -133,7 +132,7 @@ class Verdicts:
 
     @property
     def tied(self) -> int:
-        """How many verdicts a tie decided: rows equal to others that were decided otherwise."""
+        """Number of verdicts that a tie decided: equal rows had another verdict."""
         return int(self.provenance.get("ties", {}).get("rows", 0))
 
     @property
@@ -144,19 +143,18 @@ class Verdicts:
 
     @property
     def ranking(self) -> NDArray[np.int64]:
-        """Row numbers (n,), the most disagreeing first, equal ones by ``ties``."""
+        """Row numbers (n,), the largest disagreement first, equal ones by ``ties``."""
         return np.asarray(np.lexsort((self.ties, -self.disagreement)), np.int64)
 
     @property
     def layers(self) -> list[int]:
-        """Layers of the store that the probe read; empty where there was none."""
-        said = self.provenance
-        if "layers" not in said:
-            return [said["layer"]] if "layer" in said else []
-        return list(said["layers"])
+        """Layers of the store that the probe read; empty without a store."""
+        if "layers" in self.provenance:
+            return list(self.provenance["layers"])
+        return [self.provenance["layer"]] if "layer" in self.provenance else []
 
     def class_values(self) -> list[Any]:
-        """Class names as they are written into data: whole numbers where all of them are."""
+        """Class names as they are written into data: whole numbers if all of them are."""
         return class_values(self.classes)
 
     def save(self, path: str | Path) -> None:
@@ -174,18 +172,18 @@ class Verdicts:
         columns["disagreement"] = pa.array(self.disagreement.astype(np.float32))
         columns["fold"] = pa.array(self.fold.astype(np.int16), mask=self.fold == NO_FOLD)
         metadata = {"classes": list(self.classes), "provenance": dict(self.provenance)}
-        # What is written can be read.
+        # Checked now, so that the file can be read.
         _check_metadata(load_json(json.dumps(metadata), str(path)), path)
         save_table(columns, path, FORMAT, VERSION, **metadata)
 
     @classmethod
     def load(cls, path: str | Path | Table) -> Verdicts:
-        """Read a file that ``save`` wrote, or take its table where that is read already.
+        """Read a file that ``save`` wrote, or its table.
 
         Raises
         ------
         DataError
-            Where the file is missing, damaged or holds no verdicts.
+            If the file is missing, damaged or without verdicts.
         """
         table = path if isinstance(path, Table) else read_table(path)
         path = table.source if isinstance(path, Table) else path
@@ -193,8 +191,8 @@ class Verdicts:
         missing = [name for name in COLUMNS if name not in columns]
         if missing:
             raise DataError(
-                f"{path} holds no verdicts: the columns {', '.join(missing)} are missing; make one "
-                "with `probekit filter` or `probekit relabel`."
+                f"{path} has no verdicts: the columns {', '.join(missing)} are missing; make such "
+                "a file with `probekit filter` or `probekit relabel`."
             )
         metadata = table.metadata
         check_format(metadata, path, FORMAT, VERSION, repair="`probekit filter` or `relabel`")
@@ -203,9 +201,9 @@ class Verdicts:
             classes = tuple(str(name) for name in metadata["classes"])
             keep = list(columns["keep"][:])
             if not keep:
-                raise ValueError("it holds no rows")
+                raise ValueError("it has no rows")
             if not all(isinstance(value, bool) for value in keep):
-                raise ValueError("'keep' holds something else than true and false")
+                raise ValueError("'keep' has other values than true and false")
             matrices = {
                 name: np.array(columns[name][:], np.float32).reshape(len(keep), len(classes))
                 for name in MATRICES
@@ -231,19 +229,19 @@ class Verdicts:
     def apply(
         self, dataset: Any, *, text_column: str | None = None, id_column: str | None = None
     ) -> Any:
-        """Return the data set with kept rows only, and ``label``, ``probs`` and ``weight`` set.
+        """Return the kept rows of a data set, with ``label``, ``probs`` and ``weight`` set.
 
         Parameters
         ----------
         dataset
             A ``datasets.Dataset``, pandas DataFrame or list of dicts; the same kind is returned.
-            Rows are found by id (row number where there is no id column), and their text hashes are
-            compared where the text is there. Rows without a verdict are left out.
+            Rows are joined by id (row number if there is no id column), and their text hashes are
+            compared if there is a text. Rows without a verdict are left out.
 
         Raises
         ------
         DataError
-            Where rows of the verdicts are not in the data set, or their texts differ.
+            If rows of the verdicts are not in the data set, or their texts differ.
         """
         columns, kind = _columns_of(dataset)
         where, mine = self._join(columns, text_column, id_column)
@@ -264,7 +262,7 @@ class Verdicts:
         return _with_columns(dataset.select(where), added)
 
     def write_data(self, rows: Rows, path: str | Path) -> int:
-        """Write the kept rows with their own columns as JSONL; returns how many they are.
+        """Write the kept rows with their own columns as JSONL; return their number.
 
         Each line gets ``label`` (class to train on), ``probs`` (soft form) and ``weight``.
         """
@@ -280,16 +278,16 @@ class Verdicts:
                 record["weight"] = float(self.weight[verdict])
                 file.write(json_line(record))
                 written += 1
-        drop_sidecar(path)  # of whatever stood there before
+        drop_sidecar(path)  # of an earlier file
         return written
 
     def join(self, rows: Rows) -> list[int | None]:
-        """Verdict of each row by id, None where there is none; texts must be the same.
+        """Place of each row's verdict, by id, None without one; texts must be the same.
 
         Raises
         ------
         DataError
-            Where verdicts are left over, or rows have another text than they were made from.
+            If verdicts are of other rows, or rows have another text than they were made from.
         """
         return self._verdict_of(rows.keys)
 
@@ -310,17 +308,17 @@ class Verdicts:
         return [i for i, _ in pairs], [v for _, v in pairs]
 
     def _verdict_of(self, rows: Keys) -> list[int | None]:
-        """Verdict of each data row, None where there is none; checks that none is left over."""
+        """Place of each data row's verdict, None without one; every verdict must have a row."""
         place = match(rows, self.keys).place
-        found = {i for i in place if i >= 0}
-        if len(found) < len(self):
-            lost = [row_id for i, row_id in enumerate(self.ids) if i not in found]
+        used = {i for i in place if i >= 0}
+        if len(used) < len(self):
+            lost = [row_id for i, row_id in enumerate(self.ids) if i not in used]
             raise DataError(
                 f"{len(lost)} of {len(self)} rows of the verdicts are not in {rows.name} (ids "
                 f"{first_few(lost)}); apply verdicts to the rows that they were made from."
             )
-        if len(found) < sum(i >= 0 for i in place):
-            raise DataError(f"{rows.name} holds an id twice; make ids unique.")
+        if len(used) < sum(i >= 0 for i in place):
+            raise DataError(f"{rows.name} has an id twice; make ids unique.")
         if other := other_texts(rows, self.keys, place):
             raise DataError(
                 f"{len(other)} rows of {rows.name} have another text than the verdicts were made "

@@ -22,30 +22,30 @@ from probekit.groups import content_digests
 def test_largest_by_hand():
     score = np.array([0.5, 0.9, 0.5, 0.1, 0.5])
     cut = largest(score, 2)
-    assert np.flatnonzero(cut.taken).tolist() == [0, 1]  # without ties by row number
+    assert np.flatnonzero(cut.selected).tolist() == [0, 1]  # without ties by row number
     assert np.flatnonzero(cut.tied).tolist() == [0, 2, 4]
-    assert cut.told() == {"rows": 3, "taken": 1}
+    assert cut.tie_counts() == {"rows": 3, "taken": 1}
     ties = np.array([3, 9, 2, 0, 1])
-    assert np.flatnonzero(largest(score, 2, ties=ties).taken).tolist() == [1, 4]
-    assert np.flatnonzero(largest(score, 3, ties=ties).taken).tolist() == [1, 2, 4]
+    assert np.flatnonzero(largest(score, 2, ties=ties).selected).tolist() == [1, 4]
+    assert np.flatnonzero(largest(score, 3, ties=ties).selected).tolist() == [1, 2, 4]
     hard = np.array([0, 0, 1, 1, 1])
     each = largest(score, [1, 1], hard, ties=ties)
-    assert np.flatnonzero(each.taken).tolist() == [1, 4]
+    assert np.flatnonzero(each.selected).tolist() == [1, 4]
     assert np.flatnonzero(each.tied).tolist() == [2, 4]
 
 
 @pytest.mark.parametrize("count", [0, 4, 5, 9])
 def test_where_all_equals_go_or_stay_no_tie_decides(count):
     cut = largest(np.array([0.5, 0.9, 0.5, 0.1, 0.5]), count)
-    assert cut.taken.sum() == min(count, 5)
+    assert cut.selected.sum() == min(count, 5)
     assert not cut.tied.any()
 
 
 def test_all_scores_equal_and_infinite():
     cut = largest(np.full(6, np.inf), 2, ties=np.arange(6)[::-1])
-    assert np.flatnonzero(cut.taken).tolist() == [4, 5]
+    assert np.flatnonzero(cut.selected).tolist() == [4, 5]
     assert cut.tied.all()
-    assert np.flatnonzero(largest(np.array([0.0, -0.0, 0.0]), 1).taken).tolist() == [0]
+    assert np.flatnonzero(largest(np.array([0.0, -0.0, 0.0]), 1).selected).tolist() == [0]
 
 
 def test_hashes_of_ids_are_those_of_any_order_and_differ_by_seed():

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probekit.data import Rows, normal, other_parts, rows_fingerprint, text_hash
+from probekit.data import Rows, non_text_parts, normalised, rows_fingerprint, text_hash
 from probekit.errors import DataError
 from probekit.safe import repaired
 
@@ -124,8 +124,8 @@ def test_selected_rows_keep_their_ids():
         ({"text": ["a"]}, {"text_column": "body"}, "no column 'body'; it has text"),
         ({"text": ["a"]}, {"id_column": "key"}, r"no column 'key'; it has text.*--id-column"),
         ({"text": ["a", "b"], "id": [1]}, {}, "columns of different lengths"),
-        ({"text": []}, {}, "holds no rows"),
-        ({}, {}, "holds no rows"),
+        ({"text": []}, {}, "has no rows"),
+        ({}, {}, "has no rows"),
         ({"text": ["a", " \n", "", "b", "\t"], "id": list("vwxyz")}, {},
          r"3 rows with an empty text \(ids 'w', 'x', 'z'\)"),
         ({"text": ["a", None, 3]}, {}, r"2 rows whose 'text' is not text \(ids '1', '2'\)"),
@@ -242,7 +242,7 @@ def test_a_column_of_texts_holds_texts_whatever_they_look_like() -> None:
 
 @pytest.mark.parametrize("broken", ["hello", '[{"role": "user"', "[1, 2]", "[" * 100_000])
 def test_messages_that_are_none_are_refused(broken: str) -> None:
-    with pytest.raises(DataError, match=r"holds no lists of messages.*--text-column messages"):
+    with pytest.raises(DataError, match=r"without lists of messages.*--text-column messages"):
         Rows({"messages": [broken]})
     assert Rows({"messages": [broken]}, text_column="messages").contents() == [broken]
     with pytest.raises(DataError, match=r"1 rows whose 'messages' is not a list of messages \(ids"):
@@ -275,8 +275,8 @@ def test_parts_that_are_no_text_are_refused_by_their_kind() -> None:
     ]
     with pytest.raises(DataError, match=r"2 rows .* \(image_url, input_audio; ids '1', '2'\)"):
         Rows({"messages": rows})
-    assert normal(rows[1], "messages") is None
-    assert other_parts(rows[0]) == []
+    assert normalised(rows[1], "messages") is None
+    assert non_text_parts(rows[0]) == []
     with pytest.raises(DataError, match="1 rows whose 'messages' is not a list of messages"):
         Rows({"messages": [[{"role": "user", "content": 5}]]})
 

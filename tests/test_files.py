@@ -94,7 +94,7 @@ def test_outputs_are_checked_before_work(tmp_path):
         check_output(tmp_path / "none" / "x", overwrite=False)
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs the tests may be root
     with pytest.raises(DataError, match="cannot be written to"):
         check_output(tmp_path / "x", overwrite=False)
@@ -113,7 +113,7 @@ def test_tables(tmp_path):
         }
     with pytest.raises(DataError, match=r"ending '.csv'; allowed are .parquet and .jsonl"):
         write_table(columns, tmp_path / "t.csv")
-    with pytest.raises(DataError, match="no Unicode"):
+    with pytest.raises(DataError, match="not Unicode"):
         write_table({"id": ["a\ud800"]}, tmp_path / "s.parquet")
     assert not (tmp_path / "s.parquet").exists()
 
@@ -129,7 +129,7 @@ def test_a_saved_table_says_its_format_and_version(tmp_path, name):
     check_format(table.metadata, "t", "probekit-labels", 1, **repair)
     with pytest.raises(DataError, match=r"t has version 1 of the labels .* reads version 2"):
         check_format(table.metadata, "t", "probekit-labels", 2, **repair)
-    with pytest.raises(DataError, match=r"t holds no verdicts metadata; make it with `probekit"):
+    with pytest.raises(DataError, match=r"t has no verdicts metadata; make it with `probekit"):
         check_format(table.metadata, "t", "probekit-verdicts", 1, **repair)
 
 

@@ -127,17 +127,20 @@ def test_null_is_no_label(write):
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({"prob": [0.5, 1.5, -1, 2]}, r"3 rows whose 'prob' is no prob.*first 1.5.*'b', 'c', 'd'"),
-        ({"prob": [0.5, float("inf"), 0, 1]}, r"1 rows whose 'prob' is no probability.*'b'"),
-        ({"prob": ["high", "low", "0.1", "0.2"]}, "2 rows whose 'prob' is no probability"),
-        ({"probs": [[0.5, 0.5], [0.5, 0.6], [1, 0], [0, 1]]}, r"no class probabilities.*'b'"),
-        ({"probs": [[0.5, 0.5], [1.2, -0.2], [1, 0], [0, 1]]}, r"no class probabilities.*'b'"),
+        (
+            {"prob": [0.5, 1.5, -1, 2]},
+            r"3 rows whose 'prob' is not a prob.*first 1.5.*'b', 'c', 'd'",
+        ),
+        ({"prob": [0.5, float("inf"), 0, 1]}, r"1 rows whose 'prob' is not a probability.*'b'"),
+        ({"prob": ["high", "low", "0.1", "0.2"]}, "2 rows whose 'prob' is not a probability"),
+        ({"probs": [[0.5, 0.5], [0.5, 0.6], [1, 0], [0, 1]]}, r"not class probabilities.*'b'"),
+        ({"probs": [[0.5, 0.5], [1.2, -0.2], [1, 0], [0, 1]]}, r"not class probabilities.*'b'"),
         ({"probs": [[0.5, 0.5], [0.2, 0.3, 0.5], [1, 0], [0, 1]]}, "has 3 numbers where the first"),
         ({"probs": [[1.0], [1.0], [1.0], [1.0]]}, "4 rows whose 'probs' has 1 numbers"),
-        ({"probs": ["x", [1, 0], [1, 0], [1, 0]]}, "is no list of numbers, the first 'x'"),
-        ({"label": [0, 1, 0.3, 1]}, r"1 rows whose 'label' is no class, the first 0.3.*'prob'"),
-        ({"label": [0, float("inf"), 0, 1]}, "is no class, the first inf"),
-        ({"label": [0, {"a": 1}, 0, 1]}, "is no class"),
+        ({"probs": ["x", [1, 0], [1, 0], [1, 0]]}, "is not a list of numbers, the first 'x'"),
+        ({"label": [0, 1, 0.3, 1]}, r"1 rows whose 'label' is not a class, the first 0.3.*'prob'"),
+        ({"label": [0, float("inf"), 0, 1]}, "is not a class, the first inf"),
+        ({"label": [0, {"a": 1}, 0, 1]}, "is not a class"),
         ({"label": [1, 1, 1, 1]}, r"one class only \('1' in all 4 rows\)"),
         ({"label": ["a", "a", "a", "a"]}, r"one class only \('a'"),
         ({"label": [None, None, None, None]}, "no label in any of its 4 rows"),
@@ -167,7 +170,7 @@ def test_files_that_cannot_be_read(write, tmp_path):
         load_labels(tmp_path / "none.parquet")
     with pytest.raises(DataError, match="is empty"):
         load_labels(write("e.jsonl", ""))
-    with pytest.raises(DataError, match="damaged or no Parquet"):
+    with pytest.raises(DataError, match="damaged or not a Parquet"):
         load_labels(write("d.parquet.", "x").rename(tmp_path / "d.parquet"))
 
 
@@ -225,7 +228,7 @@ def test_labels_of_unknown_rows_are_left_out_and_told(labels):
     assert labels.align(["a", "b", "c"]).labels.notes == ()
 
 
-def test_no_row_in_common_is_told_with_both_sides(labels):
+def test_no_row_in_common_is_reported_with_both_sides(labels):
     with pytest.raises(LabelsError, match=r"no label for any row.*'c', 'a', 'b', the rows' '0'"):
         labels.align(["0", "1"], only_labelled=True)
 
@@ -318,11 +321,11 @@ def test_a_tasks_own_labels(toy):
 @pytest.mark.parametrize("column", ["probs", "p"])
 def test_lists_that_are_none(write, column):
     path = write("l.csv", f'id,{column}\n1,"[0.5, 0.5]"\n2,"[0.5, ["\n3,"[0.1, null]"\n')
-    with pytest.raises(LabelsError, match=r"2 rows whose .* is no list of numbers.*'2', '3'"):
+    with pytest.raises(LabelsError, match=r"2 rows whose .* is not a list of numbers.*'2', '3'"):
         load_labels(path, label_column=column)
 
 
-def test_metadata_of_another_width_is_told(write):
+def test_metadata_of_another_width_is_reported(write):
     WeakLabels(["a"], None, np.array([[0.2, 0.3, 0.5]]), ("x", "y", "z")).save(write("w.jsonl", []))
     path = write("w.jsonl", [{"id": "a", "probs": [0.5, 0.5]}])
     with pytest.raises(DataError, match=r"not the file that .*w\.jsonl\.meta\.json describes"):
@@ -353,7 +356,7 @@ def test_words_for_no_label_are_none(write, word):
     if word and word.strip():  # named by the user it is a class
         named = load_labels(path, classes=["x", "y", word])
         assert named.hard.tolist() == [0, 2, 1, 0]
-        with pytest.raises(LabelsError, match=rf"where '{word}' stands for no label.*--classes"):
+        with pytest.raises(LabelsError, match=rf"where '{word}' means no label.*--classes"):
             labels.align(ids)
 
 
@@ -404,7 +407,7 @@ def test_a_class_label_has_its_names_and_no_minus_one(tmp_path):
         assert labels.missing == {"2": "-1"}
 
 
-def test_classes_that_look_alike_are_told(write):
+def test_classes_that_look_alike_are_reported(write):
     for twins in (["pos", "pos "], ["pos", "Pos"], ["caf\u00e9", "cafe\u0301"], ["a\u200b", "a"]):
         labels = load_labels(write("l.jsonl", rows(id=["a", "b"], label=twins)))
         assert len(labels.classes) == 2
@@ -501,14 +504,14 @@ def test_probabilities_as_they_are_printed(write, text):
 @pytest.mark.parametrize("text", ["[0.3 ... 0.7]", "0.3 0.7", "[0.3; 0.7]", "[]", "[[0.3, 0.7]]"])
 def test_what_is_no_list_of_probabilities(write, text):
     path = write("l.csv", f'id,probs\na,"{text}"\nb,"[1, 0]"\n')
-    with pytest.raises(LabelsError, match=r"'probs' (is no list|has)"):
+    with pytest.raises(LabelsError, match=r"'probs' (is not a list|has)"):
         load_labels(path)
 
 
 def test_rounding_at_the_ends_is_taken_and_more_is_not(write):
     path = write("l.jsonl", rows(id=["a", "b", "c"], prob=[1.0000001, -1e-7, 0.5]))
     assert load_labels(path).probs[:, 1].tolist() == [1, 0, 0.5]
-    with pytest.raises(LabelsError, match=r"no probability, the first 1\.01"):
+    with pytest.raises(LabelsError, match=r"not a probability, the first 1\.01"):
         load_labels(write("l.jsonl", rows(id=["a", "b"], prob=[1.01, 0.5])))
 
 

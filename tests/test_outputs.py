@@ -126,7 +126,7 @@ class TestLocks:
         done = subprocess.run([sys.executable, "-c", script, str(target)], check=False)
         assert done.returncode == -signal.SIGKILL
         with locked(target, command="c") as lock:
-            assert lock.made  # by the same command, which may replace it
+            assert lock.wrote  # by the same command, which may replace it
         assert list(tmp_path.iterdir()) == [target]
 
     def test_only_the_same_command_replaces_what_it_had_put(self, tmp_path: Path) -> None:
@@ -142,12 +142,12 @@ class TestLocks:
             with pytest.raises(KeyboardInterrupt):
                 stopped("a")
             with locked(target, command=again) as lock:
-                assert lock.made is same
+                assert lock.wrote is same
         with pytest.raises(KeyboardInterrupt):
             stopped("a")
         target.write_text("somebody else's")
         with locked(target, command="a") as lock:
-            assert not lock.made
+            assert not lock.wrote
 
     @pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
     def test_a_file_system_without_locks_is_warned_of(
@@ -248,7 +248,7 @@ class TestTwoFiles:
             labels(("spam", "ham"), 0.9).save(path)
         assert json.loads((tmp_path / "w.jsonl.meta.json").read_text()) == {"mine": 1}
 
-    def test_two_that_do_not_belong_together_are_told(self, tmp_path: Path) -> None:
+    def test_two_that_do_not_belong_together_are_reported(self, tmp_path: Path) -> None:
         path = tmp_path / "w.jsonl"
         labels(("spam", "ham"), 0.9).save(path)
         about = read_sidecar(path)

@@ -85,7 +85,7 @@ def test_few_draws_without_a_gap_leave_the_interval_bounded():
     assert np.isfinite([result.pgr_low, result.pgr_high]).all()
 
 
-def test_without_a_gap_the_interval_is_unbounded_and_the_gain_is_told():
+def test_without_a_gap_the_interval_is_unbounded_and_the_gain_is_reported():
     rng = np.random.default_rng(1)
     weak, student, ceiling = rightness(rng, 300, 0.75, 0.9, 0.76)
     result = paired_bootstrap(weak, student, ceiling)

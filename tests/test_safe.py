@@ -40,9 +40,9 @@ from probekit.safe import (
         ('{"a":' * 70 + "1" + "}" * 70, "deep"),
         ('[{"id":' + "9" * 5000 + "}]", "digits"),
         ("1" * (MAX_DIGITS + 1), "digits"),
-        ('{"a": 1', "no JSON"),
+        ('{"a": 1', "not JSON"),
         (b"\xff", "UTF-8"),
-        ("", "no JSON"),
+        ("", "not JSON"),
     ],
 )
 def test_json_beyond_its_limits_is_refused(text: str | bytes, reason: str) -> None:
@@ -132,7 +132,7 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfab")
     assert read_bytes(path, limit=5) == b"\xef\xbb\xbfab"
     assert read_text(path) == "ab"
-    with pytest.raises(DataError, match="5 bytes, and a file of its kind at most 4"):
+    with pytest.raises(DataError, match="5 bytes, and at most 4 are read"):
         read_bytes(path, limit=4)
     path.write_bytes(b"a\xff")
     with pytest.raises(DataError, match="not UTF-8"):
@@ -190,10 +190,10 @@ def test_a_plain_command_can_start_nothing_else() -> None:
     [
         ({"train": 3, "test": 0}, None),
         ({}, None),
-        (5, "cut is no object"),
-        ([1], "cut is no object"),
-        ({"train": "3"}, "cut.train is no int"),
-        ({"train": True}, "cut.train is no int"),
+        (5, "cut is not an object"),
+        ([1], "cut is not an object"),
+        ({"train": "3"}, "cut.train is not an int"),
+        ({"train": True}, "cut.train is not an int"),
     ],
 )
 def test_a_shape_may_have_any_keys(value: object, wrong: str | None) -> None:
@@ -205,4 +205,4 @@ def test_a_shape_may_have_any_keys(value: object, wrong: str | None) -> None:
 def test_what_a_shape_names_is_not_one_of_all_others() -> None:
     assert misfit({"a": "x", "b": 1}, {"a": str, "*": int}, "m") is None
     assert misfit({"a": "x", "b": 1}, {"a?": str, "*": int}, "m") is None
-    assert misfit({"a": "x", "b": "y"}, {"a": str, "*": int}, "m") == "m.b is no int"
+    assert misfit({"a": "x", "b": "y"}, {"a": str, "*": int}, "m") == "m.b is not an int"

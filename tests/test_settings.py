@@ -165,14 +165,18 @@ def test_a_configuration_refuses_everywhere_in_its_own_words() -> None:
             refused()
     with pytest.raises(UsageError, match=r"^shuffle is true or false, got 'false'\.$"):
         Small(shuffle="false")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"^shufle is no setting \(did you mean shuffle\?\)\.$"):
+    with pytest.raises(UsageError, match=r"^shufle is not a setting \(did you mean shuffle\?\)\.$"):
         from_mapping(Small, {"shufle": True})
 
 
 @pytest.mark.parametrize(
     ("text", "line", "sentence"),
     [
-        ("finetune:\n  epochs: 2\n  lrr: 1\n", 6, r"finetune\.lrr is no setting \(did you mean lr"),
+        (
+            "finetune:\n  epochs: 2\n  lrr: 1\n",
+            6,
+            r"finetune\.lrr is not a setting \(did you mean lr",
+        ),
         ("finetune: {lr: 1e-2, epochs: .inf}\n", 4, r"finetune\.epochs is a number in .* got inf"),
         ("probe_options:\n  knn:\n    k: 0\n", 6, r"probe_options\.knn\.k is a whole number"),
         ("loss_options: {logconf: {amax: 1}}\n", 4, r"did you mean a_max"),

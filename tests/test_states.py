@@ -169,7 +169,7 @@ REFUSED = {
     ],
     ids=["states", "logistic", "kNN", "filter", "path", "neighbours"],
 )
-def test_what_are_no_real_numbers_is_told_in_one_sentence(kind, use):
+def test_what_are_no_real_numbers_is_reported_in_one_sentence(kind, use):
     make, words = REFUSED[kind]
     with pytest.raises(ProbeError, match=words) as caught:
         use(make(problem()[0]))

@@ -102,18 +102,18 @@ def test_json_lines_with_different_keys_and_endings(tmp_path):
         ("q.csv", b'a,b\n1,"x"y\n', "line 2: "),
         ("u.csv", "a\nü\n".encode("cp1252"), r"not UTF-8 text \(byte 2 is 0xfc; .*Windows-1252"),
         ("u2.csv", "a\nü\n".encode("utf-16")[:-1], "utf-16.* cut off or damaged"),
-        ("j.jsonl", b'{"a": 1}\n{"a": \n', "line 2: no JSON"),
-        ("n.jsonl", b'{"a": ' + b"1" * 5000 + b"}\n", "line 1: no JSON"),
-        ("d.jsonl", b"[" * 100_000 + b"\n", "line 1: no JSON"),
+        ("j.jsonl", b'{"a": 1}\n{"a": \n', "line 2: not JSON"),
+        ("n.jsonl", b'{"a": ' + b"1" * 5000 + b"}\n", "line 1: not JSON"),
+        ("d.jsonl", b"[" * 100_000 + b"\n", "line 1: not JSON"),
         ("o.jsonl", b"[1]\n", "line 1: one JSON object per line"),
-        ("o.json", b"[1, 2]", "must hold a list of JSON objects"),
-        ("o2.json", b'"x"', "must hold a list of JSON objects"),
-        ("x.json", b'{"a": 1', "no JSON"),
-        ("t.parquet", b"PAR1 and then nothing", "damaged or no Parquet file"),
-        ("t.arrow", b"ARROW1 nothing", "damaged or no Arrow file"),
+        ("o.json", b"[1, 2]", "must be a list of JSON objects"),
+        ("o2.json", b'"x"', "must be a list of JSON objects"),
+        ("x.json", b'{"a": 1', "not JSON"),
+        ("t.parquet", b"PAR1 and then nothing", "damaged or not a Parquet file"),
+        ("t.arrow", b"ARROW1 nothing", "damaged or not an Arrow file"),
         ("z.csv.gz", b"not packed", "cut off or damaged"),
         ("c.csv.gz", gzip.compress(b"a,b\n" * 9000, mtime=0)[:60], "cut off or damaged"),
-        ("b.csv.bz2", b"not packed", "not packed, as its ending .bz2 says"),
+        ("b.csv.bz2", b"not packed", "not compressed, but its ending is .bz2"),
     ],
 )  # fmt: skip
 def test_files_that_cannot_be_read(tmp_path, name, content, sentence):
@@ -136,12 +136,12 @@ def test_a_packed_file_with_a_flipped_bit(tmp_path):
 def test_paths_that_are_none(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         read_file(tmp_path / "none.csv")
-    with pytest.raises(DataError, match="a folder but no saved data set"):
+    with pytest.raises(DataError, match="a folder but not a saved data set"):
         read_file(tmp_path)
     datasets.DatasetDict({"train": datasets.Dataset.from_list(RECORDS)}).save_to_disk(
         tmp_path / "dict"
     )
-    with pytest.raises(DataError, match="holds the splits train; name one"):
+    with pytest.raises(DataError, match="has the splits train; name one"):
         read_file(tmp_path / "dict")
 
 
@@ -225,9 +225,9 @@ def test_quotes_in_tsv_quote_only_where_they_must(tmp_path, text, wanted):
     assert lists(tmp_path / "x.tsv")["t"] == wanted
 
 
-def test_commas_under_the_name_of_tabs_are_told(tmp_path):
+def test_commas_under_the_name_of_tabs_are_reported(tmp_path):
     (tmp_path / "x.tsv").write_text("id,t\na,x\n")
-    with pytest.raises(DataError, match=r"no tab in its header .*call a comma-separated file .csv"):
+    with pytest.raises(DataError, match=r"no tab in its header .*name a comma-separated file .csv"):
         read_file(tmp_path / "x.tsv")
 
 
@@ -241,7 +241,7 @@ def test_json_lines_end_with_line_feeds_only(tmp_path, mark, name):
 
 
 @pytest.mark.parametrize("packing", ["xz", "zst", "gz", "bz2"])
-def test_packed_text_is_told_by_its_bytes(tmp_path, packing):
+def test_packed_text_is_reported_by_its_bytes(tmp_path, packing):
     text = "id,t\n" + "a,x\n" * 20_000
     pack = {
         "xz": lzma.compress,
@@ -254,7 +254,7 @@ def test_packed_text_is_told_by_its_bytes(tmp_path, packing):
         assert lists(tmp_path / name) == {"id": ["a"] * 20_000, "t": ["x"] * 20_000}
 
 
-def test_parquet_is_told_by_its_bytes(tmp_path):
+def test_parquet_is_reported_by_its_bytes(tmp_path):
     frame = pd.DataFrame({"id": ["a"], "n": [1]})
     for name in ("x.parquet.gzip", "x.pq", "x.snappy.parquet", "x"):
         frame.to_parquet(tmp_path / name)
@@ -308,7 +308,7 @@ def test_names_of_classes_come_with_saved_data_sets_and_parquet(tmp_path):
         ("c.json", b'{"id": ["a"], "t": ["x"]}', "a table by columns, each a list"),
         ("c.json", b'{"n": 1, "data": [{"id": 1}]}', "rows in its field 'data'"),
         ("c.jsonl", b'[\n{"id": 1}\n]\n', "one JSON list, not one object per line"),
-        ("x.parquet", b"id,label\n1,2\n", "no Parquet file: it does not begin as one"),
+        ("x.parquet", b"id,label\n1,2\n", "not a Parquet file: it does not begin as one"),
     ],
 )
 def test_what_is_no_table_is_named(tmp_path, name, content, sentence):
@@ -350,7 +350,7 @@ def test_splits_of_a_data_set_are_named_and_not_opened(tmp_path):
     a_saved_data_set(tmp_path / "other")
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["../other"]}')
-    with pytest.raises(DataError, match=r"holds the splits \.\./other; name one"):
+    with pytest.raises(DataError, match=r"has the splits \.\./other; name one"):
         read_file(tmp_path / "saved")
 
 
@@ -366,7 +366,7 @@ def test_pipes_in_a_folder_are_refused(tmp_path):
             read_file(tmp_path / folder)
 
 
-def test_offsets_that_lead_astray_are_told(tmp_path):
+def test_offsets_that_lead_astray_are_reported(tmp_path):
     """A map of an Arrow file is taken as it is, so its offsets and UTF-8 are looked at first."""
     import pyarrow as pa
 
@@ -377,10 +377,10 @@ def test_offsets_that_lead_astray_are_told(tmp_path):
     whole = path.read_bytes()
     assert read_file(path).columns["text"][:] == ["cccc", "dddd"]  # the control
     path.write_bytes(whole.replace(b"ccccdddd", b"\xff\xfe\xfd\xfcdddd"))
-    with pytest.raises(DataError, match="damaged or no Arrow file"):
+    with pytest.raises(DataError, match="damaged or not an Arrow file"):
         read_file(path)
     offsets = b"\x08\0\0\0\x10\0\0\0"
     assert offsets in whole
     path.write_bytes(whole.replace(offsets, b"\x08\0\0\0\xff\xff\xff\x7f"))
-    with pytest.raises(DataError, match="damaged or no Arrow file"):
+    with pytest.raises(DataError, match="damaged or not an Arrow file"):
         read_file(path)

@@ -122,7 +122,7 @@ def test_other_texts_are_refused() -> None:
 def test_rows_that_are_missing_are_named() -> None:
     with pytest.raises(DataError, match=r"1 of 4 rows .* \(ids 'c'\)"):
         verdicts().apply([r for r in records() if r["id"] != "c"])
-    with pytest.raises(DataError, match="holds an id twice"):
+    with pytest.raises(DataError, match="has an id twice"):
         verdicts().apply([*records(), records()[0]])
 
 
@@ -141,9 +141,9 @@ def test_written_data_keep_their_own_columns(tmp_path: Path) -> None:
     assert [line["id"] for line in lines] == ["a", "b", "d"]
 
 
-def test_what_is_no_verdicts_file_is_told(tmp_path: Path) -> None:
+def test_what_is_no_verdicts_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"id": "a", "label": 1}\n')
-    with pytest.raises(DataError, match="holds no verdicts: the columns text_hash"):
+    with pytest.raises(DataError, match="has no verdicts: the columns text_hash"):
         Verdicts.load(tmp_path / "x.jsonl")
     verdicts().save(tmp_path / "v.jsonl")
     (tmp_path / "v.jsonl.meta.json").unlink()
@@ -161,11 +161,11 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(path).slice(0, 1), path)
     assert len(Verdicts.load(path)) == 1  # the control
     pq.write_table(pq.read_table(path).slice(0, 0), path)
-    with pytest.raises(DataError, match="is damaged: it holds no rows"):
+    with pytest.raises(DataError, match="is damaged: it has no rows"):
         Verdicts.load(path)
 
 
-def test_a_file_that_was_tampered_with_is_told(tmp_path: Path) -> None:
+def test_a_file_that_was_tampered_with_is_reported(tmp_path: Path) -> None:
     verdicts().save(tmp_path / "v.jsonl")
     good = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
     meta = tmp_path / "v.jsonl.meta.json"
@@ -177,8 +177,8 @@ def test_a_file_that_was_tampered_with_is_told(tmp_path: Path) -> None:
     del told["data"]  # whoever changes the file on purpose may do so
     meta.write_text(json.dumps(told))
     for change, sentence in [
-        ({"keep": "no"}, "'keep' holds something else"),
-        ({"keep": None}, "'keep' holds something else"),
+        ({"keep": "no"}, "'keep' has other values"),
+        ({"keep": None}, "'keep' has other values"),
         ({"label": [None, 1.0]}, r"'label' is missing or not finite in 1 rows \(ids 'b'\)"),
         ({"probe": [1.0]}, "damaged"),
         ({"weight": None}, "'weight' is missing"),
@@ -199,7 +199,7 @@ def test_unknown_texts_are_not_compared() -> None:
     assert len(unknown.apply([{**row, "text": "another"} for row in records()])) == 3
 
 
-def test_an_id_column_that_is_not_there_is_told() -> None:
+def test_an_id_column_that_is_not_there_is_reported() -> None:
     with pytest.raises(DataError, match="no column 'key'; it has id, text, label, note"):
         verdicts().apply(records(), id_column="key")
     renamed = [{"key": r["id"], "body": r["text"]} for r in records()]

@@ -251,6 +251,6 @@ def prune_by_noise_rate(
             if j != k:
                 margin = np.round(proba[rows, j] - proba[rows, k], DECIMALS)
                 cut = largest(margin, counts[j], ties=None if ties is None else ties[rows])
-                drop[rows[cut.taken]] = tied[rows[cut.tied]] = True
+                drop[rows[cut.selected]] = tied[rows[cut.tied]] = True
     other = proba.argmax(axis=1) != hard
     return Cut(drop & other, tied & other)

@@ -106,8 +106,8 @@ class Scored:
                 getattr(self.probe, "contamination", None),
             ):
                 raise UsageError(OWN_RULE)
-            keep = ~self.cut.taken
-            action["ties"] = self.cut.told()
+            keep = ~self.cut.selected
+            action["ties"] = self.cut.tie_counts()
         elif threshold is not None:
             keep = self.disagreement <= threshold
             action["threshold"] = threshold
@@ -121,8 +121,8 @@ class Scored:
                 ties=self.ties,
                 near=lambda: nearest_others(self.X, 2, groups=self.groups).index,
             )
-            keep = ~cut.taken
-            action |= amount | {"ties": cut.told()}
+            keep = ~cut.selected
+            action |= amount | {"ties": cut.tie_counts()}
         return self._verdicts(self.labels.probs, keep, action)
 
     def relabel(
@@ -263,7 +263,7 @@ def score_rows(
     }
     if pairs:
         provenance["pairs"] = True
-    notes = fitted.told(aligned.classes, aligned.ids) if hasattr(fitted, "told") else []
+    notes = fitted.notes_for(aligned.classes, aligned.ids) if hasattr(fitted, "notes_for") else []
     if notes:
         provenance["notes"] = notes
     cut = Cut(~fitted.keep_, fitted.tied_) if hasattr(fitted, "keep_") else None

@@ -267,7 +267,7 @@ def read_config(path: Path) -> RunConfig:
     Raises
     ------
     DataError
-        Where it is missing or no YAML.
+        Where it is missing or not YAML.
     """
     return RunConfig.from_mapping(read_settings(path), path)
 

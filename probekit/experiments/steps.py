@@ -535,7 +535,7 @@ def random_verdicts(
 ) -> Verdicts:
     """Keep all but ``dropped[c]`` rows of weak class c, chosen at random."""
     order = by_key(weak.keys, seed=[seed, draw])  # all are equal, so that a hash alone decides
-    keep = ~largest(np.zeros(len(weak)), list(dropped), weak.hard, ties=order).taken
+    keep = ~largest(np.zeros(len(weak)), list(dropped), weak.hard, ties=order).selected
     probs = weak.probs.astype(np.float32)
     return Verdicts(
         ids=list(weak.ids),

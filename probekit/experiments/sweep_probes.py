@@ -358,12 +358,12 @@ class _Steps:
             cap=False,
             ties=self.ties,
         )
-        return ~cut.taken
+        return ~cut.selected
 
     def ranked(self, accepted: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
         return ~drop_ranked(
             accepted, self.disagreement, self.hard, share=share, per_class=False, ties=self.ties
-        ).taken
+        ).selected
 
 
 def _topofilter_rows(

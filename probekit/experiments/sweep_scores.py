@@ -156,7 +156,7 @@ class Scorer:
         return {
             share: ~largest(
                 score, [count_of(share, n) for n in self.size], self.hard, ties=self.ties
-            ).taken
+            ).selected
             for share in self.contaminations
         }
 

@@ -127,7 +127,7 @@ class PairProbe(BaseProbe):
         proba: NDArray[np.float64] = self.probe_.predict_proba(X)
         return proba
 
-    def told(self, classes: Sequence[Any], ids: Sequence[str]) -> list[str]:
+    def notes_for(self, classes: Sequence[Any], ids: Sequence[str]) -> list[str]:
         """Return notes for the user, with names of classes (2,) and ids of rows (n,)."""
         probe = getattr(self, "probe_", self.probe)
         if self.mirrors:
@@ -137,7 +137,7 @@ class PairProbe(BaseProbe):
         else:
             how = "so the probe is fitted without a bias."
         # Notes of a probe that sees the images number 2n rows.
-        more = probe.told(classes, [*ids, *ids]) if hasattr(probe, "told") else []
+        more = probe.notes_for(classes, [*ids, *ids]) if hasattr(probe, "notes_for") else []
         return [NOTE + how, *more]
 
     def _shown(

@@ -263,10 +263,10 @@ class TopoFilterProbe(BaseProbe):
             cut = Cut(~keep, np.zeros(len(keep), dtype=bool))
             if self.rank:
                 cut = drop_ranked(keep, disagreement, hard, ties=order, **self._amount())
-        keep = ~cut.taken
+        keep = ~cut.selected
         self._notes = [*with_outcome(notes, component, keep, hard), *more]
         dropped = _dropped(keep, component, hard, self.classes_)
-        sentences = tuple(self.told(self.classes_.tolist()))
+        sentences = tuple(self.notes_for(self.classes_.tolist()))
         self._store(data, index, component)
         self.result_ = TopoFilterResult(
             keep, component, proba, disagreement, cut.tied, dropped, sentences
@@ -274,9 +274,9 @@ class TopoFilterProbe(BaseProbe):
         self.oof_proba_ = self._topolabel(data.X) if self.self_neighbor else proba
         return self
 
-    def told(self, classes: Sequence[Any], ids: Sequence[str] | None = None) -> list[str]:
+    def notes_for(self, classes: Sequence[Any], ids: Sequence[str] | None = None) -> list[str]:
         """Return the notes with these names of classes (C,) and ids of rows (n,)."""
-        return [note.told(classes, ids) for note in self._notes]
+        return [note.sentence(classes, ids) for note in self._notes]
 
     @property
     def keep_(self) -> NDArray[np.bool_]:
@@ -500,10 +500,10 @@ def drop_to_share(
         more = target - len(outside)
         if more >= 0:
             cut = largest(score[inside], more, ties=None if ties is None else ties[inside])
-            taken[inside[cut.taken]] = tied[inside[cut.tied]] = True
+            taken[inside[cut.selected]] = tied[inside[cut.tied]] = True
         elif cap:
             cut = largest(-score[outside], -more, ties=None if ties is None else ties[outside])
-            taken[outside[cut.taken]] = False
+            taken[outside[cut.selected]] = False
             tied[outside[cut.tied]] = True
             text = (
                 f"The component step dropped {len(outside)} of {len(rows)} rows{whose} where "
@@ -538,7 +538,7 @@ def drop_ranked(
     for _, rows in _scopes(hard, per_class=per_class):
         count = count_of(share, len(rows))
         cut = largest(score[rows], count, ties=None if ties is None else ties[rows])
-        taken[rows[cut.taken]] = tied[rows[cut.tied]] = True
+        taken[rows[cut.selected]] = tied[rows[cut.tied]] = True
     return Cut(taken, tied)
 
 

@@ -56,7 +56,7 @@ class Note:
     row: int | None = None
     """Row that ``{row}`` stands for."""
 
-    def told(self, classes: Sequence[Any], ids: Sequence[str] | None = None) -> str:
+    def sentence(self, classes: Sequence[Any], ids: Sequence[str] | None = None) -> str:
         """The sentence with the name of the class and the id of the row, else its number."""
         name = "" if self.number is None else str(classes[self.number])
         row = str(self.row) if self.row is None or ids is None else ids[self.row]

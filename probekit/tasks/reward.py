@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from probekit.data import Rows, holds_messages, normal, text_hash
+from probekit.data import Rows, holds_messages, normalised, text_hash
 from probekit.errors import DataError, first_few
 from probekit.joins import find_ids
 from probekit.tasks.hub import read_hub, sampled_places
@@ -139,7 +139,7 @@ def _whole(prompt: Any, completion: Any) -> str | None:
 
 def _spoken(value: Any) -> Any:
     """Messages in their one form, also where they are written out as text; others as they are."""
-    return normal(value, "messages") or value if holds_messages(value) else value
+    return normalised(value, "messages") or value if holds_messages(value) else value
 
 
 def _dialogue(part: Any, role: str) -> Any:
@@ -214,7 +214,7 @@ def _find_prompts(columns: Mapping[str, Sequence[Any]]) -> tuple[list[Any], str]
         return list(columns[names["prompt"]][:]), told
     texts = {n: list(columns[names[n]][:]) for n in (*SYSTEM, *TURN) if n in names}
     texts = {n: values for n, values in texts.items() if all(map(_is_text, values))}
-    chosen = [normal(c, "messages") if holds_messages(c) else c for c in columns["chosen"][:]]
+    chosen = [normalised(c, "messages") if holds_messages(c) else c for c in columns["chosen"][:]]
     if not texts:
         bare = not all(map(_has_turns, chosen))
         return [None] * len(chosen), BARE if bare else ""

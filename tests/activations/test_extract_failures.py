@@ -234,7 +234,7 @@ def test_states_too_large_for_the_file_are_counted(
         ({"device": "tpu"}, UsageError, "There is no device 'tpu'"),
         ({"compression": "zip"}, UsageError, "compression is one of gzip, lzf"),
         ({"text_column": "body"}, DataError, "has no column 'body'"),
-        ({"rows": []}, DataError, "holds no rows"),
+        ({"rows": []}, DataError, "has no rows"),
         ({"rows": ["a", " "]}, DataError, "1 rows with an empty text"),
         ({"model": ("a", "b", "c")}, UsageError, "is a pair"),
         ({"model": ("a", "b")}, UsageError, "is a pair"),

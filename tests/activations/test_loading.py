@@ -290,7 +290,7 @@ def test_damaged_weights_and_configurations_are_refused(
         pass
     assert "\n" not in str(caught.value)
     (folder / "config.json").write_text("{not json")
-    with pytest.raises(ModelError, match=r"config.json: no JSON"):
+    with pytest.raises(ModelError, match=r"config.json: not JSON"):
         open_checkpoint(str(folder))
 
 

@@ -99,7 +99,7 @@ def test_the_random_drop_is_the_mean_of_many(blobs):
     wrong = data.weak != data.truth
     draws = []
     for _ in range(2000):
-        gone = largest(rng.random(240), counts, data.weak).taken
+        gone = largest(rng.random(240), counts, data.weak).selected
         hit = (gone & wrong).sum()
         draws.append([hit / gone.sum(), hit / wrong.sum(), np.mean(~wrong[~gone])])
     mean, error = np.mean(draws, axis=0), np.std(draws, axis=0) / np.sqrt(2000)

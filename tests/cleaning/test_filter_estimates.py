@@ -140,7 +140,7 @@ def test_pruning_is_cleanlabs(n_classes):
     logits = rng.standard_normal((800, n_classes)) + 2.5 * np.eye(n_classes)[truth]
     proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     hard = np.where(rng.random(800) < 0.25, rng.integers(0, n_classes, 800), truth)
-    ours = filters.prune_by_noise_rate(hard, proba).taken
+    ours = filters.prune_by_noise_rate(hard, proba).selected
     theirs = cleanlab.find_label_issues(hard, proba, filter_by="prune_by_noise_rate", n_jobs=1)
     assert (ours != theirs).sum() <= n_classes * (n_classes - 1)
     assert (hard != truth)[ours].mean() > 0.7 > 0.3 > (hard != truth).mean()
@@ -153,4 +153,4 @@ def test_pruning_by_hand():
     proba = np.column_stack([1 - second, second])
     # Confident of 0: P(0) >= 0.5; of 1: P(1) >= 0.625. So two of class 0 count for 1, one of 1 for
     # 0; the dropped ones are those furthest on the other side.
-    assert filters.prune_by_noise_rate(hard, proba).taken.nonzero()[0].tolist() == [2, 3, 7]
+    assert filters.prune_by_noise_rate(hard, proba).selected.nonzero()[0].tolist() == [2, 3, 7]

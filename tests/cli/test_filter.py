@@ -326,7 +326,7 @@ def test_probabilities_that_are_none(no, chain, write_rows, value):
     records = [{"id": i, "prob": 0.4} for i in chain.ids]
     records[5]["prob"] = records[9]["prob"] = value
     sentence = no(labels=write_rows("p.jsonl", records))
-    assert "2 rows whose 'prob' is no probability" in sentence
+    assert "2 rows whose 'prob' is not a probability" in sentence
     assert "(ids 'r5', 'r9'); allowed is" in sentence
 
 

@@ -216,7 +216,7 @@ def test_completions_are_graded(
     ("words", "sentence"),
     [
         (["--loss", "logcnf"], "did you mean logconf"),
-        (["--set", "lora_rnk=2"], "lora_rnk is no setting (did you mean lora_rank"),
+        (["--set", "lora_rnk=2"], "lora_rnk is not a setting (did you mean lora_rank"),
         (["--loss-option", "a_max"], "KEY=VALUE"),
         (["--lora", "--set", "lora_modules=[nowhere]"], "LoRA finds no module"),
         (["--lr", "-1"], "'--lr': it is a number in (0, "),

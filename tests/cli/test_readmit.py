@@ -33,4 +33,4 @@ def test_dropped_rows_come_back(probekit, chain, write_rows, refused):
     assert "must end in" in refused(*asked[:-1], chain.folder / "a.csv")
     twice = refused(*asked[:-1], chain.folder / "c.parquet", "--predictions", student, code=2)
     assert "named twice" in twice  # a student agrees with itself
-    assert "holds no verdicts" in refused("readmit", chain.truth, *asked[2:-1], "b.parquet")
+    assert "has no verdicts" in refused("readmit", chain.truth, *asked[2:-1], "b.parquet")

@@ -66,7 +66,7 @@ def test_refusals(chain, verdicts, refused):
         "review", verdicts, "--merge", chain.weak, "-o", chain.weak, "--overwrite"
     )
     assert "exists already" in refused("review", verdicts, "-o", chain.rows)
-    assert "holds no verdicts" in refused("review", chain.weak, "-o", folder / "a.csv")
+    assert "has no verdicts" in refused("review", chain.weak, "-o", folder / "a.csv")
     chain.acts.unlink()
     sentence = refused("review", verdicts, "-o", folder / "a.csv")
     assert "--rows" in sentence

@@ -81,8 +81,8 @@ def test_dry_run_does_nothing(words: list[Any], tmp_path: Path) -> None:
         (["--task", "docstring"], "did you mean docstrings"),
         (["--seeds", "few"], "'--seeds': it is a number of seeds"),
         (["--set", "epochs"], "KEY=VALUE"),
-        (["--set", "finetune.epoch=2"], "finetune.epoch is no setting (did you mean epochs"),
-        (["--set", "ronds=2"], "ronds is no setting (did you mean rounds"),
+        (["--set", "finetune.epoch=2"], "finetune.epoch is not a setting (did you mean epochs"),
+        (["--set", "ronds=2"], "ronds is not a setting (did you mean rounds"),
         (["--weak", "no/such/folder"], "does not exist"),
     ],
 )

@@ -181,7 +181,7 @@ def test_two_processes_do_a_step_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_without_locks_it_goes_on_with_a_warning(
+def test_without_locks_it_continues_with_a_warning(
     code: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -41,14 +41,14 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"taks": "x"}, r"^taks is no setting \(did you mean task"),
+        ({"taks": "x"}, r"^taks is not a setting \(did you mean task"),
         ({"losses": ["xnet"]}, r"no loss 'xnet' \(did you mean xent"),
         ({"probes": ["knm"]}, r"no probe 'knm' \(did you mean knn\?\); there are knn, logreg"),
         ({"actions": ["drop"]}, "no action 'drop'"),
-        ({"probes": ["knn", "knn"]}, "'knn' stands twice"),
+        ({"probes": ["knn", "knn"]}, "'knn' occurs twice"),
         (
             {"seeds": ["one"]},
-            "seeds is a list, each a whole number from 0 to 4,294,967,295, and it holds 'one'",
+            "seeds is a list, each a whole number from 0 to 4,294,967,295, and it contains 'one'",
         ),
         ({"rounds": 0}, "rounds is a whole number from 1 to 1,000, got 0"),
         ({"rounds": "two"}, "rounds is a whole number from 1 to 1,000, got 'two'"),
@@ -74,14 +74,14 @@ def test_what_is_wrong_is_told(change: dict[str, Any], sentence: str) -> None:
 def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    with pytest.raises(DataError, match=r"run\.yaml (is no YAML|holds no fields)"):
+    with pytest.raises(DataError, match=r"run\.yaml (is not YAML|has no fields)"):
         read_config(path)
 
 
 def test_yaml_makes_no_objects(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("task: !!python/object/apply:os.getcwd []\n")
-    with pytest.raises(DataError, match="is no YAML"):
+    with pytest.raises(DataError, match="is not YAML"):
         read_config(path)
 
 

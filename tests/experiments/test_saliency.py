@@ -355,7 +355,7 @@ class TestBadInput:
             ({"probe_options": {"logreg": {"l2": -1}}}, "logreg.l2 is auto or a number in"),
             ({"layers": "frist"}, r"layers is numbers, ranges .*got 'frist'"),
             ({"probe_options": {"logreg": {"standardize": "false"}}}, "is true or false"),
-            ({"layer5": 1}, "^layer5 is no setting"),
+            ({"layer5": 1}, "^layer5 is not a setting"),
         ],
     )
     def test_of_the_configuration(self, fields: dict[str, Any], sentence: str, done: Done) -> None:
@@ -380,7 +380,7 @@ class TestBadInput:
                 if k not in ("layers", "after_truth")
             }
         )
-        with pytest.raises(UsageError, match="layers is no setting"):
+        with pytest.raises(UsageError, match="layers is not a setting"):
             open_folder(done.folder / "saliency", run)
 
 

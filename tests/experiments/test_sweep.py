@@ -396,7 +396,7 @@ def test_labels_that_do_not_fit_are_refused(blobs):
         join_rows(store, labels_of(weak.ids, np.eye(2)[np.zeros(N, int)]))
     with pytest.raises(LabelsError, match="no label for 1 of 240"):
         join_rows(store, weak, labels_of(truth.ids[1:], truth.probs[1:]))
-    with pytest.raises(UsageError, match=r"each one of knn, .* and it holds 'svm'"):
+    with pytest.raises(UsageError, match=r"each one of knn, .* and it contains 'svm'"):
         replace(SETTINGS, probes=("svm",))
     with pytest.raises(UsageError, match="probes is a list of at least 1"):
         replace(SETTINGS, probes=())

@@ -73,7 +73,7 @@ def test_given_classes_order_the_columns():
         ([1 + 2j, 1], "complex"),
     ],
 )
-def test_what_are_no_labels_is_told_in_one_sentence(y, words):
+def test_what_are_no_labels_is_reported_in_one_sentence(y, words):
     with pytest.raises(ProbeError, match=words) as error:
         label_matrix(y)
     assert "\n" not in str(error.value)

@@ -186,7 +186,7 @@ def test_what_float32_cannot_reach_is_finished_in_float64(monkeypatch):
     assert np.array_equal(rough.error_ <= OWED, rough.converged_)
 
 
-def test_too_few_passes_are_told_with_the_error():
+def test_too_few_passes_are_reported_with_the_error():
     X, Q, Y = problem(150, 300)
     for passes in (3, 6, 10, 15):
         with pytest.warns(ConvergenceWarning, match=r"l2 = 0.0001.* off by .*raise max_iter"):

@@ -232,7 +232,7 @@ print("same")
         (lambda X: NeighborIndex(X).query(np.where(X > 1, np.inf, X), 2), "NaN or inf"),
     ],
 )
-def test_what_cannot_be_searched_is_told(call, words):
+def test_what_cannot_be_searched_is_reported(call, words):
     with pytest.raises(ProbeError, match=words):
         call(np.random.default_rng(0).standard_normal((10, 3)))
 

@@ -117,7 +117,7 @@ def test_a_class_that_no_row_is_surest_of_gets_no_probability_but_its_column(row
     assert np.allclose(out_of_fold(Prior(), X, soft)[0][:, 2], 0.1)
 
 
-def test_a_class_that_lies_in_one_fold_is_told(rows):
+def test_a_class_that_lies_in_one_fold_is_reported(rows):
     X, y = rows
     three = y.copy()
     three[5] = 2

@@ -138,7 +138,7 @@ def test_what_is_no_probe_of_ours_is_refused(rows, tmp_path, changes, words):
         load_probe(tmp_path)
 
 
-def test_damage_is_told(rows, tmp_path):
+def test_damage_is_reported(rows, tmp_path):
     with pytest.raises(ProbeError, match=r"holds no probe: .*probe\.json is missing"):
         load_probe(tmp_path)
     KNNProbe(k=3).fit(rows[0], rows[1]).save(tmp_path)
@@ -152,14 +152,14 @@ def test_damage_is_told(rows, tmp_path):
         load_probe(tmp_path)
     numbers.write_bytes(whole)
     (tmp_path / "probe.json").write_text("{")
-    with pytest.raises(ProbeError, match=r"probe\.json: no JSON"):
+    with pytest.raises(ProbeError, match=r"probe\.json: not JSON"):
         load_probe(tmp_path)
     (tmp_path / "probe.json").write_text("[1]")
     with pytest.raises(ProbeError, match="does not describe a probe"):
         load_probe(tmp_path)
 
 
-def test_missing_arrays_are_told(rows, tmp_path):
+def test_missing_arrays_are_reported(rows, tmp_path):
     import hashlib
 
     KNNProbe(k=3).fit(rows[0], rows[1]).save(tmp_path)
@@ -202,7 +202,7 @@ def test_nothing_is_pickled(rows, tmp_path):
     ],
     ids=str,
 )
-def test_a_wrong_description_is_told(rows, tmp_path, probe, changes):
+def test_a_wrong_description_is_reported(rows, tmp_path, probe, changes):
     probe.fit(rows[0], rows[1]).save(tmp_path)
     edit(tmp_path, **changes)
     if changes == {"params": {"backend": []}} and not hasattr(probe, "backend"):
@@ -252,7 +252,7 @@ def replace_arrays(folder, arrays):
     edit(folder, sha256=digest)
 
 
-def test_deep_json_is_told(rows, tmp_path):
+def test_deep_json_is_reported(rows, tmp_path):
     KNNProbe(k=3).fit(rows[0], rows[1]).save(tmp_path)
     (tmp_path / "probe.json").write_text("[" * 100_000)
     with pytest.raises(ProbeError, match="deep"):

@@ -148,7 +148,7 @@ def test_a_class_without_a_cycle_keeps_a_row_of_its_own():
     index = np.array([[1], [0], [1], [2]])
     keep, notes = largest_components(index, np.array([0, 0, 1, 1]), connection="strong")
     assert keep.tolist() == [True, True, True, False]
-    assert [note.told(["a", "b"]) for note in notes] == [
+    assert [note.sentence(["a", "b"]) for note in notes] == [
         "Class b has 2 components of 1 rows and none larger; "
         "the component step leaves in the one that holds row 2"
     ]
@@ -182,26 +182,26 @@ def test_notes_say_what_became_of_a_component():
         (np.zeros(6, bool), "the last step drops it."),
         (np.arange(6) < 4, "the last step drops 2 of its rows."),
     ):
-        (told,) = with_outcome([note], component, keep, hard)
-        assert told.told(["a {b}"], list("uvwxyz")) == f"Class a {{b}} and row y, and {end}"
+        (finished,) = with_outcome([note], component, keep, hard)
+        assert finished.sentence(["a {b}"], list("uvwxyz")) == f"Class a {{b}} and row y, and {end}"
 
 
 def test_an_overshoot_within_a_class_names_it():
     component, score, hard = np.arange(8) < 5, np.linspace(0, 1, 8), np.arange(8) // 4
     _, notes = drop_to_share(component, score, hard, share=0.25, per_class=True, cap=False)
-    (told,) = [note.told(["zero", "one"]) for note in notes]
-    assert "dropped 3 of 4 rows of class one where 1 were asked for" in told
+    (sentence,) = [note.sentence(["zero", "one"]) for note in notes]
+    assert "dropped 3 of 4 rows of class one where 1 were asked for" in sentence
 
 
 def test_equal_components_go_to_the_smallest_row_number():
     index = np.array([[3], [2], [1], [0], [5], [4]])
     keep, notes = largest_components(index, np.zeros(6, dtype=int), connection="weak")
     assert keep.tolist() == [True, False, False, True, False, False]
-    assert "3 components of 2 rows" in notes[0].told(["a"])
-    assert "holds row 0" in notes[0].told(["a"])
+    assert "3 components of 2 rows" in notes[0].sentence(["a"])
+    assert "holds row 0" in notes[0].sentence(["a"])
 
 
-def test_overshoot_is_told_and_cap_takes_the_least_disagreeing_back(golden):
+def test_overshoot_is_reported_and_cap_takes_the_least_disagreeing_back(golden):
     data = golden("eleuther_topo_C")
     how = {"variant": "eleuther", "k_cc": 5, "k_zeta": 5, "metric": "euclidean"}
     plain = topofilter(data["X"], data["y"], contamination=0.1, **how)
@@ -224,31 +224,31 @@ def test_shares_can_hold_within_each_class():
     whole = np.ones(8, dtype=bool)
     how = {"share": 0.25, "cap": False}
     overall, _ = drop_to_share(whole, score, hard, per_class=False, **how)
-    assert np.flatnonzero(overall.taken).tolist() == [0, 1]
+    assert np.flatnonzero(overall.selected).tolist() == [0, 1]
     each, _ = drop_to_share(whole, score, hard, per_class=True, **how)
-    assert np.flatnonzero(each.taken).tolist() == [0, 6]
+    assert np.flatnonzero(each.selected).tolist() == [0, 6]
     ranked = drop_ranked(score != 0.1, score, hard, share=0.25, per_class=True)
-    assert np.flatnonzero(ranked.taken).tolist() == [3, 6]  # the rejected row goes first
+    assert np.flatnonzero(ranked.selected).tolist() == [3, 6]  # the rejected row goes first
 
 
 def test_equal_scores_go_by_ties_and_without_them_by_row_number():
     hard, whole = np.zeros(5, dtype=int), np.ones(5, dtype=bool)
     score = np.array([0.3, 0.1 + 0.2, 0.3, 0.3, 0.1])  # 0.1 + 0.2 > 0.3 in floating point
     dropped, _ = drop_to_share(whole, score, hard, share=0.2, per_class=False, cap=False)
-    assert np.flatnonzero(dropped.taken).tolist() == [0]
+    assert np.flatnonzero(dropped.selected).tolist() == [0]
     assert np.flatnonzero(dropped.tied).tolist() == [0, 1, 2, 3]
     ranked = drop_ranked(whole, score, hard, share=0.4, per_class=False)
-    assert np.flatnonzero(ranked.taken).tolist() == [0, 1]
+    assert np.flatnonzero(ranked.selected).tolist() == [0, 1]
     how = {"per_class": False, "ties": np.array([3, 0, 4, 1, 2])}
     dropped, _ = drop_to_share(whole, score, hard, share=0.2, cap=False, **how)
-    assert np.flatnonzero(dropped.taken).tolist() == [1]
+    assert np.flatnonzero(dropped.selected).tolist() == [1]
     ranked = drop_ranked(whole, score, hard, share=0.4, **how)
-    assert np.flatnonzero(ranked.taken).tolist() == [1, 3]
+    assert np.flatnonzero(ranked.selected).tolist() == [1, 3]
     # Of the four equal rows that the component step dropped, two come back: the first by ties.
     component = np.array([False, False, False, False, True])
     capped, _ = drop_to_share(component, score, hard, share=0.4, cap=True, **how)
-    assert np.flatnonzero(~capped.taken).tolist() == [1, 3, 4]
-    assert capped.told() == {"rows": 4, "taken": 2}
+    assert np.flatnonzero(~capped.selected).tolist() == [1, 3, 4]
+    assert capped.tie_counts() == {"rows": 4, "taken": 2}
 
 
 def test_rank_and_cap_do_not_depend_on_the_order_of_the_rows(noisy):
@@ -270,7 +270,7 @@ def test_rank_and_cap_do_not_depend_on_the_order_of_the_rows(noisy):
 def test_a_decimal_share_drops_the_number_it_means():
     score = np.linspace(0, 1, 100)
     cut = drop_ranked(np.ones(100, bool), score, np.zeros(100, int), share=0.29, per_class=False)
-    assert cut.taken.sum() == 29  # 0.29 * 100 < 29 in floating point
+    assert cut.selected.sum() == 29  # 0.29 * 100 < 29 in floating point
 
 
 def test_rank_drops_the_share_and_rejected_rows_first(noisy):

@@ -728,7 +728,7 @@ class TestBadInput:
             ({"save": "adapter"}, "Only LoRA has an adapter"),
             ({"early_stop": "loss"}, "early_stop is one of log_loss"),
             ({"device": "cuda:1"}, "CUDA_VISIBLE_DEVICES"),
-            ({"learning_rat": 1}, "learning_rat is no setting"),
+            ({"learning_rat": 1}, "learning_rat is not a setting"),
             ({"epochs": "two"}, r"epochs is a number in .* got 'two'"),
         ],
     )
