@@ -25,6 +25,7 @@ from probekit.safe import printable
 # lives in the module of probekit.cli of its name.
 COMMANDS = {
     "audit": "Ask for true labels where probe and weak label disagree, and say what to do.",
+    "clean": "Clean the labels of a table: one command from a file to a training set.",
     "demo": "Run the whole chain on real text and show whether it helped.",
     "diagnose": "Tell, without any truth, whether to filter, to relabel or to leave the labels "
     "alone.",

