@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from probekit import data
 from probekit.activations.layout import FORMAT, ROW_COLUMNS, STORE_DTYPES, VERSION
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
+from probekit.cleaning.review import AUDIT_COLUMNS, METADATA
 from probekit.labels import load_labels
+from probekit.students.classifier import HeadInfo
+from probekit.tables import read_metadata
 from probekit.verdicts import COLUMNS, Verdicts
 
 PAGE = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
+OLD = Path(__file__).parent / "data" / "0.1.0"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 TEXTS = {"a": "alpha", "b": "beta", "c": "gamma"}
 STATES = np.array([[1, 2], [-3, 0.5], [8, 0.25]], np.float32)  # bfloat16 keeps all of them
@@ -129,3 +136,14 @@ def test_the_page_names_what_the_code_writes(run: Any) -> None:
     with ActivationStore("acts.h5") as store:
         pairs = zip(store.ids, store.hashes, strict=True)
         assert store.rows_fingerprint == data.rows_fingerprint(*map(list, zip(*pairs, strict=True)))
+
+
+def test_the_page_names_every_key_of_reviews_classifiers_and_sweeps() -> None:
+    sweep = read_metadata(OLD / "sweep.parquet")
+    columns = pq.read_schema(OLD / "sweep.parquet").names
+    keys = [*AUDIT_COLUMNS[:3], *METADATA, *(field.name for field in fields(HeadInfo)), *sweep]
+    keys += [*sweep["choice"], *sweep["weak_labels"]]
+    keys += [name for name in columns if not name.startswith("filtered_0.")]
+    keys += [*json.loads((OLD / "run" / "metrics.json").read_text(encoding="utf-8"))]
+    assert [key for key in keys if f"`{key}`" not in PAGE] == []
+    assert "`width`" not in PAGE  # the control: a key of no file
