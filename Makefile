@@ -22,7 +22,7 @@ $(VENV)/.release: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,release]'
 	@touch $@
 
-demo: $(VENV)/.installed  ## run the main job offline on a real model and real text
+demo: $(VENV)/.installed  ## run an experiment offline on a real model and real text
 	$(BIN)/probekit demo --overwrite
 
 test: $(VENV)/.installed  ## run the tests

@@ -1,90 +1,117 @@
-"""``probekit demo``: the main job, offline, with what is installed."""
+"""``probekit demo``: the preset ``demo`` of ``run``, offline, with what is installed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import emit, json_option, overwrite_option, say, seed_option
+from probekit.cli.options import FILE, AsJson, Overwrite, Seed, emit, option, options_of, say
 from probekit.cli.outputs import claim_folder
+from probekit.cli.run_options import raise_failures
+
+OWN_FILE = """On your own rows (id, text) and weak labels (id, label):
+  probekit extract rows.jsonl -m MODEL -o acts.h5
+  probekit diagnose acts.h5 --labels weak.csv
+  probekit filter acts.h5 --labels weak.csv -o verdicts.parquet --write-data clean.jsonl"""
+
+
+class DemoOptions(TypedDict):
+    """Options of ``probekit demo``."""
+
+    output: Annotated[
+        Path,
+        option(
+            "-o",
+            "--output",
+            default="probekit-demo",
+            type=FILE,
+            help="Folder for both runs, their steps and reports; the same command resumes it.",
+        ),
+    ]
+    model: Annotated[
+        str | None,
+        option(
+            "-m",
+            "--model",
+            "--strong",
+            help="Strong model instead of the all-MiniLM-L6-v2 in its wheel.",
+        ),
+    ]
+    student_rows: Annotated[
+        int,
+        option(
+            "--student-rows",
+            type=click.IntRange(min=100),
+            default=2000,
+            help="Rows with weak labels.",
+        ),
+    ]
+    test_rows: Annotated[
+        int,
+        option("--test-rows", type=click.IntRange(min=100), default=2000, help="Rows to test on."),
+    ]
+    overwrite: Overwrite
+    seed: Seed
+    as_json: AsJson
 
 
 @click.command("demo")
-@click.option(
-    "-o",
-    "--output",
-    default="probekit-demo",
-    type=click.Path(path_type=Path, file_okay=True),
-    help="Folder for every file of the chain.",
-)
-@click.option("-m", "--model", help="Model to read instead of the all-MiniLM-L6-v2 in its wheel.")
-@click.option(
-    "--student-rows", type=click.IntRange(min=100), default=2000, help="Rows with weak labels."
-)
-@click.option("--test-rows", type=click.IntRange(min=100), default=2000, help="Rows to judge on.")
-@click.option(
-    "--only-students", is_flag=True, help="Train and judge on what the folder holds already."
-)
-@overwrite_option
-@seed_option
-@json_option
-def command(
-    output: Path,
-    *,
-    model: str | None,
-    student_rows: int,
-    test_rows: int,
-    only_students: bool,
-    overwrite: bool,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Run the whole chain on real text and show whether it helped.
+@options_of(DemoOptions)
+def command(**options: Unpack[DemoOptions]) -> None:
+    """Run an experiment on real text in a minute and show whether cleaning labels helped.
 
-    Offline. Weak labels from a model's first layer, the full model's states, every probe as filter
-    and relabeller, and a linear student for each training set. commands.sh in the folder repeats
-    it.
+    Offline. A bag of words that saw 500 true labels, then ten keywords, label docstrings; probes on
+    a pretrained model's states filter and relabel them, and linear students train on the results.
+    commands.sh in the folder repeats it.
 
     Example: probekit demo -o probekit-demo
     """
-    from probekit.experiments.demo import judge_demo, run_demo
-    from probekit.reports.demo import demo_table
+    from probekit.experiments.presets.demo import (
+        check_demo_folder,
+        demo_configs,
+        demo_model,
+        prepare_demo,
+    )
+    from probekit.experiments.run import Run, open_folder
+    from probekit.reports.run import brief_table, report_run
 
-    if only_students:
-        results = judge_demo(output, seed=seed)
-        _report(results, output)
-    else:
-        if output.absolute().parent.is_dir():  # else it is refused
-            claim_folder(output)
-        results = run_demo(
-            output,
-            _run,
-            say,
-            model=model,
-            student_rows=student_rows,
-            test_rows=test_rows,
-            seed=seed,
-            overwrite=overwrite,
-        )
-        say(f"{results['seconds']:.0f} s; {output} holds every file, commands.sh repeats it.\n")
-    emit(results, demo_table(results).text(), as_json=as_json)
-
-
-def _run(arguments: Sequence[str]) -> None:
-    """Run a command in this process, which has loaded torch already."""
-    from probekit.cli.main import cli
-
-    cli.main(args=list(arguments), prog_name="probekit", standalone_mode=False)
-
-
-def _report(results: dict[str, Any], folder: Path) -> None:
-    """Write the table and the figure from the results."""
-    from probekit.files import atomic_write
-    from probekit.reports.demo import demo_figure, demo_table
-
-    with atomic_write(folder / "table.md", "w") as file:
-        file.write(demo_table(results).markdown() + "\n")
-    demo_figure(results, folder / "demo.png")
+    began, steps = time.perf_counter(), Path("steps")
+    output, model = options["output"], options["model"]
+    check_demo_folder(output)
+    configs = demo_configs(
+        demo_model(model),
+        student_rows=options["student_rows"],
+        test_rows=options["test_rows"],
+        seeds=[options["seed"]],
+    )
+    first, *_ = configs.values()
+    Run(first, steps, lambda _: None).check()  # before anything is written
+    claim_folder(output)
+    commands = prepare_demo(output, configs, in_wheel=model is None, overwrite=options["overwrite"])
+    results = {}
+    with contextlib.chdir(output):
+        for shown, (name, config) in zip(commands, configs.items(), strict=True):
+            say(f"$ {shown}")
+            run = Run(config, steps, lambda _: None)
+            open_folder(Path(name), config)
+            results[name] = run.carry_out(Path(name))
+            report_run(run, results[name], Path(name), say)
+    seconds = round(time.perf_counter() - began, 1)
+    groups = {
+        name.replace("-", " "): result["groups"][0]  # of the regularised student
+        for name, result in results.items()
+    }
+    table = brief_table(groups, "kNN")
+    reports = [output / name / "report.html" for name in configs]
+    after = (
+        f"{table.text()}\n\nEvery probe, a memorising student and the rows: {reports[0]} and "
+        f"{reports[1]}.\n{OWN_FILE}"
+    )
+    say(f"{seconds:.0f} s; commands.sh in {output} repeats it.\n")
+    emit({"seconds": seconds, "runs": results}, after, as_json=options["as_json"])
+    for name in configs:
+        raise_failures(results[name], output / name)

@@ -93,13 +93,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(("truth",), _needs("predict"), "without --predict"),
         Rule(("epochs",), lambda o: not _needs("max_steps")(o), "with --max-steps", told=True),
     ),
-    "demo": (
-        Rule(
-            ("model", "student_rows", "test_rows", "overwrite"),
-            lambda o: not o["only_students"],
-            "with --only-students",
-        ),
-    ),
     "review": (
         Rule(
             ("many", "acts", "rows", "text_column", "id_column", "no_text"),

@@ -26,7 +26,7 @@ from probekit.safe import printable
 COMMANDS = {
     "audit": "Ask for true labels where probe and weak label disagree, and say what to do.",
     "clean": "Clean the labels of a table: one command from a file to a training set.",
-    "demo": "Run the whole chain on real text and show whether it helped.",
+    "demo": "Run an experiment on real text in a minute and show whether cleaning labels helped.",
     "diagnose": "Tell, without any truth, whether to filter, to relabel or to leave the labels "
     "alone.",
     "extract": "Store a model's hidden states of every row.",

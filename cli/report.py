@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-REPORT, METRICS, DEMO = "report.html", "metrics.json", "results.json"
+REPORT, METRICS = "report.html", "metrics.json"
 # What an option is of use for.
 ONLY = {
     "verdicts": (
@@ -168,14 +168,13 @@ def _sweep_page(path: Path) -> Page:
 
 
 def _folder_page(folder: Path, options: dict[str, Any]) -> Page:
-    """Of a run, a saliency comparison or the demo, by what lies in the folder."""
-    from probekit.reports.demo import demo_page
+    """Of a run or a saliency comparison, by what lies in the folder."""
     from probekit.reports.run import run_page
     from probekit.reports.saliency import saliency_page
     from probekit.safe import read_json
 
-    path = next((folder / n for n in (METRICS, DEMO) if (folder / n).is_file()), None)
-    if path is None:
+    path = folder / METRICS
+    if not path.is_file():
         raise DataError(
             f"{folder} is no run: it has no {METRICS}; name the folder that `probekit run` wrote, "
             "when it has finished."
@@ -183,8 +182,6 @@ def _folder_page(folder: Path, options: dict[str, Any]) -> Page:
     sentence = f"{path} holds no results of `probekit run`; name the folder that it wrote."
     with _one_sentence(sentence):
         results = read_json(path)
-        if path.name == DEMO:
-            return demo_page(results, title=folder.absolute().name)
         if "pairs" in results:
             return saliency_page(results, folder=folder)
         return run_page(results, folder=folder, rows=_rows_of_run(folder, options))

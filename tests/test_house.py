@@ -189,7 +189,6 @@ def test_nothing_is_pickled(path: Path) -> None:
 OWN_FILES = {
     "probekit.safe",
     "probekit.experiments.presets",
-    "probekit.experiments.demo",
     "probekit.reports.page",
     "probekit.tasks.docstrings",
 }

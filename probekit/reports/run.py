@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probekit.errors import ProbekitError
 from probekit.experiments.scores import ALARMS, PERPLEXITY
 from probekit.files import atomic_write
 from probekit.reports.figures import (
@@ -36,12 +37,16 @@ if TYPE_CHECKING:
     import matplotlib.figure
     from matplotlib.axes import Axes
 
+    from probekit.experiments.run import Run
+
 __all__ = [
     "REPORT",
+    "brief_table",
     "curve_table",
     "draw_arms",
     "draw_curves",
     "draw_grid",
+    "report_run",
     "rounds_table",
     "run_page",
     "run_table",
@@ -72,6 +77,20 @@ GRID_PANELS = (
 )
 ENDS = {"floor": "weak supervisor", "ceiling": "ground truth"}
 NEAR = 0.15  # of the axis: ticks of sizes nearer than this would run into each other
+
+
+def report_run(
+    run: Run, results: Mapping[str, Any], folder: Path, tell: Callable[[str], None]
+) -> str:
+    """Write the reports of a run that was just carried out, with the rows that it cleaned."""
+    from probekit.reports.rows import run_rows
+
+    try:
+        rows = run_rows(run)
+    except ProbekitError as error:  # hours of work are not to end so
+        tell(f"Note: report.html is without rows: {error}")
+        rows = None
+    return write_run_reports(results, folder, rows=rows)
 
 
 def write_run_reports(
@@ -207,6 +226,54 @@ def run_table(group: Mapping[str, Any]) -> Table:
     header = ("trained on", "rows", "labels", "acc", "PGR", "gain", "acc*", "PGR*", "AUROC", "A_w")
     rows = tuple(_row(arm) for arm in group["arms"])
     return Table(header, rows, tuple(_notes(group)))
+
+
+def brief_table(groups: Mapping[str, Mapping[str, Any]], probe: str) -> Table:
+    """A few rows for each weak supervisor: its labels as they are, filtered and relabelled.
+
+    Parameters
+    ----------
+    groups
+        Name of the weak supervisor to an entry of ``groups`` in metrics.json; the first also shows
+        a random drop, and the ceiling of all.
+    probe
+        What filters and relabels, as tables name it.
+    """
+    header = ("what", "labels right", "student right", "PGR [95 %]", "gain")
+    rows, floors = [], []
+    for number, (name, group) in enumerate(groups.items()):
+        arms = [_arm_of(group, "plain")]
+        shown = [f"{name}, as they are"]
+        if number == 0:
+            drop = next(a for a in group["arms"] if a["kind"] == "random" and probe in a["name"])
+            arms.append(drop)
+            shown.append(f"{name}, a random drop")
+        cleaned = {arm["name"]: arm for arm in group["arms"]}
+        for action, words in (("filter", "filtered"), ("relabel", "relabelled")):
+            arms.append(cleaned[f"{action} {probe}"])
+            shown.append(f"{name}, {words} by {probe}")
+        rows += [_brief(each, arm) for each, arm in zip(shown, arms, strict=True)]
+        floors.append(f"{name} {_accuracy_of(group, 'floor'):.1f} %")
+    first = next(iter(groups.values()))
+    rows.append(_brief(ENDS["ceiling"], _arm_of(first, "ceiling")))
+    notes = (
+        "labels right: of the training rows, %. student right: of the test rows, %; their weak",
+        f"supervisors: {', '.join(floors)}. PGR: recovered share of the gap between weak",
+        "supervisor and student of ground truth. gain: points over the labels as they are.",
+        "[95 % interval]: paired bootstrap over test rows; another seed moves it too.",
+    )
+    return Table(header, tuple(rows), notes)
+
+
+def _brief(name: str, arm: Mapping[str, Any]) -> tuple[str, ...]:
+    figures = arm["figures"]
+    return (
+        name,
+        percent(figures["label_accuracy"]["median"]),
+        percent(figures["accuracy"]["median"]),
+        _recovered(arm["pgr"]),
+        _gain(arm["gain"]),
+    )
 
 
 def _row(arm: Mapping[str, Any]) -> tuple[str, ...]:

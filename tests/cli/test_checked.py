@@ -83,7 +83,6 @@ def test_what_is_wrong_is_told_before_anything_is_read(words: str, sentence: str
             "--labels does nothing with --objective",
         ),
         ("finetune a -m b -o c --truth d", "--truth does nothing without --predict"),
-        ("demo --only-students --test-rows 200", "--test-rows does nothing with --only-students"),
         ("review a -o b --merge c --acts d --rows e", "--acts, --rows do nothing with --merge"),
         ("review a -o b --no-text --rows e", "--rows does nothing with --no-text"),
         ("saliency --task a --losses xent,kl", "--losses does nothing beyond the first loss"),

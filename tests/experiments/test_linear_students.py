@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 
 from probekit.activations.store import ActivationStore
+from probekit.cleaning.predict import relabel
 from probekit.errors import DataError, LabelsError, UsageError
 from probekit.experiments.cache import Step, in_order
 from probekit.experiments.config import STUDENTS, RunConfig
 from probekit.experiments.plan import plan
+from probekit.experiments.presets import read_preset
 from probekit.experiments.run import Run, Sources, open_folder
 from probekit.experiments.steps import STORE, VERDICTS, Model, random_verdicts
 from probekit.labels import WeakLabels, load_labels
 from probekit.metrics import paired_bootstrap
-from probekit.probes import LogisticProbe
+from probekit.probes import KNNProbe, LogisticProbe
 from probekit.reports.run import run_table, write_run_reports
 from probekit.verdicts import Verdicts
 
@@ -293,6 +295,35 @@ def test_preference_pairs(fields: Any, write_jsonl: Files, tmp_path: Path) -> No
     arms = Done(config, tmp_path / "run").arms
     assert arms["weak supervisor"]["accuracy"] < arms["ground truth"]["accuracy"]
     assert arms["weak labels"]["accuracy"] > 0.7
+
+
+def test_cleaning_mends_real_labels_and_their_student(minilm: str, tmp_path: Path) -> None:
+    """The demo's claim on its own model and task, at half its size.
+
+    A bag of words is right in about 80 % of 1,000 rows. Kept by kNN are about 92 %; relabelling by
+    kNN mends about 70 more labels than it spoils, whose difference has a standard deviation of 12.
+    """
+    fields = {**read_preset("demo"), "strong": [minilm], "student": "linear", "probes": ["knn"]}
+    sizes = {"student_rows": 1000, "test_rows": 1000, "random_drops": 1}
+    config = RunConfig.from_mapping({**fields, **sizes, "actions": ["filter", "relabel-hard"]})
+    found = Done(config, tmp_path / "run")
+    arms = found.arms
+    before = arms["weak labels"]["label_accuracy"]
+    assert 0.7 < before < 0.9
+    assert arms["filter kNN"]["label_accuracy"] > before + 0.05
+    assert abs(arms["random as kNN"]["label_accuracy"] - before) < 0.03
+    after = arms["relabel-hard kNN"]["label_accuracy"]
+    assert after > before
+    floor, top = (arms[name]["accuracy"] for name in ("weak supervisor", "ground truth"))
+    for name in ("weak labels", "filter kNN", "relabel-hard kNN"):
+        assert floor < arms[name]["accuracy"] < top, name
+    # The control: states that belong to other rows cannot mend anything.
+    (X, _), truth = found.states("student"), found.experiment.context.splits.truth["student"].hard
+    path = found.run.cache.path(found.planned["filter kNN"].labels.step) / VERDICTS
+    weak = Verdicts.load(path).weak
+    shuffled = X[np.random.default_rng(0).permutation(len(X))]
+    control = relabel(shuffled, weak, probe=KNNProbe(k=30), hard=True)
+    assert (control.hard == truth).mean() < 0.65
 
 
 class TestLabelsOfAFile:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import pytest
 
 from probekit.experiments.scores import Arm, combine_seeds, score_arms
+from probekit.reports import figures
+from probekit.reports.figures import write_figure
 from probekit.reports.page import render_page
 from probekit.reports.run import (
+    brief_table,
     curve_table,
     draw_arms,
     draw_curves,
@@ -162,6 +167,78 @@ def test_without_a_gap_points_stand_in_for_pgr() -> None:
     gain = 100 * (judged[1]["accuracy"] - judged[0]["accuracy"])
     assert row["PGR"] == f"pt {gain:.1f}"
     assert "the gap is too small" in table.text()
+
+
+def whole_group(**changes: Any) -> dict[str, Any]:
+    """A group with an arm of every kind that the demo shows."""
+    listed = [
+        Arm("weak supervisor", "floor", [probs(0.5, 1)]),
+        Arm("weak labels", "plain", [probs(0.8, 2)], 0.7, 90),
+        Arm("random as kNN, logistic", "random", [probs(0.8, 3), probs(0.8, 4)], 0.7, 72),
+        Arm("filter kNN", "filter", [probs(1.0, 5)], 0.8, 72),
+        Arm("relabel kNN", "relabel", [probs(1.1, 6)], 0.75, 90),
+        Arm("ground truth", "ceiling", [probs(3.0, 7)], 1.0, 90),
+    ]
+    judged = score_arms(listed, truth=TRUTH, weak_prior=[0.5, 0.5], draws=300)
+    return group(arms=combine_seeds([judged]), **changes)
+
+
+def test_the_brief_table_shows_what_the_results_hold() -> None:
+    groups = {"words": whole_group(), "rules": whole_group()}
+    table = brief_table(groups, "kNN")
+    assert len(table.header) == 5
+    names = ["weak labels", "random as kNN, logistic", "filter kNN", "relabel kNN"]
+    names += ["weak labels", "filter kNN", "relabel kNN", "ground truth"]
+    assert len(table.rows) == 8
+    whole = run_table(groups["words"])
+    cells = {row[0]: dict(zip(whole.header, row, strict=True)) for row in whole.rows}
+    for row, name in zip(table.rows, names, strict=True):
+        assert row[1:] == tuple(cells[name][column] for column in ("labels", "acc", "PGR", "gain"))
+    assert [row[0] for row in table.rows[2:5]] == [
+        "words, filtered by kNN",
+        "words, relabelled by kNN",
+        "rules, as they are",
+    ]
+    floor = groups["words"]["arms"][0]["figures"]["accuracy"]["median"]
+    assert f"words {100 * floor:.1f} %" in table.text()
+    assert max(map(len, table.text().splitlines())) <= 100
+
+
+def pixels(figure: Any, path: Path) -> np.ndarray:
+    write_figure(figure, path)
+    return np.rint(255 * matplotlib.image.imread(path)[..., :3]).astype(int)
+
+
+def has(image: np.ndarray, color: str) -> bool:
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return bool((image == wanted).all(axis=-1).sum() > 20)
+
+
+def test_the_figure_is_a_wide_light_png_with_every_kind_in_its_colour(tmp_path: Path) -> None:
+    image = pixels(draw_arms(whole_group()), tmp_path / "arms.png")
+    height, width, _ = image.shape
+    assert 1400 < width < 2000
+    assert 300 < height < width
+    assert (image == 255).all(axis=-1).mean() > 0.8
+    assert all(has(image, color) for color in figures.COLORS.values())
+    assert [p.name for p in tmp_path.iterdir()] == ["arms.png"]
+
+
+def test_a_kind_that_is_absent_is_not_drawn(tmp_path: Path) -> None:
+    found = whole_group()
+    found["arms"] = [arm for arm in found["arms"] if arm["kind"] != "filter"]
+    image = pixels(draw_arms(found), tmp_path / "arms.png")
+    assert not has(image, figures.COLORS["filter"])
+    assert has(image, figures.COLORS["relabel"])
+
+
+def test_the_same_results_give_the_same_picture_and_others_another(tmp_path: Path) -> None:
+    found = whole_group()
+    first = pixels(draw_arms(found), tmp_path / "a.png")
+    stored = json.loads(json.dumps(found))
+    assert np.array_equal(first, pixels(draw_arms(stored), tmp_path / "b.png"))
+    stored["arms"][3]["figures"]["accuracy"]["median"] += 0.02
+    assert not np.array_equal(first, pixels(draw_arms(stored), tmp_path / "c.png"))
 
 
 def test_rounds_and_curves() -> None:

@@ -123,8 +123,7 @@ BAD_INPUTS: dict[str, list[tuple[str, str]]] = {
         ("demo --student-rows 5", "from 100 to"),
         (f"demo --test-rows {BIG}", "from 100 to"),
         ("demo --seed x", SEED),
-        ("demo --only-students --student-rows 200", "with --only-students"),
-        ("demo --only-students -o nothing", "nothing"),
+        ("demo -m nothing -o new", "nothing"),
         ("demo -o rows.jsonl", "is a file"),
     ],
     "tasks export docstrings --split student --limit 3 -o new.jsonl": [

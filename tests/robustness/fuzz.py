@@ -228,7 +228,14 @@ TARGETS = [
         ("report", "runs/bars", "-o", "new.html"),
         ("runs",),
     ),
-    Target("demo", ("demo/results.json",), ("report", "demo", "-o", "new.html"), ("demo",)),
+    Target(
+        "weak labels of a run",
+        ("task.jsonl",),
+        (
+            *("run", "--task", "task.jsonl", "--set", "weak_labels=FILE", "--strong", "model"),
+            *("--set", "student=linear", "--probes", "knn", "-o", "new", "--dry-run"),
+        ),
+    ),
     Target(
         "task",
         ("task.jsonl", "truth.csv", "truth.parquet"),

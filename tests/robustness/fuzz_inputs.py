@@ -36,7 +36,7 @@ from seeds import make_seeds
 # Command -> a command line that works where its inputs lie, quick.
 GOOD = {
     "audit": "acts.h5 --labels weak.jsonl --no-ask --rows rows.jsonl -o new.csv",
-    "demo": "--only-students -o nothing",
+    "demo": "-m nothing --student-rows 100 --test-rows 100 -o new",
     "diagnose": "acts.h5 --labels weak.jsonl",
     "extract": "rows.jsonl -m model -o new.h5",
     "filter": "acts.h5 --labels weak.jsonl --layer 2 --probe knn --k 5 -o new.parquet",

@@ -140,7 +140,6 @@ def _chain() -> None:
     )
     with contextlib.suppress(ProbekitError):
         probekit("saliency", "--config", "saliency.yaml", "-o", "runs/bars", "--steps", "steps")
-    _demo()
 
 
 def _begun() -> None:
@@ -156,41 +155,6 @@ def _begun() -> None:
             *("finetune", "rows.jsonl", "-m", "model", "--max-steps", "3"),
             *("--labels", "weak.jsonl", "-o", "begun", "--set", "save_seconds=0"),
         )
-
-
-def _demo() -> None:
-    """What the page of `probekit demo` is drawn from; the demo itself takes a minute."""
-    figures = {"pgr": 0.5, "pgr_low": 0.1, "pgr_high": 0.9, "unbounded": False, "reason": None}
-    gain = {"gain": 0.1, "gain_low": 0.0, "gain_high": 0.2}
-    arms = [
-        {
-            "name": name,
-            "kind": "plain",
-            "rows": 9,
-            "label_accuracy": 0.8,
-            "accuracy": 0.8,
-            "accuracy_prior_matched": 0.8,
-            "auroc": 0.8,
-            "pgr": figures | gain,
-            "gain": gain,
-            "pgr_prior_matched": figures,
-        }
-        for name in ("weak supervisor", "weak labels", "filter kNN", "ground truth")
-    ]
-    results = {
-        "task": "docstrings",
-        "model": "model",
-        "layer": 6,
-        "student_rows": 9,
-        "test_rows": 9,
-        "weak_prior": [0.5, 0.5],
-        "random_draws": 1,
-        "arms": arms,
-        "versions": {"probekit": "0"},
-        "hardware": {"cpus": 1},
-    }
-    Path("demo").mkdir()
-    Path("demo/results.json").write_text(json.dumps(results))
 
 
 def _answer() -> None:

