@@ -13,10 +13,10 @@ from probekit.cli.options import FILE, AsJson, Overwrite, Seed, emit, option, op
 from probekit.cli.outputs import claim_folder
 from probekit.cli.run_options import raise_failures
 
-OWN_FILE = """On your own rows (id, text) and weak labels (id, label):
-  probekit extract rows.jsonl -m MODEL -o acts.h5
-  probekit diagnose acts.h5 --labels weak.csv
-  probekit filter acts.h5 --labels weak.csv -o verdicts.parquet --write-data clean.jsonl"""
+OWN_FILE = """On your own file of texts and labels, in one command or in two steps:
+  probekit clean rows.csv -o cleaned
+  probekit extract rows.csv -m MODEL -o acts.h5
+  probekit filter acts.h5 --labels rows.csv -o verdicts.parquet --write-data clean.jsonl"""
 
 
 class DemoOptions(TypedDict):

@@ -15,7 +15,6 @@ from probekit.cli.run_options import (
     raise_failures,
     read_run_config,
 )
-from probekit.errors import ProbekitError
 
 __all__ = ["command"]
 
@@ -23,6 +22,20 @@ __all__ = ["command"]
 class StudentOptions(TypedDict):
     """How labels are cleaned, and which students learn from them."""
 
+    weak_labels: Annotated[
+        str | None,
+        option(
+            "--weak-labels", help="File of weak labels (id and label, prob or probs), not --weak."
+        ),
+    ]
+    student: Annotated[
+        str | None,
+        option(
+            "--student",
+            help="finetune, linear or memorising (linear ones read frozen states), "
+            "comma-separated (finetune).",
+        ),
+    ]
     losses: Annotated[
         str | None,
         option("--losses", help="Losses on plain weak labels; the first is all others' (xent)."),
@@ -79,8 +92,7 @@ def command(**options: Unpack[RunOptions]) -> None:
     """
     from probekit.experiments.config import RunConfig
     from probekit.experiments.run import Run, open_folder
-    from probekit.reports.rows import run_rows
-    from probekit.reports.run import write_run_reports
+    from probekit.reports.run import report_run
 
     config = read_run_config(options, RunConfig.from_mapping)
     folder = options["output"]
@@ -88,12 +100,7 @@ def command(**options: Unpack[RunOptions]) -> None:
     if run is None:
         return
     results = run.carry_out(folder)
-    try:
-        rows = run_rows(run)
-    except ProbekitError as error:  # the results of hours are written without them
-        say(f"Note: report.html is without rows: {error}")
-        rows = None
-    text = write_run_reports(results, folder, rows=rows)
+    text = report_run(run, results, folder, say)
     emit(results, text, as_json=options["as_json"])
     say(f"Predictions, metrics.json, tables, figures and report.html are in {folder}.")
     raise_failures(results, folder)

@@ -28,8 +28,9 @@ __all__ = [
 ]
 
 # Option -> field of the configuration; options overrule the file.
-LISTS = ("task", "weak", "strong", "losses", "probes", "actions", "chain")
+LISTS = ("task", "weak", "strong", "student", "losses", "probes", "actions", "chain")
 PLAIN = (
+    "weak_labels",
     "weak_on",
     "rounds",
     "supervisor_rows",
@@ -56,14 +57,15 @@ class ExperimentOptions(TypedDict):
     ]
     preset: Annotated[
         str | None,
-        option("--preset", help="Start from a published experiment: burns or eleuther."),
+        option("--preset", help="Start from a complete configuration: burns, eleuther or demo."),
     ]
     task: Annotated[
         str | None,
         option("--task", help="Tasks, or files of rows with a column label, comma-separated."),
     ]
     weak: Annotated[
-        str | None, option("--weak", help="Models of the weak supervisors, comma-separated.")
+        str | None,
+        option("--weak", help="Models of the weak supervisors, or bag-of-words, comma-separated."),
     ]
     strong: Annotated[
         str | None, option("--strong", help="Models of students and ceilings, comma-separated.")
@@ -197,6 +199,11 @@ def _flags(options: Mapping[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {n: _list(options[n]) for n in LISTS if options.get(n) is not None}
     content |= {n: options[n] for n in PLAIN if options.get(n) is not None}
     content |= {n: True for n in FLAGS if options.get(n)}
+    # Either replaces the other of a preset or file.
+    if "weak_labels" in content:
+        content.setdefault("weak", [])
+    elif "weak" in content:
+        content["weak_labels"] = None
     if options.get("layer") is not None:
         content["layer"] = _number(options["layer"])
     if options["seeds"] is not None:

@@ -288,7 +288,7 @@ def clean(
 def default_model() -> str:
     """The small encoder read where no model is named: the folder of its wheel, or its hub name."""
     from probekit.errors import ModelError
-    from probekit.experiments.demo import demo_model
+    from probekit.experiments.presets.demo import demo_model
 
     try:
         return demo_model()

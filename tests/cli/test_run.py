@@ -64,6 +64,33 @@ def test_from_flags_to_a_table_that_replays(words: list[Any], tmp_path: Path) ->
     assert json.loads(again.stdout)["groups"] == first["groups"]
 
 
+def test_linear_students_of_a_file_of_labels(
+    words: list[Any], write_jsonl: Files, tmp_path: Path
+) -> None:
+    """The flags overrule each other's field in a file: a file of labels, then a supervisor."""
+    labels = write_jsonl(
+        [{"id": str(i), "label": i % 2 if i % 3 else 0} for i in range(200)], "w.jsonl"
+    )
+    options = ["--task", words[1], "--strong", words[5], "--student", "linear"]
+    options += ["--probes", "knn", "--actions", "filter", "--set", "probe_options.knn.k=5"]
+    folder = tmp_path / "runs" / "a"
+    told = run(*options, "--weak-labels", labels, "-o", folder)
+    assert "w.jsonl → " in told.stdout, told.output
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["weak"], config["student"]) == ([], ["linear"])
+    assert config["weak_labels"] == str(labels)
+    replaced = ["--config", folder / "config.yaml", "--weak", "bag-of-words"]
+    told = run(*replaced, "-o", tmp_path / "runs" / "b", "--json")
+    found = json.loads(told.stdout)["config"]
+    assert (found["weak"], found["weak_labels"]) == (["bag-of-words"], None)
+    both = run(*options, "--weak-labels", labels, "--weak", "bag-of-words", "-o", tmp_path / "c")
+    assert both.exit_code == 2
+    assert "weak and weak_labels both give the weak labels" in both.stderr
+    # The control: what was said of the file's rows alone leaves its labels in place.
+    told = run("--config", folder / "config.yaml", "--dry-run", "-o", folder)
+    assert told.exit_code == 0, told.output
+
+
 def test_dry_run_does_nothing(words: list[Any], tmp_path: Path) -> None:
     told = run(*words, "--dry-run", "-o", tmp_path / "runs" / "a")
     assert told.exit_code == 0, told.output
@@ -76,6 +103,9 @@ def test_dry_run_does_nothing(words: list[Any], tmp_path: Path) -> None:
     ("more", "sentence"),
     [
         (["--losses", "xnet"], "did you mean xent"),
+        (["--student", "lineal"], "did you mean linear"),
+        (["--student", "linear", "--rounds", "2"], "rounds is for finetuned students"),
+        (["--weak-labels", "no.csv"], "both give the weak labels"),
         (["--probes", "knm"], "did you mean knn"),
         (["--preset", "eleuter"], "did you mean eleuther"),
         (["--task", "docstring"], "did you mean docstrings"),

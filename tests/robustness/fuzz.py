@@ -232,8 +232,8 @@ TARGETS = [
         "weak labels of a run",
         ("task.jsonl",),
         (
-            *("run", "--task", "task.jsonl", "--set", "weak_labels=FILE", "--strong", "model"),
-            *("--set", "student=linear", "--probes", "knn", "-o", "new", "--dry-run"),
+            *("run", "--task", "task.jsonl", "--weak-labels", "FILE", "--strong", "model"),
+            *("--student", "linear", "--probes", "knn", "-o", "new", "--dry-run"),
         ),
     ),
     Target(

@@ -159,7 +159,7 @@ def _command(name: str, config: RunConfig) -> str:
     """One run as it is typed, with ``$MODEL`` for the model."""
     options = ["--preset", "demo", "--strong", "$MODEL"]
     if config.weak_labels is not None:
-        options += ["--set", "weak=[]", "--set", f"weak_labels={config.weak_labels}"]
+        options += ["--weak-labels", config.weak_labels]
     preset = RunConfig.from_mapping({**read_preset("demo"), "strong": config.strong})
     for field in ("student_rows", "test_rows"):
         if getattr(config, field) != getattr(preset, field):
