@@ -209,7 +209,7 @@ def losses_by_strength(
     lines: Sequence[Mapping[str, Any]],
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Probe -> what the rule's strength and a fixed one lose to the best, by task and layer."""
-    from probekit.experiments.sweep_scores import choose_each, row_of
+    from probekit.experiments.sweep import choose_each, row_of
 
     losses: dict[str, tuple[list[float], list[float]]] = {probe: ([], []) for probe in FIXED}
     for line in lines:

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
@@ -33,9 +34,15 @@ from probekit.kinds import (
 )
 from probekit.probes.registry import ProbeName, probe_names
 
-__all__ = ["check_values", "seed_list"]
+__all__ = ["check_values", "parse_grid", "parse_numbers", "seed_list"]
 
 RATE, ROWS = Number(0, 1e6, above=True), Whole(4)
+SCALES = ("log", "lin")
+# Values of a grid without N: for each factor of ten (of whole numbers or not), or in all.
+PER_DECADE = {True: 4, False: 2}
+LINEAR = 11
+MOST = 1000
+GRID_FORM = "LOW:HIGH:log, LOW:HIGH:lin or LOW:HIGH:N:log"
 
 
 class Seeds(Kind):
@@ -65,7 +72,7 @@ def seed_list(text: str) -> list[int]:
 
 
 class Grid(Kind):
-    """A range or list of numbers (probekit.experiments.ranges); the text itself is kept."""
+    """A range or list of numbers; the text itself is kept (``parse_grid`` reads it)."""
 
     words = "a range or a list of numbers"
 
@@ -74,10 +81,158 @@ class Grid(Kind):
 
     def read(self, value: Any) -> str:
         """Take text."""
-        from probekit.experiments.ranges import parse_grid
-
         parse_grid(str(value), name=self.flag, **self.allowed)
         return str(value)
+
+
+def parse_grid(
+    text: str,
+    *,
+    name: str,
+    whole: bool = False,
+    low: float = 0.0,
+    high: float = math.inf,
+    open_ends: bool = False,
+) -> tuple[float, ...]:
+    """Read a grid: ``LOW:HIGH[:N]:log|lin``, both ends included, or a list such as ``1,5,10``.
+
+    Parameters
+    ----------
+    text
+        What was given. Without N a ``log`` grid of whole numbers has 4 values for each factor of
+        ten and one of real numbers 2 (1e-4:1e1:log is 11 values); a ``lin`` grid has 11.
+    name
+        The option, for messages.
+    whole
+        Round to whole numbers (then fewer may be left).
+    low, high
+        Least and largest value allowed; with ``open_ends`` both are excluded.
+
+    Returns
+    -------
+    Values in ascending order, each once.
+
+    Raises
+    ------
+    UsageError
+        For anything that cannot be read, is empty, or lies outside what is allowed.
+    """
+    parts = [part.strip() for part in text.split(":")]
+    if len(parts) == 1:
+        values = [
+            _number(part, name, text, whole=whole) for part in text.split(",") if part.strip()
+        ]
+    else:
+        values = _spread(parts, name, text, whole=whole)
+    if not values:
+        raise UsageError(f"{name} {text!r} is empty; give a list such as 1,5,10 or {GRID_FORM}.")
+    for value in values:
+        inside = low < value < high if open_ends else low <= value <= high
+        if not inside:
+            raise UsageError(
+                f"{name} {text!r} holds {value:g}; allowed is {_allowed(low, high, open_ends)}."
+            )
+    return tuple(sorted({int(v) if whole else float(v) for v in values}))
+
+
+def parse_numbers(text: str, known: Iterable[int], *, name: str, place: str) -> tuple[int, ...]:
+    """Read whole numbers that must be among ``known``: ``all``, ``last``, ``1,3``, ``2-5``, ``-1``.
+
+    ``place`` is what holds them, for messages.
+    """
+    choices = sorted(known)
+    chosen: set[int] = set()
+    for part in (p.strip() for p in text.split(",") if p.strip()):
+        if part == "all":
+            chosen.update(choices)
+        elif part == "last":
+            chosen.add(choices[-1])
+        else:
+            chosen.update(_numbers(part, choices, name, place))
+    if not chosen:
+        raise UsageError(f"{name} {text!r} is empty; {place} holds {_listed(choices)}.")
+    return tuple(sorted(chosen))
+
+
+def _spread(parts: list[str], name: str, text: str, *, whole: bool) -> list[float]:
+    if len(parts) not in (3, 4) or parts[-1] not in SCALES:
+        raise UsageError(
+            f"{name} {text!r} is not a range; give {GRID_FORM}, or a list such as 1,5,10."
+        )
+    scale = parts[-1]
+    low, high = (_number(part, name, text, whole=whole) for part in parts[:2])
+    if low > high:
+        raise UsageError(
+            f"{name} {text!r} is an empty range: its lower end {low:g} exceeds its upper end "
+            f"{high:g}; exchange them."
+        )
+    if scale == "log" and low <= 0:
+        raise UsageError(
+            f"{name} {text!r}: a log range begins above 0, got {low:g}; use lin, or a list."
+        )
+    if len(parts) == 4:
+        count = int(_number(parts[2], name, text, whole=True))
+        if not 1 <= count <= MOST:
+            raise UsageError(f"{name} {text!r} asks for {count} values; allowed are 1 to {MOST}.")
+    elif scale == "log":
+        count = 1 + max(1, round(PER_DECADE[whole] * (math.log10(high) - math.log10(low))))
+    else:
+        count = LINEAR
+    if low == high:
+        return [low]
+    import numpy as np  # `probekit --help` does without
+
+    spaced: Callable[..., Any] = np.geomspace if scale == "log" else np.linspace
+    values = spaced(low, high, count)
+    if whole:
+        return [float(v) for v in np.rint(values)]
+    # Twelve digits: 1e-4:1e1:log holds 0.1, not 0.10000000000000002.
+    return [float(f"{v:.12g}") for v in values]
+
+
+def _number(part: str, name: str, text: str, *, whole: bool) -> float:
+    try:
+        value = float(Number().parse(part))
+    except ValueError:
+        raise UsageError(
+            f"{name} {text!r} holds {part!r}, which is not a number; give {GRID_FORM}, or a list "
+            "such as 1,5,10."
+        ) from None
+    if whole and value != int(value):
+        raise UsageError(f"{name} {text!r} holds {part}; whole numbers are needed.")
+    return value
+
+
+def _numbers(part: str, choices: list[int], name: str, place: str) -> list[int]:
+    first, dash, last = part[1:].partition("-")
+    first = part[0] + first
+    try:
+        ends = [int(first), int(last)] if dash else [int(first)]
+    except ValueError:
+        raise UsageError(
+            f"{name} {part!r} cannot be read; give all, last, numbers such as 1,3 or ranges such "
+            f"as 2-5; {place} holds {_listed(choices)}."
+        ) from None
+    if len(ends) == 2:
+        asked = list(range(ends[0], ends[1] + 1))
+        if not asked:
+            raise UsageError(f"{name} {part!r} runs backwards; write the smaller number first.")
+    else:
+        asked = [choices[ends[0]] if -len(choices) <= ends[0] < 0 else ends[0]]
+    missing = [number for number in asked if number not in choices]
+    if missing:
+        raise UsageError(f"{name}: {place} holds no {missing[0]}; it holds {_listed(choices)}.")
+    return asked
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _allowed(low: float, high: float, open_ends: bool) -> str:
+    if math.isinf(high):
+        return f"more than {low:g}" if open_ends else f"{low:g} or more"
+    return f"{low:g} to {high:g}" + (", both excluded" if open_ends else "")
 
 
 class Names(Kind):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
 import click
 
 from probekit.cli.again import typed_again
-from probekit.cli.checked import seed_list
+from probekit.cli.checked import parse_grid, parse_numbers, seed_list
 from probekit.cli.labels import (
     LabelsOptions,
     TruthOptions,
@@ -203,7 +203,6 @@ def _rows(store: Any, options: SweepOptions) -> SweepRows:
 
 def _settings(rows: SweepRows, options: SweepOptions) -> SweepSettings:
     from probekit.errors import UsageError
-    from probekit.experiments.ranges import parse_grid, parse_numbers
     from probekit.experiments.sweep_probes import SweepSettings
 
     store, variant, most = rows.store, options["variant"], rows.most_neighbors

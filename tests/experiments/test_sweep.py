@@ -16,9 +16,15 @@ from probekit.cleaning.predict import filter_labels, relabel
 from probekit.data import text_hash
 from probekit.errors import LabelsError, ProbeError, UsageError
 from probekit.experiments import sweep as sweep_module
-from probekit.experiments.sweep import run_sweep, write_sweep
+from probekit.experiments.sweep import (
+    KEYS,
+    choose,
+    choose_each,
+    run_sweep,
+    truth_columns,
+    write_sweep,
+)
 from probekit.experiments.sweep_probes import SweepSettings, join_rows
-from probekit.experiments.sweep_scores import KEYS, choose, choose_each, truth_columns
 from probekit.labels import WeakLabels
 from probekit.metrics import accuracy, auroc
 from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from probekit.cli.checked import parse_grid, parse_numbers
 from probekit.errors import UsageError
-from probekit.experiments.ranges import parse_grid, parse_numbers
 
 
 def test_a_grid_of_penalties_has_two_values_for_each_factor_of_ten():
@@ -47,12 +47,12 @@ def test_lists_and_ranges(text, whole, expected):
         ("500:1:log", {}, ("empty range", "500", "exchange")),
         ("0:10:log", {}, ("log range begins above 0", "lin")),
         ("1:10", {}, ("LOW:HIGH",)),
-        ("1:10:cubic", {}, ("no range",)),
-        ("1:10:5:6:log", {}, ("no range",)),
-        ("1:ten:log", {}, ("'ten'", "no number")),
+        ("1:10:cubic", {}, ("not a range",)),
+        ("1:10:5:6:log", {}, ("not a range",)),
+        ("1:ten:log", {}, ("'ten'", "not a number")),
         ("1:10:0:log", {}, ("0 values",)),
         ("1:10:2000:log", {}, ("2000 values", "1000")),
-        ("nan", {}, ("no number",)),
+        ("nan", {}, ("not a number",)),
         ("1.5", {"whole": True}, ("whole numbers",)),
         ("0,5", {"whole": True, "low": 1}, ("holds 0", "1 or more")),
         ("-1e-3,1", {}, ("holds -0.001", "0 or more")),
