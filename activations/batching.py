@@ -1,8 +1,8 @@
 """Rows into windows, windows into batches of equal cost, batches into padded arrays.
 
-States must not depend on what a row is padded beside. Most models hide padded places from the
-others. Some mix all places whatever the mask says (Fourier transforms, convolutions, landmarks,
-hashes): these are found out, and their rows are run with rows of the same length, unpadded.
+A row's states must not depend on the rows that it is padded with. Most models mask padding. Some
+mix all positions whatever the mask says (Fourier transforms, convolutions, landmarks, hashes):
+these are detected, and their rows are run with rows of the same length, unpadded.
 """
 
 from __future__ import annotations
@@ -35,45 +35,45 @@ __all__ = [
 Array: TypeAlias = npt.NDArray[Any]
 States: TypeAlias = Mapping[int, torch.Tensor]
 
-# Rows are sorted by length within a window: memory stays flat, and the next one is tokenised while
-# this one runs. The first is small so that the first batch does not wait.
+# Rows are sorted by length within a window: memory stays flat, and the next window is tokenised
+# while this one runs. The first is small so that the first batch does not wait.
 FIRST_ROWS, WINDOW_ROWS = 1024, 16384
 WINDOW_CHARACTERS = 1 << 24
 
-# Padded tokens per batch. Large matrices do not help a processor whose caches they leave.
+# Padded tokens per batch. Matrices larger than a CPU's caches do not help it.
 BATCH_TOKENS = {"cpu": 4096, "mps": 8192}
 GPU_BATCH_TOKENS = 32768
 
-# A batch costs as much as this part of its budget in tokens, besides its tokens.
+# Each batch costs this part of its token budget besides its tokens.
 OVERHEAD_SHARE = 64
-# How many different lengths a batch may span; more would be padding.
+# Maximum number of different lengths in a batch; more would be mostly padding.
 LOOKBACK = 256
 
-# Families known to read padded places, so that the spec can say so before their weights are there
-# (benchmarks/families.py finds them); any other is found out when it is run.
+# Families known to read padding, so that the spec can state it before the weights are loaded
+# (benchmarks/families.py finds them); any other is detected when it runs.
 MIXERS = ("convbert", "cpmant", "fnet", "nystromformer", "yoso")
-# Largest relative distance of a row's states alone and padded: sums in another order make 1e-6 of
-# it in float32 and 1e-2 in half precision, families that mix 0.1 to 1.
+# Largest relative distance of a row's states alone and padded: sums in another order give 1e-6 in
+# float32 and 1e-2 in half precision, families that mix give 0.1 to 1.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 HALF_TOLERANCE = 5e-2
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of some rows, one behind the other."""
+    """Token ids of some rows, one after the other."""
 
     flat: Array
-    """int32, all rows' ids."""
+    """int32, token ids of all rows."""
     lengths: Array
-    """(n,) int64, tokens of each row."""
+    """(n,) int64, number of tokens of each row."""
     truncated: Array
-    """(n,) bool, rows that had more."""
+    """(n,) bool, rows that had more tokens."""
     types: Array | None = None
-    """Like ``flat``: token types, where they are not all 0."""
+    """Like ``flat``: token types; None if all are 0."""
 
     @cached_property
     def starts(self) -> Array:
-        """(n,) where each row begins in ``flat``."""
+        """(n,) start of each row in ``flat``."""
         return np.cumsum(self.lengths) - self.lengths
 
 
@@ -84,38 +84,38 @@ class Batch:
     rows: Array
     """(b,) row numbers in the data."""
     places: Array
-    """(b,) places of these rows in the window."""
+    """(b,) positions of these rows in the window."""
     lengths: Array
-    """(b,) tokens of each row."""
+    """(b,) number of tokens of each row."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def padded_tokens(self) -> int:
-        """Tokens with padding."""
+        """Number of tokens, padding included."""
         return len(self.rows) * int(self.lengths.max())
 
     def take(self, chosen: Array) -> Batch:
-        """Return the rows at ``chosen`` as a batch."""
+        """Return the rows ``chosen`` as a batch."""
         return Batch(self.rows[chosen], self.places[chosen], self.lengths[chosen])
 
     def pieces(self, budget: int) -> list[Batch]:
-        """Return this batch, or the pieces of it that fit into ``budget`` padded tokens."""
+        """Return this batch, split into pieces of at most ``budget`` padded tokens."""
         if self.padded_tokens <= budget:
             return [self]
         return [self.take(part) for part in cut_batches(self.lengths, budget)]
 
 
 def default_batch_tokens(device: str) -> int:
-    """Padded tokens per batch for a kind of device (``cpu``, ``cuda``, ``mps``)."""
+    """Return padded tokens per batch for a kind of device (``cpu``, ``cuda``, ``mps``)."""
     return BATCH_TOKENS.get(device, GPU_BATCH_TOKENS)
 
 
 def windows(rows: Rows) -> Iterator[tuple[int, list[Content]]]:
-    """Cut rows into windows: the first row's number and the contents.
+    """Split rows into windows: yield the first row's number and the contents.
 
-    Where a window ends depends on the rows alone, so a resumed run has the same ones.
+    Windows depend on the rows alone, so a resumed run has the same ones.
     """
     start, size, limit = 0, 0, FIRST_ROWS
     window: list[Content] = []
@@ -138,25 +138,25 @@ def _characters(content: Content) -> int:
 
 
 def cut_batches(lengths: Array, budget: int) -> list[Array]:
-    """Cut rows, the longest first (equal ones in their order), into batches of at most ``budget``.
+    """Split rows, the longest first (ties in their order), into batches of at most ``budget``.
 
-    Where to cut is chosen so that padding and the cost of a batch as such are least together: few
-    rows of very different lengths make small batches, many rows full ones with hardly any padding.
+    The split minimises padding plus a fixed cost per batch: few rows of very different lengths
+    become small batches, a lot of rows full ones with hardly any padding.
 
     Parameters
     ----------
     lengths
-        (n,) tokens of each row.
+        (n,) number of tokens of each row.
     budget
-        Padded tokens per batch; a row that is longer makes a batch of its own.
+        Padded tokens per batch; a longer row becomes a batch of its own.
 
     Returns
     -------
     list
-        Places of each batch's rows; together every place once.
+        Positions of each batch's rows; together every position once.
     """
     if budget < 1:
-        raise UsageError(f"A batch takes at least one token, not {budget}.")
+        raise UsageError(f"A batch has at least one token, not {budget}.")
     lengths = np.maximum(np.asarray(lengths, np.int64), 1)
     order = np.argsort(-lengths, kind="stable")
     values, counts = np.unique(-lengths, return_counts=True)
@@ -166,7 +166,7 @@ def cut_batches(lengths: Array, budget: int) -> list[Array]:
     for first, last in _segments(-values, ends, capacity, overhead=budget // OVERHEAD_SHARE):
         start, stop = int(ends[first] - counts[first]), int(ends[last])
         number = -(-(stop - start) // int(capacity[first]))
-        # Of even size: a last batch of a few rows would cost as much as a full one.
+        # Of even size: a last batch of a few rows would cost almost as much as a full one.
         batches += np.array_split(order[start:stop], number)
     return batches
 
@@ -174,14 +174,14 @@ def cut_batches(lengths: Array, budget: int) -> list[Array]:
 def _segments(
     values: Array, ends: Array, capacity: Array, *, overhead: int
 ) -> list[tuple[int, int]]:
-    """Part G descending lengths into runs that are padded to their longest, at the least cost.
+    """Split G descending lengths into runs that are padded to their longest, at the least cost.
 
-    ``values`` (G,) are the lengths, ``ends`` (G,) the rows up to and with each, ``capacity`` (G,)
-    the rows that fit into a batch of each. Returns first and last of each run.
+    ``values`` (G,) are the lengths, ``ends`` (G,) the number of rows up to and with each,
+    ``capacity`` (G,) the rows per batch of each. Returns first and last of each run.
     """
     size = len(values)
     before = np.concatenate([[0], ends])
-    cost = np.zeros(size + 1, np.int64)  # of the best parting of the first so many lengths
+    cost = np.zeros(size + 1, np.int64)  # of the best split of the first lengths
     begin = np.zeros(size + 1, np.int64)
     for stop in range(1, size + 1):
         first = np.arange(max(0, stop - LOOKBACK), stop)
@@ -199,14 +199,14 @@ def _segments(
 def pad(
     encoded: Encoded, places: Array, *, pad_id: int
 ) -> tuple[Array, Array | None, Array | None]:
-    """Put the rows at ``places`` of a window side by side, padded on the right.
+    """Put the rows at ``places`` of a window into arrays, padded on the right.
 
-    Whatever the tokenizer says: a model's own positions are then right too.
+    Right, whatever the tokenizer's setting, so that a model's own position numbers are right too.
 
     Returns
     -------
     tuple
-        Ids (b, s) int64; the mask of real tokens (b, s) bool, or None where nothing is padded;
+        Ids (b, s) int64; the mask of real tokens (b, s) bool, or None without padding;
         token types (b, s) int64, or None.
     """
     lengths, starts = encoded.lengths[places], encoded.starts[places]
@@ -227,30 +227,30 @@ def pad(
 
 
 def mixes_padding(model_type: str) -> bool:
-    """Whether a family is known to read padded places."""
+    """Whether a family is known to read padding."""
     return model_type in MIXERS
 
 
 def by_length(lengths: Array) -> list[Array]:
-    """Places of the rows of each length, the longest first."""
+    """Return the positions of the rows of each length, the longest first."""
     order = np.argsort(-lengths, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
 
 
 def equal_lengths(batch: Batch) -> list[Batch]:
-    """Part a batch into batches of rows of one length."""
+    """Split a batch into batches of rows of one length."""
     return [batch.take(part) for part in by_length(batch.lengths)]
 
 
 class Evenness:
-    """Decides whether batches may be padded; asks the model when rows get twice as long.
+    """Decides whether batches may be padded; tests the model when rows get twice as long.
 
     Parameters
     ----------
     dtype
-        Numbers that the model computes in.
+        Dtype that the model computes in.
     known
-        Whether the family is known to read padded places.
+        Whether the family is known to read padding.
     """
 
     def __init__(self, dtype: torch.dtype, *, known: bool = False) -> None:
@@ -259,28 +259,28 @@ class Evenness:
         self._checked = 0
 
     def due(self, batch: Batch) -> bool:
-        """Whether the model must be asked before this batch is run."""
+        """Whether the model must be tested before this batch is run."""
         longest, shortest = int(batch.lengths.max()), int(batch.lengths.min())
         return not self.needed and shortest < longest and longest > 2 * self._checked
 
-    def ask(self, batch: Batch, run: Callable[[Batch], States | None]) -> bool:
-        """Run the shortest row alone and beside the longest; return whether it makes a difference.
+    def test(self, batch: Batch, run: Callable[[Batch], States | None]) -> bool:
+        """Run the shortest row alone and padded; return whether its states differ.
 
-        ``run`` gives pooled states by layer, or None where memory does not suffice.
+        ``run`` returns pooled states by layer, or None if memory does not suffice.
         """
         ends = np.array([int(batch.lengths.argmax()), int(batch.lengths.argmin())])
-        alone, beside = run(batch.take(ends[1:])), run(batch.take(ends))
-        if alone is None or beside is None:
+        alone, padded = run(batch.take(ends[1:])), run(batch.take(ends))
+        if alone is None or padded is None:
             return False
         self._checked = int(batch.lengths.max())
         self.needed = any(
-            _distance(beside[layer][1], alone[layer][0]) > self._tolerance for layer in alone
+            _distance(padded[layer][1], alone[layer][0]) > self._tolerance for layer in alone
         )
         return self.needed
 
 
-def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative distance; 0 where the states are no numbers anyway."""
-    a, b = found.double(), expected.double()
+def _distance(states: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the relative distance; 0 if the states are not finite."""
+    a, b = states.double(), expected.double()
     distance = float((a - b).norm() / b.norm().clamp_min(1e-12))
     return distance if np.isfinite(distance) else 0.0

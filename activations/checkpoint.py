@@ -1,4 +1,4 @@
-"""What is known of a model before its weights are loaded: shape, tokenizer, identity."""
+"""A model before its weights are loaded: shape, tokenizer, identity."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ __all__ = [
     "why",
 ]
 
-# Tokenizers without a limit say so with a number like 1e30.
-SANE_LENGTH = 1 << 24
-# Text towers whose classes say that their last hidden_states come before the final norm.
+# Tokenizers without a limit give a number like 1e30.
+MAX_LENGTH = 1 << 24
+# Text towers whose last hidden_states come before the final norm.
 UNTIED = ("clip_text_model", "tipsv2_text_model")
 _TRUNCATED = re.compile(r"(?P<name>.+)@layers=(?P<layers>.*)")
 # Up to here every byte is hashed (about a second per GB); above, sizes, headers and samples are.
@@ -57,25 +57,25 @@ INCIDENTAL = ("_name_or_path", "transformers_version")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model and its tokenizer, the weights not loaded yet (or loaded by the caller)."""
+    """A model and its tokenizer; the weights are not loaded yet (or loaded by the caller)."""
 
     name: str
-    """Hub name or folder, as transformers takes it."""
+    """Hub name or folder, as passed to transformers."""
     label: str
-    """Name without a place, for the store."""
+    """Name without a path, for the store."""
     revision: str | None
     """Commit on the hub."""
     config: Any
     tokenizer: Any
     skeleton: torch.nn.Module
-    """The model without weights; where ``loaded``, the model itself."""
+    """The model without weights; if ``loaded``, the model itself."""
     dtype: torch.dtype
-    """Numbers that the model computes in."""
+    """Dtype that the model computes in."""
     loaded: bool = False
     cut: int | None = None
-    """Blocks that are kept of a model named ``…@layers=K``."""
+    """Number of blocks kept of a model named ``…@layers=K``."""
     sentence: SentenceSettings | None = None
-    """What a model of sentence-transformers says of itself."""
+    """Settings of a sentence-transformers model."""
 
     @property
     def root(self) -> torch.nn.Module:
@@ -89,8 +89,8 @@ class Checkpoint:
         depth = getattr(config.get_text_config(), "num_hidden_layers", None)
         if not isinstance(depth, int) or depth < 1:
             raise ModelError(
-                f"{self.label} does not say how many layers it has (num_hidden_layers of its "
-                "configuration); only stacks of blocks can be read."
+                f"The configuration of {self.label} has no number of layers (num_hidden_layers); "
+                "only stacks of blocks can be read."
             )
         return depth
 
@@ -100,19 +100,19 @@ class Checkpoint:
         if self.loaded:
             return _loaded_weights(self.skeleton)
         if self.revision is not None:
-            found = f"commit:{self.revision[:16]}"
+            fingerprint = f"commit:{self.revision[:16]}"
         else:
-            found = folder_weights(Path(self.name))
-        return found if self.cut is None else f"{found}@layers={self.cut}"
+            fingerprint = folder_weights(Path(self.name))
+        return fingerprint if self.cut is None else f"{fingerprint}@layers={self.cut}"
 
     @cached_property
     def widths(self) -> dict[int, int]:
-        """Width of every layer's states, found by running the skeleton."""
+        """Width of every layer's states, measured by running the skeleton."""
         try:
             with quiet():
                 return {i: s.shape[-1] for i, s in plain_states(self.root, self.depth).items()}
         except ModelError:
-            # Some models look at numbers on the way, which a skeleton has not.
+            # Some models branch on values, which a skeleton does not have.
             width = int(getattr(self.config.get_text_config(), "hidden_size", 0))
             if self.loaded or width < 1:
                 raise
@@ -125,25 +125,25 @@ class Checkpoint:
 
     @property
     def position_limit(self) -> int | None:
-        """Most tokens that the model can read; None where nothing limits it."""
-        if (counted := self._counted_positions()) is not None:
-            return int(counted.num_embeddings) - int(counted.padding_idx or 0) - 1
+        """Maximum number of tokens that the model can read; None without a limit."""
+        if (positions := self._position_embedding()) is not None:
+            return int(positions.num_embeddings) - int(positions.padding_idx or 0) - 1
         limit = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return limit if isinstance(limit, int) and 0 < limit < SANE_LENGTH else None
+        return limit if isinstance(limit, int) and 0 < limit < MAX_LENGTH else None
 
     @property
     def pad_id(self) -> int:
-        """Id that fills padded places; any will do where the mask hides it."""
-        counted = self._counted_positions()
+        """Token id of padding; any will do if the mask hides it."""
+        positions = self._position_embedding()
         known = [
-            counted.padding_idx if counted is not None else None,
+            positions.padding_idx if positions is not None else None,
             getattr(self.tokenizer, "pad_token_id", None),
         ]
         valid = [i for i in known if isinstance(i, int) and 0 <= i < self.vocabulary]
         return valid[0] if valid else 0
 
-    def _counted_positions(self) -> torch.nn.Embedding | None:
-        # RoBERTa's kind: positions begin at padding_idx + 1 of the embedding.
+    def _position_embedding(self) -> torch.nn.Embedding | None:
+        # RoBERTa and its relatives: positions begin at padding_idx + 1 of the embedding.
         for name, module in self.root.named_modules():
             if isinstance(module, torch.nn.Embedding) and "position" in name.rsplit(".", 1)[-1]:
                 return module if module.padding_idx is not None else None
@@ -170,7 +170,7 @@ class Checkpoint:
             )
 
     def length(self, asked: int | None) -> int | None:
-        """Tokens that are read of a row: as asked, or what tokenizer and model are made for."""
+        """Maximum number of tokens per row: ``asked``, or what tokenizer and model are made for."""
         limit = self.position_limit
         if asked is not None:
             if asked < 1:
@@ -181,25 +181,25 @@ class Checkpoint:
                 )
             return asked
         own = getattr(self.tokenizer, "model_max_length", None)
-        said = None if self.sentence is None else self.sentence.max_length
-        known = [n for n in (own, limit, said) if n is not None and 0 < n < SANE_LENGTH]
+        stated = None if self.sentence is None else self.sentence.max_length
+        known = [n for n in (own, limit, stated) if n is not None and 0 < n < MAX_LENGTH]
         return int(min(known)) if known else None
 
     @property
     def untied(self) -> bool:
-        """Whether its last hidden_states come before the final norm, which its result is after."""
+        """Whether its last hidden_states come before the final norm (its output comes after)."""
         configs = (self.config, self.config.get_text_config())
         untied = any(getattr(c, "tie_last_hidden_states", None) is False for c in configs)
         return untied or self.config.model_type in UNTIED
 
     @property
     def causal(self) -> bool:
-        """Whether it reads left to right, and not both ways.
+        """Whether it reads left to right (a decoder), and not both ways.
 
         Raises
         ------
         UsageError
-            If that is not known.
+            If it is not known.
         """
         from transformers.models.auto import modeling_auto as auto
 
@@ -219,51 +219,53 @@ class Checkpoint:
             return True
         if kinds & set(auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES):
             return False
-        # Text towers of models that also see: what their attention says of itself.
+        # Text towers of models that also read images: the flags of their attention.
         blocks = find_blocks(self.root, self.depth)
-        flags = {bool(m.is_causal) for m in blocks.modules() if _knows(m)} if blocks else set()
+        flags = (
+            {bool(m.is_causal) for m in blocks.modules() if _has_causal_flag(m)}
+            if blocks
+            else set()
+        )
         if len(flags) == 1:
             return flags.pop()
         raise UsageError(
             f"Whether {self.label} ({config.model_type}) reads left to right or both ways is not "
-            "known; say how to pool: --pool last, first, mean or max."
+            "known; choose a pooling: --pool last, first, mean or max."
         )
 
     @property
     def default_pool(self) -> str:
-        """What the model says itself, else ``last`` where it reads left to right, else ``mean``."""
+        """The model's own setting, else ``last`` if it reads left to right, else ``mean``."""
         if self.sentence is not None and self.sentence.pooling is not None:
             return self.sentence.pooling
         return "last" if self.causal else "mean"
 
 
-def _knows(module: torch.nn.Module) -> bool:
-    """Whether a module says if its attention looks back only."""
+def _has_causal_flag(module: torch.nn.Module) -> bool:
+    """Whether an attention module states if it is causal."""
     return isinstance(getattr(module, "is_causal", None), bool)
 
 
 def text_root(model: torch.nn.Module, config: Any) -> torch.nn.Module:
-    """The encoder of an encoder-decoder model, else the model."""
+    """Return the encoder of an encoder-decoder model, else the model."""
     if not getattr(config, "is_encoder_decoder", False):
         return model
     try:
         encoder: torch.nn.Module = model.get_encoder()  # type: ignore[operator]
     except CANNOT_RUN as error:
-        raise ModelError(
-            f"{type(model).__name__} has no encoder of text that could be read."
-        ) from error
+        raise ModelError(f"{type(model).__name__} has no text encoder.") from error
     return encoder
 
 
 def open_loaded(model: Any, tokenizer: Any) -> Checkpoint:
-    """Take a model that the caller has loaded, with or without a head, and its tokenizer."""
+    """Wrap a model that the caller has loaded, with or without a head, and its tokenizer."""
     if not isinstance(model, torch.nn.Module) or not callable(tokenizer):
         raise UsageError("A loaded model is a pair: (transformers model, tokenizer).")
     given: Any = model
     base: Any = given.get_base_model() if hasattr(given, "get_base_model") else given
     base = getattr(base, "base_model", base)
     if not hasattr(base, "config") or not hasattr(base, "get_input_embeddings"):
-        raise UsageError(f"{type(model).__name__} is no model of transformers.")
+        raise UsageError(f"{type(model).__name__} is not a transformers model.")
     name = str(getattr(base.config, "_name_or_path", "") or type(base).__name__)
     label = Path(name).name if Path(name).is_dir() else name
     dtype = next((p.dtype for p in base.parameters() if p.dtype.is_floating_point), torch.float32)
@@ -279,7 +281,7 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Read configuration and tokenizer of a folder or of a model on the hub.
 
-    ``name`` may end in ``@layers=K``: then only the first K blocks are the model.
+    ``name`` may end in ``@layers=K``: the model is then its first K blocks.
 
     Raises
     ------
@@ -300,7 +302,7 @@ def open_checkpoint(
         check_folder(folder)
     elif local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(
-            f"The model folder {name} does not exist or is no folder; give a folder that "
+            f"The model folder {name} does not exist or is not a folder; give a folder that "
             "save_pretrained wrote, or a name on the Hugging Face hub."
         )
     with rare_collection(), quiet():
@@ -314,35 +316,35 @@ def open_checkpoint(
         tokenizer = _open_tokenizer(name, options)
         skeleton = _build_skeleton(name, config, trust_remote_code=trust_remote_code)
         vocabulary_of(text_root(skeleton, config))
-        found = getattr(torch, dtype) if dtype != "auto" else _own_dtype(name, config, commit)
+        torch_dtype = getattr(torch, dtype) if dtype != "auto" else _own_dtype(name, config, commit)
     label = Path(os.path.realpath(local)).name if local.is_dir() else name
     label = label if cut is None else f"{label}@layers={cut}"
     return Checkpoint(
-        name, label, commit, config, tokenizer, skeleton, found, cut=cut, sentence=sentence
+        name, label, commit, config, tokenizer, skeleton, torch_dtype, cut=cut, sentence=sentence
     )
 
 
 def split_model_name(name: str) -> tuple[str, int | None]:
-    """Take ``NAME@layers=K`` apart: the name, and how many blocks are kept (None: all).
+    """Split ``NAME@layers=K`` into the name and the number of blocks to keep (None: all).
 
     Raises
     ------
     UsageError
         If K is not a whole number above 0.
     """
-    found = _TRUNCATED.fullmatch(name)
-    if found is None or expand(name, error=ModelError).exists():
+    match = _TRUNCATED.fullmatch(name)
+    if match is None or expand(name, error=ModelError).exists():
         return name, None
-    layers = found["layers"]
+    layers = match["layers"]
     if not layers.isdecimal() or int(layers) < 1:
         raise UsageError(
             f"A model is cut as NAME@layers=K with K at least 1, got {layers!r} in {name!r}."
         )
-    return found["name"], int(layers)
+    return match["name"], int(layers)
 
 
 def _truncate_config(config: Any, layers: int, name: str) -> None:
-    """Leave only the first ``layers`` blocks in a configuration, and in its lists per block."""
+    """Keep only the first ``layers`` blocks in a configuration, and in its lists per block."""
     text = config.get_text_config()
     depth = getattr(text, "num_hidden_layers", None)
     if not isinstance(depth, int) or not 1 <= layers <= depth:
@@ -354,7 +356,7 @@ def _truncate_config(config: Any, layers: int, name: str) -> None:
 
 
 def _hub_reader(name: str, commit: str) -> Callable[[str], Any]:
-    """Read JSON files of a model on the hub, or in its cache; None where there is none."""
+    """Return a function that reads JSON files of a model on the hub or in its cache, else None."""
     from transformers.utils.hub import cached_file
 
     def read(file: str) -> Any:
@@ -366,7 +368,7 @@ def _hub_reader(name: str, commit: str) -> Callable[[str], Any]:
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
             )
-        except Exception:  # as where the model is looked for: what it says is an extra
+        except Exception:  # as in _find_commit; these settings are optional
             return None
         return None if path is None else read_json(path, error=ModelError)
 
@@ -374,13 +376,13 @@ def _hub_reader(name: str, commit: str) -> Callable[[str], Any]:
 
 
 def _find_commit(name: str, revision: str | None) -> str:
-    """Commit that a branch or tag on the hub (or in its cache) stands at now."""
+    """Return the commit of a branch or tag on the hub (or in its cache)."""
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     try:
         file = cached_file(name, "config.json", revision=revision or "main")
         commit = extract_commit_hash(file, None)
-    except Exception as error:  # hub and HTTP raise some twenty kinds
+    except Exception as error:  # hub and HTTP raise some twenty types
         raise ModelError(f"The model {name} cannot be opened: {why(error)}") from error
     if commit is None:
         raise ModelError(f"The model {name} cannot be opened: its commit on the hub is not known.")
@@ -404,7 +406,7 @@ def _open_tokenizer(name: str, options: dict[str, Any]) -> Any:
         words, special = len(tokenizer), len(set(tokenizer.all_special_tokens))
     except (KeyboardInterrupt, SystemExit):
         raise
-    # As above, and whatever a damaged tokenizer.json leads to: a panic is no Exception.
+    # As above, and a damaged tokenizer.json may cause a panic, which is not an Exception.
     except BaseException as error:
         raise ModelError(f"The tokenizer of {name} cannot be opened: {why(error)}") from error
     if words <= special:
@@ -415,8 +417,8 @@ def _open_tokenizer(name: str, options: dict[str, Any]) -> Any:
     longest = getattr(tokenizer, "model_max_length", None)
     if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int | float)):
         raise ModelError(
-            f"The tokenizer of {name} says that it reads {one_line(str(longest))[:60]!r} tokens "
-            "(model_max_length); give a number, or none."
+            f"The tokenizer of {name} has model_max_length {one_line(str(longest))[:60]!r}; set it "
+            "to a number, or remove it."
         )
     return tokenizer
 
@@ -431,8 +433,8 @@ def _build_skeleton(name: str, config: Any, *, trust_remote_code: bool) -> torch
 
     def build(auto: Any) -> torch.nn.Module:
         with torch.device("meta"), no_init_weights():
-            # A copy: encoders of T5's kind write into the configuration. Eager: other
-            # kinds' masks may look at numbers, which a skeleton has not.
+            # A copy: encoders like T5's write into the configuration. Eager: masks of other
+            # attention may branch on values, which a skeleton does not have.
             skeleton: torch.nn.Module = auto.from_config(
                 copy.deepcopy(config),
                 trust_remote_code=trust_remote_code,
@@ -441,7 +443,7 @@ def _build_skeleton(name: str, config: Any, *, trust_remote_code: bool) -> torch
         return skeleton.eval()
 
     if encoder_only:
-        # Some of these classes take only checkpoints that were saved without a decoder (T5Gemma).
+        # Some of these classes accept only checkpoints saved without a decoder (T5Gemma).
         with suppress(ValueError):
             return build(AutoModelForTextEncoding)
     try:
@@ -453,8 +455,8 @@ def _build_skeleton(name: str, config: Any, *, trust_remote_code: bool) -> torch
 def _own_dtype(name: str, config: Any, commit: str | None) -> torch.dtype:
     dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
     if dtype is not None:
-        found: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        return found
+        named: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        return named
     folder = Path(name)
     if commit is not None:
         from transformers.utils.hub import cached_file
@@ -476,17 +478,17 @@ def _own_dtype(name: str, config: Any, commit: str | None) -> torch.dtype:
 
 
 def why(error: BaseException) -> str:
-    """Write a library's error as the end of one sentence, with what usually repairs it."""
+    """Return a library's error as the end of a sentence, with the usual repair."""
     text = " ".join(str(error).split()) or type(error).__name__
     if "connect" in text or "offline" in text.lower() or "LocalEntryNotFound" in text:
         return (
-            "it is no folder here and the Hugging Face hub cannot be reached; check the name and "
-            "the connection, or give a local folder."
+            "it is not a folder here and the Hugging Face hub cannot be reached; check the name "
+            "and the connection, or give a local folder."
         )
     if "trust_remote_code" in text:
         return (
-            "it brings code of its own; read that code, then pass --trust-remote-code if you trust "
-            "it."
+            "it contains code of its own; read that code, then pass --trust-remote-code if you "
+            "trust it."
         )
     if "not a valid model identifier" in text or "Repository Not Found" in text:
         return (
@@ -497,12 +499,12 @@ def why(error: BaseException) -> str:
 
 
 def hashed(text: str) -> str:
-    """16 hex digits of SHA-256."""
+    """Return 16 hex digits of the SHA-256 of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def folder_weights(folder: Path) -> str:
-    """Fingerprint configuration and weights of a local folder, not its name or place.
+    """Fingerprint configuration and weights of a local folder, not its name or path.
 
     Folders up to 256 MB are hashed whole (``sha256:…``); larger ones by their files' names, sizes,
     safetensors headers and 256 samples of 16 kB per file (``sampled:…``).
@@ -530,13 +532,13 @@ def folder_weights(folder: Path) -> str:
 def _spans(size: int, *, whole: bool) -> list[tuple[int, int]]:
     if whole:
         return [(0, size)]
-    # The header of a safetensors file stands at its start and seldom exceeds a megabyte.
+    # A safetensors file begins with its header, seldom more than a megabyte.
     step = max(1, size // SAMPLES)
     return [(0, 1 << 20), *((i * step, SAMPLE_BYTES) for i in range(1, SAMPLES)), (size - 64, 64)]
 
 
 def _loaded_weights(model: torch.nn.Module) -> str:
-    """Fingerprint a model that is in memory: names, shapes, and up to 1,024 numbers per tensor."""
+    """Fingerprint a model in memory: names, shapes, and up to 1,024 numbers per tensor."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"\x1e{name}\x1f{tuple(value.shape)}\x1f{value.dtype}\x1f".encode())
@@ -552,7 +554,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         rules = load_json(backend.to_str(), "The tokenizer", error=ModelError)
-        # Set anew at every call; what a file happens to hold says nothing.
+        # Set anew at every call, so the file's values do not matter.
         rules = {k: v for k, v in rules.items() if k not in ("padding", "truncation")}
     else:
         rules = {"class": type(tokenizer).__name__, "vocabulary": sorted(tokenizer.get_vocab())}

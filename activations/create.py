@@ -38,8 +38,8 @@ __all__ = [
 ]
 
 # Version 1.8 of the file format has checksums over all metadata, which 1.6 has not, and no mark
-# "open for writing", which 1.10 has: a damaged file is told and a killed writer's opens again. Data
-# sets begin at multiples of 64 bytes (a cache line), so that a map is aligned for any reader.
+# "open for writing", which 1.10 has: damage is detected and a killed writer's file opens again.
+# Data sets begin at multiples of 64 bytes (a cache line), so that a map is aligned for any reader.
 HDF5_OPTIONS = {
     "libver": ("v108", "v108"),
     "alignment_threshold": 1,
@@ -52,10 +52,10 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Plan:
-    """What a store is to hold."""
+    """What a store will hold."""
 
     spec: dict[str, Any]
-    """What makes the states, as JSON types."""
+    """The extraction's spec, as JSON types."""
     ids: Sequence[str]
     """n ids, unique."""
     hashes: Sequence[str]
@@ -67,12 +67,12 @@ class Plan:
     source: str | None = None
     """Where the rows came from."""
     keys: Keys | None = None
-    """What else the rows can be joined by; None: the ids alone."""
+    """What else the rows can be joined by; None: only the ids."""
     groups: Sequence[str] | None = None
-    """n names of what the rows belong to, "" for none; None where they were not asked for."""
+    """n names of what the rows belong to, "" for none; None if not requested."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be stored."""
+        """Raise UsageError or DataError if the plan cannot be stored."""
         if not len(self.ids):
             raise DataError("There are no rows to store.")
         if len(self.ids) != len(self.hashes):
@@ -80,29 +80,29 @@ class Plan:
         if self.groups is not None and len(self.groups) != len(self.ids):
             raise UsageError(f"{len(self.ids)} ids and {len(self.groups)} groups were given.")
         if not self.widths:
-            raise UsageError("No layer was asked for; name at least one.")
+            raise UsageError("No layer was given; name at least one.")
         if self.store_dtype not in STORE_DTYPES:
             allowed = ", ".join(STORE_DTYPES)
             raise UsageError(f"A store's dtype is one of {allowed}, not {self.store_dtype!r}.")
-        ending = [i for i in self.ids if i.endswith("\0")]
-        if ending:
+        nul_ids = [i for i in self.ids if i.endswith("\0")]
+        if nul_ids:
             raise DataError(
-                f"{len(ending)} ids end with a NUL character (ids {first_few(ending)}), which "
-                "HDF5 cannot keep; rename them."
+                f"{len(nul_ids)} ids end with a NUL character (ids {first_few(nul_ids)}), which "
+                "HDF5 cannot store; rename them."
             )
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """How the states lie on disk."""
+        """Dtype of the states on disk."""
         return STORE_DTYPES[self.store_dtype]
 
     @cached_property
     def further_keys(self) -> dict[str, list[str]]:
-        """Further columns that tell the rows apart, for labels that have no ids of theirs."""
-        found = {} if self.keys is None else self.keys.candidates()
+        """Further columns that identify the rows, for labels without ids of these rows."""
+        candidates = {} if self.keys is None else self.keys.candidates()
         return {
             name: values
-            for name, values in found.items()
+            for name, values in candidates.items()
             if not any(value.endswith("\0") for value in values)
         }
 
@@ -118,7 +118,7 @@ class Plan:
 
     @cached_property
     def nbytes(self) -> int:
-        """Bytes on disk, some kB more than are needed."""
+        """Bytes on disk, a few kB too many."""
         longest = max(len(_encode(i)) for i in self.ids)
         per_row = sum(self.widths.values()) * self.dtype.itemsize + longest + 16 + 4 + 1 + 1
         for values in (*self.further_keys.values(), *filter(None, (self.groups,))):
@@ -130,29 +130,29 @@ class Plan:
 
 
 def create_store(path: Path, plan: Plan) -> BinaryIO:
-    """Make the whole file beside ``path`` and move it there; it comes back open and locked.
+    """Create the whole file beside ``path``, move it there and return it open and locked.
 
     Raises
     ------
     StoreError
-        If there is no room for it or another process writes it; nothing is left behind.
+        If the disk has no room or another process writes the store; nothing is left behind.
     """
     with new_file(path) as (file, temporary):
         with store_disk_errors(path, plan.nbytes):
             try:
-                # HDF5 must not be the one to find the disk full: it leaves its file half open.
+                # If HDF5 itself meets a full disk, it leaves its file half open.
                 reserve(file, plan.nbytes)
                 file.truncate(0)
-                _write_skeleton(file, plan, path.parent)
+                _write_contents(file, plan, path.parent)
                 reserve(file, os.fstat(file.fileno()).st_size)
             except BaseException:
-                file.truncate(0)  # give back what was had, so that the sentence tells what is free
+                file.truncate(0)  # give the room back, so that the message reports what is free
                 raise
         move_into_place(file, temporary, path)
     return file
 
 
-def _write_skeleton(file: BinaryIO, plan: Plan, folder: Path) -> None:
+def _write_contents(file: BinaryIO, plan: Plan, folder: Path) -> None:
     n = len(plan.ids)
     longest = max(len(_encode(i)) for i in plan.ids)
     strings = {
@@ -168,10 +168,10 @@ def _write_skeleton(file: BinaryIO, plan: Plan, folder: Path) -> None:
             longest = max(1, *(len(_encode(name)) for name in plan.groups))
             kind = h5py.string_dtype("utf-8", longest)
             _write_strings(store, "rows/group", plan.groups, kind)
-        # A column may have any name, a slash in it too; HDF5's names may not.
-        for place, (column, values) in enumerate(plan.further_keys.items()):
+        # A column's name may contain a slash; names in HDF5 may not.
+        for i, (column, values) in enumerate(plan.further_keys.items()):
             kind = h5py.string_dtype("utf-8", max(len(_encode(value)) for value in values))
-            data = _write_strings(store, f"rows/key{place}", values, kind)
+            data = _write_strings(store, f"rows/key{i}", values, kind)
             data.attrs["column"] = _encode(column).decode("utf-8", "replace")
         for name, number in numbers.items():
             _in_one_piece(store, f"rows/{name}", (n,), np.dtype(number))[...] = 0
@@ -193,11 +193,11 @@ def _write_strings(
 
 def _write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
     """Write the root attributes of an incomplete store."""
-    # First, so that it lies in the file's first page: setting it is one write, whole or not at all.
+    # First, so that it lies in the file's first page: setting it is one atomic write.
     store.attrs["complete"] = np.bool_(False)
     store.attrs["format"] = FORMAT
     store.attrs["version"] = np.int32(VERSION)
-    # Strings of variable length lie outside the header, which holds 64 kB; templates may be long.
+    # Variable-length strings lie outside the header, which holds 64 kB; templates may be long.
     store.attrs["spec"] = spec_json(plan.spec)
     store.attrs["rows_fingerprint"] = plan.rows_fingerprint
     if plan.groups_fingerprint is not None:
@@ -212,7 +212,7 @@ def _write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
 def _in_one_piece(
     store: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> h5py.Dataset:
-    """Make a contiguous data set whose place is fixed now; not filled: zeros cost a second pass."""
+    """Create a contiguous data set at a fixed place; not filled: zeros would cost a second pass."""
     options = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     options.set_layout(h5py.h5d.CONTIGUOUS)
     options.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -221,9 +221,9 @@ def _in_one_piece(
 
 
 def _portable_source(source: str, folder: Path) -> str:
-    """Name the rows without this machine's paths: relative to ``folder`` if inside, else the name.
+    """Return the source without this machine's paths: relative to ``folder``, else the file's name.
 
-    What is no path here (a task, ``hf:…``) stays as it is.
+    A source that is not a path here (a task, ``hf:…``) stays as it is.
     """
     path = Path(source)
     if path.exists():
@@ -238,7 +238,7 @@ def _portable_source(source: str, folder: Path) -> str:
 
 
 def _name(column: str | None) -> str:
-    """A column's name as an attribute; empty where there is none."""
+    """Return a column's name as an attribute; empty without a column."""
     return "" if column is None else column.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -247,16 +247,16 @@ def _encode(text: str) -> bytes:
 
 
 def compress_store(path: Path, file: BinaryIO, compression: str) -> BinaryIO:
-    """Copy a store whose rows are all done into chunks and move the copy to ``path``.
+    """Copy a store whose rows are all done into compressed chunks and move the copy to ``path``.
 
-    Packing as the rows come would unpack and pack a chunk for every row of it, as rows come sorted
-    by length; and a kill would leave chunks that are marked done but not written.
+    Rows come sorted by length: compressing as they come would decompress and compress a chunk for
+    each of its rows, and a kill would leave chunks that are marked done but not written.
     """
     size = path.stat().st_size
     advice = "or finish it as it is, without compression"
     with new_file(path) as (packed, temporary), store_disk_errors(path, size, advice=advice):
         try:
-            reserve(packed, size)  # random numbers do not shrink
+            reserve(packed, size)  # random numbers do not compress
             packed.truncate(0)
             with (
                 h5py.File(file, "r") as old,
@@ -278,7 +278,7 @@ def _copy_compressed(old: h5py.File, new: h5py.File, compression: str) -> None:
     for name, data in old["layers"].items():
         n, width = data.shape
         rows = max(1, min(n, CHUNK_BYTES // (width * data.dtype.itemsize)))
-        # Shuffled bytes pack better: the exponents of a row's numbers are alike.
+        # Shuffled bytes compress better: the exponents of a row's numbers are alike.
         target = new.create_dataset(
             f"layers/{name}",
             data.shape,
@@ -294,7 +294,7 @@ def _copy_compressed(old: h5py.File, new: h5py.File, compression: str) -> None:
 
 
 def open_to_write(path: Path, *, create: bool = False) -> BinaryIO:
-    """Open a file without a buffer of its own, for reading and writing."""
+    """Open a file for reading and writing, unbuffered."""
     flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
     try:
         handle = os.open(path, flags, 0o666)
@@ -304,11 +304,11 @@ def open_to_write(path: Path, *, create: bool = False) -> BinaryIO:
 
 
 def lock(file: BinaryIO, path: Path, *, shown: Path) -> None:
-    """Take the one lock of a store's writer, which the system gives back when the process ends."""
+    """Lock the file for its one writer; the system releases the lock when the process ends."""
     if not try_lock(file, shown):
         raise StoreError(
             f"{shown} is being written by another process (or held open by a program that locks "
-            "it); wait until that has ended, or name another output."
+            "it); wait until it has ended, or name another output."
         )
     # Between opening and locking, the process that held the lock may have moved the file away.
     if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
@@ -316,13 +316,13 @@ def lock(file: BinaryIO, path: Path, *, shown: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """Name a file while it is made; always the same one, so that the next run clears it away."""
+    """Name the unfinished file; always the same name, so that the next run removes it."""
     return path.with_name(f".{path.name}.new")
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """Give an empty, locked file beside ``path`` and its name; both vanish if the block fails.
+    """Yield an empty, locked file beside ``path``, and its name; removed if the block fails.
 
     The file stays open and locked after the block, which moves it into place itself.
     """
@@ -331,7 +331,7 @@ def new_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     try:
         lock(file, temporary, shown=path)
         try:
-            file.truncate(0)  # a kill may have left anything here, and much of it
+            file.truncate(0)  # a killed run may have left a large file
             yield file, temporary
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -342,15 +342,15 @@ def new_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
 
 def move_into_place(file: BinaryIO, temporary: Path, path: Path) -> None:
-    """Give a finished file its name; a power cut leaves the old file or the new one there."""
+    """Give a finished file its name; a power cut leaves the old file or the new one."""
     os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
 
 
 def reserve(file: BinaryIO, size: int) -> None:
-    """Have the file system set ``size`` bytes aside, or raise its OSError (full, over a limit)."""
-    # Asked first: a file system may fill up to the last block before it says that it cannot.
+    """Reserve ``size`` bytes on disk; raises OSError if it is full or a limit is reached."""
+    # Checked first: a file system may fill up to the last block before it fails.
     status, disk = os.fstat(file.fileno()), os.fstatvfs(file.fileno())
     missing = size - status.st_blocks * 512
     if disk.f_blocks and missing > disk.f_bavail * disk.f_frsize:
@@ -363,7 +363,7 @@ def reserve(file: BinaryIO, size: int) -> None:
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
-    # No such call here (macOS, some network file systems): the size is set, room is only likely.
+    # Not supported (macOS, some network file systems): set the size; room is only likely.
     if size > status.st_size:
         file.truncate(size)
 
@@ -376,12 +376,12 @@ def store_disk_errors(
 
 
 def write_at(file: BinaryIO, data: memoryview, offset: int) -> None:
-    """Write all of ``data`` at ``offset``; unlike a map, a write on a full disk can be refused."""
+    """Write all of ``data`` at ``offset``; unlike a memory map, a write can fail on a full disk."""
     while len(data):
         written = os.pwrite(file.fileno(), data, offset)
         data, offset = data[written:], offset + written
 
 
 def sync(file: BinaryIO) -> None:
-    """Wait until what was written is on the disk."""
+    """Wait until the written data are on the disk."""
     getattr(os, "fdatasync", os.fsync)(file.fileno())

@@ -1,7 +1,7 @@
-"""Differences of two texts' states, h(second) − h(first): what a probe for preferences reads.
+"""Differences of two texts' states, h(second) − h(first): the input of a preference probe.
 
-Every different text is extracted alone, as any row is, into a store beside the output; the
-differences are taken from there, and that store goes when they are complete.
+Each distinct text is extracted alone, like any row, into a store beside the output; the differences
+are computed from it, and it is removed when they are complete.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from probekit.activations.extraction import (
     Job,
     Report,
     Request,
-    begun_spec,
     estimate,
     prepare,
     read_rows,
     run,
+    stored_spec,
 )
 from probekit.activations.forward import as_stored
 from probekit.activations.spec import DIFFERENCE
@@ -51,20 +51,20 @@ CHUNK_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class PairJob:
-    """An extraction of differences that is ready to run."""
+    """An extraction of differences, ready to run."""
 
     request: Request
     path: Path
     pairs: Rows
     places: Array
-    """(n, 2): of each pair the numbers of its first and its second text."""
+    """(n, 2): numbers of the first and the second text of each pair."""
     texts: Job
-    """The extraction of every different text."""
+    """The extraction of the distinct texts."""
     spec: dict[str, Any]
 
     @property
     def store_dtype(self) -> str:
-        """Numbers that are stored."""
+        """Dtype that is stored."""
         return str(self.spec["store_dtype"])
 
     @property
@@ -76,26 +76,26 @@ class PairJob:
 
 @dataclass(frozen=True)
 class PairReport:
-    """What an extraction of differences has done."""
+    """Summary of an extraction of differences."""
 
     path: str
     pairs: int
     texts: int
-    """Different texts in them."""
+    """Number of distinct texts in them."""
     texts_forwarded: int
-    """Those that this run forwarded; the others were done before."""
+    """Number of texts that this run forwarded; the others were done before."""
     tokens_forwarded: int
     truncated: int
-    """Pairs of which a text was longer than ``max_length``."""
+    """Number of pairs with a text longer than ``max_length``."""
     seconds: float
     forward_seconds: float
-    """The part of it with the model loaded."""
+    """The part of ``seconds`` with the model loaded."""
     layers: list[int]
     pooling: str
     store_dtype: str
     device: str
     equal: int
-    """Pairs, of those subtracted, whose two texts have the very same states."""
+    """Number of pairs, of those subtracted, whose two texts have identical states."""
     nonfinite: dict[int, int]
     """Layer to number of pairs, of those subtracted, with inf or NaN."""
 
@@ -109,10 +109,10 @@ def extract_differences(
     pool: str = "auto",
     **options: Any,
 ) -> ActivationStore:
-    """Store h(second) − h(first) of every pair, each text read alone; resumes what was begun.
+    """Store h(second) − h(first) of every pair, each text read alone; resumes an interrupted call.
 
     The store has the pairs' ids and text hashes, so that labels and verdicts of pairs join it. The
-    difference is taken in float32 of states as the model gives them, then stored.
+    difference is computed in float32 from the model's states, then stored.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def extract_differences(
     Raises
     ------
     ProbekitError
-        As there; a UsageError if the rows are not pairs.
+        As for ``extract``; a UsageError if the rows are not pairs.
     """
     progress = options.pop("progress", None)
     work = prepare_differences(Request(rows, model, output, layers, pool, **options))
@@ -132,7 +132,7 @@ def extract_differences(
 
 
 def texts_of_pairs(rows: Rows) -> tuple[Rows, Array]:
-    """Every different text of n pairs once, and where each pair's two are: (n, 2) row numbers.
+    """Return the distinct texts of n pairs, and the row numbers (n, 2) of each pair's two texts.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def texts_of_pairs(rows: Rows) -> tuple[Rows, Array]:
     """
     if rows.kind != "pair":
         raise UsageError(
-            f"{rows.source} holds rows of kind {rows.kind}; to be compared they need two texts, in "
+            f"{rows.source} has rows of kind {rows.kind}; --compare needs two texts in each, in "
             "columns text and text_pair or chosen and rejected."
         )
     place: dict[str, int] = {}
@@ -163,7 +163,7 @@ def prepare_differences(request: Request) -> PairJob:
             "pairs that the template refuses from the file."
         )
     path, pairs = Path(request.output), read_rows(request)
-    real = Path(os.path.realpath(path))  # a link leads to the disk that has room
+    real = Path(os.path.realpath(path))  # a link points to the disk that has room
     texts, places = texts_of_pairs(pairs)
     job = prepare(
         replace(
@@ -180,26 +180,26 @@ def prepare_differences(request: Request) -> PairJob:
     )
     dtype = job.spec.store_dtype if request.store_dtype == "same" else request.store_dtype
     spec = {**job.spec.to_json(), "store_dtype": dtype, **DIFFERENCE}
-    there = begun_spec(path) or {}
-    if {**spec, "model": there.get("model")} == there:
-        spec = there  # only the model's folder was renamed
+    stored = stored_spec(path) or {}
+    if {**spec, "model": stored.get("model")} == stored:
+        spec = stored  # only the model's folder was renamed
     return PairJob(request, path, pairs, places, job, spec)
 
 
 def estimate_differences(work: PairJob) -> dict[str, Any]:
     """Count pairs, texts, tokens and bytes on disk, without loading weights."""
-    found = estimate(work.texts)
-    size = {layer: width * len(work.pairs) for layer, width in work.texts.widths.items()}
+    texts = estimate(work.texts)
+    sizes = {layer: width * len(work.pairs) for layer, width in work.texts.widths.items()}
     itemsize = 4 if work.store_dtype == "float32" else 2
     return {
-        **found,
+        **texts,
         "path": str(work.path),
         "pairs": len(work.pairs),
-        "texts": found.pop("rows"),
+        "texts": texts.pop("rows"),
         "rows": len(work.pairs),
-        "bytes_per_layer": {layer: count * itemsize for layer, count in size.items()},
+        "bytes_per_layer": {layer: count * itemsize for layer, count in sizes.items()},
         "bytes": work.nbytes,
-        "temporary_bytes": found["bytes"],
+        "temporary_bytes": texts["bytes"],
         "spec": work.spec,
     }
 
@@ -210,9 +210,9 @@ def run_differences(
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
 ) -> PairReport:
-    """Run to the end, or as far as it gets; arguments as those of ``extraction.run``.
+    """Run the job; arguments as in ``extraction.run``.
 
-    What stands at the output is replaced only when its texts' states are there.
+    An existing output is replaced only when the states of the texts are complete.
     """
     start, report = time.monotonic(), None
     equal, nonfinite = 0, dict[int, int]()
@@ -264,7 +264,7 @@ def _open_writer(work: PairJob) -> StoreWriter:
 
 
 def _extract_texts(job: Job, show: bool | None, on_batch: Callable[[Batch], None] | None) -> Report:
-    """Resume the texts that a run of the same pairs left; those of another run are removed."""
+    """Resume the texts of an earlier run of the same pairs; those of another run are removed."""
     try:
         return run(job, show=show, on_batch=on_batch)
     except (StaleStoreError, OutputExistsError):
@@ -273,7 +273,7 @@ def _extract_texts(job: Job, show: bool | None, on_batch: Callable[[Batch], None
 
 
 def _subtract(work: PairJob, writer: StoreWriter) -> tuple[int, dict[int, int]]:
-    """Write the differences that are not there; count those that are 0, and by layer not finite."""
+    """Write the missing differences; count those that are 0, and by layer those not finite."""
     equal, nonfinite = 0, dict[int, int]()
     dtype = getattr(torch, work.store_dtype)
     step = max(1, CHUNK_BYTES // (4 * sum(work.texts.widths.values())))

@@ -1,7 +1,7 @@
 """Contents of rows into token ids: plain text, pairs, chat messages.
 
-A template makes one text of a row first; it comes from a stranger, so that its size, its time and
-what it makes are bounded.
+A template first renders a row as one text. It may come from a stranger, so its size, its time and
+its output are limited.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ __all__ = [
     "shortened",
 ]
 
-# What goes to the tokenizer at once; its Python lists are freed after each part.
+# Rows and characters tokenised at once; the tokenizer's Python lists are freed after each part.
 PART, PART_CHARACTERS = 1024, 1 << 20
-# Between the texts of a pair where the tokenizer puts nothing of its own.
+# Between the texts of a pair if the tokenizer adds no token of its own.
 SEPARATOR = "\n\n"
 
-# Characters for each token that is kept: English has five, runs of blanks in code some dozens.
-PER_TOKEN, LEAST = 64, 1 << 16
-# More are never tokenised; a text whose first two million give too few tokens is one word.
-MOST = 1 << 21
+# Characters per token kept: English has five, runs of blanks in code some dozens.
+PER_TOKEN, MIN_CHARACTERS = 64, 1 << 16
+# No more are ever tokenised; a text whose first two million give too few tokens is one word.
+MAX_TOKENISED = 1 << 21
 
 # Characters of a template.
 MAX_TEMPLATE = 1 << 20
-# Of one row: processor time, so that a busy machine refuses nothing; and characters.
+# For one row: processor time, so that a busy machine does not matter; and characters.
 MAX_SECONDS = 10.0
 MAX_CHARACTERS = 1 << 28
 
@@ -54,14 +54,14 @@ Renderer = Callable[[Content], str]
 
 @dataclass
 class Survey:
-    """What is known of rows before the first is tokenised."""
+    """What is known about rows before the first is tokenised."""
 
     refused: dict[str, str] = field(default_factory=dict)
     """Id to reason, of rows that the template refuses."""
     opened: bool = False
-    """Whether a text brings the token that the tokenizer opens every text with, and loses it."""
+    """Whether a text begins with the token that the tokenizer adds (one of them is removed)."""
     long: int = 0
-    """Rows with a text so long that it is cut before it is tokenised."""
+    """Number of rows with a text so long that it is cut before it is tokenised."""
 
 
 class Encoder:
@@ -74,20 +74,20 @@ class Encoder:
     kind
         ``text``, ``pair`` or ``messages``.
     max_length
-        Tokens that are kept of each row; None: all.
+        Maximum number of tokens kept of each row; None: all.
     template
-        Jinja2 source. Messages: stands in for the tokenizer's chat template. Text: is rendered over
-        ``text`` and ``text_pair``, never over a label.
+        Jinja2 source. Messages: replaces the chat template. Text: is rendered with ``text``
+        and ``text_pair``, never with a label.
 
     Attributes
     ----------
     template
-        The template that is used; None where texts are taken as they are.
+        The template in use; None if texts are used as they are.
 
     Raises
     ------
     UsageError
-        If messages have no chat template, the template is no Jinja2, or ``max_length`` leaves no
+        If messages have no chat template, the template is not Jinja2, or ``max_length`` leaves no
         room beside the special tokens.
     """
 
@@ -118,8 +118,8 @@ class Encoder:
         special = tokenizer.num_special_tokens_to_add(pair=self._pairs) - self._openings_between
         if max_length is not None and max_length <= special:
             raise UsageError(
-                f"A length of {max_length} tokens leaves no room: this tokenizer adds {special} of "
-                "its own to every row."
+                f"A length of {max_length} tokens leaves no room: this tokenizer adds {special} "
+                "tokens of its own to every row."
             )
 
     @property
@@ -127,27 +127,27 @@ class Encoder:
         return self.kind == "pair" and self._render is None
 
     def survey(self, rows: Rows) -> Survey:
-        """Look at all rows once, without tokenising: what is refused, cut, or opens by itself."""
-        found = Survey()
+        """Check all rows once, without tokenising: refused, too long, beginning with the token."""
+        survey = Survey()
         opening = self._opening_text
         limit = None if self.max_length is None else longest_whole(self.max_length)
-        # A template that wrote BOS was always left to write it.
+        # A template that writes BOS itself has always been accepted.
         once = bool(opening) and (self._render is None or not self.tokenizer.bos_token)
         if self._render is None and limit is None and not once:
-            return found
+            return survey
         for start in range(0, len(rows), PART):
             contents = rows.contents(start, start + PART)
             texts: list[Any] = list(contents)
             if self._render is not None:
                 names = rows.ids[start : start + PART]
                 rendered, refused = _render_all(self._render, zip(names, contents, strict=True))
-                found.refused |= refused
+                survey.refused |= refused
                 texts = rendered
             for text in texts:
                 sides = text if isinstance(text, tuple) else (text,)
-                found.long += limit is not None and any(len(side) > limit for side in sides)
-                found.opened |= once and sides[0].startswith(opening)
-        return found
+                survey.long += limit is not None and any(len(side) > limit for side in sides)
+                survey.opened |= once and sides[0].startswith(opening)
+        return survey
 
     def encode(self, contents: Sequence[Content], names: Sequence[str]) -> Encoded:
         """Encode rows; ``names`` are their ids, for messages.
@@ -155,7 +155,7 @@ class Encoder:
         Raises
         ------
         DataError
-            If the template refuses rows or rows have no tokens at all.
+            If the template refuses rows, or rows have no tokens at all.
         """
         texts: Sequence[Any] = contents
         if self._render is not None:
@@ -178,16 +178,16 @@ class Encoder:
         ids: list[list[int]] = [[]] * len(contents)
         types: list[list[int]] = [[]] * len(contents)
         truncated = np.zeros(len(contents), bool)
-        for places, how in self._groups(contents):
-            found = self._tokenize([contents[i] for i in places], how)
-            for place, row_ids, row_types, cut in zip(places.tolist(), *found, strict=True):
+        for places, mode in self._groups(contents):
+            encoded = self._tokenize([contents[i] for i in places], mode)
+            for place, row_ids, row_types, cut in zip(places.tolist(), *encoded, strict=True):
                 ids[place], types[place], truncated[place] = row_ids, row_types, cut
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         if not lengths.all():
             empty = [names[i] for i in np.flatnonzero(lengths == 0).tolist()]
             raise DataError(
                 f"{len(empty)} rows have no token (ids {first_few(empty)}): the tokenizer drops "
-                "all that is in them; remove them."
+                "all of their text; remove them."
             )
         total = int(lengths.sum())
         flat_types = np.fromiter(chain.from_iterable(types), np.int32) if self._pairs else None
@@ -207,54 +207,54 @@ class Encoder:
         )
 
     def _groups(self, contents: Sequence[Any]) -> list[tuple[Array, str]]:
-        """Part contents by whether they bring the token that opens every text.
+        """Group contents by whether they begin with the token that the tokenizer adds.
 
-        The model must not see it twice. A template that writes it writes all the other special
-        tokens too; of a plain text one of the two is taken away.
+        The model must not see it twice. A template that writes it writes all other special tokens
+        too; from a plain text one of the two is removed.
         """
         text = self._opening_text
         if not text:
             return [(np.arange(len(contents)), "add")]
         first = (c[0] if isinstance(c, tuple) else c for c in contents)
         own = np.fromiter((t.startswith(text) for t in first), bool, len(contents))
-        how = "add once" if self._render is None else "leave"
-        groups = [(np.flatnonzero(~own), "add"), (np.flatnonzero(own), how)]
-        return [(places, each) for places, each in groups if len(places)]
+        mode = "add once" if self._render is None else "leave"
+        groups = [(np.flatnonzero(~own), "add"), (np.flatnonzero(own), mode)]
+        return [(places, mode) for places, mode in groups if len(places)]
 
     def _tokenize(
-        self, contents: list[Any], how: str
+        self, contents: list[Any], mode: str
     ) -> tuple[list[list[int]], list[list[int]], list[bool]]:
-        wanted, special = self.max_length, how != "leave"
-        if wanted is None:
-            ids, types = self._call(contents, special=special, once=how == "add once")
+        max_length, special = self.max_length, mode != "leave"
+        if max_length is None:
+            ids, types = self._call(contents, special=special, once=mode == "add once")
             return ids, types, [False] * len(ids)
         shorter = [self._shortened(content) for content in contents]
-        ids, types = self._call(shorter, special=special, once=how == "add once")
-        # Cut in a second call: the first tells which rows are too long, which is what we report.
-        long = [i for i, row in enumerate(ids) if len(row) > wanted]
+        ids, types = self._call(shorter, special=special, once=mode == "add once")
+        # Cut in a second call: the first one shows which rows are too long, which is reported.
+        long = [i for i, row in enumerate(ids) if len(row) > max_length]
         truncated = [a is not b for a, b in zip(contents, shorter, strict=True)]
         if long:
             cut_ids, cut_types = self._call(
                 [shorter[i] for i in long],
                 special=special,
-                once=how == "add once",
-                max_length=wanted,
+                once=mode == "add once",
+                max_length=max_length,
             )
             for i, row_ids, row_types in zip(long, cut_ids, cut_types, strict=True):
                 ids[i], types[i], truncated[i] = row_ids, row_types, True
         return ids, types, truncated
 
     def _shortened(self, content: Any) -> Any:
-        """The content itself, or of a very long one what more tokens than are kept come from."""
-        most = self.max_length
-        if most is None:
+        """Return the content, or a part of a very long one with more tokens than are kept."""
+        max_length = self.max_length
+        if max_length is None:
             return content
         sides = content if isinstance(content, tuple) else (content,)
-        if all(len(side) <= longest_whole(most) for side in sides):
+        if all(len(side) <= longest_whole(max_length) for side in sides):
             return content
         cut = tuple(
-            shortened(side, most, self._bare_ids, side=self.tokenizer.truncation_side)
-            if len(side) > longest_whole(most)
+            shortened(side, max_length, self._bare_ids, side=self.tokenizer.truncation_side)
+            if len(side) > longest_whole(max_length)
             else side
             for side in sides
         )
@@ -263,15 +263,15 @@ class Encoder:
         return cut if isinstance(content, tuple) else cut[0]
 
     def _bare_ids(self, text: str) -> list[int]:
-        found: list[int] = self.tokenizer(
+        ids: list[int] = self.tokenizer(
             text, add_special_tokens=False, return_attention_mask=False, verbose=False
         )["input_ids"]
-        return found
+        return ids
 
     def _call(
         self, contents: list[Any], *, special: bool, once: bool, max_length: int | None = None
     ) -> tuple[list[list[int]], list[list[int]]]:
-        """Token ids and types; opening tokens that are one too many are taken away."""
+        """Return token ids and types; repeated opening tokens are removed."""
         texts: list[Any] = [contents]
         if self._pairs:
             between = self.separator or ""
@@ -280,7 +280,7 @@ class Encoder:
         if max_length is not None:
             room = max_length + self._openings_between + once
             options = {"truncation": True, "max_length": room}
-        found = self.tokenizer(
+        encoding = self.tokenizer(
             *texts,
             add_special_tokens=special,
             return_attention_mask=False,
@@ -288,20 +288,20 @@ class Encoder:
             verbose=False,
             **options,
         )
-        ids: list[list[int]] = found["input_ids"]
-        types = found["token_type_ids"] if "token_type_ids" in found else [[]] * len(ids)
+        ids: list[list[int]] = encoding["input_ids"]
+        types = encoding["token_type_ids"] if "token_type_ids" in encoding else [[]] * len(ids)
         if once or self._openings_between:
             for i, row in enumerate(ids):
-                sides = found.sequence_ids(i) if self._openings_between else [0] * len(row)
-                extra = self._extra(row, sides, once=once, most=max_length)
+                sides = encoding.sequence_ids(i) if self._openings_between else [0] * len(row)
+                extra = self._extra(row, sides, once=once, max_length=max_length)
                 ids[i] = [token for place, token in enumerate(row) if place not in extra]
                 types[i] = [each for place, each in enumerate(types[i]) if place not in extra]
         return ids, types
 
     def _extra(
-        self, row: list[int], sides: list[int | None], *, once: bool, most: int | None
+        self, row: list[int], sides: list[int | None], *, once: bool, max_length: int | None
     ) -> set[int]:
-        """Places of the opening tokens that the text, or a pair's second text, repeats."""
+        """Return positions of opening tokens that the text, or a pair's second text, repeats."""
         extra = {
             place
             for place, (token, side) in enumerate(zip(row, sides, strict=True))
@@ -309,14 +309,14 @@ class Encoder:
         }
         if once and row[:2] == [self.opening] * 2:
             extra.add(1)
-        # Truncation on the left has taken the text's own away; another token goes for it.
-        while most is not None and len(row) - len(extra) > most:
+        # Truncation on the left has removed the text's own; another token goes instead.
+        while max_length is not None and len(row) - len(extra) > max_length:
             extra.add(next(place for place in range(1, len(row)) if place not in extra))
         return extra
 
 
 def _parts(contents: Sequence[Any]) -> Iterator[tuple[int, int]]:
-    """Start and end of parts of at most so many rows and characters; a row is never parted."""
+    """Yield start and end of parts within the limits on rows and characters; rows stay whole."""
     start = size = 0
     for place, content in enumerate(contents):
         sides = content if isinstance(content, tuple) else (content,)
@@ -329,7 +329,7 @@ def _parts(contents: Sequence[Any]) -> Iterator[tuple[int, int]]:
 
 
 def opening_token(tokenizer: Any) -> int | None:
-    """Id of the special token that the tokenizer puts before every text; None without one."""
+    """Return the id of the special token that the tokenizer puts before every text, or None."""
     with_special = tokenizer("a", verbose=False)["input_ids"]
     bare = tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]
     if not with_special or with_special[:1] == bare[:1]:
@@ -339,58 +339,58 @@ def opening_token(tokenizer: Any) -> int | None:
 
 
 def _between(tokenizer: Any, opening: int | None) -> tuple[str | None, int]:
-    """What must stand between the texts of a pair, and how many opening tokens must not.
+    """Return the separator of a pair, and the number of opening tokens to remove between its texts.
 
-    The text is None where the tokenizer has a token of its own for that.
+    The separator is None if the tokenizer has a token of its own for it.
     """
     if not tokenizer.is_fast:
         own = tokenizer.num_special_tokens_to_add(pair=True)
         return (None if own > tokenizer.num_special_tokens_to_add(pair=False) else SEPARATOR), 0
-    found = tokenizer(["a"], ["b"], verbose=False)
-    sides, ids = found.sequence_ids(0), found["input_ids"][0]
+    encoding = tokenizer(["a"], ["b"], verbose=False)
+    sides, ids = encoding.sequence_ids(0), encoding["input_ids"][0]
     inner = range(sides.index(0), sides.index(1))
     special = [ids[place] for place in inner if sides[place] is None]
-    many = special.count(opening)
-    return (None if len(special) > many else SEPARATOR), many
+    n_opening = special.count(opening)
+    return (None if len(special) > n_opening else SEPARATOR), n_opening
 
 
 def longest_whole(max_length: int) -> int:
-    """Characters up to which a text is tokenised as it is."""
-    return min(max(PER_TOKEN * max_length, LEAST), MOST)
+    """Return the number of characters up to which a text is tokenised whole."""
+    return min(max(PER_TOKEN * max_length, MIN_CHARACTERS), MAX_TOKENISED)
 
 
 def shortened(
     text: str, max_length: int, tokens: Callable[[str], Sequence[int]], *, side: str = "right"
 ) -> str:
-    """Return a part of a long text with more than ``max_length`` tokens, the first the same.
+    """Return a part of a long text with the same first ``max_length`` tokens, and more.
 
-    A tokenizer needs some hundred bytes for each character that it is given, and gives the tokens
-    of the whole text of which a few hundred are kept.
+    A tokenizer needs some hundred bytes per character and returns the tokens of the whole text, of
+    which a few hundred are kept.
 
-    The text is cut where there is white space, and its tokens compared with those of half as much:
-    what the cut can change lies near to it. Where they differ, or are too few, four times as much
-    is taken, up to two million characters.
+    The text is cut at white space, and its tokens are compared with those of half of it: a cut
+    changes only tokens near it. If they differ, or are too few, four times as much is taken, up to
+    two million characters.
 
     Parameters
     ----------
     tokens
         From a text to its token ids, without special ones.
     side
-        Where truncation takes tokens away: ``right``, or ``left`` (then the end is kept).
+        Side that truncation cuts: ``right``, or ``left`` (the end is kept).
     """
     size, left = longest_whole(max_length), side == "left"
-    while size < min(len(text), MOST):
+    while size < min(len(text), MAX_TOKENISED):
         part, half = _cut(text, size, left=left), _cut(text, size // 2, left=left)
         long, short = tokens(part), tokens(half)
         kept = slice(-max_length, None) if left else slice(max_length)
         if len(short) > max_length and list(long[kept]) == list(short[kept]):
             return part
         size *= 4
-    return _cut(text, MOST, left=left)
+    return _cut(text, MAX_TOKENISED, left=left)
 
 
 def _cut(text: str, size: int, *, left: bool) -> str:
-    """The first (or last) ``size`` characters at most, up to white space where there is any."""
+    """Return at most the first (or last) ``size`` characters, cut at white space if possible."""
     if len(text) <= size:
         return text
     if left:
@@ -403,7 +403,7 @@ def _cut(text: str, size: int, *, left: bool) -> str:
 
 
 def read_template(path: str | Path | None) -> str | None:
-    """Read a template file, or say what is wrong with it."""
+    """Read a template file; raises UsageError if it cannot be read or is empty."""
     if path is None:
         return None
     try:
@@ -416,7 +416,7 @@ def read_template(path: str | Path | None) -> str | None:
 
 
 def _chat_template(tokenizer: Any) -> str:
-    """Return the tokenizer's own chat template, or raise UsageError where it has none."""
+    """Return the tokenizer's own chat template; raises UsageError if it has none."""
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(
             "The rows are chat messages and this model's tokenizer has no chat template; give one "
@@ -433,12 +433,12 @@ def _chat_template(tokenizer: Any) -> str:
 
 
 def _make_renderer(tokenizer: Any, template: str, *, messages: bool) -> Renderer:
-    """Function from a row's content to text.
+    """Return a function from a row's content to text.
 
     Raises
     ------
     UsageError
-        If a template over texts is no Jinja2.
+        If a template for texts is not Jinja2.
     """
     if len(template) > MAX_TEMPLATE:
         raise UsageError(
@@ -450,7 +450,7 @@ def _make_renderer(tokenizer: Any, template: str, *, messages: bool) -> Renderer
 
 
 def _has_powers(template: str) -> bool:
-    """Whether ``**`` stands between two values; one power can take hours, and nothing stops it."""
+    """Whether ``**`` is between two values; a power can take hours, and nothing can stop it."""
     from jinja2 import Environment, TemplateError
 
     before = ""
@@ -460,7 +460,7 @@ def _has_powers(template: str) -> bool:
                 return True
             before = before if kind == "whitespace" else text
     except TemplateError:
-        return False  # whoever compiles it says so
+        return False  # compiling it reports the error
     return False
 
 
@@ -481,7 +481,7 @@ def _text_renderer(template: str) -> Renderer:
     try:
         compiled = environment.from_string(template)
     except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
-        raise UsageError(f"The template is no Jinja2: {_one_line(error)}.") from None
+        raise UsageError(f"The template is not Jinja2: {_one_line(error)}.") from None
 
     def rendered(content: Content) -> str:
         if isinstance(content, tuple):
@@ -494,37 +494,37 @@ def _text_renderer(template: str) -> Renderer:
 def _render_all(
     renderer: Renderer, contents: Iterable[tuple[str, Content]]
 ) -> tuple[list[str], dict[str, str]]:
-    """Render (id, content) one by one: the texts, and id to reason where the template refuses."""
+    """Render (id, content) one by one; return the texts, and id to reason of refused rows."""
     texts: list[str] = []
     refused: dict[str, str] = {}
     began = time.thread_time()
     for done, (name, content) in enumerate(contents):
-        # A template takes a thousandth of a second; ten seconds for every row would be days.
+        # A template takes a millisecond; ten seconds for every row would be days.
         if time.thread_time() - began > MAX_SECONDS * (1 + done / 100):
             raise EndlessTemplateError(
                 f"The template takes {(time.thread_time() - began) / done:.2g} s of processor time "
-                "for a row; take loops in loops out of it."
+                "for a row; remove nested loops from it."
             )
         try:
             with _limited(name):
                 text = renderer(content)
             if len(text) > MAX_CHARACTERS:
-                raise ValueError(f"it makes {len(text):,} characters of it")
+                raise ValueError(f"the text has {len(text):,} characters")
             texts.append(repaired(text))
         except EndlessTemplateError:
             raise
-        except Exception as error:  # a template may raise whatever it likes
+        except Exception as error:  # a template may raise anything
             refused[name] = _one_line(error)
     return texts, refused
 
 
 class EndlessTemplateError(UsageError):
-    """A template that would go on for hours, on this row and on every other."""
+    """A template that would run for hours, on this row and on every other."""
 
 
 @contextmanager
 def _limited(name: str) -> Iterator[None]:
-    """Stop a template that loops in loops; only in the main thread, where signals arrive."""
+    """Stop a template that runs too long; only in the main thread, which receives signals."""
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getitimer(signal.ITIMER_VIRTUAL)[0]:
         yield
@@ -533,7 +533,7 @@ def _limited(name: str) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise EndlessTemplateError(
             f"The template takes more than {MAX_SECONDS:g} s of processor time for the row with id "
-            f"{name!r}; take loops in loops out of it."
+            f"{name!r}; remove nested loops from it."
         )
 
     before = signal.signal(signal.SIGVTALRM, stop)
@@ -546,16 +546,16 @@ def _limited(name: str) -> Iterator[None]:
 
 
 def refusal(refused: Mapping[str, str], *, total: int, leave_out: str = "") -> DataError:
-    """One sentence about the rows that a template refuses.
+    """Return the error for rows that a template refuses.
 
     Parameters
     ----------
     refused
         Id to reason.
     total
-        Rows that were looked at.
+        Number of rows rendered.
     leave_out
-        How to go on without them.
+        How to leave them out.
     """
     first, reason = next(iter(refused.items()))
     if len(refused) == 1:

@@ -63,7 +63,6 @@ __all__ = [
     "Job",
     "Report",
     "Request",
-    "begun_spec",
     "estimate",
     "extract",
     "forward_job",
@@ -73,6 +72,7 @@ __all__ = [
     "read_rows",
     "report_on",
     "run",
+    "stored_spec",
 ]
 
 MODEL = Name("a model's name")
@@ -81,12 +81,12 @@ COLUMN = Maybe(Text("a column's name"))
 
 @configuration
 class Request:
-    """Everything that can be said about an extraction; see ``probekit extract -h``."""
+    """All settings of an extraction; see ``probekit extract -h``."""
 
     rows: Any
     """Task name, path, ``hf:…``, Rows, data set, DataFrame or list."""
     model: Any
-    """Hub name, folder, or a pair (model, tokenizer) that is loaded."""
+    """Hub name, folder, or a loaded pair (model, tokenizer)."""
     output: str | Path
     """Store to write."""
     layers: Annotated[Any, Layers()] = "mid"
@@ -94,13 +94,13 @@ class Request:
     pool: Annotated[str, Choice("auto", *POOLS)] = "auto"
     """``auto``: last token for models that read left to right, mean for the others."""
     dtype: Annotated[str, Choice("auto", *DTYPES)] = "auto"
-    """Numbers the model computes in; ``auto``: those of the checkpoint."""
+    """Dtype the model computes in; ``auto``: that of the checkpoint."""
     store_dtype: Annotated[str, Choice("same", *DTYPES)] = "same"
-    """Numbers that are stored; ``same``: the model's."""
+    """Dtype that is stored; ``same``: the model's."""
     max_length: Annotated[int | None, Maybe(COUNT)] = None
-    """Tokens per row; None: what tokenizer and model are made for."""
+    """Maximum number of tokens per row; None: what tokenizer and model are made for."""
     batch_tokens: Annotated[int | None, Maybe(COUNT)] = None
-    """Padded tokens per batch; None: by the kind of device."""
+    """Padded tokens per batch; None: depends on the kind of device."""
     device: Annotated[str, Text("a device, such as auto, cpu or cuda:0,")] = "auto"
     """See ``Placement``."""
     template: str | Path | None = None
@@ -116,17 +116,17 @@ class Request:
     skip_refused: Annotated[bool, Flag()] = False
     """Leave out rows that the template refuses."""
     trust_remote_code: Annotated[bool, Flag()] = False
-    """Run code that a checkpoint brings."""
+    """Run code that a checkpoint contains."""
     quantization: Annotated[dict[str, Any] | None, Maybe(Settings())] = None
     """See ``Placement``."""
     compression: Annotated[str | None, Maybe(Choice(*COMPRESSIONS))] = None
-    """``gzip`` or ``lzf``; such a store is smaller, and cannot be mapped."""
+    """``gzip`` or ``lzf``; a compressed store is smaller and cannot be memory-mapped."""
     overwrite: Annotated[bool, Flag()] = False
     flush_rows: Annotated[int | None, Maybe(COUNT)] = None
     """Mark rows done at least this often, besides every two seconds."""
 
     def __post_init__(self) -> None:
-        """Refuse a model that is neither named nor loaded."""
+        """Raise UsageError if the model is neither a name nor loaded."""
         if not isinstance(self.model, tuple | list):
             name = str(self.model) if isinstance(self.model, Path) else self.model
             checked(("model",), MODEL, name)
@@ -145,7 +145,7 @@ class Job:
     placement: Placement
     batch_tokens: int
     notes: tuple[str, ...] = ()
-    """What people should know of the rows, each a sentence."""
+    """Sentences for the user about the rows and settings."""
 
     @property
     def widths(self) -> dict[int, int]:
@@ -154,7 +154,7 @@ class Job:
 
     @property
     def store_plan(self) -> Plan:
-        """What the store is to hold."""
+        """What the store will hold."""
         return Plan(
             self.spec.to_json(),
             self.rows.ids,
@@ -168,7 +168,7 @@ class Job:
 
     @property
     def free_bytes(self) -> int:
-        """Room on the output's disk."""
+        """Free bytes on the output's disk."""
         return shutil.disk_usage(self.path.parent).free
 
 
@@ -193,7 +193,7 @@ def prepare(request: Request) -> Job:
             dtype=request.dtype,
             trust_remote_code=request.trust_remote_code,
         )
-    request, begun = _as_begun(request, checkpoint, path)
+    request, begun = _with_stored_settings(request, checkpoint, path)
     max_length = checkpoint.length(request.max_length)
     with quiet():
         encoder = Encoder(
@@ -206,7 +206,7 @@ def prepare(request: Request) -> Job:
     rows, notes = _accepted(rows, survey, request)
     if checkpoint.sentence is not None:
         used = {"pooling": request.pool == "auto", "max_length": request.max_length is None}
-        notes += tuple(filter(None, [begun, checkpoint.sentence.told(**used)]))
+        notes += tuple(filter(None, [begun, checkpoint.sentence.describe(**used)]))
     placement = _placement(request, checkpoint)
     spec = _keep_label(_spec(request, checkpoint, encoder, survey), path)
     kind = kind_of(placement.device)
@@ -221,7 +221,7 @@ def prepare(request: Request) -> Job:
         batch_tokens=request.batch_tokens or default_batch_tokens(kind),
         notes=notes,
     )
-    # A loaded model is asked for its widths here, where no tap stops it half-way.
+    # A loaded model's widths are measured here, before hooks can stop it half-way.
     needed = job.store_plan.nbytes
     if not path.exists() and needed > job.free_bytes:
         raise StoreError(
@@ -240,7 +240,7 @@ def _checked_output(path: Path) -> Path:
 
 
 def read_rows(request: Request) -> Rows:
-    """Rows that a request names, as many as it asks for."""
+    """Return the rows of a request, up to its limit."""
     columns = {"text_column": request.text_column, "id_column": request.id_column}
     if isinstance(request.rows, str | Path):
         rows = load_rows(request.rows, **columns)
@@ -254,7 +254,7 @@ def read_rows(request: Request) -> Rows:
 
 
 def _accepted(rows: Rows, survey: Survey, request: Request) -> tuple[Rows, tuple[str, ...]]:
-    """Rows that the template takes, and what to say about them."""
+    """Return the rows that the template does not refuse, and notes about them."""
     notes = [rows.note] if rows.note else []
     total, refused = len(rows), survey.refused
     if refused:
@@ -284,9 +284,7 @@ def _loaded(request: Request) -> Checkpoint:
         "trust_remote_code": request.trust_remote_code,
     }
     if wrong := [name for name, is_given in given.items() if is_given]:
-        raise UsageError(
-            f"A model that is loaded already is taken as it is; leave out {', '.join(wrong)}."
-        )
+        raise UsageError(f"A loaded model is used as it is; leave out {', '.join(wrong)}.")
     return open_loaded(*request.model)
 
 
@@ -295,7 +293,7 @@ def _placement(request: Request, checkpoint: Checkpoint) -> Placement:
         return Placement(str(input_device(checkpoint.root)))
     quantization = request.quantization
     if quantization is not None and quantization.get("load_in_4bit"):
-        # transformers would compute in float32 unless told.
+        # The default of transformers is float32.
         name = str(checkpoint.dtype).removeprefix("torch.")
         quantization = {"bnb_4bit_compute_dtype": name, **quantization}
     return Placement(resolve_device(request.device), quantization)
@@ -328,38 +326,40 @@ def _spec(
     )
 
 
-def _as_begun(request: Request, checkpoint: Checkpoint, path: Path) -> tuple[Request, str]:
-    """Resume a store of 0.1.0, which did not know what a sentence-transformers folder says.
+def _with_stored_settings(
+    request: Request, checkpoint: Checkpoint, path: Path
+) -> tuple[Request, str]:
+    """Resume a store of 0.1.0, which did not read a sentence-transformers model's settings.
 
-    Returns the request with the pooling and length of that store, and a note.
+    Returns the request with that store's pooling and maximum length, and a note.
     """
-    there = begun_spec(path)
-    if checkpoint.sentence is None or request.overwrite or there is None:
+    stored = stored_spec(path)
+    if checkpoint.sentence is None or request.overwrite or stored is None:
         return request, ""
     plain = replace(checkpoint, sentence=None)
     try:
         old = {"pooling": plain.default_pool, "max_length": plain.length(None)}
-    except UsageError:  # 0.1.0 had to be told how to pool
+    except UsageError:  # 0.1.0 required --pool here
         return request, ""
     now = {"pooling": checkpoint.default_pool, "max_length": checkpoint.length(None)}
     asked = {"pooling": request.pool != "auto", "max_length": request.max_length is not None}
-    other = [key for key in old if not asked[key] and there.get(key) == old[key] != now[key]]
-    if there.get("weights") != checkpoint.weights or not other:
+    other = [key for key in old if not asked[key] and stored.get(key) == old[key] != now[key]]
+    if stored.get("weights") != checkpoint.weights or not other:
         return request, ""
     kept: dict[str, Any] = {"pool" if key == "pooling" else key: old[key] for key in other}
-    begun = " and ".join(f"{key.replace('_', ' ')} {old[key]}" for key in other)
-    return replace(request, **kept), f"The store was begun with {begun}, and goes on so."
+    kept_settings = " and ".join(f"{key.replace('_', ' ')} {old[key]}" for key in other)
+    return replace(request, **kept), f"The store was created with {kept_settings}, which is kept."
 
 
 def _keep_label(spec: ExtractionSpec, path: Path) -> ExtractionSpec:
-    """Resume under the name that a store began with where only the model's folder was renamed."""
-    there = begun_spec(path) or {}
-    renamed = replace(spec, model=str(there.get("model")))
-    return renamed if renamed.to_json() == there else spec
+    """Keep the model name of an existing store if only the model's folder was renamed."""
+    stored = stored_spec(path) or {}
+    renamed = replace(spec, model=str(stored.get("model")))
+    return renamed if renamed.to_json() == stored else spec
 
 
-def begun_spec(path: Path) -> dict[str, Any] | None:
-    """Spec of the store at ``path``, complete or not; None where there is none."""
+def stored_spec(path: Path) -> dict[str, Any] | None:
+    """Return the spec of the store at ``path``, complete or not; None without a store."""
     try:
         with ActivationStore(path, allow_incomplete=True) as store:
             return store.spec
@@ -369,23 +369,23 @@ def begun_spec(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Report:
-    """What an extraction has done."""
+    """Summary of an extraction."""
 
     path: str
     rows: int
-    """Rows in the store."""
+    """Number of rows in the store."""
     rows_forwarded: int
-    """Rows that this run forwarded; the others were done before."""
+    """Number of rows that this run forwarded; the others were done before."""
     tokens: int
-    """Tokens of all rows in the store, without padding."""
+    """Number of tokens of all rows in the store, without padding."""
     tokens_forwarded: int
     truncated: int
-    """Rows that were longer than ``max_length``."""
+    """Number of rows longer than ``max_length``."""
     batches: int
     seconds: float
     """From the start to the finished store."""
     forward_seconds: float
-    """The part of it with the model loaded."""
+    """The part of ``seconds`` with the model loaded."""
     batch_tokens: int
     """Padded tokens per batch, after any halving."""
     layers: list[int]
@@ -405,7 +405,7 @@ def extract(
     pool: str = "auto",
     **options: Any,
 ) -> ActivationStore:
-    """Store a model's pooled hidden states of every row; resumes what the same call began.
+    """Store a model's pooled hidden states of every row; resumes an interrupted call.
 
     Parameters
     ----------
@@ -413,7 +413,7 @@ def extract(
         Task name, path, ``hf:org/name[:config]@split``, Rows, data set, DataFrame, list of texts or
         of dicts.
     model
-        Hub name or folder, or a pair (model, tokenizer) that is loaded already.
+        Hub name or folder, or a loaded pair (model, tokenizer).
     output
         HDF5 file to write (docs/format.md).
     layers
@@ -471,22 +471,22 @@ def run(
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
 ) -> Report:
-    """Run a job to its end, or as far as it gets.
+    """Run a job; an interrupted one can be resumed.
 
     Parameters
     ----------
     job
         From ``prepare``.
     show
-        Whether to draw the moving line of progress; None: on a terminal.
+        Whether to draw a progress bar; None: on a terminal and in a notebook.
     on_batch
-        Called with every batch that was forwarded.
+        Called with every batch after its forward pass.
     """
     start = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(quiet(python_warnings=False))
         writer = None
-        # What is there is looked at before the model is loaded, and replaced only after.
+        # An existing store is checked before the model is loaded, and replaced only after.
         if job.path.exists() and not job.request.overwrite:
             writer = stack.enter_context(open_writer(job))
         if writer is not None and writer.done.all():
@@ -506,7 +506,7 @@ def run(
 
 
 def job_windows(job: Job, done: Array, share: tuple[int, int] = (0, 1)) -> Iterator[Window]:
-    """Tokenised windows of the rows that are not done; ``share`` as in ``read_windows``."""
+    """Yield tokenised windows of the rows not done; ``share`` as in ``read_windows``."""
     return read_windows(
         job.rows,
         job.encoder,
@@ -518,7 +518,7 @@ def job_windows(job: Job, done: Array, share: tuple[int, int] = (0, 1)) -> Itera
 
 
 def open_writer(job: Job) -> StoreWriter:
-    """Make or resume the store of a job."""
+    """Create or resume the store of a job."""
     return StoreWriter.open(
         job.path,
         spec=job.spec.to_json(),
@@ -543,12 +543,12 @@ def forward_job(
     show: bool | None,
     on_batch: Callable[[Batch], None] | None,
 ) -> Counts:
-    """Forward what ``source`` gives and write it; what is done stays, whatever happens."""
+    """Forward the windows of ``source`` and write the states; rows done stay done on errors."""
     checkpoint, request = job.checkpoint, job.request
     before = int(writer.done.sum())
     progress = Progress(len(job.rows), done=before, show=show)
     if before:
-        progress.note(f"Going on with {job.path}: {before:,} of {len(job.rows):,} rows are done.")
+        progress.note(f"Resuming {job.path}: {before:,} of {len(job.rows):,} rows are done.")
     if writer.changed:
         progress.note(f"{writer.changed:,} of the rows that were not done have another text now.")
     feed = Feed(tap, input_device(tap.root), checkpoint.pad_id)
@@ -567,15 +567,15 @@ def forward_job(
         )
     except BaseException as error:
         source.close()
-        # What went wrong first is what the user must hear.
+        # The first error is the one to report.
         with suppress(StoreError, OSError):
             sink.close()
         progress.clear()
-        # Its row would stop the same command again.
+        # The same row would stop the same command again.
         first = "once such rows are repaired (not removed) " if isinstance(error, DataError) else ""
         error.add_note(
             f"{int(writer.done.sum()):,} of {len(job.rows):,} rows are stored in {job.path}; "
-            f"{first}the same command goes on from there."
+            f"{first}the same command resumes from there."
         )
         raise
     sink.close()
@@ -583,13 +583,13 @@ def forward_job(
     for layer, wrong in sorted(sink.nonfinite.items()):
         progress.note(
             f"{wrong:,} rows have inf or NaN in layer {layer}: too large for "
-            f"{job.spec.dtype} (model) or {job.spec.store_dtype} (file); take bfloat16 or float32."
+            f"{job.spec.dtype} (model) or {job.spec.store_dtype} (file); use bfloat16 or float32."
         )
     return replace(counts, nonfinite=dict(sorted(sink.nonfinite.items())))
 
 
 def report_on(job: Job, counts: Counts, times: tuple[float, float]) -> Report:
-    """Sum up a job whose store is complete; ``times`` are those of its start and of the model's."""
+    """Summarize a job whose store is complete; ``times``: its start, and the model loaded."""
     end = time.monotonic()
     with ActivationStore(job.path) as store:
         tokens, truncated = int(store.n_tokens.sum(dtype=np.int64)), int(store.truncated.sum())

@@ -1,7 +1,7 @@
-"""A folder that holds a model: that all of it lies there, and what it says of its weights and use.
+"""A model's folder: checks that it is complete and safe, its weights, and settings for its use.
 
-One of sentence-transformers says how it pools and how much of a text it reads: ``modules.json``
-names a folder of a transformer (the folder itself, or ``0_Transformer``) and one of a pooling
+A sentence-transformers model states its pooling and maximum length: ``modules.json`` names the
+folder of a transformer (the folder itself, or ``0_Transformer``) and that of a pooling
 (https://sbert.net/docs/package_reference/sentence_transformer/).
 """
 
@@ -32,25 +32,25 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG, TOKENIZER, ADAPTER = "config.json", "tokenizer.json", "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm", "*.tiktoken", "merges.txt")
 
-# What a model is made of many times over; the deepest models have some hundred layers.
+# Parts that a model has in numbers; the deepest models have some hundred layers.
 COUNTED = ("layer", "block", "expert", "depth")
-MOST = 10_000
-MOST_TOKENS = 10**8
+MAX_COUNT = 10_000
+MAX_TOKENS = 10**8
 _LONG_ID = re.compile(r":\s*\d{9}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read ``config.json``, or raise ModelError where it is not a JSON object."""
+    """Read ``config.json``; raises ModelError if it is not a JSON object."""
     config = read_json(folder / CONFIG, error=ModelError)
     if not isinstance(config, dict):
-        raise ModelError(f"{folder / CONFIG} is no model's: it holds no JSON object.")
+        raise ModelError(f"{folder / CONFIG} is not a model's: it is not a JSON object.")
     return config
 
 
 def check_folder(folder: Path) -> None:
     """Raise ModelError unless a folder holds configuration, weights as safetensors and tokenizer.
 
-    Nothing in it may lead out of it, and nothing may be larger than a model is.
+    No link may lead out of it, and no count may be larger than in any model.
     """
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{folder} has no config.json; give a folder that save_pretrained wrote.")
@@ -61,18 +61,18 @@ def check_folder(folder: Path) -> None:
         if pickled:
             raise ModelError(
                 f"{folder} has only pickled weights ({pickled[0].name}), which can run any code "
-                "when they are read; convert them to safetensors where you trust them."
+                "when they are read; convert them to safetensors if you trust them."
             )
         raise ModelError(f"{folder} has no weights: no file ends with .safetensors.")
     if not any(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
         raise ModelError(
-            f"{folder} has no tokenizer (tokenizer.json); save the one that the model was trained "
-            "with into it."
+            f"{folder} has no tokenizer (tokenizer.json); save the tokenizer that the model was "
+            "trained with there."
         )
 
 
 def check_adapter(folder: Path) -> None:
-    """Refuse a folder of an adapter, which transformers would put onto whatever model it names."""
+    """Raise ModelError if the folder holds an adapter: transformers would load its base model."""
     if not (folder / ADAPTER).is_file():
         return
     content = read_json(folder / ADAPTER, error=ModelError)
@@ -80,7 +80,7 @@ def check_adapter(folder: Path) -> None:
     beside = " beside a model" if (folder / CONFIG).is_file() else ""
     raise ModelError(
         f"{folder} holds an adapter{beside} ({ADAPTER}, for the base model "
-        f"{one_line(str(base or 'that it was trained on'))}) and is no model of its own; merge "
+        f"{one_line(str(base or 'that it was trained on'))}), not a model of its own; merge "
         "both (peft: merge_and_unload, then save_pretrained of model and tokenizer) and give that "
         "folder."
     )
@@ -89,14 +89,14 @@ def check_adapter(folder: Path) -> None:
 def _check_inside(folder: Path) -> None:
     """Raise ModelError if a link leads out of a model's folder, or an entry is not a file.
 
-    Links to the ``blobs`` of the folder's own place in a Hugging Face cache are the cache's, and a
-    link to a file of its own name is one that somebody made to another model's folder.
+    Links to the ``blobs`` beside it in a Hugging Face cache are allowed, and links to a file of the
+    same name, which a user made to another model's folder.
     """
     root = Path(os.path.realpath(folder))
     homes = [root]
     if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
         homes.append(root.parent.parent / "blobs")
-    # As deep as anything in it is read: 1_Pooling/config.json, additional_chat_templates/x.jinja.
+    # As deep as files are read: 1_Pooling/config.json, additional_chat_templates/x.jinja.
     try:
         entries = [each for each in root.iterdir() if not each.name.startswith(".")]
         inner = [e for sub in entries if sub.is_dir() for e in sub.iterdir()]
@@ -108,7 +108,7 @@ def _check_inside(folder: Path) -> None:
         if path.is_symlink() and not allowed:
             raise ModelError(
                 f"{path} is a link out of its folder, to {real}; put the file itself there "
-                "(cp -L) where you trust it."
+                "(cp -L) if you trust it."
             )
         try:
             mode = path.stat().st_mode
@@ -119,75 +119,75 @@ def _check_inside(folder: Path) -> None:
 
 
 def _check_counts(folder: Path) -> None:
-    """Refuse a configuration of more layers or experts than anything could build.
+    """Raise ModelError if a configuration has more layers or experts than any model.
 
-    A billion layers would be built, one by one, before anything else could be told to be wrong.
+    A billion layers would be built, one by one, before any other check could fail.
     """
     config = read_config(folder)
     _check_token_ids(folder / TOKENIZER)
-    waiting = [config]
-    for part in waiting:
-        waiting += [value for value in part.values() if isinstance(value, dict)]
+    pending = [config]
+    for part in pending:
+        pending += [value for value in part.values() if isinstance(value, dict)]
         for key, value in part.items():
             counted = any(word in key for word in COUNTED)
-            if counted and isinstance(value, int) and value > MOST:
+            if counted and isinstance(value, int) and value > MAX_COUNT:
                 raise ModelError(
-                    f"{folder / CONFIG} says {key}: {value}, and models have at most {MOST:,}; is "
-                    "it damaged?"
+                    f"{folder / CONFIG} has {key}: {value}, and models have at most {MAX_COUNT:,}; "
+                    "is it damaged?"
                 )
 
 
 def _check_token_ids(path: Path) -> None:
-    """Refuse ids that no vocabulary reaches: room for all ids below would be made, or not found."""
+    """Raise ModelError if a token id is impossibly large: loading allocates all ids below it."""
     if not path.is_file():
         return
     text = read_text(path, limit=None, error=ModelError)
     if _LONG_ID.search(text) is None:
         return
-    found = load_json(text, str(path), error=ModelError)
-    model = found.get("model") if isinstance(found, dict) else None
+    content = load_json(text, str(path), error=ModelError)
+    model = content.get("model") if isinstance(content, dict) else None
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
-    added = found.get("added_tokens") if isinstance(found, dict) else None
+    added = content.get("added_tokens") if isinstance(content, dict) else None
     ids = [*vocabulary.values()] if isinstance(vocabulary, dict) else []
     ids += [t.get("id") for t in added if isinstance(t, dict)] if isinstance(added, list) else []
     for number in ids:
-        if isinstance(number, int) and number >= MOST_TOKENS:
-            raise ModelError(f"{path} has a token with the number {number:,}; is it damaged?")
+        if isinstance(number, int) and number >= MAX_TOKENS:
+            raise ModelError(f"{path} has a token with the id {number:,}; is it damaged?")
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Every safetensors file beside the configuration, and those that it or an index names.
+    """Return every safetensors file beside the configuration, and those that it or an index names.
 
     Raises
     ------
     ModelError
-        If a name leads out of the folder, is not a safetensors file or is not there.
+        If a name leads out of the folder, is not a safetensors file or does not exist.
     """
-    found = set(folder.glob("*.safetensors"))
-    # Weights in one file come before those of an index, which may be left from an earlier save.
+    files = set(folder.glob("*.safetensors"))
+    # A single file of weights wins over an index, which may be left from an earlier save.
     indexes = [] if (folder / WEIGHTS).is_file() else [folder / INDEX]
     named = read_config(folder).get("transformers_weights")
     if named is not None:
         if not isinstance(named, str):
-            raise ModelError(f"{folder / CONFIG} is damaged: transformers_weights is no name.")
+            raise ModelError(f"{folder / CONFIG} is damaged: transformers_weights is not a name.")
         path = _inside(folder, named, CONFIG)
-        indexes, found = ([path], found) if named.endswith(".index.json") else ([], found | {path})
+        indexes, files = ([path], files) if named.endswith(".index.json") else ([], files | {path})
     for index in indexes:
         if index.is_file():
-            found |= _shards(folder, index)
-    return sorted(found)
+            files |= _shards(folder, index)
+    return sorted(files)
 
 
 def _shards(folder: Path, index: Path) -> set[Path]:
     content = read_json(index, error=ModelError)
     if wrong := misfit(content, {"weight_map": dict}, "it"):
-        raise ModelError(f"{index} names no shards: {wrong}; save the model again.")
+        raise ModelError(f"{index} does not list shards: {wrong}; save the model again.")
     shards = set()
     for name in set(map(str, content["weight_map"].values())):
         if not name.endswith(".safetensors"):
             raise ModelError(
                 f"{index} names {name!r}, which is not a safetensors file; convert the model to "
-                "safetensors where you trust it."
+                "safetensors if you trust it."
             )
         shards.add(_inside(folder, name, index.name))
     return shards
@@ -197,8 +197,8 @@ def _inside(folder: Path, name: str, source: str) -> Path:
     path = Path(os.path.normpath(folder / name))
     if "\0" in name or not path.is_relative_to(folder) or Path(name).is_absolute():
         raise ModelError(
-            f"{folder / source} names {name!r}, which lies outside the folder; put the file into "
-            "the folder and its plain name there."
+            f"{folder / source} names {name!r}, which is outside the folder; put the file into the "
+            "folder and its plain name there."
         )
     if not path.is_file():
         raise ModelError(f"{folder / source} names {name!r}, which is not in the folder.")
@@ -206,7 +206,7 @@ def _inside(folder: Path, name: str, source: str) -> Path:
 
 
 MODULES = "modules.json"
-# Where max_seq_length stands; older versions named the file after the architecture.
+# Files with max_seq_length; older versions named the file after the architecture.
 SIZES = [
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -226,19 +226,19 @@ Reader = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class SentenceSettings:
-    """How a model of sentence-transformers is meant to be read."""
+    """How a sentence-transformers model is meant to be read."""
 
     transformer: str
-    """Folder of the transformer, within the model's; empty: that one itself."""
+    """Folder of the transformer, within the model's; empty: the model's folder itself."""
     pooling: str | None
-    """One of ``POOLS``; None where it is another way of pooling."""
+    """One of ``POOLS``; None if the model pools in another way."""
     max_length: int | None
-    """Tokens per row; None where nothing is said."""
+    """Maximum number of tokens per row; None if not given."""
     left_out: tuple[str, ...] = ()
-    """Kinds of modules that change the pooled state and are not applied to hidden states."""
+    """Module types that change the pooled state and are not applied to hidden states."""
 
-    def told(self, *, pooling: bool, max_length: bool) -> str:
-        """One sentence about what of it is used; empty where nothing is."""
+    def describe(self, *, pooling: bool, max_length: bool) -> str:
+        """Return a sentence about the settings that are used; empty if none is."""
         parts = []
         if pooling and self.pooling is not None:
             parts.append(f"states are pooled by {self.pooling}")
@@ -248,13 +248,13 @@ class SentenceSettings:
             return ""
         rest = f"; its {', '.join(self.left_out)} is not applied" if self.left_out else ""
         return (
-            f"The model is one of sentence-transformers: {' and '.join(parts)}, as it says "
-            f"(--pool and --max-length say otherwise){rest}."
+            f"This is a sentence-transformers model: {' and '.join(parts)}, as it states "
+            f"(--pool and --max-length override it){rest}."
         )
 
 
 def local_reader(folder: Path) -> Reader:
-    """Read JSON files within a folder by their names; None where there is none."""
+    """Return a function that reads JSON files of a folder by name; None for a missing file."""
 
     def read(name: str) -> Any:
         path = folder / name
@@ -264,12 +264,12 @@ def local_reader(folder: Path) -> Reader:
 
 
 def read_settings(read: Reader) -> SentenceSettings | None:
-    """What ``modules.json`` and the files it names say; None where there is none.
+    """Read settings from ``modules.json`` and the files it names; None without that file.
 
     Parameters
     ----------
     read
-        From a file's name within the model's folder to its JSON, or None where it is missing.
+        From a file's name within the model's folder to its JSON, or None if it is missing.
 
     Raises
     ------
@@ -290,7 +290,7 @@ def read_settings(read: Reader) -> SentenceSettings | None:
     transformer = next((path for kind, path in kinds if kind == "Transformer"), None)
     if transformer is None:
         raise ModelError(
-            "The model is one of sentence-transformers without a transformer "
+            "This is a sentence-transformers model without a transformer "
             f"({', '.join(kind for kind, _ in kinds) or 'no module'}), so it has no hidden states."
         )
     pooling = next((path for kind, path in kinds if kind == "Pooling"), None)
@@ -307,7 +307,7 @@ def _within(folder: str, name: str) -> str:
 
 
 def _pooling(content: Any) -> str | None:
-    """The one known pooling that a configuration asks for; None for others, and for several."""
+    """Return the one known pooling that a configuration names; None for others, and for several."""
     if not isinstance(content, dict):
         return None
     named = content.get("pooling_mode")

@@ -45,7 +45,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-# Rows are marked done this often; a kill loses no more than what was forwarded since.
+# Rows are marked done this often; a kill loses only what was forwarded since.
 FLUSH_SECONDS = 2.0
 BFLOAT16_EXPONENT = 0x7F80  # all ones in inf and NaN
 POLL_SECONDS = 0.1
@@ -55,7 +55,7 @@ _END: Any = object()
 class Ahead(Generic[T]):
     """Iterates over ``items`` in a thread, at most ``depth`` finished ones ahead of the reader.
 
-    What the source raises is raised at the reader's place. ``close`` ends the thread early.
+    An exception of the source is raised in the reader. ``close`` ends the thread early.
     """
 
     def __init__(self, items: Iterable[T], *, depth: int = 1) -> None:
@@ -72,7 +72,7 @@ class Ahead(Generic[T]):
             raise self._error
 
     def close(self) -> None:
-        """Stop after the item that is being made."""
+        """Stop after the item in progress."""
         self._stop.set()
         self._thread.join()
 
@@ -95,7 +95,7 @@ class Ahead(Generic[T]):
 class _Line:
     """A queue of at most ``depth`` items that Ctrl-C cannot leave locked.
 
-    ``queue.Queue`` takes and gives back its lock in Python, where a signal may come between.
+    ``queue.Queue`` acquires and releases its lock in Python, where a signal may interrupt it.
     """
 
     def __init__(self, depth: int) -> None:
@@ -105,7 +105,7 @@ class _Line:
             self._places.put(None)
 
     def put(self, item: Any, *, timeout: float | None = None) -> bool:
-        """Add an item where there is a place; False where there was none for so long."""
+        """Add an item; False if there was no room within ``timeout`` seconds."""
         try:
             self._places.get(timeout=timeout)
         except queue.Empty:
@@ -114,7 +114,7 @@ class _Line:
         return True
 
     def end(self) -> None:
-        """Add the end, place or not: an interrupted ``put`` may have lost its own."""
+        """Add the end marker, room or not: an interrupted ``put`` may have lost a place."""
         self._items.put(_END)
 
     def get(self) -> Any:
@@ -125,10 +125,9 @@ class _Line:
 
 
 class Behind(Generic[T]):
-    """Calls ``work`` on items in a thread, in order, at most ``depth`` items behind the giver.
+    """Calls ``work`` on items in a thread, in order, at most ``depth`` items behind the caller.
 
-    What ``work`` raises is raised at the giver's next ``put`` or at ``close``; later items are
-    dropped.
+    An exception of ``work`` is raised by the next ``put`` or by ``close``; later items are dropped.
     """
 
     def __init__(self, work: Callable[[T], None], *, depth: int = 2) -> None:
@@ -139,12 +138,12 @@ class Behind(Generic[T]):
         self._thread.start()
 
     def put(self, item: T) -> None:
-        """Hand an item over; waits while ``depth`` items are waiting."""
+        """Add an item; waits while ``depth`` items are queued."""
         self._raise()
         self._line.put(item)
 
     def close(self) -> None:
-        """Wait until every item is worked on."""
+        """Wait until every item is done."""
         self._line.end()
         self._thread.join()
         self._raise()
@@ -164,7 +163,7 @@ class Behind(Generic[T]):
 
 @dataclass(frozen=True)
 class Window:
-    """Some rows in sequence, tokenised and cut into batches."""
+    """Some consecutive rows, tokenised and split into batches."""
 
     encoded: Encoded
     batches: list[Batch]
@@ -172,14 +171,14 @@ class Window:
 
 @dataclass
 class Counts:
-    """What a run has done itself."""
+    """What this run has done."""
 
     rows: int = 0
     tokens: int = 0
     batches: int = 0
     batch_tokens: int = 0
     nonfinite: dict[int, int] = field(default_factory=dict)
-    """Layer to number of rows with inf or NaN, where there are any."""
+    """Layer to number of rows with inf or NaN, if any."""
 
 
 def read_windows(
@@ -191,15 +190,15 @@ def read_windows(
     vocabulary: int,
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[Window]:
-    """Tokenise the windows that hold rows which are not done, and cut them into batches.
+    """Tokenise the windows with rows that are not done, and split them into batches.
 
-    Of several processes the one of number ``share[0]`` gets every ``share[1]``-th batch: all plan
-    the same batches, which are sorted by length, so that each has as much to do.
+    Of several processes, process ``share[0]`` gets every ``share[1]``-th batch: all plan the same
+    batches, sorted by length, so that each has the same amount of work.
 
     Raises
     ------
     ModelError
-        If the tokenizer gives ids that the model has no embedding for.
+        If the tokenizer returns ids that the model has no embedding for.
     """
     first, step = share
     for number, (start, contents) in enumerate(windows(rows)):
@@ -209,7 +208,7 @@ def read_windows(
         encoded = encoder.encode(contents, rows.ids[start:stop])
         if (largest := int(encoded.flat.max())) >= vocabulary:
             raise ModelError(
-                f"The tokenizer gives ids up to {largest} and the model has {vocabulary} "
+                f"The tokenizer returns ids up to {largest} and the model has {vocabulary} "
                 "embeddings; they do not belong together."
             )
         yield Window(
@@ -225,14 +224,14 @@ def read_windows(
 
 @dataclass(frozen=True)
 class Feed:
-    """How a batch becomes the model's input."""
+    """Turns a batch into the model's input and runs the model."""
 
     tap: Tap
     device: torch.device
     pad_id: int
 
     def states(self, window: Window, batch: Batch) -> dict[int, torch.Tensor]:
-        """Pooled states of a batch, by layer, on the device."""
+        """Return pooled states of a batch, by layer, on the device."""
         ids, mask, types = pad(window.encoded, batch.places, pad_id=self.pad_id)
         return self.tap(
             self._move(ids),
@@ -248,16 +247,16 @@ class Feed:
 
 
 class Sink:
-    """Writes batches into the store, in a thread of its own.
+    """Writes batches into the store, in its own thread.
 
     Parameters
     ----------
     writer
         Open store.
     dtype
-        Numbers that are stored.
+        Dtype that is stored.
     flush_rows
-        Mark rows done at least every so many; None: by time alone.
+        Mark rows done at least once per this number of rows; None: by time alone.
     """
 
     def __init__(
@@ -272,8 +271,8 @@ class Sink:
         self._behind: Behind[tuple[Window, Batch, dict[int, torch.Tensor]]] = Behind(self._write)
 
     def put(self, window: Window, batch: Batch, states: dict[int, torch.Tensor]) -> None:
-        """Hand a batch's states over; raises what went wrong with an earlier one."""
-        # What is on the processor is converted by the threads of the forward pass: see _finite.
+        """Queue a batch's states for writing; raises the error of an earlier one."""
+        # States on the CPU are converted by the threads of the forward pass: see _finite.
         ready = {
             layer: pooled.to(self._dtype) if pooled.device.type == "cpu" else pooled
             for layer, pooled in states.items()
@@ -281,7 +280,7 @@ class Sink:
         self._behind.put((window, batch, ready))
 
     def close(self) -> None:
-        """Write all that was handed over and mark it done."""
+        """Write all queued batches and mark their rows done."""
         self._behind.close()
         self.writer.flush()
 
@@ -289,7 +288,7 @@ class Sink:
         window, batch, states = item
         arrays = {}
         for layer, pooled in states.items():
-            # Here, not in the loop: to wait for the device here lets it go on with the next batch.
+            # Waiting for the device here, not in the loop, lets it continue with the next batch.
             stored = as_stored(pooled.to(self._dtype).cpu().contiguous())
             if wrong := int(np.count_nonzero(~_finite(stored).all(1))):
                 self.nonfinite[layer] = self.nonfinite.get(layer, 0) + wrong
@@ -304,17 +303,17 @@ class Sink:
 
 
 def as_stored(states: torch.Tensor) -> Array:
-    """States as the file holds them: bits where HDF5 has no such number."""
+    """Return states as stored on disk: for bfloat16, which HDF5 lacks, its bits."""
     if states.dtype == torch.bfloat16:
         return states.view(torch.int16).numpy().view(np.uint16)
     return states.numpy()
 
 
 def _finite(stored: Array) -> Array:
-    """Which numbers are neither inf nor NaN.
+    """Return which numbers are neither inf nor NaN.
 
-    By numpy: torch would start OpenMP threads for this thread too, and with more of them than cores
-    those of the forward pass go to sleep at every barrier.
+    By NumPy: torch would start OpenMP threads for this thread too, and with more threads than cores
+    those of the forward pass sleep at every barrier.
     """
     finite: Array = np.isfinite(stored)
     if stored.dtype == np.uint16:  # bfloat16
@@ -335,14 +334,13 @@ def forward_all(
 ) -> Counts:
     """Forward every batch that has a row not done yet.
 
-    Rows are padded only where ``even`` finds that the model does not see it.
-
-    A batch that does not fit into memory is run in halves, and later ones are cut to that size.
+    Rows are padded only if ``even`` finds that the model's states do not depend on it. A batch that
+    does not fit into memory is run in halves, and later batches are split to that size.
 
     Raises
     ------
     ModelError
-        If a single row does not fit.
+        If a single row does not fit into memory.
     """
     done = sink.writer.done
     counts = Counts(batch_tokens=batch_tokens)
@@ -373,8 +371,8 @@ def forward_all(
 
 
 def _uneven(even: Evenness, feed: Feed, window: Window, batch: Batch, progress: Progress) -> bool:
-    """Whether a batch must be parted into rows of equal length."""
-    if even.due(batch) and even.ask(batch, lambda part: _try(feed, window, part)):
+    """Whether a batch must be split into rows of equal length."""
+    if even.due(batch) and even.test(batch, lambda part: _try(feed, window, part)):
         progress.note(
             "This model's states depend on padding, so only rows of equal length are run together."
         )
@@ -382,7 +380,7 @@ def _uneven(even: Evenness, feed: Feed, window: Window, batch: Batch, progress: 
 
 
 def _try(feed: Feed, window: Window, batch: Batch) -> dict[int, torch.Tensor] | None:
-    """States of a batch, or None where memory does not suffice."""
+    """Return states of a batch, or None if memory does not suffice."""
     try:
         return feed.states(window, batch)
     except (MemoryError, *CANNOT_RUN) as error:
@@ -391,7 +389,7 @@ def _try(feed: Feed, window: Window, batch: Batch) -> dict[int, torch.Tensor] | 
                 f"The model cannot run {len(batch)} rows of {int(batch.lengths.max())} tokens: "
                 f"{why(error)}"
             ) from error
-    # Outside the handler: the error held on to the failed forward's tensors.
+    # Outside the handler: the exception holds the failed forward's tensors.
     if feed.device.type == "cuda":
         torch.cuda.empty_cache()
     return None
@@ -414,7 +412,7 @@ def _halve(batch: Batch, ids: list[str], progress: Progress) -> int:
         )
     budget = batch.padded_tokens // 2
     progress.note(
-        f"Out of memory at {len(batch)} rows of {int(batch.lengths.max())} tokens; going on with "
-        f"at most {budget} tokens per batch (--batch-tokens {budget} begins there)."
+        f"Out of memory at {len(batch)} rows of {int(batch.lengths.max())} tokens; continuing with "
+        f"at most {budget} tokens per batch (--batch-tokens {budget} starts with that)."
     )
     return budget

@@ -1,9 +1,9 @@
 """Take pooled states out of a running model, layer by layer, and stop it after the deepest one.
 
-hidden_states[i] of transformers is the input of block i for i < L (after whatever stands between
-blocks), and hidden_states[L] the base model's result, after the final norm. So a hook before block
-i gives layer i, for pre-norm and post-norm models alike, and the hook of the deepest layer can end
-the forward pass. That this holds for the model at hand is checked once, on three tokens.
+In transformers, hidden_states[i] is the input of block i for i < L, and hidden_states[L] the base
+model's output, after the final norm. So a hook before block i returns layer i, for pre-norm and
+post-norm models alike, and the hook of the deepest layer can end the forward pass. Whether this
+holds for a model is checked once, on three tokens.
 """
 
 from __future__ import annotations
@@ -32,47 +32,46 @@ __all__ = [
 Tensor: TypeAlias = torch.Tensor
 Pooler: TypeAlias = Callable[[Tensor, "Tensor | None"], Tensor]
 
-# Whatever a model raises that cannot run: on these inputs, or with fewer blocks than it was built
-# with.
+# What a model raises if it cannot run on these inputs, or with some of its blocks removed.
 CANNOT_RUN = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-class _Stop(Exception):  # noqa: N818 (no error: it ends a forward pass that has given its states)
-    """The deepest layer asked for was reached."""
+class _Stop(Exception):  # noqa: N818 (not an error: it ends a forward pass that has its states)
+    """The deepest layer requested was reached."""
 
 
 def find_blocks(root: torch.nn.Module, depth: int) -> torch.nn.ModuleList | None:
-    """The one list of ``depth`` distinct blocks that is not part of another one, else None."""
-    found: list[tuple[str, torch.nn.ModuleList]] = []
+    """Return the only outermost list of ``depth`` distinct blocks, or None."""
+    lists: list[tuple[str, torch.nn.ModuleList]] = []
     for name, module in root.named_modules():
         if not isinstance(module, torch.nn.ModuleList) or len(module) != depth:
             continue
-        if any(name.startswith(f"{outer}.") for outer, _ in found):
+        if any(name.startswith(f"{outer}.") for outer, _ in lists):
             continue
-        found.append((name, module))
-    if len(found) > 1:
-        # A text model with a tower for images or sound beside it.
-        found = [f for f in found if "language_model" in f[0]] or found
-    if len(found) != 1 or len(set(map(id, found[0][1]))) != depth:
+        lists.append((name, module))
+    if len(lists) > 1:
+        # A text model beside a tower for images or sound.
+        lists = [f for f in lists if "language_model" in f[0]] or lists
+    if len(lists) != 1 or len(set(map(id, lists[0][1]))) != depth:
         return None
-    return found[0][1]
+    return lists[0][1]
 
 
 class Tap:
-    """A model that gives pooled states of the layers asked for and runs no further.
+    """A model that returns pooled states of the requested layers and runs no further.
 
     Parameters
     ----------
     root
         Base model or encoder, without a head, in evaluation mode.
     layers
-        Layers to take.
+        Layers to return.
     depth
         Number of the model's blocks.
     take
-        From a layer's states (b, s, d) and the mask of real tokens to what is kept of them.
+        Pooling: from a layer's states (b, s, d) and the mask of real tokens to what is kept.
     blocks
-        The model's blocks, at least up to the deepest layer; None: every block runs and the states
+        The model's blocks, at least up to the deepest layer; None: every block runs, and the states
         come from ``output_hidden_states``.
     """
 
@@ -91,7 +90,7 @@ class Tap:
         self.take = take
         self._blocks = blocks
         self._accepts = set(inspect.signature(root.forward).parameters)
-        self._found: dict[int, Tensor] = {}
+        self._states: dict[int, Tensor] = {}
         self._mask: Tensor | None = None
         self._hooks = []
         if blocks is not None:
@@ -114,8 +113,8 @@ class Tap:
         *,
         types: Tensor | None = None,
     ) -> dict[int, Tensor]:
-        """Run ids (b, s) with their mask (b, s) of real tokens; what was taken, by layer."""
-        self._found, self._mask = {}, mask
+        """Run ids (b, s) with their mask (b, s) of real tokens; return pooled states by layer."""
+        self._states, self._mask = {}, mask
         inputs: dict[str, Any] = {"input_ids": ids, "return_dict": True}
         if mask is not None:
             inputs["attention_mask"] = mask.long()
@@ -129,11 +128,11 @@ class Tap:
         except _Stop:
             pass
         finally:
-            found, self._found, self._mask = self._found, {}, None
-        return found
+            states, self._states, self._mask = self._states, {}, None
+        return states
 
     def remove(self) -> None:
-        """Take the hooks out of the model."""
+        """Remove the hooks from the model."""
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -146,7 +145,7 @@ class Tap:
             return
         states = _all_states(self.root(**inputs, output_hidden_states=True))
         if states is None:
-            raise ModelError(f"{type(self.root).__name__} gives no hidden_states.")
+            raise ModelError(f"{type(self.root).__name__} returns no hidden_states.")
         for layer in self.layers:
             self._keep(layer, states[layer])
 
@@ -163,14 +162,14 @@ class Tap:
         mask = self._mask
         if mask is not None and mask.device != states.device:
             mask = mask.to(states.device)
-        # At once: later blocks may write into these states, and pooled ones are small.
-        self._found[layer] = self.take(states, mask)
+        # Pooled at once: later blocks may write into these states, and pooled ones are small.
+        self._states[layer] = self.take(states, mask)
 
 
 def _all_states(result: Any) -> tuple[Tensor, ...] | None:
-    """Hidden states of all layers, the last after the final norm; None where there are none.
+    """Return hidden states of all layers, the last after the final norm; None without any.
 
-    transformers gives the last one before that norm where ``tie_last_hidden_states`` is off.
+    If ``tie_last_hidden_states`` is off, the last one of transformers is before that norm.
     """
     states: tuple[Tensor, ...] | None = result.hidden_states
     last = getattr(result, "last_hidden_state", None)
@@ -191,17 +190,17 @@ def _whole(states: Tensor, _: Tensor | None) -> Tensor:
 def tapped_states(
     root: torch.nn.Module, layers: Sequence[int], depth: int, blocks: torch.nn.ModuleList
 ) -> dict[int, Tensor] | None:
-    """States (1, 3, d) that hooks take from three tokens; None unless they are hidden_states.
+    """Return states (1, 3, d) of three tokens by hooks; None unless they equal hidden_states.
 
-    ``blocks`` may be cut, but must hold the block whose input is the deepest layer.
+    ``blocks`` may be cut, but must include the block whose input is the deepest layer.
     """
     tap = Tap(root, layers, depth=depth, take=_whole, blocks=blocks)
     ids = _three_tokens(root)
     try:
-        found = tap(ids)
+        hooked = tap(ids)
         tap.remove()
         with torch.inference_mode():
-            plain = _all_states(root(input_ids=ids, **_all_of(root)))
+            plain = _all_states(root(input_ids=ids, **_state_arguments(root)))
     except torch.cuda.OutOfMemoryError:
         raise
     except CANNOT_RUN:
@@ -209,24 +208,24 @@ def tapped_states(
     finally:
         tap.remove()
     for layer in layers:
-        if layer not in found or plain is None or len(plain) <= layer:
+        if layer not in hooked or plain is None or len(plain) <= layer:
             return None
-        if found[layer].ndim != 3 or not _same(found[layer], plain[layer]):
+        if hooked[layer].ndim != 3 or not _same(hooked[layer], plain[layer]):
             return None
-    return found
+    return hooked
 
 
 def plain_states(root: torch.nn.Module, depth: int) -> dict[int, Tensor]:
-    """States (1, 3, d) of all layers for three tokens, by ``output_hidden_states``.
+    """Return states (1, 3, d) of all layers for three tokens, by ``output_hidden_states``.
 
     Raises
     ------
     ModelError
-        If the model gives no states, or not one per token and layer.
+        If the model returns no states, or not one per token and layer.
     """
     try:
         with torch.inference_mode():
-            found = _all_states(root(input_ids=_three_tokens(root), **_all_of(root)))
+            states = _all_states(root(input_ids=_three_tokens(root), **_state_arguments(root)))
     except torch.cuda.OutOfMemoryError:
         raise
     except CANNOT_RUN as error:
@@ -235,43 +234,43 @@ def plain_states(root: torch.nn.Module, depth: int) -> dict[int, Tensor]:
             f"{' '.join(str(error).split()).rstrip('.')}."
         ) from error
     if (
-        found is None
-        or len(found) != depth + 1
-        or any(s.shape[:2] != (1, 3) or s.ndim != 3 for s in found)
+        states is None
+        or len(states) != depth + 1
+        or any(s.shape[:2] != (1, 3) or s.ndim != 3 for s in states)
     ):
-        shapes = "none" if found is None else [tuple(states.shape) for states in found]
+        shapes = "none" if states is None else [tuple(each.shape) for each in states]
         raise ModelError(
-            f"{type(root).__name__} does not give one state per token and layer: of 3 tokens and "
-            f"{depth} blocks its hidden_states are {shapes}."
+            f"{type(root).__name__} does not return one state per token and layer: for 3 tokens "
+            f"and {depth} blocks its hidden_states are {shapes}."
         )
-    return dict(enumerate(found))
+    return dict(enumerate(states))
 
 
 def vocabulary_of(root: torch.nn.Module) -> int:
-    """Number of token embeddings.
+    """Return the number of token embeddings.
 
     Raises
     ------
     ModelError
-        If the model reads something else than token ids.
+        If the model does not read token ids.
     """
     try:
         embeddings: Any = root.get_input_embeddings()  # type: ignore[operator]
         rows, _ = embeddings.weight.shape
     except CANNOT_RUN as error:
         raise ModelError(
-            f"{type(root).__name__} has no table of token embeddings, so it reads no text as "
-            "tokens; give a text model (of a model that also sees or hears, its text model alone)."
+            f"{type(root).__name__} has no token embeddings, so it does not read text as tokens; "
+            "give a text model (of a model that also reads images or sound, its text model alone)."
         ) from error
     return int(rows)
 
 
-def _all_of(root: torch.nn.Module) -> dict[str, Any]:
-    """Arguments for all hidden states; without a cache, which some hybrid models cannot fill."""
-    found: dict[str, Any] = {"output_hidden_states": True, "return_dict": True}
+def _state_arguments(root: torch.nn.Module) -> dict[str, Any]:
+    """Return arguments for all hidden states; no cache, which some hybrid models cannot fill."""
+    arguments: dict[str, Any] = {"output_hidden_states": True, "return_dict": True}
     if "use_cache" in inspect.signature(root.forward).parameters:
-        found["use_cache"] = False
-    return found
+        arguments["use_cache"] = False
+    return arguments
 
 
 def _three_tokens(root: torch.nn.Module) -> Tensor:
@@ -284,13 +283,13 @@ def _same(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape:
         return False
     a, b = a.float(), b.float().to(a.device)
-    # The same operations on the same numbers: equal up to kernels that are not deterministic.
+    # The same operations on the same numbers: equal up to nondeterministic kernels.
     scale = float(b.abs().nan_to_num(posinf=0).max())
     return torch.allclose(a, b, rtol=1e-2, atol=1e-2 * scale, equal_nan=True)
 
 
 def release(root: torch.nn.Module, block: torch.nn.Module) -> None:
-    """Free the weights of a block that never runs; those that other modules share are kept."""
+    """Free the weights of a block that never runs, except those that other modules share."""
     own = set(block.modules())
     kept = {id(p) for m in root.modules() if m not in own for p in m._parameters.values()}
     for module in own:
@@ -300,7 +299,7 @@ def release(root: torch.nn.Module, block: torch.nn.Module) -> None:
 
 
 def pool_last(states: Tensor, mask: Tensor | None) -> Tensor:
-    """State of the last real token, wherever the padding stands."""
+    """State of the last real token, wherever the padding is."""
     if mask is None:
         return states[:, -1].clone()  # a view would keep all tokens' states in memory
     width = mask.shape[1]
@@ -316,7 +315,7 @@ def pool_mean(states: Tensor, mask: Tensor | None) -> Tensor:
     """Mean over the real tokens, special ones included (as sentence-transformers does), float32."""
     if mask is None:
         return states.mean(1, dtype=torch.float32)
-    # Filled, not multiplied: what stands at a padded place may be inf or NaN.
+    # Filled, not multiplied: states of padding may be inf or NaN.
     filled = states.masked_fill(~mask[:, :, None], 0)
     return filled.sum(1, dtype=torch.float32) / mask.sum(1, dtype=torch.float32)[:, None]
 
@@ -341,9 +340,9 @@ POOLERS: dict[str, Pooler] = {
 
 
 def pooler(name: str) -> Pooler:
-    """Function from states (b, s, d) and the mask of real tokens (b, s), or None, to (b, d).
+    """Return a function from states (b, s, d) and the mask of real tokens (b, s) to (b, d).
 
-    The mask is boolean; None says that there is no padding.
+    The mask is boolean, or None without padding.
     """
     if name not in POOLERS:
         raise UsageError(f"Pooling is one of {', '.join(sorted(POOLERS))}, not {name!r}.")

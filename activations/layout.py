@@ -1,9 +1,9 @@
 """The activation store's layout on disk, version 1: names, dtypes, header (docs/format.md).
 
-A store keeps to itself. HDF5 lets a data set lie in other files (external storage), be put together
-from other data sets (virtual), be reached through links to other files, and be unpacked by code
-from outside (filters of a plug-in). A store needs none of these; in a file from elsewhere they read
-whatever they name, so they are refused before anything is read.
+A store is self-contained. HDF5 lets a data set lie in other files (external storage), consist of
+other data sets (virtual), be reached through links to other files, and be decompressed by code from
+outside (plug-in filters). A store needs none of these, and a file from a stranger could read any
+other file through them, so they are rejected before anything is read.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ Array: TypeAlias = npt.NDArray[Any]
 FORMAT = "probekit-activations"
 VERSION = 1
 
-# Name of a layer's dtype -> how its numbers lie on disk; HDF5 has no bfloat16, bits are kept.
+# Name of a layer's dtype -> dtype on disk; HDF5 has no bfloat16, so its bits are stored.
 STORE_DTYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype("<u2"),
     "float16": np.dtype("<f2"),
     "float32": np.dtype("<f4"),
 }
 
-# What each row belongs to; only where it was asked for.
+# What each row belongs to; only if groups were requested.
 GROUP = "group"
 # /rows/<name> -> dtype kind and item size; the size of an id is that of the longest one.
 ROW_COLUMNS = {
@@ -70,23 +70,23 @@ ROW_COLUMNS = {
     "text_hash": ("S", 16),
     "truncated": ("u", 1),
 }
-# /rows/key0, …: further columns that tell the rows apart.
+# /rows/key0, …: further columns that identify the rows.
 KEY = re.compile(r"key\d+")
 # /layers/<number>.
 LAYER = re.compile(r"0|[1-9][0-9]{0,8}")
-# The one group within a group: columns that rows may be joined by.
+# The one group within a group: columns that rows can be joined by.
 KEY_GROUP = "/rows/keys"
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-# The strings of attributes lie at the head of the file.
+# The strings of attributes lie within the first bytes of the file.
 HEAD_BYTES = 1 << 20
 HEAP = b"GCOL\x01\0\0\0"
 
 # Filters of HDF5 itself and of h5py: gzip, shuffle, checksum, lzf.
 FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, 32000)
 ATTRIBUTES = (h5py.h5t.STRING, h5py.h5t.INTEGER, h5py.h5t.ENUM, h5py.h5t.FLOAT)
-# gzip packs at most 1,032 bytes into one; more than that is not in the file.
-MOST_PACKED = 1100
+# gzip compresses at most 1,032 bytes into one, so a larger claim is false.
+MAX_COMPRESSION = 1100
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """What a store says about itself."""
+    """A store's header: all but the states and the row columns."""
 
     spec: dict[str, Any]
     rows_fingerprint: str
     source: str | None
     id_column: str | None
-    """Column of the ids; "" of row numbers; None where the store does not say."""
+    """Column of the ids; "" if these are row numbers; None if the store does not record it."""
     text_column: str | None
     complete: bool
     n_rows: int
@@ -122,17 +122,17 @@ class Header:
 
 
 def spec_json(spec: Mapping[str, Any]) -> str:
-    """Write a spec as the one JSON text that equal specs share."""
+    """Return a spec as JSON text, the same for equal specs."""
     return json.dumps(spec, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def widen(raw: Array, out: Array) -> None:
     """Copy stored numbers into ``out`` of a float dtype.
 
-    uint16 holds the bits of bfloat16, which are the upper half of a float32.
+    uint16 holds the bits of bfloat16, the upper half of a float32.
     """
     if raw.dtype != np.uint16:
-        with np.errstate(invalid="ignore"):  # a NaN is told where states are checked, not here
+        with np.errstate(invalid="ignore"):  # NaN is reported where states are checked
             out[...] = raw
     elif out.dtype == np.float32:
         bits = out.view(np.uint32)
@@ -144,8 +144,12 @@ def widen(raw: Array, out: Array) -> None:
         widen(single, out)
 
 
-class LeadsOutError(Exception):
-    """What in the file is refused, as the middle of a sentence."""
+# h5py maps every failure of HDF5 to one of these; NumPy raises them on sizes that are not possible.
+LIBRARY_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError)
+
+
+class UnsafeError(Exception):
+    """What in the file is not allowed, as the middle of a sentence."""
 
 
 class DamagedError(Exception):
@@ -154,25 +158,25 @@ class DamagedError(Exception):
 
 @contextmanager
 def damaged(path: Path) -> Iterator[None]:
-    """Turn whatever HDF5 and NumPy raise on a damaged file into one sentence.
+    """Raise NotAStoreError if a damaged file makes HDF5, h5py or NumPy fail.
 
-    What probekit itself raises, but for the two errors above and the system's own, is a bug and not
-    a damaged file: it keeps its type, with a note of the file that was read.
+    Any other exception, apart from the two above and the system's OSError, is a bug of ours: it
+    keeps its type and gets a note that names the file.
     """
     try:
         yield
     except (StoreError, MemoryError):
         raise
-    except LeadsOutError as error:
+    except UnsafeError as error:
         raise NotAStoreError(
-            f"{path} is no store that can be trusted: {error}; extract it again, or ask for a copy "
-            "that holds its own numbers."
+            f"{path} is not a store that can be trusted: {error}; extract it again, or ask for a "
+            "copy that holds its own numbers."
         ) from None
     except Exception as error:
         if not (isinstance(error, DamagedError | OSError) or _raised_by_library(error)):
             error.add_note(f"Raised while {path} was read.")
             raise
-        # h5py gives HDF5's failures as any kind of error; its text names the spot for a bug report.
+        # The first line of HDF5's text helps in a bug report.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NotAStoreError(
             f"{path} is damaged or cut off and cannot be read ({reason.rstrip('.')}); "
@@ -181,16 +185,18 @@ def damaged(path: Path) -> Iterator[None]:
 
 
 def _raised_by_library(error: Exception) -> bool:
-    """Whether the code that raised it is h5py's or NumPy's."""
+    """Whether h5py or NumPy raised the exception, of a type that a damaged file leads to."""
+    if not isinstance(error, LIBRARY_ERRORS):
+        return False
     *_, (frame, _) = walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).partition(".")[0] in ("h5py", "numpy")
 
 
 class StoreFile(io.RawIOBase):
-    """A file for HDF5 to read through, which takes no lock and no position.
+    """A file that HDF5 reads through, without a lock and without a shared position.
 
-    HDF5's own opening would refuse a file that is being written, and one that the same process has
-    opened otherwise; positions are shared with forked workers, whose reads would cross.
+    HDF5 itself cannot open a file that is being written, or that this process has opened in another
+    way. A shared position would mix up the reads of forked workers.
     """
 
     def __init__(self, path: Path) -> None:
@@ -199,27 +205,27 @@ class StoreFile(io.RawIOBase):
         if path.is_dir():
             raise NotAStoreError(f"{path} is a folder, not an activation store; name a file.")
         if path.exists():
-            regular_file(path, error=NotAStoreError)  # a pipe would be waited for
+            regular_file(path, error=NotAStoreError)  # opening a pipe would block
         try:
             self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotAStoreError(
-                f"{path} does not exist; make it with `probekit extract`."
+                f"{path} does not exist; create it with `probekit extract`."
             ) from None
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror}.") from None
         self._at = 0
 
     def fileno(self) -> int:
-        """The system's number of this file."""
+        """Return the file descriptor."""
         return self._handle
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -229,13 +235,13 @@ class StoreFile(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Read at the position."""
+        """Read at this object's own position."""
         count = os.preadv(self._handle, [buffer], self._at)
         self._at += count
         return count
 
     def close(self) -> None:
-        """Close the file once."""
+        """Close the file; a second call does nothing."""
         if not self.closed and hasattr(self, "_at"):
             os.close(self._handle)
         super().close()
@@ -248,10 +254,10 @@ def open_hdf5(path: Path, stream: BinaryIO | StoreFile) -> h5py.File:
     except OSError as error:
         raise NotAStoreError(f"{path} cannot be read: {error.strerror}.") from None
     if not head:
-        raise NotAStoreError(f"{path} is empty; make it with `probekit extract`.")
+        raise NotAStoreError(f"{path} is empty; create it with `probekit extract`.")
     if not head.startswith(SIGNATURE):
         raise NotAStoreError(
-            f"{path} is not an HDF5 file, so not an activation store; make one with `probekit "
+            f"{path} is not an HDF5 file, so not an activation store; create one with `probekit "
             "extract`."
         )
     with damaged(path):
@@ -260,24 +266,24 @@ def open_hdf5(path: Path, stream: BinaryIO | StoreFile) -> h5py.File:
 
 
 def _check_heaps(head: bytes) -> None:
-    """Refuse a damaged heap of strings: HDF5 would walk it for ever at an entry of no size.
+    """Raise DamagedError if a heap of strings is broken: HDF5 would loop for ever in it.
 
     https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, "Global Heap".
     """
     start = head.find(HEAP)
     while start >= 0:
         (size,) = struct.unpack_from("<Q", head.ljust(start + 16, b"\0"), start + 8)
-        at, end = start + 16, start + size
-        while at + 16 <= min(end, len(head)):
-            index, taken = struct.unpack_from("<H6xQ", head, at)
-            if index == 0 and taken != end - at:
-                raise DamagedError(f"the heap of strings is broken at byte {at}")
-            at += taken if index == 0 else 16 + -(-taken // 8) * 8
+        position, end = start + 16, start + size
+        while position + 16 <= min(end, len(head)):
+            index, n_bytes = struct.unpack_from("<H6xQ", head, position)
+            if index == 0 and n_bytes != end - position:
+                raise DamagedError(f"the heap of strings is broken at byte {position}")
+            position += n_bytes if index == 0 else 16 + -(-n_bytes // 8) * 8
         start = head.find(HEAP, start + 16)
 
 
 def read_header(file: h5py.File, path: Path) -> Header:
-    """Read and check everything but the numbers; ``path`` is for messages.
+    """Read and check everything but the states; ``path`` is for messages.
 
     Raises
     ------
@@ -287,11 +293,11 @@ def read_header(file: h5py.File, path: Path) -> Header:
     with damaged(path):
         _check_attributes(file["/"].id, "/")
         attrs = file.attrs
-        found = _plain(attrs.get("format"))
-        if not isinstance(found, str) or found != FORMAT:
+        kind = _plain(attrs.get("format"))
+        if not isinstance(kind, str) or kind != FORMAT:
             raise NotAStoreError(
-                f"{path} is an HDF5 file but no activation store: its root attribute 'format' is "
-                f"{one_line(repr(found))}, not {FORMAT!r}; make one with `probekit extract`."
+                f"{path} is an HDF5 file but not an activation store: its root attribute 'format' "
+                f"is {one_line(repr(kind))}, not {FORMAT!r}; create one with `probekit extract`."
             )
         version = _plain(attrs["version"])
         if not isinstance(version, int):
@@ -307,7 +313,9 @@ def read_header(file: h5py.File, path: Path) -> Header:
         groups = attrs.get("groups_fingerprint")
         groups = None if groups is None else str(groups)
         if (groups is None) == (GROUP in file["rows"]):
-            raise DamagedError("it has groups without their fingerprint, or the other way round")
+            raise DamagedError(
+                "it has groups without a fingerprint, or a fingerprint without groups"
+            )
         complete = _plain(attrs["complete"])
         if not isinstance(complete, int):
             raise DamagedError("'complete' is not true or false")
@@ -327,7 +335,7 @@ def read_header(file: h5py.File, path: Path) -> Header:
 
 
 def _plain(value: Any) -> Any:
-    """An attribute as a plain Python value, of an array of one value that one."""
+    """Return an attribute as a plain Python value; an array of one value as that value."""
     plain = isinstance(value, np.generic | np.ndarray) and value.size == 1
     return value.item() if plain else value
 
@@ -335,13 +343,13 @@ def _plain(value: Any) -> Any:
 def _read_spec(attrs: h5py.AttributeManager) -> dict[str, Any]:
     text = _plain(attrs["spec"])
     if not isinstance(text, str | bytes):
-        raise DamagedError("its spec is no text")
+        raise DamagedError("its spec is not text")
     try:
         spec = load_json(text, "its spec")
     except DataError as error:
         raise DamagedError(str(error)) from None
     if not isinstance(spec, dict):
-        raise DamagedError("its spec is no JSON object")
+        raise DamagedError("its spec is not a JSON object")
     return spec
 
 
@@ -355,7 +363,7 @@ def _decoded(data: h5py.Dataset) -> list[str]:
     try:
         return [value.decode("utf-8", "surrogatepass") for value in data[:].tolist()]
     except UnicodeDecodeError as error:
-        raise DamagedError(f"{data.name} holds what is not UTF-8: {error.reason}") from None
+        raise DamagedError(f"{data.name} is not UTF-8: {error.reason}") from None
 
 
 def read_keys(file: h5py.File, path: Path) -> dict[str, list[str]]:
@@ -363,13 +371,13 @@ def read_keys(file: h5py.File, path: Path) -> dict[str, list[str]]:
     with damaged(path):
         group = file["rows"]
         n_rows = len(group["id"])
-        found = {}
+        keys = {}
         for name in sorted(name for name in group if KEY.fullmatch(name)):
             data = group[name]
             if data.shape != (n_rows,) or data.dtype.kind != "S":
                 raise DamagedError(f"/rows/{name} has the shape {data.shape}")
-            found[str(data.attrs["column"])] = _decoded(data)
-        return found
+            keys[str(data.attrs["column"])] = _decoded(data)
+        return keys
 
 
 def _check_rows(group: h5py.Group, size: int) -> int:
@@ -388,16 +396,16 @@ def _check_rows(group: h5py.Group, size: int) -> int:
 def _read_layers(group: h5py.Group, n_rows: int, size: int) -> dict[int, LayerInfo]:
     layers = {}
     if wrong := [name for name in group if not LAYER.fullmatch(name)]:
-        raise DamagedError(f"/layers/{wrong[0]} is not called by the number of a layer")
+        raise DamagedError(f"/layers/{wrong[0]} is not named by the number of a layer")
     for name in sorted(group, key=int):
         data = group[name]
         if data.ndim != 2 or data.shape[0] != n_rows or data.shape[1] == 0:
             raise DamagedError(f"/layers/{name} has the shape {data.shape} for {n_rows} rows")
-        found, width = data.dtype, data.shape[1]
-        dtype = str(data.attrs.get("dtype") if found == np.uint16 else found)
-        # None is a name of float64 to NumPy, so a missing name must not be compared.
-        if dtype not in STORE_DTYPES or STORE_DTYPES[dtype] != found:
-            raise DamagedError(f"/layers/{name} has the dtype {found.str} and the mark {dtype}")
+        stored, width = data.dtype, data.shape[1]
+        dtype = str(data.attrs.get("dtype") if stored == np.uint16 else stored)
+        # NumPy reads None as float64, so a missing name must not be compared.
+        if dtype not in STORE_DTYPES or STORE_DTYPES[dtype] != stored:
+            raise DamagedError(f"/layers/{name} has the dtype {stored.str} and the mark {dtype}")
         offset = _check_extent(data, size)
         layers[int(name)] = LayerInfo(dtype=dtype, width=width, offset=offset)
     if not layers:
@@ -406,29 +414,28 @@ def _read_layers(group: h5py.Group, n_rows: int, size: int) -> dict[int, LayerIn
 
 
 def _check_extent(data: h5py.Dataset, size: int) -> int | None:
-    """Offset of a data set that lies in one piece, checked against the file's size, else None."""
-    offset = data.id.get_offset()  # of chunks there is none
+    """Return the offset of a contiguous data set, checked against the file's size, else None."""
+    offset = data.id.get_offset()  # None if stored in chunks
     if offset is None:
         return None
     itemsize = data.dtype.itemsize
     end = offset + math.prod(data.shape) * itemsize
     if end > size:
         raise DamagedError(f"{data.name} ends at byte {end}, the file at {size}")
-    # Maps of foreign files may start anywhere; numbers that are not aligned are read, not mapped.
+    # In files of other programs data may start anywhere; unaligned data are read, not mapped.
     return int(offset) if offset % itemsize == 0 else None
 
 
 def _check_inside(file: h5py.File) -> None:
-    """Look at the links of the root, at /rows and /layers, and at every data set in these.
+    """Check the links of the root, /rows and /layers, and every data set in these.
 
-    By h5py's own ids, not its objects: a store is opened by every command, most of which read one
-    layer of it.
+    By h5py's low-level ids, which take half the time of its objects: every command opens a store.
 
     Raises
     ------
-    LeadsOutError
-        If a link is not hard, a data set lies outside or is virtual, has a filter of a plug-in
-        or a named type, or an attribute is no text or number.
+    UnsafeError
+        If a link is not hard, a data set is external or virtual, has a plug-in filter or a named
+        type, or an attribute is neither text nor number.
     """
     root = file["/"].id
     _check_links(root, "/")
@@ -438,7 +445,7 @@ def _check_inside(file: h5py.File) -> None:
 
 def _check_group(group: Any, place: str) -> None:
     if not isinstance(group, h5py.h5g.GroupID):
-        raise LeadsOutError(f"{place} is no group")
+        raise UnsafeError(f"{place} is not a group")
     for name in _check_links(group, f"{place}/"):
         inner, item = f"{place}/{_text(name)}", h5py.h5o.open(group, name)
         if inner == KEY_GROUP:
@@ -447,26 +454,26 @@ def _check_group(group: Any, place: str) -> None:
             _check_data(item, inner)
             _check_attributes(item, inner)
         else:
-            raise LeadsOutError(f"{inner} is no data set")
+            raise UnsafeError(f"{inner} is not a data set")
 
 
 def _check_attributes(item: Any, place: str) -> None:
-    """Refuse attributes that are references to objects, or of named types."""
+    """Raise UnsafeError if an attribute is a reference to an object, or of a named type."""
     for number in range(h5py.h5a.get_num_attrs(item)):
         attribute = h5py.h5a.open(item, index=number)
         kind = attribute.get_type()
         if kind.get_class() not in ATTRIBUTES or _is_named(kind):
             name = _text(attribute.name)
-            raise LeadsOutError(f"the attribute {name!r} of {place} is no plain text or number")
+            raise UnsafeError(f"the attribute {name!r} of {place} is neither text nor number")
 
 
 def _check_links(group: Any, place: str) -> list[bytes]:
-    """Names in a group, none of which leads out of it."""
+    """Return the names in a group; raise UnsafeError if one of them leads out of it."""
     names = list(group)
     for name in names:
-        # By number: a name is looked up in the group itself, and nothing is followed.
+        # Looking up a name in the group itself follows no link.
         if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-            raise LeadsOutError(f"{place}{_text(name)} is a link to somewhere else")
+            raise UnsafeError(f"{place}{_text(name)} is a link to somewhere else")
     return names
 
 
@@ -475,21 +482,21 @@ def _text(name: bytes) -> str:
 
 
 def _check_data(data: Any, place: str) -> None:
-    how = data.get_create_plist()
-    layout = how.get_layout()
+    options = data.get_create_plist()
+    layout = options.get_layout()
     if layout == h5py.h5d.VIRTUAL:
-        raise LeadsOutError(f"{place} is put together from other data sets (virtual)")
-    if how.get_external_count():
-        raise LeadsOutError(f"the numbers of {place} lie in another file (external storage)")
-    filters = [how.get_filter(i)[0] for i in range(how.get_nfilters())]
+        raise UnsafeError(f"{place} consists of other data sets (virtual)")
+    if options.get_external_count():
+        raise UnsafeError(f"the numbers of {place} lie in another file (external storage)")
+    filters = [options.get_filter(i)[0] for i in range(options.get_nfilters())]
     if foreign := [number for number in filters if number not in FILTERS]:
-        raise LeadsOutError(f"{place} is packed with the filter {foreign[0]} of a plug-in")
+        raise UnsafeError(f"{place} is compressed with the plug-in filter {foreign[0]}")
     if _is_named(data.get_type()):
-        raise LeadsOutError(f"{place} has a named type")
+        raise UnsafeError(f"{place} has a named type")
     if layout == h5py.h5d.CHUNKED:
-        claimed = max(math.prod(data.shape), math.prod(how.get_chunk())) * data.dtype.itemsize
-        if claimed > MOST_PACKED * data.get_storage_size() + (1 << 16):
-            raise LeadsOutError(f"{place} is said to hold {claimed:,} bytes, which are not there")
+        claimed = max(math.prod(data.shape), math.prod(options.get_chunk())) * data.dtype.itemsize
+        if claimed > MAX_COMPRESSION * data.get_storage_size() + (1 << 16):
+            raise UnsafeError(f"{place} claims {claimed:,} bytes, more than the file can hold")
 
 
 def _is_named(kind: h5py.h5t.TypeID) -> bool:

@@ -1,4 +1,4 @@
-"""Load as much of a model as the layers asked for need, and tap it."""
+"""Load as much of a model as the requested layers need, and hook into it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Placement", "input_device", "kind_of", "resolve_device", "tapped"]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model's weights go, and what they become on the way."""
+    """Where a model's weights are loaded, and how they are quantised."""
 
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``mps``, or ``map``: accelerate spreads them."""
@@ -35,7 +35,7 @@ class Placement:
 
 
 def resolve_device(device: str) -> str:
-    """Name the device that ``auto`` stands for, and refuse one that is not there."""
+    """Resolve ``auto`` to a device; raises UsageError if the device does not exist here."""
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda:0"
@@ -56,7 +56,7 @@ def resolve_device(device: str) -> str:
 
 
 def kind_of(device: str) -> str:
-    """Kind of a resolved device: ``cpu``, ``cuda`` or ``mps``; ``map`` fills the best there is."""
+    """Return ``cpu``, ``cuda`` or ``mps`` for a resolved device; ``map`` uses the best."""
     if device == "map":
         device = resolve_device("auto")
     return device.partition(":")[0]
@@ -66,21 +66,21 @@ def kind_of(device: str) -> str:
 def tapped(
     checkpoint: Checkpoint, layers: Sequence[int], take: Pooler, placement: Placement
 ) -> Iterator[Tap]:
-    """Load a model up to the deepest layer and give it with its taps.
+    """Load a model up to the deepest layer and yield it with hooks on its layers.
 
-    A model that the caller has loaded is left as it was found.
+    A model that the caller has loaded is left as it was.
 
     Raises
     ------
     ModelError
-        If weights are missing or damaged, do not fit into memory, or give no states.
+        If weights are missing, damaged or too large for memory, or the model returns no states.
     """
     depth = checkpoint.depth
     with quiet():
         if checkpoint.loaded:
-            root, blocks = _look_at_loaded(checkpoint, layers)
+            root, blocks = _check_loaded(checkpoint, layers)
         else:
-            root, blocks = _load_and_look(checkpoint, layers, placement)
+            root, blocks = _load_and_check(checkpoint, layers, placement)
     training = root.training
     tap = Tap(root.eval(), layers, depth=depth, take=take, blocks=blocks)
     try:
@@ -90,7 +90,7 @@ def tapped(
         root.train(training)
 
 
-def _look_at_loaded(
+def _check_loaded(
     checkpoint: Checkpoint, layers: Sequence[int]
 ) -> tuple[torch.nn.Module, torch.nn.ModuleList | None]:
     root, depth = checkpoint.root, checkpoint.depth
@@ -107,7 +107,7 @@ def _look_at_loaded(
     return root, blocks
 
 
-def _load_and_look(
+def _load_and_check(
     checkpoint: Checkpoint, layers: Sequence[int], placement: Placement
 ) -> tuple[torch.nn.Module, torch.nn.ModuleList | None]:
     depth, deepest = checkpoint.depth, max(layers)
@@ -122,7 +122,7 @@ def _load_and_look(
                 release(root, blocks[deepest])
             return root, blocks
         del root, blocks
-    # No list of blocks, or not one whose inputs are the hidden states: let the model give them.
+    # No list of blocks, or their inputs are not the hidden states: use the model's own output.
     root = text_root(_load(checkpoint, placement, keep=depth), checkpoint.config)
     states = plain_states(root, depth)
     _check_widths(checkpoint, {layer: states[layer] for layer in layers})
@@ -130,7 +130,7 @@ def _load_and_look(
 
 
 def _load(checkpoint: Checkpoint, placement: Placement, *, keep: int) -> Any:
-    """Load a model whose blocks from ``keep`` on are never made, so never read from disk."""
+    """Load a model without its blocks from ``keep`` on, which are not even read from disk."""
     options = checkpoint.loading_options(checkpoint.dtype)
     options["device_map"] = _device_map(placement.device)
     if placement.quantization is not None:
@@ -142,23 +142,25 @@ def _load(checkpoint: Checkpoint, placement: Placement, *, keep: int) -> Any:
             f"The model {checkpoint.label} does not fit into the memory of {placement.device}; "
             "take fewer layers, a smaller dtype, --load-in 8bit or 4bit, or --device map."
         ) from error
-    except Exception as error:  # safetensors, accelerate, quantisers and the hub have their own
+    except (
+        Exception
+    ) as error:  # safetensors, accelerate, quantisers and the hub raise types of their own
         raise ModelError(f"The model {checkpoint.label} cannot be loaded: {why(error)}") from error
     checkpoint.check_complete(info)
     return model.eval().requires_grad_(False)
 
 
 def _shortened(checkpoint: Checkpoint, keep: int) -> Any:
-    """Class of the model whose constructor drops the blocks from ``keep`` on.
+    """Return the model's class with a constructor that drops the blocks from ``keep`` on.
 
-    The configuration stays whole: some models compute from their full depth.
+    The configuration stays whole: some models compute with their full depth.
     """
     whole: Any = type(checkpoint.skeleton)
-    depth, config_of_all = checkpoint.depth, checkpoint.config
+    depth, full_config = checkpoint.depth, checkpoint.config
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         whole.__init__(self, config, *args, **kwargs)
-        blocks = find_blocks(text_root(self, config_of_all), depth)
+        blocks = find_blocks(text_root(self, full_config), depth)
         if blocks is not None:
             del blocks[keep:]
 
@@ -189,16 +191,16 @@ def _quantization(placement: Placement) -> Any:
 
 
 def _check_widths(checkpoint: Checkpoint, states: Mapping[int, torch.Tensor]) -> None:
-    """Compare what the model gives with what the store was made for."""
-    for layer, found in states.items():
-        if found.shape[-1] != checkpoint.widths[layer]:
+    """Raise ModelError if the states do not have the widths that the store was created for."""
+    for layer, layer_states in states.items():
+        if layer_states.shape[-1] != checkpoint.widths[layer]:
             raise ModelError(
-                f"Layer {layer} of {checkpoint.label} is {found.shape[-1]} wide where its "
-                f"configuration says {checkpoint.widths[layer]}."
+                f"Layer {layer} of {checkpoint.label} is {layer_states.shape[-1]} wide, not "
+                f"{checkpoint.widths[layer]} as in its configuration."
             )
 
 
 def input_device(root: torch.nn.Module) -> torch.device:
-    """Device that token ids go to."""
+    """Return the device that token ids must be on."""
     devices = (p.device for p in root.parameters() if p.device.type != "meta" and p.numel())
     return next(devices, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Write rows of a store that another process leads."""
+"""Write rows of a store that another process has created."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ __all__ = ["MemberWriter"]
 
 
 class MemberWriter(StoreWriter):
-    """Writes states into a store that its leader holds, and notes beside it which rows are done.
+    """Writes states into the leader's store, and notes in a file beside it which rows are done.
 
-    States of different rows are different bytes, so several processes may write them at once. The
-    columns that all share are the leader's, who takes the notes over.
+    States of different rows are different bytes, so several processes may write them at once. Only
+    the leader writes the shared columns, from these notes.
     """
 
     def __init__(self, path: Path, plan: Plan, rank: int) -> None:
         super().__init__(open_to_write(path), path, plan, None)
         self._notes = new_notes(path, rank, self._columns)
-        start = 0
+        offset = 0
         for name in COLUMNS:
-            self._places[name] = start
-            start += self._columns[name].nbytes
+            self._places[name] = offset
+            offset += self._columns[name].nbytes
 
     def finish(self) -> None:
-        """Mark the rows done; the leader finishes the store."""
+        """Note the rows as done; the leader finishes the store."""
         self.flush()
 
     def close(self) -> None:
-        """Flush and let the store go."""
+        """Flush and close the store."""
         try:
             super().close()
         finally:

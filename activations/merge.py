@@ -1,4 +1,4 @@
-"""Join stores that hold parts: of the same rows, or rows one behind the other."""
+"""Merge stores: shares of the same rows, or different rows one after the other."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ CHUNK = 4096
 
 
 def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> int:
-    """Write one store from several of the same spec; returns its rows.
+    """Merge several stores of the same spec into one; returns its number of rows.
 
-    Parts of the same rows, each with another share of them done (processes that wrote to disks of
-    their own), make one store of these rows. Complete stores of different rows make one with the
+    Stores of the same rows, each with another share done (by processes that wrote to their own
+    disks), become one store of these rows. Complete stores of different rows become one with the
     rows of the first, then of the second, and so on.
 
     Raises
     ------
     StaleStoreError
-        If the parts were made by another model or with another spec.
+        If the parts differ in model, spec or groups.
     StoreError
-        If rows are missing in all parts, or stand in two.
+        If rows are done in none of the parts, or are in two.
     """
     if len(parts) < 2:
         raise UsageError("Merging takes two stores or more.")
     paths = [regular_file(part, error=NotAStoreError) for part in parts]
     names = {os.path.realpath(path) for path in paths}
     if len(names) < len(paths):
-        raise UsageError("A store is named twice among those to merge.")
+        raise UsageError("A store is given twice among those to merge.")
     refuse_reads([Path(output)], paths, overwrite=overwrite)
     with ExitStack() as stack:
         stores = [
@@ -59,7 +59,7 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
         for store in stores[1:]:
             _check_spec(stores[0], store)
         same = len({store.rows_fingerprint for store in stores}) == 1
-        ids, hashes, places = _shares(stores) if same else _one_behind_the_other(stores)
+        ids, hashes, places = _shares(stores) if same else _one_after_the_other(stores)
         first = stores[0]
         writer = stack.enter_context(
             StoreWriter.open(
@@ -81,7 +81,7 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
         except KeyboardInterrupt as error:
             error.add_note(
                 f"{int(writer.done.sum()):,} of {len(ids):,} rows are in {output}; the same "
-                "command goes on from there."
+                "command resumes from there."
             )
             raise
         writer.finish()
@@ -91,7 +91,7 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
 def _keys(
     stores: Sequence[ActivationStore], ids: list[str], hashes: list[str], *, same: bool
 ) -> Keys:
-    """What the merged rows can be joined by: what all stores have."""
+    """Return what the merged rows can be joined by: what all stores have."""
     first = stores[0].keys
     columns: dict[str, Sequence[Any]] = dict(first.columns)
     if not same:
@@ -102,15 +102,15 @@ def _keys(
 
 
 def _groups(stores: Sequence[ActivationStore], *, same: bool) -> list[str] | None:
-    """Groups of the merged rows; a group's name means the same in all stores.
+    """Return the groups of the merged rows; a group's name means the same in all stores.
 
     Raises
     ------
     StaleStoreError
-        If some stores have groups and others have none, or parts of one store have others.
+        If some stores have groups and others have none, or shares of the same rows differ in them.
     """
-    first, found = stores[0], [store.groups for store in stores]
-    for store, groups in zip(stores, found, strict=True):
+    first, parts = stores[0], [store.groups for store in stores]
+    for store, groups in zip(stores, parts, strict=True):
         if (groups is None) != (first.groups is None) or (same and groups != first.groups):
             raise StaleStoreError(
                 f"{store.path} differs from {first.path} in the groups of its rows; extract both "
@@ -118,7 +118,7 @@ def _groups(stores: Sequence[ActivationStore], *, same: bool) -> list[str] | Non
             )
     if same or first.groups is None:
         return first.groups
-    return [name for groups in found for name in groups or ()]
+    return [name for groups in parts for name in groups or ()]
 
 
 def _check_spec(first: ActivationStore, other: ActivationStore) -> None:
@@ -134,7 +134,7 @@ Place = tuple[Array, Array]
 
 
 def _shares(stores: Sequence[ActivationStore]) -> tuple[list[str], list[str], list[Place]]:
-    """Rows that each part gives: those that no part before it has."""
+    """Return the rows to take from each store: those done in it and in none before it."""
     first = stores[0]
     left = np.ones(len(first), dtype=bool)
     places = []
@@ -146,12 +146,12 @@ def _shares(stores: Sequence[ActivationStore]) -> tuple[list[str], list[str], li
         missing = [first.ids[i] for i in np.flatnonzero(left)[:4]]
         raise StoreError(
             f"{int(left.sum()):,} of {len(first):,} rows are done in none of the stores (ids "
-            f"{first_few(missing)}); run the extraction that is missing again, then merge."
+            f"{first_few(missing)}); run the missing extraction again, then merge."
         )
     return first.ids, first.hashes, places
 
 
-def _one_behind_the_other(
+def _one_after_the_other(
     stores: Sequence[ActivationStore],
 ) -> tuple[list[str], list[str], list[Place]]:
     ids: list[str] = []
@@ -159,15 +159,15 @@ def _one_behind_the_other(
     places: list[Place] = []
     if numbered := [str(store.path) for store in stores if store.keys.id_column is None]:
         raise StoreError(
-            f"{' and '.join(numbered)} know their rows by their numbers alone, and row 0 of one is "
-            "not row 0 of another; extract from rows with a column id (or name one with "
+            f"The rows of {' and '.join(numbered)} have numbers and no ids, and row 0 of one "
+            "is not row 0 of another; extract from rows with a column id (or name one with "
             "--id-column), then merge."
         )
     for store in stores:
         if not store.complete:
             raise StoreError(
-                f"{store.path} is not complete and its rows are others than those of "
-                f"{stores[0].path}; finish its extraction first."
+                f"{store.path} is not complete and its rows are not those of {stores[0].path}; "
+                "finish its extraction first."
             )
         rows = np.arange(len(store))
         places.append((rows, rows + len(ids)))
@@ -175,7 +175,7 @@ def _one_behind_the_other(
         hashes += store.hashes
     if twice := repeated(ids):
         raise StoreError(
-            f"{len(twice)} ids stand in two of the stores (ids {first_few(twice)}); merge stores "
+            f"{len(twice)} ids are in two of the stores (ids {first_few(twice)}); merge stores "
             "whose ids differ."
         )
     return ids, hashes, places

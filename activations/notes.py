@@ -1,4 +1,4 @@
-"""What each of several processes has done of one store, noted in files beside it."""
+"""Notes of several processes beside one store: which rows each has done."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = ("n_tokens", "truncated", "done")
 
 
 def all_notes(path: Path) -> list[Path]:
-    """Every file of notes beside a store; files of others, whatever their names, are none."""
+    """Return every file of notes beside a store; other files with similar names are not."""
     start = notes_name(path, "").name
     return sorted(
         each
@@ -30,33 +30,33 @@ def all_notes(path: Path) -> list[Path]:
 
 
 def notes_name(path: Path, rank: int | str) -> Path:
-    """Name the notes of a process, hidden beside the store."""
+    """Return the path of a process's notes, a hidden file beside the store."""
     return beside(path, f".probekit-rank{rank}")
 
 
 def new_notes(path: Path, rank: int, columns: Mapping[str, Array]) -> BinaryIO:
-    """Make the notes of a process, blank, one column behind the other."""
-    place = notes_name(path, rank)
-    place.unlink(missing_ok=True)
-    file = open_to_write(place, create=True)
+    """Create the notes of a process, all 0, one column after the other."""
+    target = notes_name(path, rank)
+    target.unlink(missing_ok=True)
+    file = open_to_write(target, create=True)
     reserve(file, sum(columns[name].nbytes for name in COLUMNS))
-    start = 0
+    offset = 0
     for name in COLUMNS:
         blank = np.zeros_like(columns[name])
-        write_at(file, blank.view(np.uint8).data, start)
-        start += blank.nbytes
+        write_at(file, blank.view(np.uint8).data, offset)
+        offset += blank.nbytes
     return file
 
 
 def read_notes(notes: Path, columns: Mapping[str, Array]) -> dict[str, Array] | None:
-    """Columns (n,) as a process has noted them; None where it was stopped while making the file."""
+    """Return columns (n,) as a process noted them; None if it was stopped while creating them."""
     data = read_bytes(notes, limit=None, error=StoreError)
     if len(data) != sum(columns[name].nbytes for name in COLUMNS):
         return None
-    found: dict[str, Array] = {}
+    values: dict[str, Array] = {}
     start = 0
     for name in COLUMNS:
         like = columns[name]
-        found[name] = np.frombuffer(data, like.dtype, count=len(like), offset=start)
+        values[name] = np.frombuffer(data, like.dtype, count=len(like), offset=start)
         start += like.nbytes
-    return found
+    return values

@@ -1,4 +1,4 @@
-"""How far the work is, on stderr: a bar on a terminal or in a notebook, notes everywhere."""
+"""Progress on stderr: a bar on a terminal or in a notebook, notes everywhere."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class MovingBar:
     Parameters
     ----------
     total
-        Number of steps in all.
+        Total number of steps.
     done
-        Number of steps that an earlier run has done.
+        Number of steps done by an earlier run.
     show
         Whether to draw it; None: on a terminal and in a notebook.
     """
@@ -64,7 +64,7 @@ class MovingBar:
             self._bar.update(done - self._bar.n)
 
     def note(self, message: str) -> None:
-        """Print what must be seen, terminal or not."""
+        """Print a message, on a terminal or not."""
         if self._bar is not None:
             self._bar.write(printable(message), file=self._stream)
         else:
@@ -72,7 +72,7 @@ class MovingBar:
             self._stream.flush()
 
     def clear(self) -> None:
-        """Wipe the bar, for good."""
+        """Remove the bar, for good."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -91,14 +91,14 @@ def _is_watched() -> bool:
 
 
 class Progress(MovingBar):
-    """Counts rows and tokens and shows their rates and the time that is left.
+    """Counts rows and tokens and shows their rates and the time left.
 
     Parameters
     ----------
     total
-        Rows in all.
+        Total number of rows.
     done
-        Rows that an earlier run has done.
+        Number of rows done by an earlier run.
     show
         As of :class:`MovingBar`.
     """
@@ -113,18 +113,18 @@ class Progress(MovingBar):
         self._planned_tokens = 0
 
     def plan(self, rows: int, tokens: int) -> None:
-        """Learn how many tokens the next ``rows`` rows have: long rows come first in a window."""
+        """Add a plan: tokens of the next ``rows`` rows (in a window long rows come first)."""
         self._planned_rows += rows
         self._planned_tokens += tokens
 
     def advance(self, rows: int, tokens: int) -> None:
-        """Count a batch."""
+        """Count a finished batch."""
         self.rows += rows
         self.tokens += tokens
         self.move(self._before + self.rows, self.line(time.monotonic() - self._start))
 
     def line(self, elapsed: float) -> str:
-        """Write what is shown after ``elapsed`` seconds."""
+        """Return the text to show after ``elapsed`` seconds."""
         elapsed = max(elapsed, 1e-9)
         left = "?"
         if self.tokens and self._planned_rows:
@@ -138,7 +138,7 @@ class Progress(MovingBar):
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as ``0:07``, ``12:30`` or ``3:05:00``."""
+    """Format seconds as ``0:07``, ``12:30`` or ``3:05:00``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

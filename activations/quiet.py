@@ -1,4 +1,4 @@
-"""Import and run transformers and its company without their noise."""
+"""Import and run transformers and the libraries around it without their noise."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from typing import Any
 
 __all__ = ["quiet", "rare_collection"]
 
-# Importing torch and transformers makes some million objects that stay. To look through them again
-# and again takes a sixth of the time to the first batch of an extraction.
+# Importing torch and transformers creates some million objects that stay. Looking through them
+# again and again takes a sixth of the time to the first batch of an extraction.
 THRESHOLD = 100_000
 
 
 @contextmanager
 def quiet(*, python_warnings: bool = True) -> Iterator[None]:
-    """Silence notes and progress bars of transformers and its company.
+    """Silence messages and progress bars of transformers and the Hugging Face hub.
 
-    ``python_warnings`` includes those of Python's warnings module, which whoever loads a model can
-    do nothing about.
+    ``python_warnings`` also silences Python's warnings, which a user cannot act on.
     """
     from transformers.utils import logging as untyped
 
@@ -48,7 +47,7 @@ def quiet(*, python_warnings: bool = True) -> Iterator[None]:
 
 @contextmanager
 def rare_collection() -> Iterator[None]:
-    """Collect garbage seldom. Around imports only: batches may leave cycles that hold tensors."""
+    """Collect garbage seldom. For imports only: batches may leave cycles that hold tensors."""
     usual = gc.get_threshold()
     gc.set_threshold(max(THRESHOLD, usual[0]) if usual[0] else 0, *usual[1:])
     try:

@@ -1,4 +1,4 @@
-"""Processes that ``torchrun`` or ``accelerate launch`` started together."""
+"""Processes started together by ``torchrun`` or ``accelerate launch``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from probekit.errors import UsageError
 
 __all__ = ["Group", "Ranks", "joined", "local_device", "ranks_from_environment"]
 
-# A rank may wait for as long as another one's share takes.
-PATIENCE = timedelta(days=30)
+# A rank may wait as long as another one's share takes.
+TIMEOUT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this one is."""
+    """Rank of a process and number of processes."""
 
     rank: int
     world: int
     local: int
-    """Number of this process on its machine."""
+    """Rank of this process on its machine."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,20 @@ class Group:
 
     ranks: Ranks
     leader: int
-    """Rank of the process that makes this disk's store."""
+    """Rank of the process that creates this disk's store."""
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one."""
+        """Whether this process is the leader."""
         return self.ranks.rank == self.leader
 
     def wait(self) -> None:
-        """Go on when all processes have come here."""
+        """Wait until all processes have reached this call."""
         dist.barrier()
 
 
 def ranks_from_environment() -> Ranks | None:
-    """Read RANK, WORLD_SIZE and LOCAL_RANK; None for a process on its own."""
+    """Read RANK, WORLD_SIZE and LOCAL_RANK; None for a single process."""
     world = os.environ.get("WORLD_SIZE", "1")
     if not world.isdecimal() or int(world) < 2:
         return None
@@ -68,9 +68,9 @@ def ranks_from_environment() -> Ranks | None:
 def joined(ranks: Ranks, folder: Path) -> Iterator[Group]:
     """Join the processes, and find those that see the same ``folder``.
 
-    Gloo, on whatever device the model runs: only signals go between the processes, no states.
+    Gloo, whatever device the model runs on: processes exchange signals, not states.
     """
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    dist.init_process_group("gloo", timeout=TIMEOUT)
     try:
         yield Group(ranks, _leader(ranks, folder))
     finally:
@@ -78,7 +78,7 @@ def joined(ranks: Ranks, folder: Path) -> Iterator[Group]:
 
 
 def _leader(ranks: Ranks, folder: Path) -> int:
-    """Lowest rank that sees the same disk: one after another leaves a mark and others look."""
+    """Return the lowest rank that sees the same disk: each in turn leaves a mark for the others."""
     mine: int | None = None
     for rank in range(ranks.world):
         settled: list[bool] = [False] * ranks.world
@@ -104,11 +104,11 @@ def _leader(ranks: Ranks, folder: Path) -> int:
 
 
 def local_device(device: str, ranks: Ranks) -> str:
-    """Give each process of a machine a GPU of its own where ``auto`` is asked for."""
+    """Give each process of a machine its own GPU if the device is ``auto``."""
     if device == "map":
         raise UsageError(
-            "--device map spreads one model over all cards and needs a process of its own; start "
-            "it without torchrun or accelerate launch."
+            "--device map spreads one model over all GPUs in a single process; start it without "
+            "torchrun or accelerate launch."
         )
     if device in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{ranks.local % torch.cuda.device_count()}"

@@ -1,4 +1,4 @@
-"""What is extracted: model, layers, pooling, numbers; and how the layers asked for are read."""
+"""What is extracted: model, layers, pooling, dtypes; and how a choice of layers is parsed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["COMPRESSIONS", "DIFFERENCE", "DTYPES", "POOLS", "ExtractionSpec", "p
 
 POOLS = ("last", "first", "mean", "max")
 DTYPES = ("float32", "float16", "bfloat16")
-# What HDF5 itself, and h5py, can unpack.
+# What HDF5 itself and h5py can decompress.
 COMPRESSIONS = ("gzip", "lzf")
 # In the spec of a store that holds differences between the two texts of each row.
 DIFFERENCE = {"pairs": "second minus first"}
 
-# Keys that stand in a spec only where they are set: stores of 0.1.0 have none of them.
+# Keys that a spec has only if they are set: stores of 0.1.0 have none of them.
 OPTIONAL = ("separator", "opening", "batches", "last_layer")
 
 # 3-6 or 3:6; a negative end only with a colon or at the start: -4--1, -4:-1.
@@ -27,14 +27,14 @@ _RANGE = re.compile(r"(-?\d+)\s*[-:]\s*(-?\d+)")
 
 @dataclass(frozen=True)
 class ExtractionSpec:
-    """What makes the states of a row: two stores of equal specs and rows hold equal states."""
+    """What determines the states: two stores of equal specs and rows hold equal states."""
 
     model: str
-    """Name on the hub, or the name of the local folder (without its place)."""
+    """Name on the hub, or the local folder's name (without its path)."""
     revision: str | None
     """Commit of the model on the hub; None for a local folder."""
     weights: str
-    """Fingerprint of weights and configuration, wherever they lie."""
+    """Fingerprint of weights and configuration, wherever they are stored."""
     tokenizer: str
     """Fingerprint of the tokenizer."""
     layers: tuple[int, ...]
@@ -42,29 +42,29 @@ class ExtractionSpec:
     pooling: str
     """One of ``POOLS``, over real tokens, special ones included."""
     dtype: str
-    """Numbers that the model computes in."""
+    """Dtype that the model computes in."""
     store_dtype: str
-    """Numbers that are stored."""
+    """Dtype that is stored."""
     max_length: int | None
-    """Tokens per row that are read; None: all."""
+    """Maximum number of tokens read per row; None: all."""
     kind: str
     """``text``, ``pair`` or ``messages``."""
     template: str | None = None
     """Fingerprint of the template (the tokenizer's own for messages); None without one."""
     quantization: dict[str, Any] | None = None
-    """What the weights were quantised with while they were loaded; None: they are as stored."""
+    """Settings that the weights were quantised with on loading; None: as stored."""
 
     separator: str | None = None
-    """What stands between the texts of a pair; None: what the tokenizer puts there itself."""
+    """Text between the two texts of a pair; None: the tokenizer adds its own token."""
     opening: str | None = None
-    """``once`` where texts bring the token that the tokenizer opens every text with."""
+    """``once`` if texts begin with the token that the tokenizer puts before every text."""
     batches: str | None = None
-    """``equal lengths`` of families that are known to read padded places."""
+    """``equal lengths`` for model families known to read padding."""
     last_layer: str | None = None
-    """``after the final norm`` where the configuration says that hidden_states end before it."""
+    """``after the final norm`` if the model's own hidden_states end before it."""
 
     def __post_init__(self) -> None:
-        """Refuse what no extraction can be."""
+        """Raise UsageError if pooling, dtype or layers are not allowed."""
         if self.pooling not in POOLS:
             raise UsageError(f"Pooling is one of {', '.join(POOLS)}, not {self.pooling!r}.")
         if self.store_dtype not in DTYPES:
@@ -72,16 +72,16 @@ class ExtractionSpec:
                 f"States are stored as {', '.join(DTYPES)}, not as {self.store_dtype!r}."
             )
         if not self.layers:
-            raise UsageError("No layer was asked for; name at least one.")
+            raise UsageError("No layer was given; name at least one.")
 
     def to_json(self) -> dict[str, Any]:
         """Return the spec as JSON types, for the store's header."""
-        found = {**dataclasses.asdict(self), "layers": list(self.layers)}
-        return {k: v for k, v in found.items() if v is not None or k not in OPTIONAL}
+        content = {**dataclasses.asdict(self), "layers": list(self.layers)}
+        return {k: v for k, v in content.items() if v is not None or k not in OPTIONAL}
 
 
 def parse_layers(asked: str | int | list[int] | tuple[int, ...], depth: int) -> tuple[int, ...]:
-    """Turn what was asked for into sorted layer numbers from 0 to ``depth``, each once.
+    """Parse a choice of layers into sorted layer numbers from 0 to ``depth``, each once.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def parse_layers(asked: str | int | list[int] | tuple[int, ...], depth: int) -> 
     Raises
     ------
     UsageError
-        If a part cannot be read or the model has no such layer.
+        If a part is not a layer or range, or the model has no such layer.
     """
     if isinstance(asked, int):
         asked = [asked]
@@ -103,7 +103,7 @@ def parse_layers(asked: str | int | list[int] | tuple[int, ...], depth: int) -> 
     for part in parts:
         layers.update(_parse_part(part.strip(), depth))
     if not layers:
-        raise UsageError(f"No layer was asked for; {_what_there_is(depth)}.")
+        raise UsageError(f"No layer was given; {_layers_of(depth)}.")
     return tuple(sorted(layers))
 
 
@@ -117,19 +117,19 @@ def _parse_part(part: str, depth: int) -> list[int]:
         first, last = (_number(end, depth) for end in matched.groups())
         if first <= last:
             return list(range(first, last + 1))
-        raise UsageError(f"The range of layers {part!r} runs backwards; {_what_there_is(depth)}.")
+        raise UsageError(f"The range of layers {part!r} runs backwards; {_layers_of(depth)}.")
     raise UsageError(
-        f"{part!r} is no layer: give numbers, ranges such as 3-6, mid, last or all; "
-        f"{_what_there_is(depth)}."
+        f"{part!r} is not a layer: give numbers, ranges such as 3-6, mid, last or all; "
+        f"{_layers_of(depth)}."
     )
 
 
 def _number(text: str, depth: int) -> int:
     layer = int(text) + (depth + 1 if int(text) < 0 else 0)
     if not 0 <= layer <= depth:
-        raise UsageError(f"There is no layer {text}; {_what_there_is(depth)}.")
+        raise UsageError(f"There is no layer {text}; {_layers_of(depth)}.")
     return layer
 
 
-def _what_there_is(depth: int) -> str:
+def _layers_of(depth: int) -> str:
     return f"this model has the layers 0 (embeddings) to {depth}, or -{depth + 1} to -1"

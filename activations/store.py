@@ -38,15 +38,15 @@ Selection: TypeAlias = "slice | Array | list[int]"
 
 BLOCK_BYTES = 1 << 23
 READ_DTYPES = ("float16", "float32", "float64")
-# Whether the system can be asked to read ahead, and how many rows are probed before it is.
-CAN_ASK = hasattr(os, "posix_fadvise") and hasattr(os, "RWF_NOWAIT")
+# Whether the system can read ahead on request, and the number of rows probed before the request.
+CAN_PREFETCH = hasattr(os, "posix_fadvise") and hasattr(os, "RWF_NOWAIT")
 PROBES = 4
 
 
 class ActivationStore:
     """A frozen model's hidden states of n rows, read layer by layer (docs/format.md).
 
-    Opening reads the header only; a layer is read when it is asked for, and mapped where it can be.
+    Opening reads only the header; a layer is read on demand, by memory map if possible.
 
     Parameters
     ----------
@@ -60,15 +60,15 @@ class ActivationStore:
     layers
         Numbers of the stored layers, as in ``hidden_states``: 0 is the embeddings.
     spec
-        What made the states: model, layers, pooling, …
+        How the states were computed: model, layers, pooling, …
     complete
         Whether every row is done.
     fingerprint
-        16 hex digits that tell this extraction from any other.
+        16 hex digits that identify this extraction.
     rows_fingerprint
         16 hex digits over ids and text hashes.
     source
-        Where the rows came from, if that was said.
+        Where the rows came from, if recorded.
 
     Raises
     ------
@@ -119,9 +119,7 @@ class ActivationStore:
     def keys(self) -> Keys:
         """What the rows can be joined by: ids, text hashes, further columns of their table."""
         id_column, text_column = self._named
-        if (
-            id_column is None
-        ):  # a store of an older version: what they are shows which are row numbers
+        if id_column is None:  # a store of an older version: ids 0, 1, … are row numbers
             id_column = "" if self.ids == [str(i) for i in range(len(self))] else "id"
         return Keys(
             ids=self.ids,
@@ -146,7 +144,7 @@ class ActivationStore:
 
     @cached_property
     def n_tokens(self) -> Array:
-        """(n,) int32, tokens that the model read of each row."""
+        """(n,) int32, number of tokens that the model read of each row."""
         return self._column("n_tokens")
 
     @cached_property
@@ -156,70 +154,69 @@ class ActivationStore:
 
     @cached_property
     def done(self) -> Array:
-        """(n,) bool, rows whose states are stored; the others' states mean nothing."""
+        """(n,) bool, rows whose states are stored; the states of other rows are undefined."""
         return self._column("done").astype(bool)
 
     def copies(self, rows: Array | None = None) -> Array:
-        """Numbers (n,) of all rows, or of those in ``rows``, equal for rows that belong together.
+        """Return group numbers (n,) of all rows or ``rows``, equal for rows that belong together.
 
-        These are copies, which have the same text or the same states in the deepest layer that is
-        stored (a model may not see all of a text); rows of one group; and rows that have such a row
-        in common. States that are the same in every row tell nothing. Of differences of pairs, a
-        pair and the same pair turned round are copies.
+        Rows belong together if they have the same text, the same states in the deepest stored layer
+        (a model may not see all of a text) or the same group, or share such a row. States that are
+        the same in every row are ignored. In a store of differences, a pair and its reverse belong
+        together.
         """
         numbers = np.arange(len(self)) if rows is None else self._numbers(rows)
         hashes = [self.hashes[i] for i in numbers]
-        states = self._digests(numbers, all_of_them=not all(hashes))
+        states = self._digests(numbers, all_rows=not all(hashes))
         keys: list[list[Any]] = [hashes]
         if self.groups is not None:
             keys.append([self.groups[i] for i in numbers])
         return joined(*keys, states) if len(set(states)) > 1 else joined(*keys)
 
-    def _digests(self, numbers: Array, *, all_of_them: bool) -> list[bytes | None]:
-        """Digests of rows' states in the deepest layer; None where another row cannot be equal."""
+    def _digests(self, numbers: Array, *, all_rows: bool) -> list[bytes | None]:
+        """Return digests of states in the deepest layer; None if no other row can be equal."""
         deepest, size = max(self.layers), self._block_rows(max(self.layers))
         blocks = [numbers[start : start + size] for start in range(0, len(numbers), size)]
         chosen = np.ones(len(numbers), dtype=bool)
-        if not all_of_them and blocks:
-            # A pair and the same pair turned round have the same sizes.
+        if not all_rows and blocks:
+            # A pair and its reverse have the same absolute values.
             states = (self._gather(deepest, rows) for rows in blocks)
             keys = [row_keys(np.abs(part) if self.differences else part) for part in states]
             chosen = shared(np.concatenate(keys))
-        found: list[bytes | None] = [None] * len(numbers)
-        places = np.flatnonzero(chosen)
-        for start in range(0, len(places), size):
-            some = places[start : start + size]
-            block = self._gather(deepest, numbers[some])
+        result: list[bytes | None] = [None] * len(numbers)
+        candidates = np.flatnonzero(chosen)
+        for start in range(0, len(candidates), size):
+            part = candidates[start : start + size]
+            block = self._gather(deepest, numbers[part])
             digests = row_digests(block)
-            if self.differences:  # the same pair turned round says the same
-                turned = zip(digests, row_digests(-block), strict=True)
-                digests = [min(a, b) if a and b else None for a, b in turned]
-            for place, digest in zip(some.tolist(), digests, strict=True):
-                found[place] = digest
-        return found
+            if self.differences:  # a pair and its reverse are the same
+                reverse = zip(digests, row_digests(-block), strict=True)
+                digests = [min(a, b) if a and b else None for a, b in reverse]
+            for row, digest in zip(part.tolist(), digests, strict=True):
+                result[row] = digest
+        return result
 
     @property
     def differences(self) -> bool:
-        """Whether it holds differences between the states of the two texts of each row."""
+        """Whether the states are differences between the two texts of each row."""
         return DIFFERENCE.items() <= self.spec.items()
 
     def info(self, layer: int | None = None) -> LayerInfo:
-        """Dtype, width and place of a layer.
+        """Return dtype, width and offset of a layer.
 
         Raises
         ------
         UsageError
-            If it is not stored, or is left out and several are.
+            If the layer is not stored, or not given although several are stored.
         """
         return self._layers[self._choose(layer)]
 
     def layer(self, layer: int | None = None, *, dtype: str | None = "float32") -> Array:
-        """All states of one layer, (n, width).
+        """Return all states of one layer, (n, width).
 
-        What is stored in ``dtype`` comes as a read-only memory map; else it is converted block by
-        block, so that no more than the result is held in memory. ``dtype=None`` gives what is
-        stored: for bfloat16 its bits, as uint16. ``layer`` may be left out where only one is
-        stored.
+        A layer stored in ``dtype`` comes as a read-only memory map; any other is converted block by
+        block, so that memory holds no more than the result. ``dtype=None`` returns the stored
+        numbers: for bfloat16 its bits, as uint16. ``layer`` is optional if only one is stored.
         """
         layer = self._choose(layer)
         raw = self._raw(layer)
@@ -236,9 +233,9 @@ class ActivationStore:
         return out
 
     def read(self, layer: int | None, rows: Selection) -> Array:
-        """States of some rows, float32; ``rows`` is a slice, row numbers or a (n,) boolean mask.
+        """Return states of some rows, float32; ``rows`` is a slice, row numbers or a (n,) mask.
 
-        A slice of a float32 layer is a view of its map; anything else is a copy.
+        A slice of a float32 layer is a view of its memory map; anything else is a copy.
         """
         layer = self._choose(layer)
         if isinstance(rows, slice):
@@ -256,9 +253,9 @@ class ActivationStore:
         shuffle: bool = False,
         seed: int = 0,
     ) -> Iterator[tuple[Array, Array]]:
-        """Row numbers (b,) and their states (b, width) float32, batch by batch, every row once.
+        """Yield row numbers (b,) and their states (b, width) float32, every row that is done once.
 
-        Only rows that are done take part. Memory is one batch, however large the layer.
+        Memory holds one batch, however large the layer.
         """
         layer = self._choose(layer)
         if operator.index(batch_size) < 1:
@@ -269,17 +266,17 @@ class ActivationStore:
         parts = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
         for rows, following in itertools.zip_longest(parts, parts[1:], fillvalue=order[:0]):
             states = self._gather(layer, rows)
-            self._prefetch(layer, following)  # the disk works while the caller does
+            self._prefetch(layer, following)  # the disk reads while the caller works
             yield rows, states
 
     def rows_intact(self) -> bool:
-        """Whether ids, text hashes and groups are still those that the store was made with."""
+        """Whether ids, text hashes and groups still have the fingerprints stored with them."""
         groups = None if self.groups is None else rows_fingerprint(self.ids, self.groups)
         intact = rows_fingerprint(self.ids, self.hashes) == self.rows_fingerprint
         return intact and groups == self._groups_fingerprint
 
     def close(self) -> None:
-        """Close the file; arrays that were read, maps too, stay usable."""
+        """Close the file; arrays read before, memory maps too, stay usable."""
         self._file.close()
         self._stream.close()
 
@@ -296,7 +293,7 @@ class ActivationStore:
         if layer is None:
             if len(self.layers) > 1:
                 raise UsageError(
-                    f"{self.path} holds the layers {stored}; say which with --layer (layer=)."
+                    f"{self.path} holds the layers {stored}; choose one with --layer (layer=)."
                 )
             return self.layers[0]
         if layer not in self._layers:
@@ -305,7 +302,7 @@ class ActivationStore:
 
     def _open(self) -> Any:
         if not self._file:
-            raise StoreError(f"{self.path} was closed; open it again to read more of it.")
+            raise StoreError(f"{self.path} is closed; open it again to read more of it.")
         return self._file
 
     def _column(self, name: str) -> Array:
@@ -315,16 +312,16 @@ class ActivationStore:
             return values
 
     def _raw(self, layer: int) -> Any:
-        """The stored numbers: a read-only map, or the HDF5 data set where there can be none."""
+        """Return the stored numbers: a read-only memory map if possible, else the HDF5 data set."""
         if layer in self._maps:
             return self._maps[layer]
         data = self._open()["layers"][str(layer)]
-        place = self._layers[layer].offset
-        if place is None or data.size == 0:
+        offset = self._layers[layer].offset
+        if offset is None or data.size == 0:
             return data
-        # Through the open file: its name may lead to another one by now.
+        # Through the open file: its name may belong to another file by now.
         with open(self._stream.fileno(), "rb", closefd=False) as file, damaged(self.path):
-            mapped = np.memmap(file, data.dtype, "r", offset=place, shape=data.shape)
+            mapped = np.memmap(file, data.dtype, "r", offset=offset, shape=data.shape)
         self._maps[layer] = np.asarray(mapped)
         return self._maps[layer]
 
@@ -334,13 +331,13 @@ class ActivationStore:
             return block
 
     def _blocks(self, layer: int) -> Iterator[tuple[int, Array]]:
-        """Stored numbers from the first row to the last, in blocks of some megabytes."""
+        """Yield the stored numbers with their first row, in blocks of some megabytes."""
         size = self._block_rows(layer)
         for start in range(0, len(self), size):
             yield start, self._slice(layer, start, min(start + size, len(self)))
 
     def _block_rows(self, layer: int) -> int:
-        """Rows that are some megabytes; where there are chunks, whole ones."""
+        """Return a number of rows that take some megabytes; of a layer in chunks, whole chunks."""
         rows = max(1, BLOCK_BYTES // max(1, self._layers[layer].width * 4))
         chunks = getattr(self._raw(layer), "chunks", None)
         return rows if chunks is None else -(-rows // int(chunks[0])) * int(chunks[0])
@@ -352,7 +349,7 @@ class ActivationStore:
             _prefetch(self._stream.fileno(), rows, offset=info.offset or 0, stride=stride)
 
     def _gather(self, layer: int, rows: Array) -> Array:
-        """States of ``rows`` in their order."""
+        """Return states of ``rows`` in their order."""
         raw, size = self._raw(layer), self._block_rows(layer)
         out = np.empty((len(rows), self._layers[layer].width), np.float32)
         if isinstance(raw, np.ndarray):
@@ -360,18 +357,18 @@ class ActivationStore:
                 part = rows[start : start + size]
                 self._prefetch(layer, part)
                 if raw.dtype == np.float32:
-                    # Numbers are checked already; with "clip" NumPy needs no copy between.
+                    # Row numbers are in range, and with "clip" NumPy needs no copy in between.
                     np.take(raw, part, axis=0, out=out[start : start + size], mode="clip")
                 else:
                     widen(raw[part], out[start : start + size])
             return out
-        # In the order of the file, so that each chunk is unpacked once.
+        # In the order of the file, so that each chunk is decompressed once.
         order = np.argsort(rows, kind="stable")
         block_of = rows[order] // size
         for block in np.unique(block_of).tolist():
-            these = order[block_of == block]
-            first, last = int(rows[these].min()), int(rows[these].max())
-            out[these] = _single(self._slice(layer, first, last + 1)[rows[these] - first])
+            members = order[block_of == block]
+            first, last = int(rows[members].min()), int(rows[members].max())
+            out[members] = _single(self._slice(layer, first, last + 1)[rows[members] - first])
         return out
 
     def _numbers(self, rows: Any) -> Array:
@@ -389,14 +386,14 @@ class ActivationStore:
         outside = rows[(rows < -len(self)) | (rows >= len(self))]
         if len(outside):
             raise UsageError(
-                f"{self.path} has {len(self)} rows, numbered from 0; row {outside[0]} is none."
+                f"{self.path} has {len(self)} rows, numbered from 0, and no row {outside[0]}."
             )
         numbers: Array = np.where(rows < 0, rows + len(self), rows)
         return numbers
 
 
 def _single(raw: Array) -> Array:
-    """Stored numbers as float32; what is float32 already is not copied."""
+    """Return stored numbers as float32; float32 is not copied."""
     if raw.dtype == np.float32:
         return raw
     out = np.empty(raw.shape, np.float32)
@@ -405,11 +402,11 @@ def _single(raw: Array) -> Array:
 
 
 def _prefetch(handle: int, rows: Array, *, offset: int, stride: int) -> None:
-    """Start reading ``rows`` of ``stride`` bytes from ``offset`` on, unless memory holds them.
+    """Start reading ``rows`` of ``stride`` bytes from ``offset`` on, unless they are in memory.
 
-    Measured, 256 random rows of 3 kB that are not in memory: 68 ms by the map alone, 4 ms so.
+    Measured with 256 random rows of 3 kB not in memory: 68 ms by the map alone, 4 ms with this.
     """
-    if not CAN_ASK or not len(rows):
+    if not CAN_PREFETCH or not len(rows):
         return
     probes = rows[:: -(-len(rows) // PROBES)] * stride + offset
     if all(_is_cached(handle, place) for place in probes.tolist()):
@@ -424,7 +421,7 @@ def _is_cached(handle: int, place: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return True  # this file system cannot tell; the map reads by itself
+        return True  # not supported by this file system; the map reads by itself
     return True
 
 
@@ -436,19 +433,19 @@ class LayerSummary:
     shape: tuple[int, int]
     dtype: str
     mapped: bool
-    """Whether it can be read as a memory map."""
+    """Whether it can be memory-mapped."""
     mean_norm: float | None
-    """Mean L2 norm of the rows that are finite; None where there is none."""
+    """Mean L2 norm of the finite rows; None without any."""
     nonfinite_values: int
     nonfinite_rows: int
 
 
 def summarize_layer(store: ActivationStore, layer: int) -> LayerSummary:
-    """Read a layer once, block by block, whatever its size."""
+    """Summarize a layer, reading it once, block by block."""
     info = store.info(layer)
     total, finite_rows, rows_seen, values = 0.0, 0, 0, 0
     for _, states in store.batches(layer, max(1, (1 << 21) // max(1, info.width))):
-        # In float64: the square of a large float32 may have no float32.
+        # In float64: the square of a large float32 may overflow float32.
         squares = np.einsum("ij,ij->i", states, states, dtype=np.float64)
         finite = np.isfinite(squares)
         rows_seen += len(states)

@@ -38,15 +38,15 @@ def run_together(
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
 ) -> Report | None:
-    """Run this process's share of a job that several run; all come back when all are done.
+    """Run this process's share of a job; every process returns when all are done.
 
-    Every process plans the same batches and forwards every ``world``-th of them. Those that see one
-    disk write one store, led by the first of them. Where others write to disks of their own, each
-    disk's store is left with its share of the rows, for :func:`probekit.activations.merge.merge`.
+    Every process plans the same batches and forwards every ``world``-th of them. Processes that see
+    the same disk write one store, led by the first of them. With several disks, each disk's store
+    ends with its share of the rows, for :func:`probekit.activations.merge.merge`.
 
     Returns
     -------
-    On the leader of a disk whose store is complete its report, of all processes; else None.
+    The report of all processes, on the leader of a disk whose store is complete; else None.
     """
     start = time.monotonic()
     with ExitStack() as stack:
@@ -54,7 +54,7 @@ def run_together(
         group = stack.enter_context(joined(ranks, job.path.parent))
         led = stack.enter_context(open_writer(job)) if group.leads else None
         before = None if led is None else led.done
-        group.wait()  # the store is there
+        group.wait()  # the store exists
         writer = led
         if writer is None:
             path = Path(os.path.realpath(job.path))
@@ -69,7 +69,7 @@ def run_together(
             shown = show if ranks.rank == 0 else False
             counts = forward_job(job, tap, source, writer, show=shown, on_batch=on_batch)
         writer.flush()
-        group.wait()  # every row is there
+        group.wait()  # every row is written
         if led is not None:
             led.take_notes()
             if led.done.all():

@@ -1,4 +1,4 @@
-"""Write a store row by row, in any order; a kill at any moment loses little and harms nothing."""
+"""Write a store row by row, in any order; a kill at any moment loses little and damages nothing."""
 
 from __future__ import annotations
 
@@ -50,27 +50,27 @@ from probekit.safe import load_json
 
 __all__ = ["StoreWriter"]
 
-# Row columns are written in pieces of so many rows, and only the pieces that changed.
+# Row columns are written in pieces of this number of rows, and only the pieces that changed.
 PIECE = 4096
-# How much of two values that differ is shown.
+# Number of characters shown of each of two values that differ.
 SHOWN = 60
 MISSING = object()
 
 
 class StoreWriter:
-    """Writes one store; made by :meth:`open`.
+    """Writes one store; use :meth:`open`.
 
-    Rows go to the file as they come. :meth:`flush` waits until they are on the disk and only then
-    marks them done, so what is marked done is right after ``kill -9`` and after a power cut.
+    Rows are written as they come. :meth:`flush` waits until they are on the disk and only then
+    marks them done, so rows marked done are right even after ``kill -9`` or a power cut.
 
     Attributes
     ----------
     done
-        (n,) bool, rows that are stored for good.
+        (n,) bool, rows that are stored safely.
     complete
         Whether the store is finished.
     changed
-        Rows, none of them done, whose text was another when the store was begun.
+        Number of rows not done whose text has changed since the store was created.
     """
 
     def __init__(
@@ -133,22 +133,22 @@ class StoreWriter:
             Replace whatever else stands at ``path``. A begun store of the same spec and rows is
             resumed all the same: its rows would come out as they are.
         compression
-            ``gzip`` or ``lzf``: :meth:`finish` packs the file, which then cannot be mapped.
+            ``gzip`` or ``lzf``: :meth:`finish` compresses the file, which then cannot be mapped.
 
         Raises
         ------
         StoreError
-            If there is no room, or another process writes this store.
+            If the disk has no room, or another process writes this store.
         StaleStoreError
-            If the file was made from other rows or another spec.
+            If the file was created from other rows or another spec.
         OutputExistsError
-            If another kind of file stands at ``path``.
+            If ``path`` is a file of another kind.
         """
         if compression is not None and compression not in COMPRESSIONS:
             raise UsageError(
                 f"Compression is one of {', '.join(COMPRESSIONS)}, not {compression!r}."
             )
-        # A link to a bigger disk stays one: what it leads to is written and replaced.
+        # A link to a bigger disk stays a link: its target is written and replaced.
         path = Path(os.path.realpath(path))
         widths = {int(layer): int(width) for layer, width in sorted(widths.items())}
         plan = Plan(
@@ -170,14 +170,14 @@ class StoreWriter:
             if old is not None:
                 lock(old, path, shown=path)
                 if _is_resumed(old, path, plan, overwrite=overwrite):
-                    changed = _take_texts(old, path, plan)
-                    # Nobody else writes this store, so this is what a killed run left half made.
+                    changed = _update_texts(old, path, plan)
+                    # Nobody else writes this store: a killed run left this file unfinished.
                     temporary_name(path).unlink(missing_ok=True)
                     writer = cls(old, path, plan, compression, changed)
                     old = None
                     writer.take_notes()
                     return writer
-            for notes in all_notes(path):  # of a store that is gone
+            for notes in all_notes(path):  # of a store that was removed
                 notes.unlink()
             return cls(create_store(path, plan), path, plan, compression)
         finally:
@@ -186,7 +186,7 @@ class StoreWriter:
 
     @property
     def done(self) -> Array:
-        """(n,) bool: rows that are stored for good."""
+        """(n,) bool: rows that are stored safely."""
         return self._columns["done"].astype(bool)
 
     def write(
@@ -197,20 +197,20 @@ class StoreWriter:
         Parameters
         ----------
         rows
-            (b,) row numbers; rows that are done already are left as they are.
+            (b,) row numbers; rows that are done are not written again.
         states
             Layer number to (b, width) states of the store's dtype; uint16 bits for bfloat16.
         n_tokens, truncated
-            (b,) tokens that were read, and whether the text had more.
+            (b,) number of tokens read, and whether the text had more.
 
         Raises
         ------
         StoreError
-            If the disk is full; what is marked done stays right.
+            If the disk is full; rows marked done stay right.
         """
         rows = np.asarray(rows, np.int64)
         self._check(rows, states)
-        # A row that is marked done is never touched: a kill halfway would leave it wrong.
+        # A row marked done is never written again: a kill halfway would leave it wrong.
         chosen = np.flatnonzero(self._columns["done"][rows] == 0)
         if not len(chosen):
             return
@@ -223,14 +223,14 @@ class StoreWriter:
                 stride = info.width * block.itemsize
                 view = block.view(np.uint8).reshape(-1).data
                 for start, stop in zip(runs, [*runs[1:], len(rows)], strict=True):
-                    place = cast(int, info.offset) + int(rows[start]) * stride
-                    write_at(self._file, view[start * stride : stop * stride], place)
+                    offset = cast(int, info.offset) + int(rows[start]) * stride
+                    write_at(self._file, view[start * stride : stop * stride], offset)
         self._columns["n_tokens"][rows] = np.asarray(n_tokens)[chosen]
         self._columns["truncated"][rows] = np.asarray(truncated)[chosen]
         self._pending.append(rows)
 
     def flush(self) -> None:
-        """Wait until the rows written so far are on the disk, then mark them done."""
+        """Wait until all rows written so far are on the disk, then mark them done."""
         if not self._pending:
             return
         rows = np.concatenate(self._pending)
@@ -243,19 +243,19 @@ class StoreWriter:
         self._pending.clear()
 
     def take_notes(self) -> None:
-        """Mark rows done that other processes have written, synced and noted; remove the notes."""
+        """Mark the rows done that other processes have written and noted; remove the notes."""
         for notes in all_notes(self.path):
-            found = read_notes(notes, self._columns)
-            if found is not None:
-                rows = np.flatnonzero((found["done"] == 1) & (self._columns["done"] == 0))
+            columns = read_notes(notes, self._columns)
+            if columns is not None:
+                rows = np.flatnonzero((columns["done"] == 1) & (self._columns["done"] == 0))
                 for name in ("n_tokens", "truncated"):
-                    self._columns[name][rows] = found[name][rows]
+                    self._columns[name][rows] = columns[name][rows]
                 self._pending.append(rows)
                 self.flush()
             notes.unlink()
 
     def finish(self) -> None:
-        """Flush, pack if compression was asked for, and mark the store complete.
+        """Flush, compress if requested, and mark the store complete.
 
         Raises
         ------
@@ -280,7 +280,7 @@ class StoreWriter:
         self.complete = True
 
     def close(self) -> None:
-        """Flush and let the store go."""
+        """Flush and close the store."""
         try:
             if not self._file.closed:
                 self.flush()
@@ -296,7 +296,7 @@ class StoreWriter:
         if error is None:
             self.close()
             return
-        # What went wrong first is what the user must hear; a full disk fails here again.
+        # The first error is the one to report; on a full disk closing fails again.
         with suppress(StoreError, OSError):
             self.close()
 
@@ -304,8 +304,8 @@ class StoreWriter:
         values = self._columns[name]
         for piece in np.unique(rows // PIECE).tolist():
             part = np.ascontiguousarray(values[piece * PIECE : (piece + 1) * PIECE])
-            place = self._places[name] + piece * PIECE * values.itemsize
-            write_at(self._column_file(), part.view(np.uint8).data, place)
+            offset = self._places[name] + piece * PIECE * values.itemsize
+            write_at(self._column_file(), part.view(np.uint8).data, offset)
 
     def _column_file(self) -> BinaryIO:
         return self._file
@@ -316,22 +316,22 @@ class StoreWriter:
     def _check(self, rows: Array, states: Mapping[int, Array]) -> None:
         n = len(self._plan.ids)
         if len(rows) and not (rows.min() >= 0 and rows.max() < n):
-            raise UsageError(f"Row numbers go from 0 to {n - 1}, not {rows.min()} to {rows.max()}.")
+            raise UsageError(f"Row numbers are 0 to {n - 1}, not {rows.min()} to {rows.max()}.")
         if sorted(states) != list(self._layers):
             raise UsageError(
                 f"States of the layers {sorted(states)} were given for {list(self._layers)}."
             )
         for layer, info in self._layers.items():
-            wanted, got = (len(rows), info.width), states[layer]
-            if got.shape != wanted or got.dtype != self._plan.dtype:
+            shape, got = (len(rows), info.width), states[layer]
+            if got.shape != shape or got.dtype != self._plan.dtype:
                 raise UsageError(
-                    f"Layer {layer} takes states of shape {wanted} and dtype {self._plan.dtype}, "
+                    f"Layer {layer} takes states of shape {shape} and dtype {self._plan.dtype}, "
                     f"not {got.shape} and {got.dtype}."
                 )
 
 
 def _is_resumed(file: BinaryIO, path: Path, plan: Plan, *, overwrite: bool) -> bool:
-    """Whether the file at ``path`` is resumed; False where it is to be replaced."""
+    """Whether to resume the file at ``path``; False: replace it."""
     try:
         with open_hdf5(path, file) as store:
             header = read_header(store, path)
@@ -339,7 +339,7 @@ def _is_resumed(file: BinaryIO, path: Path, plan: Plan, *, overwrite: bool) -> b
     except NotAStoreError as error:
         if overwrite:
             return False
-        # Whatever it is, it is somebody's file.
+        # It may be somebody's own file, so it is not replaced without being asked.
         raise OutputExistsError(
             f"{path} exists and cannot be resumed: {str(error).rstrip('.')} "
             "(or name another output, or pass --overwrite to replace it)."
@@ -363,36 +363,37 @@ def _done_differ(store: h5py.File, hashes: Sequence[str], plan: Plan) -> bool:
     )
 
 
-def _take_texts(file: BinaryIO, path: Path, plan: Plan) -> int:
-    """Give rows that are not done the texts that they have now; return how many have another.
+def _update_texts(file: BinaryIO, path: Path, plan: Plan) -> int:
+    """Store the present text hashes of rows not done; return the number that changed.
 
-    Both strings are written in place, where nothing is counted or summed up: a kill leaves a store
-    that this is done to again.
+    Hashes and fingerprint are overwritten in place, without a checksum to keep in step: after a
+    kill between the two, the next run does both again.
     """
     with open_hdf5(path, file) as store:
         header = read_header(store, path)
         if header.rows_fingerprint == plan.rows_fingerprint:
             return 0
         hashes = read_strings(store, "text_hash", path)
-        place = store["rows/text_hash"].id.get_offset()
-    fingerprint = _fingerprint_place(file, header.rows_fingerprint)
-    assert place is not None, "_difference has looked"
-    assert fingerprint is not None, "_difference has looked"
-    write_at(file, np.array([h.encode() for h in plan.hashes], "S16").view(np.uint8).data, place)
+        hash_offset = store["rows/text_hash"].id.get_offset()
+    fingerprint_offset = _fingerprint_place(file, header.rows_fingerprint)
+    assert hash_offset is not None, "_difference has checked it"
+    assert fingerprint_offset is not None, "_difference has checked it"
+    new_hashes = np.array([h.encode() for h in plan.hashes], "S16")
+    write_at(file, new_hashes.view(np.uint8).data, hash_offset)
     sync(file)
-    write_at(file, np.frombuffer(plan.rows_fingerprint.encode(), np.uint8).data, fingerprint)
+    write_at(file, np.frombuffer(plan.rows_fingerprint.encode(), np.uint8).data, fingerprint_offset)
     sync(file)
     return sum(old != new for old, new in zip(hashes, plan.hashes, strict=True))
 
 
 def _fingerprint_place(file: BinaryIO, fingerprint: str) -> int | None:
-    """Where in the file the rows' fingerprint stands; None where that is not certain."""
+    """Return the offset of the rows' fingerprint in the file; None if it is not certain."""
     head, text = os.pread(file.fileno(), HEAD_BYTES, 0), fingerprint.encode()
     return head.index(text) if head.count(text) == 1 else None
 
 
 def _difference(store: h5py.File, file: BinaryIO, path: Path, header: Header, plan: Plan) -> str:
-    """Why a store is not the one that ``plan`` makes; empty where it is."""
+    """Return why a store does not fit ``plan``; empty if it does."""
     if different := _spec_difference(header, plan):
         return f"was made with another spec: {different}"
     if different := _groups_difference(header, plan):
@@ -405,44 +406,44 @@ def _difference(store: h5py.File, file: BinaryIO, path: Path, header: Header, pl
             and store["rows/text_hash"].id.get_offset() is not None
             and _fingerprint_place(file, header.rows_fingerprint) is not None
         )
-        # A row that stopped the run and was repaired since; what is done is of the same texts.
+        # Rows not done may have changed (one stopped the run and was repaired); done rows may not.
         if not certain or ids != list(plan.ids) or _done_differ(store, hashes, plan):
             return f"was made from other rows: {_rows_difference(ids, hashes, plan)}"
     if not header.complete and any(layer.offset is None for layer in header.layers.values()):
-        return "is incomplete and its layers are in pieces, so that no row can be added"
+        return "is incomplete and its layers are stored in chunks, so that no row can be added"
     return ""
 
 
 def _spec_difference(header: Header, plan: Plan) -> str:
-    """Every key of the spec that differs, with both values; empty where none does."""
-    there: dict[str, Any] = dict(header.spec)
-    here: dict[str, Any] = dict(plan.spec)
-    if not (parts := _differences(there, here)):
-        # A spec should tell these; they decide what fits into the file all the same.
-        there = {"layers": {i: layer.width for i, layer in header.layers.items()}}
-        there["store_dtype"] = sorted({layer.dtype for layer in header.layers.values()})
-        here = {"layers": plan.widths, "store_dtype": [plan.store_dtype]}
-        parts = _differences(there, here)
+    """Return every key of the spec that differs, with both values; empty if none does."""
+    old: dict[str, Any] = dict(header.spec)
+    new: dict[str, Any] = dict(plan.spec)
+    if not (parts := _differences(old, new)):
+        # The spec should have these; in any case they decide what fits into the file.
+        old = {"layers": {i: layer.width for i, layer in header.layers.items()}}
+        old["store_dtype"] = sorted({layer.dtype for layer in header.layers.values()})
+        new = {"layers": plan.widths, "store_dtype": [plan.store_dtype]}
+        parts = _differences(old, new)
     return "; ".join(parts)
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     parts = []
-    for key in [*there, *(key for key in here if key not in there)]:
-        old, new = there.get(key, MISSING), here.get(key, MISSING)
-        if old != new:
-            shown_old, shown_new = _shown(old, new)
+    for key in [*old, *(key for key in new if key not in old)]:
+        old_value, new_value = old.get(key, MISSING), new.get(key, MISSING)
+        if old_value != new_value:
+            shown_old, shown_new = _shown(old_value, new_value)
             parts.append(f"{key} is {shown_old} in the file and {shown_new} now")
     return parts
 
 
 def _shown(*values: object) -> list[str]:
-    """Write both values; of long ones the place where they part."""
+    """Return both values as text; of long ones the place where they differ."""
     texts = ["not set" if value is MISSING else repr(value) for value in values]
     if max(map(len, texts)) <= SHOWN:
         return texts
-    parting = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
-    start = max(0, parting - SHOWN // 3)
+    split = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
+    start = max(0, split - SHOWN // 3)
     return [
         ("…" if start else "") + text[start : start + SHOWN] + "…" * (start + SHOWN < len(text))
         for text in texts
@@ -450,7 +451,7 @@ def _shown(*values: object) -> list[str]:
 
 
 def _groups_difference(header: Header, plan: Plan) -> str:
-    """How the groups of rows differ; empty where they do not."""
+    """Return how the groups of rows differ; empty if they do not."""
     old, new = header.groups_fingerprint, plan.groups_fingerprint
     if old == new:
         return ""
@@ -460,12 +461,12 @@ def _groups_difference(header: Header, plan: Plan) -> str:
 
 
 def _rows_difference(ids: Sequence[str], hashes: Sequence[str], plan: Plan) -> str:
-    """Which rows of a store (``ids``, ``hashes``) are not those of ``plan``."""
+    """Return which rows of a store (``ids``, ``hashes``) are not those of ``plan``."""
     if len(ids) != len(plan.ids):
-        return f"it holds {len(ids)} rows and there are {len(plan.ids)} now"
+        return f"it has {len(ids)} rows and there are {len(plan.ids)} now"
     if other := [new for old, new in zip(ids, plan.ids, strict=True) if old != new]:
         if sorted(ids) == sorted(plan.ids):
-            return f"{len(other)} of {len(ids)} rows stand elsewhere (ids {first_few(other)})"
+            return f"{len(other)} of {len(ids)} rows are in another order (ids {first_few(other)})"
         return f"{len(other)} of {len(ids)} rows have another id (now {first_few(other)})"
     changed = [i for i, old, new in zip(ids, hashes, plan.hashes, strict=True) if old != new]
     return f"{len(changed)} of {len(ids)} rows have another text (ids {first_few(changed)})"

@@ -260,7 +260,7 @@ def test_plain_states_and_differences_are_not_confused(
         extract(rows, model, output=tmp_path / "d.h5")
     with extract(rows, model, output=tmp_path / "plain.h5") as plain:
         assert not plain.differences
-    with pytest.raises(UsageError, match="they need two texts"):
+    with pytest.raises(UsageError, match="--compare needs two texts"):
         extract_differences(["one", "two"], model, output=tmp_path / "e.h5")
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputExistsError, match="not a plain file"):

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 from probekit.activations import encoding
 from probekit.activations.encoding import (
-    LEAST,
-    MOST,
+    MAX_TOKENISED,
+    MIN_CHARACTERS,
     Encoder,
     longest_whole,
     read_template,
@@ -133,7 +133,7 @@ def test_a_template_is_sandboxed(llama: Any) -> None:
 def test_templates_that_cannot_be_used_are_refused(llama: Any, bert: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no chat template; give one with --template"):
         Encoder(bert, kind="messages")
-    with pytest.raises(UsageError, match="is no Jinja2"):
+    with pytest.raises(UsageError, match="is not Jinja2"):
         Encoder(bert, kind="text", template="{{ text")
     with pytest.raises(DataError, match="refuses the row with id '0'"):
         Encoder(llama, kind="messages", template="{{ nothing.at.all }}").encode([MESSAGES], ["0"])
@@ -286,10 +286,10 @@ def test_a_text_that_is_one_token_is_cut_all_the_same() -> None:
         seen.append(len(text))
         return [0]
 
-    text = "x" * (MOST + 1)
-    assert shortened(text, 16, one) == text[:MOST]
-    assert max(seen) < MOST
-    assert longest_whole(16) == LEAST
+    text = "x" * (MAX_TOKENISED + 1)
+    assert shortened(text, 16, one) == text[:MAX_TOKENISED]
+    assert max(seen) < MAX_TOKENISED
+    assert longest_whole(16) == MIN_CHARACTERS
 
 
 def test_a_cut_that_changes_tokens_is_moved() -> None:
@@ -298,12 +298,12 @@ def test_a_cut_that_changes_tokens_is_moved() -> None:
         return [min(len(text), 400_000), *range(50)]
 
     text = "x" * 1_500_000
-    assert len(shortened(text, 16, counted)) == 16 * LEAST
-    assert len(shortened(text, 16, lambda _: list(range(50)))) == LEAST  # control
+    assert len(shortened(text, 16, counted)) == 16 * MIN_CHARACTERS
+    assert len(shortened(text, 16, lambda _: list(range(50)))) == MIN_CHARACTERS  # control
 
 
 def test_rows_that_are_cut_before_are_counted(llama: Any) -> None:
-    rows = Rows({"text": ["short", "long " * LEAST], "text_pair": ["a", "b"]})
+    rows = Rows({"text": ["short", "long " * MIN_CHARACTERS], "text_pair": ["a", "b"]})
     assert Encoder(llama, kind="pair", max_length=16).survey(rows).long == 1
     assert Encoder(llama, kind="pair").survey(rows).long == 0
 
@@ -367,7 +367,7 @@ def test_what_a_template_makes_is_text(
     np.testing.assert_array_equal(half.encode(["a"], ["r"]).flat, whole.encode(["a"], ["r"]).flat)
     monkeypatch.setattr(encoding, "MAX_CHARACTERS", 99)
     long = Encoder(tokenizer, kind="text", template="{{ text * 100 }}")
-    with pytest.raises(DataError, match="it makes 100 characters of it"):
+    with pytest.raises(DataError, match="the text has 100 characters"):
         long.encode(["a"], ["r"])
 
 

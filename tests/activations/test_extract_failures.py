@@ -51,7 +51,7 @@ def finished(path: Path) -> dict[str, np.ndarray]:
         ({"store_dtype": "float16"}, "store_dtype is 'float32' in the file and 'float16' now"),
         ({"dtype": "bfloat16"}, "dtype is 'float32' in the file and 'bfloat16' now"),
         ({"rows": ["other"] * 40}, "40 of 40 rows have another text"),
-        ({"limit": 39}, "it holds 40 rows and there are 39 now"),
+        ({"limit": 39}, "it has 40 rows and there are 39 now"),
     ],
 )
 def test_a_store_of_another_extraction_is_refused_with_the_reason(
@@ -130,7 +130,7 @@ def test_the_budget_halves_itself_and_says_so(
         f"Out of memory at 40 rows of {size} tokens",
         f"Out of memory at 20 rows of {size} tokens",
     ]
-    assert said[-1].endswith(f"(--batch-tokens {10 * size} begins there).")
+    assert said[-1].endswith(f"(--batch-tokens {10 * size} starts with that).")
     whole, found = finished(tmp_path / "whole.h5"), finished(tmp_path / "a.h5")
     np.testing.assert_allclose(found["layer 2"], whole["layer 2"], atol=1e-4)
 
@@ -152,7 +152,7 @@ def test_another_failure_of_the_model_is_one_sentence(
     with pytest.raises(ModelError, match=r"cannot run \d+ rows of .* mat2 shapes cannot") as caught:
         extract(texts, tiny_model("gpt2"), output=out, layers=1)
     assert caught.value.__notes__ == [
-        f"0 of 40 rows are stored in {out}; the same command goes on from there."
+        f"0 of 40 rows are stored in {out}; the same command resumes from there."
     ]
 
 
@@ -195,7 +195,7 @@ def test_ids_beyond_the_embeddings_are_refused(
     tokenizer.add_tokens(["heron"])
     tokenizer.save_pretrained(folder)
     assert run(prepare(Request(["a boat"], folder, out, layers=0))).rows == 1
-    with pytest.raises(ModelError, match=r"gives ids up to .* do not belong together"):
+    with pytest.raises(ModelError, match=r"returns ids up to .* do not belong together"):
         extract(["the heron"], folder, output=out.with_name("b.h5"), layers=0)
 
 

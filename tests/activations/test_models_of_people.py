@@ -146,7 +146,7 @@ def test_a_store_that_was_begun_without_these_settings_is_gone_on_with(
     job = prepare(Request(rows, folder, out))
     assert (job.spec.pooling, job.spec.max_length) == ("mean", 128)
     assert job.notes == (
-        "The store was begun with pooling mean and max length 128, and goes on so.",
+        "The store was created with pooling mean and max length 128, which is kept.",
     )
     extract(rows, folder, output=out).close()  # the same command: nothing to do
     new = prepare(Request(rows, folder, out, overwrite=True))
@@ -173,7 +173,7 @@ def test_modules_stay_in_their_folder_and_one_is_a_transformer(
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
     settings = read_settings(local_reader(folder))
     assert settings is not None
-    assert "its Dense is not applied" in settings.told(pooling=True, max_length=True)
+    assert "its Dense is not applied" in settings.describe(pooling=True, max_length=True)
     for size in (0, True, "many", None):
         (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": size}))
         settings = read_settings(local_reader(folder))
@@ -246,7 +246,7 @@ def test_models_that_read_no_text_are_refused_in_a_sentence(
         folder = tmp_path / type(model).__name__
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(tiny_model("bert")).save_pretrained(folder)
-        with pytest.raises(ModelError, match=r"has no table of token embeddings.*its text model"):
+        with pytest.raises(ModelError, match=r"has no token embeddings.*its text model"):
             open_checkpoint(str(folder))
 
 

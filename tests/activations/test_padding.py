@@ -88,14 +88,14 @@ def test_the_model_is_asked_again_when_rows_get_twice_as_long() -> None:
     assert not even.due(batch(5, 5))  # nothing is padded
     for lengths in ((20, 5), (40, 30, 2), (41, 9), (90, 1)):
         if even.due(batch(*lengths)):
-            assert not even.ask(batch(*lengths), run)
+            assert not even.test(batch(*lengths), run)
     assert asked == [[5], [20, 5], [9], [41, 9], [1], [90, 1]]
     assert even.due(batch(200, 3))
-    assert even.ask(batch(200, 3), run)
+    assert even.test(batch(200, 3), run)
     assert even.needed
     # No memory for the question: it is asked again with the next batch.
     unsure = Evenness(torch.float32)
-    assert not unsure.ask(batch(20, 5), lambda _: None)
+    assert not unsure.test(batch(20, 5), lambda _: None)
     assert unsure.due(batch(20, 5))
 
 
@@ -114,4 +114,4 @@ def test_tolerance_is_that_of_the_numbers(dtype: torch.dtype, off: float, mixes:
         return {0: torch.ones(len(part), 4) * (1 + off * (len(part) > 1))}
 
     batch = Batch(np.arange(2), np.arange(2), np.array([9, 3]))
-    assert Evenness(dtype).ask(batch, run) == mixes
+    assert Evenness(dtype).test(batch, run) == mixes

@@ -76,7 +76,7 @@ def test_a_spec_becomes_json_and_back() -> None:
     [
         ({"pooling": "cls"}, "Pooling is one of"),
         ({"store_dtype": "float64"}, "States are stored as"),
-        ({"layers": ()}, "No layer was asked for"),
+        ({"layers": ()}, "No layer was given"),
     ],
 )
 def test_what_no_spec_can_be(changes: dict[str, Any], sentence: str) -> None:

@@ -202,7 +202,7 @@ def test_the_only_layer_needs_no_name(tmp_path: Path, example: Callable[..., Any
         assert len(list(store.batches())) == 1
     with (
         ActivationStore(example().make(tmp_path / "two.h5")) as store,
-        pytest.raises(UsageError, match=r"holds the layers 0, 3; say which"),
+        pytest.raises(UsageError, match=r"holds the layers 0, 3; choose one"),
     ):
         store.layer()
 
@@ -220,7 +220,7 @@ def test_wrong_wishes_are_refused(made: Any) -> None:
 def test_a_closed_store_says_so(tmp_path: Path, example: Callable[..., Any]) -> None:
     store = ActivationStore(example().make(tmp_path / "acts.h5"))
     store.close()
-    with pytest.raises(StoreError, match="was closed"):
+    with pytest.raises(StoreError, match="is closed"):
         store.layer(0)
 
 
@@ -329,7 +329,7 @@ def test_groups_that_were_changed_are_told(tmp_path: Path, example: Callable[...
         assert not store.rows_intact()
     with h5py.File(path, "r+") as file:
         del file["rows/group"]
-    with pytest.raises(NotAStoreError, match="groups without their fingerprint"):
+    with pytest.raises(NotAStoreError, match="groups without a fingerprint"):
         ActivationStore(path)
 
 
@@ -372,7 +372,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     def note(*arguments: int) -> None:
         places.append(arguments[1:3])
 
-    monkeypatch.setattr(store_module, "CAN_ASK", True)
+    monkeypatch.setattr(store_module, "CAN_PREFETCH", True)
     for name, value in {"RWF_NOWAIT": 8, "POSIX_FADV_WILLNEED": 3, "posix_fadvise": note}.items():
         monkeypatch.setattr(os, name, value, raising=False)
     return places
@@ -442,7 +442,7 @@ def test_a_system_that_cannot_be_asked_reads_all_the_same(
     asked: list[tuple[int, int]],
 ) -> None:
     rows = example()
-    monkeypatch.setattr(store_module, "CAN_ASK", False)
+    monkeypatch.setattr(store_module, "CAN_PREFETCH", False)
     with ActivationStore(rows.make(tmp_path / "acts.h5")) as store:
         np.testing.assert_array_equal(store.read(0, [5, 1]), rows.states[0][[5, 1]])
     assert asked == []

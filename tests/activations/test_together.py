@@ -252,16 +252,16 @@ class TestMerge:
         output = tmp_path / "out.h5"
         with pytest.raises(StaleStoreError, match=r"other\.h5 differs from .*a\.h5 in .*model"):
             merge([paths["a"], paths["other"]], output)
-        with pytest.raises(StoreError, match="know their rows by their numbers alone"):
+        with pytest.raises(StoreError, match="have numbers and no ids"):
             merge([paths["a"], paths["b"]], output)
         named = [tmp_path / f"named{i}.h5" for i in range(2)]
         for path, text in zip(named, ("x", "y"), strict=True):
             extract([{"id": "r0", "text": text}], model, output=path).close()
-        with pytest.raises(StoreError, match=r"1 ids stand in two of the stores \(ids 'r0'\)"):
+        with pytest.raises(StoreError, match=r"1 ids are in two of the stores \(ids 'r0'\)"):
             merge(named, output)
         with pytest.raises(UsageError, match="two stores or more"):
             merge([paths["a"]], output)
-        with pytest.raises(UsageError, match="named twice"):
+        with pytest.raises(UsageError, match="given twice"):
             merge([paths["a"], paths["a"]], output)
         with pytest.raises(UsageError, match="is read here"):
             merge([paths["a"], paths["b"]], paths["a"])

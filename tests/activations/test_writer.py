@@ -196,7 +196,7 @@ def test_other_rows_are_told(tmp_path: Path, example: Callable[..., Any]) -> Non
     rows, path = example(), tmp_path / "acts.h5"
     part(rows, path, [1, *range(95, 100)])
     ids, hashes = rows.ids, rows.hashes
-    assert "it holds 100 rows and there are 99 now" in stale(
+    assert "it has 100 rows and there are 99 now" in stale(
         path, rows, ids=ids[1:], hashes=hashes[1:]
     )
     other = [*hashes[:-5], *(["0" * 16] * 5)]
@@ -204,7 +204,7 @@ def test_other_rows_are_told(tmp_path: Path, example: Callable[..., Any]) -> Non
         "5 of 100 rows have another text (ids 'zeile-95-é', 'zeile-96-é', 'zeile-97-é', …)"
         in stale(path, rows, hashes=other)
     )
-    assert "100 of 100 rows stand elsewhere" in stale(path, rows, ids=ids[::-1])
+    assert "100 of 100 rows are in another order" in stale(path, rows, ids=ids[::-1])
     assert "1 of 100 rows have another id (now 'new')" in stale(path, rows, ids=["new", *ids[1:]])
 
 

@@ -129,7 +129,7 @@ def test_a_row_that_stops_the_run_is_repaired_and_the_rest_is_kept(
     stopped = probekit("extract", write_jsonl(broken), *arguments)
     assert stopped.exit_code == 1
     assert "1 rows have no token (ids 'r1090')" in stopped.stderr
-    assert "once such rows are repaired (not removed) the same command goes on" in stopped.stderr
+    assert "once such rows are repaired (not removed) the same command resumes" in stopped.stderr
     done = probekit("extract", write_jsonl(texts), *arguments)
     assert done.exit_code == 0, done.output
     assert "1 of the rows that were not done have another text now" in done.stderr
@@ -449,14 +449,14 @@ def test_ctrl_c_leaves_a_store_that_the_same_command_finishes(
         done = int(store.done.sum())
     assert 0 < sum(batches_in(log)) <= done < n
     assert line == (
-        f"Error: Interrupted. {done:,} of {n:,} rows are stored in {out}; the same command goes "
-        "on from there."
+        f"Error: Interrupted. {done:,} of {n:,} rows are stored in {out}; the same command "
+        "resumes from there."
     )
     forks.start(*command)
     assert forks.wait() == 0
     assert json.loads(forks.stdout.read_text())["rows_forwarded"] == n - done
     first, _ = forks.stderr.read_text().splitlines()
-    assert first == f"Going on with {out}: {done:,} of {n:,} rows are done."
+    assert first == f"Resuming {out}: {done:,} of {n:,} rows are done."
 
 
 FLUSH_ROWS = 512

@@ -7,7 +7,7 @@ one sentence; everything else is printed with how to repeat it.
     python tests/robustness/fuzz.py --count 2600 --seed 0 --out build/fuzz
     python tests/robustness/fuzz.py --seed 0 --out build/fuzz --only 17     # with the traceback
 
-The log is build/fuzz/log-SEED.jsonl; the same command goes on where it was stopped.
+The log is build/fuzz/log-SEED.jsonl; the same command resumes where it stopped.
 """
 
 from __future__ import annotations

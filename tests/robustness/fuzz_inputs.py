@@ -8,7 +8,7 @@ with how to repeat it.
     python tests/robustness/fuzz_inputs.py --count 4500 --seed 0 --out build/fuzz
     python tests/robustness/fuzz_inputs.py --out build/fuzz --only 17     # with the traceback
 
-The log is build/fuzz/inputs-SEED.jsonl; the same command goes on where it was stopped.
+The log is build/fuzz/inputs-SEED.jsonl; the same command resumes where it stopped.
 """
 
 from __future__ import annotations

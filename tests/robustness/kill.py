@@ -5,7 +5,7 @@
 A child is forked from a process that has imported everything, and killed with SIGKILL after a
 random time, or, where ``strace`` is there, at a random call that changes the disk. The same command
 then runs to its end (sometimes after further kills) and must give byte for byte what an unkilled
-one gave and leave nothing hidden behind. Every kill is a line of the log: the script goes on where
+one gave and leave nothing hidden behind. Every kill is a line of the log: the script resumes where
 it stopped.
 """
 
