@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test test-slow test-lowest smoke dist lint docs fuzz kill bench bench-gpu bench-grid clean
+.PHONY: help demo test test-slow test-lowest smoke dist lint docs docs-serve fuzz kill bench bench-gpu bench-grid clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile
@@ -18,8 +18,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
 	@touch $@
 
-$(VENV)/.release: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,release]'
+# What the site and a release need beside: most contributors never do.
+$(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,$*]'
 	@touch $@
 
 demo: $(VENV)/.installed  ## run an experiment offline on a real model and real text
@@ -28,7 +29,7 @@ demo: $(VENV)/.installed  ## run an experiment offline on a real model and real 
 test: $(VENV)/.installed  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-test-slow: $(VENV)/.release  ## run the tests that take minutes: the built package in an empty environment
+test-slow: $(VENV)/.release $(VENV)/.docs  ## run the tests that take minutes: the built package in an empty environment, the site, the notebooks
 	$(BIN)/python -m pytest -m slow
 
 smoke: $(VENV)/.installed  ## the short check for other systems: help, and README's commands on tiny models
@@ -56,9 +57,13 @@ lint: $(VENV)/.installed  ## ruff, ruff format, mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.installed  ## write docs/cli.md from --help, and the pages' figures from benchmarks/results
+docs: $(VENV)/.docs  ## write docs/cli.md from --help and the pages' figures from benchmarks/results, and build the site into site/
 	$(BIN)/python docs/make_cli.py
 	$(BIN)/python docs/make_tables.py
+	$(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(VENV)/.docs  ## show the site while one writes, at http://127.0.0.1:8000
+	$(BIN)/python -m mkdocs serve
 
 fuzz: $(VENV)/.installed  ## damage 2,700 files of every kind, give 4,600 wrong inputs, count what comes of it (an hour; goes on where it stopped)
 	$(BIN)/python tests/robustness/fuzz.py --count 2700

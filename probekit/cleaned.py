@@ -50,7 +50,7 @@ TABLES = (".csv", ".tsv", ".parquet")
 WEAK_LABEL = "weak_label"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CleanResult:
     """What :func:`clean` found and did; shown as a table in notebooks."""
 
@@ -65,7 +65,7 @@ class CleanResult:
     columns: Columns
     model: str
     layers: tuple[int, ...]
-    given: Any = field(default=None, repr=False)
+    given: Any = None
     """What was given as data, whose kind :attr:`dataset` has."""
     notes: tuple[str, ...] = ()
     """What was left out or read in an unusual way."""
@@ -76,6 +76,14 @@ class CleanResult:
     """The command that asks for true labels, which settle the action; None without commands."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """What was written, by what it is."""
+
+    def __repr__(self) -> str:
+        """Show the action and the counts instead of every row."""
+        counts = summarize(self.verdicts)
+        return (
+            f"CleanResult({self.action}: {counts.rows:,} rows, {counts.dropped:,} dropped, "
+            f"{counts.changed:,} changed)"
+        )
 
     def suspects(self, n: int = 20) -> list[dict[str, Any]]:
         """Rows whose label the probe disagrees with most, the most suspicious first.
@@ -168,8 +176,8 @@ class CleanResult:
         """A table of counts and of the ten most suspicious rows; every text is escaped."""
         counts = summarize(self.verdicts)
         head = (
-            f"<p><b>{escape(self.action)}</b>: {counts.rows:,} rows, {counts.dropped:,} dropped, "
-            f"{counts.changed:,} changed. {escape(self.why)}</p>"
+            f"<p><b>{escape(self.action)}</b>: {escape(self.why)} {counts.rows:,} rows, "
+            f"{counts.dropped:,} dropped, {counts.changed:,} changed.</p>"
         )
         names = ("id", "text", "label", "suggested", "disagreement", "keep")
         body = "".join(

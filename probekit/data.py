@@ -13,7 +13,7 @@ from copy import copy
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from probekit.errors import DataError, first_few, repeated
+from probekit.errors import DataError, few_names, first_few, repeated
 from probekit.joins import Keys, find_ids, key_text
 from probekit.safe import load_json, repaired
 from probekit.tables import dataset_table, frame_columns, read_file
@@ -274,6 +274,11 @@ class Rows:
 
     def __len__(self) -> int:
         return self._length
+
+    def __repr__(self) -> str:
+        """Show source, kind and columns instead of every row."""
+        columns = few_names(list(self.columns), shown=8)
+        return f"Rows({len(self):,} of {self.source}, {self.kind}, columns {columns})"
 
     @property
     def fingerprint(self) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from probekit.cuts import by_key
 from probekit.data import Rows, text_hash
-from probekit.errors import DataError, first_few, repeated
+from probekit.errors import DataError, few_names, first_few, repeated
 from probekit.files import atomic_write, check_format, drop_sidecar, json_line, save_table
 from probekit.joins import Keys, find_ids, match, other_texts
 from probekit.label_columns import class_values
@@ -56,7 +56,7 @@ METADATA = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Verdicts:
     """One verdict per row, n rows and C classes, in data order.
 
@@ -112,6 +112,11 @@ class Verdicts:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        """Show the counts instead of every row."""
+        kept = int(self.keep.sum())
+        return f"Verdicts({len(self):,} rows, {kept:,} kept, classes {few_names(self.classes)})"
 
     @property
     def hard(self) -> NDArray[np.int64]:

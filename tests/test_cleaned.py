@@ -115,6 +115,7 @@ def test_the_same_kind_comes_back_and_nothing_stays_on_disk(
     assert isinstance(rows.dataset, Dataset)
     assert list(frame.dataset["Review Body"]) == list(rows.dataset["Review Body"])
     assert frame.commands == ()
+    assert repr(frame).startswith(f"CleanResult({action}: 120 rows, ")
     assert list(tmp_path.iterdir()) == []
 
 

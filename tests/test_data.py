@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from probekit.cleaning.predict import filter_labels
 from probekit.data import Rows, non_text_parts, normalised, rows_fingerprint, text_hash
 from probekit.errors import DataError
+from probekit.labels import WeakLabels
 from probekit.safe import repaired
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
@@ -284,3 +286,12 @@ def test_parts_that_are_no_text_are_refused_by_their_kind() -> None:
 def test_a_message_without_content_is_for_the_template_to_judge() -> None:
     called = [{"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}]
     assert Rows({"messages": [called]}).contents() == [called]
+
+
+def test_what_holds_many_rows_shows_itself_in_a_line() -> None:
+    rows = Rows({"text": [f"text number {i}" for i in range(2000)], "label": [0, 1] * 1000})
+    assert repr(rows) == "Rows(2,000 of rows, text, columns 'text', 'label')"
+    labels = WeakLabels(rows.ids, None, np.eye(8)[np.arange(2000) % 8], tuple("abcdefgh"))
+    assert repr(labels) == "WeakLabels(2,000 rows, classes 'a', 'b', 'c', 'd', 'e', …)"
+    verdicts = filter_labels(np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2)
+    assert repr(verdicts) == "Verdicts(60 rows, 48 kept, classes '0', '1')"

@@ -1,0 +1,104 @@
+"""The site: complete, built strictly, nothing loaded from elsewhere; and the notebooks run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import probekit
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+NOTEBOOKS = sorted(DOCS.glob("tutorials/*.ipynb"))
+# What a browser fetches by itself: not links that people follow.
+FETCHED = re.compile(
+    r"<(?:script|img|iframe|source|video|audio)[^>]+src=[\"']?(https?:)?//[^>]*>"
+    r"|<link(?![^>]+rel=[\"']?canonical)[^>]+href=[\"']?(https?:)?//[^>]*>"
+    r"|url\([\"']?(https?:)?//"
+)
+
+
+def nav_pages(nav: Any) -> set[str]:
+    """Every page that the navigation names."""
+    if isinstance(nav, str):
+        return {nav}
+    if isinstance(nav, dict):
+        return set().union(*map(nav_pages, nav.values()))
+    return set().union(*map(nav_pages, nav))
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = nav_pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    pages |= {str(path.relative_to(DOCS).with_suffix(".md")) for path in NOTEBOOKS}
+    assert nav == pages
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    listed = re.findall(r"^::: (\S+)", (DOCS / "reference/python.md").read_text(), re.MULTILINE)
+    names = {name.rpartition(".")[2] for name in listed}
+    assert set(probekit.__all__) <= names
+    homes = {name: getattr(probekit, name).__module__ for name in probekit.__all__}
+    assert {f"{home}.{name}" for name, home in homes.items()} <= set(listed)
+
+
+def test_what_a_browser_fetches_is_seen() -> None:
+    """The control of the test of the built site."""
+    assert FETCHED.search('<script src="https://cdn.example/x.js"></script>')
+    assert FETCHED.search('<link rel="stylesheet" href="//fonts.example/x.css">')
+    assert FETCHED.search("@import url(https://fonts.example/x.css)")
+    assert not FETCHED.search('<a href="https://arxiv.org/abs/2312.09390">')
+    assert not FETCHED.search('<link rel="canonical" href="https://x.example/">')
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_kept_as_they_were_executed(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell["outputs"]]
+    assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not re.search(r"/(home|root|tmp|work)/", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path: Path, tmp_path: Path) -> None:
+    """Their code as it stands, on fewer rows."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    small, found = re.subn(r"^N = \d+", "N = 300", code, flags=re.MULTILINE)
+    assert found == 1
+    env = {**os.environ, "MPLBACKEND": "Agg", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", small],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pages = sorted(tmp_path.rglob("*.html"))
+    assert len(pages) > 10
+    for page in [*pages, *tmp_path.rglob("*.css")]:
+        found = FETCHED.search(page.read_text(encoding="utf-8"))
+        assert found is None, f"{page.name}: {found}"
+    assert (tmp_path / "tutorials/find-wrong-labels.html").is_file()
+    assert list(tmp_path.glob("tutorials/*.png"))
