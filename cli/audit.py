@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import click
 
-from probekit.cli.again import typed_again
-from probekit.cli.labels import LABELS_HELP, labels_options, read_labels
-from probekit.cli.options import emit, json_option, say, seed_option
+from probekit.cli.diagnose import DiagnosedOptions, chosen_layers
+from probekit.cli.labels import read_labels
+from probekit.cli.options import (
+    OUTPUT_FILE,
+    AsJson,
+    Rows,
+    Seed,
+    TextColumn,
+    at_terminal,
+    emit,
+    option,
+    options_of,
+    say,
+    source_of,
+    typed_again,
+)
 from probekit.cli.outputs import claim
 
 if TYPE_CHECKING:
@@ -21,43 +33,49 @@ if TYPE_CHECKING:
     from probekit.cleaning.audit import Disputed, Finding
     from probekit.cleaning.review import AuditFile
 
-__all__ = ["at_terminal", "command"]
+__all__ = ["command"]
+
+
+class AuditOptions(DiagnosedOptions):
+    """Options of ``probekit audit``."""
+
+    many: Annotated[
+        int,
+        option(
+            "-m",
+            "--many",
+            default=20,
+            type=click.IntRange(min=1),
+            help="True labels to ask for, those already given counted.",
+        ),
+    ]
+    output: Annotated[
+        Path | None,
+        option(
+            "-o",
+            "--output",
+            type=OUTPUT_FILE,
+            help="CSV that keeps rows and answers; resumed if it exists.  [default: "
+            "LABELS.audit.csv here]",
+        ),
+    ]
+    no_ask: Annotated[
+        bool,
+        option(
+            "--no-ask",
+            is_flag=True,
+            help="Write the CSV to be filled in, or read it back, instead of asking.",
+        ),
+    ]
+    rows: Rows
+    text_column: TextColumn
+    seed: Seed
+    as_json: AsJson
 
 
 @click.command("audit")
-@click.argument("acts", type=click.Path(path_type=Path))
-@click.option(
-    "--labels",
-    required=True,
-    help=LABELS_HELP,
-)
-@click.option(
-    "-m",
-    "--many",
-    default=20,
-    type=click.IntRange(min=1),
-    help="True labels to ask for, those already given counted.",
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="CSV that keeps rows and answers; there already: go on.  [default: LABELS.audit.csv here]",
-)
-@click.option(
-    "--no-ask",
-    is_flag=True,
-    help="Write the CSV to be filled in, or read it back, instead of asking.",
-)
-@click.option("--rows", help="The rows that were extracted, for their texts, if not to be found.")
-@click.option("--text-column", help="Column of the text in rows and labels, if not text.")
-@labels_options
-@click.option(
-    "--layers", help="Layers to choose from: 4,5,6 or 3-6.  [default: all that are stored]"
-)
-@seed_option
-@json_option
-def command(**options: Any) -> None:
+@options_of(AuditOptions)
+def command(**options: Unpack[AuditOptions]) -> None:
     """Ask for true labels where probe and weak label disagree, and say what to do.
 
     One key per row; you are not told who said what. Every answer is saved at once: stop when you
@@ -68,8 +86,6 @@ def command(**options: Any) -> None:
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.audit import conclude, find_disputed, tally
     from probekit.cleaning.review import AuditFile, audit_path
-    from probekit.cli.cleaning_run import pick
-    from probekit.cli.diagnose import chosen_layers
 
     output = options["output"] or audit_path(options["labels"])
     _check(output, options)
@@ -79,7 +95,8 @@ def command(**options: Any) -> None:
             store,
             labels,
             layers=chosen_layers(store, options["layers"]),
-            **pick(options, "seed", "only_labelled"),
+            seed=options["seed"],
+            only_labelled=options["only_labelled"],
         )
         known = dict(zip(store.ids, store.hashes, strict=True))
         file = AuditFile(output, known, disputed.classes)
@@ -91,12 +108,7 @@ def command(**options: Any) -> None:
     emit(result, _text(finding, disputed, file, options), as_json=options["as_json"])
 
 
-def at_terminal() -> bool:
-    """Whether somebody can press keys."""
-    return sys.stdin.isatty()
-
-
-def _check(output: Path, options: dict[str, Any]) -> None:
+def _check(output: Path, options: AuditOptions) -> None:
     from probekit.errors import UsageError
 
     claim({**options, "output": output}, "output", goes_on=True)
@@ -108,21 +120,20 @@ def _check(output: Path, options: dict[str, Any]) -> None:
 
 
 def _run(
-    file: AuditFile, store: ActivationStore, disputed: Disputed, options: dict[str, Any]
+    file: AuditFile, store: ActivationStore, disputed: Disputed, options: AuditOptions
 ) -> None:
     """List the rows to ask about, and ask."""
     from probekit.cleaning.audit import conclude, tally
     from probekit.cleaning.review import plain_text
     from probekit.cleaning.source_rows import find_rows
     from probekit.cli.audit_screen import Screen
-    from probekit.cli.cleaning_run import rows_named
     from probekit.joins import Keys, match
 
     many = min(options["many"], len(disputed))
     wanted = disputed.ids[:many]
     if any(name not in file.records for name in wanted) or not options["no_ask"]:
         purpose = "An audit shows the rows' texts"
-        rows = find_rows(store, **rows_named(options), purpose=purpose)
+        rows = find_rows(store, **source_of(options), purpose=purpose)
         place = match(Keys(wanted, id_column=store.keys.id_column), rows.keys).place
         contents = rows.select(place).contents()
         texts = dict(zip(wanted, map(plain_text, contents), strict=True))
@@ -153,7 +164,7 @@ def _as_json(finding: Finding, disputed: Disputed, output: Path, foreign: int) -
     return {**result, "answers_not_disputed": foreign}
 
 
-def _text(finding: Finding, disputed: Disputed, file: AuditFile, options: dict[str, Any]) -> str:
+def _text(finding: Finding, disputed: Disputed, file: AuditFile, options: AuditOptions) -> str:
     from probekit.cleaning.audit import FILTER_WRONG
 
     if not len(disputed):

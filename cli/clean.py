@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
 import click
 
 from probekit.cli.options import (
+    FILE,
+    AsJson,
+    BatchTokens,
+    Overwrite,
+    Quiet,
+    Seed,
+    TrustRemoteCode,
+    argument,
+    at_terminal,
     emit,
-    json_option,
-    overwrite_option,
-    quiet_option,
+    option,
+    options_of,
     say,
-    seed_option,
 )
 from probekit.cli.outputs import claim_folder
 
@@ -27,56 +33,59 @@ __all__ = ["command"]
 SUSPECTS, TEXT_WIDTH = 8, 60
 
 
+class CleanOptions(TypedDict):
+    """Options of ``probekit clean``."""
+
+    data: Annotated[str, argument()]
+    model: Annotated[
+        str | None,
+        option("-m", "--model", help="Hub name or folder.  [default: all-MiniLM-L6-v2]"),
+    ]
+    text: Annotated[str | None, option("--text", help="Column of the text.  [default: guessed]")]
+    label: Annotated[str | None, option("--label", help="Column of the label.  [default: guessed]")]
+    id_column: Annotated[
+        str | None, option("--id", help="Column of ids, if not id.  [default: row numbers]")
+    ]
+    output: Annotated[
+        Path,
+        option(
+            "-o",
+            "--output",
+            default="cleaned",
+            type=FILE,
+            help="Folder for states, verdicts, training set, report and summary.",
+        ),
+    ]
+    action: Annotated[
+        Any,
+        option(
+            "--action",
+            default="auto",
+            type=click.Choice(["auto", "filter", "relabel", "leave"]),
+            help="What to do; auto: as `probekit diagnose` advises.",
+        ),
+    ]
+    contamination: Annotated[
+        float,
+        option(
+            "--contamination",
+            default=0.2,
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            help="Share of each weak class that a filter drops.",
+        ),
+    ]
+    device: Annotated[str, option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")]
+    batch_tokens: BatchTokens
+    trust_remote_code: TrustRemoteCode
+    overwrite: Overwrite
+    seed: Seed
+    quiet: Quiet
+    as_json: AsJson
+
+
 @click.command("clean")
-@click.argument("data")
-@click.option("-m", "--model", help="Hub name or folder.  [default: all-MiniLM-L6-v2]")
-@click.option("--text", help="Column of the text.  [default: guessed]")
-@click.option("--label", help="Column of the label.  [default: guessed]")
-@click.option("--id", "id_column", help="Column of ids, if not id.  [default: row numbers]")
-@click.option(
-    "-o",
-    "--output",
-    default="cleaned",
-    type=click.Path(path_type=Path, file_okay=True),
-    help="Folder for states, verdicts, training set, report and summary.",
-)
-@click.option(
-    "--action",
-    default="auto",
-    type=click.Choice(["auto", "filter", "relabel", "leave"]),
-    help="What to do; auto: as `probekit diagnose` advises.",
-)
-@click.option(
-    "--contamination",
-    default=0.2,
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of each weak class that a filter drops.",
-)
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--batch-tokens", type=click.IntRange(min=1), help="Padded tokens per batch.")
-@click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings.")
-@overwrite_option
-@seed_option
-@quiet_option
-@json_option
-def command(
-    data: str,
-    *,
-    model: str | None,
-    text: str | None,
-    label: str | None,
-    id_column: str | None,
-    output: Path,
-    action: Any,
-    contamination: float,
-    device: str,
-    batch_tokens: int | None,
-    trust_remote_code: bool,
-    overwrite: bool,
-    seed: int,
-    quiet: bool,
-    as_json: bool,
-) -> None:
+@options_of(CleanOptions)
+def command(**options: Unpack[CleanOptions]) -> None:
     """Clean the labels of a table: one command from a file to a training set.
 
     DATA is a CSV, TSV, JSONL or Parquet file, a saved data set, hf:org/name@split or a task. A
@@ -89,43 +98,39 @@ def command(
     from probekit.cleaned import clean
     from probekit.columns import AmbiguousColumnError
 
+    output, text, label = options["output"], options["text"], options["label"]
     if output.absolute().parent.is_dir():
         claim_folder(output)
-    if model is None:
+    if options["model"] is None:
         say("Reading all-MiniLM-L6-v2, a small encoder; name a stronger model with -m.")
     while True:
         try:
             result = clean(
-                data,
-                model=model,
+                options["data"],
+                model=options["model"],
                 text=text,
                 label=label,
-                id=id_column,
+                id=options["id_column"],
                 output=output,
-                action=action,
-                contamination=contamination,
-                device=device,
-                batch_tokens=batch_tokens,
-                trust_remote_code=trust_remote_code,
-                overwrite=overwrite,
-                seed=seed,
-                progress=False if quiet else None,
+                action=options["action"],
+                contamination=options["contamination"],
+                device=options["device"],
+                batch_tokens=options["batch_tokens"],
+                trust_remote_code=options["trust_remote_code"],
+                overwrite=options["overwrite"],
+                seed=options["seed"],
+                progress=False if options["quiet"] else None,
                 report=say,
             )
             break
         except AmbiguousColumnError as error:
-            if not _at_terminal():
+            if not at_terminal():
                 raise
             if error.role == "text":
                 text = _ask(error)
             else:
                 label = _ask(error)
-    emit(result.summary(), _text(result), as_json=as_json)
-
-
-def _at_terminal() -> bool:
-    """Whether somebody is there to answer."""
-    return sys.stdin.isatty()
+    emit(result.summary(), _text(result), as_json=options["as_json"])
 
 
 def _ask(error: AmbiguousColumnError) -> str:

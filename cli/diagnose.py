@@ -3,44 +3,60 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import click
 
-from probekit.cli.again import typed_again
-from probekit.cli.labels import LABELS_HELP, labels_options, read_labels
-from probekit.cli.options import emit, json_option, seed_option
+from probekit.cli.labels import LabelledStoreOptions, read_labels
+from probekit.cli.options import AsJson, Seed, emit, option, options_of, typed_again
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.diagnose import ClassFindings, Diagnosis, Null
 
-__all__ = ["chosen_layers", "command"]
+__all__ = ["DiagnosedOptions", "chosen_layers", "command"]
+
+
+class DiagnosedOptions(LabelledStoreOptions):
+    """What is diagnosed: a store, weak labels, and layers to choose from."""
+
+    layers: Annotated[
+        str | None,
+        option(
+            "--layers",
+            help="Layers to choose from: 4,5,6 or 3-6.  [default: all that are stored]",
+        ),
+    ]
+
+
+class DiagnoseOptions(DiagnosedOptions):
+    """Options of ``probekit diagnose``."""
+
+    trusted_accuracy: Annotated[
+        float | None,
+        option(
+            "--trusted-accuracy",
+            type=float,
+            help="The supervisor's accuracy on rows whose truth you know, instead of its "
+            "confidences.",
+        ),
+    ]
+    cautious: Annotated[
+        bool,
+        option(
+            "--cautious",
+            is_flag=True,
+            help="The strong model is not clearly stronger: ask for more.",
+        ),
+    ]
+    seed: Seed
+    as_json: AsJson
 
 
 @click.command("diagnose")
-@click.argument("acts", type=click.Path(path_type=Path))
-@click.option(
-    "--labels",
-    required=True,
-    help=LABELS_HELP,
-)
-@labels_options
-@click.option(
-    "--layers", help="Layers to choose from: 4,5,6 or 3-6.  [default: all that are stored]"
-)
-@click.option(
-    "--trusted-accuracy",
-    type=float,
-    help="The supervisor's accuracy on rows whose truth you know, instead of its confidences.",
-)
-@click.option(
-    "--cautious", is_flag=True, help="The strong model is not clearly stronger: ask for more."
-)
-@seed_option
-@json_option
-def command(**options: Any) -> None:
+@options_of(DiagnoseOptions)
+def command(**options: Unpack[DiagnoseOptions]) -> None:
     """Tell, without any truth, whether to filter, to relabel or to leave the labels alone.
 
     ACTS is an activation store; several layers (extract --layers all) tell more than one. At most
@@ -50,18 +66,22 @@ def command(**options: Any) -> None:
     """
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.diagnose import diagnose
-    from probekit.cli.cleaning_run import pick
+    from probekit.reports.tables import finite
 
     with ActivationStore(options["acts"]) as store:
         layers = chosen_layers(store, options["layers"])
         labels = read_labels(options, store.keys)
-        found = diagnose(
+        diagnosis = diagnose(
             store,
             labels,
             layers=layers,
-            **pick(options, "trusted_accuracy", "cautious", "seed", "only_labelled"),
+            trusted_accuracy=options["trusted_accuracy"],
+            cautious=options["cautious"],
+            seed=options["seed"],
+            only_labelled=options["only_labelled"],
         )
-    emit(_as_json(found), _text(found, str(options["acts"])), as_json=options["as_json"])
+    text = _text(diagnosis, str(options["acts"]))
+    emit(finite(asdict(diagnosis)), text, as_json=options["as_json"])
 
 
 def chosen_layers(store: ActivationStore, asked: str | None) -> tuple[int, ...] | None:
@@ -73,45 +93,39 @@ def chosen_layers(store: ActivationStore, asked: str | None) -> tuple[int, ...] 
     return parse_layers(asked, max(store.layers))
 
 
-def _as_json(found: Diagnosis) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from probekit.reports.tables import finite
-
-    result: dict[str, Any] = finite(asdict(found))
-    return result
-
-
-def _text(found: Diagnosis, acts: str) -> str:
-    parts = [_head(found, acts), _class_table(found.classes), _signals(found)]
-    if found.alarms:
-        parts.append("\n".join(f"ALARM     {alarm}" for alarm in found.alarms))
-    advice = found.advice
+def _text(diagnosis: Diagnosis, acts: str) -> str:
+    parts = [_head(diagnosis, acts), _class_table(diagnosis.classes), _signals(diagnosis)]
+    if diagnosis.alarms:
+        parts.append("\n".join(f"ALARM     {alarm}" for alarm in diagnosis.alarms))
+    advice = diagnosis.advice
     close = "  (a close call: a bound lies within the interval of pc)" if advice.close else ""
     parts.append(f"filter    {advice.filter}{close}\nrelabel   {advice.relabel}")
-    parts.append(_what_would(found))
+    parts.append(_what_would(diagnosis))
     return "\n\n".join(parts)
 
 
-def _head(found: Diagnosis, acts: str) -> str:
-    read = ", ".join(str(part.layer) for part in found.layers)
-    drawn = "" if found.rows_read == found.rows else f", {found.rows_read:,} of them read"
+def _head(diagnosis: Diagnosis, acts: str) -> str:
+    read = ", ".join(str(part.layer) for part in diagnosis.layers)
+    drawn = (
+        "" if diagnosis.rows_read == diagnosis.rows else f", {diagnosis.rows_read:,} of them read"
+    )
     ranks = [
         f"{part.effective_rank:.0f} of {part.width} (layer {part.layer})"
-        for part in found.layers
+        for part in diagnosis.layers
         if math.isfinite(part.effective_rank)
     ]
-    wrong = sum(part.nonfinite > 0 or part.constant for part in found.layers)
+    wrong = sum(part.nonfinite > 0 or part.constant for part in diagnosis.layers)
     states = (
         "finite, none constant" if not wrong else f"{wrong} of the layers are damaged, see below"
     )
     copies = "none"
-    if found.duplicates:
-        copies = f"{found.duplicates:,} rows share their text with another"
-        copies += f", {found.duplicates_unequal:,} of them with unequal labels"
+    if diagnosis.duplicates:
+        copies = f"{diagnosis.duplicates:,} rows share their text with another"
+        copies += f", {diagnosis.duplicates_unequal:,} of them with unequal labels"
     return "\n".join(
         [
-            f"{acts}: {found.rows:,} rows with a weak label{drawn}; layers {read}; no truth used",
+            f"{acts}: {diagnosis.rows:,} rows with a weak label{drawn}; layers {read}; no truth "
+            "used",
             f"states    {states}; effective rank {', '.join(ranks)}",
             f"copies    {copies}",
         ]
@@ -143,17 +157,17 @@ def _class_table(classes: tuple[ClassFindings, ...]) -> str:
     return Table((*header, "expansion", "chance"), rows, notes).text(rule=False)
 
 
-def _signals(found: Diagnosis) -> str:
+def _signals(diagnosis: Diagnosis) -> str:
     from probekit.cleaning.advice import confidence_allowed
 
-    signals, margins = found.advice.signals, found.advice.margins
+    signals, margins = diagnosis.advice.signals, diagnosis.advice.margins
     lines = [
-        f"predictable  AUROC of the weak labels out of fold {_against(found.predictable)}",
+        f"predictable  AUROC of the weak labels out of fold {_against(diagnosis.predictable)}",
     ]
     if not math.isnan(signals.pc):
         low, high = signals.pc_interval
         lines += [
-            f"pc           {_against(found.concord)}; 95 % of draws {low:.2f} to {high:.2f}",
+            f"pc           {_against(diagnosis.concord)}; 95 % of draws {low:.2f} to {high:.2f}",
             f"               to the bound of filter {margins['pc_filter']:+.2f}, of relabel "
             f"{margins['pc_relabel']:+.2f}",
             f"A            the probe agrees with {signals.agreement:.3f} of the weak labels",
@@ -170,7 +184,7 @@ def _signals(found: Diagnosis) -> str:
         lines.append(f"               relabel would need, at this A: {at_most}")
     elif margins:
         lines.append(
-            f"               relabel needs A of {found.agreement_needed:.3f}: "
+            f"               relabel needs A of {diagnosis.agreement_needed:.3f}: "
             f"{margins['agreement_relabel']:+.3f}"
         )
         if "confidence" in margins:
@@ -185,8 +199,8 @@ def _against(null: Null) -> str:
     return f"{null.value:.3f}, shuffled labels {null.mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _what_would(found: Diagnosis) -> str:
-    source = found.advice.signals.confidence_from
+def _what_would(diagnosis: Diagnosis) -> str:
+    source = diagnosis.advice.signals.confidence_from
     means = []
     if source == "unknown":
         means.append("the supervisor's confidences (a column prob instead of label)")

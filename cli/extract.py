@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
 import click
 
 from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS
-from probekit.cli.options import emit, json_option, output_option, overwrite_option, say
+from probekit.cli.options import (
+    FILE,
+    AsJson,
+    BatchTokens,
+    Overwrite,
+    Revision,
+    TrustRemoteCode,
+    argument,
+    emit,
+    option,
+    options_of,
+    output_file,
+    pick,
+    say,
+)
 
 if TYPE_CHECKING:
     from probekit.activations.batching import Batch
@@ -18,110 +33,161 @@ if TYPE_CHECKING:
     from probekit.data import Rows
 
 
+class RequestOptions(TypedDict):
+    """What is extracted: the fields of :class:`probekit.activations.extraction.Request`."""
+
+    rows: Annotated[str, argument()]
+    model: Annotated[
+        str,
+        option(
+            "-m",
+            "--model",
+            required=True,
+            help="Hugging Face name or local folder; NAME@layers=K is its first K blocks.",
+        ),
+    ]
+    output: Annotated[Path, output_file("HDF5 file to write.")]
+    layers: Annotated[
+        str,
+        option(
+            "--layers",
+            default="mid",
+            help="Numbers (0 = embeddings, -1 = last), ranges 3-6, mid, last, all; "
+            "comma-separated.",
+        ),
+    ]
+    pool: Annotated[
+        str,
+        option(
+            "--pool",
+            type=click.Choice(["auto", *POOLS]),
+            default="auto",
+            help="One state per row, over real tokens; auto: as a sentence-transformers model "
+            "says, else last for decoders, mean for encoders.",
+        ),
+    ]
+    dtype: Annotated[
+        str,
+        option(
+            "--dtype",
+            type=click.Choice(["auto", *DTYPES]),
+            default="auto",
+            help="Numbers the model computes in; auto: those of the checkpoint.",
+        ),
+    ]
+    store_dtype: Annotated[
+        str,
+        option(
+            "--store-dtype",
+            type=click.Choice(["same", *DTYPES]),
+            default="same",
+            help="Numbers in the file; same: the model's.",
+        ),
+    ]
+    max_length: Annotated[
+        int | None,
+        option(
+            "--max-length", type=click.IntRange(1), help="Tokens per row.  [default: the model's]"
+        ),
+    ]
+    batch_tokens: BatchTokens
+    device: Annotated[
+        str,
+        option(
+            "--device",
+            default="auto",
+            help="auto, cpu, cuda, cuda:N, mps, or map to spread a large model over all devices.",
+        ),
+    ]
+    text_column: Annotated[
+        str | None,
+        option("--text-column", help="Column of the text or messages.  [default: text, messages]"),
+    ]
+    id_column: Annotated[
+        str | None,
+        option("--id-column", help="Column of the row ids.  [default: id, else row numbers]"),
+    ]
+    group_column: Annotated[
+        str | None,
+        option(
+            "--group-column",
+            help="Column of a question, dialogue or user: its rows share a fold and never vote "
+            "together.",
+        ),
+    ]
+    template: Annotated[
+        Path | None,
+        option(
+            "--template",
+            type=FILE,
+            help="Jinja2 file over text and text_pair, or a chat template over messages.",
+        ),
+    ]
+    skip_refused: Annotated[
+        bool,
+        option("--skip-refused", is_flag=True, help="Leave out rows that the template refuses."),
+    ]
+    limit: Annotated[
+        int | None, option("--limit", type=click.IntRange(1), help="Read only the first rows.")
+    ]
+    revision: Revision
+    trust_remote_code: TrustRemoteCode
+    compression: Annotated[
+        str | None,
+        option(
+            "--compression",
+            type=click.Choice(COMPRESSIONS),
+            help="Compress the file; compressed stores cannot be memory-mapped.",
+        ),
+    ]
+    overwrite: Overwrite
+    flush_rows: Annotated[int | None, option("--flush-rows", type=click.IntRange(1), hidden=True)]
+
+
+class ExtractOptions(RequestOptions):
+    """Options of ``probekit extract``."""
+
+    load_in: Annotated[
+        str | None,
+        option("--load-in", type=click.Choice(["8bit", "4bit"]), help="Quantise while loading."),
+    ]
+    quantization: Annotated[
+        Path | None,
+        option("--quantization", type=FILE, help="JSON file with arguments of BitsAndBytesConfig."),
+    ]
+    compare: Annotated[
+        bool,
+        option(
+            "--compare",
+            is_flag=True,
+            help="Rows are pairs (text, text_pair or chosen, rejected): store second minus first.",
+        ),
+    ]
+    dry_run: Annotated[
+        bool,
+        option("--dry-run", is_flag=True, help="Count rows, tokens and bytes; load no weights."),
+    ]
+    as_json: AsJson
+    forward_log: Annotated[Path | None, option("--forward-log", type=FILE, hidden=True)]
+
+
 @click.command("extract")
-@click.argument("rows")
-@click.option(
-    "-m",
-    "--model",
-    required=True,
-    help="Hugging Face name or local folder; NAME@layers=K is its first K blocks.",
-)
-@output_option("HDF5 file to write.")
-@click.option(
-    "--layers",
-    default="mid",
-    help="Numbers (0 = embeddings, -1 = last), ranges 3-6, mid, last, all; comma between.",
-)
-@click.option(
-    "--pool",
-    type=click.Choice(["auto", *POOLS]),
-    default="auto",
-    help="One state per row, over real tokens; auto: what a model of sentence-transformers says, "
-    "else last for decoders, mean for encoders.",
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", *DTYPES]),
-    default="auto",
-    help="Numbers the model computes in; auto: those of the checkpoint.",
-)
-@click.option(
-    "--store-dtype",
-    type=click.Choice(["same", *DTYPES]),
-    default="same",
-    help="Numbers in the file; same: the model's.",
-)
-@click.option("--max-length", type=click.IntRange(1), help="Tokens per row.  [default: model's]")
-@click.option(
-    "--batch-tokens",
-    type=click.IntRange(1),
-    help="Padded tokens per batch.  [default: by device]",
-)
-@click.option(
-    "--device",
-    default="auto",
-    help="auto, cpu, cuda, cuda:N, mps, or map to spread a large model over all there is.",
-)
-@click.option("--text-column", help="Column of the text or messages.  [default: text, messages]")
-@click.option("--id-column", help="Column of the row ids.  [default: id, else row numbers]")
-@click.option(
-    "--group-column",
-    help="Column of a question, dialogue or user: its rows share a fold and never vote together.",
-)
-@click.option(
-    "--template",
-    type=click.Path(path_type=Path),
-    help="Jinja2 file over text and text_pair, or a chat template over messages.",
-)
-@click.option("--skip-refused", is_flag=True, help="Leave out rows that the template refuses.")
-@click.option("--limit", type=click.IntRange(1), help="Take only the first rows.")
-@click.option("--revision", help="Branch, tag or commit on the hub.")
-@click.option("--load-in", type=click.Choice(["8bit", "4bit"]), help="Quantise while loading.")
-@click.option(
-    "--quantization",
-    type=click.Path(path_type=Path),
-    help="JSON file with arguments of BitsAndBytesConfig.",
-)
-@click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings.")
-@click.option(
-    "--compression",
-    type=click.Choice(COMPRESSIONS),
-    help="Compress the file; compressed stores cannot be memory-mapped.",
-)
-@click.option(
-    "--compare",
-    is_flag=True,
-    help="Rows are pairs (text, text_pair or chosen, rejected): store second minus first.",
-)
-@click.option("--dry-run", is_flag=True, help="Count rows, tokens and bytes; load no weights.")
-@overwrite_option
-@json_option
-@click.option("--flush-rows", type=click.IntRange(1), hidden=True)
-@click.option("--forward-log", type=click.Path(path_type=Path), hidden=True)
-def command(
-    *,
-    compare: bool,
-    dry_run: bool,
-    as_json: bool,
-    load_in: str | None,
-    quantization: Path | None,
-    forward_log: Path | None,
-    **asked: Any,
-) -> None:
+@options_of(ExtractOptions)
+def command(**options: Unpack[ExtractOptions]) -> None:
     """Store a model's hidden states of every row.
 
     ROWS is a task (docstrings), a file (JSONL, CSV, TSV, Parquet), a saved data set, or
     hf:org/name[:config]@split, with a column text, text and text_pair, or messages. After a stop,
-    the same command goes on where it was.
+    the same command resumes.
 
     Example: probekit extract rows.jsonl -m sentence-transformers/all-MiniLM-L6-v2 -o acts.h5
     """
     from probekit.errors import UsageError
     from probekit.safe import regular_file
 
-    quantized = _quantization(load_in, quantization)
-    if asked["template"] is not None:
-        regular_file(asked["template"], error=UsageError)  # told before seconds of imports
+    quantization = _quantization(options["load_in"], options["quantization"])
+    if options["template"] is not None:
+        regular_file(options["template"], error=UsageError)  # before seconds of imports
     from probekit.activations.quiet import rare_collection
 
     with rare_collection():
@@ -129,41 +195,36 @@ def command(
         from probekit.activations.ranks import local_device, ranks_from_environment
         from probekit.activations.together import run_together
 
+    fields = pick(options, *RequestOptions.__annotations__)
     ranks = ranks_from_environment()
     if ranks is not None:
-        asked["device"] = local_device(asked["device"], ranks)
-    request = Request(**asked, quantization=quantized)
-    log = None if forward_log is None else _logger(forward_log)
-    if compare:
-        _compare(request, log, ranks, dry_run=dry_run, as_json=as_json)
+        fields["device"] = local_device(options["device"], ranks)
+    request = Request(**fields, quantization=quantization)
+    log = None if options["forward_log"] is None else _logger(options["forward_log"])
+    if options["compare"]:
+        _compare(request, log, ranks, options)
         return
     job = prepare(request)
     for note in (*job.notes, *_without_ids(job.rows)):
         say(note)
-    if dry_run:
-        found = estimate(job)
-        emit(found, _estimate_text(found), as_json=as_json)
+    if options["dry_run"]:
+        counts = estimate(job)
+        emit(counts, _estimate_text(counts), as_json=options["as_json"])
         return
     if ranks is None:
         report: Report | None = run(job, on_batch=log)
     else:
         report = run_together(job, ranks, on_batch=log)
     if report is None:
-        _say_share(job.path, ranks)
+        _print_share(job.path, ranks)
         return
     say(_report_text(report))
-    if as_json:
-        from dataclasses import asdict
-
+    if options["as_json"]:
         emit(asdict(report), "", as_json=True)
 
 
-def _compare(
-    request: Request, log: Any, ranks: Ranks | None, *, dry_run: bool, as_json: bool
-) -> None:
+def _compare(request: Request, log: Any, ranks: Ranks | None, options: ExtractOptions) -> None:
     """Extract both texts of every pair and store the difference."""
-    from dataclasses import asdict
-
     from probekit.activations.differences import (
         estimate_differences,
         prepare_differences,
@@ -176,9 +237,9 @@ def _compare(
     work = prepare_differences(request)
     for note in filter(None, (work.pairs.note, *work.texts.notes, *_without_ids(work.pairs))):
         say(note)
-    if dry_run:
-        found = estimate_differences(work)
-        emit(found, _estimate_text(found), as_json=as_json)
+    if options["dry_run"]:
+        counts = estimate_differences(work)
+        emit(counts, _estimate_text(counts), as_json=options["as_json"])
         return
     report = run_differences(work, on_batch=log)
     say(_pairs_text(report))
@@ -192,12 +253,12 @@ def _compare(
             f"{wrong:,} differences have inf or NaN in layer {layer}: too large for "
             f"{report.store_dtype}; take --store-dtype float32."
         )
-    if as_json:
+    if options["as_json"]:
         emit(asdict(report), "", as_json=True)
 
 
 def _without_ids(rows: Rows) -> list[str]:
-    """What it means that rows have no ids."""
+    """A note on rows without ids."""
     keys = rows.keys
     if keys.id_column is not None:
         return []
@@ -209,8 +270,8 @@ def _without_ids(rows: Rows) -> list[str]:
     ]
 
 
-def _say_share(path: Path, ranks: Ranks | None) -> None:
-    """Tell, once per disk, what to do with a store that holds a share of the rows."""
+def _print_share(path: Path, ranks: Ranks | None) -> None:
+    """Print, once per disk, what to do with a store that holds a share of the rows."""
     from probekit.activations.store import ActivationStore
 
     with ActivationStore(path, allow_incomplete=True) as store:
@@ -232,10 +293,10 @@ def _quantization(load_in: str | None, path: Path | None) -> dict[str, Any] | No
         return {f"load_in_{load_in}": True}
     if path is None:
         return None
-    found = read_json(path, error=UsageError)
-    if not isinstance(found, dict):
+    arguments = read_json(path, error=UsageError)
+    if not isinstance(arguments, dict):
         raise UsageError(f'{path} must hold a JSON object, e.g. {{"load_in_4bit": true}}.')
-    return found
+    return arguments
 
 
 def _logger(path: Path) -> Any:
@@ -275,25 +336,24 @@ def _result(report: Report | PairReport, what: str, total: int, forwarded: int, 
     )
 
 
-def _estimate_text(found: dict[str, Any]) -> str:
+def _estimate_text(counts: dict[str, Any]) -> str:
     from probekit.errors import human_bytes
 
-    spec = found["spec"]
+    spec = counts["spec"]
     pairs, what = "", "rows"
-    if "pairs" in found:
-        pairs, what = f"{found['pairs']:,} pairs of ", "texts"
+    if "pairs" in counts:
+        pairs, what = f"{counts['pairs']:,} pairs of ", "texts"
     lines = [
-        f"{pairs}{found[what]:,} {what}, {found['tokens']:,} tokens, the longest "
-        f"{found['longest']:,}; {found['truncated']:,} {what} truncated"
+        f"{pairs}{counts[what]:,} {what}, {counts['tokens']:,} tokens, the longest "
+        f"{counts['longest']:,}; {counts['truncated']:,} {what} truncated"
         + (f" at {spec['max_length']:,}" if spec["max_length"] else ""),
-        f"{found['batches']:,} batches of at most {found['batch_tokens']:,} tokens, pooled by "
+        f"{counts['batches']:,} batches of at most {counts['batch_tokens']:,} tokens, pooled by "
         f"{spec['pooling']}, stored as {spec['store_dtype']}",
     ]
-    for layer, size in found["bytes_per_layer"].items():
-        lines.append(f"  layer {layer:>3}: {found['widths'][layer]:,} wide, {human_bytes(size)}")
+    for layer, size in counts["bytes_per_layer"].items():
+        lines.append(f"  layer {layer:>3}: {counts['widths'][layer]:,} wide, {human_bytes(size)}")
     if pairs:
-        lines.append(f"{human_bytes(found['temporary_bytes'])} for the texts, until that is done")
-    lines.append(
-        f"{human_bytes(found['bytes'])} on disk in all; {human_bytes(found['free_bytes'])} are free"
-    )
+        lines.append(f"{human_bytes(counts['temporary_bytes'])} for the texts, until that is done")
+    needed, free = human_bytes(counts["bytes"]), human_bytes(counts["free_bytes"])
+    lines.append(f"{needed} on disk in all; {free} are free")
     return "\n".join(lines)

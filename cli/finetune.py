@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import click
 
-from probekit.cli.labels import labels_options, read_truth, reading, tell_labels
-from probekit.cli.options import emit, json_option, quiet_option, say, seed_option
+from probekit.cli.labels import LabelsOptions, Truth, print_labels, read_truth, reading
+from probekit.cli.options import (
+    FILE,
+    AsJson,
+    Quiet,
+    Revision,
+    Seed,
+    TextColumn,
+    TrustRemoteCode,
+    argument,
+    emit,
+    option,
+    options_of,
+    pick,
+    say,
+)
 from probekit.cli.outputs import read_by
-from probekit.cli.predict_sets import check_one_truth, judge_sets, predict_sets
 from probekit.cli.run_options import read_pairs
+from probekit.errors import DataError, UsageError, first_few
 from probekit.files import refuse_inside
 
 if TYPE_CHECKING:
     from probekit.data import Rows
+    from probekit.labels import WeakLabels
     from probekit.students.config import FinetuneConfig
     from probekit.students.finetune import Finetuned
 
-__all__ = ["command"]
+__all__ = ["command", "predict_sets"]
 
 # Options that go into the configuration under the same name.
 FIELDS = (
@@ -54,81 +71,162 @@ KEPT = {
 }
 
 
+class FinetuneOptions(LabelsOptions):
+    """Options of ``probekit finetune``."""
+
+    rows: Annotated[str, argument()]
+    model: Annotated[
+        str,
+        option("-m", "--model", required=True, help="Model; NAME@layers=K is its first K blocks."),
+    ]
+    labels: Annotated[
+        str | None,
+        option("--labels", help="Weak labels, or verdicts of filter or relabel, joined by id."),
+    ]
+    output: Annotated[
+        Path, option("-o", "--output", required=True, type=FILE, help="Folder to write.")
+    ]
+    objective: Annotated[
+        str,
+        option(
+            "--objective",
+            type=click.Choice(["classify", "reward", "lm", "completion"]),
+            default="classify",
+            help="What is learned: classes; preference pairs; the texts themselves; the column "
+            "completion after each text.",
+        ),
+    ]
+    predict: Annotated[
+        tuple[str, ...],
+        option(
+            "--predict",
+            multiple=True,
+            metavar="[NAME=]ROWS",
+            help="Rows to predict afterwards; repeatable.",
+        ),
+    ]
+    truth: Truth
+    loss: Annotated[
+        str,
+        option("--loss", default="xent", help="xent, logconf, … (docs/methods.md names them all)."),
+    ]
+    loss_options: Annotated[
+        tuple[str, ...],
+        option(
+            "--loss-option",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Parameter of the loss; repeatable.",
+        ),
+    ]
+    epochs: Annotated[
+        float, option("--epochs", type=float, default=2.0, help="Passes over the rows.")
+    ]
+    max_steps: Annotated[
+        int | None,
+        option("--max-steps", type=int, help="Optimizer steps, instead of epochs."),
+    ]
+    lr: Annotated[
+        float | None,
+        option("--lr", type=float, help="Peak learning rate (5e-5; with --lora 2e-4)."),
+    ]
+    batch_size: Annotated[
+        int, option("--batch-size", type=int, default=32, help="Rows per forward and device.")
+    ]
+    grad_accum: Annotated[
+        int, option("--grad-accum", type=int, default=1, help="Forwards per optimizer step.")
+    ]
+    lora: Annotated[
+        bool, option("--lora", is_flag=True, help="Train low-rank adapters and the head only.")
+    ]
+    lora_rank: Annotated[
+        int, option("--lora-rank", type=int, default=8, help="Rank of the adapters.")
+    ]
+    max_length: Annotated[
+        int | None,
+        option("--max-length", type=int, help="Tokens per row.  [default: the model's]"),
+    ]
+    dtype: Annotated[
+        str,
+        option(
+            "--dtype",
+            type=click.Choice(["auto", "float32", "bfloat16"]),
+            default="auto",
+            help="bfloat16: mixed precision; auto: that if the GPU has it.",
+        ),
+    ]
+    validation_share: Annotated[
+        float | None,
+        option(
+            "--validation-share",
+            type=float,
+            help="Share of the labelled rows that is held out (with --early-stop 0.1).",
+        ),
+    ]
+    early_stop: Annotated[
+        str | None,
+        option(
+            "--early-stop",
+            type=click.Choice(["log_loss", "accuracy", "auroc"]),
+            help="Keep the evaluation that is best on held-out weak labels.",
+        ),
+    ]
+    patience: Annotated[
+        int | None,
+        option("--patience", type=int, help="Stop after N evaluations without improvement."),
+    ]
+    curves: Annotated[
+        bool, option("--curves", is_flag=True, help="Keep predictions of every evaluation.")
+    ]
+    save: Annotated[
+        str,
+        option(
+            "--save",
+            type=click.Choice(["model", "adapter", "none"]),
+            default="model",
+            help="What to keep beside predictions and metrics.",
+        ),
+    ]
+    text_column: TextColumn
+    group_column: Annotated[
+        str | None,
+        option(
+            "--group-column",
+            help="Column of a question, dialogue or user: its rows are held out together, or not "
+            "at all.",
+        ),
+    ]
+    revision: Revision
+    trust_remote_code: TrustRemoteCode
+    gradient_checkpointing: Annotated[
+        bool,
+        option("--gradient-checkpointing", is_flag=True, help="Save memory, take more time."),
+    ]
+    report_to: Annotated[
+        str | None,
+        option("--report-to", help="wandb, tensorboard, …: where the Trainer logs."),
+    ]
+    settings: Annotated[
+        tuple[str, ...],
+        option("--set", multiple=True, metavar="KEY=VALUE", help="Any other setting; repeatable."),
+    ]
+    overwrite: Annotated[
+        bool,
+        option("--overwrite", is_flag=True, help="Replace another training in the folder."),
+    ]
+    seed: Seed
+    quiet: Quiet
+    as_json: AsJson
+
+
 @click.command("finetune")
-@click.argument("rows")
-@click.option("-m", "--model", required=True, help="Model; NAME@layers=K is its first K blocks.")
-@click.option("--labels", help="Weak labels, or verdicts of filter or relabel, joined by id.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder.")
-@click.option(
-    "--objective",
-    type=click.Choice(["classify", "reward", "lm", "completion"]),
-    default="classify",
-    help="classes; preference pairs; the texts themselves; the column completion after each text.",
-)
-@click.option(
-    "--predict",
-    multiple=True,
-    metavar="[NAME=]ROWS",
-    help="Rows to predict afterwards; repeatable.",
-)
-@click.option("--truth", help="Ground truth of predicted rows; opened once these are written.")
-@click.option("--loss", default="xent", help="xent, logconf, … (docs/methods.md names them all).")
-@click.option(
-    "--loss-option", "loss_options", multiple=True, metavar="KEY=VALUE", help="Repeatable."
-)
-@click.option("--epochs", type=float, default=2.0, help="Passes over the rows.")
-@click.option("--max-steps", type=int, help="Optimizer steps, instead of epochs.")
-@click.option("--lr", type=float, help="Peak learning rate (5e-5; with --lora 2e-4).")
-@click.option("--batch-size", type=int, default=32, help="Rows per forward and device.")
-@click.option("--grad-accum", type=int, default=1, help="Forwards per optimizer step.")
-@click.option("--lora", is_flag=True, help="Train low-rank adapters and the head only.")
-@click.option("--lora-rank", type=int, default=8, help="Rank of the adapters.")
-@click.option("--max-length", type=int, help="Tokens per row.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    help="bfloat16: mixed precision; auto: that where the GPU has it.",
-)
-@click.option(
-    "--validation-share", type=float, help="Share of the labelled rows that is held out (0.1)."
-)
-@click.option(
-    "--early-stop",
-    type=click.Choice(["log_loss", "accuracy", "auroc"]),
-    help="Keep the evaluation that is best on held-out weak labels.",
-)
-@click.option("--patience", type=int, help="Stop after N evaluations without improvement.")
-@click.option("--curves", is_flag=True, help="Keep predictions of every evaluation.")
-@click.option(
-    "--save",
-    type=click.Choice(["model", "adapter", "none"]),
-    default="model",
-    help="What to keep beside predictions and metrics.",
-)
-@labels_options
-@click.option("--text-column", help="Column of the text, if not text or messages.")
-@click.option(
-    "--group-column",
-    help="Column of a question, dialogue or user: its rows are held out together, or not at all.",
-)
-@click.option("--revision", help="Branch, tag or commit on the hub.")
-@click.option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings.")
-@click.option("--gradient-checkpointing", is_flag=True, help="Save memory, take more time.")
-@click.option("--report-to", help="wandb, tensorboard, …: where the Trainer logs.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting; repeatable."
-)
-@click.option("--overwrite", is_flag=True, help="Replace another training in the folder.")
-@seed_option
-@quiet_option
-@json_option
-def command(**options: Any) -> None:
+@options_of(FinetuneOptions)
+def command(**options: Unpack[FinetuneOptions]) -> None:
     """Finetune a model on rows and their weak labels.
 
     ROWS is a task, a file or hf:org/name@split; a column with the truth is not read. LABELS may be
     soft; of verdicts, what to keep, labels and weights are honoured. After a stop, the same command
-    goes on from the last checkpoint.
+    resumes from the last checkpoint.
 
     Example: probekit finetune rows.jsonl -m MODEL --labels verdicts.parquet -o student
     --predict test.jsonl
@@ -148,7 +246,7 @@ def command(**options: Any) -> None:
     for note in dict.fromkeys(each.note for each in (rows, *predict.values()) if each.note):
         say(note)
     if options["truth"] is not None:
-        check_one_truth(predict)
+        _check_one_truth(predict)
     if options["overwrite"]:
         refuse_inside(options["output"], read_by(options, ("output",)))
     if config.objective == "lm":
@@ -159,16 +257,15 @@ def command(**options: Any) -> None:
         _train_classes(config, rows, predict, options)
 
 
-def _settings(options: dict[str, Any]) -> dict[str, Any]:
-    fields = {name: options[name] for name in FIELDS if options[name] is not None}
+def _settings(options: FinetuneOptions) -> dict[str, Any]:
+    fields = pick(options, *FIELDS)
     of_loss = read_pairs("--loss-option", options["loss_options"])
     return {**fields, "loss_options": of_loss, **read_pairs("--set", options["settings"])}
 
 
 def _train_classes(
-    config: FinetuneConfig, rows: Rows, predict: dict[str, Rows], options: dict[str, Any]
+    config: FinetuneConfig, rows: Rows, predict: dict[str, Rows], options: FinetuneOptions
 ) -> None:
-    from probekit.errors import UsageError
     from probekit.labels import WeakLabels
     from probekit.students.finetune import finetune, hold_out, load_training_labels, training_rows
 
@@ -176,7 +273,7 @@ def _train_classes(
         raise UsageError(f"The objective {config.objective} needs --labels.")
     labels = load_training_labels(options["labels"], **reading(options))
     if isinstance(labels, WeakLabels):
-        tell_labels(labels, rows.keys)
+        print_labels(labels, rows.keys)
     train = training_rows(rows, labels, only_labelled=options["only_labelled"])
     share, validation = options["validation_share"], None
     if share is None and config.early_stop:
@@ -203,7 +300,7 @@ def _train_classes(
     emit(result, _text(result), as_json=options["as_json"])
 
 
-def _result(config: FinetuneConfig, done: Finetuned, options: dict[str, Any]) -> dict[str, Any]:
+def _result(config: FinetuneConfig, done: Finetuned, options: FinetuneOptions) -> dict[str, Any]:
     names = ("rows", "steps", "best_step", "train_loss", "parameters", "trained_parameters")
     result = {name: done.metrics[name] for name in names}
     result |= {
@@ -219,7 +316,7 @@ def _result(config: FinetuneConfig, done: Finetuned, options: dict[str, Any]) ->
         "metrics": {},
     }
     if options["truth"] is not None:
-        result["metrics"] = judge_sets(done.predictions, read_truth(options))
+        result["metrics"] = _evaluate_sets(done.predictions, read_truth(options))
     return result
 
 
@@ -241,41 +338,44 @@ def _text(result: dict[str, Any]) -> str:
 
 
 def _truncation(result: dict[str, Any]) -> list[str]:
-    """How many rows of each kind had more tokens than were read, as a line where there are any."""
-    cut = [f"{many:,} {name}" for name, many in result["truncated"].items() if many]
+    """The number of rows of each kind that were truncated, as a line if there are any."""
+    cut = [f"{n:,} {name}" for name, n in result["truncated"].items() if n]
     return [f"truncated at {result['max_length'] or 0:,} tokens: {', '.join(cut)}"] if cut else []
 
 
-def _train_texts(config: FinetuneConfig, rows: Rows, options: dict[str, Any]) -> None:
+def _train_texts(config: FinetuneConfig, rows: Rows, options: FinetuneOptions) -> None:
     from probekit.safe import read_json
     from probekit.students.generative import finetune_lm
 
     model = finetune_lm(config, rows, options["output"], overwrite=options["overwrite"])
     metrics = read_json(options["output"] / "metrics.json")
-    found = {key: metrics[key] for key in ("rows", "tokens", "steps", "train_loss")}
-    found |= {key: metrics[key] for key in ("perplexity_before", "perplexity_after")}
-    found |= {key: metrics.get(key) for key in ("truncated", "max_length")}
-    text = f"{model}: a base model trained on {found['tokens']:,} tokens of {found['rows']:,} rows"
-    if found["perplexity_before"] is not None:
+    names = ("rows", "tokens", "steps", "train_loss", "perplexity_before", "perplexity_after")
+    result = {"model": str(model), **{name: metrics[name] for name in names}}
+    result |= {name: metrics.get(name) for name in ("truncated", "max_length")}
+    text = (
+        f"{model}: a base model trained on {result['tokens']:,} tokens of {result['rows']:,} rows"
+    )
+    if result["perplexity_before"] is not None:
         text += (
-            f"; perplexity on held-out rows {found['perplexity_before']:.2f} before, "
-            f"{found['perplexity_after']:.2f} after"
+            f"; perplexity on held-out rows {result['perplexity_before']:.2f} before, "
+            f"{result['perplexity_after']:.2f} after"
         )
-    if found["truncated"]:
-        text += f"; {found['truncated']:,} rows truncated at {found['max_length'] or 0:,} tokens"
-    emit({"model": str(model), **found}, text + ".", as_json=options["as_json"])
+    if result["truncated"]:
+        text += f"; {result['truncated']:,} rows truncated at {result['max_length'] or 0:,} tokens"
+    emit(result, text + ".", as_json=options["as_json"])
 
 
 def _train_completions(
-    config: FinetuneConfig, rows: Rows, predict: dict[str, Rows], options: dict[str, Any]
+    config: FinetuneConfig, rows: Rows, predict: dict[str, Rows], options: FinetuneOptions
 ) -> None:
     from probekit.students.completion import completion_rows, exact_match, load_completions
     from probekit.students.generative import finetune_completion
 
-    taught = None if options["labels"] is None else load_completions(options["labels"])
-    train = completion_rows(rows, taught)
-    how = {"predict": predict, "overwrite": options["overwrite"]}
-    done = finetune_completion(config, train, options["output"], **how)
+    labels = None if options["labels"] is None else load_completions(options["labels"])
+    train = completion_rows(rows, labels)
+    done = finetune_completion(
+        config, train, options["output"], predict=predict, overwrite=options["overwrite"]
+    )
     result: dict[str, Any] = {
         "folder": str(done.folder),
         "model": None if done.model is None else str(done.model),
@@ -288,11 +388,96 @@ def _train_completions(
     if result["truncated"]:
         cut, length = result["truncated"], result["max_length"]
         lines[0] += f"; {cut:,} prompts truncated at {length or 0:,} tokens"
-    for name, found in done.predictions.items():
+    for name, predicted in done.predictions.items():
         if "completion" not in predict[name].columns:
             say(f"{name} has no column completion, so its completions were not graded.")
             continue
-        share = float(exact_match(found, predict[name]).mean())
+        share = float(exact_match(predicted, predict[name]).mean())
         result["exact_match"][name] = share
-        lines.append(f"{name}: {100 * share:.1f} % of {len(found):,} exactly right")
+        lines.append(f"{name}: {100 * share:.1f} % of {len(predicted):,} exactly right")
     emit(result, "\n".join(lines), as_json=options["as_json"])
+
+
+def predict_sets(given: Sequence[str]) -> dict[str, str]:
+    """Name -> source of each ``[NAME=]ROWS``; equal names get their folder's name before them.
+
+    Raises
+    ------
+    UsageError
+        If a name or a source is given twice.
+    """
+    named: list[tuple[str | None, str]] = []
+    for each in given:
+        name, equals, source = each.partition("=")
+        is_named = bool(equals) and "/" not in name and not Path(each).exists()
+        named.append((name, source) if is_named else (None, each))
+    names = [name for name, _ in named if name is not None]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"Two sets to predict are called {twice[0]!r}; give each its own NAME=.")
+    unnamed = [source for name, source in named if name is None]
+    if twice := [source for source in unnamed if unnamed.count(source) > 1]:
+        raise UsageError(f"{twice[0]} is to be predicted twice; name it once.")
+    own = iter(_own_names(unnamed, names))
+    return {next(own) if name is None else name: source for name, source in named}
+
+
+def _own_names(sources: Sequence[str], used: Sequence[str]) -> list[str]:
+    """Name each after its file or split; equal names get the folders that distinguish them."""
+    parts = [_parts(source) for source in sources]
+    longest = max(map(len, parts), default=0)
+    names = [part[-1] for part in parts]
+    for n_parts in range(2, longest + 1):
+        alike = {name for name in names if names.count(name) > 1 or name in used}
+        names = [
+            "-".join(part[-n_parts:]) if name in alike else name
+            for part, name in zip(parts, names, strict=True)
+        ]
+    if clash := [name for name in names if names.count(name) > 1 or name in used]:
+        raise UsageError(
+            f"Two sets to predict would be called {clash[0]!r}; give each its own name as in "
+            f"--predict NAME={sources[names.index(clash[0])]}."
+        )
+    return names
+
+
+def _parts(source: str) -> list[str]:
+    """The parts of a source's name, the most specific last."""
+    task, at, split = source.rpartition("@")
+    if at and task and not Path(source).exists():
+        return [*task.removeprefix("hf:").replace(":", "/").split("/"), split]
+    path = Path(source)
+    folders = [part for part in path.parts[:-1] if part not in ("/", ".", "..", "~")]
+    return [*folders, path.stem]
+
+
+def _check_one_truth(predict: Mapping[str, Rows]) -> None:
+    """Raise UsageError if two sets have one id for different texts: one truth cannot serve both."""
+    for (one, rows), (other, more) in combinations(predict.items(), 2):
+        known = dict(zip(rows.ids, rows.hashes, strict=True))
+        pairs = zip(more.ids, more.hashes, strict=True)
+        shared = [name for name, digest in pairs if known.get(name, digest) != digest]
+        if shared:
+            raise UsageError(
+                f"--truth is joined by id, and {len(shared):,} ids of {one} are those of other "
+                f"texts in {other} (ids {first_few(shared)}); give all rows ids of their own and "
+                "one file with the truth of all of them, or judge each set later with `probekit "
+                "predict … --truth`."
+            )
+
+
+def _evaluate_sets(predictions: Mapping[str, WeakLabels], truth: WeakLabels) -> dict[str, Any]:
+    """Metrics by set; sets without truth are reported, and raise DataError if no set has one."""
+    from probekit.students.predict import evaluate_predictions
+
+    metrics: dict[str, Any] = {}
+    failed: list[tuple[str, DataError]] = []
+    for name, predicted in predictions.items():
+        try:
+            metrics[name] = evaluate_predictions(predicted, truth)
+        except DataError as error:
+            failed.append((name, error))
+    if failed and not metrics:
+        raise failed[0][1]
+    for name, reason in failed:
+        say(f"{name} is not judged: {reason} One --truth holds the labels of all --predict sets.")
+    return metrics

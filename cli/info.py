@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import emit, json_option
+from probekit.cli.options import FILE, AsJson, argument, emit, options_of
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore, LayerSummary
@@ -21,20 +21,26 @@ POOLED = {
 }
 
 
+class InfoOptions(TypedDict):
+    """Options of ``probekit info``."""
+
+    store: Annotated[Path, argument(type=FILE)]
+    as_json: AsJson
+
+
 @click.command("info")
-@click.argument("store", type=click.Path(path_type=Path))
-@json_option
-def command(store: Path, *, as_json: bool) -> None:
-    """Tell what an activation store holds, complete or not.
+@options_of(InfoOptions)
+def command(**options: Unpack[InfoOptions]) -> None:
+    """Report what an activation store holds, complete or not.
 
     Example: probekit info acts.h5
     """
     from probekit.activations.store import ActivationStore, summarize_layer
 
-    with ActivationStore(store, allow_incomplete=True) as opened:
+    with ActivationStore(options["store"], allow_incomplete=True) as opened:
         layers = [summarize_layer(opened, layer) for layer in opened.layers]
         result = _describe(opened, layers)
-    emit(result, _text(result), as_json=as_json)
+    emit(result, _text(result), as_json=options["as_json"])
 
 
 def _describe(store: ActivationStore, layers: list[LayerSummary]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Labels on the command line: the options that read them, and what is said about them first."""
+"""Labels and truth on the command line: their options, how they are read, and what is printed."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import click
 
-from probekit.cli.options import FILE, argument, option, options_of, say
+from probekit.cli.options import FILE, IdColumn, argument, option, pick, say
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from probekit.joins import Keys, Match
     from probekit.labels import WeakLabels
+    from probekit.verdicts import Verdicts
 
 __all__ = [
-    "LABELS_HELP",
     "ByPosition",
     "Classes",
+    "LabelledStoreOptions",
     "LabelsOptions",
+    "Truth",
+    "TruthColumn",
     "TruthOptions",
-    "WeaklyLabelledOptions",
-    "classes_option",
-    "labels_options",
-    "position_option",
+    "print_labels",
     "read_labels",
     "read_truth",
+    "read_truth_codes",
     "reading",
-    "tell_labels",
 ]
 
-LABELS_HELP = "Weak labels: CSV, JSONL, Parquet, … with id and label, prob or probs."
 CLASSES_SHOWN = 12
 
 
@@ -57,44 +59,23 @@ ByPosition = Annotated[
 ]
 
 
-class _Classes(TypedDict):
-    classes: Classes
-
-
-class _Position(TypedDict):
-    by_position: ByPosition
-
-
-classes_option, position_option = options_of(_Classes), options_of(_Position)
-
-
-class WeaklyLabelledOptions(TypedDict):
-    """A store and weak labels of its rows."""
-
-    acts: Annotated[Path, argument(type=FILE)]
-    labels: Annotated[
-        str,
-        option(
-            "--labels",
-            required=True,
-            help="Weak labels: CSV, JSONL, Parquet, … with id and label, prob or probs.",
-        ),
-    ]
+Truth = Annotated[
+    str | None,
+    option(
+        "--truth",
+        help="Ground truth (id and label) to judge the result by; it decides nothing.",
+    ),
+]
+TruthColumn = Annotated[
+    str | None, option("--truth-column", help="Column of the truth, if not label.")
+]
 
 
 class TruthOptions(TypedDict):
     """Ground truth to judge a result by."""
 
-    truth: Annotated[
-        str | None,
-        option(
-            "--truth",
-            help="Ground truth (id and label) to judge the result by; it decides nothing.",
-        ),
-    ]
-    truth_column: Annotated[
-        str | None, option("--truth-column", help="Column of the truth, if not label.")
-    ]
+    truth: Truth
+    truth_column: TruthColumn
 
 
 class LabelsOptions(TypedDict):
@@ -111,10 +92,7 @@ class LabelsOptions(TypedDict):
             help="Column of the probability of the class in the label, which becomes soft.",
         ),
     ]
-    id_column: Annotated[
-        str | None,
-        option("--id-column", help="Column that joins labels and rows, if not id."),
-    ]
+    id_column: IdColumn
     classes: Classes
     by_position: ByPosition
     only_labelled: Annotated[
@@ -122,31 +100,45 @@ class LabelsOptions(TypedDict):
     ]
 
 
-labels_options = options_of(LabelsOptions)
+class StoreOptions(TypedDict):
+    """A store and weak labels of its rows."""
+
+    acts: Annotated[Path, argument(type=FILE)]
+    labels: Annotated[
+        str,
+        option(
+            "--labels",
+            required=True,
+            help="Weak labels: CSV, JSONL, Parquet, … with id and label, prob or probs.",
+        ),
+    ]
+
+
+class LabelledStoreOptions(StoreOptions, LabelsOptions):
+    """A store, weak labels of its rows, and how they are read and joined."""
 
 
 def reading(options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of :func:`load_labels` for weak labels, of the options that were given."""
     names = ("id_column", "label_column", "confidence_column", "text_column", "classes")
-    found = {name: options[name] for name in names if options.get(name) is not None}
-    return found | ({"by_position": True} if options.get("by_position") else {})
+    return pick(options, *names) | ({"by_position": True} if options.get("by_position") else {})
 
 
 def read_labels(options: Mapping[str, Any], rows: Keys) -> WeakLabels:
-    """Read ``--labels``, say what was read and how it is joined, and give the rows' labels."""
+    """Read ``--labels``, print what was read and how it is joined, and return the rows' labels."""
     from probekit.labels import load_labels
 
     labels = load_labels(options["labels"], **reading(options))
-    found = labels.joined(rows)
-    tell_labels(labels, rows, found)
-    joined = labels.align(rows, only_labelled=options["only_labelled"], joined=found).labels
+    match = labels.joined(rows)
+    print_labels(labels, rows, match)
+    joined = labels.align(rows, only_labelled=options["only_labelled"], joined=match).labels
     for note in joined.notes[len(labels.notes) :]:
         say(f"Note: {note}")
     return joined
 
 
 def read_truth(options: Mapping[str, Any], rows: Keys | None = None) -> WeakLabels:
-    """Read ``--truth``; its id column may be called otherwise than the labels'."""
+    """Read ``--truth``; ``--id-column`` is the labels', which a truth may not have."""
     from dataclasses import replace
 
     from probekit.joins import same_column
@@ -162,14 +154,20 @@ def read_truth(options: Mapping[str, Any], rows: Keys | None = None) -> WeakLabe
     )
     if options.get("by_position") and truth.keys.counted:
         truth = replace(truth, key=replace(truth.keys, by_position=True))
-    tell_labels(truth, rows)
+    print_labels(truth, rows)
     return truth
 
 
-def tell_labels(labels: WeakLabels, rows: Keys | None = None, found: Match | None = None) -> None:
-    """Say what was read: from which column, how many of each class, and how it is joined.
+def read_truth_codes(options: Mapping[str, Any], verdicts: Verdicts) -> NDArray[np.int64]:
+    """Class numbers of ``--truth`` in the order of the verdicts."""
+    truth = read_truth(options, verdicts.keys)
+    return truth.align(verdicts.keys).labels.codes(verdicts.classes)
 
-    ``found`` is :meth:`WeakLabels.joined` of the two, where that is known already.
+
+def print_labels(labels: WeakLabels, rows: Keys | None = None, match: Match | None = None) -> None:
+    """Print what was read: the column, the number of labels of each class, and how they are joined.
+
+    ``match`` is :meth:`WeakLabels.joined` of the two, if it is known already.
     """
     import numpy as np
 
@@ -177,13 +175,13 @@ def tell_labels(labels: WeakLabels, rows: Keys | None = None, found: Match | Non
 
     counts = np.bincount(labels.hard, minlength=len(labels.classes)).tolist()
     named = zip(map(one_line, labels.classes), counts, strict=True)
-    pairs = [f"{name} {many:,}" for name, many in named]
+    pairs = [f"{name} {count:,}" for name, count in named]
     shown = ", ".join(pairs[:CLASSES_SHOWN]) + (
         f", … ({len(pairs)} classes)" if len(pairs) > CLASSES_SHOWN else ""
     )
     without = f"; {len(labels.missing):,} rows without one" if labels.missing else ""
     joined = (
-        "" if rows is None else f"; joined with {rows.name} {(found or labels.joined(rows)).how}"
+        "" if rows is None else f"; joined with {rows.name} {(match or labels.joined(rows)).how}"
     )
     say(
         f"{labels.source}: {len(labels):,} labels, read from {labels.column}: "

@@ -32,7 +32,7 @@ COMMANDS = {
     "extract": "Store a model's hidden states of every row.",
     "filter": "Drop the rows whose weak label the probe disagrees with most.",
     "finetune": "Finetune a model on rows and their weak labels.",
-    "info": "Tell what an activation store holds, complete or not.",
+    "info": "Report what an activation store holds, complete or not.",
     "merge": "Join stores of one model into one.",
     "predict": "Label rows with a classifier that was finetuned.",
     "readmit": "Re-admit rows that a filter dropped where students trained on the rest are sure of "

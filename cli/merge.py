@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import emit, json_option, output_option, overwrite_option
+from probekit.cli.options import FILE, AsJson, Overwrite, argument, emit, options_of, output_file
 
 __all__ = ["command"]
 
 
+class MergeOptions(TypedDict):
+    """Options of ``probekit merge``."""
+
+    parts: Annotated[tuple[Path, ...], argument(nargs=-1, required=True, type=FILE)]
+    output: Annotated[Path, output_file("Store to write.")]
+    overwrite: Overwrite
+    as_json: AsJson
+
+
 @click.command("merge")
-@click.argument("parts", nargs=-1, required=True, type=click.Path(path_type=Path))
-@output_option("Store to write.")
-@overwrite_option
-@json_option
-def command(*, parts: tuple[Path, ...], output: Path, overwrite: bool, as_json: bool) -> None:
+@options_of(MergeOptions)
+def command(**options: Unpack[MergeOptions]) -> None:
     """Join stores of one model into one.
 
     PARTS are the stores that machines without a shared disk have each written their share of, or
@@ -27,6 +33,8 @@ def command(*, parts: tuple[Path, ...], output: Path, overwrite: bool, as_json: 
     """
     from probekit.activations.merge import merge
 
-    rows = merge(parts, output, overwrite=overwrite)
-    result: dict[str, Any] = {"path": str(output), "rows": rows, "parts": [str(p) for p in parts]}
-    emit(result, f"{output}: {rows:,} rows of {len(parts)} stores.", as_json=as_json)
+    parts, output = options["parts"], options["output"]
+    rows = merge(parts, output, overwrite=options["overwrite"])
+    result: dict[str, Any] = {"path": str(output), "rows": rows, "parts": [*map(str, parts)]}
+    text = f"{output}: {rows:,} rows of {len(parts)} stores."
+    emit(result, text, as_json=options["as_json"])

@@ -8,12 +8,15 @@ group's options on a command, which receives them as ``**options: Unpack[Group]`
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import click
+from click.core import ParameterSource
 
 from probekit.safe import json_for_terminal, printable
 
@@ -23,20 +26,25 @@ __all__ = [
     "FILE",
     "OUTPUT_FILE",
     "AsJson",
+    "BatchTokens",
+    "IdColumn",
     "Overwrite",
     "Quiet",
+    "Revision",
+    "Rows",
     "Seed",
+    "TextColumn",
+    "TrustRemoteCode",
     "argument",
+    "at_terminal",
     "emit",
-    "json_option",
     "option",
     "options_of",
     "output_file",
-    "output_option",
-    "overwrite_option",
-    "quiet_option",
+    "pick",
     "say",
-    "seed_option",
+    "source_of",
+    "typed_again",
 ]
 
 FILE = click.Path(path_type=Path)
@@ -96,51 +104,50 @@ Seed = Annotated[
 ]
 
 
-def json_option(command: F) -> F:
-    """Add ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(
-        command
-    )
+BatchTokens = Annotated[
+    int | None,
+    option(
+        "--batch-tokens",
+        type=click.IntRange(1),
+        help="Padded tokens per batch.  [default: by device]",
+    ),
+]
+Revision = Annotated[str | None, option("--revision", help="Branch, tag or commit on the hub.")]
+TrustRemoteCode = Annotated[
+    bool,
+    option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings."),
+]
+TextColumn = Annotated[
+    str | None, option("--text-column", help="Column of the text, if not text or messages.")
+]
+IdColumn = Annotated[
+    str | None,
+    option("--id-column", help="Column of the ids that join rows and labels, if not id."),
+]
+Rows = Annotated[
+    str | None,
+    option(
+        "--rows",
+        help="The rows that were extracted, if they are neither a task nor a file beside the "
+        "store.",
+    ),
+]
 
 
-def overwrite_option(command: F) -> F:
-    """Add ``--overwrite``."""
-    return click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")(
-        command
-    )
+def source_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :func:`probekit.cleaning.source_rows.find_rows` and the like."""
+    columns = {name: options.get(name) for name in ("text_column", "id_column")}
+    return {"source": options["rows"], **columns}
 
 
-def quiet_option(command: F) -> F:
-    """Add ``--quiet``: no moving bars while the command runs."""
-
-    def hide(context: click.Context, param: click.Parameter, value: bool) -> bool:  # noqa: ARG001
-        if value:
-            from probekit.activations.progress import no_moving_bars
-
-            context.with_resource(no_moving_bars())
-        return value
-
-    return click.option(
-        "--quiet", is_flag=True, callback=hide, help="Show no progress; results and errors only."
-    )(command)
+def pick(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Take the options of these names that were given."""
+    return {name: options[name] for name in names if options.get(name) is not None}
 
 
-def seed_option(command: F) -> F:
-    """Add ``--seed``."""
-    return click.option(
-        "--seed", default=0, help="Seed of every random choice; same seed, same result."
-    )(command)
-
-
-def output_option(help_text: str) -> Callable[[F], F]:
-    """Add ``-o/--output``, required."""
-    return click.option(
-        "-o",
-        "--output",
-        required=True,
-        type=click.Path(path_type=Path, dir_okay=False),
-        help=help_text,
-    )
+def at_terminal() -> bool:
+    """Whether somebody can press keys."""
+    return sys.stdin.isatty()
 
 
 def say(message: str) -> None:
@@ -153,3 +160,47 @@ def emit(result: dict[str, Any], text: str, *, as_json: bool) -> None:
     if as_json:
         text = json_for_terminal(json.dumps(result, ensure_ascii=False))
     click.echo(printable(text))
+
+
+# Options of how a result is shown, not of what is computed.
+SHOWN_ONLY = ("as_json", "quiet")
+
+
+def typed_again(command: str | None = None, *, without: Sequence[str] = ()) -> str:
+    """Return the running command as it was typed, or another one with the same options.
+
+    Parameters
+    ----------
+    command
+        Name of another command; options that it does not have are left out.
+    without
+        Names of options to leave out.
+    """
+    context = click.get_current_context()
+    names = {param.name for param in context.command.params}
+    if command is not None:
+        group = context.find_root().command
+        assert isinstance(group, click.Group)
+        other = group.get_command(context, command)
+        assert other is not None
+        names &= {param.name for param in other.params}
+    words = ["probekit", command or str(context.command.name)]
+    for param in context.command.params:
+        typed = context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+        if typed and param.name in names and param.name not in (*without, *SHOWN_ONLY):
+            words += _words(param, context.params[str(param.name)])
+    return shlex.join(words)
+
+
+def _words(param: click.Parameter, value: Any) -> list[str]:
+    if isinstance(param, click.Argument):
+        return [str(value)]
+    flag = param.opts[0]
+    if isinstance(param, click.Option) and param.is_flag:
+        return [flag if value else param.secondary_opts[0]]
+    values = value if param.multiple else [value]
+    return [word for each in values for word in (flag, _word(each))]
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

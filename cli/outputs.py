@@ -65,6 +65,12 @@ def claim(
         check_output(output, overwrite=overwrite or lock.wrote)
 
 
+def check_suffix(path: Path, *allowed: str) -> None:
+    """Raise UsageError unless the path ends in one of ``allowed``."""
+    if path.suffix.lower() not in allowed:
+        raise UsageError(f"{path} must end in {' or '.join(allowed)}, the formats written here.")
+
+
 def claim_folder(folder: Path) -> None:
     """Keep other commands out of a folder until this one ends; the folders above it are made."""
     make_folder(folder.absolute().parent)

@@ -3,65 +3,98 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict, Unpack
 
 import click
 
-from probekit.cli.labels import read_truth
-from probekit.cli.options import emit, json_option, output_option, overwrite_option, say
-from probekit.cli.outputs import claim
+from probekit.cli.labels import Truth, read_truth
+from probekit.cli.options import (
+    AsJson,
+    BatchTokens,
+    IdColumn,
+    Overwrite,
+    TextColumn,
+    argument,
+    emit,
+    option,
+    options_of,
+    output_file,
+    say,
+)
+from probekit.cli.outputs import check_suffix, claim
 
 __all__ = ["command"]
 
 
+class PredictOptions(TypedDict):
+    """Options of ``probekit predict``."""
+
+    rows: Annotated[str, argument()]
+    model: Annotated[
+        str,
+        option("-m", "--model", required=True, help="Folder `model` of `probekit finetune`."),
+    ]
+    output: Annotated[
+        Path, output_file("Predictions to write: .parquet or .jsonl, in the form of labels.")
+    ]
+    truth: Truth
+    max_length: Annotated[
+        int | None,
+        option(
+            "--max-length",
+            type=click.IntRange(1),
+            help="Tokens per row.  [default: as in the training]",
+        ),
+    ]
+    batch_tokens: BatchTokens
+    device: Annotated[
+        str, option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
+    ]
+    text_column: TextColumn
+    id_column: IdColumn
+    overwrite: Overwrite
+    as_json: AsJson
+
+
 @click.command("predict")
-@click.argument("rows")
-@click.option("-m", "--model", required=True, help="Folder `model` of `probekit finetune`.")
-@output_option("Predictions to write: .parquet or .jsonl, in the form of labels.")
-@click.option("--truth", help="Ground truth; opened once the predictions are written.")
-@click.option(
-    "--max-length", type=click.IntRange(1), help="Tokens per row.  [default: as in the training]"
-)
-@click.option("--batch-tokens", type=click.IntRange(1), help="Padded tokens per batch.")
-@click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--text-column", help="Column of the text, if not text or messages.")
-@click.option("--id-column", help="Column of the ids, if not id.")
-@overwrite_option
-@json_option
-def command(**options: Any) -> None:
+@options_of(PredictOptions)
+def command(**options: Unpack[PredictOptions]) -> None:
     """Label rows with a classifier that was finetuned.
 
     The predictions are weak labels for whoever comes next: filter, relabel, or another student.
 
     Example: probekit predict test.jsonl -m student/model -o predictions.parquet
     """
-    from probekit.errors import UsageError
     from probekit.reports.verdicts import figures_text
     from probekit.sources import load_rows
     from probekit.students.predict import evaluate_predictions, predict_rows
 
-    output: Path = options["output"]
+    output = options["output"]
     claim(options, "output")
-    if output.suffix not in (".parquet", ".jsonl"):
-        raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
+    check_suffix(output, ".parquet", ".jsonl")
     rows = load_rows(
         options["rows"], text_column=options["text_column"], id_column=options["id_column"]
     )
     if rows.note:
         say(rows.note)
-    how = {name: options[name] for name in ("max_length", "batch_tokens", "device")}
-    found = predict_rows(options["model"], rows, **how)
-    found.save(output)
-    result: dict[str, Any] = {"path": str(output), "rows": len(found), "metrics": None}
-    truncated, length = found.provenance["truncated"], found.provenance["max_length"]
+    labels = predict_rows(
+        options["model"],
+        rows,
+        max_length=options["max_length"],
+        batch_tokens=options["batch_tokens"],
+        device=options["device"],
+    )
+    labels.save(output)
+    truncated, length = labels.provenance["truncated"], labels.provenance["max_length"]
+    result: dict[str, Any] = {"path": str(output), "rows": len(labels), "metrics": None}
     result |= {"truncated": truncated, "max_length": length}
     text = (
-        f"{output}: {len(found):,} rows, {truncated:,} rows truncated"
+        f"{output}: {len(labels):,} rows, {truncated:,} rows truncated"
         + (f" at {length:,} tokens" if length else "")
-        + f", classes {', '.join(found.classes)}."
+        + f", classes {', '.join(labels.classes)}."
     )
     if options["truth"] is not None:
-        metrics = evaluate_predictions(found, read_truth(options, found.keys))
+        metrics = evaluate_predictions(labels, read_truth(options, labels.keys))
         result["metrics"] = metrics
         text += f"\n{metrics['rows']:,} rows with truth: {figures_text(metrics)}"
     emit(result, text, as_json=options["as_json"])

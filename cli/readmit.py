@@ -4,31 +4,52 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict, Unpack
 
 import click
 
-from probekit.cli.labels import read_truth
-from probekit.cli.options import emit, json_option, output_option, overwrite_option, say
-from probekit.cli.outputs import claim
+from probekit.cli.labels import Truth, read_truth_codes
+from probekit.cli.options import (
+    OUTPUT_FILE,
+    AsJson,
+    Overwrite,
+    argument,
+    emit,
+    option,
+    options_of,
+    output_file,
+    say,
+)
+from probekit.cli.outputs import check_suffix, claim
 
 __all__ = ["command"]
 
 
+class ReadmitOptions(TypedDict):
+    """Options of ``probekit readmit``."""
+
+    verdicts: Annotated[Path, argument(type=OUTPUT_FILE)]
+    predictions: Annotated[
+        tuple[str, ...],
+        option(
+            "--predictions",
+            multiple=True,
+            required=True,
+            help="A student's predictions for these rows; repeatable, once per student.",
+        ),
+    ]
+    confidence: Annotated[
+        float, option("--confidence", default=0.9, help="Least mean probability of the class.")
+    ]
+    truth: Truth
+    output: Annotated[Path, output_file("Verdicts to write: .parquet or .jsonl.")]
+    overwrite: Overwrite
+    as_json: AsJson
+
+
 @click.command("readmit")
-@click.argument("verdicts", type=click.Path(path_type=Path, dir_okay=False))
-@click.option(
-    "--predictions",
-    multiple=True,
-    required=True,
-    help="A student's predictions for these rows; again for each further student.",
-)
-@click.option("--confidence", default=0.9, help="Least mean probability of the class.")
-@click.option("--truth", help="Ground truth; opened once the verdicts are written.")
-@output_option("Verdicts to write: .parquet or .jsonl.")
-@overwrite_option
-@json_option
-def command(**options: Any) -> None:
+@options_of(ReadmitOptions)
+def command(**options: Unpack[ReadmitOptions]) -> None:
     """Re-admit rows that a filter dropped where students trained on the rest are sure of them.
 
     Several students must agree on the class.
@@ -40,16 +61,13 @@ def command(**options: Any) -> None:
     from probekit.labels import load_labels
     from probekit.verdicts import Verdicts
 
-    output: Path = options["output"]
+    output, predictions = options["output"], options["predictions"]
     claim(options, "output")
-    if output.suffix not in (".parquet", ".jsonl"):
-        raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
-    if len({os.path.realpath(path) for path in options["predictions"]}) < len(
-        options["predictions"]
-    ):
+    check_suffix(output, ".parquet", ".jsonl")
+    if len({*map(os.path.realpath, predictions)}) < len(predictions):
         raise UsageError("One student is named twice with --predictions; name each once.")
     before = Verdicts.load(options["verdicts"])
-    students = [load_labels(path) for path in options["predictions"]]
+    students = [load_labels(path) for path in predictions]
     after = readmit(before, students, confidence=options["confidence"])
     after.save(output)
     say(f"{len(after):,} verdicts written to {output}")
@@ -62,8 +80,7 @@ def command(**options: Any) -> None:
     }
     text = f"{result['readmitted']:,} of {result['dropped']:,} dropped rows re-admitted."
     if options["truth"] is not None:
-        aligned = read_truth(options, after.keys).align(after.keys)
-        codes = aligned.labels.codes(after.classes)
+        codes = read_truth_codes(options, after)
         right = {
             name: float((matrix.argmax(axis=1) == codes)[back].mean()) if back.any() else None
             for name, matrix in (("weak", after.weak), ("label", after.label))

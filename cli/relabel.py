@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, TypedDict, Unpack
 
 import click
 
-from probekit.cli.cleaning_options import label_options, probe_options, result_options
+from probekit.cli.options import option, options_of, pick
+from probekit.cli.verdicts import CleanedOptions, ProbeOptions, ResultOptions, clean
 
 __all__ = ["command"]
 
 
+class FormOptions(TypedDict):
+    """What the new labels are."""
+
+    blend: Annotated[
+        float | None,
+        option(
+            "--blend",
+            type=float,
+            help="Soft labels: share of the probe, the rest being the weak label (0.75).",
+        ),
+    ]
+    hard: Annotated[
+        bool,
+        option("--hard", is_flag=True, help="Hard labels, with the class shares of the weak ones."),
+    ]
+    threshold: Annotated[
+        float | None,
+        option(
+            "--threshold",
+            type=float,
+            help="Hard labels: the second of two classes above this probability.",
+        ),
+    ]
+    only_above: Annotated[
+        float | None,
+        option(
+            "--only-above",
+            type=float,
+            help="Leave labels whose disagreement is not above this.",
+        ),
+    ]
+
+
+class RelabelOptions(CleanedOptions, ProbeOptions, FormOptions, ResultOptions):
+    """Options of ``probekit relabel``."""
+
+
 @click.command("relabel")
-@label_options
-@probe_options
-@click.option(
-    "--blend",
-    type=float,
-    help="Soft labels: share of the probe, the rest being the weak label (0.75).",
-)
-@click.option("--hard", is_flag=True, help="Hard labels, with the class shares of the weak ones.")
-@click.option("--threshold", type=float, help="Hard labels: the second of two classes above this.")
-@click.option("--only-above", type=float, help="Leave labels whose disagreement is not above this.")
-@result_options
-def command(**options: Any) -> None:
+@options_of(RelabelOptions)
+def command(**options: Unpack[RelabelOptions]) -> None:
     """Relabel every row by a blend of its weak label and a probe.
 
     The probe never predicts a row that it has seen the label of. ACTS is an activation store.
@@ -31,13 +59,9 @@ def command(**options: Any) -> None:
     Example: probekit relabel acts.h5 --labels weak.parquet --probe logreg -o verdicts.parquet
     """
     from probekit.cleaning.predict import relabel
-    from probekit.cli.cleaning_run import pick, run_cleaning
 
-    how = pick(options, "blend", "threshold", "only_above")
-    if (
-        options["preset"] is not None
-        and not options["hard"]
-        and not {"blend", "threshold"} & {*how}
-    ):
-        how["blend"] = 1.0
-    run_cleaning(relabel, options, hard=options["hard"], **how)
+    form = pick(options, "blend", "threshold", "only_above")
+    soft = not options["hard"] and not {"blend", "threshold"} & {*form}
+    if options["preset"] is not None and soft:
+        form["blend"] = 1.0
+    clean(relabel, options, hard=options["hard"], **form)

@@ -5,11 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import emit, json_option, overwrite_option, say
+from probekit.cli.labels import Truth, TruthColumn, read_truth_codes
+from probekit.cli.options import (
+    FILE,
+    OUTPUT_FILE,
+    AsJson,
+    IdColumn,
+    Overwrite,
+    Rows,
+    TextColumn,
+    argument,
+    emit,
+    option,
+    options_of,
+    say,
+    source_of,
+)
 from probekit.cli.outputs import claim
 from probekit.errors import DataError, ProbekitError, UsageError
 
@@ -29,49 +44,79 @@ ONLY = {
 }
 
 
+class ReportOptions(TypedDict):
+    """Options of ``probekit report``."""
+
+    what: Annotated[Path, argument(type=FILE)]
+    output: Annotated[
+        Path | None,
+        option(
+            "-o",
+            "--output",
+            type=OUTPUT_FILE,
+            help="HTML file to write.  [default: report.html, in the folder of a run]",
+        ),
+    ]
+    acts: Annotated[
+        Path | None,
+        option(
+            "--acts",
+            type=FILE,
+            help="Verdicts: the store they were made from, for nearest rows and the map.  "
+            "[default: the recorded one, if it is beside the verdicts]",
+        ),
+    ]
+    rows: Rows
+    truth: Truth
+    truth_column: TruthColumn
+    text_column: TextColumn
+    id_column: IdColumn
+    no_text: Annotated[
+        bool, option("--no-text", is_flag=True, help="Verdicts: ids instead of texts.")
+    ]
+    layer: Annotated[
+        int | None,
+        option(
+            "--layer",
+            type=int,
+            help="Verdicts: layer of nearest rows and map.  [default: the verdicts']",
+        ),
+    ]
+    neighbors: Annotated[
+        int,
+        option(
+            "--neighbors",
+            default=8,
+            type=click.IntRange(1, 50),
+            help="Number of nearest rows shown with each row.",
+        ),
+    ]
+    limit: Annotated[
+        int,
+        option(
+            "--limit",
+            default=20_000,
+            type=click.IntRange(min=1),
+            help="Maximum number of rows listed, the most disagreeing first.",
+        ),
+    ]
+    steps: Annotated[
+        Path | None,
+        option(
+            "--steps", type=FILE, help="Run: folder of its steps.  [default: steps, beside the run]"
+        ),
+    ]
+    arm: Annotated[
+        str | None,
+        option("--arm", help="Run: whose rows to show.  [default: the first that filters]"),
+    ]
+    overwrite: Overwrite
+    as_json: AsJson
+
+
 @click.command("report")
-@click.argument("what", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="HTML file to write.  [default: report.html, in the folder of a run]",
-)
-@click.option(
-    "--acts",
-    type=click.Path(path_type=Path),
-    help="Verdicts: the store they were made from, for nearest rows and the map; one of the "
-    "recorded name beside the verdicts is found.",
-)
-@click.option(
-    "--rows", help="Verdicts: the rows, for their texts, if the store does not find them."
-)
-@click.option(
-    "--truth", help="Verdicts: ground truth (id and label), shown beside the weak labels."
-)
-@click.option("--truth-column", help="Column of the truth, if not label.")
-@click.option("--text-column", help="Column of the text in the rows, if not text.")
-@click.option("--id-column", help="Column of the id in rows and truth, if not id.")
-@click.option("--no-text", is_flag=True, help="Verdicts: ids instead of texts.")
-@click.option("--layer", type=int, help="Layer of nearest rows and map.  [default: the verdicts']")
-@click.option(
-    "--neighbors", default=8, type=click.IntRange(1, 50), help="Nearest rows shown of each row."
-)
-@click.option(
-    "--limit",
-    default=20_000,
-    type=click.IntRange(min=1),
-    help="Rows listed, most disagreeing first.",
-)
-@click.option(
-    "--steps",
-    type=click.Path(path_type=Path),
-    help="Run: folder of its steps.  [default: steps, beside the run]",
-)
-@click.option("--arm", help="Run: whose rows to show.  [default: the first that filters]")
-@overwrite_option
-@json_option
-def command(**options: Any) -> None:
+@options_of(ReportOptions)
+def command(**options: Unpack[ReportOptions]) -> None:
     """Write one HTML page that opens from disk: tables, figures, provenance, the rows themselves.
 
     WHAT is the folder of a run, a file of verdicts, or one of a sweep. The page needs no network
@@ -97,7 +142,7 @@ def command(**options: Any) -> None:
     emit(result, str(output), as_json=options["as_json"])
 
 
-def _page(what: Path, options: dict[str, Any]) -> Page:
+def _page(what: Path, options: ReportOptions) -> Page:
     from probekit.experiments.sweep import is_sweep
 
     if not what.exists():
@@ -114,13 +159,14 @@ def _page(what: Path, options: dict[str, Any]) -> Page:
     return _verdicts_page(what, options)
 
 
-def _check_options(of: str, options: dict[str, Any]) -> None:
+def _check_options(of: str, options: ReportOptions) -> None:
     """Raise UsageError if options were given that would be passed over silently."""
+    given = [name for name, value in options.items() if value is not None and value is not False]
     foreign = [
         "--" + name.replace("_", "-")
         for kind, names in ONLY.items()
         for name in names
-        if kind != of and options[name] is not None and options[name] is not False
+        if kind != of and name in given
     ]
     if foreign:
         known = {"folder": "a folder", "sweep": "a sweep", "verdicts": "verdicts"}[of]
@@ -138,8 +184,7 @@ def _one_sentence(sentence: str) -> Iterator[None]:
         raise DataError(sentence) from None
 
 
-def _verdicts_page(path: Path, options: dict[str, Any]) -> Page:
-    from probekit.cli.cleaning_run import rows_named, truth_codes
+def _verdicts_page(path: Path, options: ReportOptions) -> Page:
     from probekit.reports.rows import verdict_evidence
     from probekit.reports.verdicts import verdicts_page
     from probekit.verdicts import Verdicts
@@ -150,10 +195,10 @@ def _verdicts_page(path: Path, options: dict[str, Any]) -> Page:
         path,
         acts=options["acts"],
         texts=not options["no_text"],
-        truth=None if options["truth"] is None else truth_codes(verdicts, options),
+        truth=None if options["truth"] is None else read_truth_codes(options, verdicts),
         layer=options["layer"],
         neighbors=options["neighbors"],
-        **rows_named(options),
+        **source_of(options),
     )
     return verdicts_page(verdicts, evidence, title=path.name, limit=options["limit"])
 
@@ -167,7 +212,7 @@ def _sweep_page(path: Path) -> Page:
         return sweep_page(read_sweep(path), title=path.name)
 
 
-def _folder_page(folder: Path, options: dict[str, Any]) -> Page:
+def _folder_page(folder: Path, options: ReportOptions) -> Page:
     """Of a run or a saliency comparison, by what lies in the folder."""
     from probekit.reports.run import run_page
     from probekit.reports.saliency import saliency_page
@@ -187,7 +232,7 @@ def _folder_page(folder: Path, options: dict[str, Any]) -> Page:
         return run_page(results, folder=folder, rows=_rows_of_run(folder, options))
 
 
-def _rows_of_run(folder: Path, options: dict[str, Any]) -> RowsSection | None:
+def _rows_of_run(folder: Path, options: ReportOptions) -> RowsSection | None:
     """The rows that the run cleaned, where what made them is still at hand; says so if not."""
     from probekit.experiments.config import read_config
     from probekit.experiments.run import Run

@@ -4,35 +4,76 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import emit, json_option, output_option, overwrite_option, say
-from probekit.cli.outputs import claim
+from probekit.cli.options import (
+    FILE,
+    OUTPUT_FILE,
+    AsJson,
+    IdColumn,
+    Overwrite,
+    Rows,
+    TextColumn,
+    argument,
+    emit,
+    option,
+    options_of,
+    output_file,
+    say,
+    source_of,
+)
+from probekit.cli.outputs import check_suffix, claim
+
+if TYPE_CHECKING:
+    from probekit.verdicts import Verdicts
 
 __all__ = ["command"]
 
 
+class ReviewOptions(TypedDict):
+    """Options of ``probekit review``."""
+
+    verdicts: Annotated[Path, argument(type=FILE)]
+    output: Annotated[
+        Path,
+        output_file(
+            "Rows to review: .csv or .jsonl; with --merge the verdicts: .parquet or .jsonl."
+        ),
+    ]
+    many: Annotated[
+        int,
+        option(
+            "-n",
+            "--many",
+            type=click.IntRange(min=1),
+            default=100,
+            help="Number of rows to write, the most disagreeing first.",
+        ),
+    ]
+    merge: Annotated[
+        Path | None,
+        option(
+            "--merge",
+            type=OUTPUT_FILE,
+            help="Take the corrected labels of this file over into the verdicts.",
+        ),
+    ]
+    acts: Annotated[
+        Path | None, option("--acts", type=FILE, help="The store, to find the rows by.")
+    ]
+    rows: Rows
+    text_column: TextColumn
+    id_column: IdColumn
+    no_text: Annotated[bool, option("--no-text", is_flag=True, help="Write ids without texts.")]
+    overwrite: Overwrite
+    as_json: AsJson
+
+
 @click.command("review")
-@click.argument("verdicts", type=click.Path(path_type=Path))
-@output_option("Rows to review: .csv or .jsonl; with --merge the verdicts: .parquet or .jsonl.")
-@click.option(
-    "-n", "--many", type=click.IntRange(min=1), default=100, help="Most disagreeing rows to write."
-)
-@click.option(
-    "--merge",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Take the corrected labels of this file over into the verdicts.",
-)
-@click.option("--acts", type=click.Path(path_type=Path), help="The store, to find the rows by.")
-@click.option("--rows", help="The rows, for their texts, if not to be found.")
-@click.option("--text-column", help="Column of the text in the rows, if not text.")
-@click.option("--id-column", help="Column of the id in the rows, if not id.")
-@click.option("--no-text", is_flag=True, help="Write ids without texts.")
-@overwrite_option
-@json_option
-def command(**options: Any) -> None:
+@options_of(ReviewOptions)
+def command(**options: Unpack[ReviewOptions]) -> None:
     """Write the most disagreeing rows for human review, and merge the corrected labels.
 
     JSONL has the record fields of Argilla. In the CSV fill in the column label, with a class or
@@ -41,27 +82,23 @@ def command(**options: Any) -> None:
     Example: probekit review verdicts.parquet -n 50 -o review.csv &&
     probekit review verdicts.parquet --merge review.csv -o reviewed.parquet
     """
-    from probekit.errors import UsageError
     from probekit.verdicts import Verdicts
 
-    output: Path = options["output"]
     claim(options, "output")
-    allowed = (".csv", ".jsonl") if options["merge"] is None else (".parquet", ".jsonl")
-    if output.suffix not in allowed:
-        raise UsageError(f"{output} must end in {' or '.join(allowed)}; these are what is written.")
+    merging = options["merge"] is not None
+    check_suffix(options["output"], ".parquet" if merging else ".csv", ".jsonl")
     verdicts = Verdicts.load(options["verdicts"])
-    (_write if options["merge"] is None else _merge)(verdicts, options)
+    (_merge if merging else _write)(verdicts, options)
 
 
-def _write(verdicts: Any, options: dict[str, Any]) -> None:
+def _write(verdicts: Verdicts, options: ReviewOptions) -> None:
     from probekit.cleaning.review import QUESTION, review_records, write_review
     from probekit.cleaning.source_rows import find_texts
-    from probekit.cli.cleaning_run import rows_named
 
     texts = None
     if not options["no_text"]:
-        named = rows_named(options)
-        texts = find_texts(verdicts, options["verdicts"], acts=options["acts"], **named)
+        source = source_of(options)
+        texts = find_texts(verdicts, options["verdicts"], acts=options["acts"], **source)
     records = review_records(verdicts, texts, limit=options["many"])
     write_review(records, options["output"])
     result = {"output": str(options["output"]), "rows": len(records), "of": len(verdicts)}
@@ -75,19 +112,20 @@ def _write(verdicts: Any, options: dict[str, Any]) -> None:
     emit(result, text, as_json=options["as_json"])
 
 
-def _merge(verdicts: Any, options: dict[str, Any]) -> None:
+def _merge(verdicts: Verdicts, options: ReviewOptions) -> None:
     from probekit.cleaning.review import merge_review, read_review
 
     source = str(options["merge"])
     merged = merge_review(verdicts, read_review(source), source=source)
     merged.save(options["output"])
     say(f"{len(merged):,} verdicts written to {options['output']}")
-    told = merged.provenance["reviewed"]
+    counts = merged.provenance["reviewed"]
     text = (
-        f"{told['answers']:,} labels taken over: {told['changed']:,} change the class to train on, "
-        f"{told['brought_back']:,} rows come back; {told['as_weak_label']:,} are the weak label, "
-        f"{told['as_probe']:,} what the probe says."
+        f"{counts['answers']:,} labels taken over: {counts['changed']:,} change the class to train "
+        f"on, {counts['brought_back']:,} rows come back; {counts['as_weak_label']:,} are the weak "
+        f"label, {counts['as_probe']:,} what the probe says."
     )
-    if not told["answers"]:
+    if not counts["answers"]:
         text = f"No answer in {source}: the verdicts are as they were."
-    emit({"output": str(options["output"]), **told}, text, as_json=options["as_json"])
+    result = {"output": str(options["output"]), **counts}
+    emit(result, text, as_json=options["as_json"])

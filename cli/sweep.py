@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
 
 import click
 
-from probekit.cli.again import typed_again
 from probekit.cli.checked import parse_grid, parse_numbers, seed_list
 from probekit.cli.labels import (
-    LabelsOptions,
+    LabelledStoreOptions,
     TruthOptions,
-    WeaklyLabelledOptions,
     read_labels,
     read_truth,
 )
@@ -27,8 +25,9 @@ from probekit.cli.options import (
     options_of,
     output_file,
     say,
+    typed_again,
 )
-from probekit.cli.outputs import claim
+from probekit.cli.outputs import check_suffix, claim
 from probekit.probes.registry import PUBLISHED, REGISTRY, probe_spec
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ class GridOptions(TypedDict):
     as_json: AsJson
 
 
-class SweepOptions(WeaklyLabelledOptions, LabelsOptions, TruthOptions, GridOptions):
+class SweepOptions(LabelledStoreOptions, TruthOptions, GridOptions):
     """Options of ``probekit sweep``."""
 
 
@@ -179,12 +178,11 @@ def command(**options: Unpack[SweepOptions]) -> None:
 
 
 def _check_files(options: SweepOptions) -> None:
-    from probekit.errors import OutputExistsError, UsageError
+    from probekit.errors import OutputExistsError
 
     output, figures = options["output"], options["figures"]
     claim(options, "output", folders=("figures",))
-    if output.suffix not in (".parquet", ".jsonl"):
-        raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
+    check_suffix(output, ".parquet", ".jsonl")
     if (
         figures is not None
         and not figures.is_dir()

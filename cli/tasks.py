@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
 import click
 
 from probekit.cli.options import (
+    AsJson,
+    Overwrite,
+    Seed,
+    argument,
     emit,
-    json_option,
-    output_option,
-    overwrite_option,
+    option,
+    options_of,
+    output_file,
     say,
-    seed_option,
 )
 from probekit.cli.outputs import claim
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 SHOWN = 2
 WRITTEN = (".jsonl", ".parquet")
 LISTED = ("name", "kind", "description")
-TOLD = (*LISTED, "source", "card", "licence", "prompt", "notes")
+SHOWN_FIELDS = (*LISTED, "source", "card", "licence", "prompt", "notes")
 TRUTH = ("label", "completion")
 
 
@@ -36,9 +39,15 @@ def command() -> None:
     """
 
 
+class ListOptions(TypedDict):
+    """Options of ``probekit tasks list``."""
+
+    as_json: AsJson
+
+
 @command.command("list")
-@json_option
-def list_tasks(*, as_json: bool) -> None:
+@options_of(ListOptions)
+def list_tasks(**options: Unpack[ListOptions]) -> None:
     """Name every task, with what it asks.
 
     Example: probekit tasks list
@@ -49,30 +58,36 @@ def list_tasks(*, as_json: bool) -> None:
     result = {"tasks": [{field: getattr(task, field) for field in LISTED} for task in tasks]}
     width = max(len(task.name) for task in tasks)
     lines = [f"{task.name:<{width}}  {task.description}" for task in tasks]
-    emit(result, "\n".join(lines), as_json=as_json)
+    emit(result, "\n".join(lines), as_json=options["as_json"])
+
+
+class ShowOptions(TypedDict):
+    """Options of ``probekit tasks show``."""
+
+    name: Annotated[str, argument()]
+    seed: Seed
+    as_json: AsJson
 
 
 @command.command("show")
-@click.argument("name")
-@seed_option
-@json_option
-def show(name: str, *, seed: int, as_json: bool) -> None:
-    """Tell where a task is from, its licence, prompt and splits, and show two rows.
+@options_of(ShowOptions)
+def show(**options: Unpack[ShowOptions]) -> None:
+    """Show a task's source, licence, prompt and splits, and two of its rows.
 
     Example: probekit tasks show docstrings
     """
     from probekit.errors import ProbekitError
     from probekit.tasks.registry import get_task
 
-    task = get_task(name)
+    task = get_task(options["name"])
     splits: dict[str, Rows] = {}
     unread = None
     try:
-        splits = {split: task.rows(split, seed=seed) for split in task.splits}
+        splits = {split: task.rows(split, seed=options["seed"]) for split in task.splits}
     except ProbekitError as error:  # what is known without the rows is worth showing
         unread = str(error)
     result = {
-        **{field: getattr(task, field) for field in TOLD},
+        **{field: getattr(task, field) for field in SHOWN_FIELDS},
         "classes": list(task.classes),
         "splits": {
             split: {
@@ -86,31 +101,40 @@ def show(name: str, *, seed: int, as_json: bool) -> None:
         "examples": _examples(next(iter(splits.values()))) if splits else [],
         "unread": unread,
     }
-    emit(result, _show_text(task, result), as_json=as_json)
+    emit(result, _show_text(task, result), as_json=options["as_json"])
+
+
+class ExportOptions(TypedDict):
+    """Options of ``probekit tasks export``."""
+
+    name: Annotated[str, argument()]
+    split: Annotated[
+        str, option("--split", required=True, help="Split to write; `tasks show` names them.")
+    ]
+    output: Annotated[
+        Path,
+        output_file("Rows to write: .jsonl or .parquet with id, text and label (or completion)."),
+    ]
+    no_label: Annotated[
+        bool,
+        option("--no-label", is_flag=True, help="Leave the truth (label or completion) out."),
+    ]
+    limit: Annotated[
+        int | None,
+        option(
+            "--limit",
+            type=click.IntRange(min=1),
+            help="Maximum number of rows to write, from the first.",
+        ),
+    ]
+    seed: Seed
+    overwrite: Overwrite
+    as_json: AsJson
 
 
 @command.command("export")
-@click.argument("name")
-@click.option("--split", required=True, help="Split to write; `tasks show` names them.")
-@output_option("Rows to write: .jsonl or .parquet with id, text and label (or completion).")
-@click.option("--no-label", is_flag=True, help="Leave the truth (label or completion) out.")
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Write only so many rows, the first of the order."
-)
-@seed_option
-@overwrite_option
-@json_option
-def export(
-    name: str,
-    *,
-    split: str,
-    output: Path,
-    no_label: bool,
-    limit: int | None,
-    seed: int,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+@options_of(ExportOptions)
+def export(**options: Unpack[ExportOptions]) -> None:
     """Write one split of a task as a file of rows.
 
     Example: probekit tasks export docstrings --split student -o rows.jsonl
@@ -120,25 +144,25 @@ def export(
     from probekit.tables import suffix_of
     from probekit.tasks.registry import get_task
 
-    claim({"output": output, "overwrite": overwrite, "rest": [name, split, limit]}, "output")
+    output, name, split = options["output"], options["name"], options["split"]
+    claim(options, "output")
     if suffix_of(output) not in WRITTEN:
         raise DataError(
             f"{output} has the ending {suffix_of(output)!r}; allowed are {' and '.join(WRITTEN)}."
         )
-    rows = get_task(name).rows(split, seed=seed)
-    written = len(rows) if limit is None else min(limit, len(rows))
-    kept = [column for column in rows.columns if not (no_label and column in TRUTH)]
-    write_table({column: rows.columns[column][:written] for column in kept}, output)
+    rows = get_task(name).rows(split, seed=options["seed"])
+    limit = options["limit"] or len(rows)
+    written = min(limit, len(rows))
+    columns = [c for c in rows.columns if not (options["no_label"] and c in TRUTH)]
+    write_table({column: rows.columns[column][:written] for column in columns}, output)
     if rows.note:
         say(f"{rows.source}: {rows.note}")
-    if limit is not None and limit > len(rows):
+    if limit > len(rows):
         say(f"{rows.source} has {len(rows):,} rows, fewer than the {limit:,} asked for.")
-    result = {"task": name, "split": split, "seed": seed, "rows": written, "columns": kept}
-    emit(
-        {**result, "path": str(output)},
-        f"{output}: {written:,} rows of {rows.source} ({', '.join(kept)}).",
-        as_json=as_json,
-    )
+    result = {"task": name, "split": split, "seed": options["seed"], "rows": written}
+    result |= {"columns": columns, "path": str(output)}
+    text = f"{output}: {written:,} rows of {rows.source} ({', '.join(columns)})."
+    emit(result, text, as_json=options["as_json"])
 
 
 def _shares(rows: Rows, n_classes: int) -> list[float]:
@@ -148,12 +172,12 @@ def _shares(rows: Rows, n_classes: int) -> list[float]:
 
 def _examples(rows: Rows) -> list[dict[str, Any]]:
     """The first row of each of the first classes; of a task without classes, the first rows."""
-    found: dict[int, dict[str, Any]] = {}
+    examples: dict[int, dict[str, Any]] = {}
     for record in rows.records():
-        found.setdefault(record.get("label", len(found)), record)
-        if len(found) == SHOWN:
+        examples.setdefault(record.get("label", len(examples)), record)
+        if len(examples) == SHOWN:
             break
-    return [found[label] for label in sorted(found)]
+    return [examples[label] for label in sorted(examples)]
 
 
 def _show_text(task: Task, result: dict[str, Any]) -> str:

@@ -3,52 +3,82 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict, Unpack
 
 import click
 
-from probekit.cli.cleaning_options import penalty_type
-from probekit.cli.labels import classes_option, position_option, tell_labels
+from probekit.cli.labels import ByPosition, Classes, TruthColumn, print_labels
 from probekit.cli.options import (
+    FILE,
+    AsJson,
+    IdColumn,
+    Overwrite,
+    Seed,
+    argument,
     emit,
-    json_option,
-    output_option,
-    overwrite_option,
+    option,
+    options_of,
+    output_file,
     say,
-    seed_option,
 )
-from probekit.cli.outputs import claim
+from probekit.cli.outputs import check_suffix, claim
+from probekit.cli.verdicts import WordOrNumber
 
 __all__ = ["command"]
 
 
+class WeakLabelsOptions(TypedDict):
+    """Options of ``probekit weak-labels``."""
+
+    acts: Annotated[Path, argument(type=FILE)]
+    truth: Annotated[
+        str,
+        option("--truth", required=True, help="Ground truth: a file with id and label, or a task."),
+    ]
+    truth_column: TruthColumn
+    id_column: IdColumn
+    classes: Classes
+    by_position: ByPosition
+    train_ids: Annotated[
+        Path | None,
+        option(
+            "--train-ids",
+            type=FILE,
+            help="Rows to train on: a text file of ids, or a table with a column id.",
+        ),
+    ]
+    train_share: Annotated[
+        float | None,
+        option("--train-share", type=float, help="Share of the rows with truth to train on (0.5)."),
+    ]
+    train_rows: Annotated[
+        int | None,
+        option("--train-rows", type=int, help="Number of rows with truth to train on."),
+    ]
+    layer: Annotated[
+        int | None,
+        option("--layer", type=int, help="Layer to read; required if several are stored."),
+    ]
+    l2: Annotated[
+        Any, option("--l2", type=WordOrNumber("auto"), default="auto", help="Penalty of the probe.")
+    ]
+    fit_intercept: Annotated[
+        bool | None,
+        option(
+            "--intercept/--no-intercept",
+            default=None,
+            help="With a bias or without.  [default: with; without for differences of pairs]",
+        ),
+    ]
+    output: Annotated[Path, output_file("Weak labels to write: .parquet or .jsonl.")]
+    overwrite: Overwrite
+    seed: Seed
+    as_json: AsJson
+
+
 @click.command("weak-labels")
-@click.argument("acts", type=click.Path(path_type=Path))
-@click.option("--truth", required=True, help="Ground truth: a file with id and label, or a task.")
-@click.option("--truth-column", help="Column of the truth, if not label.")
-@click.option("--id-column", help="Column that joins truth and rows, if not id.")
-@classes_option
-@position_option
-@click.option(
-    "--train-ids",
-    type=click.Path(path_type=Path),
-    help="Rows to train on: a text file of ids, or a table with a column id.",
-)
-@click.option("--train-share", type=float, help="Share of the rows with truth to train on (0.5).")
-@click.option("--train-rows", type=int, help="Number of rows with truth to train on.")
-@click.option("--layer", type=int, help="Which layer; needed where several are stored.")
-@click.option("--l2", type=penalty_type, default="auto", help="Penalty of the probe.")
-@click.option(
-    "--intercept/--no-intercept",
-    "fit_intercept",
-    default=None,
-    help="With a bias or without.  [default: with; without for differences of pairs]",
-)
-@output_option("Weak labels to write: .parquet or .jsonl.")
-@overwrite_option
-@seed_option
-@json_option
-def command(**options: Any) -> None:
+@options_of(WeakLabelsOptions)
+def command(**options: Unpack[WeakLabelsOptions]) -> None:
     """Label rows with a probe that some true labels have taught.
 
     ACTS is the activation store of a weaker model. A logistic probe is trained on the rows chosen
@@ -58,13 +88,11 @@ def command(**options: Any) -> None:
     """
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.weak_supervisor import score_labels, weak_labels
-    from probekit.errors import UsageError
     from probekit.labels import load_labels
 
-    output: Path = options["output"]
+    output = options["output"]
     claim(options, "output")
-    if output.suffix not in (".parquet", ".jsonl"):
-        raise UsageError(f"{output} must end in .parquet or .jsonl; these are what is written.")
+    check_suffix(output, ".parquet", ".jsonl")
     truth = load_labels(
         options["truth"],
         id_column=options["id_column"],
@@ -73,7 +101,7 @@ def command(**options: Any) -> None:
         by_position=options["by_position"],
     )
     with ActivationStore(options["acts"]) as store:
-        tell_labels(truth, store.keys)
+        print_labels(truth, store.keys)
         done = weak_labels(
             store,
             truth,
@@ -107,10 +135,10 @@ def _ids(path: Path) -> list[str]:
     from probekit.tables import SUFFIXES, suffix_of
 
     if suffix_of(path) in SUFFIXES:
-        found = find_ids(read_table(path).columns, source=str(path))
-        if found.id_column is None:
+        keys = find_ids(read_table(path).columns, source=str(path))
+        if keys.id_column is None:
             raise DataError(f"{path} has no column 'id'; give one id per line, or a column id.")
-        ids = list(found.ids)
+        ids = list(keys.ids)
     else:
         lines = read_text(path, limit=None).split("\n")
         ids = [line.strip() for line in lines if line.strip()]

@@ -213,7 +213,7 @@ def test_ambiguous_columns_are_asked_for_at_a_terminal_only(
     assert refused.exit_code == 2
     assert "several columns that could be the text; name one with --text" in refused.stderr
     assert not Path("cleaned/states.h5").exists()
-    monkeypatch.setattr("probekit.cli.clean._at_terminal", lambda: True)
+    monkeypatch.setattr("probekit.cli.clean.at_terminal", lambda: True)
     asked = invoke("clean", "rows.jsonl", "-m", model, input="comment\n")
     assert asked.exit_code == 0, asked.output
     assert "Which column is the text?" in asked.stderr

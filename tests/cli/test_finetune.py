@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from probekit.cli.finetune import predict_sets
 from probekit.cli.main import cli
-from probekit.cli.predict_sets import predict_sets
 from probekit.errors import UsageError
 from probekit.labels import load_labels
 from probekit.students import finetune as training

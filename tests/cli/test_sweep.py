@@ -154,7 +154,7 @@ def test_grids_that_nobody_asked_for_fit_the_rows(probekit, chain):
         (["--layers", "3"], ("--layers", "holds no 3", "holds 6")),
         (["--probes", "svm"], ("svm", "knn")),
         (["--probes", "knn,logerg"], ("did you mean logreg",)),
-        (["--k", "٣"], ("--k", "no number")),
+        (["--k", "٣"], ("--k", "not a number")),
         (["--probes", ","], ("--probes", "some of knn")),
         (["--contaminations", "0.2,1"], ("--contaminations", "excluded")),
         (["--k-zeta", "300"], ("--k-zeta", "1 to 299")),

@@ -1,0 +1,338 @@
+"""What ``filter`` and ``relabel`` share: options, and their course from a store to verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+
+import click
+
+from probekit.cli.labels import LabelledStoreOptions, TruthOptions, read_labels, read_truth_codes
+from probekit.cli.options import (
+    OUTPUT_FILE,
+    AsJson,
+    Overwrite,
+    Rows,
+    Seed,
+    TextColumn,
+    emit,
+    option,
+    output_file,
+    pick,
+    say,
+    source_of,
+    typed_again,
+)
+from probekit.cli.outputs import check_suffix, claim
+from probekit.errors import DataError, UsageError
+from probekit.probes.registry import REGISTRY
+from probekit.safe import plain_command
+from probekit.tables import SUFFIXES, suffix_of
+
+if TYPE_CHECKING:
+    from probekit.verdicts import Verdicts
+
+__all__ = [
+    "CleanedOptions",
+    "CleaningOptions",
+    "ProbeOptions",
+    "ResultOptions",
+    "WordOrNumber",
+    "clean",
+]
+
+# What the preset sets in both actions, beside the probe's own parameters.
+ELEUTHER = {"in_sample": True, "disagreement": "distance", "ties": "index"}
+# Options that do not change the verdicts themselves.
+BESIDE = ("overwrite", "truth", "truth_column", "audit", "write_data", "rows")
+
+
+class WordOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since 8.4
+    """A number, or one of some words."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+        self.name = "|".join((*words, "number"))
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | str:
+        """Read one or the other."""
+        if value in self.words:
+            return str(value)
+        try:
+            return float(value)
+        except ValueError:
+            words = " or ".join(map(repr, self.words))
+            self.fail(f"{value!r} is neither {words} nor a number.", param, ctx)
+
+
+class CleanedOptions(LabelledStoreOptions, TruthOptions):
+    """What is cleaned: a store, weak labels, the layer to read; and what is known beside."""
+
+    layer: Annotated[
+        int | None,
+        option(
+            "--layer",
+            type=int,
+            help="Layer to read; required if several are stored, except by the ensemble.",
+        ),
+    ]
+    audit: Annotated[
+        Path | None,
+        option(
+            "--audit",
+            type=OUTPUT_FILE,
+            help="Answers of `probekit audit`, which overrule advice.  [default: "
+            "LABELS.audit.csv here, if it exists]",
+        ),
+    ]
+
+
+class ProbeOptions(TypedDict):
+    """The probe and its parameters."""
+
+    probe: Annotated[
+        str | None,
+        option(
+            "--probe",
+            metavar=f"[{'|'.join(REGISTRY)}|package.module:Class]",
+            help="What predicts each row without having seen its label: one of these, a probe of "
+            "an installed package, or any scikit-learn classifier as package.module:Class.  "
+            "[default: ensemble if several layers are stored and none is chosen, else knn]",
+        ),
+    ]
+    k: Annotated[
+        int | None,
+        option("--k", type=click.IntRange(min=1), help="knn, ensemble: neighbours (30)."),
+    ]
+    weights: Annotated[
+        str | None,
+        option("--weights", type=click.Choice(["uniform", "cosine"]), help="knn: votes (uniform)."),
+    ]
+    metric: Annotated[
+        str | None,
+        option(
+            "--metric",
+            type=click.Choice(["cosine", "euclidean"]),
+            help="knn, topofilter: distance (cosine, of centred rows).",
+        ),
+    ]
+    l2: Annotated[
+        float | str | None,
+        option("--l2", type=WordOrNumber("auto"), help="logreg: penalty (auto)."),
+    ]
+    fit_intercept: Annotated[
+        bool | None,
+        option(
+            "--intercept/--no-intercept",
+            default=None,
+            help="logreg: with a bias or without (with; without for differences of pairs).",
+        ),
+    ]
+    folds: Annotated[
+        int | None, option("--folds", type=click.IntRange(min=2), help="logreg: folds (5).")
+    ]
+    variant: Annotated[
+        str | None,
+        option(
+            "--variant",
+            type=click.Choice(["paper", "eleuther"]),
+            help="topofilter: which of the two published ones (paper).",
+        ),
+    ]
+    k_cc: Annotated[
+        int | None,
+        option("--k-cc", type=click.IntRange(min=1), help="topofilter: neighbours of the graph."),
+    ]
+    k_zeta: Annotated[
+        int | None,
+        option("--k-zeta", type=click.IntRange(min=1), help="topofilter: neighbours that vote."),
+    ]
+    disagreement: Annotated[
+        Literal["label", "distance"] | None,
+        option(
+            "--disagreement",
+            type=click.Choice(["label", "distance"]),
+            help="What rows are judged by: 1 - P(the weak label's class), or half the absolute "
+            "difference of P and weak label, as published; the same for hard labels (label; with "
+            "--preset distance).",
+        ),
+    ]
+    in_sample: Annotated[
+        bool,
+        option(
+            "--in-sample",
+            is_flag=True,
+            help="Predict rows that were fitted on, as EleutherAI did: hides wrong labels.",
+        ),
+    ]
+    preset: Annotated[
+        Literal["eleuther"] | None,
+        option(
+            "--preset",
+            type=click.Choice(["eleuther"]),
+            help="EleutherAI's settings: euclidean, in-sample, k 50, l2 0.01 not standardised; "
+            "filter: 10 % of all rows; relabel: to what the probe says.",
+        ),
+    ]
+
+
+class ResultOptions(TypedDict):
+    """What is written."""
+
+    output: Annotated[Path, output_file("Verdicts to write: .parquet or .jsonl.")]
+    write_data: Annotated[
+        Path | None,
+        option(
+            "--write-data",
+            type=OUTPUT_FILE,
+            help="Also write the training set as JSONL: the rows' own columns, label, probs, "
+            "weight.",
+        ),
+    ]
+    rows: Rows
+    text_column: TextColumn
+    overwrite: Overwrite
+    seed: Seed
+    as_json: AsJson
+
+
+class CleaningOptions(CleanedOptions, ProbeOptions, ResultOptions):
+    """Options of both ``filter`` and ``relabel``."""
+
+
+def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: Any) -> None:
+    """Make verdicts, write them and the training set, and only then read the truth.
+
+    Parameters
+    ----------
+    act
+        :func:`probekit.filter_labels` or :func:`probekit.relabel`.
+    settings
+        Arguments of ``act`` alone.
+    """
+    from probekit.activations.quiet import rare_collection
+
+    with rare_collection():
+        from probekit.activations.store import ActivationStore
+        from probekit.cleaning.advice import advice_on
+        from probekit.cleaning.predict import default_probe
+        from probekit.cleaning.review import audit_path
+        from probekit.cleaning.source_rows import find_rows
+
+        _check_files(options)
+        preset, name = options["preset"] is not None, options["probe"]
+        if name is not None:
+            _probe(name, options)  # raises before anything is read
+    if preset:
+        settings = {**ELEUTHER, **settings}
+    elif options["in_sample"]:
+        settings["in_sample"] = True
+    settings |= pick({**options, "n_folds": options["folds"]}, "disagreement", "n_folds")
+    rows = written = None
+    with ActivationStore(options["acts"]) as store:
+        name = name or ("knn" if preset else default_probe(store, options["layer"]))
+        probe = _probe(name, options, pairs=store.differences)
+        if options["write_data"] is not None:
+            rows = find_rows(store, **source_of(options))
+        labels = read_labels(options, store.keys)
+        verdicts = act(
+            store,
+            labels,
+            probe=probe,
+            layer=options["layer"],
+            seed=options["seed"],
+            only_labelled=options["only_labelled"],
+            **settings,
+        )
+        advice = advice_on(
+            verdicts.provenance["action"],
+            store,
+            labels,
+            audit=options["audit"] or audit_path(options["labels"]),
+            needed=options["audit"] is not None,
+            seed=options["seed"],
+            only_labelled=options["only_labelled"],
+        )
+    _with_command(verdicts).save(options["output"])
+    say(f"{len(verdicts):,} verdicts written to {options['output']}")
+    if rows is not None and options["write_data"] is not None:
+        written = verdicts.write_data(rows, options["write_data"])
+        say(f"{written:,} rows written to {options['write_data']}")
+    _report(verdicts, options, advice, written)
+
+
+def _check_files(options: CleaningOptions) -> None:
+    """Raise if an output cannot be written or the truth does not exist, before any work."""
+    output, data, truth = options["output"], options["write_data"], options["truth"]
+    claim(options, "output", "write_data")
+    check_suffix(output, ".parquet", ".jsonl")
+    if data is not None:
+        check_suffix(data, ".jsonl")
+    if truth is not None and suffix_of(truth) in SUFFIXES and not Path(truth).exists():
+        raise DataError(f"{truth} does not exist.")
+
+
+def _probe(name: str, options: CleaningOptions, *, pairs: bool = False) -> Any:
+    """Make a probe from the preset's settings and the options; options overrule the preset."""
+    from probekit.probes.registry import make_probe, parameter_kinds, probe_spec
+
+    spec = probe_spec(name)
+    own = spec.name in REGISTRY
+    names = dict.fromkeys(name for each in REGISTRY.values() for name in each.options)
+    given = pick({**options, "n_folds": options["folds"]}, *names)
+    known = (
+        spec.options
+        if own
+        else (*filter(parameter_kinds(spec.name).__contains__, names), "n_folds")
+    )
+    foreign = [_flag(name) for name in given if name not in known]
+    if foreign:
+        listed = ", ".join(map(_flag, known)) or "none"
+        raise UsageError(
+            f"The probe {spec.name!r} has no {', '.join(foreign)}; what it has is {listed}."
+        )
+    if options["preset"] is not None:
+        if spec.preset is None:
+            listed = ", ".join(name for name, each in REGISTRY.items() if each.preset is not None)
+            raise UsageError(f"The preset eleuther has settings for {listed}, got {spec.name!r}.")
+        given = {**spec.preset, **given}
+    if not own:
+        given.pop("n_folds", None)  # an argument of filter and relabel
+    return make_probe(spec.name, seed=options["seed"], pairs=pairs, **given)
+
+
+def _flag(name: str) -> str:
+    flag = {"fit_intercept": "no-intercept", "n_folds": "folds"}.get(name, name)
+    return "--" + flag.replace("_", "-")
+
+
+def _with_command(verdicts: Verdicts) -> Verdicts:
+    """The verdicts with the running command, as it was typed, in their provenance."""
+    command = plain_command(typed_again(without=BESIDE), "filter", "relabel")
+    if command is None:  # it holds line breaks or control characters
+        return verdicts
+    return replace(verdicts, provenance={**verdicts.provenance, "command": command})
+
+
+def _report(verdicts: Verdicts, options: CleaningOptions, advice: Any, written: int | None) -> None:
+    """Print warnings, then counts, and metrics if there is a truth."""
+    from probekit.cleaning.evaluate import evaluate, summarize
+    from probekit.reports.verdicts import verdicts_json, verdicts_text
+
+    summary = summarize(verdicts)
+    if advice is not None and advice["warning"] is not None:
+        say(f"Warning: {advice['warning']}")
+    for note in verdicts.provenance.get("notes", ()):
+        say(f"Note: {note}")
+    for alarm in summary.alarms:
+        say(f"Warning: {alarm}")
+    evaluation = None
+    if options["truth"] is not None:
+        evaluation = evaluate(verdicts, read_truth_codes(options, verdicts))
+    result = verdicts_json(verdicts, summary, evaluation)
+    result |= {"output": str(options["output"]), "rows_written": written, "advice": advice}
+    emit(result, verdicts_text(verdicts, summary, evaluation), as_json=options["as_json"])
