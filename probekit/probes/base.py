@@ -46,36 +46,45 @@ class Training(NamedTuple):
     groups: NDArray[np.int64]
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """By name, as a probe that keeps its rows writes them to disk."""
+        """Arrays by name, as a probe that stores its rows writes them to disk."""
         return {name: array for name, array in self._asdict().items() if array is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Undo ``to_arrays``; other arrays may lie beside these."""
+        """Undo ``to_arrays``; other arrays are ignored."""
         return cls(arrays["X"], arrays["Y"], arrays.get("weight"), arrays["groups"])
 
 
 def label_matrix(
     y: ArrayLike, *, classes: ArrayLike | None = None
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Write labels as class probabilities.
+    """Labels as class probabilities.
 
     Parameters
     ----------
-    y
-        Hard labels (n,), numbers, booleans or strings; or P(second class) (n,), floats in [0, 1];
-        or class probabilities (n, C) whose rows sum to 1.
-    classes
-        Class of each column; by default the labels found, sorted, or 0 ... C - 1 for soft labels.
+    y : array-like of shape (n,) or (n, C)
+        Hard labels (numbers, booleans or strings), P(second class) (floats in [0, 1]), or class
+        probabilities whose rows sum to 1.
+    classes : array-like of shape (C,), default=None
+        Class of each column; None: the sorted labels, or 0 ... C - 1 for soft labels.
 
     Returns
     -------
-    classes (C,) and Y (n, C) float64, rows summing to 1.
+    classes : ndarray of shape (C,)
+    Y : ndarray of shape (n, C)
+        float64, rows summing to 1.
 
     Raises
     ------
     ProbeError
-        NaN, a probability outside [0, 1], continuous values, an unknown label, or one class only.
+        If y has NaN, a probability outside [0, 1], continuous values, an unknown label, or only one
+        class.
+
+    Examples
+    --------
+    >>> classes, Y = label_matrix(["no", "yes", "no"])
+    >>> classes.tolist(), Y[:, 1].tolist()
+    (['no', 'yes'], [0.0, 1.0, 0.0])
     """
     values = _as_array(y)
     names = None if classes is None else np.asarray(classes)
@@ -100,7 +109,7 @@ def label_matrix(
     present = np.flatnonzero(Y.max(axis=0) > 0)
     if len(present) < 2:
         raise ProbeError(
-            f"y holds one class only ({names[present[0]]!s}); a probe needs rows of at least two "
+            f"y has one class only ({names[present[0]]!s}); a probe needs rows of at least two "
             "classes."
         )
     return names, Y
@@ -120,7 +129,7 @@ def _as_array(y: ArrayLike) -> NDArray[Any]:
         raise ProbeError("y mixes strings with other values; give one kind of label.")
     if values.dtype.kind not in "biufU":
         raise ProbeError(
-            f"y holds values of type {values.dtype}; allowed are numbers, booleans and strings."
+            f"y has values of type {values.dtype}; allowed are numbers, booleans and strings."
         )
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         rows = np.unique(np.nonzero(~np.isfinite(values))[0])
@@ -145,13 +154,13 @@ def _soft_rows(
     values: NDArray[Any], classes: NDArray[Any] | None
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
     if values.dtype.kind not in "biuf":
-        raise ProbeError("y with several columns must hold class probabilities, not strings.")
+        raise ProbeError("y with several columns must be class probabilities, not strings.")
     Y = values.astype(np.float64)
     total = Y.sum(axis=1)
     bad = np.flatnonzero((Y < 0).any(axis=1) | (np.abs(total - 1) > ROW_SUM_TOLERANCE))
     if len(bad):
         raise ProbeError(
-            f"y holds {len(bad)} rows that are not class probabilities (first: {first_few(bad)}); "
+            f"y has {len(bad)} rows that are not class probabilities (first: {first_few(bad)}); "
             "each row must lie in [0, 1] and sum to 1."
         )
     return _named(Y / total[:, None], classes)
@@ -165,7 +174,7 @@ def _hard_rows(
         if len(broken):
             outside = np.flatnonzero((values < 0) | (values > 1))
             raise ProbeError(
-                f"Unknown label type: continuous. y must hold class labels or probabilities in "
+                f"Unknown label type: continuous. y must be class labels or probabilities in "
                 f"[0, 1], got {values[outside[0]]:g} in row {outside[0]}."
             )
     names, column = np.unique(values, return_inverse=True)
@@ -176,7 +185,7 @@ def _hard_rows(
         unknown = [name for name in names.tolist() if name not in place]
         if unknown:
             raise ProbeError(
-                f"y holds {first_few(unknown)}, which is none of the classes "
+                f"y has {first_few(unknown)}, which is none of the classes "
                 f"{first_few(classes.tolist(), 10)}."
             )
         column = np.array([place[name] for name in names.tolist()])[column]
@@ -186,23 +195,23 @@ def _hard_rows(
 
 
 def hard_labels(Y: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """Return each row's most probable column (n,); ties go to the first, so 0.5 is class 0."""
+    """Most probable class (n,) of labels Y (n, C); ties go to the first, so 0.5 is class 0."""
     return np.asarray(np.argmax(Y, axis=1), dtype=np.int64)
 
 
 class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     """Base of all probes: a scikit-learn classifier that also takes soft labels.
 
-    A subclass gives ``fit(X, y, sample_weight=None, groups=None)``, which begins with
-    ``_check_fit``; ``predict_proba(X)``, which begins with ``_check_predict``; and ``_arrays`` with
-    ``_restore``, which carry what ``fit`` learned to disk and back.
+    A subclass defines ``fit(X, y, sample_weight=None, groups=None)``, which begins with
+    ``_check_fit``; ``predict_proba(X)``, which begins with ``_check_predict``; and ``_arrays`` and
+    ``_restore``, which write and read what ``fit`` learned.
     """
 
     classes_: NDArray[Any]
     n_features_in_: int
-    # Name of a parameter -> what it may be.
+    # Name of each parameter -> its kind of value.
     kinds: ClassVar[Mapping[str, Kind]] = {}
-    # Whether P(−x) = 1 − P(x) of differences of pairs when it is fitted without a bias.
+    # Whether P(−x) = 1 − P(x) for differences of pairs if it is fitted without a bias.
     odd_without_bias: ClassVar[bool] = False
     oof_proba_: NDArray[np.float64]
 
@@ -213,9 +222,9 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         sample_weight: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> Training:
-        """Check everything that ``fit`` gets; sets ``classes_`` and ``n_features_in_``.
+        """Check the arguments of ``fit``; set ``classes_`` and ``n_features_in_``.
 
-        Without ``groups``, rows with the very same states form one.
+        Without ``groups``, rows with equal states form a group.
         """
         self._check_parameters()
         if y is None:
@@ -233,7 +242,7 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         return Training(X, Y, weight, numbers)
 
     def _check_parameters(self) -> None:
-        """Refuse parameters of another type or outside their range."""
+        """Raise ProbeError for a parameter of another type or outside its range."""
         given = self.get_params(deep=False)
         try:
             check_names({name: given[name] for name in self.kinds if name in given}, self.kinds)
@@ -262,25 +271,25 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         return states
 
     def for_store(self, store: ActivationStore) -> tuple[Self, tuple[int, ...] | None]:
-        """Return the probe for a store, and the layers that it reads side by side; None: one."""
+        """Return the probe for a store, and the layers that it reads side by side (None: one)."""
         del store
         return self, None
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return class probabilities (n, C) of new rows X (n, d), columns as in ``classes_``."""
+        """Class probabilities (n, C) of new rows X (n, d), columns as in ``classes_``."""
         raise NotImplementedError
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Return the most probable class of each new row (n,); ties go to the smaller class."""
+        """Most probable class (n,) of new rows X (n, d); ties go to the smaller class."""
         proba = self.predict_proba(X)
         return self.classes_[hard_labels(proba)]
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything learned, except ``classes_``, by name."""
+        """Arrays by name of all that was learned, except ``classes_``."""
         raise NotImplementedError
 
     def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Take back what ``_arrays`` gave; parameters and ``classes_`` are set already."""
+        """Undo ``_arrays``; parameters and ``classes_`` are set before."""
         raise NotImplementedError
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
@@ -290,14 +299,14 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
 
 
 def check_weight(sample_weight: ArrayLike, Y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return weights (n,) of rows with labels Y (n, C), finite, at least 0, of two classes."""
+    """Checked weights (n,) of rows with labels Y (n, C): finite, at least 0, of two classes."""
     weight = np.asarray(as_array(sample_weight, name="sample_weight"), dtype=np.float64)
     if weight.shape != (len(Y),):
         raise ProbeError(f"sample_weight must have shape ({len(Y)},), got {weight.shape}.")
     if not (np.isfinite(weight) & (weight >= 0)).all():
-        raise ProbeError("sample_weight must hold finite numbers of at least 0.")
+        raise ProbeError("sample_weight must be finite numbers of at least 0.")
     if not weight.any():
-        raise ProbeError("sample_weight is zero in every row; some rows must count.")
+        raise ProbeError("sample_weight is zero in every row; some must be above 0.")
     if np.count_nonzero(weight @ Y) < 2:
         raise ProbeError("sample_weight leaves rows of one class only; at least two are needed.")
     return weight
@@ -320,28 +329,53 @@ def out_of_fold(
     seed: int = 0,
     sample_weight: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
-    """Return P (n, C) of every row from a fit without it, and the fold (n,) it was held out in.
+    """Predict every row by a fit that has not seen it.
 
-    kNN and TopoFilter leave out the row and its duplicates one at a time: one fit, fold -1. Any
-    other scikit-learn classifier is cloned and fitted on K - 1 of K folds, stratified on the hard
-    labels, duplicates in one fold; ``probe`` itself stays unfitted.
+    Probes with a closed form (kNN, TopoFilter, ensemble, mass-mean) leave out each row and its
+    group in one fit. Any other scikit-learn classifier is cloned and fitted once per fold; the
+    probe itself stays unfitted.
 
     Parameters
     ----------
-    X, y
-        States (n, d); labels as :func:`probekit.probes.base.label_matrix` takes them. A probekit
-        probe (also as the last step of a Pipeline) is fitted on soft labels, any other classifier
-        on the hard ones.
-    groups
-        Rows of one group are never used to predict each other (n,); by default rows with the very
-        same states.
+    probe : classifier
+        A probe, or a scikit-learn classifier with ``predict_proba``, also a Pipeline.
+    X : array-like of shape (n, d)
+        States.
+    y : array-like of shape (n,) or (n, C)
+        Labels as in :func:`probekit.probes.base.label_matrix`. A probe (also as the last step of a
+        Pipeline) is fitted on soft labels, any other classifier on hard ones.
+    groups : array-like of shape (n,), default=None
+        Rows of one group never predict each other; None: rows with equal states.
+    n_folds : int, default=5
+        Number of folds, stratified on the hard labels, with each group in one fold.
+    seed : int, default=0
+        Decides the folds.
+    sample_weight : array-like of shape (n,), default=None
+        Weights of the rows in the fits.
+
+    Returns
+    -------
+    proba : ndarray of shape (n, C)
+        Class probabilities.
+    fold : ndarray of shape (n,)
+        Fold of each row; -1 if it was left out without folds.
 
     Raises
     ------
     ProbeError
-        A class that is absent from the training rows of a fold, or any error of the probe's fit.
+        If a class is missing in the training rows of a fold, or the probe cannot be fitted.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.naive_bayes import GaussianNB
+    >>> from probekit.probes import out_of_fold
+    >>> X = np.random.default_rng(0).normal(size=(40, 2))
+    >>> proba, fold = out_of_fold(GaussianNB(), X, X[:, 0] > 0, n_folds=4)
+    >>> proba.shape, np.bincount(fold).tolist()
+    ((40, 2), [10, 10, 10, 10])
     """
-    if hasattr(probe, "out_of_fold"):  # of pairs, whose mirror images take part
+    if hasattr(probe, "out_of_fold"):  # PairProbe, which also fits mirror images
         paired: tuple[NDArray[np.float64], NDArray[np.int16]] = probe.out_of_fold(
             X, y, groups=groups, n_folds=n_folds, seed=seed, sample_weight=sample_weight
         )
@@ -357,29 +391,28 @@ def out_of_fold(
     if getattr(probe, "leave_one_out", False):
         probe.fit(states, y, sample_weight=weight, groups=groups)
         return probe.oof_proba_, np.full(len(Y), -1, dtype=np.int16)
-
-    hard = hard_labels(Y)
-    # The last step of a Pipeline decides what it can be fitted on, and is named in its arguments.
+    hard, numbers = hard_labels(Y), np.asarray(groups)
+    fold = stratified_folds(hard, n_folds=n_folds, groups=numbers, seed=seed)
+    # The last step of a Pipeline decides the form of the labels, and prefixes the arguments.
     last, prefix = probe, ""
     if hasattr(probe, "steps"):
         prefix, last = f"{probe.steps[-1][0]}__", probe.steps[-1][1]
     soft = isinstance(last, BaseProbe)
     extra = {} if weight is None else {f"{prefix}sample_weight": weight}
     if soft:
-        extra[f"{prefix}groups"] = np.asarray(groups)
-    fold = stratified_folds(hard, n_folds=n_folds, groups=np.asarray(groups), seed=seed)
+        extra[f"{prefix}groups"] = numbers
     proba = np.zeros_like(Y)
     for number in np.unique(fold):
-        held_out, seen = fold == number, fold != number
-        lost = classes[Y[seen].max(axis=0) <= 0]
-        if len(lost):
+        held_out, training = fold == number, fold != number
+        missing = classes[Y[training].max(axis=0) <= 0]
+        if len(missing):
             raise ProbeError(
-                f"Class {lost[0]!s} has no row outside fold {number}; use fewer folds or leave "
+                f"Class {missing[0]!s} has no row outside fold {number}; use fewer folds or leave "
                 "this class out."
             )
-        targets = Y[seen] if soft else hard[seen]
-        given = {name: values[seen] for name, values in extra.items()}
-        fitted = clone(probe).fit(states[seen], targets, **given)
+        targets = Y[training] if soft else hard[training]
+        arguments = {name: values[training] for name, values in extra.items()}
+        fitted = clone(probe).fit(states[training], targets, **arguments)
         columns = np.asarray(fitted.classes_, dtype=np.int64)
         proba[np.ix_(held_out, columns)] = fitted.predict_proba(states[held_out])
     return proba, fold
@@ -387,7 +420,7 @@ def out_of_fold(
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Keep TF32 and bfloat16, which a program may allow, out of torch's float32 products."""
+    """Compute torch's float32 products in full, even if the program allows TF32 or bfloat16."""
     import torch
 
     before = torch.get_float32_matmul_precision()

@@ -1,4 +1,4 @@
-"""Scores to log-odds: one slope and an intercept per class, fitted to the labels at hand.
+"""Calibration of scores to log-odds: one slope, and an intercept per class.
 
 For two classes this is Platt's calibration, fitted as in Lin, Lin & Weng 2007, "A note on Platt's
 probabilistic outputs" (https://doi.org/10.1007/s10994-007-5018-6): softened targets, Newton steps
@@ -28,9 +28,9 @@ class Calibration:
     """Logits slope · score + intercept."""
 
     slope: float
-    """At least 0: 0 where higher scores do not go with the class."""
+    """At least 0; 0 if higher scores do not mean the class."""
     intercept: NDArray[np.float64]
-    """(C,), its mean is 0."""
+    """(C,), with mean 0."""
 
     def log_odds(self, score: NDArray[np.float64]) -> NDArray[np.float64]:
         """Logits (n, C) of scores (n, C), each row with mean 0; for two classes ∓ half log-odds."""
@@ -53,17 +53,23 @@ def calibrate(
     weight
         Sample weights (n,).
 
-    A slope that would be negative is 0. Scores that leave a row out lean away from its label, so
-    that without any signal the best slope is a large negative one, which reads the labels back.
+    Notes
+    -----
+    A negative slope is set to 0. Scores without the row itself lean away from its label, so that
+    without any signal the best slope is a large negative one, which recovers the labels.
     """
     n_classes = Y.shape[1]
+    # Weights with sum 1.
     w = np.full(len(Y), 1 / len(Y)) if weight is None else weight / weight.sum()
+    # Platt's targets: (n_c + 1) / (n_c + 2) for the class, the rest divided among the others.
     count = w @ Y * len(Y)
     own = (count + 1) / (count + 2)
     soft = np.full((n_classes, n_classes), 0.0)
     soft[:] = ((1 - own) / (n_classes - 1))[:, None]
     np.fill_diagonal(soft, own)
     targets = Y @ soft
+    # Scores with mean 0 in each row, in units of their spread; without spread only the class shares
+    # can be fitted.
     centred = score - score.mean(axis=1, keepdims=True)
     spread = float(np.sqrt(w @ (centred**2).mean(axis=1)))
     prior = np.log(w @ targets)
@@ -81,7 +87,7 @@ def _newton(
     w: NDArray[np.float64],
     point: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Minimise over slope and intercepts (1 + C,), the first intercept held."""
+    """Minimise over slope and intercepts (1 + C,), the first intercept fixed."""
     free = np.delete(np.arange(len(point)), 1)
 
     def log_p(at: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
-"""The closed-form ensemble: leave-one-out ridge and leave-one-out kNN votes over several layers.
+"""Ensemble of ridge fits and kNN votes over several layers, in closed form.
 
-Every member is exact without the row (and its duplicates), with no fitting loop over folds.
+Every member predicts a row exactly as without the row and its duplicates, without fits per fold.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ __all__ = [
     "stack_layers",
 ]
 
-# Shares of the deepest stored layer: 4, 5, 6 and 3, 5, 6 of 6 were best on all-MiniLM.
+# Depths as shares of the deepest stored layer: 4, 5, 6 and 3, 5, 6 of 6 were best on all-MiniLM.
 RIDGE_DEPTHS = (4 / 6, 5 / 6, 1.0)
 KNN_DEPTHS = (3 / 6, 5 / 6, 1.0)
 
 
 class LayerPlan(NamedTuple):
-    """Layers that the ensemble reads, and which of these each kind of member takes, by place."""
+    """Layers that the ensemble reads, and the places of those with a ridge fit and a kNN vote."""
 
     layers: tuple[int, ...]
     ridge: tuple[int, ...]
@@ -53,11 +53,11 @@ class LayerPlan(NamedTuple):
 
 
 def plan_layers(stored: Sequence[int]) -> LayerPlan:
-    """Choose among stored layers those nearest to the depths that were best (docs/methods.md)."""
+    """Choose the stored layers nearest to the depths that were best (docs/methods.md)."""
     deepest = max(stored)
 
     def nearest(depths: Sequence[float]) -> list[int]:
-        # Of two equally near layers the deeper one; the last layer is never the only choice.
+        # Of two equally near layers the deeper one.
         return sorted({min(stored, key=lambda i: (abs(i - x * deepest), -i)) for x in depths})
 
     ridge, knn = nearest(RIDGE_DEPTHS), nearest(KNN_DEPTHS)
@@ -68,7 +68,7 @@ def plan_layers(stored: Sequence[int]) -> LayerPlan:
 def stack_layers(
     store: ActivationStore, layers: Sequence[int], rows: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    """States (n, Σ width) float32 of several layers side by side, of all rows or those numbered."""
+    """States (n, Σ width) float32 of several layers side by side, of all rows or of ``rows``."""
     widths = [store.info(layer).width for layer in layers]
     out = np.empty((len(store) if rows is None else len(rows), sum(widths)), np.float32)
     for layer, part in zip(layers, _slices(widths), strict=True):
@@ -77,7 +77,7 @@ def stack_layers(
 
 
 def plan_for(store: ActivationStore, layers: Sequence[int] | None = None) -> LayerPlan:
-    """Choose among these layers of a store, by default among all.
+    """Choose among these layers of a store (None: all).
 
     Raises
     ------
@@ -87,21 +87,21 @@ def plan_for(store: ActivationStore, layers: Sequence[int] | None = None) -> Lay
     missing = [str(layer) for layer in layers or () if layer not in store.layers]
     if missing:
         raise UsageError(
-            f"{store.path} holds no layer {', '.join(missing)}; it holds "
+            f"{store.path} has no layer {', '.join(missing)}; it has "
             f"{', '.join(map(str, store.layers))}."
         )
     return plan_layers(layers or store.layers)
 
 
 def ensemble_for(store: ActivationStore, layers: Sequence[int] | None = None) -> EnsembleProbe:
-    """Make the ensemble for ``stack_layers(store, plan_layers(…).layers)``, by default of all."""
+    """Make the ensemble for ``stack_layers(store, plan_for(store, layers).layers)``."""
     plan = plan_for(store, layers)
     widths = tuple(store.info(layer).width for layer in plan.layers)
     return EnsembleProbe(widths=widths, ridge=plan.ridge, knn=plan.knn)
 
 
 class Average(NamedTuple):
-    """Members' calibrations, that of their mean, the calibrated members (m, n, C), and P (n, C)."""
+    """Calibrations of the members and of their mean, members' logits (m, n, C), and P (n, C)."""
 
     calibrations: list[Calibration]
     last: Calibration
@@ -114,7 +114,7 @@ def average(
     Y: NDArray[np.float64],
     weight: NDArray[np.float64] | None = None,
 ) -> Average:
-    """Calibrate members' scores (n, C) on labels Y, average their log-odds, calibrate once more."""
+    """Calibrate members' scores (n, C) on labels Y (n, C), average logits, calibrate the mean."""
     calibrations = [calibrate(score, Y, weight) for score in scores]
     log_odds = np.stack([c.log_odds(s) for c, s in zip(calibrations, scores, strict=True)])
     mean = log_odds.mean(axis=0)
@@ -123,30 +123,33 @@ def average(
 
 
 class EnsembleProbe(BaseProbe):
-    """Mean of calibrated log-odds of ridge fits and kNN votes, calibrated once more.
+    """Ensemble of ridge fits and kNN votes: the mean of their calibrated logits, calibrated again.
 
     Parameters
     ----------
     widths : sequence of int, default=None
-        Columns of X that each layer takes, side by side; None: X is one layer.
+        Number of columns of each layer in X, side by side; None: X is one layer.
     ridge, knn : sequence of int, default=None
-        Which of these layers (numbers from 0) have a ridge fit and a kNN vote; None: all.
+        Places, from 0, of the layers with a ridge fit, and with a kNN vote; None: all.
     k : int, default=30
-        Neighbours that vote (cosine distance); fewer where duplicates leave fewer others.
+        Number of neighbours that vote (cosine distance); fewer if duplicates leave fewer others.
     penalties : sequence of float, default=PENALTIES
-        Ridge penalties λ in units of the states' mean variance, by default eight from 1e-3 to 3;
-        each layer takes its own by the leave-one-out squared error and the one-standard-error rule.
+        Candidates of the ridge penalty λ, in units of the states' mean variance; by default eight
+        from 1e-3 to 3. Each layer has its own, chosen by the leave-one-out squared error and the
+        one-standard-error rule.
     backend : {"auto", "faiss", "torch"}, default="auto"
-        Of the neighbour search; all give the same neighbours.
+        Library of the neighbour search; all give the same neighbours.
 
     Attributes
     ----------
     classes_ : ndarray of shape (C,)
         Classes in column order.
+    n_features_in_ : int
+        Number of columns d of X.
     oof_proba_ : ndarray of shape (n, C)
-        P from members without the row, by its number, and without its duplicates.
+        Class probabilities of every row, by members without the row and its group.
     member_log_odds_ : ndarray of shape (members, n, C)
-        Calibrated logits, ridge first; not kept on disk.
+        Calibrated logits, ridge first; not saved to disk.
     penalties_ : list of float
         Penalty chosen for each ridge fit.
 
@@ -202,7 +205,7 @@ class EnsembleProbe(BaseProbe):
         self.backend = backend
 
     def for_store(self, store: ActivationStore) -> tuple[Self, tuple[int, ...] | None]:
-        """Return the probe with the widths of the layers that it reads side by side, and these."""
+        """Return the probe with the widths of the layers of a store that it reads, and these."""
         if len(store.layers) < 2:
             return self, None
         planned = plan_layers(store.layers).layers
@@ -219,7 +222,23 @@ class EnsembleProbe(BaseProbe):
         sample_weight: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> Self:
-        """Fit all members and predict every row without itself; weights and groups as KNNProbe."""
+        """Fit all members, and predict every row without itself.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            States, the layers side by side.
+        y : array-like of shape (n,) or (n, C)
+            Hard labels, P(second class), or class probabilities.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows in fits, votes and calibrations; None: 1.
+        groups : array-like of shape (n,), default=None
+            Rows of one group never predict each other; None: rows with equal states.
+
+        Returns
+        -------
+        self : EnsembleProbe
+        """
         data = self._check_fit(X, y, sample_weight, groups)
         parts = self._parts(data.X.shape[1])
         scores, self._coef, self._intercept, self.penalties_ = [], [], [], []
@@ -241,7 +260,7 @@ class EnsembleProbe(BaseProbe):
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return P (m, C) of new rows X (m, d): a stored row asked for votes for itself."""
+        """Class probabilities (m, C) of new rows X (m, d); a fitted row votes for itself."""
         states = self._check_predict(X)
         parts, scores = self._parts(states.shape[1]), []
         for part, coef, intercept in zip(
@@ -258,12 +277,11 @@ class EnsembleProbe(BaseProbe):
         return np.asarray(softmax(self._last.log_odds(mean), axis=1))
 
     def _store(self, data: Training) -> None:
-        """Make the neighbour searches ready."""
+        """Index the rows of each layer for the neighbour search."""
         left = len(data.X) - int(np.bincount(data.groups).max())
         if left < 1:
             raise ProbeError(
-                f"All {len(data.X)} rows are copies of one text; nothing is left to predict them "
-                "from."
+                f"All {len(data.X)} rows are copies of one text; no other row can predict them."
             )
         self._data, self._k = data, min(int(self.k), left)
         parts = self._knn_parts(self._parts(data.X.shape[1]))
@@ -277,12 +295,12 @@ class EnsembleProbe(BaseProbe):
         widths = [width] if self.widths is None else list(self.widths)
         if sum(widths) != width or min(widths, default=0) < 1:
             raise ProbeError(
-                f"X has {width} columns, and the layers' widths {widths} are to fill them."
+                f"X has {width} columns, and the layers' widths {widths} must sum to that."
             )
         chosen = [*self._numbers(self.ridge, widths), *self._numbers(self.knn, widths)]
         if not chosen or not all(0 <= i < len(widths) for i in chosen):
             raise ProbeError(
-                f"ridge and knn name layers 0 to {len(widths) - 1} of X, at least one, got "
+                f"ridge and knn must name layers 0 to {len(widths) - 1} of X, at least one, got "
                 f"{self.ridge!r} and {self.knn!r}."
             )
         return _slices(widths)

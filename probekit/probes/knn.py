@@ -1,4 +1,4 @@
-"""The k-nearest-neighbour probe: a row's probability is the mean label of its nearest rows."""
+"""The k-nearest-neighbour probe: class probabilities are the mean label of the nearest rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["KNNProbe", "neighbor_means"]
 
 Weights = Literal["uniform", "cosine"]
 WEIGHTS = ("uniform", "cosine")
-# A right angle comes out of float32 distances as a cosine of this size, of either sign.
+# Float32 distances of rows at a right angle give cosines up to this size, of either sign.
 COSINE_NOISE = 1e-6
 
 
@@ -35,76 +35,92 @@ def neighbor_means(
     weight: NDArray[np.float64] | None = None,
     distance: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the mean label of the first k neighbours for every k: (len(ks), m, C).
+    """Mean label of the k nearest neighbours, for every k of ``ks``.
 
-    ``index`` (m, w) numbers neighbours, nearest first, and ``weight`` (n,) are sample weights. With
-    ``distance`` (m, w) between unit rows, a neighbour's vote is also weighed by max(cos, 0). Where
-    all weights are zero, the neighbours count alike.
+    Parameters
+    ----------
+    index : ndarray of shape (m, w)
+        Row numbers of neighbours, nearest first, w ≥ max(ks).
+    Y : ndarray of shape (n, C)
+        Labels.
+    ks : sequence of int
+        Numbers of neighbours.
+    weight : ndarray of shape (n,), default=None
+        Sample weights of the votes; neighbours whose weights are all 0 have equal votes.
+    distance : ndarray of shape (m, w), default=None
+        Distances between unit rows; with them a vote is also weighted by max(cos, 0).
+
+    Returns
+    -------
+    ndarray of shape (len(ks), m, C)
     """
-    out = np.empty((len(ks), len(index), Y.shape[1]))
+    means = np.empty((len(ks), len(index), Y.shape[1]))
     width = max(ks)
     for rows in row_chunks(len(index), 24 * width * Y.shape[1]):
         near = index[rows, :width]
-        voted = Y[near]
+        labels = Y[near]
         votes = None if weight is None else weight[near]
         if distance is not None:
+            # cos = 1 − ½ ‖a − b‖² of unit rows a and b
             cosine = 1 - 0.5 * distance[rows, :width].astype(np.float64) ** 2
             cosine[cosine < COSINE_NOISE] = 0
             votes = cosine if votes is None else votes * cosine
         for place, k in enumerate(ks):
-            # Not a running sum over k: each mean must be the same whichever ks are asked for.
-            out[place, rows] = _mean(voted[:, :k], None if votes is None else votes[:, :k])
-    return out
+            # Not a running sum over k: each mean must be the same for any other ks.
+            means[place, rows] = _mean(labels[:, :k], None if votes is None else votes[:, :k])
+    return means
 
 
-def _mean(voted: NDArray[np.float64], votes: NDArray[np.float64] | None) -> NDArray[np.float64]:
+def _mean(labels: NDArray[np.float64], votes: NDArray[np.float64] | None) -> NDArray[np.float64]:
     if votes is None:
-        return np.asarray(voted.mean(axis=1))
+        return np.asarray(labels.mean(axis=1))
     total = votes.sum(axis=1, keepdims=True)
     share = np.where(total > 0, votes, 1.0) / np.where(total > 0, total, votes.shape[1])
-    return np.asarray(np.einsum("ik,ikc->ic", share, voted))
+    return np.asarray(np.einsum("ik,ikc->ic", share, labels))
 
 
 class KNNProbe(BaseProbe):
-    """Mean label of the k nearest rows.
+    """k-nearest-neighbour probe: class probabilities are the mean label of the k nearest rows.
 
     Parameters
     ----------
     k : int, default=30
-        Number of neighbours. On sentence states 30 did better than 10; [1]_ used 50.
+        Number of neighbours. Smaller values follow local structure, larger ones average out more
+        label noise: on sentence states 30 did better than 10; [1]_ used 50.
     metric : {"cosine", "euclidean"}, default="cosine"
-        Euclidean distance between centred rows, for ``"cosine"`` scaled to unit length.
+        Distance: Euclidean between centred rows, which ``"cosine"`` also scales to unit length. In
+        Euclidean distance a few rows of real hidden states are neighbours of almost all others.
     weights : {"uniform", "cosine"}, default="uniform"
-        ``"uniform"``: all neighbours count alike. ``"cosine"`` (needs ``metric="cosine"``): a
-        neighbour counts max(cos, 0), cos being the cosine between the centred rows; where all
-        count 0, they count alike. scikit-learn's ``weights="distance"`` is something else: there a
-        neighbour counts 1 / distance, which has no bound, so that a copy of the row decides alone;
-        here a copy counts 1, and a row at a right angle or beyond nothing.
+        Weights of the neighbours' votes.
+
+        - ``"uniform"``: all neighbours have equal votes.
+        - ``"cosine"``: votes are max(cos, 0), cos being the cosine between the centred rows; if all
+          are 0, votes are equal. Requires ``metric="cosine"``. Unlike ``weights="distance"`` of
+          scikit-learn, where votes are 1 / distance and a copy of the row decides alone, a copy has
+          one vote here, and a row at a right angle or beyond none.
     self_neighbor : bool, default=False
         Let each row vote for itself in ``oof_proba_``, to reproduce EleutherAI's numbers.
     backend : {"auto", "faiss", "torch"}, default="auto"
-        What searches; all give the same neighbours.
+        Library of the neighbour search; all give the same neighbours.
 
     Attributes
     ----------
     classes_ : ndarray of shape (C,)
         Classes in column order.
     n_features_in_ : int
-        Width d of X.
+        Number of columns d of X.
     oof_proba_ : ndarray of shape (n, C)
-        Leave-one-out P: without the row, by its number, and without its duplicates.
+        Leave-one-out class probabilities: neither a row nor its group votes for it.
 
     See Also
     --------
-    TopoFilterProbe : Votes of the neighbours in the largest component of their class only.
+    TopoFilterProbe : Only neighbours in the largest component of their class vote.
     EnsembleProbe : kNN votes and ridge fits over several layers.
-    sklearn.neighbors.KNeighborsClassifier : Hard labels, no leave-one-out predictions.
+    sklearn.neighbors.KNeighborsClassifier : Hard labels, without leave-one-out predictions.
 
     Notes
     -----
-    ``fit(X, y, sample_weight=None, groups=None)``: weights weigh the votes; rows of one group never
-    vote for each other in ``oof_proba_`` (by default rows with the very same states form a group).
-    ``predict_proba`` treats all rows as new: a stored row that is asked for votes for itself.
+    Neighbours are exact: equal distances in float32 go to the smaller row number.
 
     References
     ----------
@@ -154,7 +170,29 @@ class KNNProbe(BaseProbe):
         sample_weight: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> Self:
-        """Store the rows and their labels; compute the leave-one-out probabilities."""
+        """Store the rows and labels, and predict every row without itself.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            States.
+        y : array-like of shape (n,) or (n, C)
+            Hard labels, P(second class), or class probabilities.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows' votes; None: 1.
+        groups : array-like of shape (n,), default=None
+            Rows of one group never vote for each other in ``oof_proba_``; None: rows with equal
+            states.
+
+        Returns
+        -------
+        self : KNNProbe
+
+        Raises
+        ------
+        ProbeError
+            If a parameter, X or y is wrong, or a row has fewer than k others outside its group.
+        """
         self._check_parameters()
         if self.weights == "cosine" and self.metric != "cosine":
             raise ProbeError(f"weights='cosine' needs metric='cosine', got metric={self.metric!r}.")
@@ -168,12 +206,22 @@ class KNNProbe(BaseProbe):
         self._index = NeighborIndex(data.X, metric=self.metric, backend=self.backend)
 
     def oof_path(self, ks: Sequence[int]) -> NDArray[np.float64]:
-        """Return what ``oof_proba_`` would be for every k of ``ks``: (len(ks), n, C), one search.
+        """Leave-one-out class probabilities for several k, from one search.
+
+        Parameters
+        ----------
+        ks : sequence of int
+            Numbers of neighbours.
+
+        Returns
+        -------
+        ndarray of shape (len(ks), n, C)
+            For each k what ``oof_proba_`` is for it.
 
         Raises
         ------
         ProbeError
-            The largest k exceeds n - 1, or what a group of duplicates leaves.
+            If a row has fewer than max(ks) others outside its group.
         """
         check_is_fitted(self)
         if not len(ks):
@@ -191,7 +239,18 @@ class KNNProbe(BaseProbe):
         )
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the mean label (m, C) of the k nearest stored rows of each row of X (m, d)."""
+        """Predict class probabilities of new rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            States. All are new rows: one that was fitted is its own nearest neighbour.
+
+        Returns
+        -------
+        ndarray of shape (m, C)
+            Class probabilities, columns as in ``classes_``.
+        """
         states = self._check_predict(X)
         means: NDArray[np.float64] = self._means(self._index.query(states, self.k), [self.k])[0]
         return means

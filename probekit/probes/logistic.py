@@ -62,61 +62,63 @@ MAX_COLUMNS = 512  # fits x classes that are iterated at once; bounds memory wit
 class LogisticProbe(BaseProbe):
     """Penalised logistic regression on soft or hard labels.
 
-    Minimises Σ w CE / Σ w + l2 ‖W‖², see :func:`logistic_path`.
+    Minimises Σ w CE / Σ w + l2 ‖W‖² (:func:`logistic_path`).
 
     Parameters
     ----------
     l2 : float or "auto", default="auto"
-        Penalty, or ``"auto"``: the one of ``penalties`` with the smallest out-of-fold log-loss on
-        the given (weak) labels; the larger of equals. Needs two classes with two different rows
-        each; with less, 1e-2 is taken. EleutherAI's numbers: ``l2=1e-2, standardize=False``.
+        Penalty. ``"auto"``: the one of ``penalties`` with the smallest out-of-fold log-loss on the
+        given (weak) labels, the larger of equals; 1e-2 unless two classes have two different rows
+        each. EleutherAI's numbers: ``l2=1e-2, standardize=False``.
     standardize : bool, default=True
-        Penalise the coefficients of columns divided by their spread; ``coef_`` is in the space of
-        X all the same. Columns that are constant up to rounding have coefficient 0.
+        Penalise the coefficients of columns divided by their spread, so that the scale of a column
+        does not matter; ``coef_`` is in the space of X all the same. Columns that are constant up
+        to rounding have coefficient 0.
     fit_intercept : bool, default=True
-        False: no bias, so that with two classes P(X) = 1 − P(−X). What differences of two states
-        need (which of two completions is preferred, whichever stands first); columns are then
-        divided by their root mean square, not centred.
+        False: no bias, so that with two classes P(X) = 1 − P(−X), as differences of two states
+        require (which of two completions is preferred must not depend on their order). Columns are
+        then divided by their root mean square, not centred.
     n_folds : int, default=5
-        Folds for ``oof_proba_`` and ``l2="auto"``, stratified, duplicates in one fold.
+        Number of folds for ``oof_proba_`` and ``l2="auto"``, stratified, with duplicates in one
+        fold.
     penalties : array-like of shape (P,), default=None
-        What ``l2="auto"`` chooses from; None: 11 values from 1e-4 to 10.
+        Candidates of ``l2="auto"``; None: 11 values from 1e-4 to 10.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the computation.
     tol : float, default=None
         As in :func:`logistic_path`; None: 1e-6 in float32, 1e-10 in float64.
     max_iter : int, default=500
-        Most passes over the rows.
+        Maximum number of passes over the rows.
     random_state : int, RandomState or None, default=0
         Decides the folds.
     device : str, default="auto"
-        ``"auto"`` (CUDA if there), ``"cpu"``, ``"cuda"``, ...
+        ``"auto"`` (CUDA if available), ``"cpu"``, ``"cuda"``, ...
 
     Attributes
     ----------
     classes_ : ndarray of shape (C,)
         Classes in column order.
     n_features_in_ : int
-        Width d of X.
+        Number of columns d of X.
     coef_ : ndarray of shape (1, d) or (C, d)
-        For two classes the direction of the second.
+        Coefficients; for two classes those of the second.
     intercept_ : ndarray of shape (1,) or (C,)
         Biases.
     oof_proba_ : ndarray of shape (n, C)
-        P of every row by the fit without its fold, at the penalty ``l2_``. That penalty was chosen
-        with the same folds: one number, so what it could have learned from a row is little, but a
-        strictly nested estimate is ``out_of_fold(LogisticProbe(), X, y)``. The class shares where
-        folds cannot be made.
+        Class probabilities of every row by the fit without its fold, at the penalty ``l2_``. That
+        penalty was chosen with the same folds: it is one number, so it can have learned little from
+        a row; ``out_of_fold(LogisticProbe(), X, y)`` is a strictly nested estimate. The class
+        shares if folds are impossible.
     fold_ : ndarray of shape (n,)
-        Fold of every row, -1 where folds cannot be made.
+        Fold of every row, -1 if folds are impossible.
     l2_ : float
         Penalty in use.
     penalties_, l2_scores_ : ndarray of shape (P,)
-        Penalties tried, and the out-of-fold log-loss of each.
+        Candidates for the penalty, and the out-of-fold log-loss of each.
     n_iter_ : int
-        Passes over X.
+        Number of passes over X.
     grad_max_ : float
-        Largest entry of the gradient.
+        Largest entry of the gradient at the end.
 
     See Also
     --------
@@ -191,20 +193,33 @@ class LogisticProbe(BaseProbe):
         sample_weight: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> Self:
-        """Fit every penalty with and without each fold, and keep the best penalty.
+        """Fit every penalty with and without each fold, and choose the best penalty.
 
-        Rows of one group (n,) share a fold; by default rows with the very same states do.
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            States.
+        y : array-like of shape (n,) or (n, C)
+            Hard labels, P(second class), or class probabilities.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows; None: 1.
+        groups : array-like of shape (n,), default=None
+            Rows of one group share a fold; None: rows with equal states.
+
+        Returns
+        -------
+        self : LogisticProbe
         """
         self._check_parameters()
-        tried = self._tried()
+        candidates = self._candidates()
         data = self._check_fit(X, y, sample_weight, groups)
         folds = self._folds(data)
         if folds is None and self.l2 == "auto":
-            tried = np.array([FALLBACK])
+            candidates = np.array([FALLBACK])
         path = logistic_path(
             data.X,
             data.Y,
-            tried,
+            candidates,
             sample_weight=data.weight,
             folds=folds,
             standardize=self.standardize,
@@ -218,7 +233,7 @@ class LogisticProbe(BaseProbe):
         self.penalties_ = path.penalties
         if folds is None or path.oof_logits is None:
             self.fold_ = np.full(len(data.Y), -1, dtype=np.int16)
-            self.l2_scores_ = np.full(len(tried), np.nan)
+            self.l2_scores_ = np.full(len(candidates), np.nan)
             best = 0
             share = np.full(data.Y.shape[1], 1 / data.Y.shape[1])
             if self.fit_intercept:
@@ -227,21 +242,21 @@ class LogisticProbe(BaseProbe):
         else:
             self.fold_ = folds
             self.l2_scores_ = np.array([_log_loss(z, data.Y, weight) for z in path.oof_logits])
-            least = np.flatnonzero(self.l2_scores_ == self.l2_scores_.min())
-            best = int(least[np.argmax(path.penalties[least])])
+            equals = np.flatnonzero(self.l2_scores_ == self.l2_scores_.min())
+            best = int(equals[np.argmax(path.penalties[equals])])
             self.oof_proba_ = logits_to_proba(path.oof_logits[best])
         self.l2_ = float(path.penalties[best])
         self.coef_, self.intercept_ = path.coef_[best], path.intercept_[best]
         self.n_iter_, self.grad_max_ = int(path.n_iter_[best]), float(path.grad_max_[best])
         return self
 
-    def _tried(self) -> NDArray[np.float64]:
+    def _candidates(self) -> NDArray[np.float64]:
         if self.l2 == "auto":
             return np.asarray(PENALTIES if self.penalties is None else self.penalties, np.float64)
         return np.array([float(self.l2)])
 
     def _folds(self, data: Training) -> NDArray[np.int16] | None:
-        """Fold of each row, or None where two classes with two different rows each are missing."""
+        """Fold of each row; None unless two classes have two different rows each."""
         assert data.groups is not None
         state = self.random_state
         if not isinstance(state, Integral):
@@ -257,12 +272,12 @@ class LogisticProbe(BaseProbe):
         return logits
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return logits of new rows: (n,) of the second of two classes, or (n, C)."""
+        """Logits of new rows X (n, d): (n,) of the second of two classes, or (n, C)."""
         logits = self._logits(X)
         return logits[:, 0] if logits.shape[1] == 1 else logits
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return class probabilities (n, C) of new rows X (n, d), columns as in ``classes_``."""
+        """Class probabilities (n, C) of new rows X (n, d), columns as in ``classes_``."""
         return logits_to_proba(self._logits(X))
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
@@ -311,9 +326,9 @@ class LogisticPath:
     grad_max_: NDArray[np.float64]
     """(P,) largest entry of the objective's gradient at the end, for standardised features."""
     converged_: NDArray[np.bool_]
-    """(P,) whether ``tol``, or all that float64 allows and 1e-4 in ``error_``, was reached."""
+    """(P,) whether ``tol`` was reached, or float64 allows no more and ``error_`` is below 1e-4."""
     error_: NDArray[np.float64]
-    """(P,) how far probabilities of new rows may be from the optimum's, estimated."""
+    """(P,) estimated largest error of new rows' probabilities, compared with the optimum."""
     folds: NDArray[np.int64] | None = None
     """(n,) place of each row's fold in the arrays below."""
     fold_coef_: NDArray[np.float64] | None = None
@@ -366,50 +381,56 @@ def logistic_path(
     """Minimise Σ w CE / Σ w + l2 ‖W‖² for every penalty at once, and for every fold left out.
 
     The bias is not penalised, labels may be soft. Two classes have one weight vector, more have
-    one each under a softmax: going from two classes to three halves the effective penalty, as in
+    one each under a softmax: from two classes to three the effective penalty is halved, as in
     scikit-learn, whose ``C`` is 1 / (2 l2 Σ w).
 
     Parameters
     ----------
-    X
-        States (n, d): an array of any float type, a memory map, an HDF5 data set, a tensor;
-        anything that gives rows for a slice. More than 1 GiB is read in passes, not copied.
-    y
-        Labels as :func:`probekit.probes.base.label_matrix` takes them.
-    penalties
-        l2 (P,), each at least 0.
-    sample_weight
-        Row weights (n,).
-    folds
-        Number of each row's fold (n,). Fits without a fold give its rows weight 0; centre, scale
-        and preconditioner are those of all rows.
-    standardize
+    X : array-like of shape (n, d)
+        States: an array of any float type, a memory map, an HDF5 data set, a tensor; anything that
+        returns rows for a slice. More than 1 GiB is read in every pass, not copied.
+    y : array-like of shape (n,) or (n, C)
+        Labels as in :func:`probekit.probes.base.label_matrix`.
+    penalties : array-like of shape (P,)
+        l2, each at least 0.
+    sample_weight : array-like of shape (n,), default=None
+        Row weights; None: 1.
+    folds : array-like of shape (n,), default=None
+        Number of each row's fold. Fits without a fold give its rows weight 0; centre, scale and
+        preconditioner are those of all rows. None: fits to all rows only.
+    standardize : bool, default=False
         Penalise the coefficients of columns divided by their (weighted) spread; a column that is
         constant up to rounding is left out.
-    fit_intercept
+    fit_intercept : bool, default=True
         False: no bias (``intercept_`` is 0), so that with two classes P(X) = 1 − P(−X), as
-        differences of two states ask. Nothing is centred then: spread is the root mean square.
-    tol
+        differences of two states require. Nothing is centred then: spread is the root mean square.
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the computation. Fits that float32 cannot bring to ``tol`` are finished in
+        float64.
+    tol : float, default=None
         Largest entry of the gradient at the end, for columns divided by their spread or, without
-        ``standardize``, by one scale common to all; and a hundredth of the largest error of a
-        probability of new rows. Default 1e-6 in float32, 1e-10 in float64. What float32 cannot
-        bring as far is finished in float64.
-    max_iter
-        Most passes over the rows.
-    device
-        ``"auto"`` (CUDA if there), or a torch device.
+        ``standardize``, by one common scale; and a hundredth of the largest error of a probability
+        of new rows. None: 1e-6 in float32, 1e-10 in float64.
+    max_iter : int, default=500
+        Maximum number of passes over the rows.
+    device : str, default="auto"
+        ``"auto"`` (CUDA if available), or a torch device.
+
+    Returns
+    -------
+    LogisticPath
 
     Raises
     ------
     ProbeError
-        NaN or infinity; lengths, penalties, weights, folds or settings that do not fit.
+        If X has NaN or infinity, or lengths, penalties, weights, folds or settings are wrong.
 
     Warns
     -----
     ConvergenceWarning
-        ``max_iter`` passes were not enough (``error_`` says how far probabilities may be off), or
+        If ``max_iter`` passes were not enough (``error_`` estimates the error of probabilities), or
         l2 = 0 and the labels are linearly separable, so that no optimum exists; ``converged_`` is
-        False there.
+        False for these fits.
 
     Notes
     -----
@@ -443,7 +464,7 @@ def logistic_path(
         stuck = ~solution.converged & (solution.n_iter < max_iter)
         if precision != torch.float64 and stuck.any():
             states = solver.states(solution.theta)
-            del solver  # its copy of the states makes room for a wider one
+            del solver  # frees its copy of the states for a wider one
             solver = _Path(task, design(torch.float64), l2, bias=fit_intercept)
             solution.theta = solver.theta(*states)
             solver.finish(solution, stuck, tol=tol, max_iter=max_iter)
@@ -451,7 +472,7 @@ def logistic_path(
 
 
 class _Path:
-    """Every fit of a path: for each penalty one with all rows, then one without each fold."""
+    """All fits of a path: for each penalty one to all rows, then one without each fold."""
 
     def __init__(self, task: _Task, design: Design, l2: NDArray[np.float64], *, bias: bool) -> None:
         self.task, self.design, self.penalties = task, design, l2
@@ -493,7 +514,7 @@ class _Path:
         return torch.cat([weights, bias[:, None]], 1).view(*intercept.shape, -1)
 
     def finish(self, solution: Solution, some: Tensor, *, tol: float, max_iter: int) -> None:
-        """Continue from where ``some`` of the fits (J,) stand; in place."""
+        """Continue ``some`` of the fits (J,) from their solution, which is overwritten."""
         before = solution.n_iter[some]
         passes = max(max_iter - int(before.max()), 1)
         start = solution.theta[some]
@@ -505,7 +526,7 @@ class _Path:
     def result(self, solution: Solution) -> LogisticPath:
         theta = solution.theta
         if theta.shape[1] > 1:
-            # Only differences between the classes matter; choose those that sum to 0.
+            # Only differences between the classes matter; choose vectors that sum to 0.
             theta = theta - theta.mean(1, keepdim=True)
         shape = (len(self.penalties), self.fits, theta.shape[1])
         coef, intercept = self.states(theta)
@@ -541,7 +562,7 @@ class _Path:
         )
 
     def _logits(self, theta: Tensor, which: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Logits (P, n, V) of every row by fit ``which`` (n,) of theta (P, F, V, width + 1)."""
+        """Logits (P, n, V) of every row by its fit ``which`` (n,) of theta (P, F, V, width + 1)."""
         some, fits, vectors, _ = theta.shape
         columns = some * fits * vectors
         flat = theta.reshape(columns, -1).to(self.design.dtype)
@@ -555,7 +576,7 @@ class _Path:
         return out
 
     def _separable(self, theta: Tensor) -> NDArray[np.bool_]:
-        """Penalties (P,) that are 0 where the fit gets every hard label right: no optimum."""
+        """Mask (P,) of penalties 0 whose fit predicts every hard label: they have no optimum."""
         separable = np.zeros(len(self.penalties), dtype=bool)
         targets = self.task.targets[:, self.task.weight > 0]
         if (self.penalties > 0).all() or not np.isin(targets, (0, 1)).all():
@@ -588,7 +609,7 @@ class _Path:
 
 
 def logits_to_proba(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Class probabilities (..., C) of logits (..., V), where V = 1 stands for two classes."""
+    """Class probabilities (..., C) of logits (..., V); V = 1 means two classes."""
     if logits.shape[-1] == 1:
         return np.concatenate([expit(-logits), expit(logits)], axis=-1)
     return np.asarray(softmax(logits, axis=-1))
@@ -618,7 +639,7 @@ def _check(X: Any, y: ArrayLike, sample_weight: ArrayLike | None, folds: Any) ->
 
 
 def _gives_rows(X: Any) -> bool:
-    """Whether X can stay where it is: a slice of it is so many of its rows."""
+    """Whether X need not be copied, because slices of it are rows."""
     dense = str(getattr(X, "layout", "torch.strided")) == "torch.strided"
     other = any(hasattr(X, name) for name in ("iloc", "tocsr", "to_coo"))
     return hasattr(X, "shape") and hasattr(X, "__getitem__") and dense and not other

@@ -1,4 +1,4 @@
-"""States as the logistic solver multiplies with them: standardised rows, and where they vary."""
+"""States as the logistic solver uses them: standardised rows, and their second moments."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["Design", "StandardRows"]
 
 CHUNK_BYTES = 1 << 23  # states and their logits stay in the processor's cache between two products
 CHUNK_BYTES_CUDA = 1 << 28
-COPY_BYTES = 1 << 30  # larger states are read again in every pass
+COPY_BYTES = 1 << 30  # larger states are not copied, but read again in every pass
 PILOT_ROWS = 31
 
 WHOLE = 1024  # widths up to this are decomposed whole, wider ones sketched
-IMAGE = 4096  # rows whose inner products are factorised where that halves every pass
+IMAGE = 4096  # rows whose inner products are factorised if that halves every pass
 SKETCH = 256  # directions of a sketch
 SWEEPS = 2
-GRAM_ROWS = 64  # per direction: it only preconditions, so a sample of the rows will do
+GRAM_ROWS = 64  # per direction: a preconditioner needs only a sample of the rows
 JITTER = 1e-14
 VANISHED = 100  # times the jitter: such a pivot is rounding
 
@@ -37,23 +37,23 @@ class StandardRows:
     Parameters
     ----------
     X
-        Anything with ``shape`` that gives rows for a slice: an array, a memory map, an HDF5 data
-        set, a tensor of any float type. What fits is copied; more is read again in every pass.
+        Anything with ``shape`` that returns rows for a slice: an array, a memory map, an HDF5 data
+        set, a tensor of any float type. Copied if it fits, else read again in every pass.
     weight
         Row weights (n,) that sum to 1.
     standardize
-        Divide every column by its own spread, and one that is constant up to rounding
-        (:func:`probekit.states.constant_columns`) by infinity: its coefficient is 0. Otherwise all
-        columns by one common scale, which only makes tolerances mean the same for states of any
+        Divide every column by its spread, and columns that are constant up to rounding
+        (:func:`probekit.states.constant_columns`) by infinity: their coefficients are 0. Otherwise
+        divide all columns by one common scale, so that tolerances mean the same for states of any
         size.
     centre
-        False: take no mean away, and measure spread from 0 (root mean square). For fits without a
+        False: subtract no mean, and measure spread from 0 (root mean square), for fits without a
         bias, which could not undo a shift.
 
     Raises
     ------
     ProbeError
-        NaN, infinity, or numbers whose squares overflow.
+        If X has NaN or infinity, or numbers whose squares overflow.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class StandardRows:
             yield rows, self._read(rows) if self.data is None else self.data[rows]
 
     def to_states(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
-        """Fold centre and scale into coef (..., d) and intercept (...), both float64."""
+        """Coef (..., d) and intercept (...) in the space of X, both float64."""
         assert self.offset is not None
         coef = coef.double() * self.inverse.double()
         centre = torch.as_tensor(self.pilot, dtype=torch.float64, device=self.device)
@@ -131,17 +131,17 @@ class StandardRows:
 
     def _less_pilot(self, rows: slice, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Rows minus the pilot, in a new array or, cast to its type, in ``out``."""
-        # In the wider of both precisions: a large offset would cost digits otherwise.
+        # In the wider of both precisions: otherwise a large offset would cost digits.
         wide = torch.promote_types(self.dtype, torch.as_tensor(self.pilot).dtype)
         name = str(wide).removeprefix("torch.")
-        with np.errstate(over="ignore"):  # _moments raises it as a ProbeError
+        with np.errstate(over="ignore"):  # _moments raises a ProbeError for it
             block: NDArray[Any] = np.subtract(
                 as_states(self.X[rows]), self.pilot, out=out, dtype=name, casting="same_kind"
             )
         return block
 
     def _pilot(self) -> NDArray[Any]:
-        """Median of a few rows (d,): a value of each column, so a constant column becomes 0."""
+        """Median of a few rows (d,): a value of each column, so that constant columns become 0."""
         count = min(self.n, PILOT_ROWS)
         count -= 1 - count % 2
         places = np.linspace(0, self.n - 1, count).astype(int)
@@ -152,7 +152,7 @@ class StandardRows:
         return pilot
 
     def _moments(self, weight: Tensor, *, centre: bool) -> tuple[Tensor, Tensor]:
-        """Weighted mean (d,), less the pilot, and variance (d,); or 0 and mean square; float64."""
+        """Weighted mean (d,) minus the pilot, and variance (d,); or 0 and mean square; float64."""
         first = torch.zeros(self.d, dtype=torch.float64, device=self.device)
         second = torch.zeros_like(first)
         for rows, x in self.chunks():
@@ -165,7 +165,7 @@ class StandardRows:
         return first, (second - first.square()).clamp_(min=0)
 
     def _constant(self, mean: Tensor, spread: Tensor) -> Tensor:
-        """Which columns (d,) are constant up to rounding; ``mean`` is less the pilot."""
+        """Mask (d,) of columns that are constant up to rounding; ``mean`` is minus the pilot."""
         constant = constant_columns(
             mean.cpu().numpy() + self.pilot, spread.cpu().numpy(), self.pilot.dtype
         )
@@ -179,25 +179,25 @@ class StandardRows:
         if bad:
             return not_finite(bad, self.n)
         return ProbeError(
-            "X holds numbers whose squares overflow "
+            "X has numbers whose squares overflow "
             f"{str(self.dtype).removeprefix('torch.')}; divide X by a constant first."
         )
 
 
 def chunk_rows(width: int, dtype: torch.dtype, device: torch.device) -> int:
-    """Rows of ``width`` numbers that are worked on at once."""
+    """Number of rows of ``width`` numbers in one chunk."""
     budget = CHUNK_BYTES_CUDA if device.type == "cuda" else CHUNK_BYTES
     return max(64, budget // (width * dtype.itemsize))
 
 
 class Design:
-    """Rows x to multiply weights w with, logits being x @ w, and their second moments.
+    """Rows x of the logits x @ w for weights w, and their second moments.
 
-    x (n, width) are the standardised states, or where these have more features than rows (twice as
-    many, if the rows are not few), an isometric image: the Cholesky factor of the rows' inner
-    products (n, rank).
-    ``basis`` (width, r) holds orthonormal directions in which the second moments are about
-    diagonal, ``spread`` (r,), and about ``rest`` in all directions that it leaves out.
+    x (n, width) are the standardised states. If these have more features than rows (twice as many
+    for more than a few rows), x is an isometric image instead: the Cholesky factor (n, rank) of the
+    rows' inner products. ``basis`` (width, r) are orthonormal directions in which the second
+    moments are nearly diagonal, with values ``spread`` (r,); in all other directions they are about
+    ``rest``.
     """
 
     def __init__(self, rows: StandardRows, weight: NDArray[np.float64]) -> None:
@@ -210,13 +210,13 @@ class Design:
         shares = torch.as_tensor(weight, dtype=self.dtype).to(self.device)
         decompose = self._whole if self.width <= WHOLE else self._sketch
         spread, self.basis, self.rest = decompose(shares)
-        # Below this the decomposition knows nothing; it also keeps l2 = 0 from dividing by 0.
+        # Smaller values of the decomposition are rounding; this also avoids 1 / 0 with l2 = 0.
         floor = 10 * torch.finfo(self.dtype).eps * spread[-1].clamp(min=1e-30)
         self.spread = torch.maximum(spread, floor).double()
         self.variance, self.other_variance = self._new_rows()
 
     def logit_change(self, theta: Tensor) -> Tensor:
-        """Root mean square (J,) of what theta (J, K, width + 1) adds to a new row's logits."""
+        """Root mean square change (J,) of a new row's logits by a step theta (J, K, width + 1)."""
         weights, bias = theta[..., :-1], theta[..., -1]
         inside = (weights.to(self.basis.dtype) @ self.basis).double().square()
         total = (inside @ self.variance).sum(1) + bias.square().sum(1)
@@ -228,9 +228,9 @@ class Design:
     def _new_rows(self) -> tuple[Tensor, float]:
         """Variance of new rows in the directions of ``basis`` (r,), and in all others.
 
-        The rows at hand vary less than new ones do where they are narrowest, the more so the
-        more features there are. With g = features / rows it is (1 - √g)² of the truth at worst,
-        for equal variances (Marchenko & Pastur 1967); of the mean variance, a share g is enough.
+        In the narrowest directions training rows vary less than new ones, the more so the more
+        features there are. With g = features / rows it is (1 - √g)² of the truth at worst, for
+        equal variances (Marchenko & Pastur 1967); a share g of the mean variance is enough.
         """
         ratio = self.rows.d / self.n
         others = max(min(self.n - 1, self.width) - len(self.spread), 0)
@@ -245,7 +245,7 @@ class Design:
         return variance[:-1], float(variance[-1])
 
     def _halves_passes(self) -> bool:
-        """Whether an image of more rows than a few pays: its factor takes n² d multiplications."""
+        """Whether an image of more than a few rows pays: its factor needs n² d multiplications."""
         rows = self.rows
         return 2 * rows.n <= rows.d and rows.n <= IMAGE and rows.data is not None
 
@@ -318,17 +318,17 @@ class Design:
         return spread, basis @ turn, max(float(trace - spread.sum()) / others, 0.0)
 
     def _sample(self, weight: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Chunks of every so many rows, their weights standing for those left out."""
+        """Chunks of every ``stride``-th row, weighted for the rows left out."""
         stride = max(1, self.n // size)
         for rows, x in self.chunks(1):
             yield x[::stride], weight[rows][::stride] * stride
 
 
 def _factor(rows: StandardRows) -> tuple[Tensor, Tensor]:
-    """Cholesky factor (n, rank) of the rows' inner products, and the rows (rank,) it stands on.
+    """Cholesky factor (n, rank) of the rows' inner products, and its linearly independent rows.
 
-    Double precision, because single loses what weakly penalised fits need. A row that is a
-    combination of earlier ones (duplicates; the last of centred rows) has pivot 0: its column goes.
+    In double precision, because single loses digits that weakly penalised fits need. A row that is
+    a combination of earlier ones (duplicates; the last of centred rows) has pivot 0 and no column.
     """
     inner = torch.zeros(rows.n, rows.n, dtype=torch.float64, device=rows.device)
     data = rows.data if rows.data is not None else torch.cat([x for _, x in rows.chunks()])
@@ -349,7 +349,7 @@ def _factor(rows: StandardRows) -> tuple[Tensor, Tensor]:
 
 
 def _add_lower(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add a symmetric product to the lower triangle, which is all that factorisations read."""
+    """Add a symmetric product to the lower triangle; factorisations read no other entries."""
     step = max(256, len(total) // 8)
     for start in range(0, len(total), step):
         total[start:, start : start + step].addmm_(left[start:], right[:, start : start + step])

@@ -1,14 +1,14 @@
 """Many penalised logistic regressions on the same rows, minimised at once.
 
 All fits (penalties x folds x classes) share the rows, so each iteration is two matrix products for
-all of them. Every fit runs its own L-BFGS [1]_, preconditioned with the Hessian that one
-decomposition of the rows' second moments gives for any penalty and any mean curvature (the mean of
-p(1 - p), or of diag(p) - pp' with more classes): exact at the start, close later. A fit that has
+all of them. Every fit runs its own L-BFGS [1]_, preconditioned with a Hessian that one
+decomposition of the rows' second moments provides for any penalty and any mean curvature (the mean
+of p(1 - p), or of diag(p) - pp' with more classes): exact at the start, close later. A fit that has
 converged drops out of the products.
 
-Where a fit ends is decided by how far the step that L-BFGS proposes would move the logits of a new
-row, and by how fast these steps shrink (:meth:`_Run.error`). Neither p(1 - p), which is next to 0
-where labels can be fitted exactly, nor the gradient, which says little about narrow columns, could.
+A fit ends when the step that L-BFGS proposes would hardly move the logits of a new row, and these
+steps shrink (:meth:`_Run.error`). p(1 - p) cannot decide that, because it is almost 0 if labels can
+be fitted exactly, nor can the gradient, which is small for narrow columns.
 
 .. [1] Nocedal & Wright, Numerical Optimization (2006), algorithm 7.4;
    https://doi.org/10.1007/978-0-387-40065-5
@@ -33,12 +33,12 @@ __all__ = ["Objective", "Solution", "minimise"]
 HISTORY = 10
 DECREASE = 1e-4  # Armijo
 SLOPE = 0.9  # Wolfe
-IDLE = 8  # passes without progress after which rounding has the last word
-LEAST_SHARE = 1e-6  # a class that a fold's training rows lack starts, and stays, here
-LOOK_BACK = 3  # steps whose shrinking foretells those to come
-SLOWEST = 0.97  # largest rate of shrinking that so few steps can tell from none
-SAFETY = 1.5  # of about 250 fits the least estimate was 1.4 times the error without it
-OWED = 1e-4  # error of a probability that nobody is warned about
+IDLE = 8  # passes without progress after which rounding prevents any
+LEAST_SHARE = 1e-6  # share at which a class without training rows in a fold starts and stays
+LAST_STEPS = 3  # steps whose shrinking predicts that of later ones
+SLOWEST = 0.97  # largest rate of shrinking that these few steps can distinguish from none
+SAFETY = 1.5  # without it the smallest estimate of about 250 fits was 1.4 times the error
+TOLERATED = 1e-4  # error of a probability without a warning
 LEAST_CURVATURE = 1e-7
 LEAST_RIDGE = 1e-12
 OWN_BYTES = 1 << 29
@@ -47,7 +47,7 @@ WAIT = 25
 
 @dataclass
 class Point:
-    """Where each fit stands: everything a step needs, for J fits of K vectors."""
+    """State of J fits of K vectors: everything that a step needs."""
 
     theta: Tensor  # (J, K, width + 1), bias last
     loss: Tensor  # (J,)
@@ -67,7 +67,7 @@ class Point:
 
 @dataclass
 class Solution:
-    """Minimisers (J, K, width + 1), passes, gradient's peak, error of P, whether that will do."""
+    """Minimisers (J, K, width + 1), passes, peak of the gradient, error of P, and convergence."""
 
     theta: Tensor
     n_iter: Tensor
@@ -106,8 +106,9 @@ class Objective:
         self.design, self.row_weight = design, row_weight
         self.fold, self.l2, self.bias = fold, l2, bias
         self.share = row_weight.double() @ targets.double().T
-        # p - y loses its digits where both are close to 1. For two classes such rows are turned
-        # round, (1 - y) - (1 - p); for more, r of the likeliest class is minus the sum of the rest.
+        # p - y loses digits if both are close to 1. For two classes such rows are reversed,
+        # (1 - y) - (1 - p); for more, the residual of the likeliest class is minus the sum of the
+        # others.
         if len(targets) == 1:
             major = targets > 0.5
             self.targets = torch.where(major, 1 - targets, targets).to(design.dtype)
@@ -118,7 +119,7 @@ class Objective:
             self.sign.scatter_(0, targets.argmax(0, keepdim=True), 1.0)
 
     def pick(self, keep: Tensor) -> Objective:
-        """Return the objective of some of the fits."""
+        """The objective of some of the fits."""
         some = copy(self)
         some.fold, some.l2 = self.fold[keep], self.l2[keep]
         return some
@@ -134,9 +135,9 @@ class Objective:
         return theta
 
     def seen(self, step: Tensor) -> Tensor:
-        """Return a step (J, K, width + 1) less biases of classes that a fit's rows lack.
+        """A step (J, K, width + 1) without biases of classes that a fit's training rows lack.
 
-        These have no optimum and keep falling, from a probability that is next to 0 already.
+        These have no optimum and keep falling, from a probability that is almost 0 already.
         """
         share = self.share[self.fold]
         seen = ((share > LEAST_SHARE) & (share < 1 - LEAST_SHARE)).double()
@@ -144,7 +145,7 @@ class Objective:
             return step
         bias = step[..., -1] * seen
         if seen.shape[1] > 1:
-            # What all other classes have in common is against those that are lacking.
+            # A change common to all other classes is a change against the missing ones.
             bias -= bias.sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1) * seen
         return torch.cat([step[..., :-1], bias[..., None]], -1)
 
@@ -194,7 +195,7 @@ class Objective:
                     for m in range(vectors):
                         share = mass[j, k] * (int(k == m) - p[j, m])
                         total[j, k, :, m] += (one * share[:, None]).T @ one
-        if not self.bias:  # and it has no say in the step of the weights
+        if not self.bias:  # then it must not affect the step of the weights
             total[:, :, -1, :, :-1] = 0
             total[:, :, :-1, :, -1] = 0
         total = total.view(fits, vectors * width, vectors * width)
@@ -210,10 +211,10 @@ class Objective:
 
 
 def _binary(z: Tensor, y: Tensor, sign: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, residuals and curvature where rows of ``sign`` -1 are turned round: y is 1 - y."""
+    """Loss, residuals and curvature; rows of ``sign`` -1 are reversed: their y is 1 - y."""
     z = z[:, 0].mul_(sign)
     p = torch.sigmoid(z)
-    # Beyond the threshold softplus(z) is z to the last digit of float64.
+    # Above the threshold softplus(z) equals z in float64.
     loss = weight * (functional.softplus(z, threshold=40) - y * z)
     curvature = (weight * p).mul_(1 - p).sum(1, dtype=torch.float64)
     residual = (p - y).mul_(weight).mul_(sign)
@@ -236,13 +237,13 @@ class MeanHessian:
     """Inverse of curvature ⊗ second moments + 2 l2, the bias unpenalised.
 
     ``curvature`` (J, K, K) is the mean of diag(p) - pp' over the rows: one decomposition of the
-    second moments serves all fits, wherever they stand.
+    second moments serves all fits at any point.
     """
 
     def __init__(self, objective: Objective, curvature: Tensor) -> None:
         design = objective.design
         self.basis = design.basis
-        # With more than one class the smallest is 0, but no gradient ever points there.
+        # With more than one vector the smallest is 0, but no gradient ever points there.
         value, self.vectors = torch.linalg.eigh(curvature)
         value = value.clamp(min=LEAST_CURVATURE)
         self.bias = 1 / value
@@ -255,7 +256,7 @@ class MeanHessian:
             self.other = 1 / (value * max(design.rest, floor) + penalty)
 
     def solve(self, g: Tensor) -> Tensor:
-        """Return the inverse times g (J, K, width + 1)."""
+        """The inverse times g (J, K, width + 1)."""
         g = self.vectors.mT @ g
         weights = g[..., :-1]
         inside = (weights.to(self.basis.dtype) @ self.basis).double()
@@ -269,7 +270,7 @@ class MeanHessian:
 class OwnHessian:
     """Inverse of every fit's own Hessian at one point.
 
-    Good also where p(1 - p) differs so much between rows that its mean says little (labels that
+    Good also if p(1 - p) differs so much between rows that its mean is a poor model (labels that
     can be fitted exactly under a small penalty), but it costs as much as ``delay`` passes.
     """
 
@@ -294,25 +295,25 @@ class OwnHessian:
 
     @staticmethod
     def delay(objective: Objective) -> int | None:
-        """Passes after which it pays to compute it; None where it does not fit into memory."""
+        """Passes after which it pays to compute it; None if it does not fit into memory."""
         width = len(objective.targets) * (objective.design.width + 1)
         fits = 8 * len(objective.l2) * width**2 <= OWN_BYTES
         return max(WAIT, width // 8) if fits else None
 
     def pick(self, keep: Tensor) -> OwnHessian:
-        """Return those of some of the fits."""
+        """The Hessians of some of the fits."""
         other = copy(self)
         other.factor = self.factor[keep]
         return other
 
     def solve(self, g: Tensor) -> Tensor:
-        """Return the inverse times g (J, K, width + 1)."""
+        """The inverse times g (J, K, width + 1)."""
         return torch.cholesky_solve(g.reshape(len(g), -1, 1), self.factor).view_as(g)
 
 
 @dataclass
 class _Memory:
-    """Last steps s and changes of gradient y of every fit; zeros where a step was refused."""
+    """Last steps s and changes of gradient y of every fit; zeros for rejected steps."""
 
     pairs: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
@@ -339,7 +340,7 @@ class _Memory:
 
 
 class _Run:
-    """Fits that have not ended: where they stand, where they are heading, what they remember."""
+    """Fits that have not ended: their points, directions and memories."""
 
     def __init__(self, objective: Objective, theta: Tensor) -> None:
         self.objective = objective
@@ -355,7 +356,7 @@ class _Run:
         self.aim()
 
     def pick(self, keep: Tensor) -> None:
-        """Keep some of the fits."""
+        """Keep some of the fits only."""
         self.objective, self.point = self.objective.pick(keep), self.point.pick(keep)
         self.memory = self.memory.pick(keep)
         self.own = self.own.pick(keep) if self.own else None
@@ -364,7 +365,7 @@ class _Run:
             setattr(self, name, getattr(self, name)[keep])
 
     def aim(self) -> None:
-        """Propose a step from where each fit stands, and note its size."""
+        """Propose a step from the point of each fit, and record its size."""
         delay = OwnHessian.delay(self.objective)
         if delay is not None and self.since > delay:
             self.own = OwnHessian(self.objective, self.point.theta)
@@ -373,16 +374,16 @@ class _Run:
         self.ahead = self.memory.direction(self.point.grad, hessian)
         seen = self.objective.seen(self.ahead)
         size = _dot(seen, seen).sqrt()
-        self.sizes = [*self.sizes[-LOOK_BACK:], size]
+        self.sizes = [*self.sizes[-LAST_STEPS:], size]
 
     def error(self) -> Tensor:
-        """How far P of new rows may be from the optimum's (J,).
+        """Estimated largest error (J,) of P of new rows, compared with the optimum.
 
-        A step moves P by at most a quarter of what it moves logits, and rows in a thousand differ
-        by four standard deviations: together the root mean square. Steps that shrink by a rate q
-        add up to the next one times 1 / (1 - q); q also tells of curvature that the model of the
-        Hessian overrates, which makes steps too short. Without penalty there may be no optimum:
-        there logits count by p(1 - p).
+        A step changes P by at most a quarter of its change of the logits, and one row in a thousand
+        differs by four standard deviations: together the root mean square. Steps that shrink by a
+        rate q sum to the next one times 1 / (1 - q); q also shows if the model of the Hessian
+        overestimates the curvature, which makes steps too short. Without penalty there may be no
+        optimum: then logits count by p(1 - p).
         """
         first, last = self.sizes[0], self.sizes[-1]
         steps = len(self.sizes) - 1
@@ -394,16 +395,16 @@ class _Run:
         return torch.where(objective.l2 > 0, error, decrement)
 
     def state(self, tol: float, *, last: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Which fits end here (J,), which of those have converged, and their errors of P."""
+        """Masks (J,) of fits that end now, and of those that have converged; errors of P (J,)."""
         peak, stuck = self.point.peak, self.idle >= IDLE
         if not (last or ((peak <= tol) | stuck).any()):
             return stuck, stuck, peak
         error = self.error()
         small = (peak <= tol) & (error <= 100 * tol)
-        return small | stuck | last, small | (stuck & (error <= OWED)), error
+        return small | stuck | last, small | (stuck & (error <= TOLERATED)), error
 
     def advance(self) -> None:
-        """Take one step, or shorten the last one where it led nowhere."""
+        """Take one step, or shorten the last one if it made no progress."""
         point, self.since = self.point, self.since + 1
         self.direction = torch.where(self.fresh[:, None, None], self.ahead, self.direction)
         self.step = torch.where(self.fresh, 1.0, self.step)
@@ -411,19 +412,19 @@ class _Run:
         before, after = _dot(point.grad, self.direction), _dot(trial.grad, self.direction)
         rounding = self.eps * point.loss.abs()
         fell = trial.loss <= point.loss + DECREASE * self.step * before + rounding
-        # The loss is convex: a slope that still points down proves more than the loss itself can,
-        # unless rounding has spoiled both.
+        # The loss is convex: a slope that still points down proves more than the loss itself,
+        # unless rounding affects both.
         down = (after <= 0) & (trial.loss <= point.loss + 100 * rounding)
         self.fresh = down | (fell & (after <= SLOPE * before.abs()))
         shrink = torch.nan_to_num(before.abs() / (before.abs() + after), nan=0.1).clamp(0.1, 0.7)
         self.step = self.step * shrink
         self.memory.add(trial.theta - point.theta, trial.grad - point.grad, self.fresh)
         self.point = point.moved(trial, self.fresh)
-        self._look_back()
+        self._count_idle()
         self.aim()
 
-    def _look_back(self) -> None:
-        """Count the passes since a fit last got anywhere."""
+    def _count_idle(self) -> None:
+        """Count the passes since each fit last made progress."""
         loss, peak = self.point.loss, self.point.peak
         better = (loss < self.loss - self.eps * self.loss.abs()) | (peak < 0.9 * self.peak)
         self.loss, self.peak = torch.minimum(self.loss, loss), torch.minimum(self.peak, peak)
@@ -433,11 +434,11 @@ class _Run:
 def minimise(
     objective: Objective, *, tol: float, max_iter: int, start: Tensor | None = None
 ) -> Solution:
-    """Minimise every fit until its gradient and error are small, it is stuck, or ``max_iter``.
+    """Minimise every fit until it has converged or is stuck, in at most ``max_iter`` passes.
 
-    A fit has converged when no entry of its gradient exceeds ``tol`` and probabilities of new rows
-    are within 100 ``tol`` of the optimum's (:meth:`_Run.error`); or when rounding allows no further
-    progress and they are within ``OWED``. ``start`` (J, K, width + 1): where to begin.
+    A fit has converged if no entry of its gradient exceeds ``tol`` and probabilities of new rows
+    are within 100 ``tol`` of the optimum's (:meth:`_Run.error`); or if rounding allows no further
+    progress and they are within ``TOLERATED``. It begins at ``start`` (J, K, width + 1).
     """
     run = _Run(objective, objective.start() if start is None else start)
     result = Solution(

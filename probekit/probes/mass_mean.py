@@ -1,7 +1,8 @@
-"""Mass-mean probe: the direction from one class's mean state to another's.
+"""Mass-mean probe: a linear probe along the difference of the class means.
 
-Marks & Tegmark 2023, section 5.1, https://arxiv.org/abs/2310.06824. Their second form, whitened by
-the inverse covariance, is linear discriminant analysis: a ridge member of the ensemble.
+Marks & Tegmark 2023, "The Geometry of Truth", section 5.1, https://arxiv.org/abs/2310.06824. In its
+symbols μ_k is the mean state of class k and θ_mm = μ_1 − μ_0 the mass-mean direction. The paper's
+second form, Σ⁻¹ θ_mm, is linear discriminant analysis: see the ridge members of EnsembleProbe.
 """
 
 from __future__ import annotations
@@ -22,36 +23,43 @@ if TYPE_CHECKING:
 
 __all__ = ["MassMeanProbe"]
 
-TINY = 1e-9  # what rounding leaves of a sum of weights that is 0
+TINY = 1e-9  # sums of weights below this are rounding
 
 
 class MassMeanProbe(BaseProbe):
-    """Nearest class mean, each row scored by means without it and calibrated to the labels.
+    """Mass-mean probe: each class is scored by the distance to its mean state.
 
-    The score of class k is x · μ_k − ½ ‖μ_k‖², so that those of two classes differ by x · θ_mm and
-    a constant, θ_mm = μ_1 − μ_0 being the mass-mean direction; one slope and an intercept per class
-    make probabilities of it. μ_k is the mean of all rows, weighted by their share of class k; of a
-    class without rows the mean of all. There is no parameter.
+    The score of class k is x · μ_k − ½ ‖μ_k‖²; those of two classes differ by θ_mm · x and a
+    constant. One slope and an intercept per class, fitted to the labels, turn scores into
+    probabilities. There is nothing to choose: take it where labels are too few or too noisy to fit
+    a direction, or as the baseline of :class:`LogisticProbe`.
 
     Attributes
     ----------
     classes_ : ndarray of shape (C,)
         Classes in column order.
+    n_features_in_ : int
+        Number of columns d of X.
     oof_proba_ : ndarray of shape (n, C)
-        P from means without the row and its duplicates.
+        Class probabilities of every row, by means without the row and its group.
     means_ : ndarray of shape (C, d)
-        μ.
-    coef_, intercept_ : ndarray of shape (C, d) and (C,)
-        Logits are X @ coef_.T + intercept_, their mean over the classes 0.
+        Class means μ; soft labels count by their probability, and a class without rows has the mean
+        of all rows.
+    coef_ : ndarray of shape (C, d)
+        Directions in the space of X; logits are ``X @ coef_.T + intercept_``, with mean 0 over the
+        classes.
+    intercept_ : ndarray of shape (C,)
+        Intercepts.
 
     See Also
     --------
     LogisticProbe : The direction that fits the labels best, under a penalty.
-    sklearn.neighbors.NearestCentroid : Nearest class mean, without calibration.
+    EnsembleProbe : Ridge fits (the whitened form) and kNN votes over several layers.
+    sklearn.neighbors.NearestCentroid : Nearest class mean, without probabilities.
 
     References
     ----------
-    https://arxiv.org/abs/2310.06824
+    .. [1] Marks & Tegmark 2023, https://arxiv.org/abs/2310.06824
 
     Examples
     --------
@@ -74,51 +82,82 @@ class MassMeanProbe(BaseProbe):
         sample_weight: ArrayLike | None = None,
         groups: ArrayLike | None = None,
     ) -> Self:
-        """Fit and predict every row without itself; rows of one group are left out together."""
+        """Fit the class means, and predict every row by means without it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            States.
+        y : array-like of shape (n,) or (n, C)
+            Hard labels, P(second class), or class probabilities.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows in the means and in the calibration; None: 1.
+        groups : array-like of shape (n,), default=None
+            Rows of one group are left out together, so that a copy of a row does not predict it;
+            None: rows with equal states.
+
+        Returns
+        -------
+        self : MassMeanProbe
+        """
         data = self._check_fit(X, y, sample_weight, groups)
-        # x − x̄: scores of large coordinates would be differences of nearly equal numbers.
-        self._center = data.X.mean(axis=0, dtype=np.float64)
-        centred = data.X.astype(np.float64) - self._center
-        centred[:, constant_columns(self._center, centred.std(axis=0), data.X.dtype)] = 0
-        # w_ik: what row i counts in the mean of class k, its label times its weight.
+        # Centre, x ← x − x̄: with large coordinates, scores would be differences of nearly equal
+        # numbers otherwise. Columns that are constant up to rounding become 0.
+        self._x_mean = data.X.mean(axis=0, dtype=np.float64)
+        centred = data.X.astype(np.float64) - self._x_mean
+        centred[:, constant_columns(self._x_mean, centred.std(axis=0), data.X.dtype)] = 0
+        # w_ik: the label of row i for class k, times the weight of the row.
         w = data.Y if data.weight is None else data.Y * data.weight[:, None]
         # μ_k = Σ_i w_ik x_i / Σ_i w_ik
         self._mu = w.T @ centred / _divisor(w.sum(axis=0))[:, None]
-        score = _scores_without(centred, w, data)
-        # Logits slope · score_k + intercept_k, fitted to the labels (Platt).
+        # Scores of every row, by means without its group.
+        score = _scores_without_group(centred, w, data)
+        # Logits a · score_k + b_k, fitted to the labels (Platt).
         self._calibration = calibrate(score, data.Y, data.weight)
         self.oof_proba_ = softmax(self._calibration.log_odds(score), axis=1)
         return self
 
     @property
     def means_(self) -> NDArray[np.float64]:
-        """Means of the classes (C, d)."""
-        return np.asarray(self._mu + self._center)
+        """Class means (C, d)."""
+        return np.asarray(self._mu + self._x_mean)
 
     @property
     def coef_(self) -> NDArray[np.float64]:
         """Directions (C, d) in the space of X."""
-        # slope · (μ_k − mean of all μ): of two classes ±½ slope · θ_mm.
+        # a · (μ_k − mean of all μ), for two classes ±½ a · θ_mm.
         return np.asarray(self._calibration.slope * (self._mu - self._mu.mean(axis=0)))
 
     @property
     def intercept_(self) -> NDArray[np.float64]:
         """Intercepts (C,)."""
-        # −½ slope ‖μ_k‖² + intercept_k, less what x̄ was taken away for.
+        # b_k − ½ a ‖μ_k‖², with mean 0 over the classes.
         bias = self._calibration.slope * -0.5 * (self._mu**2).sum(axis=1)
         bias = bias + self._calibration.intercept
-        return np.asarray(bias - bias.mean() - self.coef_ @ self._center)
+        # X is not centred: coef · (x − x̄) = coef · x − coef · x̄.
+        return np.asarray(bias - bias.mean() - self.coef_ @ self._x_mean)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return P (m, C) of new rows X (m, d)."""
-        centred = self._check_predict(X).astype(np.float64) - self._center
+        """Predict class probabilities of new rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            States.
+
+        Returns
+        -------
+        ndarray of shape (m, C)
+            Class probabilities, columns as in ``classes_``.
+        """
+        centred = self._check_predict(X).astype(np.float64) - self._x_mean
         # x · μ_k − ½ ‖μ_k‖²
         score = centred @ self._mu.T - 0.5 * (self._mu**2).sum(axis=1)
         return np.asarray(softmax(self._calibration.log_odds(score), axis=1))
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         return {
-            "center": self._center,
+            "center": self._x_mean,
             "mu": self._mu,
             "oof_proba": self.oof_proba_,
             "slope": np.array([self._calibration.slope]),
@@ -126,29 +165,29 @@ class MassMeanProbe(BaseProbe):
         }
 
     def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
-        self._center, self._mu = arrays["center"], arrays["mu"]
+        self._x_mean, self._mu = arrays["center"], arrays["mu"]
         self.oof_proba_ = arrays["oof_proba"]
         self._calibration = Calibration(float(arrays["slope"][0]), arrays["offset"])
 
 
-def _divisor(total: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weight (m,) to divide sums by; where there is none the mean is 0, that of all states."""
-    return np.where(total > TINY, total, np.inf)
-
-
-def _scores_without(
+def _scores_without_group(
     centred: NDArray[np.float64], w: NDArray[np.float64], data: Training
 ) -> NDArray[np.float64]:
-    """Scores (n, C) of rows by means without the row's group, for weights w (n, C)."""
+    """Scores (n, C) of every row by means without its group, for weights w (n, C)."""
     n_groups = int(data.groups.max()) + 1
     score = np.empty_like(w)
     for k in range(w.shape[1]):
-        # Σ w_ik x_i and Σ w_ik over the rows i of each group g.
-        part = np.zeros((n_groups, centred.shape[1]))
-        np.add.at(part, data.groups, w[:, k : k + 1] * centred)
+        # Σ_{i∈g} w_ik x_i of each group g, and Σ_i w_ik of all rows outside g.
+        group_sum = np.zeros((n_groups, centred.shape[1]))
+        np.add.at(group_sum, data.groups, w[:, k : k + 1] * centred)
         total = w[:, k].sum() - np.bincount(data.groups, w[:, k], minlength=n_groups)
-        # μ_k without g: the sum of all less that of g, over the weight of all less that of g.
-        mu = ((part.sum(axis=0) - part) / _divisor(total)[:, None])[data.groups]
+        # μ_k without g: (Σ_i w_ik x_i − Σ_{i∈g} w_ik x_i) / Σ_{i∉g} w_ik
+        mu = ((group_sum.sum(axis=0) - group_sum) / _divisor(total)[:, None])[data.groups]
         # x · μ_k − ½ ‖μ_k‖²
         score[:, k] = (centred * mu).sum(axis=1) - 0.5 * (mu**2).sum(axis=1)
     return score
+
+
+def _divisor(total: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights to divide sums by; ∞ for 0, so that a class without rows has the mean of all rows."""
+    return np.where(total > TINY, total, np.inf)

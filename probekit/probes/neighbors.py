@@ -1,4 +1,4 @@
-"""Nearest rows, exactly, to the last tie: one search at the largest k serves every smaller one.
+"""Exact nearest neighbours, ties included: one search at the largest k serves every smaller k.
 
 Distance is Euclidean between rows that are centred and, for ``cosine``, then scaled to unit length
 (the default: in Euclidean distance a few rows of real hidden states are neighbours of almost all
@@ -11,11 +11,11 @@ products. All rank by |q|² + |b|² - 2 q·b, so their order is right only up to
 Measured on 2 cores (AMD EPYC, AVX-512), 10,000 x 1,024, k = 67: FAISS 1.2-1.4 s, torch 1.5-1.8 s,
 the bare matrix product 1.3-1.5 s: without a GPU ``auto`` is FAISS. Several GPUs share the queries.
 
-All rows among themselves need half of the products, because each serves both its rows. Square tiles
-of the matrix of distances go to threads that work on one processor each: NumPy makes the products
-and FAISS keeps the nearest in its heaps, so no thread waits for another library's. 20,000 rows,
-k = 66: 0.57 of the time of ``faiss.knn`` at 1,024 columns, 0.76 at 256. Where lists are long for
-the number of columns, keeping them costs more than the products: a fifth more time than
+The search of all rows among themselves needs half of the products, because each serves both its
+rows. Square tiles of the distance matrix go to threads with one processor each: NumPy computes the
+products and FAISS keeps the nearest in its heaps, so that no thread waits for another library's.
+20,000 rows, k = 66: 0.57 of the time of ``faiss.knn`` at 1,024 columns, 0.76 at 256. If lists are
+long for the number of columns, keeping them costs more than the products: a fifth more time than
 ``faiss.knn`` at 64 columns.
 """
 
@@ -42,21 +42,20 @@ __all__ = ["Metric", "NeighborIndex", "Neighbors", "nearest_others"]
 Metric = Literal["cosine", "euclidean"]
 METRICS = ("cosine", "euclidean")
 
-# Candidates beyond k: they show where the order is open, and stand in for excluded duplicates.
+# Candidates beyond k: they show whether the order is open, and replace excluded duplicates.
 MARGIN = 16
 
 BACKENDS = ("auto", "faiss", "torch")
 
 FAISS_GPU_MAX_K = 2048
-# From this k on a reservoir keeps the nearest, not a heap: 3 to 9 % faster at k = 66.
+# From this k on FAISS uses a reservoir, not a heap: 3 to 9 % faster at k = 66.
 RESERVOIR_K = 20
 TILE_COLUMNS = 1 << 16
 TILE_BYTES = 1 << 27
 TILE_BYTES_CUDA = 1 << 30
-# Rows of a tile of half the products: a product that fills a processor, in a result that stays in
-# its cache.
+# Rows of a tile of half the products: its product uses a whole processor, and fits into the cache.
 TILE = 512
-# BLAS threads are counted for the whole process: two searches would take each other's limit back.
+# The limit of BLAS threads is global: two searches would undo each other's.
 _ALONE = threading.Lock()
 
 
@@ -69,17 +68,17 @@ class Neighbors:
 
 
 class NeighborIndex:
-    """Rows X (n, d), made ready once to be searched many times.
+    """Rows X, prepared once for many searches.
 
     Parameters
     ----------
-    X
-        Stored rows, float32 or float64, finite. Kept, not copied, beside a centred float32 copy;
-        of a memory map that is too large for one, blocks of it are read again and again.
-    metric
-        ``"cosine"`` (centred unit rows) or ``"euclidean"`` (centred rows).
-    backend
-        ``"auto"``, ``"faiss"`` or ``"torch"``: all give the same neighbours.
+    X : array-like of shape (n, d)
+        Stored rows, finite. Kept, not copied, beside a centred float32 copy; blocks of a memory map
+        that is too large for a copy are read again in every search.
+    metric : {"cosine", "euclidean"}, default="cosine"
+        Distance of centred unit rows, or of centred rows.
+    backend : {"auto", "faiss", "torch"}, default="auto"
+        Library of the search; all give the same neighbours.
     """
 
     def __init__(self, X: ArrayLike, *, metric: Metric = "cosine", backend: str = "auto") -> None:
@@ -100,15 +99,15 @@ class NeighborIndex:
         rows: NDArray[np.int64] | None = None,
         among: NDArray[np.bool_] | None = None,
     ) -> Neighbors:
-        """Return the k nearest other rows of every stored row, its group left out.
+        """The k nearest other rows of every stored row, without its group.
 
-        ``rows`` are the numbers of the rows asked for, by default all; ``among`` (n,) is a mask of
-        those that may be neighbours.
+        ``rows`` are the numbers of the queries, by default all; ``among`` (n,) is a mask of the
+        rows that may be neighbours.
 
         Raises
         ------
         ProbeError
-            k > n - 1, or a row whose group leaves fewer than k others.
+            If k > n - 1, or a row has fewer than k others outside its group.
         """
         n = len(self)
         chosen = np.arange(n) if among is None else np.flatnonzero(among)
@@ -138,17 +137,16 @@ class NeighborIndex:
         *,
         among: NDArray[np.bool_] | None = None,
     ) -> Neighbors:
-        """Return the k nearest stored rows of each new row of X (m, d), or of those in ``among``.
+        """The k nearest stored rows of each new row of X (m, d), or of those in ``among`` (n,).
 
-        Every stored row counts: one that is asked for finds itself.
+        Every stored row may be a neighbour: a query that is stored finds itself.
         """
         chosen = np.arange(len(self)) if among is None else np.flatnonzero(among)
         k = _check_k(k, len(chosen), f"there are n = {len(chosen)} stored rows")
         queries = _rows(X)
         if queries.shape[1] != self.X.shape[1]:
             raise ProbeError(
-                f"The rows asked for have {queries.shape[1]} columns, those stored "
-                f"{self.X.shape[1]}."
+                f"The queries have {queries.shape[1]} columns, the stored rows {self.X.shape[1]}."
             )
         space = self.space if among is None else self.space.subset(chosen)
         nearest = self._search(space, space.of(queries), k)
@@ -161,14 +159,19 @@ class NeighborIndex:
         width = min(len(space.X), k + MARGIN + (groups is not None))
         for block, rows in asked.blocks():
             if asked is space and len(rows) == m:
-                found = search_among(rows, width, backend=self.backend)
+                candidates = search_among(rows, width, backend=self.backend)
             else:
-                found = self._candidates(space, rows, width)
+                candidates = self._candidates(space, rows, width)
 
-            def settle_some(share: slice, first: int = block.start, found: Found = found) -> None:
+            def settle_some(
+                share: slice, first: int = block.start, candidates: Found = candidates
+            ) -> None:
                 part = slice(first + share.start, first + share.stop)
                 pair = None if groups is None else (groups[0][part], groups[1])
-                own, some = (asked.X[part], asked.norms[part]), (found[0][share], found[1][share])
+                own, some = (
+                    (asked.X[part], asked.norms[part]),
+                    (candidates[0][share], candidates[1][share]),
+                )
                 distance[part], index[part] = settle(space, own, some, k, groups=pair)
 
             in_parallel(settle_some, len(rows))
@@ -179,8 +182,8 @@ class NeighborIndex:
         best: Found | None = None
         for part, stored in space.blocks():
             square, index = search(stored, rows, min(width, len(stored)), backend=self.backend)
-            found = square, index + part.start if part.start else index
-            best = found if best is None else first_of(best, found, width)
+            part_best = square, index + part.start if part.start else index
+            best = part_best if best is None else first_of(best, part_best, width)
         assert best is not None
         return best
 
@@ -193,15 +196,16 @@ def nearest_others(
     groups: ArrayLike | None = None,
     backend: str = "auto",
 ) -> Neighbors:
-    """Return the k nearest other rows of every row of X (n, d).
+    """The k nearest other rows of every row of X (n, d).
 
     A row is left out of its own list by its number, never by distance, and so are the rows of its
-    group (duplicates). Distances count as equal when they are equal in float32.
+    group (duplicates). Distances that are equal in float32 are ties.
 
     Raises
     ------
     ProbeError
-        k > n - 1, a group that leaves fewer than k others, or an unknown metric or backend.
+        If k > n - 1, a row has fewer than k others outside its group, or metric or backend is
+        unknown.
     """
     return NeighborIndex(X, metric=metric, backend=backend).others(k, groups=groups)
 
@@ -225,9 +229,9 @@ def _check_k(k: int, largest: int, why: str) -> int:
 def search(
     base: NDArray[np.float32], queries: NDArray[np.float32], k: int, *, backend: str = "auto"
 ) -> Found:
-    """Return squared distances and row numbers of the ``k`` nearest base rows, both (m, k).
+    """Squared distances and row numbers (m, k) of the k nearest base rows of each query.
 
-    Nearest first; what lies within float32 rounding of each other may come in either order.
+    Nearest first; distances within float32 rounding of each other may come in either order.
     ``base`` (n, d) and ``queries`` (m, d) are float32 and C-contiguous, ``k`` is at most n.
     """
     if backend not in BACKENDS:
@@ -240,7 +244,7 @@ def search(
 
 
 def search_among(rows: NDArray[np.float32], k: int, *, backend: str = "auto") -> Found:
-    """Return ``search(rows, rows, k)``, made with half of the products where that is faster."""
+    """``search(rows, rows, k)``, with half of the products if that is faster."""
     n, d = rows.shape
     if backend == "auto" and choose(k) == "faiss" and not _gpus() and pays(n, d, k):
         return search_halved(rows, k)
@@ -254,13 +258,13 @@ def _gpus() -> int:
 
 
 def choose(k: int) -> str:
-    """Return the faster backend that this machine and ``k`` allow."""
+    """The faster backend on this machine for ``k``."""
     import faiss
 
     if _gpus() and k <= FAISS_GPU_MAX_K:
         return "faiss"
     if _gpus() or not hasattr(faiss, "StandardGpuResources"):
-        # This FAISS cannot use a GPU for the task, but torch may see one.
+        # This FAISS cannot use a GPU for the search, but torch may have one.
         import torch
 
         if torch.cuda.is_available():
@@ -290,7 +294,7 @@ def _search_faiss(base: NDArray[np.float32], queries: NDArray[np.float32], k: in
 def _shared(
     work: Callable[[NDArray[np.float32], Any], Found], devices: Sequence[Any], queries: Any
 ) -> Found:
-    """Search for parts of the queries on one device each, at the same time."""
+    """Search for a part of the queries on each device, at the same time."""
     if len(devices) == 1:
         return work(queries, devices[0])
     parts = np.array_split(queries, len(devices))
@@ -313,7 +317,7 @@ def _search_torch(base: NDArray[np.float32], queries: NDArray[np.float32], k: in
     def work(part: NDArray[np.float32], device: torch.device) -> Found:
         return _search_torch_on(device, base, part, k)
 
-    with full_float32():  # for all threads, whose ends come in any order
+    with full_float32():  # around all threads, which end in any order
         return _shared(work, _torch_devices(), queries)
 
 
@@ -362,20 +366,19 @@ def _nearest_in_tiles(
 def _tensor(rows: NDArray[np.float32]) -> torch.Tensor:
     import torch
 
-    # torch warns of read-only arrays, which it would be able to write to; here it only reads.
+    # torch warns of read-only arrays, which it could write to.
     return torch.from_numpy(rows if rows.flags.writeable else rows.copy())
 
 
 def pays(n: int, d: int, k: int) -> bool:
-    """Whether this is faster than ``faiss.knn`` for n rows of d columns and lists of k."""
+    """Whether ``search_halved`` is faster than ``faiss.knn``, for n rows, d columns, lists of k."""
     return n >= 4 * TILE and 3 * k <= d
 
 
 def search_halved(rows: NDArray[np.float32], k: int) -> Found:
-    """Return squared distances and row numbers of the ``k`` nearest rows of each, both (n, k).
+    """``search(rows, rows, k)`` with half of the products: each serves both its rows.
 
-    Every row finds itself. Nearest first; what lies within float32 rounding of each other may come
-    in either order. ``rows`` (n, d) are float32, ``k`` is at most n.
+    Every row finds itself. ``rows`` (n, d) are float32, ``k`` is at most n.
     """
     import faiss
     from threadpoolctl import threadpool_limits
@@ -412,7 +415,7 @@ def search_halved(rows: NDArray[np.float32], k: int) -> Found:
         threadpool_limits(1, user_api="blas"),
         ThreadPoolExecutor(threads, initializer=begin) as pool,
     ):
-        list(pool.map(search_tile, corners))  # raises what a thread raised
+        list(pool.map(search_tile, corners))  # re-raises errors of the threads
     return nearest.sorted()
 
 
@@ -439,6 +442,6 @@ class _Nearest:
             self._heaps.addn(width, self._pointer(tile), column, row, count)
 
     def sorted(self) -> Found:
-        """Return values and column numbers, smallest first; what rounding made negative as 0."""
+        """Values and column numbers, smallest first; values that rounding made negative are 0."""
         self._heaps.reorder()
         return np.maximum(self._value, 0, out=self._value), self._index

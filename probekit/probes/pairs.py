@@ -1,7 +1,7 @@
-"""Probes on differences of two states: which of the two comes first must not matter.
+"""Probes on differences of two states, for which the order of the two must not matter.
 
-A difference x with label y says the same as −x with the classes exchanged. A logistic probe without
-a bias knows that; any other classifier is fitted on every row and its mirror image.
+A difference x with label y means the same as −x with the classes exchanged. A logistic probe
+without a bias respects that; any other classifier is fitted on every row and its mirror image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LEARNED = ("oof_proba_", "fold_", "keep_", "tied_")
 
 
 def mirrored(X: NDArray[Any], Y: NDArray[Any], *of_rows: ArrayLike) -> tuple[NDArray[Any], ...]:
-    """Return rows (2n, d), class probabilities (2n, 2) and whatever else rows have (2n,).
+    """Rows (2n, d), class probabilities (2n, 2) and other arrays of the rows (2n,).
 
     The n rows come first, then their mirror images.
 
@@ -50,25 +50,25 @@ def mirrored(X: NDArray[Any], Y: NDArray[Any], *of_rows: ArrayLike) -> tuple[NDA
 class PairProbe(BaseProbe):
     """Classifier of differences x of two states for which P(−x) = 1 − P(x).
 
-    A :class:`LogisticProbe` is fitted as it is: without a bias it is symmetric by itself, and with
-    one the user wants it so. Any other classifier is fitted on the n rows and their mirror images.
-    A row and its image are of one group, so that neither predicts the other.
+    A :class:`LogisticProbe` is fitted as it is: without a bias it is symmetric, and with one the
+    user wants the order to matter. Any other classifier is fitted on the n rows and their mirror
+    images; a row and its image are one group, so that neither predicts the other.
 
     Parameters
     ----------
     probe : classifier
-        Any probe or scikit-learn classifier; it is cloned.
+        Any probe or scikit-learn classifier; it is cloned, not fitted itself.
 
     Attributes
     ----------
     probe_ : classifier
         The fitted clone.
     oof_proba_, fold_, keep_, tied_ : ndarray
-        What the clone has of these, of the n rows without their images.
+        Those of the clone, if it has them, for the n rows without their images.
 
     See Also
     --------
-    probekit.filter_labels, probekit.relabel : Wrap their probe so where a store holds differences.
+    probekit.filter_labels, probekit.relabel : Wrap their probe so if a store holds differences.
 
     Examples
     --------
@@ -97,11 +97,15 @@ class PairProbe(BaseProbe):
         *,
         ties: ArrayLike | None = None,
     ) -> Self:
-        """Fit the probe; of the last three, each (n,), it gets those that its own ``fit`` takes."""
-        given = {"sample_weight": sample_weight, "groups": groups, "ties": ties}
-        rows = {name: of for name, of in given.items() if has_fit_parameter(self.probe, name)}
+        """Fit a clone of the probe on X (n, d) and y.
+
+        ``sample_weight``, ``groups`` and ``ties``, each (n,), are passed on if its ``fit`` accepts
+        them.
+        """
+        optional = {"sample_weight": sample_weight, "groups": groups, "ties": ties}
+        rows = {name: a for name, a in optional.items() if has_fit_parameter(self.probe, name)}
         classes, Y = _labels(y)
-        X, targets, rows = self._shown(X, Y, rows)
+        X, targets, rows = self._training_rows(X, Y, rows)
         if not isinstance(self.probe, BaseProbe):
             targets = hard_labels(targets)
         self.probe_ = clone(self.probe).fit(X, targets, **rows)
@@ -117,44 +121,44 @@ class PairProbe(BaseProbe):
         """As :func:`probekit.probes.out_of_fold`; a row and its image share a fold."""
         Y = _labels(y)[1]
         weight = how.pop("sample_weight", None)
-        X, targets, rows = self._shown(X, Y, {"sample_weight": weight, "groups": groups})
+        X, targets, rows = self._training_rows(X, Y, {"sample_weight": weight, "groups": groups})
         proba, fold = out_of_fold(self.probe, X, targets, **rows, **how)
         return proba[: len(Y)], fold[: len(Y)]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return class probabilities (m, 2) of new differences X (m, d)."""
+        """Class probabilities (m, 2) of new differences X (m, d)."""
         check_is_fitted(self)
         proba: NDArray[np.float64] = self.probe_.predict_proba(X)
         return proba
 
     def notes_for(self, classes: Sequence[Any], ids: Sequence[str]) -> list[str]:
-        """Return notes for the user, with names of classes (2,) and ids of rows (n,)."""
+        """Notes for the user, with names of classes (2,) and ids of rows (n,)."""
         probe = getattr(self, "probe_", self.probe)
         if self.mirrors:
-            how = "so the probe sees each pair both ways round; its counts are of both."
+            how = "so the probe is fitted on each pair in both orders; its counts are of both."
         elif probe.fit_intercept:
-            how = "yet the probe has a bias: which of the two stands first matters to it."
+            how = "yet the probe has a bias: its predictions depend on which of the two is first."
         else:
             how = "so the probe is fitted without a bias."
-        # Notes of a probe that sees the images number 2n rows.
+        # Notes of a probe fitted on images refer to 2n rows.
         more = probe.notes_for(classes, [*ids, *ids]) if hasattr(probe, "notes_for") else []
         return [NOTE + how, *more]
 
-    def _shown(
+    def _training_rows(
         self, X: ArrayLike, Y: NDArray[np.float64], rows: Mapping[str, ArrayLike | None]
     ) -> tuple[Any, NDArray[Any], dict[str, Any]]:
-        """What the probe is fitted on: states, labels, and what else rows have, by name."""
+        """States, labels and other arrays by name that the probe is fitted on."""
         if not self.mirrors:
             return X, Y, dict(rows)
         states = as_states(X)
-        given = {name: of for name, of in rows.items() if of is not None}
+        arrays = {name: array for name, array in rows.items() if array is not None}
         if "groups" in rows:
-            given.setdefault("groups", duplicate_groups(states))
-        X, Y, *twice = mirrored(states, Y, *given.values())
-        return X, Y, dict(zip(given, twice, strict=True))
+            arrays.setdefault("groups", duplicate_groups(states))
+        X, Y, *twice = mirrored(states, Y, *arrays.values())
+        return X, Y, dict(zip(arrays, twice, strict=True))
 
 
 def _labels(y: ArrayLike) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Classes (C,) and class probabilities (n, C); these as they are, where they are given."""
+    """Classes (C,) and class probabilities (n, C), which are kept if given."""
     values = as_array(y, name="y")
     return (np.arange(values.shape[1]), values) if values.ndim == 2 else label_matrix(values)

@@ -1,10 +1,10 @@
-"""Every probe by its name: what it is called, where its class is, its options, how it is swept.
+"""Registry of probes: name, class, options, and how `sweep` varies each.
 
-A new probe is one file with a class and one line of ``REGISTRY``. Probes of other packages come in
-by the entry point ``probekit.probes`` (a name for ``package.module:Class``), or, on the command
-line and in Python, as ``package.module:Class`` itself.
+A new probe is one file with a class and one entry of ``REGISTRY``. Probes of other packages are
+registered by the entry point ``probekit.probes`` (a name for ``package.module:Class``), or named as
+``package.module:Class`` on the command line and in Python.
 
-Nothing here imports scikit-learn: ``probekit filter --help`` lists the names at once.
+Nothing here imports scikit-learn, so that ``probekit filter --help`` is fast.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ AS_FILTER = "probekit.experiments.sweep_probes:as_filter"
 
 @dataclass(frozen=True)
 class ProbeSpec:
-    """What every command, table and figure needs to know of one probe."""
+    """One probe, as commands, tables and figures need to know it."""
 
     name: str
-    """As ``--probe`` has it."""
+    """Name for ``--probe``."""
     label: str
-    """In tables and figures."""
+    """Name in tables and figures."""
     home: str
     """``package.module:Class``."""
     options: tuple[str, ...] = ()
     """Parameters that have an option of `filter` and `relabel`."""
     preset: Mapping[str, Any] | None = None
-    """Parameters of ``--preset eleuther``; None where it has none."""
+    """Parameters of ``--preset eleuther``; None if it has none."""
     strengths: tuple[str, ...] = ()
     """Parameters that `sweep` varies; curves are drawn over the first."""
     axis: str = ""
-    """What the first strength is called in figures; without it the probe has no panel."""
+    """Name of the first strength in figures; without it the probe has no panel."""
     depends: tuple[str, ...] = ()
-    """Settings of a sweep that its figures depend on, the contaminations aside."""
+    """Settings of a sweep that its figures depend on, besides the contaminations."""
     path: str = AS_FILTER
     """Function that predicts all strengths out of fold at once; by default as `filter` does."""
     several_layers: bool = False
@@ -64,7 +64,7 @@ class ProbeSpec:
 
     @property
     def class_name(self) -> str:
-        """Name of the class, as provenance and probes on disk have it."""
+        """Name of the class, as stored in provenance and on disk."""
         return self.home.partition(":")[2]
 
 
@@ -115,24 +115,24 @@ REGISTRY: dict[str, ProbeSpec] = {
         ProbeSpec("mass-mean", "mass-mean", "probekit.probes.mass_mean:MassMeanProbe"),
     )
 }
-# What a run and a sweep compare where nothing is named: the probes of the published comparison.
+# The default probes of a run and a sweep: those of the published comparison.
 PUBLISHED = ("knn", "logreg", "topofilter")
 # All strengths, each once.
 STRENGTHS = tuple(dict.fromkeys(name for spec in REGISTRY.values() for name in spec.strengths))
 
 
 def probe_names() -> tuple[str, ...]:
-    """Names of all probes: probekit's, then those of installed packages."""
+    """Names of all probes: probekit's own, then those of installed packages."""
     return (*REGISTRY, *_installed())
 
 
 def probe_spec(name: str) -> ProbeSpec:
-    """Look a probe up by its name or as ``package.module:Class``.
+    """Look up a probe by its name or as ``package.module:Class``.
 
     Raises
     ------
     UsageError
-        If there is none of that name.
+        If there is no probe of that name.
     """
     if name in REGISTRY:
         return REGISTRY[name]
@@ -149,12 +149,11 @@ def probe_spec(name: str) -> ProbeSpec:
 
 
 def _installed() -> dict[str, ProbeSpec]:
-    """Probes of installed packages; a name that probekit has itself is probekit's."""
-    found = metadata.entry_points(group=GROUP)
+    """Probes of installed packages, except those with a name of probekit's own."""
     return {
-        each.name: ProbeSpec(each.name, each.name, each.value)
-        for each in sorted(found)
-        if each.name not in REGISTRY
+        point.name: ProbeSpec(point.name, point.name, point.value)
+        for point in sorted(metadata.entry_points(group=GROUP))
+        if point.name not in REGISTRY
     }
 
 
@@ -169,47 +168,49 @@ def probe_class(name: str) -> Any:
     spec = probe_spec(name)
     module, _, attribute = spec.home.partition(":")
     try:
-        found = getattr(import_module(module), attribute)
+        cls = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UsageError(
             f"The probe {name!r} cannot be imported: {one_line(str(error)).rstrip('.')}."
         ) from None
-    lacking = [m for m in ("fit", "predict_proba", "get_params") if not hasattr(found, m)]
-    if lacking or not isinstance(found, type):
-        what = f"has no {', '.join(lacking)}" if lacking else "is not a class"
+    lacking = [m for m in ("fit", "predict_proba", "get_params") if not hasattr(cls, m)]
+    if lacking or not isinstance(cls, type):
+        reason = f"has no {', '.join(lacking)}" if lacking else "is not a class"
         raise UsageError(
-            f"The probe {name!r} {what}; name a scikit-learn classifier with predict_proba."
+            f"The probe {name!r} {reason}; name a scikit-learn classifier with predict_proba."
         )
-    return found
+    return cls
 
 
 def parameter_kinds(name: str) -> dict[str, Kind]:
-    """Return the parameters of a probe by name, and what each may be."""
-    found = probe_class(name)
-    if hasattr(found, "kinds"):
-        return {key: kind for key, kind in found.kinds.items() if key != "random_state"}
-    taken = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = inspect.signature(found).parameters.values()
-    return {each.name: Like("any value") for each in parameters if each.kind in taken}
+    """Parameters of a probe by name, and the kind of each."""
+    cls = probe_class(name)
+    if hasattr(cls, "kinds"):
+        return {key: kind for key, kind in cls.kinds.items() if key != "random_state"}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(cls).parameters.values()
+    return {each.name: Like("any value") for each in parameters if each.kind in named}
 
 
 def pair_settings(name: str) -> dict[str, Any]:
-    """Parameters of a probe on differences of pairs: without a bias where that is all it takes."""
-    found = probe_class(name)
-    return {"fit_intercept": False} if getattr(found, "odd_without_bias", False) else {}
+    """Default parameters on differences of pairs: no bias if that makes the probe symmetric."""
+    cls = probe_class(name)
+    return {"fit_intercept": False} if getattr(cls, "odd_without_bias", False) else {}
 
 
 def make_probe(name: str, *, seed: int = 0, pairs: bool = False, **params: Any) -> Any:
-    """Make the probe of a name; a parameter that is None was not given.
+    """Make a probe by its name.
 
     Parameters
     ----------
-    name
-        Of :func:`probe_names`, or ``package.module:Class``.
-    seed
+    name : str
+        One of :func:`probe_names`, or ``package.module:Class``.
+    seed : int, default=0
         ``random_state`` of a probe that has one.
-    pairs
+    pairs : bool, default=False
         Whether it is for differences of pairs: then :func:`pair_settings` are its defaults.
+    **params
+        Parameters of the probe; None keeps its default.
 
     Raises
     ------
@@ -221,8 +222,8 @@ def make_probe(name: str, *, seed: int = 0, pairs: bool = False, **params: Any) 
     >>> make_probe("knn", k=5)
     KNNProbe(k=5)
     """
-    found = probe_class(name)
-    known = inspect.signature(found).parameters
+    cls = probe_class(name)
+    known = inspect.signature(cls).parameters
     given = {key: value for key, value in params.items() if value is not None}
     if pairs:
         given = {**pair_settings(name), **given}
@@ -235,13 +236,13 @@ def make_probe(name: str, *, seed: int = 0, pairs: bool = False, **params: Any) 
     if "random_state" in known:
         given.setdefault("random_state", seed)
     try:
-        return found(**given)
+        return cls(**given)
     except TypeError as error:
         raise UsageError(f"The probe {name!r} cannot be made: {one_line(str(error))}.") from None
 
 
 class ProbeName(Kind):
-    """A probe's name; with ``classes`` also ``package.module:Class``."""
+    """Name of a probe; with ``classes`` also ``package.module:Class``."""
 
     def __init__(self, *, classes: bool = False) -> None:
         self.classes = classes
@@ -254,7 +255,7 @@ class ProbeName(Kind):
 
     def read(self, value: Any) -> str:
         """Take a name."""
-        # Packages are looked through for other names only.
+        # Installed packages are searched for other names only.
         if isinstance(value, str) and (value in REGISTRY or (self.classes and ":" in value)):
             return value
         return str(Choice(*probe_names()).read(value))

@@ -1,9 +1,10 @@
-"""Ridge regression on label indicators (shrunken LDA, up to scale), exactly without each row.
+"""Ridge regression on class indicators, with exact leave-one-group-out predictions.
 
-One decomposition of the states serves every penalty, every label and every row left out. Leaving
-out in closed form: Allen 1974, https://doi.org/10.1080/00401706.1974.10489157 (PRESS), here for
-groups of rows. That indicators give the directions of linear discriminant analysis: Hastie, Buja &
-Tibshirani 1995, https://doi.org/10.1214/aos/1176324456.
+One eigendecomposition of the states' covariance Σ = V diag(σ²) Vᵀ serves every penalty λ, every
+label and every row left out. Leave-one-out in closed form is PRESS (Allen 1974,
+https://doi.org/10.1080/00401706.1974.10489157), here for groups of rows. Regression on indicators
+has the directions of linear discriminant analysis, shrunk by λ (Hastie, Buja & Tibshirani 1995,
+https://doi.org/10.1214/aos/1176324456).
 """
 
 from __future__ import annotations
@@ -22,24 +23,44 @@ if TYPE_CHECKING:
 
 __all__ = ["PENALTIES", "RidgeStates", "choose_penalty"]
 
-# In units of the mean eigenvalue of the states' covariance.
+# λ in units of s², the mean eigenvalue of Σ.
 PENALTIES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
 
 
 class RidgeStates:
-    """States X (n, d) made ready once for ridge fits with any labels.
+    """States X decomposed once, for ridge fits with any labels and penalties.
 
-    A fit minimises Σ w_i (y_i − a − x_i·b)² + λ n s² ‖b‖², where s² is the mean square of the
-    centred entries and weights have mean 1; the intercept a is free, so centring changes nothing.
+    A fit minimises Σ_i w_i (y_i − a − x_i · b)² + λ n s² ‖b‖² over coefficients b and intercept a.
+    The intercept is not penalised, so X can be centred. s² = tr Σ / d is the mean square of the
+    centred entries, so that λ means the same for states of any size, and weights have mean 1.
 
     Parameters
     ----------
-    X
-        States (n, d), finite.
-    groups
-        Rows of one number (n,) are left out together; by default each row alone.
-    weight
-        Sample weights (n,), or None for equal ones.
+    X : ndarray of shape (n, d)
+        States, finite.
+    groups : ndarray of shape (n,), default=None
+        Rows of one group are left out together. Set it if rows have copies or belong to one
+        question: a fit that has seen a copy of a row predicts it too well. None: each row alone.
+    weight : ndarray of shape (n,), default=None
+        Weights of the rows; None: equal weights.
+
+    Raises
+    ------
+    ProbeError
+        If one group has all the weight, so that no row could be predicted without it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.random.default_rng(0).normal(size=(60, 3))
+    >>> Y = np.eye(2)[(X[:, 0] > 0).astype(int)]
+    >>> states = RidgeStates(X)
+    >>> penalty, scores = choose_penalty(states, Y)
+    >>> float((scores.argmax(axis=1) == Y.argmax(axis=1)).mean()) > 0.9
+    True
+    >>> coef, intercept = states.fit(Y, penalty)
+    >>> coef.shape, intercept.shape
+    ((3, 2), (2,))
     """
 
     def __init__(
@@ -50,7 +71,7 @@ class RidgeStates:
         weight: NDArray[np.float64] | None = None,
     ) -> None:
         n, d = X.shape
-        # w with mean 1, so that λ means the same whatever their unit.
+        # w with mean 1, so that λ does not depend on their scale.
         self.weight = np.ones(n) if weight is None else weight * (n / weight.sum())
         # x̄ = Σ w_i x_i / n
         self.mean = np.zeros(d)
@@ -59,21 +80,21 @@ class RidgeStates:
         self._constant = self._constant_columns(X)
         # Σ = V diag(σ²) Vᵀ
         vectors, values = self._decompose(X)
-        vectors[self._constant] = 0  # and not what rounding makes of it
-        # s² = tr Σ / d: in its unit λ means the same for states of any size.
+        vectors[self._constant] = 0  # rounding may leave small numbers
+        # s² = tr Σ / d
         scale = float(np.sqrt(max(values.sum(), 0.0) / d))
         self.scale = scale if scale > 0 else 1.0
         # σ² / s² (r,) and V / s (d, r)
         self.values = np.maximum(values, 0) / self.scale**2
         self.vectors = vectors / self.scale
-        # Z = (X − x̄) V / s (n, r): orthogonal columns under w, of squares n σ² / s².
+        # Z = (X − x̄) V / s (n, r), with Zᵀ W Z = n diag(σ² / s²)
         self.projected = np.empty((n, len(values)))
         for rows in row_chunks(n, 8 * d):
             self.projected[rows] = self._centred(X[rows]) @ self.vectors
-        self._together = _rows_together(groups, self.weight)
+        self._groups_by_size = _groups_by_size(groups, self.weight)
 
     def _constant_columns(self, X: NDArray[Any]) -> NDArray[np.bool_]:
-        """Columns (d,) that are constant up to rounding: they are left out of every fit."""
+        """Mask (d,) of columns that are constant up to rounding, which no fit uses."""
         square = np.zeros(X.shape[1])
         for rows in row_chunks(len(X), 8 * X.shape[1]):
             square += self.weight[rows] @ (X[rows].astype(np.float64) - self.mean) ** 2
@@ -96,8 +117,8 @@ class RidgeStates:
                 covariance += (centred * self.weight[rows, None]).T @ centred
             values, vectors = np.linalg.eigh(covariance / n)
             return vectors, values
-        # With A = W^½ (X − x̄), the smaller A Aᵀ / n = U diag(σ²) Uᵀ has the same eigenvalues but
-        # for zeros, and V = Aᵀ U / (σ √n).
+        # d > n: with A = W^½ (X − x̄), the smaller A Aᵀ / n = U diag(σ²) Uᵀ has the same eigenvalues
+        # except zeros, and V = Aᵀ U / (σ √n).
         scaled = self._centred(X) * np.sqrt(self.weight)[:, None]
         values, left = np.linalg.eigh(scaled @ scaled.T / n)
         keep = values > 1e-12 * max(float(values[-1]), 0.0)
@@ -108,77 +129,106 @@ class RidgeStates:
         return len(self.weight)
 
     def leave_out(self, Y: NDArray[np.float64], penalty: float) -> NDArray[np.float64]:
-        """Score every row by the fit without it and its group: (n, c) for labels Y (n, c).
+        """Predict every row by the fit without its group.
 
-        For a group G, with K the fit's influence of a label on a score (hat matrix), F = K W Y the
-        fit to all rows and W the weights, the scores are Y_G − (I − K_GG W_G)⁻¹ (Y_G − F_G): a
-        refit without G at the same λ n s², to rounding. A row alone: (F − h y) / (1 − h).
+        With weights W, hat matrix K W, K = Z D Zᵀ + 1/n, and the fit to all rows F = K W Y, the
+        scores of a group G without its labels are Y_G − (I − K_GG W_G)⁻¹ (Y_G − F_G): those of a
+        refit without G at the same λ n s², up to rounding. For a single row with leverage
+        h = K_ii w_i that is (F_i − h y_i) / (1 − h).
+
+        Parameters
+        ----------
+        Y : ndarray of shape (n, c)
+            Labels, such as class probabilities.
+        penalty : float
+            λ.
+
+        Returns
+        -------
+        ndarray of shape (n, c)
+            Scores.
         """
         n = len(self)
-        # D = (n (σ² / s² + λ))⁻¹, so that K = Z D Zᵀ + 1/n.
+        # D = (n (σ² / s² + λ))⁻¹
         shrink = 1 / ((self.values + penalty) * n)
-        # ȳ = Σ w_i y_i / n, the part of the free intercept.
-        base = self.weight @ Y / n
+        # ȳ = Σ w_i y_i / n, what the intercept alone predicts
+        y_mean = self.weight @ Y / n
         # Y − F = Y − ȳ − Z D Zᵀ W (Y − ȳ)
-        moment = self.projected.T @ (self.weight[:, None] * (Y - base))
-        residual = Y - base - self.projected @ (shrink[:, None] * moment)
-        # h_i = K_ii w_i, and y_i − (y_i − F_i) / (1 − h_i), which is (F_i − h_i y_i) / (1 − h_i).
+        moment = self.projected.T @ (self.weight[:, None] * (Y - y_mean))
+        residual = Y - y_mean - self.projected @ (shrink[:, None] * moment)
+        # Rows alone: h_i = w_i (Σ_r z_ir² D_r + 1/n), and y_i − (y_i − F_i) / (1 − h_i)
         leverage = self.weight * (self.projected**2 @ shrink + 1 / n)
-        out = Y - residual / (1 - leverage)[:, None]
-        for rows in self._together:
-            # K_GG (groups, |G|, |G|) of all groups G of one size at once
-            part = self.projected[rows]
-            influence = (part * shrink) @ part.transpose(0, 2, 1) + 1 / n
+        scores = Y - residual / (1 - leverage)[:, None]
+        for rows in self._groups_by_size:
+            # K_GG = Z_G D Z_Gᵀ + 1/n (groups, |G|, |G|), all groups G of one size at once
+            Z = self.projected[rows]
+            K = (Z * shrink) @ Z.transpose(0, 2, 1) + 1 / n
             # Y_G − (I − K_GG W_G)⁻¹ (Y_G − F_G)
-            left = np.eye(rows.shape[1]) - influence * self.weight[rows][:, None, :]
-            out[rows] = Y[rows] - np.linalg.solve(left, residual[rows])
-        return out
+            without = np.eye(rows.shape[1]) - K * self.weight[rows][:, None, :]
+            scores[rows] = Y[rows] - np.linalg.solve(without, residual[rows])
+        return scores
 
     def fit(self, Y: NDArray[np.float64], penalty: float) -> tuple[NDArray[np.float64], Any]:
-        """Coefficients (d, c) and intercept (c,) of the fit to all rows."""
-        base = self.weight @ Y / len(self)
-        moment = self.projected.T @ (self.weight[:, None] * (Y - base))
+        """Fit all rows: coefficients (d, c) and intercept (c,) for labels Y (n, c)."""
+        y_mean = self.weight @ Y / len(self)
+        moment = self.projected.T @ (self.weight[:, None] * (Y - y_mean))
         shrink = 1 / ((self.values + penalty) * len(self))
-        # b = V D Zᵀ W (Y − ȳ) / s and a = ȳ − x̄ · b
+        # b = V D Zᵀ W (Y − ȳ) / s
         coef = self.vectors @ (shrink[:, None] * moment)
-        return coef, base - self.mean @ coef
+        # a = ȳ − x̄ · b
+        return coef, y_mean - self.mean @ coef
 
 
 def choose_penalty(
     states: RidgeStates, Y: NDArray[np.float64], penalties: Sequence[float] = PENALTIES
 ) -> tuple[float, NDArray[np.float64]]:
-    """Choose λ without truth: the penalty, and the scores (n, c) without each row.
+    """Choose λ by the leave-one-out error on the labels at hand, without ground truth.
 
-    Of all penalties whose leave-one-out squared error is within one standard error of the smallest
-    the strongest is taken.
+    The one-standard-error rule: noisy labels favour penalties that fit the noise, so of all whose
+    mean squared error is within one standard error of the smallest, the largest is chosen.
+
+    Parameters
+    ----------
+    states : RidgeStates
+        The decomposed states.
+    Y : ndarray of shape (n, c)
+        Labels.
+    penalties : sequence of float, default=PENALTIES
+        Candidates for λ.
+
+    Returns
+    -------
+    penalty : float
+        The chosen λ.
+    scores : ndarray of shape (n, c)
+        ``states.leave_out(Y, penalty)``.
     """
-    scores, errors = [], []
-    for penalty in sorted(penalties):
-        scores.append(states.leave_out(Y, penalty))
-        # e_i = w_i ‖ŷ_i − y_i‖²
-        errors.append(states.weight * ((scores[-1] - Y) ** 2).sum(axis=1))
+    candidates = sorted(penalties)
+    scores = [states.leave_out(Y, penalty) for penalty in candidates]
+    # e_i = w_i ‖ŷ_i − y_i‖²
+    errors = [states.weight * ((score - Y) ** 2).sum(axis=1) for score in scores]
     means = np.array([error.mean() for error in errors])
     best = int(means.argmin())
-    # The smallest mean error plus the standard error of it.
+    # The smallest mean error, plus its standard error.
     bound = means[best] + errors[best].std() / np.sqrt(len(Y))
     chosen = int(np.flatnonzero(means <= bound)[-1])
-    return sorted(penalties)[chosen], scores[chosen]
+    return candidates[chosen], scores[chosen]
 
 
-def _rows_together(
+def _groups_by_size(
     groups: NDArray[np.int64] | None, weight: NDArray[np.float64]
 ) -> list[NDArray[np.int64]]:
-    """Groups of several rows, those of one size as one array (m, size) of row numbers."""
+    """Row numbers of groups of several rows: one array (m, size) for the m groups of each size."""
     n = len(weight)
     numbers = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1].ravel()
     size = np.bincount(numbers)
     if np.bincount(numbers, weights=weight).max() >= n * (1 - 1e-12):
         raise ProbeError(
-            f"All {n} rows that count are copies of one text; nothing is left to predict them from."
+            f"All {n} rows with weight are copies of one text; no other row can predict them."
         )
     order = np.argsort(numbers, kind="stable")
     starts = np.concatenate([[0], np.cumsum(size)[:-1]])
     return [
-        order[starts[size == many][:, None] + np.arange(many)]
-        for many in np.unique(size[size > 1]).tolist()
+        order[starts[size == n_rows][:, None] + np.arange(n_rows)]
+        for n_rows in np.unique(size[size > 1]).tolist()
     ]

@@ -1,6 +1,6 @@
-"""Fitted probes on disk: ``probe.json`` says what they are, ``probe.safetensors`` holds numbers.
+"""Fitted probes on disk: a description in ``probe.json``, numbers in ``probe.safetensors``.
 
-Nothing is pickled: loading a probe runs no code that the folder brings along.
+Nothing is pickled: loading a probe runs no code from the folder.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ __all__ = ["load_probe", "save_probe"]
 
 FORMAT, VERSION = "probekit-probe", 1
 DESCRIPTION, NUMBERS = "probe.json", "probe.safetensors"
-# Class -> its name in the registry: nothing else is ever imported for a file.
+# Class -> its name in the registry; a file can name no other class.
 PROBES = {spec.class_name: name for name, spec in sorted(REGISTRY.items())}
 
 
 def save_probe(probe: Any, folder: str | Path, *, overwrite: bool = False) -> None:
-    """Write a fitted probe to ``folder``, which is made if need be.
+    """Write a fitted probe to ``folder``, which is created if it is missing.
 
     Raises
     ------
     OutputExistsError
-        The folder holds a probe already and ``overwrite`` is not set.
+        If the folder has a probe already and ``overwrite`` is not set.
     ProbeError
-        The class cannot be loaded again, or a parameter cannot be written as JSON.
+        If the class could not be loaded again, or a parameter cannot be written as JSON.
     """
     from safetensors.numpy import save
     from sklearn.utils.validation import check_is_fitted
@@ -54,7 +54,7 @@ def save_probe(probe: Any, folder: str | Path, *, overwrite: bool = False) -> No
     if folder.exists() and not folder.is_dir():
         raise OutputExistsError(f"{folder} is a file; name a folder to save the probe in.")
     if not overwrite and any((folder / file).exists() for file in (DESCRIPTION, NUMBERS)):
-        raise OutputExistsError(f"{folder} holds a probe already; pass overwrite=True.")
+        raise OutputExistsError(f"{folder} has a probe already; pass overwrite=True.")
     numbers = save({key: np.ascontiguousarray(a) for key, a in probe._arrays().items()})
     description = {
         "format": FORMAT,
@@ -77,8 +77,8 @@ def save_probe(probe: Any, folder: str | Path, *, overwrite: bool = False) -> No
     except (TypeError, ValueError) as error:
         raise ProbeError(f"A parameter of {name} cannot be written as JSON: {error}.") from None
     folder.mkdir(parents=True, exist_ok=True)
-    # The description comes last, with a hash of the numbers that it belongs to: halves of two
-    # probes never pass for one.
+    # The description comes last, with a hash of its numbers, so that those of another probe are
+    # never taken for them.
     with atomic_write(folder / NUMBERS) as file:
         file.write(numbers)
     with atomic_write(folder / DESCRIPTION, "w") as file:
@@ -86,12 +86,12 @@ def save_probe(probe: Any, folder: str | Path, *, overwrite: bool = False) -> No
 
 
 def load_probe(folder: str | Path) -> Any:
-    """Read a fitted probe from ``folder``; it predicts bit for bit as the one saved.
+    """Read a fitted probe from ``folder``; its predictions are bit for bit those of the saved one.
 
     Raises
     ------
     ProbeError
-        No probe there, a damaged file, or one of another version or class.
+        If there is no probe, or its files are damaged or of another version or class.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -100,7 +100,7 @@ def load_probe(folder: str | Path) -> Any:
     path = folder / DESCRIPTION
     for file in (path, folder / NUMBERS):
         if not file.exists():
-            raise ProbeError(f"{folder} holds no probe: {file} is missing.")
+            raise ProbeError(f"{folder} has no probe: {file} is missing.")
     description = read_json(path, error=ProbeError)
     numbers = read_bytes(folder / NUMBERS, limit=None, error=ProbeError)
     try:
@@ -115,7 +115,7 @@ def load_probe(folder: str | Path) -> Any:
             probe.feature_names_in_ = np.array(description["feature_names_in"], dtype=object)
         _check_shapes(arrays, d=d, C=len(probe.classes_))
         probe._restore(arrays)
-        _try(probe, d)
+        _check_predicts(probe, d)
     except ProbeError:
         raise
     except SafetensorError as error:
@@ -123,17 +123,17 @@ def load_probe(folder: str | Path) -> Any:
             f"{folder / NUMBERS} is damaged: {one_line(str(error)).rstrip('.')}."
         ) from None
     except KeyError as error:
-        raise ProbeError(f"{folder} holds a damaged probe: {error} is missing or wrong.") from None
-    # Whatever NumPy, the searches and scikit-learn make of wrong parameters and numbers.
+        raise ProbeError(f"{folder} has a damaged probe: {error} is missing or wrong.") from None
+    # Errors of NumPy, the searches and scikit-learn for wrong parameters and numbers.
     except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError) as error:
         raise ProbeError(
-            f"{folder} holds a damaged probe: {one_line(str(error)).rstrip('.')}; save it again."
+            f"{folder} has a damaged probe: {one_line(str(error)).rstrip('.')}; save it again."
         ) from None
     return probe
 
 
-# Name of an array, up to its point -> its kinds and shape: n rows, d columns, C classes, _ any;
-# all other letters are what the first array with them says.
+# Name of an array, up to the point -> kinds of its dtype, and its shape: n rows, d columns,
+# C classes, _ any size; the first array with another letter decides the size of that.
 SHAPES = {
     **dict.fromkeys(("Y", "proba", "oof_proba", "oof_proba_"), ("f", "nC")),
     **dict.fromkeys(("weight", "disagreement"), ("f", "n")),
@@ -153,7 +153,7 @@ SHAPES = {
     "slopes": ("f", "m"),
     "offsets": ("f", "mC"),
 }
-# No score where there were no folds to score with.
+# NaN if there were no folds to score with.
 MAY_BE_NAN = ("l2_scores_", "scalars")
 
 
@@ -170,12 +170,12 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], **sizes: int) -> None:
         if array.dtype.kind not in kinds:
             raise ValueError(f"{name} has the dtype {array.dtype}")
         if array.dtype.kind == "f" and name not in MAY_BE_NAN and not np.isfinite(array).all():
-            raise ValueError(f"{name} holds numbers that are not finite")
+            raise ValueError(f"{name} has numbers that are not finite")
 
 
 def _classes(description: dict[str, Any]) -> NDArray[Any]:
     kind = description["classes_dtype"]
-    # NumPy would parse whatever stands there, as Python.
+    # NumPy would parse any other text as Python.
     if not isinstance(kind, str) or re.fullmatch(r"[<>|=][biufSU]\d{1,6}", kind) is None:
         raise ValueError(f"its classes have the dtype {str(kind)[:40]!r}")
     classes = np.array(description["classes"], dtype=np.dtype(kind))
@@ -184,13 +184,13 @@ def _classes(description: dict[str, Any]) -> NDArray[Any]:
     return classes
 
 
-def _try(probe: Any, d: int) -> None:
-    """Predict one row: what cannot is refused now, not when it is used."""
+def _check_predicts(probe: Any, d: int) -> None:
+    """Predict one row, so that a damaged probe fails now, not when it is used."""
     names = getattr(probe, "feature_names_in_", None)
     if names is not None and names.shape != (d,):
         raise ValueError(f"it names {names.size} columns and was fitted on {d}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the names, which these numbers have not
+        warnings.simplefilter("ignore")  # that these numbers have no names of columns
         proba = probe.predict_proba(np.zeros((1, d), np.float32))
     if proba.shape != (1, len(probe.classes_)) or not np.isfinite(proba).all():
         raise ValueError("it predicts no probabilities")
@@ -216,5 +216,5 @@ def _unfitted(description: Any, path: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Numpy numbers and arrays as what JSON can hold."""
+    """NumPy numbers and arrays as values for JSON."""
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value

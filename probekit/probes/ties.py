@@ -1,7 +1,7 @@
-"""Settle what float32 rounding leaves open: near ties, and the edge of a list that was cut off.
+"""Exact order of neighbours whose float32 distances are too close to tell, and at the list's end.
 
-The order that counts is (float32 of the exact distance, row number), whatever the backend. What it
-is settled in is a :class:`Space`: the rows as they are searched, in memory or block by block.
+The order is by (float32 of the exact distance, row number), for every backend. It is computed in a
+:class:`Space`: the rows as they are searched, in memory or block by block.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Found", "Pair", "Space", "first_of", "in_parallel", "settle"]
 
-# Distances or their squares, and row numbers, both (m, w).
+# Distances or squared distances, and row numbers, both (m, w).
 Found: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int64]]"
-# Group numbers of the rows asked for (m,) and of those stored (n,).
+# Group numbers of the queries (m,) and of the stored rows (n,).
 Pair: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
 
-# A float32 copy of all rows may take this share of the machine's memory.
+# Share of the machine's memory that a float32 copy of all rows may use.
 COPY_SHARE = 0.25
-# Rows that are searched, and rows that are searched for, at a time. Every block of the latter
-# reads all of the former again, so it is large; centring costs 2 % of the products then.
+# Bytes of stored rows, and of queries, at a time. Every block of queries reads all stored rows
+# again, so it is large; centring then costs 2 % of the products.
 BLOCK_BYTES = 1 << 28
-# A thread costs some tenths of a millisecond, so it gets at least so many rows.
+# Rows of a thread, which costs some tenths of a millisecond.
 LEAST_ROWS = 1024
-# A row whose distance to the mean is below this share of the mean is the mean, up to rounding: of
-# float32, twice the unit in the last place, as for columns (probekit.states.constant_columns).
+# A row whose distance to the mean is below this share of the mean's length equals the mean up to
+# rounding: for float32, twice the unit in the last place (as probekit.states.constant_columns).
 NO_DIRECTION_32, NO_DIRECTION_64 = 2.0**-22, 1e-10
 UNIT_32, UNIT_64 = 2.0**-24, 2.0**-53
 TILE_BYTES = 1 << 27
@@ -54,9 +54,9 @@ def rounding(d: int, unit: float) -> float:
 
 
 def in_parallel(work: Callable[[slice], None], n: int) -> None:
-    """Call ``work`` with slices that make up n rows, as many at once as FAISS has threads.
+    """Call ``work`` with slices that make up n rows, in as many threads as FAISS has.
 
-    NumPy lets go of the interpreter while it computes.
+    NumPy releases the interpreter's lock while it computes.
     """
     import faiss
 
@@ -67,7 +67,7 @@ def in_parallel(work: Callable[[slice], None], n: int) -> None:
     edges = [n * i // parts for i in range(parts + 1)]
     slices = [slice(start, stop) for start, stop in pairwise(edges)]
     with ThreadPoolExecutor(parts) as pool:
-        list(pool.map(work, slices))  # raises what a thread raised
+        list(pool.map(work, slices))  # re-raises errors of the threads
 
 
 def fits(shape: tuple[int, ...]) -> bool:
@@ -77,7 +77,7 @@ def fits(shape: tuple[int, ...]) -> bool:
 
 
 class PickedRows:
-    """Some rows of X (n, d), read when asked for: ``X[chosen]`` without its copy."""
+    """Some rows of X (n, d), read on demand: ``X[chosen]`` without a copy."""
 
     def __init__(self, X: Any, chosen: NDArray[np.int64]) -> None:
         self._X, self._chosen = X, chosen
@@ -96,8 +96,8 @@ class Space:
     """Rows in the geometry of one metric: centred, and for cosine scaled to unit length.
 
     ``X`` (n, d) is kept as given; ``rows`` (n, d) float32 are the centred rows, computed in float64
-    and divided by ``scale``, a power of two that keeps squares far from the ends of float32; None
-    where they would take too much memory, so that they are made again block by block.
+    and divided by ``scale``, a power of two that keeps squares within the range of float32; None if
+    they would need too much memory, so that they are computed again block by block.
     """
 
     def __init__(self, X: NDArray[Any], *, metric: str) -> None:
@@ -117,7 +117,7 @@ class Space:
             self.norms[part] = self.place(X[part])[1]
 
     def subset(self, chosen: NDArray[np.int64]) -> Space:
-        """Return some of the rows in the same geometry: centre and scale stay those of all rows."""
+        """Some of the rows in the same geometry, with centre and scale of all rows."""
         part = copy.copy(self)
         part.norms = self.norms[chosen]
         if self.rows is None:
@@ -127,7 +127,7 @@ class Space:
         return part
 
     def of(self, X: NDArray[Any]) -> Space:
-        """Return other rows X (m, d) in the same geometry."""
+        """Other rows X (m, d) in the same geometry."""
         other = copy.copy(self)
         other.X, other.rows = X, None
         if self.rows is not None or fits(X.shape):
@@ -139,18 +139,18 @@ class Space:
         return other
 
     def parts(self) -> Iterator[slice]:
-        """Cut the rows as they are read: in one piece where they fit into memory."""
+        """Slices of the rows as they are read: one if they fit into memory."""
         n, d = self.X.shape
         step = n if self.rows is not None else BLOCK_BYTES // (4 * d)
         return row_chunks(n, 1, max(1, step))
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Give the rows as the search takes them, part by part."""
+        """Yield the rows as they are searched, part by part."""
         for part in self.parts():
             yield part, self.place(self.X[part])[0] if self.rows is None else self.rows[part]
 
     def centred(self, X: NDArray[Any]) -> NDArray[np.float64]:
-        """Rows of X in float64, centred; of unit length for cosine, where zero rows stay zero."""
+        """Rows of X in float64, centred; for cosine of unit length, except rows of zeros."""
         rows: NDArray[np.float64] = X - self.mean
         if self.unit:
             length = np.sqrt(np.einsum("ij,ij->i", rows, rows))
@@ -159,7 +159,7 @@ class Space:
         return rows
 
     def place(self, X: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """Rows of X as the search takes them (m, d), and their squared lengths (m,)."""
+        """Rows of X as they are searched (m, d), and their squared lengths (m,)."""
         rows = np.empty(X.shape, dtype=np.float32)
         norms = np.empty(len(X))
 
@@ -179,8 +179,8 @@ class Space:
     def pairs(
         self, queries: NDArray[Any], i: NDArray[np.int64], j: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Exact distances between ``queries[i]`` and stored rows ``j``, by differences."""
-        # Differences need no centre, and without it those of whole numbers are exact.
+        """Exact distances between ``queries[i]`` and stored rows ``j``, from differences."""
+        # Differences need no centring, and without it those of whole numbers are exact.
         place = self.centred if self.unit else np.asarray
         distance = np.empty(len(i))
         for part in row_chunks(len(i), 8 * self.X.shape[1], CACHE_BYTES):
@@ -190,9 +190,9 @@ class Space:
 
 
 def _keys(distance: NDArray[Any], index: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """One number per pair that sorts by float32 distance, then by row number.
+    """One number per pair, which sorts by float32 distance, then by row number.
 
-    The bits of a float that is not negative grow with it, so they can lead the row number.
+    The bits of a float that is not negative increase with it, so they can precede the row number.
     """
     positive = np.ascontiguousarray(distance, dtype=np.float32) + np.float32(0)  # no -0.0
     bits = positive.view(np.uint32).astype(np.uint64)
@@ -205,7 +205,7 @@ def _split(keys: NDArray[np.uint64]) -> Found:
 
 
 def first_of(one: Found, other: Found, width: int) -> Found:
-    """The ``width`` nearest of two lists of distances and row numbers, (m, w) each."""
+    """The ``width`` nearest of two lists of distances and row numbers, each (m, w)."""
     keys = np.concatenate([_keys(*one), _keys(*other)], axis=1)
     if keys.shape[1] > width:
         keys = np.partition(keys, width - 1, axis=1)[:, :width]
@@ -215,25 +215,25 @@ def first_of(one: Found, other: Found, width: int) -> Found:
 def settle(
     space: Space,
     asked: tuple[NDArray[Any], NDArray[np.float64]],
-    found: Found,
+    candidates: Found,
     k: int,
     *,
     groups: Pair | None = None,
 ) -> Found:
-    """Put float32 candidates in their exact order: distance (m, k) and row number (m, k).
+    """Distances and row numbers (m, k) of float32 candidates, in their exact order.
 
     Parameters
     ----------
     asked
-        Rows (m, d) that are asked for, and their squared lengths (m,).
-    found
-        Scaled squared distances and row numbers (m, w) of the candidates, w >= k; written to.
+        Queries (m, d) and their squared lengths (m,).
+    candidates
+        Scaled squared distances and row numbers (m, w), w >= k; overwritten.
     groups
-        Group numbers of the rows asked for (m,) and of those stored (n,): no row has one of its own
-        group for a neighbour.
+        Group numbers of the queries (m,) and of the stored rows (n,): rows of one group are not
+        neighbours.
     """
     X, norms = asked
-    square, index = found
+    square, index = candidates
     if groups is not None:
         square[groups[1][index] == groups[0][:, None]] = np.inf
     distance, index, is_open = _settle_candidates(space, X, norms, (square, index), k)
@@ -245,15 +245,15 @@ def settle(
 
 
 def _settle_candidates(
-    space: Space, queries: NDArray[Any], norms: NDArray[np.float64], found: Found, k: int
+    space: Space, queries: NDArray[Any], norms: NDArray[np.float64], candidates: Found, k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
-    """Order candidates exactly: distance (m, k), row (m, k), and rows still open (m,).
+    """Order candidates exactly: distance and row number (m, k), and a mask (m,) of open queries.
 
-    Excluded candidates have the distance inf. A row stays open where candidates are too few, or
-    where one beyond the list may still belong among the first k.
+    Excluded candidates have the distance inf. A query stays open if it has too few candidates, or
+    if a row beyond the list may belong among the first k.
     """
-    complete = found[0].shape[1] == len(space.X)
-    square, index = _split(np.sort(_keys(*found), axis=1))
+    complete = candidates[0].shape[1] == len(space.X)
+    square, index = _split(np.sort(_keys(*candidates), axis=1))
     finite = np.isfinite(square)
     last = np.where(finite, square, 0).max(axis=1)
     error = rounding(space.X.shape[1], UNIT_32) * (norms + (np.sqrt(norms) + np.sqrt(last)) ** 2)
@@ -267,8 +267,8 @@ def _settle_candidates(
         near = np.diff(square, axis=1) <= 2 * error[:, None]
     unsure[:, :-1] = near
     unsure[:, 1:] |= near
-    unsure |= square <= 100 * error[:, None]  # alone, but with a distance that is mostly rounding
-    # Behind the first k only what hangs together with the k-th matters.
+    unsure |= square <= 100 * error[:, None]  # not tied, but the distance is mostly rounding
+    # After the first k only candidates that are tied with the k-th matter.
     unsure[:, k:] &= np.logical_and.accumulate(near[:, k - 1 :], axis=1)
     unsure &= finite & ~is_open[:, None]
     i, column = np.nonzero(unsure)
@@ -282,10 +282,10 @@ def _settle_candidates(
 def exact_search(
     space: Space, queries: NDArray[Any], k: int, *, groups: Pair | None = None
 ) -> Found:
-    """Return the k nearest stored rows of each query by a whole float64 row of distances.
+    """The k nearest stored rows of each query, from float64 distances to all rows.
 
-    ``groups`` gives group numbers of queries and stored rows: a row of the query's own group is
-    left out. For the few rows that their candidates leave open; twice the work of float32 per row.
+    For the few queries that their candidates leave open; twice the work of float32 per query. Rows
+    of the query's own group (``groups``) are left out.
     """
     distance = np.empty((len(queries), k), dtype=np.float32)
     index = np.empty((len(queries), k), dtype=np.int64)
@@ -294,8 +294,8 @@ def exact_search(
         if groups is not None:
             own = groups[0][part, None] == groups[1][None, :]
             low[own] = high[own] = np.inf
-        # Nothing whose lower bound exceeds the k-th upper bound can be among the first k; the
-        # factor keeps candidates that float32 makes equal to the k-th.
+        # A row whose lower bound exceeds the k-th upper bound cannot be among the first k; the
+        # factor keeps candidates whose float32 distance equals the k-th.
         limit = np.partition(high, k - 1, axis=1)[:, k - 1] * (1 + 8 * UNIT_32)
         i, j = np.nonzero(low <= limit[:, None])
         value = space.pairs(queries[part], i, j)

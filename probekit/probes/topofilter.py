@@ -1,8 +1,8 @@
-"""TopoFilter: keep each class's largest connected component, then rows their neighbours agree with.
+"""TopoFilter: keep the largest connected component of each class, then rows whose neighbours agree.
 
-Two published variants. ``paper`` is Wu et al. 2020, https://arxiv.org/abs/2012.04835; ``eleuther``
-is https://github.com/EleutherAI/w2s. They are different filters: on 1,500 rows at k = 5 they keep
-1,388 and 780.
+There are two published variants, ``paper`` (Wu et al. 2020, https://arxiv.org/abs/2012.04835) and
+``eleuther`` (https://github.com/EleutherAI/w2s). They are different filters: of 1,500 rows at k = 5
+they keep 1,388 and 780.
 """
 
 from __future__ import annotations
@@ -67,84 +67,91 @@ CONTAMINATION = {"paper": 0.2, "eleuther": 0.1}
 
 @dataclass(frozen=True)
 class TopoFilterResult:
-    """What TopoFilter decided about n rows."""
+    """Decisions of TopoFilter on n rows."""
 
     keep: NDArray[np.bool_]
     """Rows kept (n,)."""
     component: NDArray[np.bool_]
     """L (n,): rows of the largest component of their class."""
     proba: NDArray[np.float64]
-    """Leave-one-out topolabel (n, C): mean label of the k_zeta nearest in L(G − g), the components
-    that come out without the label of the row and its group g; with ``self_neighbor`` the nearest
+    """Leave-one-out topolabel (n, C): mean label of the k_zeta nearest rows in L(G − g), the
+    components without the labels of the row and its group g; with ``self_neighbor`` of the nearest
     others in L, as published."""
     disagreement: NDArray[np.float64]
-    """Disagreement of label and topolabel (n,), which orders what is dropped; ``eleuther``: as
-    published, by the nearest others in L."""
+    """Disagreement of label and topolabel (n,), by which rows are dropped; for ``eleuther``, as
+    published, with the nearest others in L."""
     tied: NDArray[np.bool_]
-    """Rows of which a tie decided whether they are kept (n,)."""
+    """Rows (n,) for which a tie decided whether they are kept."""
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Rows dropped by each step, ``"component"`` and ``"zeta"``, of each class."""
+    """Number of rows dropped by each step, ``"component"`` and ``"zeta"``, of each class."""
     notes: tuple[str, ...] = ()
-    """What the user should know: overshoot, classes of one row, ties of components."""
+    """Sentences for the user: overshoot, classes of one row, ties of components."""
 
 
 class TopoFilterProbe(BaseProbe):
-    """TopoFilter as a filter (``keep_``) and as a probe (P = mean label of near rows of L).
+    """TopoFilter as a filter (``keep_``) and as a probe.
+
+    L is the set of rows in the largest component of their class, in the graph of each row's
+    ``k_cc`` nearest neighbours with the same label. The probe's class probabilities, the topolabel,
+    are the mean label of the ``k_zeta`` nearest rows of L.
 
     Parameters
     ----------
     variant : {"paper", "eleuther"}, default="paper"
-        ``"paper"`` [1]_: undirected graph, connected components; a row is kept if the majority of
-        its k_zeta nearest candidates and itself has its label, with at least k_zeta · zeta votes
-        (zeta above 1: majority only). ``"eleuther"`` [2]_: directed graph, strongly connected
-        components; the rows of L that disagree most with their neighbours go until
-        ``contamination`` is reached.
+        Published variant.
+
+        - ``"paper"`` [1]_: undirected graph, connected components; a row is kept if the majority of
+          its k_zeta nearest candidates and itself has its label, with at least k_zeta · zeta votes
+          (zeta above 1: majority only).
+        - ``"eleuther"`` [2]_: directed graph, strongly connected components; the rows of L that
+          disagree most with their neighbours are dropped until ``contamination`` is reached.
     k_cc, k_zeta : int, default=None
-        Neighbours that make the graph and that vote; None: 4 and 32 (paper), 50 (eleuther).
+        Number of neighbours in the graph, and of neighbours that vote; None: 4 and 32 (paper), 50
+        (eleuther).
     zeta : float, default=None
-        ``paper`` only; None: 0.5.
+        Share of votes that a row needs to be kept (``paper`` only); None: 0.5.
     contamination : float, default=None
-        Share of rows to drop, in (0, 1); ``eleuther`` (None: 0.1), or ``paper`` with ``rank``
-        (None: 0.2). A target: the component step may drop more, as ``notes_`` says.
+        Share of rows to drop, in (0, 1), for ``eleuther`` (None: 0.1), or ``paper`` with ``rank``
+        (None: 0.2). A target: the component step may drop more, which ``notes_`` reports.
     per_class : bool, default=None
-        Reach the share within each class rather than over all rows (None: over all rows).
+        Drop that share of each class instead of all rows; None: of all rows.
     cap : bool, default=False
-        ``eleuther``: where the component step dropped too many, take back those that disagree
-        least until the share holds.
+        ``eleuther``: if the component step dropped too many rows, keep those again that disagree
+        least, up to the share.
     rank : bool, default=False
-        ``paper``: drop exactly ⌊c·n⌋ rows, those the filter rejects first, by disagreement.
+        ``paper``: drop exactly ⌊contamination · n⌋ rows, those that the filter rejects first, by
+        disagreement.
     metric : {"cosine", "euclidean"}, default="cosine"
-        As :class:`KNNProbe`.
+        As in :class:`KNNProbe`.
     disagreement : {"label", "distance"}, default=None
-        What rows are ranked by: ``"label"``, 1 − topolabel of the label's class, or ``"distance"``,
-        ½ ‖Y − topolabel‖₁. None: the distance for ``eleuther``, as published, else the label.
+        Ranking of rows: by ``"label"``, 1 − topolabel of the label's class, or by ``"distance"``,
+        ½ ‖Y − topolabel‖₁. None: distance for ``eleuther``, as published, else label.
     self_neighbor : bool, default=False
-        ``oof_proba_`` lets each row of L vote for itself, and so its copies, to reproduce
-        published numbers.
+        Let each row of L, and its copies, vote for itself in ``oof_proba_``, to reproduce published
+        numbers.
     backend : {"auto", "faiss", "torch"}, default="auto"
-        As :class:`KNNProbe`.
+        As in :class:`KNNProbe`.
 
     Attributes
     ----------
+    classes_ : ndarray of shape (C,)
+        Classes in column order.
+    n_features_in_ : int
+        Number of columns d of X.
     oof_proba_ : ndarray of shape (n, C)
-        Leave-one-out topolabel, also of rows outside L: no label of the row or its group has a part
-        in it, not even in the components.
+        Leave-one-out topolabel of all rows, also those outside L. It does not depend on the labels
+        of the row and its group, not even through the components.
     result_ : TopoFilterResult
-        What was decided; ``keep_``, ``tied_``, ``component_`` and ``notes_`` are short cuts to it.
-        A loaded probe has it without notes.
+        Decisions; a loaded probe has them without notes.
+    keep_, tied_, component_ : ndarray of shape (n,)
+        Masks of rows that are kept, that a tie decided, and in L: those of ``result_``.
+    notes_ : tuple of str
+        Sentences for the user: those of ``result_``.
 
     See Also
     --------
-    KNNProbe : Votes of all neighbours.
+    KNNProbe : All neighbours vote.
     probekit.filter_labels : Filters rows with this or any other probe.
-
-    Notes
-    -----
-    In ``fit(X, y, sample_weight=None, groups=None, previous=None, ties=None)`` weights weigh the
-    votes of the topolabel only; rows of one group (by default, of the very same states) never vote
-    for each other in ``oof_proba_``. They are neighbours in the filter of ``eleuther``, as
-    published, and not in that of ``paper``. Of rows that disagree equally the smaller of ``ties``
-    (n,) is dropped first (by default a hash of the row's states and label).
 
     References
     ----------
@@ -214,7 +221,7 @@ class TopoFilterProbe(BaseProbe):
 
     @property
     def decides_itself(self) -> bool:
-        """Whether the rule itself says how many rows go, as that of the paper does."""
+        """Whether the rule itself decides the number of rows to drop, as that of the paper does."""
         return self.variant == "paper" and not self.rank
 
     def fit(
@@ -227,7 +234,30 @@ class TopoFilterProbe(BaseProbe):
         previous: ArrayLike | None = None,
         ties: ArrayLike | None = None,
     ) -> Self:
-        """Filter the rows; see the class."""
+        """Filter the rows, and predict each without itself.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            States.
+        y : array-like of shape (n,) or (n, C)
+            Hard labels, P(second class), or class probabilities.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows' votes in the topolabel; None: 1.
+        groups : array-like of shape (n,), default=None
+            Rows of one group never vote for each other in ``oof_proba_``; None: rows with equal
+            states. In the filter they are neighbours for ``eleuther``, as published, and not for
+            ``paper``.
+        previous : array-like of shape (n,), default=None
+            ``paper``: mask of rows kept in an earlier round, which may be kept again.
+        ties : array-like of shape (n,), default=None
+            Of rows that disagree equally, the one with the smaller number is dropped first; None:
+            a hash of the row's states and label.
+
+        Returns
+        -------
+        self : TopoFilterProbe
+        """
         self._check_parameters()
         self._check_variant(previous)
         data = self._check_fit(X, y, sample_weight, groups)
@@ -275,7 +305,7 @@ class TopoFilterProbe(BaseProbe):
         return self
 
     def notes_for(self, classes: Sequence[Any], ids: Sequence[str] | None = None) -> list[str]:
-        """Return the notes with these names of classes (C,) and ids of rows (n,)."""
+        """Notes for the user, with names of classes (C,) and ids of rows (n,)."""
         return [note.sentence(classes, ids) for note in self._notes]
 
     @property
@@ -285,7 +315,7 @@ class TopoFilterProbe(BaseProbe):
 
     @property
     def tied_(self) -> NDArray[np.bool_]:
-        """Rows of which a tie decided whether they are kept (n,)."""
+        """Rows (n,) for which a tie decided whether they are kept."""
         return self.result_.tied
 
     @property
@@ -295,11 +325,11 @@ class TopoFilterProbe(BaseProbe):
 
     @property
     def notes_(self) -> tuple[str, ...]:
-        """What the user should know."""
+        """Sentences for the user."""
         return self.result_.notes
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return the topolabel (m, C) of new rows X (m, d): mean label of k_zeta near rows of L."""
+        """Topolabel (m, C) of new rows X (m, d): mean label of the k_zeta nearest rows of L."""
         return self._topolabel(self._check_predict(X))
 
     def _topolabel(self, X: NDArray[Any]) -> NDArray[np.float64]:
@@ -329,7 +359,7 @@ class TopoFilterProbe(BaseProbe):
         return hidden_means(near, data.Y, data.weight)
 
     def _wide(self, index: NeighborIndex, groups: NDArray[np.int64] | None) -> Neighbors:
-        """Search once for the graph and, in most rows, for the k_zeta nearest of the kept set."""
+        """One search for the graph and, for most rows, the k_zeta nearest of the kept rows."""
         k_cc, k_zeta = self._number("k_cc"), self._number("k_zeta")
         largest_group = 1 if groups is None else int(np.bincount(groups).max())
         spare = min(k_zeta + k_zeta // 2, len(index) - largest_group)
@@ -344,7 +374,7 @@ class TopoFilterProbe(BaseProbe):
     ) -> NDArray[np.int64]:
         k_cc, k_zeta = self._number("k_cc"), self._number("k_zeta")
         check_kept(kept, k_zeta, k_cc=k_cc, own=self.self_neighbor)
-        # Where the row votes too, k_zeta may be all of them: then one fewer are others.
+        # If the row votes too, k_zeta may be the number of all rows kept: one fewer are others.
         others = min(k_zeta, max(1, int(kept.sum()) - 1))
         return nearest_kept(index, wide, kept, others, groups=groups)
 
@@ -360,7 +390,7 @@ class TopoFilterProbe(BaseProbe):
         self._data, self._index, self._component = data, index, component
 
     def _check_variant(self, previous: ArrayLike | None) -> None:
-        # cap and rank are off as False; per_class is off as None, for False means over all rows.
+        # cap and rank are off if False; per_class is off if None, because False means all rows.
         given = {
             "zeta": self.zeta is not None,
             "rank": bool(self.rank),
@@ -394,7 +424,7 @@ class TopoFilterProbe(BaseProbe):
             component,
             arrays["proba"],
             arrays["disagreement"],
-            np.zeros(len(keep), dtype=bool),  # as the notes: known when it was fitted only
+            np.zeros(len(keep), dtype=bool),  # not saved, like the notes
             dropped,
         )
         self.oof_proba_ = arrays["oof_proba"]
@@ -403,12 +433,12 @@ class TopoFilterProbe(BaseProbe):
 
 
 def ranked_by(variant: str, form: str | None = None) -> str:
-    """Form of the disagreement that a variant ranks by, unless another is asked for."""
+    """Form of disagreement that a variant ranks by, unless another is given."""
     return form or ("distance" if variant == "eleuther" else "label")
 
 
 def check_kept(kept: NDArray[np.bool_], k_zeta: int, *, k_cc: int, own: bool = False) -> None:
-    """Refuse a k_zeta that the rows ``kept`` (n,) by the component step do not suffice for.
+    """Raise ProbeError if the component step kept (n,) too few rows for k_zeta neighbours.
 
     ``own``: a row votes for itself.
     """
@@ -430,10 +460,10 @@ def nearest_kept(
     *,
     groups: NDArray[np.int64] | None,
 ) -> NDArray[np.int64]:
-    """Row numbers (n, k) of the nearest others in ``kept`` (n,), from ``wide`` where it suffices.
+    """Row numbers (n, k) of the nearest others in ``kept`` (n,).
 
-    ``wide`` are the nearest others of all rows; ``index`` is searched for the rows it is too short
-    for.
+    They come from ``wide``, the nearest others of all rows; ``index`` is searched for the rows
+    whose list is too short.
     """
     rank = np.cumsum(kept[wide.index], axis=1)
     first = kept[wide.index] & (rank <= k)
@@ -449,7 +479,7 @@ def nearest_kept(
 def majority(
     index: NDArray[np.int64], hard: NDArray[np.int64], n_classes: int, *, zeta: float
 ) -> NDArray[np.bool_]:
-    """Return whose own label wins among itself and its k neighbours (n,).
+    """Mask (n,) of rows whose own label wins among the row and its k neighbours.
 
     Winning is having the most votes, ties going to the smallest label, and, unless zeta > 1, at
     least k · zeta of the k + 1 votes.
@@ -484,13 +514,13 @@ def drop_to_share(
     cap: bool,
     ties: NDArray[Any] | None = None,
 ) -> tuple[Cut, list[Note]]:
-    """Drop the rows of the component that disagree most until ``share`` of all rows is gone.
+    """Drop the rows of the component that disagree most, until ``share`` of all rows is dropped.
 
-    Where the component step dropped more than round(n · share) already, nothing more goes, and
-    with ``cap`` the least-disagreeing of those it dropped come back. Equal ones go by ``ties``
-    (n,), smaller first, by default by row number.
+    If the component step has dropped more than round(n · share) rows, no others are dropped, and
+    with ``cap`` those that disagree least are kept again. Equal rows are ordered by ``ties`` (n,),
+    smaller first, by default by row number.
     """
-    taken, tied = ~component, np.zeros(len(component), dtype=bool)
+    selected, tied = ~component, np.zeros(len(component), dtype=bool)
     score = np.round(disagreement, DECIMALS)
     notes = []
     for number, rows in _scopes(hard, per_class=per_class):
@@ -500,10 +530,10 @@ def drop_to_share(
         more = target - len(outside)
         if more >= 0:
             cut = largest(score[inside], more, ties=None if ties is None else ties[inside])
-            taken[inside[cut.selected]] = tied[inside[cut.tied]] = True
+            selected[inside[cut.selected]] = tied[inside[cut.tied]] = True
         elif cap:
             cut = largest(-score[outside], -more, ties=None if ties is None else ties[outside])
-            taken[outside[cut.selected]] = False
+            selected[outside[cut.selected]] = False
             tied[outside[cut.tied]] = True
             text = (
                 f"The component step dropped {len(outside)} of {len(rows)} rows{whose} where "
@@ -516,7 +546,7 @@ def drop_to_share(
                 f"{target} were asked for; a larger k_cc drops fewer, cap=True holds the share."
             )
             notes.append(Note(text, number))
-    return Cut(taken, tied), notes
+    return Cut(selected, tied), notes
 
 
 def drop_ranked(
@@ -528,18 +558,18 @@ def drop_ranked(
     per_class: bool,
     ties: NDArray[Any] | None = None,
 ) -> Cut:
-    """Drop exactly ⌊share · n⌋ rows: rejected ones first, each by disagreement, then by ``ties``.
+    """Drop exactly ⌊share · n⌋ rows: rejected ones first, both by disagreement, then by ``ties``.
 
     ``ties`` (n,) as in :func:`drop_to_share`.
     """
-    taken, tied = np.zeros(len(hard), dtype=bool), np.zeros(len(hard), dtype=bool)
+    selected, tied = np.zeros(len(hard), dtype=bool), np.zeros(len(hard), dtype=bool)
     # A disagreement is at most 1, so that every rejected row is above every accepted one.
     score = np.round(disagreement, DECIMALS) + 2 * ~accepted
     for _, rows in _scopes(hard, per_class=per_class):
         count = count_of(share, len(rows))
         cut = largest(score[rows], count, ties=None if ties is None else ties[rows])
-        taken[rows[cut.selected]] = tied[rows[cut.tied]] = True
-    return Cut(taken, tied)
+        selected[rows[cut.selected]] = tied[rows[cut.tied]] = True
+    return Cut(selected, tied)
 
 
 def _tie_order(ties: ArrayLike, n: int) -> NDArray[Any]:
@@ -566,6 +596,6 @@ def _dropped(
 ) -> dict[str, dict[str, int]]:
     steps = {"component": ~keep & ~component, "zeta": ~keep & component}
     return {
-        step: {str(name): int((gone & (hard == c)).sum()) for c, name in enumerate(classes)}
-        for step, gone in steps.items()
+        step: {str(name): int((dropped & (hard == c)).sum()) for c, name in enumerate(classes)}
+        for step, dropped in steps.items()
     }

@@ -1,13 +1,14 @@
-"""TopoFilter's largest components, and those without the label of the row that is judged.
+"""TopoFilter's largest components, also without the label of the row that is predicted.
 
-L is made with every label, the judged row's own included. Without that label the row has no edges,
-so it is judged against L(G − g): the largest components once its group g (the row and its copies)
-is out of the graph, the neighbour lists of all others as they were.
+L uses every label, also that of the row itself. Without its label a row has no edges, so it is
+predicted from L(G − g): the largest components of the graph G without its group g (the row and its
+copies), with the neighbour lists of all others unchanged.
 
-Most groups only leave L. For the others the graph is taken apart once (:class:`HiddenComponents`):
-the groups are halved again and again, and what lies outside a half is there in every graph of that
-half, so it is contracted to one vertex for each component. Each level of halves is one call on one
-sparse graph, whose edges all touch a group that may still go.
+Removing most groups changes L by these rows only. For the others the graph is divided once
+(:class:`HiddenComponents`): the groups are halved again and again. All vertices outside a half are
+part of every graph of that half, so each of their components is contracted to one vertex. Each
+level of halves is one call on one sparse graph, whose edges all touch a group that may still be
+removed.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ __all__ = [
 
 Connection = Literal["weak", "strong"]
 
-# Breadth-first orders that are tried to show that a group breaks nothing.
+# Breadth-first orders that are tried to show that removing a group breaks no component.
 ORDERS = 4
-# Numbers that a list of neighbours holds at once.
+# Numbers in lists of neighbours at a time.
 BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A sentence for the caller on a class, with ``{name}`` and ``{row}`` to be filled in."""
+    """A sentence for the user on a class, with ``{name}`` and ``{row}`` to be filled in."""
 
     text: str
     number: int | None = None
@@ -57,7 +58,7 @@ class Note:
     """Row that ``{row}`` stands for."""
 
     def sentence(self, classes: Sequence[Any], ids: Sequence[str] | None = None) -> str:
-        """The sentence with the name of the class and the id of the row, else its number."""
+        """The sentence with the name of the class, and the id of the row or its number."""
         name = "" if self.number is None else str(classes[self.number])
         row = str(self.row) if self.row is None or ids is None else ids[self.row]
         return self.text.format(name=name, row=row)
@@ -66,7 +67,7 @@ class Note:
 def largest_components(
     index: NDArray[np.int64], hard: NDArray[np.int64], *, connection: Connection
 ) -> tuple[NDArray[np.bool_], list[Note]]:
-    """Return the rows in the largest component of their class (n,), and notes for the caller.
+    """Mask (n,) of the rows in the largest component of their class, and notes for the user.
 
     Edges go from a row to those of its ``index`` (n, k) that have its class. Of equally large
     components the one with the smallest row number is kept. Memory is O(n k).
@@ -81,12 +82,12 @@ def largest_components(
         keep[rows[part[rows] == part[largest[0]]]] = True
         n_largest = len(np.unique(part[largest]))
         if len(rows) == 1:
-            text = "Class {name} has one row ({row}), which the component step leaves in"
+            text = "Class {name} has one row ({row}), which the component step keeps"
             notes.append(Note(text, int(number), int(rows[0])))
         elif n_largest > 1:
             text = (
                 f"Class {{name}} has {n_largest} components of {size[largest[0]]} rows and none "
-                "larger; the component step leaves in the one that holds row {row}"
+                "larger; the component step keeps the one with row {row}"
             )
             notes.append(Note(text, int(number), int(largest[0])))
     return keep, notes
@@ -98,7 +99,7 @@ def with_outcome(
     keep: NDArray[np.bool_],
     hard: NDArray[np.int64],
 ) -> list[Note]:
-    """Finish notes of :func:`largest_components` with what the last step did to these rows."""
+    """Finish notes of :func:`largest_components` with the decision of the last step."""
     finished = []
     for note in notes:
         rows = np.flatnonzero(component & (hard == note.number))
@@ -118,7 +119,7 @@ def label_components(
 ) -> tuple[csr_matrix, NDArray[np.int64]]:
     """Graph (n, n) of edges from a row to those of its ``index`` (n, k) that have its class.
 
-    Beside it the number of the component (n,) of each row.
+    Also the component (n,) of each row.
     """
     n, k = index.shape
     target = index.ravel()
@@ -131,18 +132,18 @@ def label_components(
 
 
 class _Level(NamedTuple):
-    """Vertices (v,) of all graphs of one level, and edges between them (e,)."""
+    """Vertices (v,) of all graphs of one level, and their edges (e,)."""
 
     half: NDArray[np.int64]
     """Number of the half whose graph the vertex is in."""
     group: NDArray[np.int64]
-    """Place of its group, which may still go; -1 where it stays for good."""
+    """Place of its group, if that may still be removed; else -1."""
     number: NDArray[np.int64]
     """Class."""
     size: NDArray[np.int64]
-    """Rows that were contracted to it."""
+    """Number of rows contracted to it."""
     first: NDArray[np.int64]
-    """Smallest of their numbers."""
+    """Smallest number of these rows."""
     tail: NDArray[np.int64]
     head: NDArray[np.int64]
 
@@ -157,9 +158,9 @@ class HiddenComponents:
     hard, groups
         Class and group number of each row (n,).
     component
-        L (n,), as :func:`largest_components` gives it.
+        L (n,), from :func:`largest_components`.
     connection
-        Of the components, as there.
+        Kind of components, as there.
     """
 
     def __init__(
@@ -185,16 +186,16 @@ class HiddenComponents:
         self._maps: list[NDArray[np.int64]] = []
         self._best = np.full(self._classes, -1)
         if len(changed):
-            self._take_apart(graph)
+            self._divide(graph)
 
     @property
     def changed(self) -> NDArray[np.bool_]:
-        """Rows (n,) whose L(G − g) may be another than L without g."""
+        """Mask (n,) of rows whose L(G − g) may differ from L without g."""
         return np.asarray(self._place[self._groups] >= 0)
 
     @property
     def pool(self) -> NDArray[np.bool_]:
-        """Rows (n,) that are in L(G − g) of some group, and maybe some others."""
+        """Mask (n,) of all rows that are in L(G − g) of any group, and possibly some others."""
         leaves = self._best.reshape(-1, self._classes)[: int(self._place.max()) + 1]
         if not len(leaves):
             return self._component
@@ -214,11 +215,11 @@ class HiddenComponents:
                 half = (place >> (self._depth - level)) & 1 if level else 0
                 vertex = np.where(final == 0, contracted[half, np.maximum(vertex, 0)], vertex)
                 final = np.where((final == 0) & (vertex < 0), vertex, final)
-            # What is told apart by its rank, size and smallest row, is the best one or is not.
+            # A component is identified by its rank, of size and smallest row: is it the best one?
             inside[asked] = final == -self._best[place * self._classes + self._hard[others[asked]]]
         return np.asarray(inside)
 
-    def _take_apart(self, graph: csr_matrix) -> None:
+    def _divide(self, graph: csr_matrix) -> None:
         n = len(self._hard)
         edges = graph.tocoo()
         here = _Level(
@@ -240,7 +241,7 @@ class HiddenComponents:
             self._maps.append(np.where(copies < 0, 0, after[contracted][copies]))
 
     def _halve(self, here: _Level, level: int) -> tuple[_Level, NDArray[np.int64]]:
-        """Two graphs of each: where one half of its groups may still go, and where the other."""
+        """Two copies of each graph: in each, one half of the groups may still be removed."""
         v, shift = len(here.half), self._depth - level
         half = np.concatenate([2 * here.half, 2 * here.half + 1])
         group = np.tile(here.group, 2)
@@ -251,9 +252,9 @@ class HiddenComponents:
         return _Level(half, group, **copy, tail=tail, head=head), np.arange(2 * v).reshape(2, v)
 
     def _settle(self, here: _Level, *, last: bool) -> tuple[_Level, NDArray[np.int64]]:
-        """Take out what no group that may go touches; return the rest, and where each went.
+        """Remove vertices that no removable group touches; return the rest, and a map to it.
 
-        A vertex that was taken out goes to minus its rank: by size, then by smallest row number.
+        A removed vertex is mapped to minus its rank: by size, then by smallest row number.
         """
         n = len(self._hard)
         rank = here.size * (n + 1) + n - here.first
@@ -265,14 +266,14 @@ class HiddenComponents:
             touched[here.tail] = touched[here.head] = True
             done = ~(stays | touched)
         np.maximum.at(self._best, here.half[done] * self._classes + here.number[done], rank[done])
-        went = np.where(done, -rank, np.cumsum(~done) - 1)
+        mapped = np.where(done, -rank, np.cumsum(~done) - 1)
         half, group, number, size, first = (values[~done] for values in here[:5])
         tail, head = (here.tail[:0], here.head[:0]) if last else (here.tail, here.head)
-        return _Level(half, group, number, size, first, went[tail], went[head]), went
+        return _Level(half, group, number, size, first, mapped[tail], mapped[head]), mapped
 
 
 def _contracted(here: _Level, connection: Connection) -> tuple[_Level, NDArray[np.int64]]:
-    """Make one vertex of each component of what stays for good; and the new vertex of each."""
+    """Contract each component of vertices that stay to one vertex; also map old to new ones."""
     v = len(here.half)
     fixed = here.group < 0
     inside = fixed[here.tail] & fixed[here.head]
@@ -287,12 +288,12 @@ def _contracted(here: _Level, connection: Connection) -> tuple[_Level, NDArray[n
     pair = np.unique(tail[other] * count + head[other])
     tail, head = pair // max(count, 1), pair % max(count, 1)
     if connection == "strong" and len(tail):
-        # An edge between two strong components is on no cycle, whatever else goes.
+        # An edge between two strong components is on no cycle, whatever else is removed.
         strong = _components(tail, head, count, connection)[1]
         within = strong[tail] == strong[head]
         tail, head = tail[within], head[within]
-    made = _Level(here.half[some], here.group[some], here.number[some], size, first, tail, head)
-    return made, label
+    level = _Level(here.half[some], here.group[some], here.number[some], size, first, tail, head)
+    return level, label
 
 
 def _components(
@@ -309,16 +310,16 @@ def _outgrown(
     groups: NDArray[np.int64],
     component: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
-    """Return the groups without whose rows another component may be the largest of its class."""
+    """Mask of groups without whose rows another component may be the largest of its class."""
     classes = int(hard.max()) + 1
     size = np.bincount(part)[part]
     second = np.zeros(classes, dtype=np.int64)
     np.maximum.at(second, hard[~component], size[~component])
     cell = groups * classes + hard
-    taken = np.bincount(cell[component], minlength=(int(groups.max()) + 1) * classes)
-    taken = taken.reshape(-1, classes)
+    lost = np.bincount(cell[component], minlength=(int(groups.max()) + 1) * classes)
+    lost = lost.reshape(-1, classes)
     largest = np.bincount(hard[component], minlength=classes)
-    return np.asarray(((taken > 0) & (largest - taken <= second)).any(axis=1))
+    return np.asarray(((lost > 0) & (largest - lost <= second)).any(axis=1))
 
 
 def _may_break(
@@ -328,12 +329,12 @@ def _may_break(
     component: NDArray[np.bool_],
     connection: Connection,
 ) -> NDArray[np.bool_]:
-    """Return the groups without which a component of L may fall apart; no others do.
+    """Mask of groups without which a component of L may fall apart; without others none does.
 
     In any order that begins with a row r of the component, let w be the first row that r does not
-    reach once a group is gone. What leads to w from before it is all of that group then. So a group
-    breaks nothing that does not hold r and is nowhere the only one that leads to a row from before
-    it. Strong components must hold together in both directions.
+    reach without a group. Then all earlier rows with an edge to w are of that group. So a group
+    breaks no component if it does not contain r and is, for no row, the only group with edges to it
+    from earlier rows. Strong components must stay connected in both directions.
     """
     rows = np.flatnonzero(component)
     inner = graph[rows][:, rows].astype(np.float64)
@@ -345,14 +346,14 @@ def _may_break(
     may = np.ones(int(groups.max()) + 1, dtype=bool)
     _, root = np.unique(number, return_index=True)
     for _ in range(ORDERS):
-        found = np.zeros(len(may), dtype=bool)
-        found[group[root]] = True
+        suspects = np.zeros(len(may), dtype=bool)
+        suspects[group[root]] = True
         for out, into in both:
             order = _breadth_first(out, root)
-            found |= _sole_way(into, order, group, len(may))
-        may &= found
+            suspects |= _sole_way(into, order, group, len(may))
+        may &= suspects
         last = np.zeros(int(number.max()) + 1, dtype=np.int64)
-        last[number[order]] = order  # of each class the last one stays
+        last[number[order]] = order  # the last one of each class remains
         root = last[np.unique(number)]
     return may
 
@@ -375,18 +376,18 @@ def _breadth_first(out: csr_matrix, root: NDArray[np.int64]) -> NDArray[np.int64
 def _sole_way(
     into: csr_matrix, order: NDArray[np.int64], group: NDArray[np.int64], n_groups: int
 ) -> NDArray[np.bool_]:
-    """Return the groups (n_groups,) that alone lead to some row from before it in ``order``."""
+    """Mask (n_groups,) of groups that alone have edges to some row from earlier in ``order``."""
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
     head = np.repeat(np.arange(len(order)), np.diff(into.indptr))
     before = place[into.indices] < place[head]
     head, leads = head[before], group[into.indices[before]]
-    found = np.zeros(n_groups, dtype=bool)
+    sole = np.zeros(n_groups, dtype=bool)
     if len(head):
         start = np.flatnonzero(np.append(True, head[1:] != head[:-1]))
         least, most = np.minimum.reduceat(leads, start), np.maximum.reduceat(leads, start)
-        found[least[(least == most) & (least != group[head[start]])]] = True
-    return found
+        sole[least[(least == most) & (least != group[head[start]])]] = True
+    return sole
 
 
 def nearest_hidden(
@@ -395,7 +396,7 @@ def nearest_hidden(
     """Row numbers (n, k) of each row's nearest others in its L(G − g), nearest first.
 
     ``wide`` are the nearest others of all rows, of any group; ``index`` is searched for the rows
-    they are too few for. Where L(G − g) has fewer than k rows, -1 fills the list up.
+    whose list is too short. If L(G − g) has fewer than k rows, the list ends with -1.
     """
     near = np.full((len(index), k), -1)
     rows = _fill(near, np.arange(len(index)), wide.index, hidden)
@@ -406,8 +407,8 @@ def nearest_hidden(
         left = []
         step = max(1, BLOCK // width)
         for part in (rows[at : at + step] for at in range(0, len(rows), step)):
-            found = index.others(width, rows=part, among=pool).index
-            left.append(_fill(near, part, found, hidden, last=width == most))
+            others = index.others(width, rows=part, among=pool).index
+            left.append(_fill(near, part, others, hidden, last=width == most))
         rows = np.concatenate(left)
         width = min(2 * width, most)
     return near
@@ -416,31 +417,31 @@ def nearest_hidden(
 def _fill(
     near: NDArray[np.int64],
     rows: NDArray[np.int64],
-    found: NDArray[np.int64],
+    others: NDArray[np.int64],
     hidden: HiddenComponents,
     *,
     last: bool = False,
 ) -> NDArray[np.int64]:
-    """Write the first of ``found`` (m, w) that count to ``near[rows]``; return the rows it left."""
+    """Fill ``near[rows]`` with the first k of ``others`` (m, w) in L(G − g); return short rows."""
     k = near.shape[1]
-    inside = hidden.holds(rows, found)
+    inside = hidden.holds(rows, others)
     rank: NDArray[np.int64] = np.cumsum(inside, axis=1)
     whole = np.ones(len(rows), dtype=bool) if last else rank[:, -1] >= k
     at, place = np.nonzero(inside & (rank <= k) & whole[:, None])
-    near[rows[at], rank[at, place] - 1] = found[at, place]
-    left: NDArray[np.int64] = rows[~whole]
-    return left
+    near[rows[at], rank[at, place] - 1] = others[at, place]
+    short: NDArray[np.int64] = rows[~whole]
+    return short
 
 
 def hidden_means(
     near: NDArray[np.int64], Y: NDArray[np.float64], weight: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """Mean label (n, C) of the neighbours in ``near`` (n, k), which -1 fills up.
+    """Mean label (n, C) of the neighbours in ``near`` (n, k), whose lists may end with -1.
 
     Raises
     ------
     ProbeError
-        A row without any.
+        If a row has none.
     """
     votes = (near >= 0).sum(axis=1)
     if len(votes) and not votes.min():

@@ -113,7 +113,7 @@ def test_logistic_probe_has_no_bias_unless_told(pair_store, as_labels):
     told = score_rows(store, labels, LogisticProbe(fit_intercept=True))
     assert told.probe.intercept_ != 0
     assert "has a bias" in told.provenance["notes"][0]
-    assert "both ways round" in score_rows(store, labels, "knn").provenance["notes"][0]
+    assert "in both orders" in score_rows(store, labels, "knn").provenance["notes"][0]
     assert "notes" not in score_rows(X, labels, "logreg").provenance
     mirror = score_rows(store, labels, LogisticRegression()).probe
     assert isinstance(mirror, LogisticRegression)

@@ -111,7 +111,7 @@ def test_notes_of_topofilter_name_class_and_id(blobs, make_store, as_labels):
     (note,) = verdicts.provenance["notes"]
     assert not verdicts.keep[3]
     assert note == (
-        "Class rare has one row (r3), which the component step leaves in, and the last step drops."
+        "Class rare has one row (r3), which the component step keeps, and the last step drops."
     )
 
 

@@ -44,7 +44,7 @@ def test_from_pairs_to_training_data(probekit, refused, preference_records, writ
         k = ["--k-zeta", 10] if probe == "topofilter" else k
         told = probekit(*given, *k, "-o", out, "--write-data", data, "--overwrite", "--json")
         assert told.exit_code == 0, told.output
-        said = "without a bias" if probe == "logreg" else "both ways round"
+        said = "without a bias" if probe == "logreg" else "in both orders"
         assert told.stderr.count(said) == 1
         found = json.loads(told.stdout)
         assert found["summary"]["rows"] == 80

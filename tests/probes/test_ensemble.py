@@ -151,7 +151,7 @@ def test_saved_and_loaded_it_predicts_bit_for_bit(tmp_path):
     ("options", "words"),
     [
         ({"widths": (8, 8)}, "X has 20 columns, and the layers' widths"),
-        ({"widths": (8, 12), "ridge": (2,)}, "ridge and knn name layers 0 to 1"),
+        ({"widths": (8, 12), "ridge": (2,)}, "ridge and knn must name layers 0 to 1"),
         ({"ridge": (), "knn": ()}, "at least one"),
         ({"k": 0}, "k is a whole number"),
         ({"penalties": (0.1, 0)}, "penalties is a list"),

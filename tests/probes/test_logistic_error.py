@@ -12,7 +12,7 @@ from probekit.probes import logistic_design, logistic_solver
 from probekit.probes.logistic import LogisticProbe, logistic_path
 
 PENALTIES = [1e-4, 1e-3, 1e-2, 1.0]
-OWED = 1e-4
+TOLERATED = 1e-4
 
 
 def newton(X, Y, l2, *, weight=None, bias=True):
@@ -103,8 +103,8 @@ def test_new_rows_are_within_what_is_owed(case):
     X, Q, Y = problem(**CASES[case])
     path = logistic_path(X, Y, PENALTIES)
     assert path.converged_.all()
-    assert (path.error_ <= OWED).all()
-    assert (off(path, X, Y, Q, PENALTIES) <= OWED).all()
+    assert (path.error_ <= TOLERATED).all()
+    assert (off(path, X, Y, Q, PENALTIES) <= TOLERATED).all()
 
 
 @pytest.mark.parametrize("case", ["wide", "unequal columns, wide"])
@@ -117,7 +117,7 @@ def test_the_step_weighted_by_p_times_1_minus_p_stops_too_early(case, monkeypatc
 
     monkeypatch.setattr(logistic_solver._Run, "error", decrement)
     path = logistic_path(X, Y, PENALTIES)
-    assert off(path, X, Y, Q, PENALTIES).max() > 2 * OWED
+    assert off(path, X, Y, Q, PENALTIES).max() > 2 * TOLERATED
 
 
 @pytest.mark.parametrize("standardize", [False, True])
@@ -143,7 +143,7 @@ def test_without_a_bias_with_weights_and_read_in_passes(standardize, read_in_pas
             weight=weight,
             bias=bias,
         )
-        assert (got <= OWED).all()
+        assert (got <= TOLERATED).all()
 
 
 class LogisticPathOf:
@@ -158,12 +158,12 @@ def test_fits_without_a_fold_too(classes):
     X, _, Y = problem(60, 80, classes=classes)
     folds = np.arange(len(X)) % 3
     path = logistic_path(X, Y, PENALTIES, folds=folds)
-    assert (path.fold_error_ <= OWED).all()
+    assert (path.fold_error_ <= TOLERATED).all()
     for i, l2 in enumerate(PENALTIES):
         for fold in range(3):
             held = folds == fold
             best = proba(*newton(X[~held], Y[~held], l2), X[held])
-            assert np.abs(path.oof_proba[i, held] - best).max() <= OWED
+            assert np.abs(path.oof_proba[i, held] - best).max() <= TOLERATED
 
 
 def test_golden_sets(golden):
@@ -172,7 +172,7 @@ def test_golden_sets(golden):
         path = logistic_path(data["X"], data["y"], data["l2s"])
         for i, l2 in enumerate(data["l2s"].tolist()):
             p = proba(path.coef_[i], path.intercept_[i], data["Xq"])[:, 1]
-            assert np.allclose(p, data[f"opt_query_l{l2}"], rtol=0, atol=OWED)
+            assert np.allclose(p, data[f"opt_query_l{l2}"], rtol=0, atol=TOLERATED)
 
 
 def test_what_float32_cannot_reach_is_finished_in_float64(monkeypatch):
@@ -183,7 +183,7 @@ def test_what_float32_cannot_reach_is_finished_in_float64(monkeypatch):
     with pytest.warns(ConvergenceWarning, match="probabilities may be off by"):
         rough = logistic_path(X, Y, PENALTIES)
     assert not rough.converged_.all()
-    assert np.array_equal(rough.error_ <= OWED, rough.converged_)
+    assert np.array_equal(rough.error_ <= TOLERATED, rough.converged_)
 
 
 def test_too_few_passes_are_reported_with_the_error():
@@ -201,5 +201,5 @@ def test_the_default_probe_has_the_probabilities_of_float64():
         quick = LogisticProbe(l2=l2).fit(X, Y)
         exact = LogisticProbe(l2=l2, dtype="float64").fit(X, Y)
         assert quick.l2_ == exact.l2_
-        assert np.abs(quick.predict_proba(Q) - exact.predict_proba(Q)).max() <= OWED
-        assert np.abs(quick.oof_proba_ - exact.oof_proba_).max() <= OWED
+        assert np.abs(quick.predict_proba(Q) - exact.predict_proba(Q)).max() <= TOLERATED
+        assert np.abs(quick.oof_proba_ - exact.oof_proba_).max() <= TOLERATED

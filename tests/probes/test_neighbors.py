@@ -225,7 +225,7 @@ print("same")
         (lambda X: nearest_others(X, 2, metric="dot"), "cosine, euclidean, got 'dot'"),
         (lambda X: nearest_others(X, 2, backend="gpu"), "auto, faiss, torch, got 'gpu'"),
         (lambda X: nearest_others(X, 2, groups=[0, 1]), "each of 10 rows"),
-        (lambda X: NeighborIndex(X).query(X[:, :2], 2), "2 columns, those stored 3"),
+        (lambda X: NeighborIndex(X).query(X[:, :2], 2), "2 columns, the stored rows 3"),
         (lambda X: NeighborIndex(X).query(X, 11), "k = 11.*n = 10"),
         (lambda X: nearest_others(X[0], 2), r"shape \(n, d\)"),
         (lambda X: nearest_others(np.where(X > 1, np.nan, X), 2), "NaN or inf"),

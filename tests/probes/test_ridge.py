@@ -96,5 +96,5 @@ def test_constant_states_give_the_mean_of_the_others():
 
 def test_copies_of_one_text_are_refused():
     X = problem(5, 2)[0]
-    with pytest.raises(ProbeError, match="All 5 rows that count are copies of one text"):
+    with pytest.raises(ProbeError, match="All 5 rows with weight are copies of one text"):
         RidgeStates(X, groups=np.zeros(5, dtype=np.int64))

@@ -90,7 +90,7 @@ def test_nothing_is_overwritten_unasked(rows, tmp_path):
     probe.save(tmp_path / "probe")
     before = (tmp_path / "probe" / "probe.json").read_bytes()
     other = KNNProbe(k=4).fit(rows[0], rows[1])
-    with pytest.raises(OutputExistsError, match="holds a probe already; pass overwrite=True"):
+    with pytest.raises(OutputExistsError, match="has a probe already; pass overwrite=True"):
         other.save(tmp_path / "probe")
     assert (tmp_path / "probe" / "probe.json").read_bytes() == before
     other.save(tmp_path / "probe", overwrite=True)
@@ -139,7 +139,7 @@ def test_what_is_no_probe_of_ours_is_refused(rows, tmp_path, changes, words):
 
 
 def test_damage_is_reported(rows, tmp_path):
-    with pytest.raises(ProbeError, match=r"holds no probe: .*probe\.json is missing"):
+    with pytest.raises(ProbeError, match=r"has no probe: .*probe\.json is missing"):
         load_probe(tmp_path)
     KNNProbe(k=3).fit(rows[0], rows[1]).save(tmp_path)
     numbers = tmp_path / "probe.safetensors"

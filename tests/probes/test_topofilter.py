@@ -150,7 +150,7 @@ def test_a_class_without_a_cycle_keeps_a_row_of_its_own():
     assert keep.tolist() == [True, True, True, False]
     assert [note.sentence(["a", "b"]) for note in notes] == [
         "Class b has 2 components of 1 rows and none larger; "
-        "the component step leaves in the one that holds row 2"
+        "the component step keeps the one with row 2"
     ]
     assert result.component[y == 1].any()
     assert result.component[y == 0].any()
@@ -168,7 +168,7 @@ def test_notes_say_what_became_of_a_class_of_one_row(variant, near):
     assert result.component[-1]
     end = "keeps" if result.keep[-1] else "drops"
     assert (
-        f"Class one has one row (19), which the component step leaves in, and the last step {end}."
+        f"Class one has one row (19), which the component step keeps, and the last step {end}."
         in result.notes
     )
     assert result.dropped["zeta"]["one"] == int(end == "drops")
@@ -198,7 +198,7 @@ def test_equal_components_go_to_the_smallest_row_number():
     keep, notes = largest_components(index, np.zeros(6, dtype=int), connection="weak")
     assert keep.tolist() == [True, False, False, True, False, False]
     assert "3 components of 2 rows" in notes[0].sentence(["a"])
-    assert "holds row 0" in notes[0].sentence(["a"])
+    assert "with row 0" in notes[0].sentence(["a"])
 
 
 def test_overshoot_is_reported_and_cap_takes_the_least_disagreeing_back(golden):
