@@ -89,7 +89,7 @@ class Bench:
             record(self.name, {**row, "runs": self.runs, **figures}, folder=self.results)
 
     def check_quiet(self, seconds: float = 1.0) -> None:
-        """Look whether somebody else is at work; raise BusyError, unless that is allowed."""
+        """Raise BusyError if other processes use the cores, unless that is allowed."""
         others = Others()
         time.sleep(seconds)
         if not self.busy_ok and (share := others.share()) > BUSY_SHARE:
@@ -101,20 +101,20 @@ class Bench:
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """Flags that every script has."""
-    found = argparse.ArgumentParser(
+    flags = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    found.add_argument("--runs", type=int, default=5, help="interleaved runs of each way")
-    found.add_argument("--quick", action="store_true", help="small sizes; figures are not valid")
-    found.add_argument("--busy-ok", action="store_true", help="measure beside others; not valid")
-    found.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON lines")
-    return found
+    flags.add_argument("--runs", type=int, default=5, help="interleaved runs of each way")
+    flags.add_argument("--quick", action="store_true", help="small sizes; figures are not valid")
+    flags.add_argument("--busy-ok", action="store_true", help="measure beside others; not valid")
+    flags.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON lines")
+    return flags
 
 
 def run(name: str, options: argparse.Namespace, measure: Callable[[Bench], None]) -> int:
     """Measure, print the table, and return the exit code: 1 answers differ, 3 the machine is busy.
 
-    A ratio that misses its target is told in the table; the code does not change.
+    A ratio that misses its target is marked in the table and does not change the code.
     """
     bench = Bench(
         name,
@@ -145,7 +145,7 @@ def run(name: str, options: argparse.Namespace, measure: Callable[[Bench], None]
 
 
 def read_claims(lines: Iterable[str]) -> list[tuple[Claim, bool]]:
-    """Claims of a result file's lines, and whether each is valid; other lines are passed over."""
+    """Claims of a result file's lines, and whether each is valid; other lines are skipped."""
     names = [field.name for field in dataclasses.fields(Claim)]
     rows = [json.loads(line) for line in lines if line.strip()]
     return [

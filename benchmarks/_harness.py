@@ -80,28 +80,28 @@ class Times(dict[str, float]):
     def ratio(self, over: str, under: str) -> float:
         """Median over the turns of one way's time divided by another's in the same turn.
 
-        Of a slow way there are fewer turns than of the others: the first ones.
+        A slow way has fewer turns than the others: the first ones.
         """
         pairs = zip(self.each[over], self.each[under], strict=False)
         return statistics.median(a / b for a, b in pairs)
 
 
 class Seconds(float):
-    """Returned by a way that has timed a part of itself: counts instead of its whole time."""
+    """Returned by a function that has timed a part of itself: replaces its whole time."""
 
 
 class BusyError(RuntimeError):
-    """Others use the cores that are measured on."""
+    """Other processes use the cores of the measurement."""
 
 
 class Others:
-    """What other processes take of the cores that this one may use, since it was made."""
+    """The use of this process's cores by other processes, since the object was created."""
 
     def __init__(self) -> None:
         self._start = self._now()
 
     def share(self) -> float:
-        """CPU time of others per core and second; 0 where the system does not tell."""
+        """CPU time of others per core and second; 0 if the system does not report it."""
         (wall, others), (before, before_others) = self._now(), self._start
         return max(0.0, others - before_others) / max(wall - before, 1e-9) / self._cores()
 
@@ -124,7 +124,7 @@ class Others:
 
 
 BUSY_SHARE, BUSY_SECONDS = 0.10, 0.2
-# What takes so long is run less often: its times spread little, and all should end some day.
+# Slow functions run less often: their times vary little, and a benchmark must end.
 SLOW_SECONDS, SLOW_RUNS = 8.0, 3
 
 
@@ -135,10 +135,10 @@ def interleaved(
     warmup: int = 1,
     busy_ok: bool = True,
 ) -> Times:
-    """Time functions in turn: a busy minute hits all of them alike.
+    """Time functions in turn, so that a busy minute affects all of them.
 
-    Without ``busy_ok`` a turn beside another busy process is run again, as many as ``runs`` times
-    in all, and then refused with :class:`BusyError`.
+    Without ``busy_ok`` a turn beside another busy process is repeated, at most ``runs`` times in
+    all; after that :class:`BusyError` is raised.
     """
     each: dict[str, list[float]] = {name: [] for name in fns}
     disturbed, turn = 0, 0
@@ -153,7 +153,7 @@ def interleaved(
             whole = time.perf_counter() - start
             times[name] = float(own) if isinstance(own, Seconds) else whole
         share, wall = others.share(), time.perf_counter() - begun
-        # The system counts in hundredths of a second: a short turn tells nothing by itself.
+        # The system counts in hundredths of a second: one short turn proves nothing.
         if turn >= warmup and not busy_ok and share > BUSY_SHARE and share * wall > BUSY_SECONDS:
             disturbed += 1
             if disturbed > runs:
@@ -170,15 +170,15 @@ def interleaved(
 
 
 def peak_memory(fn: Callable[[], T]) -> tuple[T, float]:
-    """Result of ``fn`` and the MiB by which the process's peak rose above where it stood before.
+    """Result of ``fn`` and the MiB by which the process's peak memory rose above its start.
 
-    Pages of memory-mapped files that are read count too, though the system may take them back.
+    Pages read from memory-mapped files count too, although the system may reclaim them.
     """
     clear = Path("/proc/self/clear_refs")
     gc.collect()
     if clear.exists():
         if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-            libc.malloc_trim(0)  # what is free but kept would be taken again unseen
+            libc.malloc_trim(0)  # memory kept by malloc would be reused without being counted
         clear.write_text("5", encoding="ascii")  # 5 resets the peak (man 5 proc)
         before = _status_mib("VmRSS")
         result = fn()

@@ -1,4 +1,4 @@
-"""What probekit filter takes besides its searches and fits.
+"""The time of probekit filter besides its searches and fits.
 
     python benchmarks/cleaning.py [--runs 5] [--rows 50000]
 
@@ -32,7 +32,7 @@ PROBES = {
     "logreg": [],
     "topofilter": [],
 }
-# Modules are imported where the command would import them, so that imports count as what they are.
+# Modules are imported where the command imports them, so that imports count as overhead.
 COUNTING = """
 import importlib.abc, importlib.machinery, sys, time
 spent = depth = 0.0
@@ -105,7 +105,7 @@ def make_files(folder: Path, n: int) -> None:
 
 
 class Filter:
-    """One ``probekit filter`` as a process; what it counted of itself is kept."""
+    """One ``probekit filter`` as a process, with the seconds that it counted itself."""
 
     def __init__(self, folder: Path, probe: str) -> None:
         self.folder, self.probe = folder, probe

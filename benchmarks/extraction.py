@@ -1,12 +1,12 @@
-"""Extraction against a bare forward pass and what else one would use, on all-MiniLM-L6-v2.
+"""Extraction against a bare forward pass and other libraries, on all-MiniLM-L6-v2.
 
     python benchmarks/extraction.py [--rows 1000] [--runs 5] [--device auto] [--sweep]
 
-The bare forward has everything given: token ids as tensors, sorted by length, in batches of the
-best size for it, nothing pooled or written. extract tokenises, pools all layers, brings rows back
-into order and writes the store. The pipeline takes one text after the other, so that every fifth
-tells its rate. On a machine that others use too, set OMP_WAIT_POLICY=PASSIVE or OMP_NUM_THREADS=1
-(threads that spin while they wait for each other's core made all arms ten times slower, at random).
+The bare forward pass gets token ids as tensors, sorted by length, in batches of its best size, and
+pools and writes nothing. extract tokenises, pools all layers, restores the order of the rows and
+writes the store. The pipeline processes one text after the other, so every fifth text gives its
+rate. On a shared machine set OMP_WAIT_POLICY=PASSIVE or OMP_NUM_THREADS=1 (threads that spin while
+they wait for each other's core made all ways ten times slower, at random).
 ``--sweep`` finds the best batch size of the bare forward first.
 """
 
@@ -102,7 +102,7 @@ def pipeline(texts: list[str], pair: Any, device: str) -> Callable[[], Any]:
 
 
 def a_fifth(bare: Bare, forward: Callable[[], Any]) -> Callable[[], Seconds]:
-    """What all texts would take, by tokens, of a way that was given every fifth."""
+    """Seconds for all texts, by tokens, of a way that was timed on every fifth."""
     share = float(bare.encoded.lengths[::5].sum()) / bare.tokens
 
     def go() -> Seconds:
@@ -114,7 +114,7 @@ def a_fifth(bare: Bare, forward: Callable[[], Any]) -> Callable[[], Seconds]:
 
 
 def difference(path: Path, texts: list[str], pair: Any, device: str) -> tuple[str, float]:
-    """Whose states the last layer's are compared with, and the largest difference.
+    """The peer with which the last layer's states are compared, and the largest difference.
 
     sentence-transformers gives unit vectors, so both are brought to length 1.
     """
@@ -146,7 +146,7 @@ def best_budget(bare: Bare, kind: str, runs: int) -> int:
 
 
 def claims(bench: Bench, times: Times, tokens: int, agreement: str, agrees: bool) -> None:
-    """Say what the times mean."""
+    """Turn the times into claims."""
 
     def rate(way: str) -> str:
         return f"{tokens / times[way]:,.0f} tokens/s"

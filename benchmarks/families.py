@@ -1,6 +1,6 @@
 """Every family of transformers that reads tokens, tiny and random, through `probekit extract`.
 
-Each gives the states of its rows alone, or is refused in one sentence: anything else is a fault.
+Each gives the same states as its rows alone, or is refused in one sentence; anything else is a bug.
 
     python benchmarks/families.py [FAMILY ...]
 """
@@ -80,7 +80,7 @@ def shrink(config: Any, vocabulary: int) -> Any:
 
 
 def make(family: str, folder: Path, tokenizer: Any) -> str:
-    """Save a tiny random model; why it cannot be made, or nothing."""
+    """Save a tiny random model; return why it cannot be made, or nothing."""
     from transformers import CONFIG_MAPPING, AutoModel
 
     try:
@@ -91,7 +91,7 @@ def make(family: str, folder: Path, tokenizer: Any) -> str:
             return f"{size:,} parameters"
         torch.manual_seed(0)
         AutoModel.from_config(config).save_pretrained(folder)
-    except Exception as error:  # sizes that do not go together, packages that are not there
+    except Exception as error:  # sizes that do not fit together, missing packages
         return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
     tokenizer.save_pretrained(folder)
     return ""
@@ -115,13 +115,13 @@ def farthest(folder: Path, store: Any, tokenizer: Any) -> float:
         for layer in store.layers:
             alone = states[layer][0].mean(0).numpy()
             scale = max(1.0, float(np.abs(alone).max()))
-            found = store.read(layer, [row])[0]
-            worst = max(worst, float(np.abs(found - alone).max()) / scale)
+            stored = store.read(layer, [row])[0]
+            worst = max(worst, float(np.abs(stored - alone).max()) / scale)
     return worst
 
 
 def judge(family: str, folder: Path, tokenizer: Any) -> tuple[str, str]:
-    """Verdict on a family, and what is to be said about it."""
+    """Verdict on a family, and its reason."""
     if reason := make(family, folder, tokenizer):
         return "not made", reason
     try:
@@ -143,17 +143,17 @@ def main(families: list[str]) -> int:
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     tokenizer, home = small_tokenizer(), Path(tempfile.mkdtemp())
     for family in families or sorted(auto.MODEL_MAPPING_NAMES):
-        verdict, told = judge(family, home / family, tokenizer)
+        verdict, reason = judge(family, home / family, tokenizer)
         shutil.rmtree(home / family, ignore_errors=True)
         (home / family).with_suffix(".h5").unlink(missing_ok=True)
-        found[verdict] += 1
-        print(f"{family:32} {verdict:9} {told}", flush=True)
+        counts[verdict] += 1
+        print(f"{family:32} {verdict:9} {reason}", flush=True)
     shutil.rmtree(home)
-    print(dict(found))
-    return int(bool(found["FAULT"] or found["WRONG"]))
+    print(dict(counts))
+    return int(bool(counts["FAULT"] or counts["WRONG"]))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 all-MiniLM-L6-v2 with a classification head on the task ``docstrings``, batches of 16 rows of like
 length, AdamW, linear decay, nothing saved or evaluated. Steps per second are those that both
 Trainers log about themselves, so loading, tokenising and saving count on neither side. The peer
-reads rows that are tokenised already and pads them with DataCollatorWithPadding; it is given our
-order of rows, since batches that are drawn otherwise hold more or fewer tokens.
+reads tokenised rows and pads them with DataCollatorWithPadding; it uses our order of rows, since
+other batches hold more or fewer tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from probekit.students.trainer import LengthGroups
 from probekit.tasks.registry import load_task_rows
 
 BATCH, LENGTH = 16, 128
-# The loss of a short training depends on pooling, the head that is drawn, and dropout.
+# The loss of a short training depends on pooling, the random head, and dropout.
 LOSS_NOISE = 0.1
 
 
@@ -40,12 +40,12 @@ class Tokenised(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __init__(self, train: TrainingRows, tokenizer: Any) -> None:
         texts = [str(content) for content in train.contents]
-        found = tokenizer(texts, truncation=True, max_length=LENGTH)
+        tokens = tokenizer(texts, truncation=True, max_length=LENGTH)
         self.items = [
             {"input_ids": ids, "attention_mask": mask, "labels": label}
             for ids, mask, label in zip(
-                found["input_ids"],
-                found["attention_mask"],
+                tokens["input_ids"],
+                tokens["attention_mask"],
                 train.Y.argmax(axis=1).tolist(),
                 strict=True,
             )
@@ -86,7 +86,7 @@ class Peer:
         self.loss = float("nan")
 
     def __call__(self) -> Seconds:
-        """Train, and tell the seconds that the steps took."""
+        """Train; return the seconds that the steps took."""
         from transformers import (
             AutoModelForSequenceClassification,
             DataCollatorWithPadding,
@@ -137,7 +137,7 @@ class Ours:
         self.loss = float("nan")
 
     def __call__(self) -> Seconds:
-        """Train, and tell the seconds that the steps took."""
+        """Train; return the seconds that the steps took."""
         metrics = finetune(self.config, self.train, self.folder, resume=False).metrics
         self.loss = metrics["train_loss"]
         return Seconds(metrics["history"][-1]["train_runtime"])

@@ -5,9 +5,9 @@
 
 The card's matmul rate is measured first (bf16, fp32, and fp32 with TF32 allowed), and shares are of
 that. Then: extraction with a random-weight Llama of 8 B shape in bf16 beside its bare forward pass;
-exact neighbours of 100,000 × 4,096 rows by torch and, where FAISS sees a GPU, by FAISS; the
+exact neighbours of 100,000 × 4,096 rows by torch and, if FAISS sees a GPU, by FAISS; the
 logistic path of 20,000 × 4,096 rows, nine penalties and five folds; TopoFilter of 100,000 × 4,096;
-and finetuning beside transformers' Trainer. Without a GPU nothing is measured, and that is said.
+and finetuning beside transformers' Trainer. Without a GPU it measures nothing and says so.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Card:
         self.rates = self._measure()
 
     def wait(self) -> None:
-        """Until all that was asked for is done."""
+        """Wait for the device to finish."""
         if self.device != "cpu":
             torch.cuda.synchronize()
 
@@ -208,15 +208,15 @@ def neighbors(bench: Bench, card: Card) -> None:
     if card.device != "cpu" and choose(K) == "faiss":
         backends.append("faiss")
     k = min(K, n - 1)
-    found = {}
+    indices = {}
     for backend in backends:
 
         def search(backend: str = backend) -> None:
-            found[backend] = nearest_others(X, k, metric="euclidean", backend=backend).index
+            indices[backend] = nearest_others(X, k, metric="euclidean", backend=backend).index
 
         seconds = bench.times({backend: lambda s=search: card.timed(s)})[backend]
         rate = 2 * n * n * d / seconds
-        same = bool((found[backend] == found["torch"]).all())
+        same = bool((indices[backend] == indices["torch"]).all())
         bench.claim(
             Claim(
                 f"{card.name}: {k} neighbours of {n:,} × {d:,} ({backend}), share of fp32 matmul",
@@ -237,13 +237,13 @@ def logistic(bench: Bench, card: Card) -> None:
     rng = np.random.default_rng(1)
     y = (X @ rng.standard_normal(d) + 3 * rng.standard_normal(n) * X.std() > 0).astype(int)
     folds = np.arange(n) % FOLDS
-    found: list[Any] = []
+    result: list[Any] = []
 
     def fit() -> None:
-        found[:] = [logistic_path(X, y, PENALTIES, folds=folds, tol=1e-5, device=card.device)]
+        result[:] = [logistic_path(X, y, PENALTIES, folds=folds, tol=1e-5, device=card.device)]
 
     seconds = bench.times({"path": lambda: card.timed(fit)})["path"]
-    path = found[0]
+    path = result[0]
     moved = torch.from_numpy(X).to(card.device)
     gram = moved.T @ moved
     eigen = min(card.timed(lambda: torch.linalg.eigh(gram)) for _ in range(3))
@@ -308,7 +308,7 @@ PARTS: dict[str, Callable[[Bench, Card], None]] = {
 
 
 def measure_all(bench: Bench, asked: argparse.Namespace) -> None:
-    """Each part in turn; on a machine without a GPU only what can be tested."""
+    """Each part in turn; without a GPU only the parts that can be tested."""
     card = Card(asked.device, TINY if bench.quick else Sizes())
     for name in asked.only.split(","):
         start = time.perf_counter()
@@ -319,7 +319,7 @@ def measure_all(bench: Bench, asked: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Read flags, and say so where there is no GPU."""
+    """Read flags, and print a sentence if there is no GPU."""
     flags = parser(__doc__)
     flags.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     flags.add_argument("--tiny", action="store_true", help="the same as --quick")

@@ -18,7 +18,7 @@ from probekit.probes import LogisticProbe
 
 Array = np.ndarray[Any, Any]
 
-# Supervisors: a probe on a layer, fitted to so many true labels, or wrong labels planted.
+# Supervisors: a probe on a layer, fitted to this number of true labels, or planted wrong labels.
 SUPERVISORS: dict[str, tuple[int, int] | float] = {
     "layer 1, 200 rows": (1, 200),
     "layer 2, 100 rows": (2, 100),
@@ -26,7 +26,7 @@ SUPERVISORS: dict[str, tuple[int, int] | float] = {
     "25 % planted": 0.25,
 }
 STUDENT_ROWS = 2000
-SINGLE_LAYER = 4  # the best single one in what the defaults come from
+SINGLE_LAYER = 4  # the best single layer in the experiments behind the defaults
 LEAST, ATTEMPTS = 0.05, 50  # smallest weak class, and how often to draw for it
 SHARE, BLEND, SURE = 0.2, 0.75, 0.9
 PROBES = {
@@ -40,7 +40,7 @@ PROBES = {
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """Rows of the student with weak labels, and what the supervisor says of the test rows."""
+    """Rows of the student with weak labels, and the supervisor's predictions of the test rows."""
 
     states: TaskStates
     supervisor: str
@@ -59,7 +59,7 @@ class Condition:
 
     @property
     def labels(self) -> WeakLabels:
-        """Weak labels as a file of them would hold them."""
+        """Weak labels as a file would hold them."""
         ids = [self.states.pool.ids[i] for i in self.rows]
         return WeakLabels(ids, None, self.weak, ("0", "1"))
 
@@ -67,13 +67,15 @@ class Condition:
 def make_condition(
     states: TaskStates, supervisor: str, seed: int, *, rows_wanted: int = STUDENT_ROWS
 ) -> Condition:
-    """Draw rows and label them; again where a supervisor gives nearly all rows one class."""
+    """Draw rows and label them; repeat if a supervisor gives nearly all rows one class."""
     start = [seed, list(SUPERVISORS).index(supervisor)]
     for attempt in range(ATTEMPTS):
         rng = np.random.default_rng([*start, attempt] if attempt else start)
-        found = _draw(states, supervisor, rng, seed=seed, rows_wanted=rows_wanted)
-        if np.bincount(found.weak.argmax(axis=1), minlength=2).min() >= LEAST * len(found.rows):
-            return found
+        condition = _draw(states, supervisor, rng, seed=seed, rows_wanted=rows_wanted)
+        if np.bincount(condition.weak.argmax(axis=1), minlength=2).min() >= LEAST * len(
+            condition.rows
+        ):
+            return condition
     raise SystemExit(f"{states.name}, {supervisor}: no supervisor tells the classes apart.")
 
 
@@ -89,8 +91,8 @@ def _draw(
         return Condition(
             states, supervisor, seed, rows, np.eye(2)[np.where(wrong, 1 - truth, truth)], None
         )
-    layer, many = what
-    trained, rows = np.sort(order[:many]), np.sort(order[many : many + rows_wanted])
+    layer, n_trained = what
+    trained, rows = np.sort(order[:n_trained]), np.sort(order[n_trained : n_trained + rows_wanted])
     X = states.pool.layer(layer)
     probe = LogisticProbe(l2="auto", random_state=seed)
     probe.fit(X[trained], states.pool_truth[trained])
@@ -125,7 +127,7 @@ def training_sets(condition: Condition) -> Iterator[tuple[str, Array, Array]]:
 def _of_probe(
     name: str, scored: Scored, weak: Array, counts: Array
 ) -> Iterator[tuple[str, Array, Array]]:
-    """What filter and relabel make of a probe's answers, from one fit."""
+    """Filter and relabel by one fit of a probe."""
     hard, every = weak.argmax(axis=1), np.arange(len(weak))
     if name == "TopoFilter":
         keep = scored.probe.keep_

@@ -1,4 +1,4 @@
-"""States of the grid: a pool and a test set per task, through the model once, kept in a folder."""
+"""States of the grid: a pool and a test set per task, extracted once and cached in a folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TaskStates:
 def task_states(name: str, model: str, folder: Path, *, small: bool = False) -> TaskStates:
     """Draw at most 4,500 rows to train on and 1,500 to test on (seed 0), and extract all layers.
 
-    No text stands in both, and none stands in the pool twice.
+    No text is in both sets, and none is in the pool twice.
     """
     with text_hub(), contextlib.redirect_stderr(io.StringIO()):
         task = get_task(name)
@@ -54,7 +54,7 @@ def task_states(name: str, model: str, folder: Path, *, small: bool = False) -> 
     rng = np.random.default_rng(0)
     pool = np.sort(rng.permutation(fresh)[: POOL // share])
     kept = np.sort(rng.permutation(len(test))[: TEST // share])
-    found = []
+    sets = []
     for part, chosen, of in (
         ("pool", pool, texts),
         ("test", kept, [str(text) for text in test.contents()]),
@@ -65,8 +65,8 @@ def task_states(name: str, model: str, folder: Path, *, small: bool = False) -> 
         store = extract(
             rows, model, output=path, layers="all", max_length=MAX_LENGTH, progress=False
         )
-        found.append((store, shown))
-    (pool_store, pool_texts), (test_store, test_texts) = found
+        sets.append((store, shown))
+    (pool_store, pool_texts), (test_store, test_texts) = sets
     return TaskStates(
         name,
         pool_store,

@@ -1,4 +1,4 @@
-"""Tasks of the grid and the regularisation benchmark: real files where they are at hand."""
+"""Tasks of the grid and the regularisation benchmark, from real files if there are any."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCSTRINGS = "docstrings"
 
 @contextmanager
 def text_hub() -> Iterator[list[str]]:
-    """Lay the files of ``PROBEKIT_DATA`` out as the hub for as long; yield the tasks' names."""
+    """Lay out the files of ``PROBEKIT_DATA`` as on the hub, temporarily; yield the tasks' names."""
     data = os.environ.get("PROBEKIT_DATA")
     if data is None:
         yield [DOCSTRINGS]

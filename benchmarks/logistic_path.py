@@ -6,8 +6,8 @@ Hard labels, soft ones (which scikit-learn does not take), more columns than row
 nine penalties with five folds. Errors are the largest differences of any coefficient, at any
 penalty, from scikit-learn's newton-cholesky in float64; where that takes minutes (the widest case)
 or cannot be asked (soft labels), from probekit in float64.
-Last, 6 GB of states on disk are fitted, and the highest anonymous memory seen is told (the states
-are memory-mapped; their pages are the system's to take back).
+Last, 6 GB of states on disk are fitted, and the peak of anonymous memory is reported (the states
+are memory-mapped; the system may reclaim their pages).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def states(n: int, d: int, classes: int, decay: float) -> tuple[np.ndarray, np.n
 
 
 def soft_labels(X: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Probabilities (n,) of class 1 that a weak model might give: sure of some, wrong in others."""
+    """Probabilities (n,) of class 1 like a weak model's: sure of some rows, wrong in others."""
     rng = np.random.default_rng(1)
     return 1 / (1 + np.exp(-(2.0 * (2 * y - 1) + 1.5 * rng.standard_normal(len(X)))))
 
@@ -265,7 +265,7 @@ def measure(bench: Bench, asked: argparse.Namespace) -> None:
     cases = [
         Case(10_000, 1024),
         Case(10_000, 1024, soft=True),
-        # Coefficients hang on the gradient by 1 / (2 l2), so 1e-5 would not do for 1e-3.
+        # Coefficients depend on the gradient by 1 / (2 l2), so 1e-5 would not suffice for 1e-3.
         Case(2_000, 4096, tol=TOL / 10),
         Case(5_000, 128, classes=5),
     ]
@@ -279,6 +279,6 @@ def measure(bench: Bench, asked: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     flags = parser(__doc__)
-    flags.add_argument("--no-disk", action="store_true", help="leave the 6 GB on disk out")
+    flags.add_argument("--no-disk", action="store_true", help="leave out the 6 GB on disk")
     given = flags.parse_args()
     sys.exit(run("logistic_path", given, lambda bench: measure(bench, given)))

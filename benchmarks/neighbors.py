@@ -1,7 +1,7 @@
 """Exact neighbours of every row: probekit beside FAISS, matrix products with topk, scikit-learn.
 
 All get centred float32 rows. Only probekit settles ties and near ties; the share of rows whose
-list equals that of float64 is counted on 100 of them.
+list equals the float64 list is counted on 100 rows.
 
     python benchmarks/neighbors.py [--n 20000] [--d 1024] [--k 50] [--runs 5]
 """
@@ -24,7 +24,7 @@ from probekit.probes.neighbors import nearest_others
 
 TILE = 2048
 SAMPLE = 100
-# From the issue: ten values of k, the largest of them k.
+# Ten values of k, the largest of them k.
 TEN = (1, 2, 3, 5, 10, 15, 20, 30, 40, 50)
 
 
@@ -66,18 +66,18 @@ def ours(X: np.ndarray, k: int) -> np.ndarray:
 
 
 def ours_ten(X: np.ndarray, k: int) -> list[np.ndarray]:
-    found = nearest_others(X, k, metric="euclidean")
-    return [found.index[:, : min(few, k)] for few in TEN]
+    nearest = nearest_others(X, k, metric="euclidean")
+    return [nearest.index[:, : min(few, k)] for few in TEN]
 
 
 def exact_lists(X: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
     """Neighbours of sampled rows in the order of float64, equal distances by row number."""
-    rows, found = X.astype(np.float64), []
+    rows, lists = X.astype(np.float64), []
     for i in sample:
         distance = np.sqrt(((rows - rows[i]) ** 2).sum(axis=1)).astype(np.float32)
         distance[i] = np.inf
-        found.append(np.lexsort((np.arange(len(rows)), distance))[:k])
-    return np.stack(found)
+        lists.append(np.lexsort((np.arange(len(rows)), distance))[:k])
+    return np.stack(lists)
 
 
 def states(n: int, d: int) -> np.ndarray:
@@ -100,19 +100,19 @@ def measure(bench: Bench, asked: argparse.Namespace) -> None:
         "cdist + topk": with_cdist,
         "scikit-learn brute": with_sklearn,
     }
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
 
     def timed(name: str) -> Callable[[], None]:
-        return lambda: found.update({name: ways[name](X, k)})
+        return lambda: results.update({name: ways[name](X, k)})
 
     for way in ways.values():  # imports and threads
         way(X[:500], min(k, 20))
     times = bench.times({name: timed(name) for name in ways}, warmup=0)
-    found["ten values of k"] = found["ten values of k"][-1]
+    results["ten values of k"] = results["ten values of k"][-1]
     sample = np.random.default_rng(1).integers(0, n, SAMPLE)
     exact = exact_lists(X, sample, k)
     right = {
-        name: float((index[sample] == exact).all(axis=1).mean()) for name, index in found.items()
+        name: float((index[sample] == exact).all(axis=1).mean()) for name, index in results.items()
     }
     mib = peak_memory(lambda: ours(X, k))[1]
     faster = min(("faiss.knn", "matmul + topk"), key=lambda way: times[way])

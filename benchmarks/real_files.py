@@ -1,7 +1,7 @@
-"""Real data sets in the files they are published in, as rows of the hub's schema.
+"""Real data sets in their published files, as rows of the hub's schema.
 
-``python benchmarks/real_files.py FOLDER`` writes the data sets that the folder ``PROBEKIT_DATA``
-holds in the hub's layout; with ``PROBEKIT_DATASETS=FOLDER`` every command reads these tasks then.
+``python benchmarks/real_files.py FOLDER`` writes the data sets of the folder ``PROBEKIT_DATA`` in
+the hub's layout; with ``PROBEKIT_DATASETS=FOLDER`` every command then reads these tasks.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def ethics(part: str) -> Callable[[Path], dict[str, Rows]]:
             [{**row, "label": int(row["label"])} for row in table(path, delimiter=",")]
             for path in (data / "ethics" / f"{part}_{name}.csv" for name in ("train", "test"))
         ]
-        validation, test = halves(files[1])  # the hub's test, the hard one, is not at hand
+        validation, test = halves(files[1])  # the hub's hard test set is not available
         return {"train": files[0], "validation": validation, "test": test}
 
     return read

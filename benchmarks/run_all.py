@@ -5,9 +5,9 @@
     python benchmarks/run_all.py --table         the newest figures of results/ as markdown
     python benchmarks/run_all.py --quick         small sizes: do the scripts work?
 
-A script refuses to measure beside another busy process (exit code 3) and is waited for once; with
---busy-ok it measures, and marks its figures as not valid. The exit code is 1 where answers differ,
-a script failed or was refused; a missed target is told in the table and does not change it.
+A script refuses to measure beside another busy process (exit code 3) and is then tried once more;
+with --busy-ok it measures and marks its figures as not valid. The exit code is 1 if answers differ,
+or a script failed or refused; a missed target is marked in the table and does not change it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ SCRIPTS = (
     "cleaning",
     "finetune",
 )
-# Of their own: not part of `make bench`.
+# Not part of `make bench`.
 APART = ("gpu",)
 REFUSED, WAIT_SECONDS = 3, 30
 
 
 def run_script(name: str, flags: list[str]) -> int:
-    """Run one script; wait once for a busy machine."""
+    """Run one script; on a busy machine try again once."""
     command = [sys.executable, str(HERE / f"{name}.py"), *flags]
     code = subprocess.run(command, check=False).returncode
     if code == REFUSED:
@@ -57,9 +57,9 @@ def lines_of(results: Path, name: str) -> list[str]:
 
 
 def run_scripts(names: list[str], flags: list[str], results: Path) -> int:
-    """Run scripts, then print what all of them claim."""
+    """Run scripts, then print all of their claims."""
     begun = time.perf_counter()
-    found: list[Claim] = []
+    claims: list[Claim] = []
     failed, valid = [], True
     for name in names:
         print(f"\n== {name}", flush=True)
@@ -67,13 +67,13 @@ def run_scripts(names: list[str], flags: list[str], results: Path) -> int:
         if run_script(name, flags):
             failed.append(name)
         for claim, is_valid in read_claims(lines_of(results, name)[before:]):
-            found.append(claim)
+            claims.append(claim)
             valid &= is_valid
     print(f"\n{describe(hardware())}\n")
-    print(table(HEADER, [claim.cells() for claim in found]))
-    missed = sum(claim.met is False for claim in found)
+    print(table(HEADER, [claim.cells() for claim in claims]))
+    missed = sum(claim.met is False for claim in claims)
     print(
-        f"\n{len(found)} claims, {missed} missed; {(time.perf_counter() - begun) / 60:.1f} minutes"
+        f"\n{len(claims)} claims, {missed} missed; {(time.perf_counter() - begun) / 60:.1f} minutes"
     )
     if not valid:
         print("(not valid: small sizes, or measured beside others)")

@@ -1,11 +1,11 @@
-"""How extraction grows with the number of rows: many short ones, and lengths of 1 to 8,000 tokens.
+"""How extraction scales with the number of rows: short ones, and lengths of 1 to 8,000 tokens.
 
     python benchmarks/scaling.py [--rows 320000] [--million]
 
-A random BERT of one block and 16 columns, so that what is around the model is what is timed:
-reading, tokenising, planning, padding, pooling, writing. Slopes are those of log time over log
-rows: 1 is linear, 2 quadratic. Memory is what the process takes beyond rows and model. The mixed
-lengths are tokenised, planned and padded, not forwarded: attention itself is quadratic in length.
+A random BERT of one block and 16 columns, so that everything around the model is timed: reading,
+tokenising, planning, padding, pooling, writing. Slopes are those of log time over log rows: 1 is
+linear, 2 quadratic. Memory is that of the process beyond rows and model. The mixed lengths are
+tokenised, planned and padded, not forwarded, since attention itself is quadratic in length.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def mixed_rows(n: int) -> Rows:
 
 
 def extraction(n: int, pair: Any, folder: Path) -> tuple[float, float, bool]:
-    """Seconds and MiB of extracting n short rows, and whether all is there."""
+    """Seconds and MiB of extracting n short rows, and whether all are stored."""
     path = folder / f"{n}.h5"
     job = prepare(Request(short_rows(n), pair, path, layers="all"))
 
@@ -124,14 +124,14 @@ def measured(
     runs: int, sizes: list[int], fn: Callable[[int], tuple[float, float, Any]]
 ) -> tuple[list[float], list[float], list[Any]]:
     """Median seconds, largest MiB and the last answer at each size, sizes in turn."""
-    found: dict[int, list[tuple[float, float, Any]]] = {n: [] for n in sizes}
+    results: dict[int, list[tuple[float, float, Any]]] = {n: [] for n in sizes}
     fn(sizes[0])  # imports and threads
     for _ in range(runs):
         for n in sizes:
-            found[n].append(fn(n))
-    seconds = [float(np.median([row[0] for row in found[n]])) for n in sizes]
-    mib = [max(row[1] for row in found[n]) for n in sizes]
-    return seconds, mib, [found[n][-1][2] for n in sizes]
+            results[n].append(fn(n))
+    seconds = [float(np.median([row[0] for row in results[n]])) for n in sizes]
+    mib = [max(row[1] for row in results[n]) for n in sizes]
+    return seconds, mib, [results[n][-1][2] for n in sizes]
 
 
 def measure(bench: Bench, asked: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""How long a command line keeps one waiting: --help, and extract up to its first batch.
+"""Start-up time of the command line: --help, and extract up to its first batch.
 
     python benchmarks/startup.py [--runs 5]
 

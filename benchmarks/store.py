@@ -1,9 +1,9 @@
-"""The activation store against what one would use instead: .npy files, maps, chunked HDF5.
+"""The activation store against the alternatives: .npy files, maps, chunked HDF5.
 
     python benchmarks/store.py [--rows 20000] [--runs 5]
 
-Files lie in a temporary folder and are read from memory (the system's cache) as they would be by a
-probe that reads a layer more than once. What writing costs an extraction is counted inside one.
+Files are in a temporary folder and are read from memory (the system's cache), as by a probe that
+reads a layer more than once. The cost of writing is measured inside an extraction.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def write(path: Path, states: np.ndarray, layers: int, *, dtype: str = "float32"
 
 
 class Report:
-    """Times ways, prints them and writes them down; the first is ours."""
+    """Times ways, prints and records them; the first is ours."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.mib: dict[str, float] = {}
 
     def __call__(self, title: str, fns: dict[str, Callable[[], object]], *, each: int = 1) -> Times:
-        found = self.bench.times(fns)
-        times = Times({name: [t / each for t in turns] for name, turns in found.each.items()})
+        all_times = self.bench.times(fns)
+        times = Times({name: [t / each for t in turns] for name, turns in all_times.each.items()})
         self.mib = {name: peak_memory(fn)[1] for name, fn in fns.items()}
         self.tell(title, times)
         return times
@@ -162,7 +162,7 @@ def batches(bench: Bench, folder: Path, states: np.ndarray) -> None:
 
 
 def cold_batches(bench: Bench, folder: Path, states: np.ndarray) -> None:
-    """Rows that no process has in memory: what the first pass over a large store is like."""
+    """Rows that are not in memory, as in the first pass over a large store."""
     path = write(folder / "cold.h5", states, 1)
     np.save(folder / "cold.npy", states)
     rng = np.random.default_rng(2)
@@ -176,7 +176,7 @@ def cold_batches(bench: Bench, folder: Path, states: np.ndarray) -> None:
     for _ in range(7):
         rows = rng.permutation(len(states))[:BATCH]
         for way, name in (("probekit", "cold.h5"), ("numpy memory map", "cold.npy")):
-            # Pages that a map still holds would not be forgotten, so each run maps anew.
+            # Pages that a map still holds would stay in memory, so each run maps again.
             forget(name)
             if way == "probekit":
                 store = ActivationStore(path)
@@ -278,7 +278,7 @@ class Counted:
 
 
 def extracting(bench: Bench, folder: Path) -> None:
-    """What writing takes of an extraction of all layers."""
+    """The share of writing in an extraction of all layers."""
     from extraction import FOLDER, rows_of
     from transformers import AutoModel, AutoTokenizer
 

@@ -1,6 +1,6 @@
 """TopoFilter: a sparse graph beside the same definition on dense matrices.
 
-The dense way is how the definition reads: n x n distances, a sort of every row, an n x n adjacency.
+The dense way follows the definition: n x n distances, a sort of every row, an n x n adjacency.
 A large set is filtered at three sizes as well: peak memory beyond the input, and the slope of time
 and memory over n.
 

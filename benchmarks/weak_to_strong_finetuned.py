@@ -1,4 +1,4 @@
-"""The grid's question for students that are finetuned whole: they memorise noise.
+"""The grid for fully finetuned students.
 
 A line per pair of a task and a supervisor in results/weak_to_strong_finetuned.jsonl: all-MiniLM
 finetuned on 1,000 rows for two epochs, on plain weak labels, filtered and relabelled by the
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "probekit-grid")
     parser.add_argument("--output", type=Path, default=FILE)
-    parser.add_argument("--summary", action="store_true", help="only print what is there")
+    parser.add_argument("--summary", action="store_true", help="print the results, run nothing")
     options = parser.parse_args()
     done = set()
     if options.output.exists():
@@ -106,10 +106,10 @@ def score_arms(condition: Condition, model: str) -> dict[str, dict[str, Any]]:
     sets = {name: (kept, labels) for name, kept, labels in training_sets(condition)}
     chosen = {name: sets[name] for name in ARMS}
     chosen["ground truth"] = (np.arange(len(truth)), np.eye(2)[truth])
-    found = {}
+    arms = {}
     for name, (kept, labels) in chosen.items():
         P = finetuned(condition, kept, labels, model)
-        found[name] = {
+        arms[name] = {
             "kept": len(kept) / len(truth),
             "labels": float(np.mean(labels[kept].argmax(axis=1) == truth[kept])),
             STUDENT: {
@@ -118,7 +118,7 @@ def score_arms(condition: Condition, model: str) -> dict[str, dict[str, Any]]:
                 "auroc": auroc(test_truth, P[:, 1]),
             },
         }
-    return found
+    return arms
 
 
 def finetuned(condition: Condition, kept: Array, labels: Array, model: str) -> Array:

@@ -1,8 +1,8 @@
 """What helps, how often, and whether the advice is right: tasks x supervisors x seeds.
 
 ``make bench-grid`` (hours on two cores); ``--tasks``, ``--seeds`` and ``--small`` take less. Each
-pair of a task and a supervisor is one line of results/weak_to_strong_grid.jsonl; pairs that are
-there are not done again. ``--summary`` prints the tables and draws the figure from that file.
+pair of a task and a supervisor is one line of results/weak_to_strong_grid.jsonl; finished pairs are
+not repeated. ``--summary`` prints the tables and draws the figure from that file.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ FILE = RESULTS / "weak_to_strong_grid.jsonl"
 def main() -> None:
     """Run what is missing, then print the summary."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", nargs="*", help="by default all that can be read")
+    parser.add_argument("--tasks", nargs="*", help="by default all available tasks")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "probekit-grid")
     parser.add_argument("--output", type=Path, default=FILE)
-    parser.add_argument("--small", action="store_true", help="a tenth of the rows: a trial")
-    parser.add_argument("--summary", action="store_true", help="only print what is there")
+    parser.add_argument("--small", action="store_true", help="a tenth of the rows, for a trial")
+    parser.add_argument("--summary", action="store_true", help="print the results, run nothing")
     options = parser.parse_args()
     if not options.summary:
         run_grid(options)
@@ -115,7 +115,7 @@ def judge_pair(conditions: Sequence[Condition]) -> dict[str, Any]:
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """Mean, or None where there is nothing to average."""
+    """Mean, or None if there is nothing to average."""
     known = [value for value in values if value is not None]
     return round(float(np.mean(known)), 5) if known else None
 
@@ -136,9 +136,9 @@ def predict(condition: Condition, labels: Array, kept: Array | None, l2: Any) ->
     last = condition.states.pool.layers[-1]
     X = condition.states.pool.read(last, condition.rows)
     rows = np.arange(len(X)) if kept is None else kept
-    held = np.flatnonzero(labels[rows].any(axis=0))
-    if len(held) == 1:  # a supervisor that says the same of every row, taken at its word
-        return np.tile(np.eye(2)[held[0]], (len(condition.states.test), 1))
+    classes = np.flatnonzero(labels[rows].any(axis=0))
+    if len(classes) == 1:  # a supervisor with the same prediction for every row
+        return np.tile(np.eye(2)[classes[0]], (len(condition.states.test), 1))
     probe = LogisticProbe(l2=l2, random_state=condition.seed).fit(X[rows], labels[rows])
     return np.asarray(probe.predict_proba(condition.states.test.layer(last)))
 
@@ -147,7 +147,7 @@ def score_arms(condition: Condition) -> dict[str, dict[str, Any]]:
     """Label accuracy, and each student's right answers on the test rows, for every method."""
     truth, test_truth = condition.truth, condition.states.test_truth
     share = condition.weak.argmax(axis=1).mean()
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    arms: dict[str, list[dict[str, Any]]] = defaultdict(list)
     sets = list(training_sets(condition))
     kept_by = {name: kept for name, kept, _ in sets}
     sets.append(readmitted(condition, kept_by["filter, ensemble"]))
@@ -163,8 +163,8 @@ def score_arms(condition: Condition) -> dict[str, dict[str, Any]]:
                 "right*": (prior_matched(P, [1 - share, share]) == test_truth).astype(float),
                 "auroc": auroc(test_truth, P[:, 1]),
             }
-        found[name.split(", ")[0] if name.startswith("random") else name].append(arm)
-    return {name: average_draws(draws) for name, draws in found.items()}
+        arms[name.split(", ")[0] if name.startswith("random") else name].append(arm)
+    return {name: average_draws(draws) for name, draws in arms.items()}
 
 
 def readmitted(condition: Condition, kept: Array) -> tuple[str, Array, Array]:
@@ -219,28 +219,28 @@ def pooled(
 
 
 def ask(condition: Condition) -> dict[str, Any]:
-    """What the rule advises, and audits of several sizes, which see the labels they ask for."""
+    """The rule's advice, and audits of several sizes, which see the labels that they ask for."""
     store, labels = condition.states.pool, condition.labels
     if len(np.unique(labels.hard)) < 2:  # nothing to advise on, as the commands say
         return dict.fromkeys(("rule", *(f"audit {m}" for m in AUDITS)), "leave")
     with contextlib.redirect_stderr(io.StringIO()):
-        found = advise(store, labels, seed=condition.seed, only_labelled=True)
+        advice = advise(store, labels, seed=condition.seed, only_labelled=True)
         disputed = find_disputed(store, labels, seed=condition.seed, only_labelled=True)
     answers = dict(zip(labels.ids, map(str, condition.truth.tolist()), strict=True))
     said: dict[str, Any] = {
-        "rule": found.action,
-        "pc": round(found.signals.pc, 4),
-        "A": round(found.signals.agreement, 4),
-        "c": round(found.signals.confidence, 4),
+        "rule": advice.action,
+        "pc": round(advice.signals.pc, 4),
+        "A": round(advice.signals.agreement, 4),
+        "c": round(advice.signals.confidence, 4),
         "disputed": len(disputed),
         "probe_right": round(tally(disputed, answers).probe / max(len(disputed), 1), 4),
     }
     return said | {f"audit {m}": audit(disputed, answers, m) for m in AUDITS}
 
 
-def audit(disputed: Disputed, answers: Mapping[str, str], many: int) -> str:
-    """What an audit of the first so many disputed rows says to do."""
-    asked = {name: answers[name] for name in disputed.ids[:many]}
+def audit(disputed: Disputed, answers: Mapping[str, str], n_answers: int) -> str:
+    """The action after an audit of the first ``n_answers`` disputed rows."""
+    asked = {name: answers[name] for name in disputed.ids[:n_answers]}
     return conclude(tally(disputed, asked), len(disputed)).action or "leave"
 
 
