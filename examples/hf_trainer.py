@@ -2,10 +2,10 @@
 
     python examples/hf_trainer.py ROWS VERDICTS TEST MODEL OUTPUT [LOSS]
 
-ROWS      the rows that the verdicts are about (text, id), as JSONL, CSV or Parquet
-VERDICTS  what `probekit filter` or `probekit relabel` wrote
+ROWS      the rows of the verdicts (text, id), as JSONL, CSV or Parquet
+VERDICTS  the output of `probekit filter` or `probekit relabel`
 TEST      other rows, with a `label` that you trust
-MODEL     what to finetune, a folder or a name on the hub; OUTPUT: folder for the student
+MODEL     the model to finetune, a folder or a name on the hub; OUTPUT: folder for the student
 LOSS      xent, logconf, entropy, … (docs/methods.md)
 """
 

@@ -2,8 +2,8 @@
 
     python examples/skorch_net.py ROWS VERDICTS TEST
 
-ROWS      the rows that the verdicts are about (text, id), as JSONL, CSV or Parquet
-VERDICTS  what `probekit filter` or `probekit relabel` wrote
+ROWS      the rows of the verdicts (text, id), as JSONL, CSV or Parquet
+VERDICTS  the output of `probekit filter` or `probekit relabel`
 TEST      other rows, with a `label` that you trust
 """
 

@@ -3,12 +3,12 @@
     python examples/trl_reward.py PAIRS VERDICTS TEST MODEL OUTPUT
 
 PAIRS     rows whose `text` and `text_pair` are a dialogue with one and with the other completion
-VERDICTS  what `probekit filter` or `probekit relabel` wrote about them: class 1 (the last one)
+VERDICTS  the output of `probekit filter` or `probekit relabel` about them: class 1 (the last one)
           where the second completion is the better one
 TEST      other pairs, with a `label` that you trust: the same classes
-MODEL     what to finetune, a folder or a name on the hub; OUTPUT: folder for the reward model
+MODEL     the model to finetune, a folder or a name on the hub; OUTPUT: folder for the reward model
 
-Pairs that the probe does not believe are gone; pairs that it relabelled are turned round.
+Dropped pairs are left out; relabelled pairs are swapped.
 """
 
 import sys
