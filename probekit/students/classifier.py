@@ -43,19 +43,19 @@ __all__ = [
 ]
 
 HEAD, HEAD_WEIGHTS = "classifier.json", "classifier.safetensors"
-# Small, so that training starts from even odds; not 0, so that all classes' rows differ.
+# Small, so that training starts near even odds; not 0, so that the classes' weights differ.
 HEAD_SPREAD = 0.01
 
 
 @dataclass(frozen=True)
 class HeadInfo:
-    """What a saved classifier's head is, beside its weights."""
+    """Description of a saved classifier's head, beside its weights."""
 
     classes: tuple[str, ...]
     pool: str
     objective: str
     max_length: int | None = None
-    """Tokens per row that it was trained on; None: what tokenizer and model are made for."""
+    """Tokens per row in training; None: what tokenizer and model are made for."""
 
 
 class Classifier(torch.nn.Module):
@@ -70,7 +70,7 @@ class Classifier(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        # A list hides it: the part that reads is inside the backbone, and registered there.
+        # In a list, so that torch does not register it again: it is part of the backbone.
         self._reader = [reader_of(backbone)]
         self.reward = reward
         self._take = take
@@ -97,33 +97,33 @@ class Classifier(torch.nn.Module):
         return logits.view(-1, 2) if self.reward else logits
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """Hand the Trainer's wish on to the backbone."""
+        """Enable gradient checkpointing in the backbone; the Trainer calls this."""
         self.backbone.gradient_checkpointing_enable(**options)
 
 
 def load_backbone(checkpoint: Checkpoint, config: FinetuneConfig) -> Any:
     """Load the part of a model that reads text, ready to be trained.
 
-    In float32, where steps are small; a frozen base under adapters stays in its own numbers.
+    In float32, as steps are small; a frozen base under adapters keeps its own dtype.
 
     Raises
     ------
     ModelError
-        If weights are missing or damaged, or adapters find no layer.
+        If weights are missing or damaged, or no layer fits the adapters.
     """
     auto: Any = type(checkpoint.skeleton)
     options = checkpoint.loading_options(checkpoint.dtype if config.lora else torch.float32)
     with quiet():
         try:
             model, info = auto.from_pretrained(checkpoint.name, **options)
-        except Exception as error:  # safetensors, accelerate and the hub have their own
+        except Exception as error:  # safetensors, accelerate and the hub raise types of their own
             raise ModelError(f"{checkpoint.label} cannot be loaded: {why(error)}") from error
     checkpoint.check_complete(info)
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
     if config.lora:
         model = with_adapters(model, checkpoint, config)
-    # Poolers and decoders are not read by the head; unused and trained, they would stop DDP.
+    # The head does not read poolers and decoders; trainable but unused weights would stop DDP.
     read = {id(p) for n, p in reader_of(model).named_parameters() if "pooler" not in n}
     for parameter in model.parameters():
         if id(parameter) not in read:
@@ -132,7 +132,7 @@ def load_backbone(checkpoint: Checkpoint, config: FinetuneConfig) -> Any:
 
 
 def reader_of(backbone: Any) -> torch.nn.Module:
-    """The part of a backbone, with adapters or without, that reads text."""
+    """Return the part of a backbone, with adapters or without, that reads text."""
     base = backbone.get_base_model() if hasattr(backbone, "peft_config") else backbone
     return text_root(base, base.config)
 
@@ -171,7 +171,7 @@ def with_adapters(backbone: Any, checkpoint: Checkpoint, config: FinetuneConfig)
 
 
 def linear_names(backbone: Any) -> list[str]:
-    """Last names of the linear layers inside the blocks, whatever the architecture calls them."""
+    """Return the last names of the linear layers inside the blocks, whatever the architecture."""
     return sorted({name.rsplit(".", 1)[-1] for name, _ in _linear_layers(backbone)})
 
 
@@ -181,7 +181,7 @@ def _linear_layers(backbone: Any) -> list[tuple[str, Any]]:
     return [
         (name, module)
         for name, module in backbone.named_modules()
-        # Layers of the blocks stand in a numbered list; embeddings' projections and poolers do not.
+        # Layers of the blocks are in a numbered list; embeddings' projections and poolers are not.
         if isinstance(module, torch.nn.Linear | Conv1D)
         and any(part.isdigit() for part in name.split("."))
     ]
@@ -193,7 +193,7 @@ def make_classifier(
     """Load a backbone and give it a new head, drawn with the configuration's seed."""
     pool = checkpoint.default_pool if config.pool == "auto" else config.pool
     with torch.random.fork_rng(devices=[]):
-        # Also what a checkpoint lacks, a pooler that nothing reads, is then the same every time.
+        # Also weights that a checkpoint lacks, an unused pooler, are then the same every time.
         torch.manual_seed(config.seed)
         backbone = load_backbone(checkpoint, config)
         torch.manual_seed(config.seed)
@@ -220,7 +220,7 @@ def save_classifier(
         if not adapter and hasattr(backbone, "merge_and_unload"):
             backbone = backbone.merge_and_unload()
         if not adapter:
-            # As it came: some models write into theirs when they are made.
+            # As it was: some models change their configuration when they are built.
             backbone.config = copy.deepcopy(checkpoint.config)
             backbone = backbone.to(checkpoint.dtype)
         backbone.save_pretrained(beside)
@@ -235,18 +235,17 @@ def save_classifier(
 
 
 def read_head(folder: Path) -> tuple[HeadInfo, dict[str, torch.Tensor]]:
-    """Head of a saved classifier.
+    """Read the head of a saved classifier.
 
     Raises
     ------
     UsageError
-        If the folder holds no classifier.
+        If the folder does not hold a classifier.
     """
     folder = expand(folder, error=ModelError)
     if not ((folder / HEAD).is_file() and (folder / HEAD_WEIGHTS).is_file()):
         raise UsageError(
-            f"{folder} holds no classifier; give the folder `model` of what `probekit finetune` "
-            "wrote."
+            f"{folder} holds no classifier; give the folder `model` that `probekit finetune` wrote."
         )
     content = read_json(folder / HEAD, error=ModelError)
     shape = {"classes": [str], "pool": str, "objective": str}
@@ -255,7 +254,7 @@ def read_head(folder: Path) -> tuple[HeadInfo, dict[str, torch.Tensor]]:
         wrong = f"it is pooled by {content['pool']!r}"
     if wrong:
         raise ModelError(f"The classifier in {folder} is damaged: {wrong}; train it again.")
-    length = content.get("max_length")  # 0.1.0 did not keep it
+    length = content.get("max_length")  # 0.1.0 did not store it
     if not (length is None or (type(length) is int and length > 0)):
         raise ModelError(
             f"The classifier in {folder} is damaged: its max_length is {length!r}; train it again."
@@ -268,11 +267,11 @@ def read_head(folder: Path) -> tuple[HeadInfo, dict[str, torch.Tensor]]:
 
 
 class TokenRows(torch.utils.data.Dataset[dict[str, Any]]):
-    """Rows as token ids, with what is trained on beside them.
+    """Rows as token ids, with their targets and weights.
 
-    Items have ``input_ids`` (the Trainer measures these to group lengths), for pairs of completions
-    those of both, and where given ``targets`` (C,) and ``weight``. ``truncated`` counts the rows
-    that had more tokens than are read.
+    Items have ``input_ids`` (the Trainer groups rows by their length), for pairs of completions
+    those of both, and, if given, ``targets`` (C,) and ``weight``. ``truncated`` is the number of
+    rows with more tokens than are read.
     """
 
     def __init__(
@@ -291,7 +290,7 @@ class TokenRows(torch.utils.data.Dataset[dict[str, Any]]):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        # A range stands for the ids where only their number is asked for.
+        # A range instead of the ids: the Trainer asks only for their number.
         item: dict[str, Any] = {"input_ids": range(int(self.lengths[index])), "place": index}
         item["rows"] = self
         if self._targets is not None:
@@ -312,12 +311,12 @@ def encode_rows(
     Y: NDArray[np.float64] | None = None,
     weight: NDArray[np.float64] | None = None,
 ) -> TokenRows:
-    """Encode n rows as ``probekit extract`` does; with ``reward`` both texts of a pair alone.
+    """Encode n rows as ``probekit extract`` does; with ``reward`` each text of a pair alone.
 
     Raises
     ------
     DataError
-        If the objective is reward and the rows are no pairs.
+        If the objective is reward and the rows are not pairs.
     """
     if not reward:
         texts: list[list[Content]] = [list(contents)]
@@ -334,13 +333,13 @@ def encode_rows(
 
 
 def collate(items: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
-    """Pad rows on the right; of pairs first and second text lie one behind the other."""
+    """Pad rows on the right; the two texts of a pair are consecutive rows of the batch."""
     rows: TokenRows = items[0]["rows"]
     places = np.array([item["place"] for item in items])
     sides = [pad(part, places, pad_id=pad_id) for part in rows.parts]
     width = max(ids.shape[1] for ids, _, _ in sides)
 
-    def joined(arrays: Sequence[Any], filler: int) -> torch.Tensor:
+    def padded(arrays: Sequence[Any], filler: int) -> torch.Tensor:
         wide = [
             np.pad(
                 array.astype(np.int64),
@@ -352,13 +351,13 @@ def collate(items: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Ten
         return torch.from_numpy(np.stack(wide, axis=1).reshape(-1, width))
 
     batch = {
-        "input_ids": joined([ids for ids, _, _ in sides], pad_id),
-        "attention_mask": joined(
+        "input_ids": padded([ids for ids, _, _ in sides], pad_id),
+        "attention_mask": padded(
             [np.ones_like(ids) if mask is None else mask for ids, mask, _ in sides], 0
         ),
     }
     if any(types is not None for _, _, types in sides):
-        batch["token_type_ids"] = joined(
+        batch["token_type_ids"] = padded(
             [np.zeros_like(ids) if types is None else types for ids, _, types in sides], 0
         )
     for name in ("targets", "weight"):

@@ -1,4 +1,4 @@
-"""Completions of prompts: read, joined, spelled as tokens, and written greedily by a model."""
+"""Completions of prompts: reading, joining, tokenising, and greedy generation by a model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Completions:
     texts: Sequence[str]
     """n completions, white space at the ends removed."""
     logprob: NDArray[np.float64]
-    """Mean log-probability of the tokens that were written (n,); NaN where no model wrote them."""
+    """Mean log-probability of the tokens (n,); NaN if no model wrote them."""
     source: str = "completions"
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -65,12 +65,12 @@ class Completions:
         return _fingerprint(self.ids, self.hashes, self.texts)
 
     def of(self, rows: Rows) -> list[str]:
-        """Completions of ``rows``, in their order.
+        """Return the completions of ``rows``, in their order.
 
         Raises
         ------
         LabelsError
-            If a row has none, or its text is another.
+            If a row has no completion, or one of another text.
         """
         place = {name: i for i, name in enumerate(self.ids)}
         missing = [name for name in rows.ids if name not in place]
@@ -109,7 +109,7 @@ def load_completions(path: str | Path) -> Completions:
     Raises
     ------
     LabelsError
-        If a column is missing or an id stands twice.
+        If a column is missing or an id is not unique.
     """
     columns = read_table(path).columns
     missing = [name for name in ("id", "text_hash", "completion") if name not in columns]
@@ -135,13 +135,13 @@ def load_completions(path: str | Path) -> Completions:
 
 @dataclass(frozen=True, eq=False)
 class CompletionRows:
-    """What a model is trained on: prompts and what to write after them, and nothing else."""
+    """Training rows of a generative model: prompts and completions, and no other column."""
 
     ids: Sequence[str]
     hashes: Sequence[str]
     prompts: Sequence[str]
     completions: Sequence[str]
-    """What is learned; may be empty where a supervisor wrote nothing."""
+    """Completions to learn; may be empty if a supervisor wrote nothing."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -164,8 +164,8 @@ def completion_rows(rows: Rows, targets: Completions | None = None) -> Completio
     rows
         Prompts in the column text.
     targets
-        What to write, joined by id and text hash: a supervisor's completions. The rows' own column
-        ``completion``, the truth, is then never read. None: that column.
+        A supervisor's completions, joined by id and text hash; the rows' own column
+        ``completion``, the truth, is then not read. None: that column.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def completion_rows(rows: Rows, targets: Completions | None = None) -> Completio
         ]
         if bad:
             raise LabelsError(
-                f"{rows.source} has {len(bad)} rows whose completion is empty or no text (ids "
+                f"{rows.source} has {len(bad)} rows whose completion is empty or not text (ids "
                 f"{first_few(bad)}); fill or remove them."
             )
         completions = [repaired(str(text)).strip() for text in written]
@@ -197,7 +197,7 @@ def completion_rows(rows: Rows, targets: Completions | None = None) -> Completio
 
 
 def prompts_of(rows: Rows) -> list[str]:
-    """Texts of the rows, which must be one text each."""
+    """Return the texts of the rows, which must be one text each."""
     if rows.kind != "text":
         raise LabelsError(
             f"{rows.source} holds rows of kind {rows.kind!r}; a prompt to complete is one text "
@@ -207,9 +207,9 @@ def prompts_of(rows: Rows) -> list[str]:
 
 
 def exact_match(predicted: Completions, rows: Rows) -> NDArray[np.bool_]:
-    """Whether each completion equals the row's own, white space at the ends aside (n,).
+    """Return whether each completion equals the row's own, up to white space at the ends (n,).
 
-    In the order of ``rows``, which bring the truth in their column ``completion``.
+    In the order of ``rows``, whose column ``completion`` has the truth.
     """
     truth = completion_rows(rows)
     written = predicted.of(rows)
@@ -228,7 +228,7 @@ class Speller:
     """Turns prompts and completions into tokens, always in the same way.
 
     A completion follows its prompt after one space and ends with the end-of-sequence token. Both
-    are tokenized alone, so that what is learned is what is written later.
+    are tokenised separately, so that training and generation see the same tokens.
 
     Raises
     ------
@@ -249,14 +249,14 @@ class Speller:
         self.opening = opening_token(self.tokenizer)
 
     def prompts(self, texts: Sequence[str], *, room: int) -> list[list[int]]:
-        """Token ids of prompts; of a long one the last that leave ``room`` for the completion.
+        """Return token ids of prompts; of a long one the last that leave ``room`` for a completion.
 
-        A prompt that brings the token which opens every text has it once.
+        A prompt that begins with the token which the tokenizer adds has it once.
         """
         return [ids for ids, _ in self._prompts(texts, room=room)]
 
     def _prompts(self, texts: Sequence[str], *, room: int) -> list[tuple[list[int], bool]]:
-        """Token ids of prompts, and whether there were more."""
+        """Return token ids of prompts, and whether they were cut."""
         limit = None if self.max_length is None else self.max_length - room
         if limit is not None and limit < 1:
             raise UsageError(
@@ -264,30 +264,30 @@ class Speller:
                 f"{self.max_length}; raise --max-length or shorten the completions."
             )
         ends = [self._end_of(text, limit) for text in texts]
-        found = []
+        result = []
         for text, end, ids in zip(texts, ends, self._ids(ends, special=True), strict=True):
             while len(ids) > 1 and ids[-1] == self.end:
                 ids.pop()  # some tokenizers close every text
             if self.opening is not None and ids[:2] == [self.opening] * 2:
                 del ids[1]
             kept = ids if limit is None else self._shortened(ids, limit)
-            found.append((kept, len(kept) < len(ids) or len(end) < len(text)))
-        empty = [text for text, (ids, _) in zip(texts, found, strict=True) if not ids]
+            result.append((kept, len(kept) < len(ids) or len(end) < len(text)))
+        empty = [text for text, (ids, _) in zip(texts, result, strict=True) if not ids]
         if empty:
             raise DataError(
                 f"{len(empty)} prompts have no token ({first_few(empty)}): the tokenizer drops all "
                 "that is in them; remove them."
             )
-        return found
+        return result
 
     def completions(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of completions, with the space before and the end."""
-        spaced = [text if self._adds_space else f" {text}" for text in texts]
-        found = self._ids(spaced, special=False)
-        return [[*(ids if text else []), self.end] for ids, text in zip(found, texts, strict=True)]
+        """Return token ids of completions, with the space before and the end token."""
+        spaced = [t if self._adds_space else f" {t}" for t in texts]
+        encoded = self._ids(spaced, special=False)
+        return [[*(ids if t else []), self.end] for ids, t in zip(encoded, texts, strict=True)]
 
     def rows(self, rows: CompletionRows) -> list[Tokens]:
-        """Training rows: the loss is on the completion and its end, never on the prompt."""
+        """Return training rows, with labels only on the completion and its end."""
         completions = self.completions(rows.completions)
         prompts = self._prompts(rows.prompts, room=max(map(len, completions)))
         return [
@@ -296,7 +296,7 @@ class Speller:
         ]
 
     def text(self, ids: Sequence[int]) -> str:
-        """The completion that token ids stand for, white space at the ends removed."""
+        """Decode token ids into a completion, white space at the ends removed."""
         written = list(ids)
         if self.end in written:
             written = written[: written.index(self.end)]
@@ -304,29 +304,28 @@ class Speller:
         return text.strip()
 
     def _end_of(self, text: str, limit: int | None) -> str:
-        """The text, or of a very long one an end that gives the same last tokens."""
+        """Return the text, or of a very long one an end with the same last tokens."""
         if limit is None or len(text) <= longest_whole(limit):
             return text
         return shortened(text, limit, lambda part: self._ids([part], special=False)[0], side="left")
 
     def _shortened(self, ids: list[int], limit: int) -> list[int]:
-        """The last tokens, behind the one that opens every text."""
+        """Return the last tokens, after the one that the tokenizer adds."""
         if len(ids) <= limit or ids[0] not in (self.opening, self.tokenizer.bos_token_id):
             return ids[-limit:]
         return [ids[0], *ids[len(ids) - limit + 1 :]]
 
     @property
     def _adds_space(self) -> bool:
-        # SentencePiece puts its own space before every text; a second one would be a token of its
-        # own.
+        # SentencePiece puts a space before every text; a second one would be a separate token.
         ids = self._ids(["a"], special=False)[0]
         return str(self.tokenizer.convert_ids_to_tokens(ids)[0]).startswith("▁")
 
     def _ids(self, texts: list[str], *, special: bool) -> list[list[int]]:
-        found = self.tokenizer(
+        encoding = self.tokenizer(
             texts, add_special_tokens=special, return_attention_mask=False, verbose=False
         )
-        ids: list[list[int]] = found["input_ids"]
+        ids: list[list[int]] = encoding["input_ids"]
         return ids
 
 
@@ -340,11 +339,11 @@ def write_greedily(
 ) -> list[Written]:
     """Complete every prompt by the most probable next token, until the end or ``max_new_tokens``.
 
-    Prompts of like length go together, padded on the left; the order of the result is theirs.
+    Prompts of similar length are batched, padded on the left; results are in the prompts' order.
     """
     ids = speller.prompts(prompts, room=max_new_tokens)
     order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
-    found: dict[int, Written] = {}
+    results: dict[int, Written] = {}
     before = model.training, model.generation_config
     model.eval()
     model.generation_config = _greedy(speller, max_new_tokens)
@@ -353,15 +352,15 @@ def write_greedily(
             for start in range(0, len(order), batch_size):
                 places = order[start : start + batch_size]
                 batch = _write_batch(model, speller, [ids[place] for place in places])
-                found.update(zip(places, batch, strict=True))
+                results.update(zip(places, batch, strict=True))
     finally:
         model.generation_config = before[1]
         model.train(before[0])
-    return [found[place] for place in range(len(ids))]
+    return [results[place] for place in range(len(ids))]
 
 
 def _greedy(speller: Speller, max_new_tokens: int) -> Any:
-    """Settings of generation, all of them: a model's own may sample or punish repetition."""
+    """Return all settings of generation: a model's own may sample or penalise repetition."""
     import transformers
 
     make: Any = transformers.GenerationConfig
@@ -390,6 +389,6 @@ def _write_batch(model: Any, speller: Speller, rows: Sequence[Sequence[int]]) ->
     logprobs = torch.cat(steps, 1).double().cpu().numpy()
     written = []
     for tokens, row in zip(new.tolist(), logprobs, strict=True):
-        many = tokens.index(speller.end) + 1 if speller.end in tokens else len(tokens)
-        written.append(Written(speller.text(tokens[:many]), float(np.mean(row[:many]))))
+        n_tokens = tokens.index(speller.end) + 1 if speller.end in tokens else len(tokens)
+        written.append(Written(speller.text(tokens[:n_tokens]), float(np.mean(row[:n_tokens]))))
     return written

@@ -1,4 +1,4 @@
-"""How a model is finetuned: one dataclass, shared by supervisors, students and ceilings."""
+"""Settings of finetuning: one dataclass, shared by supervisors, students and ceilings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from probekit.settings import configuration, from_mapping, within
 
 __all__ = ["FinetuneConfig"]
 
-# A head and a few adapters bear larger steps than a whole model.
+# A head and adapters tolerate larger steps than a whole model.
 FULL_RATE, ADAPTER_RATE = 5e-5, 2e-4
 LABELLED = ("classify", "reward")
 
@@ -53,23 +53,23 @@ class FinetuneConfig:
     lr_schedule: Annotated[str, Choice("linear", "cosine", "constant", "constant_with_warmup")] = (
         "linear"
     )
-    """How the learning rate falls: linear, cosine, constant, constant_with_warmup."""
+    """Learning-rate schedule: linear, cosine, constant, constant_with_warmup."""
     warmup: Annotated[float, Number(0, 1e9)] = 0.0
-    """Steps of rising learning rate, or, below 1, a share of all steps."""
+    """Number of warm-up steps, or, below 1, a share of all steps."""
     weight_decay: Annotated[float, Number(0, 1e6)] = 0.0
     """Decoupled weight decay of AdamW."""
     adam_beta2: Annotated[float, Number(0, 1, below=True)] = 0.999
-    """Second moment's memory of AdamW."""
+    """Decay of AdamW's second moment."""
     batch_size: Annotated[int, COUNT] = 32
-    """Rows per forward and device."""
+    """Rows per forward pass and device."""
     grad_accum: Annotated[int, COUNT] = 1
-    """Forwards per optimizer step."""
+    """Forward passes per optimizer step."""
     lora: Annotated[bool, Flag()] = False
     """Train low-rank adapters and the head only."""
     lora_rank: Annotated[int, Whole(1, 65_536)] = 8
     """Rank of the adapters."""
     lora_alpha: Annotated[int, Whole(1, 10**6)] = 8
-    """Scale of the adapters, times 1 / rank."""
+    """Scale of the adapters, divided by the rank."""
     lora_dropout: Annotated[float, Number(0, 1, below=True)] = 0.0
     """Dropout before the adapters."""
     lora_modules: Annotated[
@@ -77,43 +77,43 @@ class FinetuneConfig:
     ] = None
     """Names of modules to adapt; None: every linear layer of the blocks."""
     pool: Annotated[str, Choice("auto", "last", "first", "mean", "max")] = "auto"
-    """What the head reads: last, first, mean or max; ``auto`` as in ``probekit extract``."""
+    """Pooling: last, first, mean or max; ``auto`` as in ``probekit extract``."""
     max_length: Annotated[int | None, Maybe(COUNT)] = None
-    """Tokens per row; None: what tokenizer and model are made for."""
+    """Maximum number of tokens per row; None: what tokenizer and model are made for."""
     dtype: Annotated[str, Choice("auto", "float32", "bfloat16")] = "auto"
-    """``bfloat16``: mixed precision; ``auto``: that where the GPU has it, else float32."""
+    """``bfloat16``: mixed precision; ``auto``: bfloat16 if the GPU supports it, else float32."""
     early_stop: Annotated[str | None, Maybe(Choice("log_loss", "accuracy", "auroc"))] = None
-    """Keep the evaluation that is best on held-out weak labels: log_loss, accuracy or auroc."""
+    """Keep the model that is best on held-out weak labels by log_loss, accuracy or auroc."""
     patience: Annotated[int | None, Maybe(COUNT)] = None
     """Stop after N evaluations without improvement; None: train to the end."""
     evals: Annotated[int, Whole(1, 100_000)] = 8
-    """Evaluations over the whole training, where there are rows to evaluate on."""
+    """Number of evaluations during training, if there are rows to evaluate on."""
     eval_steps: Annotated[int | None, Maybe(COUNT)] = None
-    """Evaluate every so many optimizer steps, instead of ``evals`` times."""
+    """Evaluate every N optimizer steps, instead of ``evals`` times."""
     save_seconds: Annotated[float, Number(0, 1e9)] = 300.0
-    """A checkpoint at least this often, and the last one before a stop is gone on from."""
+    """Seconds between checkpoints; an interrupted training resumes from the last one."""
     save: Annotated[str, Choice("model", "adapter", "none")] = "model"
     """``model``, ``adapter`` (LoRA without the base) or ``none``."""
     device: Annotated[str, Text("a device, auto or cpu,")] = "auto"
-    """``auto`` or ``cpu``; several GPUs are accelerate's."""
+    """``auto`` or ``cpu``; use accelerate for several GPUs."""
     seed: Annotated[int, SEED] = 0
     """Seed of head, order of rows and dropout."""
     gradient_checkpointing: Annotated[bool, Flag()] = False
-    """Compute activations again in the backward pass, to save memory."""
+    """Recompute activations in the backward pass, to save memory."""
     revision: Annotated[str | None, Maybe(Text("a revision"))] = None
     """Branch, tag or commit on the hub."""
     trust_remote_code: Annotated[bool, Flag()] = False
-    """Run code that a checkpoint brings."""
+    """Run code that a checkpoint contains."""
     report_to: Annotated[str | None, Maybe(Text("a name such as wandb"))] = None
     """Where the Trainer logs: wandb, tensorboard, …; None: nowhere."""
 
     def __post_init__(self) -> None:
-        """Refuse what can be told to be wrong without a model."""
+        """Raise UsageError for what is wrong whatever the model."""
         if self.save == "adapter" and not self.lora:
-            raise UsageError("Only LoRA has an adapter to save; take save model or none.")
+            raise UsageError("Only LoRA has an adapter to save; set save to model or none.")
         if self.device not in ("auto", "cpu"):
             raise UsageError(
-                f"device is auto or cpu, not {self.device!r}; choose cards with "
+                f"device is auto or cpu, not {self.device!r}; choose GPUs with "
                 "CUDA_VISIBLE_DEVICES or accelerate launch."
             )
         if self.report_to not in (None, "none", "all"):
@@ -128,12 +128,12 @@ class FinetuneConfig:
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any], *, of: str = "") -> FinetuneConfig:
-        """Take settings by name; ``of`` is the field of a run that holds them, for messages.
+        """Build from settings by name; ``of`` is the run's field with the settings, for messages.
 
         Raises
         ------
         UsageError
-            For a name that is none, the nearest ones being named, and a value that is not allowed.
+            If a name is unknown (the nearest ones are given) or a value is not allowed.
         """
         try:
             return from_mapping(cls, content)
@@ -143,7 +143,7 @@ class FinetuneConfig:
             raise
 
     def every(self, steps: int) -> int:
-        """Optimizer steps from one evaluation to the next in a training of ``steps``."""
+        """Return the optimizer steps between evaluations in a training of ``steps``."""
         return self.eval_steps or max(1, math.ceil(steps / self.evals))
 
     @property
@@ -154,9 +154,9 @@ class FinetuneConfig:
         return ADAPTER_RATE if self.lora else FULL_RATE
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return the settings as JSON types."""
         content = asdict(self)
-        # 0.1.0 had no such setting, and its folders and steps are known by hashes of the others.
+        # 0.1.0 had no such setting; its folders and steps are identified by hashes without it.
         if self.eval_steps is None:
             del content["eval_steps"]
         return content | {
@@ -166,7 +166,7 @@ class FinetuneConfig:
 
 
 def _check_logger(name: str) -> None:
-    """Refuse what the Trainer cannot log to here, which it would say after the rows were read."""
+    """Raise SettingError if the Trainer cannot log there; it would fail only after reading rows."""
     from transformers.integrations.integration_utils import (
         INTEGRATION_TO_CALLBACK,
         get_available_reporting_integrations,
@@ -182,7 +182,7 @@ def _check_logger(name: str) -> None:
     there = available()
     if name not in there:
         raise SettingError(
-            f" is {name}, which needs a package that is not installed; here are "
+            f" is {name}, which needs a package that is not installed; available here: "
             f"{', '.join(there) or 'none'}.",
             ("report_to",),
         )

@@ -1,6 +1,6 @@
 """Finetune a classifier on weak labels, in a folder from which training resumes.
 
-A student is given :class:`TrainingRows`: texts and the labels to train on, and no other column.
+A student receives :class:`TrainingRows`: texts and the labels to train on, and no other column.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ __all__ = [
     "training_rows",
 ]
 
-# What the training rows are called where rows are counted by name.
+# Names of the training and held-out rows in the metrics.
 TRAIN = "training rows"
 VALIDATION = "validation"
 # Files of a checkpoint.
@@ -73,7 +73,7 @@ _LABELS = ("targets", "weight")
 class TrainingRows:
     """n rows of text with labels over C classes.
 
-    There is no field for ground truth: whoever trains on this cannot see it.
+    There is no field for ground truth, so training cannot see it.
     """
 
     contents: Sequence[Content]
@@ -102,7 +102,7 @@ class TrainingRows:
         return digest.hexdigest()[:16]
 
     def select(self, places: NDArray[np.int64]) -> TrainingRows:
-        """The rows at ``places``; weights are brought to mean 1 again."""
+        """Return the rows at ``places``, their weights rescaled to mean 1."""
         weight = self.weight[places]
         return TrainingRows(
             [self.contents[i] for i in places],
@@ -119,16 +119,16 @@ class TrainingRows:
 def training_rows(
     rows: Rows, labels: WeakLabels | Verdicts, *, only_labelled: bool = False
 ) -> TrainingRows:
-    """Join rows and labels by id, and leave out what is not kept.
+    """Join rows and labels by id, and drop rows that are not kept.
 
     Parameters
     ----------
     rows
-        Only ids and texts are read; a column with the truth stays behind.
+        Only ids and texts are read; a column with the truth is not.
     labels
-        Weak labels, or verdicts, whose ``keep``, ``label`` and ``weight`` are honoured.
+        Weak labels, or verdicts, of which ``keep``, ``label`` and ``weight`` are used.
     only_labelled
-        Leave rows without weak label out, instead of refusing them.
+        Leave out rows without a weak label, instead of raising LabelsError.
 
     Raises
     ------
@@ -138,16 +138,16 @@ def training_rows(
         If verdicts are of other rows, or nothing is left to train on.
     """
     if isinstance(labels, Verdicts):
-        place = labels.join(rows)
-        chosen = [i for i, v in enumerate(place) if v is not None and labels.keep[v]]
-        found = [v for i in chosen if (v := place[i]) is not None]
-        Y, weight = labels.label[found].astype(np.float64), labels.weight[found].astype(np.float64)
+        matches = labels.join(rows)
+        chosen = [i for i, v in enumerate(matches) if v is not None and labels.keep[v]]
+        indices = [v for i in chosen if (v := matches[i]) is not None]
+        Y, weight = (
+            labels.label[indices].astype(np.float64),
+            labels.weight[indices].astype(np.float64),
+        )
         Y /= Y.sum(axis=1, keepdims=True)  # float32 on disk
     else:
-        aligned = labels.align(
-            rows.keys,
-            only_labelled=only_labelled,
-        )
+        aligned = labels.align(rows.keys, only_labelled=only_labelled)
         chosen, Y = aligned.rows.tolist(), aligned.labels.probs
         weight = np.ones(len(chosen))
     if not chosen:
@@ -172,7 +172,7 @@ def training_rows(
 
 
 def load_training_labels(path: str, **reading: Any) -> WeakLabels | Verdicts:
-    """Read a file of weak labels, or of verdicts, which has a column ``keep``.
+    """Read a file of weak labels, or of verdicts, which have a column ``keep``.
 
     ``reading`` are the arguments of :func:`probekit.labels.load_labels`.
     """
@@ -185,7 +185,7 @@ def load_training_labels(path: str, **reading: Any) -> WeakLabels | Verdicts:
 def hold_out(
     rows: TrainingRows, share: float, *, seed: int = 0
 ) -> tuple[TrainingRows, TrainingRows]:
-    """Take a share of the rows out of training, copies of a text and rows of a group on one side.
+    """Split off a share of the rows; copies of a text and rows of a group stay together.
 
     Raises
     ------
@@ -196,13 +196,13 @@ def hold_out(
         raise UsageError(f"The validation share lies in (0, 1), got {share}.")
     groups = duplicate_groups(hashes=rows.hashes, groups=rows.groups)
     order = np.random.default_rng([seed, 3]).permutation(int(groups.max()) + 1)
-    held = np.isin(groups, order[: round(share * len(order))])
-    if held.all() or not held.any():
+    held_out = np.isin(groups, order[: round(share * len(order))])
+    if held_out.all() or not held_out.any():
         raise UsageError(
             f"A validation share of {share} of {len(rows)} rows leaves one side empty; give more "
             "rows or another share."
         )
-    return rows.select(np.flatnonzero(~held)), rows.select(np.flatnonzero(held))
+    return rows.select(np.flatnonzero(~held_out)), rows.select(np.flatnonzero(held_out))
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +211,7 @@ class Finetuned:
 
     folder: Path
     model: Path | None
-    """Folder that extract, finetune and predict_rows read; None where it was not kept."""
+    """Folder that extract, finetune and predict_rows read; None if it was not saved."""
     predictions: dict[str, WeakLabels] = field(default_factory=dict)
     """Class probabilities of each of ``predict``; also ``predictions/<name>.parquet``."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -229,7 +229,7 @@ def finetune(
     resume: bool = True,
     overwrite: bool = False,
 ) -> Finetuned:
-    """Train a classifier (or a reward model) on soft labels and let it predict.
+    """Train a classifier (or a reward model) on soft labels and predict with it.
 
     Parameters
     ----------
@@ -237,30 +237,30 @@ def finetune(
         Settings; the objective is ``classify``, or ``reward`` for pairs of completions, each of
         which is scored alone (class 1: the second is preferred).
     train
-        Rows and labels, from :func:`training_rows`; there is no truth in them.
+        Rows and labels, from :func:`training_rows`, without the truth.
     output
-        Folder. The same run in it is resumed, or used as it is where it is finished.
+        Folder. The same run in it is resumed, or reused if it is finished.
     validation
         Held-out rows with weak labels, evaluated on during training, for early stopping.
     predict
         Rows by name; only their texts are read.
     curves
-        Keep what every evaluation predicts of ``predict`` and of the validation rows.
+        Save every evaluation's predictions of ``predict`` and of the validation rows.
     resume
-        False: begin again.
+        False: start again.
     overwrite
-        Replace a finished or another training in the folder, once the new one is whole.
+        Replace a finished or another training in the folder once the new one is complete.
 
     Raises
     ------
     LabelsError
-        If the labels hold one class only, or those of train and validation differ.
+        If the labels have one class only, or those of train and validation differ.
     ModelError
         If the model cannot be loaded or adapted, or the loss is not finite.
     OutputExistsError
-        If the folder holds another run.
+        If the folder holds another run or other files.
     WriteError
-        If the disk is full, or another process trains there.
+        If the disk is full, or another process trains in the folder.
     """
     predict = dict(predict or {})
     check_names(predict)
@@ -283,12 +283,12 @@ def finetune(
             metrics = _train(config, checkpoint, train, folder, validation, predict, curves=curves)
             folder.finish(metrics)
             wait_for_all()
-        places = {name: folder.path / "predictions" / f"{name}.parquet" for name in predict}
+        paths = {name: folder.path / "predictions" / f"{name}.parquet" for name in predict}
         model = folder.path / "model"
         return Finetuned(
             folder=Path(output),
             model=Path(output) / "model" if model.is_dir() else None,
-            predictions={n: load_labels(path, one_class=True) for n, path in places.items()},
+            predictions={n: load_labels(path, one_class=True) for n, path in paths.items()},
             metrics=folder.metrics or {},
         )
 
@@ -305,7 +305,7 @@ def _check(
         )
     if len(train.classes) < 2:
         raise LabelsError(
-            f"The labels name one class only ({', '.join(train.classes)}); a classifier needs two."
+            f"The labels have one class only ({', '.join(train.classes)}); a classifier needs two."
         )
     if np.count_nonzero(train.Y.max(axis=0) > 0) < 2:
         raise LabelsError(
@@ -327,7 +327,7 @@ def _check(
     if VALIDATION in predict and validation is not None:
         same = list(predict[VALIDATION].ids) == list(validation.ids)
         if not same:
-            raise UsageError(f"The name {VALIDATION!r} stands for the held-out rows.")
+            raise UsageError(f"The name {VALIDATION!r} is reserved for the held-out rows.")
     for rows in predict.values():
         if rows.kind != train.kind:
             raise UsageError(
@@ -388,7 +388,7 @@ def _train(
     trainer.loss, trainer.watched = loss, watched
     trainer.validation_labels = None if validation is None else validation.Y
     trainer.curves = folder.work / "curves" if curves else None
-    trainer.even = mixes_padding(checkpoint.config.model_type)
+    trainer.mixes_padding = mixes_padding(checkpoint.config.model_type)
     folder.begin()
     with quiet(python_warnings=False):
         trainer.train(resume_from_checkpoint=folder.last_checkpoint())
@@ -416,7 +416,7 @@ def _train(
 
 
 def _evaluation(config: FinetuneConfig, every: int, *, watched: bool) -> dict[str, Any]:
-    """What the Trainer is asked for beside training: evaluations, and the best of them."""
+    """Return the Trainer's arguments for evaluations and for keeping the best of them."""
     settings: dict[str, Any] = {
         "per_device_eval_batch_size": 2 * config.batch_size,
         "eval_strategy": "steps" if watched else "no",
@@ -446,12 +446,12 @@ def _write_predictions(
         proba = trainer.probabilities(targets[name])
         if trainer.is_world_process_zero():
             (folder.work / "predictions").mkdir(exist_ok=True)
-            found = as_labels(rows, proba, info.classes, {"run": folder.key})
-            found.save(folder.work / "predictions" / f"{name}.parquet")
+            labels = as_labels(rows, proba, info.classes, {"run": folder.key})
+            labels.save(folder.work / "predictions" / f"{name}.parquet")
 
 
 def _best_step(trainer: ClassTrainer, config: FinetuneConfig) -> int:
-    """Step whose weights the model has."""
+    """Return the step whose weights the model has."""
     best = trainer.state.best_model_checkpoint
     if config.early_stop is None or best is None:
         return int(trainer.state.global_step)
@@ -461,16 +461,16 @@ def _best_step(trainer: ClassTrainer, config: FinetuneConfig) -> int:
 class ClassTrainer(FiniteTrainer):
     """A Trainer whose labels are probabilities.
 
-    ``watched`` are rows that every evaluation predicts; ``curves`` holds (step, probabilities) of
-    each. Only ``validation`` has labels, weak ones, and decides anything.
+    Every evaluation predicts the rows ``watched``; ``curves`` is the folder for these predictions.
+    Only ``validation`` has labels (weak ones) and affects training.
     """
 
     loss: Loss
     watched: Mapping[str, TokenRows]
     validation_labels: NDArray[np.float64] | None
     curves: Path | None
-    even = False
-    """Whether only rows of one length are predicted together: the model reads padded places."""
+    mixes_padding = False
+    """Whether only rows of one length are predicted together, as the model reads padding."""
 
     def compute_loss(
         self,
@@ -479,7 +479,7 @@ class ClassTrainer(FiniteTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,  # noqa: ARG002
     ) -> Any:
-        """Loss of a batch, with the Trainer's signature."""
+        """Return the loss of a batch; the Trainer's signature."""
         targets, weight = inputs.pop("targets", None), inputs.pop("weight", None)
         logits = model(**inputs)
         if targets is None:
@@ -500,17 +500,17 @@ class ClassTrainer(FiniteTrainer):
         prediction_loss_only: bool,  # noqa: ARG002 (the Trainer's signature)
         ignore_keys: list[str] | None = None,  # noqa: ARG002
     ) -> tuple[None, torch.Tensor, None]:
-        """Logits of a batch."""
+        """Return the logits of a batch."""
         moved = self._prepare_inputs({k: v for k, v in inputs.items() if k not in _LABELS})
         with torch.inference_mode(), self.compute_loss_context_manager():
             return None, model(**moved).detach(), None
 
     def probabilities(self, rows: TokenRows) -> NDArray[np.float64]:
-        """Class probabilities (n, C) of rows, the longest first through the model."""
+        """Return class probabilities (n, C) of rows; the longest rows are predicted first."""
         groups = by_length(rows.lengths)
-        if not self.even:
+        if not self.mixes_padding:
             groups = [np.concatenate(groups)]
-        # A loader draws from the global generator, which is dropout's too: to look is not to touch.
+        # A loader draws from the global generator, also dropout's: keep its state.
         cuda = [self.args.device] if self.args.device.type == "cuda" else []
         with quiet(), torch.random.fork_rng(devices=cuda):
             parts = [self._logits(rows, group) for group in groups]
@@ -521,15 +521,15 @@ class ClassTrainer(FiniteTrainer):
 
     def _logits(self, rows: TokenRows, places: NDArray[np.int64]) -> NDArray[np.float64]:
         dataset: Any = torch.utils.data.Subset(rows, places.tolist())
-        found: Any = self.predict(dataset).predictions
-        return np.asarray(found, np.float64)
+        predictions: Any = self.predict(dataset).predictions
+        return np.asarray(predictions, np.float64)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        # The Trainer would group lengths here too, and give predictions in that order.
+        # The Trainer would group by length here too, and return predictions in that order.
         return torch.utils.data.SequentialSampler(eval_dataset)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ARG002
-        """Predict what is watched; measure against the held-out weak labels, if there are any."""
+        """Predict the watched rows; compare with the held-out weak labels, if any."""
         training = self.model.training  # type: ignore[union-attr]
         metrics: dict[str, float] = {}
         step = self.state.global_step
@@ -552,7 +552,7 @@ class ClassTrainer(FiniteTrainer):
         return metrics
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write what is trained: of adapters a few megabytes, not the frozen base."""
+        """Write the trained weights only: of adapters a few megabytes, not the frozen base."""
         model: Any = self.accelerator.unwrap_model(self.model)
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if state_dict is not None:
@@ -569,26 +569,26 @@ class ClassTrainer(FiniteTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        self._take(folder, model)
+        self._load_trained(folder, model)
         if (folder / LOSS_STATE).is_file():
             self.loss.load_state_dict(load_file(folder / LOSS_STATE))
 
     def _load_best_model(self) -> None:
-        self._take(Path(str(self.state.best_model_checkpoint)), None)
+        self._load_trained(Path(str(self.state.best_model_checkpoint)), None)
 
-    def _take(self, folder: Path, model: Any) -> None:
-        """Load what :meth:`_save` wrote; what is not in it never changed."""
-        taken: Any = self.accelerator.unwrap_model(self.model if model is None else model)
-        device = next(taken.parameters()).device
-        taken.load_state_dict(load_file(folder / WEIGHTS, device=str(device)), strict=False)
+    def _load_trained(self, folder: Path, model: Any) -> None:
+        """Load what :meth:`_save` wrote; other weights never change."""
+        unwrapped: Any = self.accelerator.unwrap_model(self.model if model is None else model)
+        device = next(unwrapped.parameters()).device
+        unwrapped.load_state_dict(load_file(folder / WEIGHTS, device=str(device)), strict=False)
 
 
 def _against(weak: NDArray[np.float64], proba: NDArray[np.float64]) -> dict[str, float]:
-    """Agreement of predictions (n, C) with weak labels (n, C)."""
+    """Return log-loss, accuracy and AUROC of predictions (n, C) against weak labels (n, C)."""
     hard = weak.argmax(axis=1)
     metrics = {
         "eval_log_loss": float(cross_entropy(weak, proba).mean()),
         "eval_accuracy": accuracy(hard, proba.argmax(axis=1)),
     }
-    ordered = auroc(hard, proba)
-    return metrics if math.isnan(ordered) else {**metrics, "eval_auroc": ordered}
+    area = auroc(hard, proba)
+    return metrics if math.isnan(area) else {**metrics, "eval_auroc": area}

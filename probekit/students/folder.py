@@ -1,8 +1,8 @@
 """The folder that a model is trained in, its checkpoints, and how training resumes from them.
 
-A checkpoint is complete or not there: the Trainer writes its files one by one and syncs none, so a
-mark with sizes and hashes is written last. Whatever a kill, a full disk or a power cut leaves has
-no mark, or one that does not fit, and is never loaded.
+A checkpoint counts only if it is complete: the Trainer writes its files one by one and syncs none,
+so a mark with sizes and hashes is written last. What a kill, a full disk or a power cut leaves has
+no mark, or one that does not match, and is never loaded.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from probekit.students.config import FinetuneConfig
 __all__ = [
     "Folder",
     "check_names",
+    "checkpoint_error",
     "last_checkpoint",
     "mark",
     "new_model",
     "plain_settings",
-    "trouble_of",
 ]
 
 # A file name has 255 bytes at most, of which ``.parquet`` and temporary names take some.
-LONGEST_NAME = 200
+MAX_NAME = 200
 _FILE_NAME = re.compile(r"[^./\\\x00-\x1f\x7f\ud800-\udfff][^/\\\x00-\x1f\x7f\ud800-\udfff]*")
-# Settings that change nothing in the result.
+# Settings that do not affect the result.
 INCIDENTAL = ("model", "device", "report_to", "save_seconds")
 NUMBER = (int, float)
 NUMBER_OR_NONE = (*NUMBER, type(None))
-# What is measured of every training, and of those to classes.
-MEASURED: dict[str, Any] = {
+# Metrics of every training, and further ones of classifiers.
+METRICS_SHAPE: dict[str, Any] = {
     "rows": int,
     "steps": int,
     "train_loss": NUMBER,
@@ -55,7 +55,7 @@ MEASURED: dict[str, Any] = {
     "max_length?": (int, type(None)),
     "truncated?": int,
 }
-OF_CLASSES: dict[str, Any] = {
+CLASSIFIER_SHAPE: dict[str, Any] = {
     "classes": [str],
     "best_step": (int, type(None)),
     "parameters": int,
@@ -63,28 +63,28 @@ OF_CLASSES: dict[str, Any] = {
     "notes?": [str],
     "truncated?": {"*": int},
 }
-# What a run makes in its folder; all else there is somebody else's.
-MADE = ("checkpoints", "model", "predictions", "curves")
+# What a run creates in its folder; everything else belongs to the user.
+CREATED = ("checkpoints", "model", "predictions", "curves")
 NOTE, METRICS, REPLACED = "run.json", "metrics.json", ".probekit-replaced"
-OURS = (*MADE, NOTE, METRICS, REPLACED, ".model")
+OURS = (*CREATED, NOTE, METRICS, REPLACED, ".model")
 FORMAT = "probekit-training"
-# Endings of the folders beside it: a new result in the making, an old one on its way out.
-FRESH, OLD = ".probekit-new", ".probekit-old"
-# Of a checkpoint: our mark, and the Trainer's own description.
+# Suffixes of the folders beside it: an unfinished new result, an old one to be removed.
+NEW, OLD = ".probekit-new", ".probekit-old"
+# Files of a checkpoint: our mark, and the Trainer's own state.
 MARK, STATE = "probekit-checkpoint.json", "trainer_state.json"
 MARK_FORMAT = "probekit-checkpoint"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 class Folder:
-    """Where a model is trained: ``run.json`` first, ``metrics.json`` when all is done.
+    """A training's folder: ``run.json`` is written first, ``metrics.json`` when all is done.
 
     Attributes
     ----------
     path
-        Where the result is in the end.
+        Folder of the finished result.
     work
-        Where it is made: ``path``, or a hidden folder beside it while an older result stays there.
+        Folder of the training: ``path``, or a hidden one beside it while an older result exists.
     key
         16 hex digits over the settings.
     """
@@ -104,21 +104,21 @@ class Folder:
         resume: bool = True,
         overwrite: bool = False,
     ) -> Iterator[Folder]:
-        """Hold a folder for these settings, new or begun with the same; nothing is written yet.
+        """Lock a folder for these settings, new or with the same run; nothing is written yet.
 
         Parameters
         ----------
         resume
-            False: begin again where the same run is there.
+            False: start the same run again.
         overwrite
-            Replace a finished or another training, once the new one is whole.
+            Replace a finished or another training once the new one is complete.
 
         Raises
         ------
         OutputExistsError
-            If it holds anything else.
+            If the folder holds anything else.
         WriteError
-            If another process trains there.
+            If another process trains in the folder.
         """
         path = Path(os.path.realpath(path))
         if path.exists() and not path.is_dir():
@@ -137,7 +137,7 @@ class Folder:
             try:
                 yield folder
             except KeyboardInterrupt as error:
-                error.add_note(folder._kept())
+                error.add_note(folder._resume_note())
                 raise
 
     @property
@@ -147,32 +147,32 @@ class Folder:
 
     @property
     def metrics(self) -> dict[str, Any] | None:
-        """What was measured; None while the run is not finished."""
+        """Metrics of the training; None while the run is not finished."""
         path = self.work / METRICS
-        if not path.is_file() or _known(self.work).get("key") != self.key:
+        if not path.is_file() or _read_note(self.work).get("key") != self.key:
             return None
-        found = _read(path)
-        shape = MEASURED if "objective" in found else MEASURED | OF_CLASSES
-        if wrong := misfit(found, shape, "metrics"):
+        metrics = _read(path)
+        shape = METRICS_SHAPE if "objective" in metrics else METRICS_SHAPE | CLASSIFIER_SHAPE
+        if wrong := misfit(metrics, shape, "metrics"):
             raise DataError(f"{path} is damaged ({wrong}); remove its folder and run again.")
-        return found
+        return metrics
 
     def begin(self) -> None:
-        """Note whose folder it is, when all that can be refused early has been checked."""
+        """Write the run's settings into the folder, once all early checks have passed."""
         note = self.work / NOTE
         if not _leads() or (note.is_file() and _read(note).get("key") == self.key):
             return
         with disk_errors(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
-        self._empty()  # of a run that came to nothing, or a replacement that was given up
+        self._empty()  # of a run without a result, or an abandoned replacement
         settings = load_json(self._settings, str(note))
         with atomic_write(note, "w") as file:
             json.dump({"format": FORMAT, "key": self.key, "settings": settings}, file, indent=1)
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Write the metrics, which says that all else is there, and drop the checkpoints.
+        """Write the metrics, which mark the result as complete, and remove the checkpoints.
 
-        An older result gives way only now. Of several processes the first does it.
+        Only now an older result is replaced. Of several processes the first does it.
         """
         if not _leads():
             return
@@ -180,41 +180,41 @@ class Folder:
         with atomic_write(self.work / METRICS, "w") as file:
             json.dump(dict(metrics), file, indent=1)
         shutil.rmtree(self.work / "checkpoints", ignore_errors=True)
-        self._take_over()
+        self._replace_old()
 
     def last_checkpoint(self) -> str | None:
-        """Return the newest checkpoint that is whole; others are removed, with a note."""
-        found = last_checkpoint(self.work / "checkpoints", clear=_leads())
-        return None if found is None else str(found)
+        """Return the newest complete checkpoint; others are removed, with a note."""
+        path = last_checkpoint(self.work / "checkpoints", clear=_leads())
+        return None if path is None else str(path)
 
     def _tidy(self, *, resume: bool) -> None:
-        """Clear what a kill of the same run left here."""
-        if _known(self.work).get("key") != self.key:
+        """Remove what a killed run with the same settings left here."""
+        if _read_note(self.work).get("key") != self.key:
             return
         shutil.rmtree(self.work / ".model", ignore_errors=True)
         if (self.work / METRICS).is_file():
             shutil.rmtree(self.work / "checkpoints", ignore_errors=True)
-            self._take_over()
+            self._replace_old()
         elif not resume:
             self._empty()
 
     def _empty(self) -> None:
         (self.work / METRICS).unlink(missing_ok=True)
-        for made in MADE:
-            shutil.rmtree(self.work / made, ignore_errors=True)
+        for name in CREATED:
+            shutil.rmtree(self.work / name, ignore_errors=True)
 
-    def _take_over(self) -> None:
-        """Put a finished result in the place of an older one: at any moment one of them is there.
+    def _replace_old(self) -> None:
+        """Replace an older result by the finished one; at any moment one of them exists.
 
-        What the older folder holds that is not ours moves over.
+        Files of the user in the older folder are moved to the new one.
         """
         if self.work == self.path:
             return
         old = beside(self.path, OLD)
-        (self.path / REPLACED).touch()  # tells, after a kill, which of the two is on its way out
+        (self.path / REPLACED).touch()  # shows after a kill which of the two is the old one
         try:
             _exchange(self.work, self.path)
-        except OSError:  # no such call here: the next run mends what a kill leaves in between
+        except OSError:  # not supported here: the next run repairs what a kill leaves in between
             self.path.rename(old)
             self.work.rename(self.path)
         else:
@@ -223,28 +223,28 @@ class Folder:
         self.work = self.path
         _retire(old, self.path)
 
-    def _kept(self) -> str:
-        """What an interruption leaves, and how to go on."""
+    def _resume_note(self) -> str:
+        """Return what an interruption leaves, and how to resume."""
         step = _newest_step(self.work / "checkpoints")
         if step is not None:
             return (
                 f"The checkpoint of step {step} is kept in {self.work / 'checkpoints'}; the same "
-                "command goes on from there."
+                "command resumes from there."
             )
         return (
-            f"{self.path} holds no checkpoint of it yet (save_seconds says how often one is "
-            "written); the same command begins again."
+            f"{self.path} has no checkpoint of this run yet (save_seconds sets how often one is "
+            "written); the same command starts again."
         )
 
 
 @contextmanager
 def new_model(folder: Path, model: Any) -> Iterator[Path]:
-    """Give a hidden folder to write a model to, which becomes ``folder`` when it is whole.
+    """Yield a hidden folder to write a model to, which becomes ``folder`` when it is complete.
 
     Raises
     ------
     WriteError
-        If the disk is full; what was written is gone then.
+        If the disk is full; what was written is removed.
     """
     beside_it = folder.with_name(f".{folder.name}")
     shutil.rmtree(beside_it, ignore_errors=True)
@@ -261,7 +261,7 @@ def new_model(folder: Path, model: Any) -> Iterator[Path]:
 
 
 def _leads() -> bool:
-    """Whether this is the one process, or the first of several, which alone writes."""
+    """Whether this is the only process, or the first of several, which alone writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -273,67 +273,67 @@ def _key(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _known(folder: Path) -> dict[str, Any]:
-    """What a folder's note says; empty where there is none."""
+def _read_note(folder: Path) -> dict[str, Any]:
+    """Read a folder's ``run.json``; empty if it does not exist."""
     note = folder / NOTE
     return _read(note) if note.is_file() else {}
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a folder's note is one of ours: it says so, or its key is that of its settings."""
-    known = _known(folder)
+    """Whether a folder's ``run.json`` is ours: by its format, or a key that fits its settings."""
+    known = _read_note(folder)
     settings = known.get("settings")
     if not isinstance(settings, dict) or not isinstance(known.get("key"), str):
         return False
     return known.get("format") == FORMAT or known["key"] == _key(_text(settings))
 
 
-def _came_to_nothing(folder: Path) -> bool:
-    """Whether a run left nothing that cost time: no result, no whole checkpoint."""
-    made = any((folder / name).exists() for name in (METRICS, "model", "predictions"))
-    return not made and _newest_step(folder / "checkpoints") is None
+def _has_no_result(folder: Path) -> bool:
+    """Whether a run left nothing of value: no result, no complete checkpoint."""
+    has_result = any((folder / name).exists() for name in (METRICS, "model", "predictions"))
+    return not has_result and _newest_step(folder / "checkpoints") is None
 
 
 def _place(path: Path, key: str, settings: Mapping[str, Any], *, replace: bool) -> Path:
-    """Where a run is made; refuses a folder that holds anything else."""
+    """Return the folder to train in; raises OutputExistsError if it holds anything else."""
     if (path / NOTE).exists() and _is_ours(path):
-        known = _known(path)
+        known = _read_note(path)
         if known["key"] == key:
-            return beside(path, FRESH) if replace and (path / METRICS).is_file() else path
-        if _came_to_nothing(path):
+            return beside(path, NEW) if replace and (path / METRICS).is_file() else path
+        if _has_no_result(path):
             return path
         if replace:
-            return beside(path, FRESH)
+            return beside(path, NEW)
         raise OutputExistsError(
             f"{path} holds another run ({_difference(known, settings)}); name another folder, or "
-            "pass --overwrite to replace it once the new one is whole."
+            "pass --overwrite to replace it once the new one is complete."
         )
     if path.exists() and not _is_empty(path):
         raise OutputExistsError(
-            f"{path} exists already and holds no training of probekit; name another folder."
+            f"{path} exists and holds no training of probekit; name another folder."
         )
     return path
 
 
 def _settle(path: Path) -> None:
-    """Bring to its end what a kill interrupted in :meth:`Folder._take_over`."""
-    fresh, old = beside(path, FRESH), beside(path, OLD)
-    if (fresh / REPLACED).exists() and _is_ours(fresh):
-        fresh.rename(old)
+    """Finish a replacement that a kill interrupted in :meth:`Folder._replace_old`."""
+    new, old = beside(path, NEW), beside(path, OLD)
+    if (new / REPLACED).exists() and _is_ours(new):
+        new.rename(old)
     (path / REPLACED).unlink(missing_ok=True)
     if not _is_ours(old):
         return
     if path.exists():
         _retire(old, path)
-    elif (fresh / METRICS).is_file():
-        fresh.rename(path)
+    elif (new / METRICS).is_file():
+        new.rename(path)
         _retire(old, path)
     else:
         old.rename(path)
 
 
 def _retire(old: Path, path: Path) -> None:
-    """Remove a training; what in its folder is not ours moves to ``path`` first."""
+    """Remove a training; the user's files in its folder move to ``path`` first."""
     foreign = [each for each in old.iterdir() if each.name not in OURS]
     for each in foreign:
         if not os.path.lexists(path / each.name):
@@ -343,29 +343,29 @@ def _retire(old: Path, path: Path) -> None:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse names of predicted rows that cannot be files, before anything is trained.
+    """Check, before any training, that names of predicted rows can be file names.
 
     Raises
     ------
     UsageError
-        If one is empty, holds a slash or a control character, begins with a dot or is long.
+        If one is empty or too long, has a slash or a control character, or starts with a dot.
     """
     for name in names:
-        if not _FILE_NAME.fullmatch(name) or len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+        if not _FILE_NAME.fullmatch(name) or len(name.encode("utf-8", "replace")) > MAX_NAME:
             raise UsageError(
-                f"{one_line(name)[:60]!r} names a set to predict and is to be a file: not empty, "
-                f"without slashes and control characters, not beginning with a dot, at most "
-                f"{LONGEST_NAME} bytes; give another one, as in --predict test=rows.jsonl."
+                f"{one_line(name)[:60]!r} names a set to predict and must be a file name: not "
+                f"empty, no slash or control character, no dot at the start, at most "
+                f"{MAX_NAME} bytes; give another one, as in --predict test=rows.jsonl."
             )
 
 
 def _is_empty(path: Path) -> bool:
-    # Another process of the same run may be writing its note, under a hidden name.
+    # Another process of the same run may be writing run.json, under a hidden name.
     return path.is_dir() and all(each.name.startswith(".") for each in path.iterdir())
 
 
 def plain_settings(config: FinetuneConfig) -> dict[str, Any]:
-    """Settings of a configuration that decide the result."""
+    """Return the settings of a configuration that affect the result."""
     return {k: v for k, v in config.to_json().items() if k not in INCIDENTAL}
 
 
@@ -391,7 +391,7 @@ def _plain(value: Any) -> Any:
 
 
 def mark(folder: Path) -> None:
-    """Say that a checkpoint is complete, once all of it is on the disk."""
+    """Mark a checkpoint as complete, once all of it is on the disk."""
     _sync_tree(folder)
     files = {name: _described(folder / name) for name in _files(folder)}
     with atomic_write(folder / MARK, "w") as file:
@@ -399,17 +399,17 @@ def mark(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-def trouble_of(folder: Path) -> str | None:
-    """Say why a checkpoint must not be loaded; None where it is as it was written."""
+def checkpoint_error(folder: Path) -> str | None:
+    """Return why a checkpoint must not be loaded; None if it is as it was written."""
     try:
-        known: Any = read_json(folder / MARK)
-        files: Any = known["files"] if known["format"] == MARK_FORMAT else None
+        content: Any = read_json(folder / MARK)
+        files: Any = content["files"] if content["format"] == MARK_FORMAT else None
         names = set(files)
     except (DataError, KeyError, TypeError):
-        return "it was not written to its end"
-    found = set(_files(folder))
-    if found != names:
-        return f"{min(found ^ names)} is missing or was not written with it"
+        return "it is incomplete"
+    present = set(_files(folder))
+    if present != names:
+        return f"{min(present ^ names)} is missing or was not written with it"
     try:
         wrong = [name for name in sorted(names) if _described(folder / name) != files[name]]
     except OSError as error:
@@ -418,17 +418,17 @@ def trouble_of(folder: Path) -> str | None:
 
 
 def last_checkpoint(folder: Path, *, clear: bool) -> Path | None:
-    """Find the newest checkpoint that is whole, the best one that it names included.
+    """Find the newest checkpoint that is complete, as is the best one that it names.
 
     Parameters
     ----------
     folder
-        Where the checkpoints lie.
+        Folder of the checkpoints.
     clear
-        Whether to remove those that are not, and say so.
+        Whether to remove incomplete ones, with a note.
     """
     paths = dict(_checkpoints(folder))
-    troubles = {step: trouble_of(path) for step, path in paths.items()}
+    troubles = {step: checkpoint_error(path) for step, path in paths.items()}
     whole = [step for step, trouble in troubles.items() if trouble is None]
     chosen = next((s for s in reversed(whole) if _best(paths[s]) in (None, *whole)), None)
     if clear:
@@ -436,22 +436,22 @@ def last_checkpoint(folder: Path, *, clear: bool) -> Path | None:
             if trouble is not None or (chosen is not None and step > chosen):
                 shutil.rmtree(paths[step], ignore_errors=True)
                 onwards = "from the beginning" if chosen is None else f"from step {chosen}"
-                why = trouble or "the best one before it is gone"
+                why = trouble or "the best one before it is missing"
                 sys.stderr.write(
                     f"Note: the checkpoint of step {step} in {folder.parent} is left out ({why}); "
-                    f"going on {onwards}.\n"
+                    f"resuming {onwards}.\n"
                 )
     return None if chosen is None else paths[chosen]
 
 
 def _newest_step(folder: Path) -> int | None:
-    """Step of the newest checkpoint that is whole; None where there is none."""
+    """Return the step of the newest complete checkpoint; None without one."""
     path = last_checkpoint(folder, clear=False)
     return None if path is None else int(path.name.rpartition("-")[2])
 
 
 def _sync_tree(folder: Path) -> None:
-    """Wait until every file below a folder, and every name, is on the disk."""
+    """Wait until every file and name below a folder is on the disk."""
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
             handle = os.open(os.path.join(root, name), os.O_RDONLY)
@@ -463,17 +463,17 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _checkpoints(folder: Path) -> Iterator[tuple[int, Path]]:
-    """Checkpoints by step, the oldest first."""
-    found = []
+    """Yield checkpoints by step, the oldest first."""
+    checkpoints = []
     for path in folder.iterdir() if folder.is_dir() else ():
-        matched = _CHECKPOINT.fullmatch(path.name)
-        if matched and path.is_dir() and not path.is_symlink():
-            found.append((int(matched[1]), path))
-    yield from sorted(found)
+        match = _CHECKPOINT.fullmatch(path.name)
+        if match and path.is_dir() and not path.is_symlink():
+            checkpoints.append((int(match[1]), path))
+    yield from sorted(checkpoints)
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """Files below a checkpoint, but for its mark."""
+    """Yield the files of a checkpoint, except its mark."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if name != MARK and (path.is_symlink() or not path.is_dir()):
@@ -489,7 +489,7 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _best(checkpoint: Path) -> int | None:
-    """Step of the evaluation that was best when a checkpoint was written."""
+    """Return the step of the best evaluation when a checkpoint was written."""
     try:
         state = read_json(checkpoint / STATE)
         best = state.get("best_global_step") if state.get("best_model_checkpoint") else None
@@ -499,12 +499,12 @@ def _best(checkpoint: Path) -> int | None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Give two files or folders each other's name, at once (Linux).
+    """Exchange the names of two files or folders in one step (Linux).
 
     Raises
     ------
     OSError
-        If the system or the file system cannot do that.
+        If the system or the file system does not support it.
     """
     library = ctypes.CDLL(None, use_errno=True)
     call = getattr(library, "renameat2", None)

@@ -48,11 +48,11 @@ __all__ = ["Completed", "finetune_completion", "finetune_lm"]
 
 @dataclass(frozen=True, eq=False)
 class Completed:
-    """A model that has learned completions, and what it wrote."""
+    """A model trained on completions, and the completions that it wrote."""
 
     folder: Path
     model: Path | None
-    """Folder of the model; None where it was not kept."""
+    """Folder of the model; None if it was not saved."""
     predictions: dict[str, Completions] = field(default_factory=dict)
     """Greedy completions of each of ``predict``; also ``predictions/<name>.parquet``."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -69,23 +69,23 @@ def finetune_lm(
 ) -> Path:
     """Train a language model on texts, without labels, and save it as a new base model.
 
-    Decoders take the loss of the next token, encoders that of hidden tokens. ``metrics.json`` holds
-    the perplexity on held-out texts before and after.
+    Decoders are trained on the next token, encoders on hidden tokens. ``metrics.json`` has the
+    perplexity on held-out texts before and after.
 
     Parameters
     ----------
     config
-        Settings; those of loss, pool and early stopping are not looked at.
+        Settings; loss, pool and early stopping are not used.
     rows
         Texts, pairs or messages; no other column is read.
     output
-        Folder. The same run in it is resumed, or used as it is where it is finished.
+        Folder. The same run in it is resumed, or reused if it is finished.
     validation
-        Held-out texts; None: 5 % of the rows, which are then not trained on.
+        Held-out texts; None: 5 % of the rows, which are not trained on.
     resume
-        False: begin again.
+        False: start again.
     overwrite
-        Replace a finished or another training in the folder, once the new one is whole.
+        Replace a finished or another training in the folder once the new one is complete.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def finetune_lm(
     ModelError
         If the model has no language-model head, or the loss is not finite.
     OutputExistsError
-        If the folder holds another run.
+        If the folder holds another run or other files.
     """
     language = open_language_model(config)
     settings = {
@@ -106,11 +106,11 @@ def finetune_lm(
     }
     with Folder.claim(Path(output), settings, resume=resume, overwrite=overwrite) as folder:
         if folder.metrics is None:
-            held = validation
+            held_out_rows = validation
             if validation is None:
-                rows, held = split_held_out(rows, seed=config.seed)
+                rows, held_out_rows = split_held_out(rows, seed=config.seed)
             train = text_tokens(language, rows, config.max_length)
-            held_out = [] if held is None else _judged(language, held, config.max_length)
+            held_out = _held_out_tokens(language, held_out_rows, config.max_length)
             metrics = _train(config, language, train, folder, held_out=held_out)
             folder.finish({"objective": "lm", "kind": language.kind, **metrics})
             wait_for_all()
@@ -127,33 +127,33 @@ def finetune_completion(
     resume: bool = True,
     overwrite: bool = False,
 ) -> Completed:
-    """Train a decoder to complete prompts, and let it complete others greedily.
+    """Train a decoder to complete prompts, and complete others greedily with it.
 
-    The loss is on the completion's tokens and its end only (mean over these tokens).
+    The loss is the mean over the completion's tokens and its end.
 
     Parameters
     ----------
     config
-        Settings, as for :func:`finetune_lm`; ``save="none"`` keeps no model.
+        Settings, as for :func:`finetune_lm`; ``save="none"`` saves no model.
     rows
         Prompts and completions, from :func:`completion_rows`: the truth, or a supervisor's.
     output
         Folder, as for :func:`finetune_lm`.
     predict
-        Prompts by name; columns other than id and text are not read.
+        Prompts by name; only columns id and text are read.
     max_new_tokens
-        Where to stop a completion that does not end; None: at the longest that was learned.
+        Maximum length of a completion; None: that of the longest training completion.
     resume
-        False: begin again.
+        False: start again.
     overwrite
-        Replace a finished or another training in the folder, once the new one is whole.
+        Replace a finished or another training in the folder once the new one is complete.
 
     Raises
     ------
     ModelError
-        If the model is no decoder, its tokenizer knows no end, or the loss is not finite.
+        If the model is not a decoder, its tokenizer has no end token, or the loss is not finite.
     OutputExistsError
-        If the folder holds another run.
+        If the folder holds another run or other files.
     """
     predict = predict or {}
     check_names(predict)
@@ -182,12 +182,12 @@ def finetune_completion(
             metrics = _train(config, language, train, folder, use=write, keep=config.save != "none")
             folder.finish({"objective": "completion", **metrics})
             wait_for_all()
-        places = {name: folder.path / "predictions" / f"{name}.parquet" for name in predict}
+        paths = {name: folder.path / "predictions" / f"{name}.parquet" for name in predict}
         model = folder.path / "model"
         return Completed(
             folder=Path(output),
             model=Path(output) / "model" if model.is_dir() else None,
-            predictions={name: load_completions(path) for name, path in places.items()},
+            predictions={name: load_completions(path) for name, path in paths.items()},
             metrics=folder.metrics or {},
         )
 
@@ -207,10 +207,10 @@ def _complete(
 
 
 def _settings(objective: str, config: FinetuneConfig, language: LanguageModel) -> dict[str, Any]:
-    """What decides the result, beside the rows; the model is known by its weights."""
+    """Return what affects the result besides the rows; the model counts by its weights."""
     if config.save == "adapter":
         raise UsageError(
-            "A language model is saved whole, its adapters merged; take save model or none."
+            "A language model is saved whole, its adapters merged; set save to model or none."
         )
     return {
         "objective": objective,
@@ -230,10 +230,10 @@ def _train(
     use: Callable[[Any], None] | None = None,
     keep: bool = True,
 ) -> dict[str, Any]:
-    """Train, measure, use and save a model; return what was measured."""
+    """Train, measure, use and save a model; return the metrics."""
     started, checkpoint = time.perf_counter(), language.checkpoint
     loaded = language.load(frozen=config.lora)
-    cached = loaded.config.use_cache if hasattr(loaded.config, "use_cache") else None
+    use_cache = loaded.config.use_cache if hasattr(loaded.config, "use_cache") else None
     model = with_adapters(loaded, checkpoint, config) if config.lora else loaded
     trainer = FiniteTrainer(
         config,
@@ -241,7 +241,7 @@ def _train(
         config.every(total_steps(config, len(rows))),
         model=model,
         rows=_Dataset(rows),
-        # A masked model has other tokens hidden each time, drawn from torch's global generator.
+        # Of a masked model other tokens are hidden each time, by torch's global generator.
         collator=lambda items: collate(
             _to_predict(language, [item["row"] for item in items]), checkpoint.pad_id
         ),
@@ -261,7 +261,7 @@ def _train(
 
     before = measure()
     folder.begin()
-    with quiet():  # peft and the Trainer warn of each other's old names
+    with quiet():  # peft and the Trainer warn of each other's deprecated names
         trainer.train(resume_from_checkpoint=folder.last_checkpoint())
     model = cast(Any, trainer.model)
     check_finite_weights(model, checkpoint.label)
@@ -277,19 +277,23 @@ def _train(
         "perplexity_after": measure(),
         "history": trainer.state.log_history,
     }
-    if cached is not None:
-        loaded.config.use_cache = cached
+    if use_cache is not None:
+        loaded.config.use_cache = use_cache
     if trainer.is_world_process_zero():
         if use is not None:
-            use(loaded)  # adapters are inside of it; a wrapper would hide its way of generating
+            use(loaded)  # it contains the adapters; their wrapper would hide its generate method
         if keep:
             _save(model.merge_and_unload() if config.lora else model, language, folder.model)
     trainer.accelerator.wait_for_everyone()
     return {**metrics, "seconds": time.perf_counter() - started}
 
 
-def _judged(language: LanguageModel, rows: Rows, max_length: int | None) -> list[Tokens]:
-    """Held-out rows as tokens; hidden ones are the same before and after."""
+def _held_out_tokens(
+    language: LanguageModel, rows: Rows | None, max_length: int | None
+) -> list[Tokens]:
+    """Return held-out rows as tokens, the hidden ones the same before and after training."""
+    if rows is None:
+        return []
     generator = torch.Generator().manual_seed(0)
     return _to_predict(language, text_tokens(language, rows, max_length), generator)
 
@@ -297,7 +301,7 @@ def _judged(language: LanguageModel, rows: Rows, max_length: int | None) -> list
 def _to_predict(
     language: LanguageModel, rows: Sequence[Tokens], generator: torch.Generator | None = None
 ) -> list[Tokens]:
-    """Rows with the tokens that are predicted: all, or those that a masked model does not see."""
+    """Return rows with the labels to predict: all, or those hidden from a masked model."""
     if language.kind == "causal":
         return list(rows)
     checkpoint = language.checkpoint
@@ -308,14 +312,14 @@ def _to_predict(
 
 
 def _save(model: Any, language: LanguageModel, folder: Path) -> None:
-    """Write a folder that every command can load, in the numbers that the model came in."""
+    """Write a model folder that every command can load, in the model's original dtype."""
     with new_model(folder, model) as beside, quiet():
         model.to(language.checkpoint.dtype).save_pretrained(beside)
         language.checkpoint.tokenizer.save_pretrained(beside)
 
 
 class _Dataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """Rows as mappings."""
+    """Rows as mappings, for the Trainer."""
 
     def __init__(self, rows: Sequence[Tokens]) -> None:
         self.rows = rows

@@ -1,4 +1,4 @@
-"""A model with its language-model head, texts as its tokens, and how well it predicts them."""
+"""A model with its language-model head, texts as tokens, and its perplexity on them."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 IGNORED = -100
-"""Label of a token that no loss is taken on, as in transformers."""
+"""Label of a token without a loss, as in transformers."""
 
 HIDDEN_SHARE = 0.15
-HELD_OUT_SHARE, MOST_HELD_OUT, LEAST_ROWS = 0.05, 500, 40
+HELD_OUT_SHARE, MAX_HELD_OUT, MIN_ROWS = 0.05, 500, 40
 HEADS = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM"}
 HEAD_NAMES = {"causal": "language-model head", "masked": "masked-LM head"}
 
@@ -55,7 +55,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model that predicts tokens, its weights not loaded yet."""
+    """A model that predicts tokens; its weights are not loaded yet."""
 
     checkpoint: Checkpoint
     kind: str
@@ -65,7 +65,7 @@ class LanguageModel:
     def load(self, *, frozen: bool = False) -> Any:
         """Load the model with the head that it was pretrained with.
 
-        In float32, where steps are small; a base that stays frozen in its own numbers.
+        In float32, as steps are small; a frozen base keeps its own dtype.
 
         Raises
         ------
@@ -82,7 +82,9 @@ class LanguageModel:
                 model, info = auto.from_pretrained(
                     checkpoint.name, trust_remote_code=self.trust_remote_code, **options
                 )
-            except Exception as error:  # safetensors, accelerate and the hub have their own
+            except (
+                Exception
+            ) as error:  # safetensors, accelerate and the hub raise types of their own
                 raise ModelError(f"{checkpoint.label} cannot be loaded: {why(error)}") from error
         if missing := sorted(info["missing_keys"]):
             raise ModelError(
@@ -94,19 +96,19 @@ class LanguageModel:
 
 
 def open_language_model(config: FinetuneConfig, *, only_causal: bool = False) -> LanguageModel:
-    """Find out how ``config.model`` predicts tokens.
+    """Open ``config.model`` and determine how it predicts tokens.
 
     Parameters
     ----------
     config
-        What is finetuned: model (may end in ``@layers=K``), revision, trust_remote_code.
+        Its model (may end in ``@layers=K``), revision and trust_remote_code are used.
     only_causal
-        Refuse what does not write text from left to right.
+        Whether to raise ModelError unless the model writes text from left to right.
 
     Raises
     ------
     ModelError
-        If its kind has no language-model head.
+        If models of its kind have no language-model head.
     """
     trust = config.trust_remote_code
     checkpoint = open_checkpoint(config.model, revision=config.revision, trust_remote_code=trust)
@@ -166,10 +168,10 @@ def perplexity(
 ) -> float:
     """Return exp of the mean negative log-probability of the labelled tokens.
 
-    The mean is over tokens, not rows. ``shifted``: a label is predicted from the place before it.
+    The mean is over tokens, not rows. ``shifted``: a label is predicted from the position before.
     """
     device = next(model.parameters()).device
-    total, many, training = 0.0, 0, model.training
+    total, n_tokens, training = 0.0, 0, model.training
     model.eval()
     with torch.inference_mode(), autocast or nullcontext():
         for start in range(0, len(rows), batch_size):
@@ -182,10 +184,10 @@ def perplexity(
             loss = torch.nn.functional.cross_entropy(
                 logits[kept].float(), labels[kept], reduction="sum"
             )
-            total, many = total + float(loss), many + int(kept.sum())
+            total, n_tokens = total + float(loss), n_tokens + int(kept.sum())
     model.train(training)
-    # A model that has gone astray may be so wrong that exp overflows.
-    return math.exp(min(total / many, 700.0)) if many else float("nan")
+    # A model that has diverged may be so wrong that exp overflows.
+    return math.exp(min(total / n_tokens, 700.0)) if n_tokens else float("nan")
 
 
 def text_tokens(language: LanguageModel, rows: Rows, max_length: int | None) -> list[Tokens]:
@@ -203,7 +205,7 @@ def text_tokens(language: LanguageModel, rows: Rows, max_length: int | None) -> 
     types: Sequence[Any] = [None] * len(parts)
     if encoded.types is not None:
         types = [part.tolist() for part in np.split(encoded.types, ends)]
-    found = []
+    result = []
     special = set(tokenizer.all_special_ids)
     for ids, row_types, cut in zip(parts, types, encoded.truncated.tolist(), strict=True):
         if language.kind == "causal":
@@ -211,23 +213,22 @@ def text_tokens(language: LanguageModel, rows: Rows, max_length: int | None) -> 
         else:
             labels = [IGNORED if token in special else token for token in ids]
         if any(label != IGNORED for label in labels):
-            found.append(Tokens(ids, labels, row_types, cut))
-    if not found:
+            result.append(Tokens(ids, labels, row_types, cut))
+    if not result:
         raise DataError(
             f"{rows.source} has no row with a token to predict: each is one token or special ones "
             "only; give it longer texts."
         )
-    return found
+    return result
 
 
 def split_held_out(rows: Rows, *, seed: int) -> tuple[Rows, Rows | None]:
-    """Take 5 % of the rows (at most 500) out of training.
+    """Hold out 5 % of the rows (at most 500), none if there are fewer than 40.
 
-    Copies of a text and rows of a group stay together. None are taken where there are fewer than 40
-    rows.
+    Copies of a text and rows of a group stay together.
     """
-    many = min(int(HELD_OUT_SHARE * len(rows)), MOST_HELD_OUT)
-    if len(rows) < LEAST_ROWS:
+    n_held_out = min(int(HELD_OUT_SHARE * len(rows)), MAX_HELD_OUT)
+    if len(rows) < MIN_ROWS:
         return rows, None
     numbers = duplicate_groups(hashes=rows.hashes, groups=rows.groups)
     first: dict[int, str] = {}
@@ -236,32 +237,33 @@ def split_held_out(rows: Rows, *, seed: int) -> tuple[Rows, Rows | None]:
     groups: dict[str, list[int]] = {}
     for place, number in enumerate(numbers.tolist()):
         groups.setdefault(first[number], []).append(place)
-    held: set[int] = set()
+    held_out: set[int] = set()
     for digest in sorted(groups, key=lambda d: hashlib.sha256(f"{seed}\x1f{d}".encode()).digest()):
-        if len(held) + len(groups[digest]) <= many:
-            held.update(groups[digest])
-    if not held:
+        if len(held_out) + len(groups[digest]) <= n_held_out:
+            held_out.update(groups[digest])
+    if not held_out:
         return rows, None
-    rest = [place for place in range(len(rows)) if place not in held]
-    return rows.select(rest), rows.select(sorted(held))
+    rest = [place for place in range(len(rows)) if place not in held_out]
+    return rows.select(rest), rows.select(sorted(held_out))
 
 
 def hide_some(
     row: Tokens, *, mask_id: int, vocabulary: int, generator: torch.Generator | None = None
 ) -> Tokens:
-    """Hide 15 % of the tokens that have a label, at least one, and label only these.
+    """Hide 15 % of the tokens with a label, at least one, and label only these.
 
     Of these, 80 % become the mask, 10 % a random token, 10 % stay (Devlin et al. 2019,
     https://arxiv.org/abs/1810.04805).
     """
     draws = torch.rand(len(row.ids), 2, generator=generator)
     replacements = torch.randint(vocabulary, (len(row.ids),), generator=generator).tolist()
-    chance, how = draws.T.tolist()
-    open_ = [i for i, label in enumerate(row.labels) if label != IGNORED]
-    hidden = {i for i in open_ if chance[i] < HIDDEN_SHARE} or {min(open_, key=chance.__getitem__)}
-    ids = [
-        token if i not in hidden or how[i] >= 0.9 else mask_id if how[i] < 0.8 else replacements[i]
-        for i, token in enumerate(row.ids)
-    ]
+    chance, kind = draws.T.tolist()
+    candidates = [i for i, label in enumerate(row.labels) if label != IGNORED]
+    hidden = {i for i in candidates if chance[i] < HIDDEN_SHARE}
+    hidden = hidden or {min(candidates, key=chance.__getitem__)}
+    ids = list(row.ids)
+    for i in hidden:
+        if kind[i] < 0.9:
+            ids[i] = mask_id if kind[i] < 0.8 else replacements[i]
     labels = [label if i in hidden else IGNORED for i, label in enumerate(row.labels)]
     return Tokens(ids, labels, row.types, row.truncated)

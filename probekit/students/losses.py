@@ -7,7 +7,7 @@ class numbers, compute in float32 (float64 stays) and return (1/B) Σ w_i · los
 definitions and their sources are in docs/methods.md.
 
 ``make_loss("logconf", total_steps=300, weak=labels)`` holds what a loss needs besides the batch:
-its schedule, what it knows of the whole training set, the latest predictions.
+its schedule, statistics of the whole training set, the latest predictions.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 
 Weight = Tensor | None
 BUFFER_SIZE = 32
-"""Rows that EleutherAI's buffer is declared to hold."""
+"""Number of rows that EleutherAI's buffer is declared to hold."""
 
 
 def xent(logits: Tensor, targets: Tensor, *, weight: Weight = None) -> Tensor:
@@ -283,7 +283,7 @@ def product(
 def _prepared(
     logits: Tensor, targets: Tensor, *, binary: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Bring both to (B, C) in at least float32, or say what their shapes must be."""
+    """Return both as (B, C) in at least float32; raises UsageError if the shapes do not fit."""
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise UsageError(
             f"A loss takes logits of shape (B, C) with at least two classes, got "
@@ -315,7 +315,7 @@ def _entropy(z: Tensor) -> Tensor:
 
 
 def _own(z: Tensor) -> Tensor:
-    """The student's probabilities, as a constant."""
+    """Return the student's probabilities, detached."""
     return z.detach().softmax(dim=1)
 
 
@@ -365,7 +365,7 @@ class RecentPredictions:
     def joined(self, probs: Tensor, *, keep: bool = True) -> Tensor:
         """Return the last rows (at most ``size``, C), those of ``probs`` (B, C) included.
 
-        Without ``keep`` nothing is remembered: evaluation must not move a training threshold.
+        Without ``keep`` the buffer does not change: evaluation must not move a training threshold.
         """
         probs = probs.detach()
         before = probs[:0] if self.rows is None else self.rows.to(probs)
@@ -376,11 +376,11 @@ class RecentPredictions:
         return rows
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what continues this buffer elsewhere, on the CPU; empty before the first rows."""
+        """Return the buffer's state, on the CPU; empty before the first rows."""
         return {} if self.rows is None else {"rows": self.rows.cpu().clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue another buffer."""
+        """Restore a buffer's state."""
         self.rows = state["rows"].clone() if "rows" in state else None
 
 
@@ -418,7 +418,7 @@ FUNCTIONS = {function.__name__: function for function in PLAIN} | {MIDWEAK: wind
 # Filled in by Loss; every other keyword of a function is an option of the loss.
 GIVEN = {"weight", "training", "step", "progress", "recent", "prior"}
 
-# Option -> what its value may be.
+# Option -> allowed values.
 ALLOWED: dict[str, Kind] = {
     "a_max": Number(0, 1),
     "warmup": Number(0, 1),  # a share of the steps
@@ -446,7 +446,7 @@ def loss_options(name: str) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        If there is no such loss.
+        If the loss does not exist.
     """
     if not isinstance(name, str) or name not in FUNCTIONS:
         raise UsageError(
@@ -467,12 +467,12 @@ def loss_options(name: str) -> dict[str, Any]:
 
 
 def check_loss(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse a loss, an option or a value that there is not, naming the nearest.
+    """Raise UsageError if a loss, an option or a value is not allowed, naming the nearest.
 
     Raises
     ------
     UsageError
-        A ``SettingError`` where an option is wrong.
+        A ``SettingError`` if an option is wrong.
     """
     known = loss_options(name)
     for option, value in options.items():
@@ -489,23 +489,23 @@ def check_loss(name: str, options: Mapping[str, Any]) -> None:
 def make_loss(
     name: str, *, total_steps: int, weak: ArrayLike | None = None, **options: Any
 ) -> Loss:
-    """Make a loss for one training.
+    """Create the loss of one training.
 
     Parameters
     ----------
     name
         One of :func:`loss_names`.
     total_steps
-        Optimizer steps of the whole training: schedules are shares of it.
+        Optimizer steps of the whole training; schedules are shares of it.
     weak
-        All training labels (n, C), for losses that know the whole set (``logconf``, midweak).
+        All training labels (n, C), for losses that use the whole set (``logconf``, midweak).
     options
         See :func:`loss_options`; the arguments of the function of the same name.
 
     Raises
     ------
     UsageError
-        If the name, an option or its value is unknown (it names the nearest), or ``weak`` is
+        If the name, an option or its value is not allowed (it names the nearest), or ``weak`` is
         missing.
     """
     check_loss(name, options)
@@ -520,10 +520,10 @@ def make_loss(
 
 
 class Loss:
-    """A loss of one training run, made by :func:`make_loss`.
+    """The loss of one training, created by :func:`make_loss`.
 
     Its state changes in training steps only; ``state_dict`` carries it over a restart. Each process
-    of a distributed training holds its own.
+    of a distributed training has its own.
     """
 
     def __init__(
@@ -542,7 +542,7 @@ class Loss:
         self._takes = set(inspect.signature(function).parameters)
         self.options = {k: v for k, v in options.items() if k != "buffer_size"}
         self.recent: RecentPredictions | None = None
-        # Rows that training has seen, and those of them in the window.
+        # Number of training rows so far, and of those in the window.
         self.windowed = [0, 0] if function is window else None
         if "recent" in self._takes:
             self.recent = RecentPredictions(int(options.get("buffer_size", BUFFER_SIZE)))
@@ -560,7 +560,7 @@ class Loss:
         weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
-        """Mean loss of a batch, (1/B) Σ w_i · loss_i, as a scalar.
+        """Return the mean loss of a batch, (1/B) Σ w_i · loss_i, as a scalar.
 
         Parameters
         ----------
@@ -573,7 +573,7 @@ class Loss:
         weight
             Weights of the rows (B,), of mean 1 over the training set; None: all 1.
         training
-            False: the value that training would give, without any change of state.
+            False: the same value as in training, without a change of state.
         """
         given = {
             "weight": weight,
@@ -583,22 +583,22 @@ class Loss:
             "recent": self.recent,
             "prior": self.prior,
         }
-        fitting = {name: value for name, value in given.items() if name in self._takes}
+        arguments = {name: value for name, value in given.items() if name in self._takes}
         if training and self.windowed is not None:
             radius, strict = self.options.get("radius", RADIUS), self.options.get("strict", False)
             self.windowed[0] += len(logits)
             self.windowed[1] += int(inside_window(logits, radius, strict=strict).sum())
-        return self._function(logits, targets, **fitting, **self.options)
+        return self._function(logits, targets, **arguments, **self.options)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a continued training needs; empty for losses without a state."""
+        """Return the state to resume training with; empty for losses without a state."""
         if self.windowed is not None:
             return {"windowed": torch.tensor(self.windowed)}
         return {} if self.recent is None else self.recent.state_dict()
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said of a training that is over: a window that let all rows in, or none."""
+        """Notes on a finished training: a window that included all rows, or none."""
         if self.windowed is None or not self.windowed[0]:
             return []
         seen, inside = self.windowed
@@ -606,29 +606,29 @@ class Loss:
         if not inside:
             return [
                 f"The loss {self.name} trained on no row: the student was never unsure enough "
-                f"(radius {radius:g}); take a larger radius, or another loss."
+                f"(radius {radius:g}); use a larger radius, or another loss."
             ]
         if inside == seen:
             return [
                 f"The loss {self.name} left no row out: the student was never sure enough (radius "
-                f"{radius:g}), so that this was xent."
+                f"{radius:g}), so this was the same as xent."
             ]
         return []
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from a ``state_dict`` of the same loss.
+        """Restore a ``state_dict`` of the same loss.
 
         Raises
         ------
         UsageError
-            If it comes from another loss.
+            If the state is of another loss.
         """
         known = {"windowed"} if self.windowed is not None else set()
-        strange = set(state) - ({"rows"} if self.recent is not None else known)
-        if strange:
+        unknown = set(state) - ({"rows"} if self.recent is not None else known)
+        if unknown:
             raise UsageError(
-                f"This state ({', '.join(sorted(strange))}) is not one of the loss {self.name}; "
-                "continue with the loss that the training began with."
+                f"This state ({', '.join(sorted(unknown))}) is not one of the loss {self.name}; "
+                "resume with the loss that the training started with."
             )
         if self.recent is not None:
             self.recent.load_state_dict(dict(state))

@@ -1,4 +1,4 @@
-"""What a student predicts: by a saved classifier, along its training, and how right it is."""
+"""A student's predictions: of a saved classifier, during training, and their evaluation."""
 
 from __future__ import annotations
 
@@ -50,37 +50,37 @@ def predict_rows(
     device: str = "auto",
     on_rows: Callable[[int], None] | None = None,
 ) -> WeakLabels:
-    """Class probabilities (n, C) of rows, by a classifier that ``finetune`` saved.
+    """Predict class probabilities (n, C) of rows with a classifier that ``finetune`` saved.
 
-    ``provenance`` says how many rows were ``truncated`` at ``max_length`` tokens.
+    ``provenance`` has the number of rows ``truncated`` at ``max_length`` tokens.
 
     Parameters
     ----------
     model
         The folder ``model`` of a training.
     rows
-        Only texts are read; of a reward model pairs.
+        Only texts are read; pairs for a reward model.
     max_length
-        Tokens per row; None: as many as in the training.
+        Tokens per row; None: as in training.
     batch_tokens
-        Padded tokens per batch; None: by the kind of device.
+        Padded tokens per batch; None: depends on the kind of device.
     device
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     on_rows
-        Is told after every batch how many rows it had.
+        Called after every batch with its number of rows.
 
     Raises
     ------
     UsageError
-        If the folder holds no classifier, or an adapter without its base.
+        If the folder does not hold a classifier, or only an adapter without its base.
     """
     folder = Path(model)
     info, weights = read_head(folder)
     if not (folder / "config.json").is_file():
         raise UsageError(
-            f"{folder} holds an adapter alone; train with save model to predict with it later."
+            f"{folder} holds an adapter alone; train with save model to predict later."
         )
-    place = torch.device(resolve_device(device))
+    torch_device = torch.device(resolve_device(device))
     checkpoint = open_checkpoint(str(folder))
     reward = info.objective == "reward"
     length = checkpoint.length(max_length or info.max_length)
@@ -95,7 +95,7 @@ def predict_rows(
         classifier.head.load_state_dict(weights)
     except RuntimeError as error:
         raise ModelError(f"The classifier in {folder} is damaged: {why(error)}") from None
-    classifier.to(place).eval()
+    classifier.to(torch_device).eval()
     with quiet():
         encoded = encode_rows(
             checkpoint,
@@ -105,10 +105,10 @@ def predict_rows(
             max_length=length,
             reward=reward,
         )
-    budget = batch_tokens or default_batch_tokens(place.type)
+    budget = batch_tokens or default_batch_tokens(torch_device.type)
     proba = np.empty((len(rows), len(info.classes)))
-    even = mixes_padding(checkpoint.config.model_type)
-    groups = by_length(encoded.lengths) if even else [np.arange(len(rows))]
+    mixes = mixes_padding(checkpoint.config.model_type)
+    groups = by_length(encoded.lengths) if mixes else [np.arange(len(rows))]
     for places in (
         group[part]
         for group in groups
@@ -116,21 +116,23 @@ def predict_rows(
     ):
         batch = collate([encoded[int(i)] for i in places], checkpoint.pad_id)
         with torch.inference_mode():
-            logits: Any = classifier(**{name: part.to(place) for name, part in batch.items()})
+            logits: Any = classifier(
+                **{name: part.to(torch_device) for name, part in batch.items()}
+            )
         proba[places] = proba_of(logits.double().cpu().numpy())
         if on_rows is not None:
             on_rows(len(places))
-    about = {"model": checkpoint.weights, "max_length": length, "truncated": encoded.truncated}
-    return as_labels(rows, proba, info.classes, about)
+    provenance = {"model": checkpoint.weights, "max_length": length, "truncated": encoded.truncated}
+    return as_labels(rows, proba, info.classes, provenance)
 
 
 def proba_of(logits: ArrayLike) -> NDArray[np.float64]:
-    """Class probabilities (n, C) of logits (n, C).
+    """Return class probabilities (n, C) of logits (n, C).
 
     Raises
     ------
     ModelError
-        If a logit is not finite: the model has diverged, or overflows in half precision.
+        If a logit is not finite: training diverged, or half precision overflows.
     """
     z = np.asarray(logits, np.float64)
     broken = int((~np.isfinite(z)).any(axis=1).sum())
@@ -145,7 +147,7 @@ def proba_of(logits: ArrayLike) -> NDArray[np.float64]:
 def as_labels(
     rows: Rows, proba: NDArray[np.float64], classes: tuple[str, ...], provenance: Mapping[str, Any]
 ) -> WeakLabels:
-    """Put predictions (n, C) into the form of labels, to be saved and joined by id."""
+    """Return predictions (n, C) as labels, which can be saved and joined by id."""
     return WeakLabels(
         ids=list(rows.ids),
         hashes=list(rows.hashes),
@@ -158,12 +160,12 @@ def as_labels(
 
 
 def read_curve(folder: Path, name: str) -> tuple[list[int], NDArray[np.float64]]:
-    """Predictions of rows ``name`` at every evaluation: steps (s,) and probabilities (s, n, C).
+    """Read the predictions of ``name`` at every evaluation: steps (s,), probabilities (s, n, C).
 
     Raises
     ------
     DataError
-        If the training kept none.
+        If the training stored none.
     """
     files = sorted((folder / "curves" / name).glob("*.safetensors"))
     if not files:
@@ -173,13 +175,13 @@ def read_curve(folder: Path, name: str) -> tuple[list[int], NDArray[np.float64]]
 
 
 def evaluate_predictions(predicted: WeakLabels, truth: WeakLabels) -> dict[str, float | None]:
-    """Judge predictions by the truth of their rows; both are joined by id.
+    """Compare predictions with the truth of their rows, joined by id.
 
-    Accuracy, AUROC, log-loss (nats), Brier score, expected calibration error (15 bins), and recall
-    at 1 % false positives (two classes); None where a figure is not defined.
+    Returns accuracy, AUROC, log-loss (nats), Brier score, expected calibration error (15 bins), and
+    recall at 1 % false positives (two classes); None for a figure that is not defined.
     """
-    found = truth.align(predicted.keys, rows_name="the predictions")
-    codes, proba = found.labels.codes(predicted.classes), predicted.probs
+    aligned = truth.align(predicted.keys, rows_name="the predictions")
+    codes, proba = aligned.labels.codes(predicted.classes), predicted.probs
     figures: dict[str, float | None] = {
         "rows": len(codes),
         "accuracy": accuracy(codes, predicted.hard),

@@ -1,4 +1,4 @@
-"""What our Trainers have in common: settings, order of rows, checkpoints, progress, checks."""
+"""What our Trainers share: settings, order of rows, checkpoints, progress, checks."""
 
 # ruff: noqa: ARG002 (callbacks have the Trainer's signature)
 
@@ -42,13 +42,13 @@ __all__ = [
 
 
 class LossSum(TrainerCallback, ExportableState):
-    """The losses of all steps so far; it stands in a checkpoint, so that none is lost by a kill."""
+    """Sum of the losses of all steps; kept in checkpoints, so that a resumed training has it."""
 
     def __init__(self) -> None:
         self.total = 0.0
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """Return what a checkpoint stores."""
         return {"args": {}, "attributes": {"total": self.total}}
 
 
@@ -58,13 +58,13 @@ class FiniteTrainer(Trainer):
     Parameters
     ----------
     config, folder
-        Settings, and the folder whose ``checkpoints`` it writes.
+        Settings, and the folder for its ``checkpoints``.
     every
-        Optimizer steps from one evaluation to the next.
+        Optimizer steps between evaluations.
     model, rows, collator
-        What is trained, on what, and how rows become a batch.
+        The model, its training rows, and the function from rows to a batch.
     callbacks
-        Beside those that write checkpoints.
+        Callbacks in addition to that for checkpoints.
     settings
         Further TrainingArguments.
     """
@@ -81,14 +81,14 @@ class FiniteTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
         **settings: Any,
     ) -> None:
-        # Checkpoints by the clock, where one process trains.
+        # Checkpoints by the clock, if a single process trains.
         timed = [TimedCheckpoints(config.save_seconds)] if processes() == 1 else []
         with quiet():
             super().__init__(
                 model=model,
                 args=_arguments(config, folder, every, **settings),
                 train_dataset=rows,
-                # Asked for where evaluations are; ours choose their rows themselves.
+                # Required for evaluations; ours choose their rows themselves.
                 eval_dataset=rows,
                 data_collator=collator,
                 callbacks=[*timed, *callbacks],
@@ -98,9 +98,9 @@ class FiniteTrainer(Trainer):
 
     @property
     def mean_loss(self) -> float:
-        """Mean loss of the steps of the whole training, also of those before it was resumed.
+        """Mean loss over all steps, those before the training was resumed included.
 
-        The Trainer's own is of the steps since.
+        The Trainer's own mean is over the steps since.
         """
         total = torch.tensor(self._losses.total, dtype=torch.float64, device=self.args.device)
         mean = self.accelerator.reduce(total, reduction="mean")
@@ -108,11 +108,11 @@ class FiniteTrainer(Trainer):
 
     @property
     def _losses(self) -> LossSum:
-        # The Trainer puts another one in its place when it reads a checkpoint.
+        # The Trainer replaces the callback when it reads a checkpoint.
         return next(c for c in self.callback_handler.callbacks if isinstance(c, LossSum))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train, and show how far it is on a terminal."""
+        """Train, with a progress bar on a terminal."""
         line = TrainingLine()
         self.add_callback(line)
         try:
@@ -122,12 +122,12 @@ class FiniteTrainer(Trainer):
             self.remove_callback(line)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Take one step of forward and backward.
+        """Run one forward and backward pass.
 
         Raises
         ------
         ModelError
-            If the loss is not finite; the weights are still those before the step.
+            If the loss is not finite; the weights are those before the step.
         """
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss).all():
@@ -139,12 +139,12 @@ class FiniteTrainer(Trainer):
         return loss
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint, and mark it when it is whole.
+        """Write a checkpoint, and mark it when it is complete.
 
         Raises
         ------
         WriteError
-            If the disk is full; the half checkpoint is gone then.
+            If the disk is full; the incomplete checkpoint is removed.
         """
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -165,10 +165,10 @@ class FiniteTrainer(Trainer):
 
 
 class LengthGroups(torch.utils.data.Sampler[int]):
-    """Rows in a random order in which neighbours are of like length, the same for seed and epoch.
+    """Random order of rows with neighbours of similar length, determined by seed and epoch.
 
-    The Trainer's own draws from the global generator, so that a training that is resumed in
-    the middle of an epoch would see some rows twice and others never.
+    The Trainer's own draws from the global generator, so a training resumed in the middle of an
+    epoch would see some rows twice and others never.
     """
 
     def __init__(self, lengths: Any, batch_size: int, *, seed: int) -> None:
@@ -181,18 +181,18 @@ class LengthGroups(torch.utils.data.Sampler[int]):
         return len(self._lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order of another epoch; the Trainer calls this."""
+        """Set the epoch whose order is used; the Trainer calls this."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(1_000_003 * self._seed + self._epoch)
-        group: Any = get_length_grouped_indices  # it has no types
+        group: Any = get_length_grouped_indices  # untyped
         order = group(self._lengths, self._batch_size, generator=generator)
         return iter(order)
 
 
 class TimedCheckpoints(TrainerCallback):
-    """Asks for a checkpoint when the last one is old: short trainings write none."""
+    """Requests a checkpoint when the last one is old: short trainings write none."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -205,40 +205,36 @@ class TimedCheckpoints(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Ask, except at the end, where the model itself is saved."""
+        """Request a checkpoint, except at the end, where the model itself is saved."""
         if time.monotonic() - self._saved >= self._seconds and state.global_step < state.max_steps:
             control.should_save = True
 
     def on_save(self, *args: Any, **kwargs: Any) -> None:
-        """Look at the clock."""
+        """Note the time."""
         self._saved = time.monotonic()
 
 
 def wait_for_all() -> None:
-    """Wait until every process that trains has come here."""
+    """Wait until every training process has reached this call."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
 
 
 def processes() -> int:
-    """Return how many processes torchrun or accelerate started."""
+    """Return the number of processes that torchrun or accelerate started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def total_steps(config: FinetuneConfig, rows: int, together: int | None = None) -> int:
-    """Optimizer steps of a training over so many rows, by all processes together.
-
-    None: those that torchrun or accelerate started.
-    """
-    many = processes() if together is None else together
+def total_steps(config: FinetuneConfig, rows: int) -> int:
+    """Return the optimizer steps of a training on ``rows`` rows, by all processes together."""
     if config.max_steps is not None:
         return config.max_steps
-    per_epoch = math.ceil(rows / (config.batch_size * many * config.grad_accum))
+    per_epoch = math.ceil(rows / (config.batch_size * processes() * config.grad_accum))
     return max(1, math.ceil(per_epoch * config.epochs))
 
 
 def _arguments(config: FinetuneConfig, folder: Path, every: int, **more: Any) -> TrainingArguments:
-    """Settings of a configuration as the Trainer has them; ``every`` so many steps it is logged."""
+    """Return a configuration as the Trainer's arguments; ``every``: steps between evaluations."""
     cuda = config.device != "cpu" and torch.cuda.is_available()
     half = config.dtype == "bfloat16" or (
         config.dtype == "auto" and cuda and torch.cuda.is_bf16_supported()
@@ -258,11 +254,11 @@ def _arguments(config: FinetuneConfig, folder: Path, every: int, **more: Any) ->
         "use_cpu": config.device == "cpu",
         "seed": config.seed,
         "report_to": config.report_to or "none",
-        # Clocks of several processes differ, and all must save at one step.
+        # Several processes must save at the same step, and their clocks differ.
         "save_strategy": "no" if processes() == 1 else "steps",
         "save_steps": every,
         "save_total_limit": 2,
-        # The losses so far, and how long early stopping has been patient.
+        # The sum of losses, and the state of early stopping.
         "restore_callback_states_from_checkpoint": True,
         "logging_steps": max(1, every // 4),
         "logging_nan_inf_filter": False,
@@ -275,12 +271,12 @@ def _arguments(config: FinetuneConfig, folder: Path, every: int, **more: Any) ->
 
 
 def check_finite_weights(model: torch.nn.Module, label: str) -> None:
-    """Check that training has led to finite weights.
+    """Check that the weights are finite after training.
 
     Raises
     ------
     ModelError
-        Naming the first tensor that is not finite.
+        If a tensor is not finite; the message names the first one.
     """
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -291,7 +287,7 @@ def check_finite_weights(model: torch.nn.Module, label: str) -> None:
 
 
 class TrainingLine(TrainerCallback):
-    """A bar on a terminal, with loss, rate and time left; of several processes in the first."""
+    """A bar on a terminal, with loss, rate and time left; only in the first process."""
 
     def __init__(self, *, show: bool | None = None) -> None:
         self._show = show
@@ -307,7 +303,7 @@ class TrainingLine(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Look at the clock; a training that is resumed is timed from there."""
+        """Start timing, of a resumed training from its first new step."""
         self._began, self._from = time.monotonic(), state.global_step
         if state.is_world_process_zero:
             self._bar = MovingBar(state.max_steps, done=state.global_step, show=self._show)
@@ -320,7 +316,7 @@ class TrainingLine(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Learn the mean loss since the last time, and the learning rate."""
+        """Note the mean loss since the last log, and the learning rate."""
         self._loss = (logs or {}).get("loss", self._loss)
         self._rate = (logs or {}).get("learning_rate", self._rate)
 
@@ -331,12 +327,12 @@ class TrainingLine(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Draw, where it is time to."""
+        """Draw the bar."""
         if self._bar is not None:
             self._bar.move(state.global_step, self.text(state, time.monotonic() - self._began))
 
     def text(self, state: TrainerState, elapsed: float) -> str:
-        """Write what is shown after ``elapsed`` seconds."""
+        """Return the text to show after ``elapsed`` seconds."""
         done = max(state.global_step - self._from, 1)
         left = duration((state.max_steps - state.global_step) * elapsed / done)
         loss = "" if self._loss is None else f" · loss {self._loss:.4f}"
@@ -347,6 +343,6 @@ class TrainingLine(TrainerCallback):
         )
 
     def clear(self) -> None:
-        """Wipe the bar."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.clear()

@@ -292,10 +292,10 @@ def test_names_that_cannot_be_files_are_told_before_the_training(
         rows, "-m", model, "--labels", rows, "-o", tmp_path / "s", "--predict", f"{name}={rows}"
     )
     assert told.exit_code == 2
-    assert "names a set to predict and is to be a file" in told.stderr
+    assert "names a set to predict and must be a file name" in told.stderr
     assert "\x1b" not in told.output
     assert not (tmp_path / "s").exists()
-    with pytest.raises(UsageError, match="is to be a file"):
+    with pytest.raises(UsageError, match="must be a file name"):
         check_names(["test", name])
     check_names(["test", "été 1", "a.b", "x" * 200])  # control
 

@@ -14,7 +14,7 @@ import pytest
 
 from probekit.errors import OutputExistsError, WriteError
 from probekit.students import folder as folders
-from probekit.students.folder import Folder, last_checkpoint, mark, trouble_of
+from probekit.students.folder import Folder, checkpoint_error, last_checkpoint, mark
 
 MEASURED = {
     "objective": "lm",
@@ -230,12 +230,12 @@ class TestCheckpoints:
         else:
             changed = bytes([data[0] ^ 1]) + data[1:]
             path.write_bytes({"cut": data[:-3], "changed": changed, "empty": b""}[how])
-        assert name in str(trouble_of(last))
+        assert name in str(checkpoint_error(last))
         assert last_checkpoint(tmp_path, clear=True) == before
         told = capsys.readouterr().err
         assert "checkpoint of step 12" in told
         assert name in told
-        assert told.endswith("going on from step 5.\n")
+        assert told.endswith("resuming from step 5.\n")
         assert not last.exists()
 
     def test_one_without_a_mark_was_not_written_to_its_end(self, tmp_path: Path) -> None:
@@ -247,13 +247,13 @@ class TestCheckpoints:
     def test_what_was_not_written_with_it_is_never_loaded(self, tmp_path: Path) -> None:
         path = checkpoint(tmp_path, 1)
         (path / "pytorch_model.bin").write_text("x")
-        assert "pytorch_model.bin" in str(trouble_of(path))
+        assert "pytorch_model.bin" in str(checkpoint_error(path))
         (path / "pytorch_model.bin").unlink()
-        assert trouble_of(path) is None
+        assert checkpoint_error(path) is None
         target = tmp_path / "elsewhere.pt"
         (path / "optimizer.pt").rename(target)
         (path / "optimizer.pt").symlink_to(target)
-        assert "optimizer.pt is damaged" in str(trouble_of(path))
+        assert "optimizer.pt is damaged" in str(checkpoint_error(path))
 
     def test_the_best_one_that_it_names_must_be_whole_too(self, tmp_path: Path) -> None:
         checkpoint(tmp_path, 3)
