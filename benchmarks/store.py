@@ -61,10 +61,10 @@ class Report:
         all_times = self.bench.times(fns)
         times = Times({name: [t / each for t in turns] for name, turns in all_times.each.items()})
         self.mib = {name: peak_memory(fn)[1] for name, fn in fns.items()}
-        self.tell(title, times)
+        self.add(title, times)
         return times
 
-    def tell(self, title: str, times: Times) -> None:
+    def add(self, title: str, times: Times) -> None:
         ours = next(iter(times.values()))
         memory = {name: f"{self.mib[name]:.0f} MiB" if name in self.mib else "" for name in times}
         rows = [[n, seconds(t), f"{t / ours:.2f}x", memory[n]] for n, t in times.items()]
@@ -188,7 +188,7 @@ def cold_batches(bench: Bench, folder: Path, states: np.ndarray) -> None:
                 _ = mapped[rows]
             times.setdefault(way, []).append(time.perf_counter() - start)
     claim = f"a batch of {BATCH} random rows that are not in memory"
-    Report(bench).tell(claim, Times(times))
+    Report(bench).add(claim, Times(times))
 
 
 def writing(bench: Bench, folder: Path, states: np.ndarray) -> None:

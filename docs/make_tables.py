@@ -207,7 +207,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 def pages() -> list[Path]:
     """Pages that may hold blocks."""
-    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+    return sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
 def names_in(text: str) -> list[str]:

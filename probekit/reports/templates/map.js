@@ -1,4 +1,4 @@
-// The map: dots on a canvas, found again through a grid of cells.
+// The map: dots on a canvas, with a grid of cells to look them up.
 const colourings = [["weak", "weak label"], ["probe", "probe"], ["verdict", "verdict"]];
 if (rows.truth) colourings.push(["truth", "truth"], ["right", "weak label right or wrong"]);
 const CELL = 24;
@@ -31,13 +31,13 @@ function paint() {
   const kind = byId("colour").value;
   const key = keyOf(kind);
   const inks = key.map(([, variable]) => style.getPropertyValue(variable).trim());
-  const radius = many > 5000 ? 2 : many > 1000 ? 2.6 : 3.5;
-  places = { x: new Float32Array(many), y: new Float32Array(many) };
+  const radius = nRows > 5000 ? 2 : nRows > 1000 ? 2.6 : 3.5;
+  places = { x: new Float32Array(nRows), y: new Float32Array(nRows) };
   grid = new Map();
-  const found = new Array(key.length).fill(0);
+  const counts = new Array(key.length).fill(0);
   const dim = [];
   const bright = [];
-  for (let row = 0; row < many; row++) {
+  for (let row = 0; row < nRows; row++) {
     const x = PAD + map.x[row] * (width - 2 * PAD);
     const y = height - PAD - map.y[row] * (height - 2 * PAD);
     places.x[row] = x;
@@ -45,7 +45,7 @@ function paint() {
     const cell = `${Math.floor(x / CELL)},${Math.floor(y / CELL)}`;
     if (!grid.has(cell)) grid.set(cell, []);
     grid.get(cell).push(row);
-    found[codeOf(kind, row)] += 1;
+    counts[codeOf(kind, row)] += 1;
     (matches[row] ? bright : dim).push(row);
   }
   const dot = (row, size) => {
@@ -72,9 +72,9 @@ function paint() {
   const legend = byId("legend");
   legend.replaceChildren();
   key.forEach(([name, , mark], code) => {
-    if (!found[code]) return;
+    if (!counts[code]) return;
     const item = make("li");
-    item.append(make("span", `dot ${mark}`), `${name} (${count(found[code])})`);
+    item.append(make("span", `dot ${mark}`), `${name} (${count(counts[code])})`);
     legend.append(item);
   });
 }
@@ -85,7 +85,7 @@ function under(x, y) {
   for (let i = cx - 1; i <= cx + 1; i++) {
     for (let j = cy - 1; j <= cy + 1; j++) {
       for (const row of grid.get(`${i},${j}`) ?? []) {
-        // Of dots that lie on each other a listed one that fits the filters is meant.
+        // Of dots on top of each other, one that passes the filters wins.
         const far = (places.x[row] - x) ** 2 + (places.y[row] - y) ** 2 + (matches[row] ? 0 : 60);
         if (far < least) [best, least] = [row, far];
       }
@@ -138,7 +138,7 @@ function prepareMap() {
   canvas.addEventListener("pointerleave", leave);
   canvas.addEventListener("click", (event) => {
     const row = point(event);
-    // A finger has nothing to point with before it taps: the first tap reads, the second opens.
+    // On a touch screen the first tap shows the text, the second opens the row.
     const firstTap = event.pointerType === "touch" && row !== tapped;
     tapped = row;
     if (row === null || firstTap) return;

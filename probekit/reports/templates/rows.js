@@ -1,13 +1,13 @@
-// What the parts of the script share: the rows, and how a label and a verdict are shown.
+// Shared by all parts of the script: the rows, and the display of labels and verdicts.
 
 const byId = (id) => document.getElementById(id);
 const data = JSON.parse(byId("data").textContent);
 const { classes, listed, rows, near, map } = data;
-const many = rows.id.length;
+const nRows = rows.id.length;
 const VERDICTS = ["kept", "changed", "dropped"];
 const COLOURS = 8;
 
-// All that a row says goes into the page as text: nothing here reads markup.
+// Everything in a row is shown as text, never as markup.
 function make(tag, name, text) {
   const element = document.createElement(tag);
   if (name) element.className = name;

@@ -1,4 +1,4 @@
-// What a hand does, and the first drawing.
+// Event handlers, and the first drawing.
 
 prepare();
 if (map) prepareMap();

@@ -1,6 +1,6 @@
 // The table of rows: sorted, searched, filtered, page by page; each row opens.
 
-// Columns of the table: what they are called, what they sort by, what a cell holds.
+// Columns of the table: name, sort key and cell.
 const columns = [
   { key: "text", name: rows.text ? "Text" : "Id", sort: (r) => textOf(r).toLowerCase() },
   { key: "disagreement", name: "Disagreement", sort: (r) => rows.disagreement[r], cell: disagreementCell },
@@ -35,7 +35,7 @@ const state = { ...start };
 const open = new Set();
 const lower = new Map();
 let shown = [];
-let matches = new Uint8Array(many).fill(1);
+let matches = new Uint8Array(nRows).fill(1);
 
 const searched = (row) => {
   if (!lower.has(row)) lower.set(row, `${rows.id[row]}\n${rows.text ? rows.text[row] : ""}`.toLowerCase());
@@ -49,13 +49,13 @@ function fill(select, options) {
   }
 }
 const tally = (code, size) => {
-  const found = new Array(size).fill(0);
-  for (let r = 0; r < listed; r++) found[code(r)] += 1;
-  return found;
+  const counts = new Array(size).fill(0);
+  for (let r = 0; r < listed; r++) counts[code(r)] += 1;
+  return counts;
 };
 function classOptions(column) {
-  const found = tally((r) => first(column, r), classes.length);
-  return [["", "any"], ...classes.map((name, c) => [String(c), `${name} (${count(found[c])})`])];
+  const counts = tally((r) => first(column, r), classes.length);
+  return [["", "any"], ...classes.map((name, c) => [String(c), `${name} (${count(counts[c])})`])];
 }
 
 function prepare() {
@@ -122,8 +122,8 @@ function choose() {
     (probe === "" || first("probe", row) === Number(probe)) &&
     truthMatches(truth, row) &&
     words.every((word) => searched(row).includes(word));
-  matches = new Uint8Array(many);
-  for (let row = 0; row < many; row++) matches[row] = fits(row) ? 1 : 0;
+  matches = new Uint8Array(nRows);
+  for (let row = 0; row < nRows; row++) matches[row] = fits(row) ? 1 : 0;
   shown = [];
   if (state.only !== null) shown.push(state.only);
   else for (let row = 0; row < listed; row++) if (matches[row]) shown.push(row);
@@ -136,7 +136,7 @@ function choose() {
   });
 }
 
-// How many rows are shown, and of how many.
+// The number of rows shown, and of all rows.
 function extent() {
   if (state.only !== null) return "1 row, chosen on the map";
   const cut = data.total > listed;
@@ -254,10 +254,10 @@ function neighbours(row) {
     const other = near.index[row * near.k + i];
     same += first("weak", other) === wanted;
     const item = make("li");
-    const said = make("div");
-    said.append(classMark(first("weak", other)));
-    if (rows.truth) said.append(make("div", `small t${rows.truth[other] === first("weak", other) ? 0 : 1}`, `truth: ${classes[rows.truth[other]]}`));
-    item.append(make("span", "small number", near.value[row * near.k + i].toFixed(3)), said, clamp(textOf(other)));
+    const label = make("div");
+    label.append(classMark(first("weak", other)));
+    if (rows.truth) label.append(make("div", `small t${rows.truth[other] === first("weak", other) ? 0 : 1}`, `truth: ${classes[rows.truth[other]]}`));
+    item.append(make("span", "small number", near.value[row * near.k + i].toFixed(3)), label, clamp(textOf(other)));
     list.append(item);
   }
   const title = make("h3", "", `Nearest rows: ${same} of ${near.k} carry the weak label “${classes[wanted]}”`);
