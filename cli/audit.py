@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase, digits
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import click
@@ -25,15 +29,18 @@ from probekit.cli.options import (
     typed_again,
 )
 from probekit.cli.outputs import claim
+from probekit.errors import UsageError
+from probekit.safe import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.audit import Disputed, Finding
     from probekit.cleaning.review import AuditFile
 
-__all__ = ["command"]
+__all__ = ["Screen", "class_keys", "command", "wrapped"]
+
+LINES = 14
+WIDEST = 100
 
 
 class AuditOptions(DiagnosedOptions):
@@ -84,7 +91,7 @@ def command(**options: Unpack[AuditOptions]) -> None:
     Example: probekit audit acts.h5 --labels weak.parquet -m 20
     """
     from probekit.activations.store import ActivationStore
-    from probekit.cleaning.audit import conclude, find_disputed, tally
+    from probekit.cleaning.audit import find_disputed
     from probekit.cleaning.review import AuditFile, audit_path
 
     output = options["output"] or audit_path(options["labels"])
@@ -102,15 +109,13 @@ def command(**options: Unpack[AuditOptions]) -> None:
         file = AuditFile(output, known, disputed.classes)
         if len(disputed):
             _run(file, store, disputed, options)
-    finding = conclude(tally(disputed, file.answers), len(disputed))
+    finding = disputed.conclude(file.answers)
     foreign = len(set(file.answers) - set(disputed.ids))
     result = _as_json(finding, disputed, output, foreign)
     emit(result, _text(finding, disputed, file, options), as_json=options["as_json"])
 
 
 def _check(output: Path, options: AuditOptions) -> None:
-    from probekit.errors import UsageError
-
     claim({**options, "output": output}, "output", goes_on=True)
     if not options["no_ask"] and not at_terminal():
         raise UsageError(
@@ -123,10 +128,8 @@ def _run(
     file: AuditFile, store: ActivationStore, disputed: Disputed, options: AuditOptions
 ) -> None:
     """List the rows to ask about, and ask."""
-    from probekit.cleaning.audit import conclude, tally
     from probekit.cleaning.review import plain_text
     from probekit.cleaning.source_rows import find_rows
-    from probekit.cli.audit_screen import Screen
     from probekit.joins import Keys, match
 
     many = min(options["many"], len(disputed))
@@ -142,16 +145,13 @@ def _run(
     if options["no_ask"]:
         return
 
-    def settled() -> bool:
-        return conclude(tally(disputed, file.answers), len(disputed)).settled
-
     say(
         f"{len(disputed):,} of {disputed.rows:,} rows are disputed: the probe does not say what "
         "the weak label says.\n"
         f"What is the true label? {many} of them, both kinds in their shares; you are not told who "
         "said what."
     )
-    Screen(file, texts, disputed.classes, settled).run(wanted)
+    Screen(file, texts, disputed).run(wanted)
 
 
 def _as_json(finding: Finding, disputed: Disputed, output: Path, foreign: int) -> dict[str, Any]:
@@ -221,3 +221,135 @@ def _bar(probability: float, width: int = 20) -> str:
 def _listed(classes: Sequence[str]) -> str:
     shown = ", ".join(classes[:10])
     return shown if len(classes) <= 10 else f"{shown}, …"
+
+
+# Keys that are not classes.
+COMMANDS = {"?": "cannot tell", "u": "undo", "+": "whole text", "q": "stop"}
+
+
+def class_keys(classes: Sequence[str]) -> dict[str, str]:
+    """Key -> class: the class's name if it is one character, else its first free letter or digit.
+
+    Raises
+    ------
+    UsageError
+        If there are more classes than keys.
+    """
+    keys: dict[str, str] = {}
+    used = set(COMMANDS)
+    for name in classes:
+        if len(name) == 1 and name.lower() not in used and name.isprintable():
+            keys[name] = name.lower()
+            used.add(keys[name])
+    for name in classes:
+        if name in keys:
+            continue
+        letters = [c for c in name.lower() if c in ascii_lowercase + digits]
+        free = [c for c in [*letters, *digits[1:], *ascii_lowercase] if c not in used]
+        if not free:
+            raise UsageError(
+                f"There are {len(classes)} classes and fewer keys; add --no-ask and fill in "
+                "the CSV."
+            )
+        keys[name] = free[0]
+        used.add(free[0])
+    return {keys[name]: name for name in classes}
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of at most ``width`` characters; lines of the text stay lines."""
+    lines: list[str] = []
+    for line in printable(text).expandtabs(4).split("\n"):
+        lines += textwrap.wrap(line, width, break_long_words=True) or [""]
+    return lines
+
+
+class Screen:
+    """Asks about disputed rows, one key each, until all are answered or the reader stops.
+
+    Parameters
+    ----------
+    file
+        Where every answer is saved at once.
+    texts
+        Id -> text.
+    """
+
+    def __init__(self, file: AuditFile, texts: Mapping[str, str], disputed: Disputed) -> None:
+        self.file, self.texts, self.disputed = file, texts, disputed
+        self.keys = class_keys(disputed.classes)
+
+    def settled(self) -> bool:
+        """Whether the answers so far settle what to do."""
+        return self.disputed.conclude(self.file.answers).settled
+
+    def run(self, ids: Sequence[str]) -> None:
+        """Ask about ``ids`` in their order, those already answered left out."""
+        from probekit.cleaning.audit import UNSURE
+
+        done = [name for name in self.file.answers if name in set(ids)]
+        if done:
+            click.echo(f"{len(done)} of {len(ids)} are answered already.", err=True)
+        click.echo(self._help(), err=True)
+        was_settled = self.settled()
+        while True:
+            waiting = [name for name in ids if name not in self.file.answers]
+            if not waiting:
+                return
+            self._show(waiting[0], len(ids) - len(waiting) + 1, len(ids))
+            key = self._key(waiting[0], can_undo=bool(done))
+            if key == "q":
+                click.echo(f"Stopped; {self.file.path} keeps your answers.", err=True)
+                return
+            if key == "u":
+                last = done.pop()
+                self.file.answer(last, None)
+                click.echo("undone", err=True)
+                continue
+            answer = self.keys.get(key, UNSURE)
+            self.file.answer(waiting[0], answer)
+            done.append(waiting[0])
+            click.echo("cannot tell" if answer == UNSURE else printable(answer), err=True)
+            now = self.settled()
+            if now and not was_settled and len(waiting) > 1:
+                click.secho("These answers settle it; q stops here.", fg="green", err=True)
+            was_settled = now
+
+    def _help(self) -> str:
+        classes = "   ".join(f"{key} = {printable(name)}" for key, name in self.keys.items())
+        return f"Keys: {classes}   " + "   ".join(f"{k} {name}" for k, name in COMMANDS.items())
+
+    def _show(self, name: str, number: int, total: int) -> None:
+        width = min(shutil.get_terminal_size().columns, WIDEST) - 2
+        title = f" {number} of {total} "
+        click.echo(err=True)
+        click.secho(f"──{title}{'─' * max(0, width - len(title))}", dim=True, err=True)
+        lines = wrapped(self.texts[name], max(width - 2, 20))
+        hidden = max(0, len(lines) - LINES)
+        for line in lines[: len(lines) - hidden]:
+            click.echo(f"  {line}".rstrip(), err=True)
+        if hidden:
+            click.secho(f"  … {hidden} more lines: +", dim=True, err=True)
+
+    def _key(self, name: str, *, can_undo: bool) -> str:
+        """Wait for a valid key."""
+        while True:
+            click.echo("> ", nl=False, err=True)
+            try:
+                key = click.getchar()
+            except (KeyboardInterrupt, EOFError):
+                key = ""
+            if key in ("", "\x03", "\x04"):  # the end of input, Ctrl-C, Ctrl-D
+                click.echo(err=True)
+                return "q"
+            key = key if key in self.keys else key.lower()
+            if key == "+":
+                click.echo(err=True)
+                for line in wrapped(self.texts[name], WIDEST - 4):
+                    click.echo(f"  {line}".rstrip(), err=True)
+            elif key == "u" and not can_undo:
+                click.echo("nothing to undo", err=True)
+            elif key in self.keys or key in COMMANDS:
+                return key
+            else:
+                click.echo(self._help(), err=True)

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
-from probekit.cli.idle import refuse_idle
+from probekit.cli.options import say
 from probekit.errors import UsageError, did_you_mean
 from probekit.kinds import (
     COUNT,
@@ -32,7 +32,7 @@ from probekit.kinds import (
     Words,
     shown,
 )
-from probekit.probes.registry import ProbeName, probe_names
+from probekit.probes.registry import REGISTRY, ProbeName, probe_names
 
 __all__ = ["check_values", "parse_grid", "parse_numbers", "seed_list"]
 
@@ -369,11 +369,11 @@ def check_values(command: click.Command) -> click.Command:
 
 
 def _useful(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse options that do nothing beside the others before the command begins."""
+    """Check, before the command begins, that every option does something."""
 
     @wraps(callback)
     def begin(**options: Any) -> Any:
-        refuse_idle(click.get_current_context(), options)
+        _check_useful(click.get_current_context(), options)
         if (
             options.get("truth") is not None
         ):  # which is opened when all is done, perhaps hours later
@@ -401,3 +401,137 @@ def _checked(kind: Any, full: str, name: str) -> Any:
     if named is None:
         return kind
     return (CheckedRange if isinstance(kind, click.IntRange) else Checked)(kind, named)
+
+
+Options = Mapping[str, Any]
+
+
+class Rule(NamedTuple):
+    """Options that do something only beside others. A default is no mistake; what was typed is."""
+
+    names: tuple[str, ...]
+    useful: Callable[[Options], Any]
+    """Whether they do something."""
+    why: str
+    """The reason if not."""
+    noted: bool = False
+    """A note, not an error: one command may serve several sets of probes."""
+
+
+def _of_probes(*names: str) -> Iterator[Rule]:
+    """Rules of a sweep's options: one for those that the same probes use."""
+    users: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        setting = "n_folds" if name == "folds" else name
+        probes = tuple(each.name for each in REGISTRY.values() if setting in each.depends)
+        users.setdefault(probes, []).append(name)
+    for probes, same in users.items():
+        why = f"without {' or '.join(probes)} in --probes"
+        yield Rule(tuple(same), _sweeps(*probes), why, noted=True)
+
+
+def _sweeps(*probes: str) -> Callable[[Options], bool]:
+    def useful(options: Options) -> bool:
+        return bool({part.strip() for part in options["probes"].split(",")} & {*probes})
+
+    return useful
+
+
+def _trains(*objectives: str) -> Callable[[Options], bool]:
+    return lambda o: o["objective"] in objectives or "objective" in _keys(o["settings"])
+
+
+def _needs(name: str) -> Callable[[Options], Any]:
+    return lambda options: options[name] or name in _keys(options.get("settings", ()))
+
+
+def _holds_out(options: Options) -> Any:
+    return options["validation_share"] or _needs("early_stop")(options)
+
+
+TRUTH = Rule(("truth_column",), _needs("truth"), "without --truth")
+CLEANING = (TRUTH, Rule(("rows",), _needs("write_data"), "without --write-data"))
+CLASSES = ("classify", "reward")
+RUN_ONLY = (
+    *("probes", "actions", "action_options", "layer", "linear_students", "random_drops"),
+    *("rounds", "curves"),
+)
+
+LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "filter": (
+        *CLEANING,
+        Rule(("over_all",), lambda o: o["threshold"] is None, "with --threshold"),
+    ),
+    "relabel": CLEANING,
+    "finetune": (
+        Rule(
+            ("loss", "loss_options", "validation_share", "early_stop", "patience", "curves"),
+            _trains(*CLASSES),
+            "with this --objective, which learns texts",
+        ),
+        Rule(("only_labelled", "label_column"), _trains(*CLASSES), "with this --objective"),
+        Rule(
+            ("group_column",),
+            lambda o: not _trains(*CLASSES)(o) or _holds_out(o),
+            "without --validation-share or --early-stop",
+        ),
+        Rule(("predict", "labels"), _trains(*CLASSES, "completion"), "with --objective lm"),
+        Rule(("lora_rank",), _needs("lora"), "without --lora"),
+        Rule(("patience",), _needs("early_stop"), "without --early-stop"),
+        Rule(("truth",), _needs("predict"), "without --predict"),
+        Rule(("epochs",), lambda o: not _needs("max_steps")(o), "with --max-steps", noted=True),
+    ),
+    "review": (
+        Rule(
+            ("many", "acts", "rows", "text_column", "id_column", "no_text"),
+            lambda o: not o["merge"],
+            "with --merge",
+        ),
+        Rule(
+            ("acts", "rows", "text_column", "id_column"),
+            lambda o: not o["no_text"],
+            "with --no-text",
+        ),
+    ),
+    "report": (TRUTH,),
+    "sweep": (
+        TRUTH,
+        *_of_probes("k", "l2", "standardize", "folds", "seeds"),
+        *_of_probes("k_cc", "k_zeta", "zeta", "variant", "metric"),
+    ),
+    "saliency": (Rule(("losses",), lambda o: "," not in o["losses"], "beyond the first loss"),),
+}
+
+
+def _check_useful(context: click.Context, options: Options) -> None:
+    """Raise click.UsageError if an option was typed that does nothing beside the others."""
+    command = context.command
+    for names, useful, why, noted in RULES.get(command.name or "", ()):
+        typed = [name for name in names if _typed(context, name)]
+        if typed and not useful(options):
+            flags = ", ".join(_flag(command, name) for name in typed)
+            verb = "does" if len(typed) == 1 else "do"
+            sentence = f"{flags} {verb} nothing {why}"
+            if not noted:
+                raise click.UsageError(f"{sentence}; leave that out.", context)
+            say(f"Note: {sentence}.")
+    for key in _keys(options.get("settings", ())):
+        if command.name == "saliency" and key.split(".")[0] in RUN_ONLY:
+            raise click.UsageError(f"--set {key} does nothing in saliency.", context)
+        if command.name == "finetune" and key in LORA and not _needs("lora")(options):
+            raise click.UsageError(f"--set {key} does nothing without --lora.", context)
+
+
+def _keys(settings: Any) -> list[str]:
+    return [str(pair).partition("=")[0].strip() for pair in settings]
+
+
+def _typed(context: click.Context, name: str) -> bool:
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _flag(command: click.Command, name: str) -> str:
+    param = next(each for each in command.params if each.name == name)
+    return max([*param.opts, *param.secondary_opts], key=len)

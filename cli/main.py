@@ -1,28 +1,43 @@
-"""``probekit``: registers the commands and turns every refusal into one sentence."""
+"""``probekit``: lists the commands, and turns every failure into one sentence and an exit code."""
 
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
 import importlib
 import inspect
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from textwrap import shorten
+from types import FrameType
 from typing import Any
 
 import click
 
 from probekit import __version__
-from probekit.cli.failures import sentence_of, stopped, terminable
-from probekit.errors import did_you_mean
+from probekit.errors import (
+    NO_SPACE,
+    ProbekitError,
+    StoppedError,
+    did_you_mean,
+    disk_errno,
+    disk_sentence,
+    is_out_of_memory,
+)
+from probekit.files import written
 from probekit.kinds import shown
 from probekit.safe import printable
 
-# Name of a command -> what stands beside it in `probekit --help`, which imports none of them. Each
-# lives in the module of probekit.cli of its name.
+# Name of a command -> its line in `probekit --help`, which imports none of them. Each command lives
+# in the module of probekit.cli with its name.
 COMMANDS = {
     "audit": "Ask for true labels where probe and weak label disagree, and say what to do.",
     "clean": "Clean the labels of a table: one command from a file to a training set.",
@@ -52,7 +67,7 @@ COMMANDS = {
 
 
 class Group(click.Group):
-    """A group whose commands live in files of their own and whose failures are one sentence."""
+    """A group that imports a command when it runs, and prints a failure as one sentence."""
 
     _running: click.Command | None = None
 
@@ -82,21 +97,21 @@ class Group(click.Group):
             )
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command; of one that is none, name the nearest."""
+        """Find the command, or name the nearest one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = did_you_mean(args[0], COMMANDS)
             ctx.fail(f"There is no command {shown(args[0])}{near}.")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what click says of wrong arguments steers no terminal either."""
+        """Run the command; the messages of click, too, hold no terminal control characters."""
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
             error.message = printable(error.message)  # type: ignore[misc]
             raise
         except KeyboardInterrupt as error:
-            raise stopped(error) from None
+            raise _stopped(error) from None
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line; a failure becomes its sentence and its exit code."""
@@ -104,30 +119,30 @@ class Group(click.Group):
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _one_line
-                with terminable():
+                with _terminable():
                     return super().main(*args, **kwargs)
         except Exception as error:
-            told = sentence_of(error, self._running)
-            if told is None:
+            failure = _sentence_of(error, self._running)
+            if failure is None:
                 raise
-            _fail(error, *told)
+            _fail(error, *failure)
 
 
 @cache
 def _end_quickly() -> None:
-    """Leave out the last look for garbage among what torch and transformers made: 0.6 s."""
+    """Skip the last garbage collection, which takes 0.6 s after torch and transformers."""
     atexit.register(gc.freeze)
 
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Show a warning of Python as its sentence, without the line of code that gave it."""
+    """Print a Python warning as its sentence, without the line of code that raised it."""
     click.echo(printable(f"Warning: {message}"), err=True)
 
 
 def _set_example_apart(command: click.Command) -> None:
-    """Give the example a line of its own, never wrapped, so that it can be pasted."""
-    text, found, example = inspect.cleandoc(command.help or "").partition("Example: ")
-    if found:
+    """Put the example on a line of its own, unwrapped, so that it can be pasted."""
+    text, marker, example = inspect.cleandoc(command.help or "").partition("Example: ")
+    if marker:
         lines = " ".join(example.split()).replace(" && ", "\n  ")
         command.help = f"{text}\b\nExample:\n  {lines}"
     if isinstance(command, click.Group):
@@ -140,6 +155,80 @@ def _fail(error: BaseException, sentence: str, code: int) -> None:
         raise error
     click.echo(printable(f"Error: {sentence}"), err=True)
     sys.exit(code)
+
+
+# Options that reduce the memory that a command needs -> the words of the message.
+SAVING = {
+    "batch_tokens": "a smaller --batch-tokens",
+    "batch_size": "a smaller --batch-size",
+    "gradient_checkpointing": "--gradient-checkpointing",
+    "lora": "--lora",
+    "max_length": "a smaller --max-length",
+    "limit": "a smaller --limit",
+    "layers": "fewer --layers",
+    "student_rows": "fewer --student-rows",
+}
+
+
+def _sentence_of(error: Exception, command: click.Command | None) -> tuple[str, int] | None:
+    """The sentence about a failure and the exit code; None for a bug."""
+    if isinstance(error, ProbekitError):
+        return "\n".join([str(error), *getattr(error, "__notes__", [])]), error.exit_code
+    if is_out_of_memory(error):
+        return _memory(command), 1
+    code = disk_errno(error)
+    name = getattr(error, "filename", None)
+    if code in (*NO_SPACE, errno.EROFS):
+        path = Path(os.fsdecode(name)) if isinstance(name, str | bytes) else _last_written()
+        return disk_sentence(path, code), 1
+    if not isinstance(error, OSError):
+        return None
+    if code in (errno.EACCES, errno.EPERM) and name:
+        return f"{name} cannot be opened: you have no right to; change its rights.", 1
+    return f"{error.strerror or error}" + (f" ({name})." if name else "."), 1
+
+
+def _stopped(error: KeyboardInterrupt) -> StoppedError:
+    """What an interruption left, and how to resume: Ctrl-C exits with 130, SIGTERM with 143."""
+    notes = list(getattr(error, "__notes__", []))
+    if not notes and written():
+        done = ", ".join(str(path) for path in written())
+        notes = [f"{done} is written; the same command resumes from there."]
+    elif not notes:
+        notes = ["No output was changed; the same command begins again."]
+    stop = StoppedError(" ".join(["Interrupted.", *notes]))
+    if error.args == (signal.SIGTERM,):
+        stop.exit_code = 128 + signal.SIGTERM
+    return stop
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the work as Ctrl-C does, with a sentence about what is kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number))
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _memory(command: click.Command | None) -> str:
+    has = {parameter.name for parameter in command.params} if command else set()
+    ways = [words for name, words in SAVING.items() if name in has]
+    ways.append("close other programs")
+    return f"The memory does not suffice: take {', or '.join(ways)}; what is done so far is kept."
+
+
+def _last_written() -> Path:
+    """The output that is most likely meant if a library does not say which."""
+    return written()[-1] if written() else Path.cwd() / "the output"
 
 
 @click.group(

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from probekit.activations.extraction import extract
     from probekit.activations.store import ActivationStore
     from probekit.cleaned import clean
+    from probekit.cleaning.audit import audit
     from probekit.cleaning.diagnose import diagnose
     from probekit.cleaning.evaluate import evaluate
     from probekit.cleaning.predict import filter_labels, relabel, score_rows
@@ -41,6 +42,7 @@ _HOMES = {
     "TopoFilterProbe": "probekit.probes.topofilter",
     "Verdicts": "probekit.verdicts",
     "WeakLabels": "probekit.labels",
+    "audit": "probekit.cleaning.audit",
     "clean": "probekit.cleaned",
     "diagnose": "probekit.cleaning.diagnose",
     "evaluate": "probekit.cleaning.evaluate",
@@ -67,6 +69,7 @@ __all__ = [
     "TopoFilterProbe",
     "Verdicts",
     "WeakLabels",
+    "audit",
     "clean",
     "diagnose",
     "evaluate",

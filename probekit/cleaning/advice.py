@@ -388,13 +388,11 @@ def advice_on(
 
 
 def _audited(path: Path, store: ActivationStore, labels: WeakLabels, **how: Any) -> Finding:
-    from probekit.cleaning.audit import conclude, find_disputed, tally
+    from probekit.cleaning.audit import audit
     from probekit.cleaning.review import AuditFile
 
-    disputed = find_disputed(store, labels, **how)
-    known = dict(zip(store.ids, store.hashes, strict=True))
-    answers = AuditFile(path, known, disputed.classes).answers
-    return conclude(tally(disputed, answers), len(disputed))
+    hashes = dict(zip(store.ids, store.hashes, strict=True))
+    return audit(store, labels, AuditFile(path, hashes, labels.classes).answers, **how)
 
 
 def read_signals(

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.labels import WeakLabels
 
-__all__ = ["UNSURE", "Disputed", "Finding", "Tally", "conclude", "find_disputed", "tally"]
+__all__ = [
+    "UNSURE",
+    "Disputed",
+    "Finding",
+    "Tally",
+    "audit",
+    "conclude",
+    "find_disputed",
+    "tally",
+]
 
 UNSURE = "?"
 # Dropping the disputed rows helps if more than this share of their weak labels is wrong.
@@ -48,6 +57,10 @@ class Disputed:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def conclude(self, answers: Mapping[str, str]) -> Finding:
+        """Conclude from answers (id -> true class, or ``?``); see :func:`conclude`."""
+        return conclude(tally(self, answers), len(self))
 
 
 def find_disputed(
@@ -184,6 +197,65 @@ def conclude(counts: Tally, disputed: int) -> Finding:
     settled = probability >= SETTLED
     more = 0 if settled else _more(counts, disputed)
     return Finding(action, probability, relabel, drop, settled, more, counts, disputed)
+
+
+def audit(
+    store: ActivationStore,
+    labels: WeakLabels,
+    answers: Mapping[str, str],
+    *,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+    only_labelled: bool = False,
+) -> Finding:
+    """Conclude from true labels of disputed rows: relabel, filter or leave the weak labels alone.
+
+    Ask about the first rows of :func:`find_disputed` with the same arguments: 20 often settle it.
+
+    Parameters
+    ----------
+    answers : mapping of str to str
+        Id -> true class, or ``"?"`` if it cannot be told. Rows that are not disputed do not count.
+    layers : sequence of int, optional
+        Layers to choose from, by default all that are stored.
+    seed : int, default=0
+        Seed of the order within each stratum (weak class and probe's class).
+    only_labelled : bool, default=False
+        Leave out rows without a label, instead of raising.
+
+    Raises
+    ------
+    LabelsError, DataError, StatesError, ProbeError
+        As :func:`find_disputed`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from probekit import ActivationStore, WeakLabels, audit
+    >>> from probekit.activations.writer import StoreWriter
+    >>> from probekit.cleaning.audit import find_disputed
+    >>> rng = np.random.default_rng(0)
+    >>> truth = np.arange(200) % 2
+    >>> X = np.float32(rng.normal(size=(200, 8)) + 2 * truth[:, None])
+    >>> weak = np.where(rng.random(200) < 0.2, 1 - truth, truth)  # a fifth of them is wrong
+    >>> ids = [f"r{i}" for i in range(200)]
+    >>> path = Path(tempfile.mkdtemp()) / "acts.h5"
+    >>> with StoreWriter.open(
+    ...     path, spec={}, ids=ids, hashes=ids, widths={0: 8}, store_dtype="float32"
+    ... ) as writer:
+    ...     tokens, truncated = np.ones(200, "int32"), np.zeros(200, bool)
+    ...     writer.write(np.arange(200), {0: X}, tokens, truncated)
+    ...     writer.finish()
+    >>> store, labels = ActivationStore(path), WeakLabels(ids, None, np.eye(2)[weak], ("0", "1"))
+    >>> asked = find_disputed(store, labels).ids[:12]
+    >>> finding = audit(store, labels, {name: str(truth[ids.index(name)]) for name in asked})
+    >>> finding.action, finding.settled
+    ('relabel', True)
+    """
+    disputed = find_disputed(store, labels, layers=layers, seed=seed, only_labelled=only_labelled)
+    return disputed.conclude(answers)
 
 
 def _choose(relabel: float, drop: float) -> tuple[Literal["relabel", "filter", "leave"], float]:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import csv
+import doctest
 
 import numpy as np
 import pytest
 from scipy.stats import beta, betabinom
 
+from probekit.cleaning import audit as module
 from probekit.cleaning.audit import (
     FILTER_WRONG,
     SETTLED,
@@ -265,3 +267,19 @@ def test_any_content_is_a_text():
     assert plain_text(("one", "two")) == "one\n\ntwo"
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
     assert plain_text(messages) == "[user] Hi\n\n[assistant] Yes?"
+
+
+def test_audit_concludes_from_the_answers_to_disputed_rows(blobs, make_store, as_labels):
+    data = blobs(n=300, noise=(0.2, 0.2))
+    store, labels = make_store(data.X), as_labels(data.weak)
+    disputed = find_disputed(store, labels)
+    answers = dict(zip(disputed.ids[:9], disputed.probe[:9], strict=True))
+    finding = module.audit(store, labels, {**answers, "nothing": "0"})
+    assert finding == conclude(Tally(probe=9), len(disputed))
+    assert module.audit(store, labels, {}).action is None
+
+
+def test_the_example_prints_what_it_says():
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -10,7 +10,7 @@ import pytest
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.audit import find_disputed
 from probekit.cli import audit as command
-from probekit.cli.audit_screen import class_keys, wrapped
+from probekit.cli.audit import class_keys, wrapped
 from probekit.errors import UsageError
 from probekit.labels import load_labels
 from probekit.safe import printable
@@ -268,7 +268,7 @@ def test_every_class_has_a_key_of_its_own(classes, keys):
 
 def test_more_classes_than_keys_are_refused():
     assert len(set(class_keys([f"class {i}" for i in range(30)]))) == 30
-    with pytest.raises(UsageError, match="100 classes and not so many keys; add --no-ask"):
+    with pytest.raises(UsageError, match="100 classes and fewer keys; add --no-ask"):
         class_keys([f"class {i}" for i in range(100)])
 
 
