@@ -36,7 +36,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
-    "AGAIN",
     "NO_SPACE",
     "DataError",
     "IncompleteStoreError",

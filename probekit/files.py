@@ -45,7 +45,6 @@ __all__ = [
     "refuse_inside",
     "refuse_reads",
     "save_table",
-    "sidecar",
     "sync_folder",
     "try_lock",
     "write_table",

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = [
     "NO_FOLDS",
     "content_digests",
-    "digest_where",
     "duplicate_groups",
     "folds_to_learn",
     "joined",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     _Probs = tuple[NDArray[np.float64], tuple[str, ...]]
     _Reader = Callable[[list[Any], "_Origin", tuple[str, ...] | None], _Probs]
 
-__all__ = ["LabelColumn", "class_order", "class_values", "parse_labels"]
+__all__ = ["LabelColumn", "class_values", "parse_labels"]
 
 SUM_TOLERANCE = 1e-3  # float16 probabilities of a dozen classes sum to 1 within this
 END_TOLERANCE = 1e-4  # and one of them may be as far below 0 or above 1

@@ -21,7 +21,6 @@ from probekit.safe import load_json, misfit, one_line, read_json, regular_file
 
 __all__ = [
     "SUFFIXES",
-    "ArrowColumn",
     "Table",
     "dataset_table",
     "frame_columns",

@@ -304,14 +304,14 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any], Callable[[], Any]]] = {
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Function from an architecture's name (and a dtype) to a folder with model and tokenizer."""
-    made: dict[tuple[str, str], Path] = {}
+    created: dict[tuple[str, str], Path] = {}
 
     def make(name: str, dtype: str = "float32") -> Path:
-        if (name, dtype) not in made:
+        if (name, dtype) not in created:
             folder = tmp_path_factory.mktemp("models") / f"{name}-{dtype}"
             _save_model(name, dtype, folder)
-            made[name, dtype] = folder
-        return made[name, dtype]
+            created[name, dtype] = folder
+        return created[name, dtype]
 
     return make
 

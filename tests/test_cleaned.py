@@ -143,11 +143,11 @@ def test_a_relabelled_row_keeps_its_old_label_in_a_column_of_its_own(model: str)
 
 
 def test_more_than_two_classes_are_filtered_and_it_says_why(model: str) -> None:
-    said: list[str] = []
-    result = probekit.clean(records(150, classes=3), model=model, report=said.append)
+    message: list[str] = []
+    result = probekit.clean(records(150, classes=3), model=model, report=message.append)
     assert result.action == "filter"
     assert "no rule yet for 3 classes" in result.why
-    assert any(line.startswith("filter: there is no rule yet") for line in said)
+    assert any(line.startswith("filter: there is no rule yet") for line in message)
     weak = result.verdicts.weak.argmax(axis=1)
     dropped = np.bincount(weak[~result.verdicts.keep], minlength=3)
     np.testing.assert_array_equal(dropped, np.floor(0.2 * np.bincount(weak)))

@@ -141,10 +141,10 @@ def test_selected_rows_keep_their_ids():
     ],
 )  # fmt: skip
 def test_rows_that_are_none(columns, options, sentence):
-    with pytest.raises(DataError, match=sentence) as told:
+    with pytest.raises(DataError, match=sentence) as caught:
         Rows(columns, source="here.jsonl", **options)
-    assert str(told.value).startswith("here.jsonl ")
-    assert "\n" not in str(told.value)
+    assert str(caught.value).startswith("here.jsonl ")
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_rows_at_all():
@@ -198,8 +198,8 @@ def test_half_a_character_is_the_replacement_character(broken: str, whole: str) 
     assert pair.contents() == [("x", whole)]
     spoken = Rows({"messages": [[{"role": "user", "content": broken}]]})
     assert spoken.contents() == [[{"role": "user", "content": whole}]]
-    for found in (rows, pair, spoken):
-        json.dumps(found.contents(), ensure_ascii=False).encode()  # control: this raised
+    for result in (rows, pair, spoken):
+        json.dumps(result.contents(), ensure_ascii=False).encode()  # control: this raised
 
 
 def test_whole_texts_are_left_as_they_are() -> None:
@@ -224,11 +224,11 @@ def test_messages_written_out_as_text_are_those_messages(how: str, tmp_path) -> 
     path = tmp_path / "rows.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["id", "messages"], ["a", WRITTEN[how]]])
-    found, plain = Rows.from_any(path), Rows({"id": ["a"], "messages": [MESSAGES]})
-    assert found.kind == plain.kind == "messages"
-    assert found.contents() == plain.contents() == [MESSAGES]
-    assert found.hashes == plain.hashes
-    assert found.select([0]).contents() == [MESSAGES]
+    result, plain = Rows.from_any(path), Rows({"id": ["a"], "messages": [MESSAGES]})
+    assert result.kind == plain.kind == "messages"
+    assert result.contents() == plain.contents() == [MESSAGES]
+    assert result.hashes == plain.hashes
+    assert result.select([0]).contents() == [MESSAGES]
     renamed = Rows({"talk": [WRITTEN[how]]}, text_column="talk")
     assert renamed.contents() == [MESSAGES]
 
@@ -262,10 +262,10 @@ def test_messages_that_are_none_are_refused(broken: str) -> None:
     ],
 )
 def test_text_parts_are_joined(content: object) -> None:
-    found = Rows({"messages": [[{"role": "user", "content": content}]]})
+    result = Rows({"messages": [[{"role": "user", "content": content}]]})
     plain = Rows({"messages": [[{"role": "user", "content": "one two"}]]})
-    assert found.contents() == plain.contents()
-    assert found.hashes == plain.hashes
+    assert result.contents() == plain.contents()
+    assert result.hashes == plain.hashes
 
 
 def test_parts_that_are_no_text_are_refused_by_their_kind() -> None:

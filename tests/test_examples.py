@@ -56,8 +56,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def figures(printed: str) -> dict[str, tuple[int, float]]:
     pattern = r"^([\w ]+): (\d+) rows, ([\d.]+)% of 60 test rows right$"
-    found = re.findall(pattern, printed, flags=re.MULTILINE)
-    return {name: (int(rows), float(right)) for name, rows, right in found}
+    result = re.findall(pattern, printed, flags=re.MULTILINE)
+    return {name: (int(rows), float(right)) for name, rows, right in result}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -110,10 +110,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     label = 0.1 + 0.8 * np.eye(2)[truth]
     label[:8] = label[:8, ::-1]
     weight = (np.arange(96) >= 8).astype(float)
-    made = verdicts_on(rows, CLASSES, weak=np.eye(2)[weak], label=label, keep=keep, weight=weight)
+    created = verdicts_on(
+        rows, CLASSES, weak=np.eye(2)[weak], label=label, keep=keep, weight=weight
+    )
     paths = [folder / name for name in ("rows.jsonl", "verdicts.parquet", "test.jsonl")]
     write(paths[0], rows)
-    made.save(paths[1])
+    created.save(paths[1])
     write(paths[2], sentences(60, 1))
     return paths
 
@@ -145,12 +147,12 @@ def test_scikit_learn_as_typed(files: list[Path], n_kept: int) -> None:
     command = [sys.executable, "-W", "error", str(FOLDER / "scikit_learn.py"), *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stderr == ""
-    found = figures(done.stdout)
-    assert list(found) == ["weak labels", "verdicts"]
-    assert found["weak labels"][0] == 96
-    assert found["weak labels"][1] < 70, "the control: these labels teach the wrong thing"
-    assert found["verdicts"][0] == n_kept
-    assert found["verdicts"][1] > 90
+    result = figures(done.stdout)
+    assert list(result) == ["weak labels", "verdicts"]
+    assert result["weak labels"][0] == 96
+    assert result["weak labels"][1] < 70, "the control: these labels teach the wrong thing"
+    assert result["verdicts"][0] == n_kept
+    assert result["verdicts"][1] > 90
 
 
 @pytest.mark.parametrize("arguments", [[], ["logconf"]])
@@ -175,8 +177,8 @@ def test_what_is_learned_is_what_the_verdicts_say(
     reversed_labels = replace(verdicts, label=np.ascontiguousarray(verdicts.label[:, ::-1]))
     reversed_labels.save(tmp_path / "reversed.parquet")
     for name in ("scikit_learn.py", "pytorch.py", "skorch_net.py"):
-        found = run(name, files[0], tmp_path / "reversed.parquet", files[2])
-        assert list(found.values())[-1][1] < 30
+        result = run(name, files[0], tmp_path / "reversed.parquet", files[2])
+        assert list(result.values())[-1][1] < 30
 
 
 def test_hf_trainer(run: Run, files: list[Path], minilm: str, tmp_path: Path, n_kept: int) -> None:
@@ -191,8 +193,8 @@ def test_hf_trainer_with_a_decoder(
     run: Run, files: list[Path], tiny_model: Callable[..., Path], tmp_path: Path, n_kept: int
 ) -> None:
     """One that has no padding token."""
-    found = run("hf_trainer.py", *files, tiny_model("llama"), tmp_path / "out")
-    assert found["xent"][0] == n_kept
+    result = run("hf_trainer.py", *files, tiny_model("llama"), tmp_path / "out")
+    assert result["xent"][0] == n_kept
 
 
 def test_trl(
@@ -204,8 +206,8 @@ def test_trl(
     """The better answer is the polite one; weak labels of 16 of 128 pairs are wrong."""
     pytest.importorskip("trl")
     rng = np.random.default_rng(3)
-    made = {"rows": 128, "test": 24}
-    pairs = {name: [pair(f"{name}{i}", rng) for i in range(n)] for name, n in made.items()}
+    created = {"rows": 128, "test": 24}
+    pairs = {name: [pair(f"{name}{i}", rng) for i in range(n)] for name, n in created.items()}
     label = np.eye(2)[[row.pop("label") for row in pairs["rows"]]]
     weak = label.copy()
     weak[:16] = weak[:16, ::-1]  # 8 of them are dropped, 8 turned round
@@ -221,11 +223,11 @@ def test_trl(
         monkeypatch.setattr(sys, "argv", command)
         runpy.run_path(str(FOLDER / "trl_reward.py"), run_name="__main__")
         printed = capsys.readouterr().out
-        found = re.search(
+        result = re.search(
             r"^120 pairs; of 24 test pairs right: [\d.]+% -> ([\d.]+)%$", printed, re.M
         )
-        assert found, printed
-        after[name] = float(found[1])
+        assert result, printed
+        after[name] = float(result[1])
         assert (tmp_path / name / "model.safetensors").exists()
     assert after["right"] > 75
     # The control, from the same random head: the labels decide which answer is the better one.

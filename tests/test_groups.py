@@ -22,8 +22,8 @@ from probekit.groups import (
 def test_copies_have_equal_numbers_or_equal_texts():
     X = np.array([[1, 2], [3, 4], [1, 2], [0.0, 1], [-0.0, 1]], dtype=np.float32)
     for states in (X, X[:, ::-1], X.astype(np.float64), X.astype(np.float16)):
-        found = duplicate_groups(states)
-        assert (found[:, None] == found).tolist() == [
+        result = duplicate_groups(states)
+        assert (result[:, None] == result).tolist() == [
             [i == j or {i, j} in ({0, 2}, {3, 4}) for j in range(5)] for i in range(5)
         ]
     assert duplicate_groups(hashes=["a", "a", "b", "c", "b"]).tolist() == [0, 0, 1, 2, 1]
@@ -52,21 +52,21 @@ def test_keys_are_joined_as_by_hand():
                     for j in range(i):
                         if key[i] and key[i] == key[j]:
                             number[[i, j]] = number[[i, j]].min()
-        found = joined(*keys)
-        assert np.array_equal(found[:, None] == found, number[:, None] == number)
-        assert sorted(set(found.tolist())) == list(range(found.max() + 1))
+        result = joined(*keys)
+        assert np.array_equal(result[:, None] == result, number[:, None] == number)
+        assert sorted(set(result.tolist())) == list(range(result.max() + 1))
 
 
 def test_numbers_are_the_same_for_any_order_of_the_rows():
     rng = np.random.default_rng(0)
     texts = [f"{i:016x}" for i in rng.integers(0, 60, 80)]
     users = [rng.choice(["", *(f"user {i}" for i in range(70))]) for _ in range(80)]
-    found = joined(texts, users)
-    assert len(set(found.tolist())) < len(set(texts))
+    result = joined(texts, users)
+    assert len(set(result.tolist())) < len(set(texts))
     for _ in range(5):
         order = rng.permutation(80)
         assert np.array_equal(
-            joined([texts[i] for i in order], [users[i] for i in order]), found[order]
+            joined([texts[i] for i in order], [users[i] for i in order]), result[order]
         )
 
 
@@ -94,7 +94,7 @@ def test_only_rows_of_one_key_can_be_equal(dtype):
     X[:40] = X[rng.integers(100, 300, 40)]  # copies
     X[40:60, 1:] = X[60:80, 1:]  # one number differs
     X[80], X[81] = 0.0, -0.0
-    X[82:84, 5] = np.nan  # which are no copies, whatever else they hold
+    X[82:84, 5] = np.nan  # these are not copies, whatever their other numbers
     X[83] = X[82]
     known = [f"{i:016x}" for i in rng.permutation(300)]
     expected = joined(known, row_digests(X))
@@ -158,8 +158,8 @@ def test_no_worse_than_scikit_learn_where_groups_are_all_there_is():
     ours = stratified_folds(hard, groups=groups, seed=0)
     theirs = np.empty(2000, dtype=int)
     splitter = StratifiedGroupKFold(5, shuffle=True, random_state=0)
-    for number, (_, held) in enumerate(splitter.split(hard, hard, groups)):
-        theirs[held] = number
+    for number, (_, held_out) in enumerate(splitter.split(hard, hard, groups)):
+        theirs[held_out] = number
     assert together(ours, groups)
 
     def spread(fold):

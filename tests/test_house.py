@@ -78,28 +78,28 @@ def level(module: str) -> int | None:
 
 
 def imports_of(tree: ast.AST) -> list[str]:
-    found = []
+    result = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            result += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            found.append(str(node.module))
-    return found
+            result.append(str(node.module))
+    return result
 
 
 def run_imports(tree: ast.AST) -> set[str]:
     """Modules that are imported when a file runs, late imports in functions too; not for types."""
-    found: set[str] = set()
+    result: set[str] = set()
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            result |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-        found |= run_imports(node)
-    return found
+            result |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+        result |= run_imports(node)
+    return result
 
 
 def test_no_import_goes_round_in_a_circle() -> None:
@@ -200,8 +200,10 @@ UNGUARDED = re.compile(
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_files_of_strangers_are_read_through_probekit_safe(path: Path) -> None:
     if module_name(path) not in OWN_FILES:
-        found = UNGUARDED.search(path.read_text(encoding="utf-8"))
-        assert found is None, f"{found} has no limits: use load_json, read_text, … of probekit.safe"
+        result = UNGUARDED.search(path.read_text(encoding="utf-8"))
+        assert result is None, (
+            f"{result} has no limits: use load_json, read_text, … of probekit.safe"
+        )
 
 
 def test_the_check_for_unguarded_reading_can_fail() -> None:
@@ -324,8 +326,8 @@ def test_worn_phrases_are_not_written_again() -> None:
     own = {Path(__file__), ROOT / "docs" / "style.md"}
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/**/*.py"), *SOURCES]
     for path in set(pages) - own:
-        found = WORN.search(path.read_text(encoding="utf-8"))
-        assert found is None, f"{path.relative_to(ROOT)}: {found}"
+        result = WORN.search(path.read_text(encoding="utf-8"))
+        assert result is None, f"{path.relative_to(ROOT)}: {result}"
     assert WORN.search((ROOT / "docs" / "style.md").read_text(encoding="utf-8"))  # the control
 
 

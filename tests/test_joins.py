@@ -23,9 +23,9 @@ def rows(**columns):
 
 def labels(**columns):
     """Labels in another order; that of row i is i % 3."""
-    found = {name: [values[i] for i in ORDER] for name, values in columns.items()}
+    result = {name: [values[i] for i in ORDER] for name, values in columns.items()}
     return WeakLabels.from_columns(
-        {**found, "label": [f"c{i % 3}" for i in ORDER]}, source="labels.csv"
+        {**result, "label": [f"c{i % 3}" for i in ORDER]}, source="labels.csv"
     )
 
 
@@ -40,17 +40,17 @@ RIGHT = [i % 3 for i in range(N)]
 @pytest.mark.parametrize("ours", ["id", "ID", "Id"])
 @pytest.mark.parametrize("theirs", ["id", "ID", "iD"])
 def test_ids_join_in_any_case(ours, theirs):
-    found = labels(**{theirs: NAMES})
-    assert hard(found, rows(**{ours: NAMES})) == RIGHT
+    result = labels(**{theirs: NAMES})
+    assert hard(result, rows(**{ours: NAMES})) == RIGHT
     # The control: by position it would be wrong.
-    assert [int(found.classes[c][1:]) for c in found.hard] != RIGHT
+    assert [int(result.classes[c][1:]) for c in result.hard] != RIGHT
 
 
 @pytest.mark.parametrize("name", ["uid", "review_id", "PuzzleId", "url", "key"])
 def test_the_one_shared_column_joins(name):
-    left, found = rows(**{name: NAMES}), labels(**{name.upper(): NAMES})
-    assert hard(found, left) == RIGHT
-    assert f"by the column {name!r}" in found.joined(left.keys).how
+    left, result = rows(**{name: NAMES}), labels(**{name.upper(): NAMES})
+    assert hard(result, left) == RIGHT
+    assert f"by the column {name!r}" in result.joined(left.keys).how
 
 
 def test_numbers_join_numbers_however_they_are_written():
@@ -60,18 +60,18 @@ def test_numbers_join_numbers_however_they_are_written():
 
 
 def test_several_columns_are_a_question():
-    left, found = rows(uid=NAMES, key=NAMES), labels(uid=NAMES, key=NAMES)
+    left, result = rows(uid=NAMES, key=NAMES), labels(uid=NAMES, key=NAMES)
     with pytest.raises(DataError, match=r"2 columns that could .* \(uid, key\).*--id-column"):
-        found.align(left.keys)
+        result.align(left.keys)
 
 
 def test_a_column_that_is_no_key_joins_nothing():
     repeated = ["a", "b"] * (N // 2)
     left = rows(uid=NAMES, user=repeated, score=[i / 7 for i in range(N)], flag=[True] * N)
-    found = labels(uid=NAMES, user=repeated, score=[i / 7 for i in range(N)], flag=[True] * N)
-    assert hard(found, left) == RIGHT
-    assert "'uid'" in found.joined(left.keys).how
-    # What pandas counts is no key either, nor are labels and probabilities.
+    result = labels(uid=NAMES, user=repeated, score=[i / 7 for i in range(N)], flag=[True] * N)
+    assert hard(result, left) == RIGHT
+    assert "'uid'" in result.joined(left.keys).how
+    # Counters of pandas are not keys either, nor are labels and probabilities.
     counted = [str(i) for i in range(N)]
     for name in ("", "Unnamed: 0", "index", "__index_level_0__"):
         assert Keys(counted, columns={name: counted}).candidates() == {}
@@ -105,10 +105,10 @@ def test_by_position_when_asked():
 def test_rows_without_a_label_keep_their_position():
     values = ["c0", None, "c2", "nan", *[f"c{i % 3}" for i in range(4, N)]]
     given = WeakLabels.from_columns({"label": values})
-    found = given.align(rows().keys, only_labelled=True)
-    assert found.rows.tolist() == [0, 2, *range(4, N)]
-    assert [int(found.labels.classes[c][1:]) for c in found.labels.hard] == [
-        i % 3 for i in found.rows.tolist()
+    result = given.align(rows().keys, only_labelled=True)
+    assert result.rows.tolist() == [0, 2, *range(4, N)]
+    assert [int(result.labels.classes[c][1:]) for c in result.labels.hard] == [
+        i % 3 for i in result.rows.tolist()
     ]
 
 
@@ -140,19 +140,19 @@ def test_a_column_named_as_the_rows_text_is_compared():
 
 def test_the_column_named_by_the_user_joins_whatever_else_there_is():
     left = rows(id=[f"x{i}" for i in range(N)], uid=NAMES, key=NAMES)
-    found = WeakLabels.from_columns(
+    result = WeakLabels.from_columns(
         {"uid": [NAMES[i] for i in ORDER], "label": [f"c{i % 3}" for i in ORDER]}, id_column="UID"
     )
-    assert hard(found, left) == RIGHT
+    assert hard(result, left) == RIGHT
 
 
 def test_what_is_left_over_is_named():
     left = Keys(["a", "b"], ["ha", "hb"])
     right = Keys(["b", "x", "y"], ["other", "", ""])
-    found = match(left, right)
-    assert found.place == [-1, 0]
-    assert unknown_ids(found, right) == ["x", "y"]
-    assert other_texts(left, right, found.place) == ["b"]
+    result = match(left, right)
+    assert result.place == [-1, 0]
+    assert unknown_ids(result, right) == ["x", "y"]
+    assert other_texts(left, right, result.place) == ["b"]
 
 
 @given(
@@ -168,7 +168,7 @@ def test_any_join_finds_its_own_row_or_is_refused(keys, seed, name):
         right = WeakLabels.from_columns(
             {name: [keys[i] for i in order], "label": [f"c{i}" for i in order]}
         )
-        found = right.align(left.keys).labels
+        result = right.align(left.keys).labels
     except DataError:
         return
-    assert [found.classes[c] for c in found.hard] == [f"c{i}" for i in range(len(keys))]
+    assert [result.classes[c] for c in result.hard] == [f"c{i}" for i in range(len(keys))]

@@ -149,10 +149,10 @@ def test_null_is_no_label(write):
 )
 def test_labels_that_are_none(write, columns, sentence):
     path = write("l.jsonl", rows(id=list("abcd"), **columns))
-    with pytest.raises(LabelsError, match=sentence) as told:
+    with pytest.raises(LabelsError, match=sentence) as caught:
         load_labels(path)
-    assert str(path) in str(told.value)
-    assert str(told.value).count("\n") == 0
+    assert str(path) in str(caught.value)
+    assert str(caught.value).count("\n") == 0
 
 
 def test_columns_that_are_not_there(write):
@@ -219,7 +219,7 @@ def test_rows_without_a_label(labels):
     assert mine.ids == ["a", "b", "c"]
 
 
-def test_labels_of_unknown_rows_are_left_out_and_told(labels):
+def test_labels_of_unknown_rows_are_left_out_and_reported(labels):
     mine = labels.align(["a"], rows_name="acts.h5").labels
     assert mine.ids == ["a"]
     assert mine.notes == (
@@ -331,9 +331,9 @@ def test_metadata_of_another_width_is_reported(write):
     with pytest.raises(DataError, match=r"not the file that .*w\.jsonl\.meta\.json describes"):
         load_labels(path)
     note = path.with_name("w.jsonl.meta.json")
-    told = json.loads(note.read_text())
-    del told["data"]  # as 0.1.0 wrote it
-    note.write_text(json.dumps(told))
+    caught = json.loads(note.read_text())
+    del caught["data"]  # as 0.1.0 wrote it
+    note.write_text(json.dumps(caught))
     with pytest.raises(LabelsError, match="names 3 classes but 'probs' has 2"):
         load_labels(path)
 
@@ -443,10 +443,10 @@ def test_a_confidence_in_prob_is_refused_and_read_as_one_when_named(write, words
         "l.jsonl",
         rows(id=list("abcd"), label=[names[i] for i in (0, 1, 0, 0)], prob=[0.9, 0.8, 0.7, 0.6]),
     )
-    with pytest.raises(LabelsError) as told:
+    with pytest.raises(LabelsError) as caught:
         load_labels(path)
     for part in ("3 rows", "'a', 'c', 'd'", "--label-column label", "--confidence-column prob"):
-        assert part in str(told.value)
+        assert part in str(caught.value)
     hard = load_labels(path, label_column="label")
     assert hard.hard.tolist() == [0, 1, 0, 0]
     soft = load_labels(path, confidence_column="prob")

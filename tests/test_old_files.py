@@ -44,9 +44,9 @@ def test_a_store(old: Path) -> None:
         assert np.isfinite(store.layer(2)).all()
         assert len(set(store.hashes)) > 30
         # The verdicts beside it name this very store.
-        said = Verdicts.load(old / "verdicts.parquet").provenance["store"]
-        assert said["fingerprint"] == store.fingerprint
-        assert said["rows_fingerprint"] == store.rows_fingerprint
+        message = Verdicts.load(old / "verdicts.parquet").provenance["store"]
+        assert message["fingerprint"] == store.fingerprint
+        assert message["rows_fingerprint"] == store.rows_fingerprint
     assert run("info", "acts.h5").exit_code == 0
 
 
@@ -80,8 +80,8 @@ def test_a_review_of_old_verdicts(old: Path) -> None:
 def test_a_run_is_read_and_its_configuration_replays(old: Path) -> None:
     config = read_config(old / "run" / "config.yaml")
     assert config.probes == ("knn",)
-    found = json.loads((old / "run" / "metrics.json").read_text(encoding="utf-8"))
-    assert found["groups"][0]["arms"][0]["kind"] == "floor"
+    result = json.loads((old / "run" / "metrics.json").read_text(encoding="utf-8"))
+    assert result["groups"][0]["arms"][0]["kind"] == "floor"
     predictions = sorted((old / "run" / "predictions").rglob("*.parquet"))
     assert predictions
     done = run("report", "run", "-o", "page.html")
@@ -90,6 +90,6 @@ def test_a_run_is_read_and_its_configuration_replays(old: Path) -> None:
 
 def test_what_is_not_an_old_file_is_still_refused(old: Path) -> None:
     path = old / "several.jsonl.meta.json"
-    said = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**said, "version": 99}), encoding="utf-8")
+    message = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**message, "version": 99}), encoding="utf-8")
     assert run("report", "several.jsonl", "-o", "page.html").exit_code == 1

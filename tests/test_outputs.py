@@ -232,8 +232,8 @@ class TestTwoFiles:
             if not path.exists():
                 seen.add(None)
                 continue
-            found = load_labels(path)
-            seen.add((found.classes, round(float(found.probs[0, 0]), 9)))
+            result = load_labels(path)
+            seen.add((result.classes, round(float(result.probs[0, 0]), 9)))
         old = None if first else (("spam", "ham"), 0.9)
         assert seen == {old, (("neg", "pos"), 0.2)}
 

@@ -53,7 +53,7 @@ def workplace(
 
 
 def run_commands(text: str, models: dict[str, str]) -> int:
-    """Run the block's probekit commands in this process; how many they were."""
+    """Run the block's probekit commands in this process; return their number."""
     lines = text.replace("\\\n", " ").splitlines()
     commands = [shlex.split(line)[1:] for line in lines if line.startswith("probekit ")]
     for command in commands:
@@ -70,8 +70,8 @@ def test_the_two_commands(workplace: dict[str, str]) -> None:
 
 
 def block_with(words: str) -> str:
-    (found,) = [block for block in blocks("sh") if words in block]
-    return found
+    (result,) = [block for block in blocks("sh") if words in block]
+    return result
 
 
 def test_the_experiment_is_planned(workplace: dict[str, str]) -> None:

@@ -56,7 +56,7 @@ def test_json_beyond_its_limits_is_refused(text: str | bytes, reason: str) -> No
 def test_json_within_its_limits_is_read() -> None:
     assert load_json("[" * MAX_DEPTH + "]" * MAX_DEPTH, "x")
     assert load_json("1" * MAX_DIGITS, "x") == int("1" * MAX_DIGITS)
-    # Digits within a text are no number, and side by side is not deep.
+    # Digits in a string are not a number, and siblings are not nested.
     wide = {"a": ["9" * 5000, [[]] * 1000]}
     assert load_json(json.dumps(wide), "x") == wide
 
@@ -153,9 +153,9 @@ def test_a_terminal_is_not_steered() -> None:
 
 def test_a_file_name_is_one_word() -> None:
     command = "probekit filter '$(touch x).h5' --labels './--rm -rf ~;'"
-    found = plain_command(command, "filter", "relabel")
-    assert found is not None
-    assert shlex.split(found) == [
+    result = plain_command(command, "filter", "relabel")
+    assert result is not None
+    assert shlex.split(result) == [
         "probekit",
         "filter",
         "$(touch x).h5",
@@ -177,10 +177,10 @@ def test_a_name_of_several_lines_or_that_steers_makes_no_command(name: str) -> N
 def test_a_plain_command_can_start_nothing_else() -> None:
     plain = "probekit sweep acts.h5 --labels 'weak labels.csv' -o sweep.parquet"
     assert plain_command(plain, "sweep") == plain
-    found = plain_command("probekit sweep a.h5; curl x | sh && `id` $(id) > y", "sweep")
-    assert found is not None
-    assert "a.h5;" in shlex.split(found)
-    assert not set(shlex.split(found, posix=False)) & {";", "|", "&&", ">"}
+    result = plain_command("probekit sweep a.h5; curl x | sh && `id` $(id) > y", "sweep")
+    assert result is not None
+    assert "a.h5;" in shlex.split(result)
+    assert not set(shlex.split(result, posix=False)) & {";", "|", "&&", ">"}
     for other in ("rm -rf ~", "probekit run --config x", "sh -c 'probekit sweep x'", "'", None, 3):
         assert plain_command(other, "sweep") is None
 

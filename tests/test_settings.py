@@ -116,7 +116,7 @@ def test_text_of_a_command_line(kind: Kind, good: dict[str, Any], bad: list[str]
 
 
 def refusal(make: Callable[[], object]) -> str | None:
-    """What it was refused with; None where it was taken; any other exception is a failure."""
+    """The error, or None if it was accepted; any other exception is a failure."""
     try:
         make()
     except ValueError as error:
@@ -130,35 +130,35 @@ def refusal(make: Callable[[], object]) -> str | None:
 @given(ANYTHING)
 def test_anything_is_taken_or_refused_in_one_sentence(value: Any) -> None:
     for kind in KIND_LIST:
-        said = refusal(lambda kind=kind: kind.read(value))
-        assert said is None or "\n" not in said
+        message = refusal(lambda kind=kind: kind.read(value))
+        assert message is None or "\n" not in message
 
 
 @settings(deadline=None)
 @given(st.sampled_from(sorted(inspect.signature(FinetuneConfig).parameters)), ANYTHING)
 def test_any_value_of_any_setting_of_finetuning(name: str, value: Any) -> None:
-    said = refusal(lambda: FinetuneConfig.from_mapping({"model": "m", name: value}))
-    if said is None:
-        made = FinetuneConfig.from_mapping({"model": "m", name: value})
-        json.dumps(made.to_json(), allow_nan=False)
+    message = refusal(lambda: FinetuneConfig.from_mapping({"model": "m", name: value}))
+    if message is None:
+        created = FinetuneConfig.from_mapping({"model": "m", name: value})
+        json.dumps(created.to_json(), allow_nan=False)
     else:
-        assert name in said
-        assert "\n" not in said
+        assert name in message
+        assert "\n" not in message
 
 
 @settings(deadline=None)
 @given(st.sampled_from(sorted(inspect.signature(RunConfig).parameters)), ANYTHING)
 def test_any_value_of_any_field_of_a_run(name: str, value: Any) -> None:
-    said = refusal(lambda: RunConfig.from_mapping({**RUN, name: value}))
-    assert said is None or "\n" not in said
+    message = refusal(lambda: RunConfig.from_mapping({**RUN, name: value}))
+    assert message is None or "\n" not in message
 
 
 def test_a_configuration_refuses_everywhere_in_its_own_words() -> None:
-    made = Small(lr=1)
-    assert isinstance(made.lr, int)  # as it was written
+    created = Small(lr=1)
+    assert isinstance(created.lr, int)  # as it was written
     for refused in (
         lambda: Small(lr=-1.0),
-        lambda: replace(made, lr=-1.0),
+        lambda: replace(created, lr=-1.0),
         lambda: from_mapping(Small, {"lr": -1.0}),
     ):
         with pytest.raises(UsageError, match=r"^lr is a finite number above 0, got -1\.0\.$"):
@@ -216,10 +216,10 @@ def test_hashes_of_steps_are_what_they_were() -> None:
         ({}, "d222ba4cd41ab937"),
         ({**some, "loss_options": {"a_max": 1}}, "4153912ad9e12451"),
     ):
-        made = FinetuneConfig.from_mapping({"model": "m", **chosen})
-        text = json.dumps(made.to_json(), sort_keys=True, default=str)
+        created = FinetuneConfig.from_mapping({"model": "m", **chosen})
+        text = json.dumps(created.to_json(), sort_keys=True, default=str)
         assert hashlib.sha256(text.encode()).hexdigest()[:16] == known
-    assert asdict(made)["epochs"] == 2
+    assert asdict(created)["epochs"] == 2
 
 
 def test_a_run_checks_what_it_hands_on() -> None:
@@ -232,10 +232,10 @@ def test_a_run_checks_what_it_hands_on() -> None:
         assert set(inspect.signature(function).parameters) - given == set(ACTION_KINDS[name])
     for name in REGISTRY:
         kinds = parameter_kinds(name)
-        made = make_probe(name).get_params(deep=False)
-        made.pop("random_state", None)  # the run's seed
-        assert set(made) == set(kinds)
-        for parameter, value in made.items():
+        created = make_probe(name).get_params(deep=False)
+        created.pop("random_state", None)  # the run's seed
+        assert set(created) == set(kinds)
+        for parameter, value in created.items():
             kinds[parameter].read(value)  # its default is one of what is allowed
 
 

@@ -27,9 +27,9 @@ def reptiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_task_and_its_split(reptiles: None) -> None:
-    found = load_rows("reptiles@student")
-    assert found.ids == ["a", "b"]
-    assert found.source == "reptiles@student"
+    result = load_rows("reptiles@student")
+    assert result.ids == ["a", "b"]
+    assert result.source == "reptiles@student"
     other = load_rows("reptiles", text_column="body", id_column="text")
     assert other.ids == ["newt", "skink"]
     assert other.hashes == [text_hash("x"), text_hash("y")]
@@ -45,9 +45,9 @@ def test_an_unknown_name_gives_near_ones_or_all(reptiles: None) -> None:
 def test_paths(write_jsonl: Callable[..., Path], tmp_path: Path) -> None:
     path = write_jsonl([{"name": 1, "body": "one"}, {"name": 2, "body": "two"}])
     for source in (path, str(path)):
-        found = load_rows(source, text_column="body", id_column="name")
-        assert found.ids == ["1", "2"]
-        assert found.source == str(path)
+        result = load_rows(source, text_column="body", id_column="name")
+        assert result.ids == ["1", "2"]
+        assert result.source == str(path)
     datasets.Dataset.from_dict({"text": ["p", "q"]}).save_to_disk(str(tmp_path / "saved"))
     assert load_rows(str(tmp_path / "saved")).contents() == ["p", "q"]
 
@@ -71,14 +71,14 @@ def test_the_hub_gives_a_split_of_a_configuration(monkeypatch: pytest.MonkeyPatc
 
     def load_dataset(name: str, config: str | None, *, split: str) -> Any:
         asked.append((name, config, split))
-        found = datasets.Dataset.from_dict({"sentence": ["a", "b", "c"], "idx": [5, 6, 7]})
-        return found.select([2, 0])
+        result = datasets.Dataset.from_dict({"sentence": ["a", "b", "c"], "idx": [5, 6, 7]})
+        return result.select([2, 0])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     columns = {"text_column": "sentence", "id_column": "idx"}
-    found = load_rows("hf:org/name:config@train[:10%]", **columns)
-    assert (found.ids, found.contents()) == (["7", "5"], ["c", "a"])
-    assert found.source == "hf:org/name:config@train[:10%]"
+    result = load_rows("hf:org/name:config@train[:10%]", **columns)
+    assert (result.ids, result.contents()) == (["7", "5"], ["c", "a"])
+    assert result.source == "hf:org/name:config@train[:10%]"
     load_rows("hf:name@test", **columns)
     assert asked == [("org/name", "config", "train[:10%]"), ("name", None, "test")]
 

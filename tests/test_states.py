@@ -225,9 +225,9 @@ def test_three_rows_are_named_by_their_ids():
 def test_columns_are_constant_at_a_rounding_of_their_mean_or_of_the_largest():
     mean = np.array([0.0, 1.0, 1.0, 0.0, 0.0, 1e9])
     spread = np.array([1.0, 1e-7, 1e-5, 1e-8, 1e-6, 1.0])
-    found = constant_columns(mean, spread, np.float32)
+    result = constant_columns(mean, spread, np.float32)
     # Columns from 1e-3 to 1e3 are all alive: 1e-6 of the largest is four times the floor.
-    assert found.tolist() == [False, True, False, True, False, True]
+    assert result.tolist() == [False, True, False, True, False, True]
     # float64 holds a spread of 1 about 1e9.
     assert not constant_columns(mean, spread, np.float64)[5]
     assert constant_columns(np.zeros(3), np.zeros(3), np.float32).all()

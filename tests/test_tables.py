@@ -1,4 +1,4 @@
-"""Tables in every format, as people's programs write them; what is no table is named."""
+"""Tables in every format, as real programs write them; files that are not tables are named."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def test_text_formats_packed_or_not(tmp_path, form, packing):
     path = tmp_path / f"f.{form}{packing}"
     with opener(path, "wt", encoding="utf-8-sig", newline="") as file:
         file.write(text)
-    found = as_lists(read_file(path).columns)
+    result = as_lists(read_file(path).columns)
     if form in ("csv", "tsv"):
-        assert found == {"id": ["a", "b"], "n": ["1", "2"], "t": ["x", ""]}
+        assert result == {"id": ["a", "b"], "n": ["1", "2"], "t": ["x", ""]}
     else:
-        assert found == {"id": ["a", "b"], "n": [1, 2], "t": ["x", None]}
+        assert result == {"id": ["a", "b"], "n": [1, 2], "t": ["x", None]}
 
 
 def test_binary_formats(tmp_path):
@@ -68,11 +68,11 @@ def test_binary_formats(tmp_path):
         w.write_table(table)
     datasets.Dataset.from_list(RECORDS).save_to_disk(tmp_path / "saved")
     for name in ("t.parquet", "f.arrow", "s.arrow", "saved"):
-        found = read_file(tmp_path / name).columns
-        assert as_lists(found) == {"id": ["a", "b"], "n": [1, 2], "t": ["x", None]}, name
-        assert found["n"][1] == 2
-        assert found["n"][::-1] == [2, 1]
-        assert found["n"][5:] == []
+        result = read_file(tmp_path / name).columns
+        assert as_lists(result) == {"id": ["a", "b"], "n": [1, 2], "t": ["x", None]}, name
+        assert result["n"][1] == 2
+        assert result["n"][::-1] == [2, 1]
+        assert result["n"][5:] == []
 
 
 def test_quotes(tmp_path):
@@ -118,10 +118,10 @@ def test_json_lines_with_different_keys_and_endings(tmp_path):
 )  # fmt: skip
 def test_files_that_cannot_be_read(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=sentence) as told:
+    with pytest.raises(DataError, match=sentence) as caught:
         read_file(tmp_path / name)
-    assert name in str(told.value)
-    assert "\n" not in str(told.value)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_packed_file_with_a_flipped_bit(tmp_path):
@@ -313,10 +313,10 @@ def test_names_of_classes_come_with_saved_data_sets_and_parquet(tmp_path):
 )
 def test_what_is_no_table_is_named(tmp_path, name, content, sentence):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=sentence) as told:
+    with pytest.raises(DataError, match=sentence) as caught:
         read_file(tmp_path / name)
-    assert len(str(told.value)) < 300
-    assert "\n" not in str(told.value)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
 
 
 def test_devices_and_loops_are_refused(tmp_path):
@@ -367,7 +367,7 @@ def test_pipes_in_a_folder_are_refused(tmp_path):
 
 
 def test_offsets_that_lead_astray_are_reported(tmp_path):
-    """A map of an Arrow file is taken as it is, so its offsets and UTF-8 are looked at first."""
+    """A memory map of an Arrow file is used as it is, so offsets and UTF-8 are checked first."""
     import pyarrow as pa
 
     path = tmp_path / "x.arrow"

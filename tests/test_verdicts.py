@@ -173,9 +173,9 @@ def test_a_file_that_was_tampered_with_is_reported(tmp_path: Path) -> None:
         file.write("\n")
     with pytest.raises(DataError, match=r"is not the file that .* describes"):
         Verdicts.load(tmp_path / "v.jsonl")
-    told = json.loads(meta.read_text())
-    del told["data"]  # whoever changes the file on purpose may do so
-    meta.write_text(json.dumps(told))
+    caught = json.loads(meta.read_text())
+    del caught["data"]  # whoever changes the file on purpose may do so
+    meta.write_text(json.dumps(caught))
     for change, sentence in [
         ({"keep": "no"}, "'keep' has other values"),
         ({"keep": None}, "'keep' has other values"),

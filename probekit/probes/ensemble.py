@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
 
 __all__ = [
-    "Average",
     "EnsembleProbe",
-    "LayerPlan",
     "average",
     "ensemble_for",
     "plan_for",

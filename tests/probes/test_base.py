@@ -23,8 +23,8 @@ from probekit.states import row_chunks
     ],
 )
 def test_every_form_of_hard_labels_gives_the_same_matrix(y, classes):
-    found, Y = label_matrix(y)
-    assert found.tolist() == classes
+    result, Y = label_matrix(y)
+    assert result.tolist() == classes
     assert Y.dtype == np.float64
     assert Y.tolist() == [[1, 0], [0, 1], [0, 1]]
 

@@ -32,20 +32,20 @@ def test_it_is_the_minimum_that_a_general_solver_finds(n_classes):
     truth = rng.integers(0, n_classes, 400)
     score = rng.normal(size=(400, n_classes)) + 1.5 * np.eye(n_classes)[truth]
     Y = 0.8 * np.eye(n_classes)[truth] + 0.2 / n_classes
-    found = calibrate(score, Y)
+    result = calibrate(score, Y)
     targets = softened(Y)
     start = np.zeros(n_classes + 1)
     fit = minimize(lambda x: cross_entropy(x[0], x[1:], score, targets), start, tol=1e-12)
-    assert cross_entropy(found.slope, found.intercept, score, targets) <= fit.fun + 1e-10
-    assert found.slope == pytest.approx(fit.x[0], rel=1e-3)
-    assert np.allclose(found.intercept, fit.x[1:] - fit.x[1:].mean(), atol=1e-3)
+    assert cross_entropy(result.slope, result.intercept, score, targets) <= fit.fun + 1e-10
+    assert result.slope == pytest.approx(fit.x[0], rel=1e-3)
+    assert np.allclose(result.intercept, fit.x[1:] - fit.x[1:].mean(), atol=1e-3)
 
 
 def test_two_classes_are_platts_calibration():
     rng = np.random.default_rng(1)
     score = rng.normal(size=300)
     y = (score + rng.normal(size=300) > 0.4).astype(np.float64)
-    found = calibrate(*two(score, y))
+    result = calibrate(*two(score, y))
     # Labels 1 and 0 with weights: the soft targets of Platt as scikit-learn's estimator takes them.
     from sklearn.linear_model import LogisticRegression
 
@@ -55,7 +55,7 @@ def test_two_classes_are_platts_calibration():
         np.repeat([1, 0], 300),
         sample_weight=np.concatenate([targets, 1 - targets]),
     )
-    log_odds = found.log_odds(two(score, y)[0])
+    log_odds = result.log_odds(two(score, y)[0])
     expected = score * fit.coef_[0, 0] + fit.intercept_[0]
     assert np.allclose(log_odds[:, 1] - log_odds[:, 0], expected, atol=1e-4)
     assert np.allclose(log_odds.sum(axis=1), 0)
@@ -65,9 +65,9 @@ def test_separable_scores_keep_their_order_and_end_at_a_finite_slope():
     rng = np.random.default_rng(2)
     y = np.repeat([0.0, 1.0], 1000)
     score = np.where(y == 1, 1.0, -1.0) + 0.01 * rng.normal(size=2000)
-    found = calibrate(*two(score, y))
-    assert 0 < found.slope < 100
-    P = 1 / (1 + np.exp(-2 * found.log_odds(two(score, y)[0])[:, 1]))
+    result = calibrate(*two(score, y))
+    assert 0 < result.slope < 100
+    P = 1 / (1 + np.exp(-2 * result.log_odds(two(score, y)[0])[:, 1]))
     assert P[y == 1].min() > 0.99 > 0.01 > P[y == 0].max()
 
 
@@ -77,13 +77,13 @@ def test_far_apart_scores_of_two_scales_do_not_make_newton_diverge():
     score = (2 * y - 1) * rng.lognormal(0, 2, 2000)
     score[:6] *= -1
     scores, Y = two(score, y)
-    found = calibrate(scores, Y)
+    result = calibrate(scores, Y)
     targets = softened(Y)
-    value = cross_entropy(found.slope, found.intercept, scores, targets)
+    value = cross_entropy(result.slope, result.intercept, scores, targets)
     for factor in (0.9, 1.1):
-        moved = cross_entropy(factor * found.slope, found.intercept, scores, targets)
+        moved = cross_entropy(factor * result.slope, result.intercept, scores, targets)
         assert moved > value
-    assert value < cross_entropy(0, found.intercept * 0, scores, targets)
+    assert value < cross_entropy(0, result.intercept * 0, scores, targets)
 
 
 @pytest.mark.parametrize("score", [np.ones(100), None])
@@ -91,9 +91,9 @@ def test_scores_that_say_nothing_or_the_opposite_give_the_class_shares(score):
     y = (np.arange(100) % 4 == 0).astype(np.float64)
     # What leaves a row out leans away from its label; a negative slope would read the label back.
     score = -0.01 * y if score is None else score
-    found = calibrate(*two(score, y))
-    assert found.slope == 0
-    odds = np.diff(found.log_odds(two(score, y)[0]), axis=1)
+    result = calibrate(*two(score, y))
+    assert result.slope == 0
+    odds = np.diff(result.log_odds(two(score, y)[0]), axis=1)
     share = softened(two(score, y)[1])[:, 1].mean()
     assert np.allclose(odds, np.log(share / (1 - share)))
 

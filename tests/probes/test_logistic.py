@@ -107,10 +107,12 @@ def test_penalty_is_the_one_of_least_out_of_fold_loss(classes):
     for l2 in PENALTIES:
         oof = np.empty_like(Y)
         for fold in range(5):
-            held = probe.fold_ == fold
-            C = 1 / (2 * l2 * np.count_nonzero(~held))
+            held_out = probe.fold_ == fold
+            C = 1 / (2 * l2 * np.count_nonzero(~held_out))
             peer = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-12, max_iter=1000)
-            oof[held] = peer.fit(scaled[~held], y[~held]).predict_proba(scaled[held])
+            oof[held_out] = peer.fit(scaled[~held_out], y[~held_out]).predict_proba(
+                scaled[held_out]
+            )
         loss.append(-np.mean(np.sum(Y * np.log(oof), axis=1)))
         if l2 == probe.l2_:
             assert np.allclose(probe.oof_proba_, oof, rtol=0, atol=1e-8)

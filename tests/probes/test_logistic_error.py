@@ -161,9 +161,9 @@ def test_fits_without_a_fold_too(classes):
     assert (path.fold_error_ <= TOLERATED).all()
     for i, l2 in enumerate(PENALTIES):
         for fold in range(3):
-            held = folds == fold
-            best = proba(*newton(X[~held], Y[~held], l2), X[held])
-            assert np.abs(path.oof_proba[i, held] - best).max() <= TOLERATED
+            held_out = folds == fold
+            best = proba(*newton(X[~held_out], Y[~held_out], l2), X[held_out])
+            assert np.abs(path.oof_proba[i, held_out] - best).max() <= TOLERATED
 
 
 def test_golden_sets(golden):

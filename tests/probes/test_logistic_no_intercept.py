@@ -81,11 +81,11 @@ def test_folds_are_fits_without_them():
     folds = np.arange(len(X)) % 3
     path = logistic_path(X, y, PENALTIES, folds=folds, **EXACT)
     for fold in range(3):
-        held = folds == fold
-        alone = logistic_path(X[~held], y[~held], PENALTIES, **EXACT)
+        held_out = folds == fold
+        alone = logistic_path(X[~held_out], y[~held_out], PENALTIES, **EXACT)
         assert np.allclose(path.fold_coef_[:, fold], alone.coef_, rtol=0, atol=1e-8)
-        logits = X[held] @ alone.coef_[:, 0].T
-        assert np.allclose(path.oof_logits[:, held, 0], logits.T, rtol=0, atol=1e-7)
+        logits = X[held_out] @ alone.coef_[:, 0].T
+        assert np.allclose(path.oof_logits[:, held_out, 0], logits.T, rtol=0, atol=1e-7)
     assert (path.fold_intercept_ == 0).all()
 
 
@@ -102,14 +102,14 @@ def test_every_way_to_the_optimum(how, monkeypatch):
     else:  # labels that the rows can fit: p(1 - p) differs so much that its mean says little
         X, y = differences(50, 90, sharp=40)
         l2 = [1e-5, 1e-3]
-        made = []
+        created = []
         whole = OwnHessian.__init__
         monkeypatch.setattr(
-            OwnHessian, "__init__", lambda self, *args: made.append(1) or whole(self, *args)
+            OwnHessian, "__init__", lambda self, *args: created.append(1) or whole(self, *args)
         )
     path = logistic_path(X, y, l2, **EXACT)
     assert (path.intercept_ == 0).all()
-    assert how != "own hessian" or made
+    assert how != "own hessian" or created
     assert path.converged_.all()
     assert path.n_iter_.max() < 150
     for penalty, coef in zip(l2, path.coef_, strict=True):

@@ -95,7 +95,7 @@ def test_gradient_vanishes_at_the_optimum(shape, classes, weighted):
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_sharp_labels_under_a_small_penalty(classes):
-    # p(1 - p) differs by a factor of 1e30 between rows: its mean is no guide to the curvature.
+    # p(1 - p) differs by a factor of 1e30 between rows: its mean does not show the curvature.
     X, Y = problem(40, 90, classes=classes, soft=True, sharp=40)
     path = logistic_path(X, Y, [1e-5, 1e-3], **EXACT)
     assert path.converged_.all()
@@ -165,14 +165,16 @@ def test_folds_are_fits_without_their_rows(classes, shape):
     assert np.allclose(path.coef_, whole.coef_, rtol=0, atol=1e-8)
     assert np.array_equal(np.array([3, 7, 20])[path.folds], names)
     for place, name in enumerate([3, 7, 20]):
-        held = names == name
-        part = logistic_path(X[~held], Y[~held], PENALTIES, sample_weight=weight[~held], **EXACT)
+        held_out = names == name
+        part = logistic_path(
+            X[~held_out], Y[~held_out], PENALTIES, sample_weight=weight[~held_out], **EXACT
+        )
         assert np.allclose(path.fold_coef_[:, place], part.coef_, rtol=0, atol=1e-8)
         assert not np.allclose(path.fold_coef_[:, place], whole.coef_, rtol=0, atol=1e-4)
-        z = np.einsum("pvd,nd->pnv", part.coef_, X[held]) + part.intercept_[:, None]
-        assert np.allclose(path.oof_logits[:, held], z, rtol=0, atol=1e-7)
+        z = np.einsum("pvd,nd->pnv", part.coef_, X[held_out]) + part.intercept_[:, None]
+        assert np.allclose(path.oof_logits[:, held_out], z, rtol=0, atol=1e-7)
         p = np.exp(log_softmax(z if classes > 2 else np.dstack([0 * z, z]), axis=2))
-        assert np.allclose(path.oof_proba[:, held], p, rtol=0, atol=1e-7)
+        assert np.allclose(path.oof_proba[:, held_out], p, rtol=0, atol=1e-7)
 
 
 def test_without_folds_there_is_nothing_out_of_fold():
@@ -394,11 +396,11 @@ def test_an_image_of_many_rows_where_it_halves_the_passes(monkeypatch, shape, in
     monkeypatch.setattr(logistic_design, "WHOLE", 16)
     if not in_memory:
         monkeypatch.setattr(logistic_design, "COPY_BYTES", 1)
-    made = []
+    created = []
     plain = logistic_design._factor
-    monkeypatch.setattr(logistic_design, "_factor", lambda rows: made.append(1) or plain(rows))
+    monkeypatch.setattr(logistic_design, "_factor", lambda rows: created.append(1) or plain(rows))
     path = logistic_path(X, y, PENALTIES, **EXACT)
-    assert bool(made) == expected
+    assert bool(created) == expected
     assert np.allclose(path.coef_, whole.coef_, rtol=0, atol=1e-7)
 
 

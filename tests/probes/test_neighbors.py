@@ -58,11 +58,11 @@ def test_others_are_those_of_float64_to_the_last_tie(rows, metric, backend, by_t
     groups = np.random.default_rng(1).integers(0, N - 40, N)
     for given in (None, groups):
         index, distance = by_the_book(rows, K, metric, given)
-        found = nearest_others(rows, K, metric=metric, backend=backend, groups=given)
-        assert np.array_equal(found.index, index)
+        result = nearest_others(rows, K, metric=metric, backend=backend, groups=given)
+        assert np.array_equal(result.index, index)
         # Distances of single pairs stay those of float32 where at most 1 % of the squared distance
         # can be rounding, so half of that, and in practice a hundredth.
-        assert np.allclose(found.distance, distance, rtol=5e-3, atol=0)
+        assert np.allclose(result.distance, distance, rtol=5e-3, atol=0)
 
 
 def test_float32_order_alone_would_not_do(by_the_book):
@@ -86,8 +86,8 @@ def test_new_rows_meet_all_stored_rows_around_their_centre(metric, by_the_book):
         moved /= np.linalg.norm(moved, axis=1, keepdims=True)
     distance = np.linalg.norm(moved[:, None] - moved_base[None], axis=2)
     for backend in ("faiss", "torch"):
-        found = NeighborIndex(base, metric=metric, backend=backend).query(queries, K)
-        assert np.array_equal(found.index, np.argsort(distance, axis=1)[:, :K])
+        result = NeighborIndex(base, metric=metric, backend=backend).query(queries, K)
+        assert np.array_equal(result.index, np.argsort(distance, axis=1)[:, :K])
     itself = NeighborIndex(base, metric=metric).query(base, 1)
     assert itself.index[:, 0].tolist() == list(range(N))
 
@@ -133,24 +133,24 @@ def test_centre_and_scale_of_the_rows_do_not_matter_to_cosine():
 
 def test_rows_at_the_centre_have_no_direction():
     X = np.array([[1, 0], [-1, 0], [0, 0], [0, 1], [0, -1], [0, 0]], dtype=np.float32)
-    found = nearest_others(X, 5)
-    assert found.distance[2].tolist() == [0, 1, 1, 1, 1]
-    assert found.index[2].tolist() == [5, 0, 1, 3, 4]
+    result = nearest_others(X, 5)
+    assert result.distance[2].tolist() == [0, 1, 1, 1, 1]
+    assert result.index[2].tolist() == [5, 0, 1, 3, 4]
 
 
 def test_torch_goes_through_columns_in_tiles(monkeypatch, by_the_book):
     monkeypatch.setattr(neighbors, "TILE_COLUMNS", 16)  # fewer than k
     monkeypatch.setattr(neighbors, "TILE_BYTES", 16 * 4 * 50)
     X = hard_inputs()["normal"]
-    found = nearest_others(X, K, backend="torch")
-    assert np.array_equal(found.index, by_the_book(X, K, "cosine")[0])
+    result = nearest_others(X, K, backend="torch")
+    assert np.array_equal(result.index, by_the_book(X, K, "cosine")[0])
 
 
 def test_exact_rows_go_tile_by_tile(monkeypatch, by_the_book):
     monkeypatch.setattr(ties, "TILE_BYTES", 1 << 12)
     X = hard_inputs()["far blobs"]
-    found = nearest_others(X, K, metric="euclidean")
-    assert np.array_equal(found.index, by_the_book(X, K, "euclidean")[0])
+    result = nearest_others(X, K, metric="euclidean")
+    assert np.array_equal(result.index, by_the_book(X, K, "euclidean")[0])
 
 
 def test_ordinary_rows_need_no_second_search(monkeypatch):
@@ -171,11 +171,11 @@ def test_lower_precision_set_by_others_does_not_reach_the_search():
     torch.set_float32_matmul_precision("medium")
     try:
         X = hard_inputs()["normal"]
-        found = nearest_others(X, K, backend="torch")
+        result = nearest_others(X, K, backend="torch")
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
-    assert np.array_equal(found.index, nearest_others(X, K, backend="faiss").index)
+    assert np.array_equal(result.index, nearest_others(X, K, backend="faiss").index)
 
 
 @pytest.mark.parametrize("gpus", [0, 1])
@@ -310,8 +310,8 @@ def test_lists_are_those_of_float64_to_the_last_tie(n, metric, by_the_book):
     for X in (rows_of(n, 24), blobs, twice, whole):
         groups = rng.integers(0, n - 8, n)
         for given in (None, groups):
-            found = nearest_others(X, 25, metric=metric, groups=given)
-            assert np.array_equal(found.index, by_the_book(X, 25, metric, given)[0])
+            result = nearest_others(X, 25, metric=metric, groups=given)
+            assert np.array_equal(result.index, by_the_book(X, 25, metric, given)[0])
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -344,18 +344,18 @@ def test_rounding_stays_within_its_bound(size):
 
 
 def test_every_product_serves_both_rows(monkeypatch):
-    made = []
+    created = []
     matmul = np.matmul
 
     def counted(a, b, out):
-        made.append(a.shape[0] * b.shape[1])
+        created.append(a.shape[0] * b.shape[1])
         return matmul(a, b, out=out)
 
     monkeypatch.setattr(neighbors, "TILE", 10)
     monkeypatch.setattr(np, "matmul", counted)
     search_halved(rows_of(205, 8), 5)
     # 20 full tiles and one of five rows: all above the diagonal, and those on it whole.
-    assert sum(made) == (205**2 + 20 * 10**2 + 5**2) // 2
+    assert sum(created) == (205**2 + 20 * 10**2 + 5**2) // 2
 
 
 @pytest.mark.parametrize(
@@ -386,9 +386,9 @@ def test_only_a_search_of_all_rows_on_the_processor_is_halved(monkeypatch):
     index.others(10, rows=some)
     index.others(10, among=among)
     assert not used
-    found = index.others(10)
+    result = index.others(10)
     assert len(used) == 1
-    assert np.array_equal(found.index, expected.index)
+    assert np.array_equal(result.index, expected.index)
     assert np.array_equal(index.others(10, rows=some).index, expected.index[some])
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(

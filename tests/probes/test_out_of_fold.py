@@ -64,9 +64,9 @@ def test_other_classifiers_predict_folds_that_they_have_not_seen(rows):
     proba, fold = out_of_fold(GaussianNB(), X, y, seed=3)
     assert np.array_equal(fold, stratified_folds(y, n_folds=5, groups=duplicate_groups(X), seed=3))
     for number in range(5):
-        held = fold == number
-        expected = GaussianNB().fit(X[~held], y[~held]).predict_proba(X[held])
-        assert np.array_equal(proba[held], expected)
+        held_out = fold == number
+        expected = GaussianNB().fit(X[~held_out], y[~held_out]).predict_proba(X[held_out])
+        assert np.array_equal(proba[held_out], expected)
     assert not np.array_equal(out_of_fold(GaussianNB(), X, y, seed=4)[1], fold)
 
 

@@ -74,8 +74,8 @@ def test_blocks_give_the_neighbours_that_memory_gives(
     request.getfixturevalue("in_blocks")
     index = NeighborIndex(mapped)
     assert index.space.rows is None
-    for expected, found in zip(whole, all_searches(mapped, metric, backend), strict=True):
-        same(found, expected)
+    for expected, result in zip(whole, all_searches(mapped, metric, backend), strict=True):
+        same(result, expected)
 
 
 def test_noise_without_ties_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,9 +114,9 @@ def test_probes_take_maps_and_give_the_same(
     kept = TopoFilterProbe(k_cc=4, k_zeta=8).fit(states(), y).result_
     request.getfixturevalue("in_blocks")
     np.testing.assert_array_equal(KNNProbe(k=5).fit(mapped, y).oof_proba_, proba)
-    found = TopoFilterProbe(k_cc=4, k_zeta=8).fit(mapped, y).result_
-    np.testing.assert_array_equal(found.keep, kept.keep)
-    np.testing.assert_array_equal(found.proba, kept.proba)
+    result = TopoFilterProbe(k_cc=4, k_zeta=8).fit(mapped, y).result_
+    np.testing.assert_array_equal(result.keep, kept.keep)
+    np.testing.assert_array_equal(result.proba, kept.proba)
 
 
 def test_memory_is_that_of_blocks_and_lists(
@@ -189,6 +189,6 @@ def test_neighbours_do_not_depend_on_threads(metric: str, request: pytest.Fixtur
     groups = np.arange(200) // 2
     alone = nearest_others(X, 9, metric=metric, groups=groups)
     request.getfixturevalue("three_threads")
-    found = nearest_others(X, 9, metric=metric, groups=groups)
-    np.testing.assert_array_equal(found.index, alone.index)
-    np.testing.assert_array_equal(found.distance, alone.distance)
+    result = nearest_others(X, 9, metric=metric, groups=groups)
+    np.testing.assert_array_equal(result.index, alone.index)
+    np.testing.assert_array_equal(result.distance, alone.distance)

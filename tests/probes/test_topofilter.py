@@ -279,10 +279,10 @@ def test_rank_drops_the_share_and_rejected_rows_first(noisy):
     rejected = int((~plain.keep).sum())
     for share in (0.1, 0.4):
         ranked = topofilter(X, y, k_cc=8, k_zeta=16, rank=True, contamination=share)
-        gone = int((~ranked.keep).sum())
-        assert gone == int(400 * share)
-        assert (ranked.keep | ~plain.keep).all() == (gone <= rejected)
-        assert (ranked.keep & ~plain.keep).any() == (gone < rejected)
+        removed = int((~ranked.keep).sum())
+        assert removed == int(400 * share)
+        assert (ranked.keep | ~plain.keep).all() == (removed <= rejected)
+        assert (ranked.keep & ~plain.keep).any() == (removed < rejected)
     assert (~topofilter(X, y, k_cc=8, k_zeta=16, rank=True).keep).sum() == 80  # 20 %
 
 
@@ -335,7 +335,7 @@ def test_published_numbers_count_copies_as_neighbours(by_the_book):
     near = by_the_book(X, 6, "euclidean", among=component)[0]
     score = np.abs(y - y[near].mean(axis=1))
     assert np.allclose(probe.result_.disagreement, score, atol=1e-12)
-    control = topofilter(X, y, variant="paper", **how)  # in which copies are no neighbours
+    control = topofilter(X, y, variant="paper", **how)  # in which copies are not neighbours
     assert not np.allclose(control.disagreement, score, atol=1e-3)
     own = TopoFilterProbe("eleuther", self_neighbor=True, **how).fit(X, y)
     assert np.array_equal(own.oof_proba_, own.predict_proba(X))

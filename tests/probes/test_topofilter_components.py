@@ -49,13 +49,13 @@ def test_components_without_each_group_are_those_of_the_graph_without_it(connect
         n = len(hard)
         component, _ = largest_components(index, hard, connection=connection)
         hidden = HiddenComponents(index, hard, groups, component=component, connection=connection)
-        found = hidden.holds(np.arange(n), np.tile(np.arange(n), (n, 1)))
+        result = hidden.holds(np.arange(n), np.tile(np.arange(n), (n, 1)))
         for row in range(n):
-            gone = groups == groups[row]
-            right = components_without(index, hard, gone, connection)
-            assert np.array_equal(found[row], right), (seed, row)
+            removed = groups == groups[row]
+            right = components_without(index, hard, removed, connection)
+            assert np.array_equal(result[row], right), (seed, row)
             assert not (right & ~hidden.pool).any()
-            other += not np.array_equal(right, component & ~gone)
+            other += not np.array_equal(right, component & ~removed)
     # What would not do: L as it was, less the group.
     assert other > 200
 
@@ -73,10 +73,10 @@ def test_a_long_chain_is_cut_at_every_row(connection):
         component=np.ones(n, dtype=bool),
         connection=connection,
     )
-    found = hidden.holds(np.arange(n), np.tile(np.arange(n), (n, 1)))
+    result = hidden.holds(np.arange(n), np.tile(np.arange(n), (n, 1)))
     for row in range(n):
         part = np.arange(n) < row if row >= n // 2 else np.arange(n) > row
-        assert np.array_equal(found[row], part)  # at n // 2 both are equal: the first
+        assert np.array_equal(result[row], part)  # at n // 2 both are equal: the first
 
 
 @pytest.fixture(scope="module", params=["two soft classes", "three classes", "copies"])
@@ -108,8 +108,8 @@ def test_every_row_is_scored_as_if_it_had_no_label(cloud, variant, k_cc):
     search = NeighborIndex(X, metric="euclidean")
     index = search.others(k_cc, groups=groups if variant == "paper" else None).index
     for row in range(len(X)):
-        gone = groups == groups[row]
-        kept = components_without(index, hard, gone, CONNECTIONS[variant])
+        removed = groups == groups[row]
+        kept = components_without(index, hard, removed, CONNECTIONS[variant])
         away = ((X - X[row]) ** 2).sum(axis=1)
         away[~kept] = np.inf
         near = np.argsort(away, kind="stable")[: min(k_zeta, kept.sum())]
