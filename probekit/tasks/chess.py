@@ -1,8 +1,8 @@
 """Tasks from Lichess puzzles: is this move the solution, and what is the solution.
 
-A puzzle's FEN is the position *before* the opponent's move: the solver sees it after the first of
-``Moves``, and the second is the solution. Lichess makes puzzles whose solution is the only good
-move, save mates in one: there any mate is right.
+A puzzle's FEN is the position *before* the opponent's move: the position to solve comes after the
+first of ``Moves``, and the second is the solution. In Lichess puzzles the solution is the only good
+move, except for mates in one, where any mate is right.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ __all__ = [
 HUB = "Lichess/chess-puzzles"
 COLUMNS = ("PuzzleId", "FEN", "Moves")
 SPLITS = {"weak": 5000, "student": 5000, "validation": 1000, "test": 4000}
-"""Most rows of each split. A puzzle's split is drawn from its id, in these proportions."""
+"""Maximum number of rows of each split. A puzzle's id decides its split, in these proportions."""
 
-# A file in which so many puzzles are unusable is not what it should be (FEN after the move?).
+# A file with a larger share of unusable puzzles has another format (FEN after the move?).
 BROKEN_SHARE = 0.5
 SIDES = {chess.WHITE: "White", chess.BLACK: "Black"}
 
@@ -67,7 +67,7 @@ class Puzzle:
 
 
 def parse_puzzle(name: str, fen: Any, moves: Any) -> Puzzle | str:
-    """Read a puzzle in Lichess' format, or say in a few words why it is none.
+    """Read a puzzle in Lichess' format, or return in a few words why it is not one.
 
     ``moves`` are UCI moves with spaces between; the first is the opponent's.
     """
@@ -81,21 +81,21 @@ def parse_puzzle(name: str, fen: Any, moves: Any) -> Puzzle | str:
     if len(line) < 2:
         return "fewer than two moves"
     try:
-        found = [board.push_uci(text) for text in line]
+        line_moves = [board.push_uci(text) for text in line]
     except ValueError:
         return "an illegal move"
-    if not all(found):  # "0000", the null move, is never refused
+    if not all(line_moves):  # "0000", the null move, raises no error
         return "an illegal move"
-    return Puzzle(str(name), str(fen), found[0], found[1])
+    return Puzzle(str(name), str(fen), line_moves[0], line_moves[1])
 
 
 def short_san(board: chess.Board, move: chess.Move) -> str:
-    """Write a move in SAN without the marks of check and mate, which would give the answer away."""
+    """Return a move in SAN without the marks of check and mate, which would reveal the answer."""
     return board.san(move).rstrip("+#")
 
 
 def position_text(puzzle: Puzzle) -> str:
-    """Describe the position to solve: its FEN, the opponent's move, and whose turn it is."""
+    """Describe the position to solve: its FEN, the opponent's move, and the side to move."""
     board = puzzle.board
     return (
         f"Position: {board.fen()}\n"
@@ -105,7 +105,7 @@ def position_text(puzzle: Puzzle) -> str:
 
 
 def game_text(puzzle: Puzzle) -> str:
-    """Write the moves so far as PGN does, up to where the solution would be written."""
+    """Return the moves so far in PGN, up to the place of the solution."""
     before, board = puzzle.before, puzzle.board
     number = f"{before.fullmove_number}{'.' if before.turn == chess.WHITE else '...'}"
     text = f'[FEN "{puzzle.fen}"]\n\n{number} {before.san(puzzle.last)}'
@@ -113,10 +113,10 @@ def game_text(puzzle: Puzzle) -> str:
 
 
 def alternative(puzzle: Puzzle, *, seed: int) -> chess.Move | None:
-    """Draw a legal move that is not the solution; None where there is none.
+    """Draw a legal move that is not the solution; None without any.
 
-    Left out are mates, which are right whatever the solution is, and the solution with another
-    piece promoted to, which is often as good.
+    Mates are left out, as they are always right, and so is the solution with a promotion to another
+    piece, which is often as good.
     """
     board, right = puzzle.board, puzzle.solution
     others = [
@@ -142,7 +142,7 @@ def _has_other_mate(puzzle: Puzzle) -> bool:
     )
 
 
-# Texts: name of the form -> the question, and the position with a candidate.
+# Suffix of the task -> function for the position, text before an answer, text with a candidate.
 TEXTS: dict[str, tuple[Callable[[Puzzle], str], str, str]] = {
     "": (position_text, "\nBest move:", "\nCandidate: {}"),
     "-pgn": (game_text, "", " {}"),
@@ -152,14 +152,14 @@ TEXTS: dict[str, tuple[Callable[[Puzzle], str], str, str]] = {
 def _binary_rows(
     puzzles: Iterator[Puzzle], left_out: Counter[str], *, size: int, seed: int, form: str
 ) -> dict[str, list[Any]]:
-    """One candidate per puzzle, right or wrong by a draw; as many of either."""
+    """Return one candidate per puzzle, right or wrong by a draw; equally many of both."""
     write, _, ending = TEXTS[form]
     rows: list[tuple[str, str, int]] = []
-    many = [0, 0]
+    counts = [0, 0]
     for puzzle in puzzles:
         label = (draw(puzzle.id, seed=seed, use="label") >> 56) % 2
-        if many[label] == size // 2:
-            if min(many) == size // 2:
+        if counts[label] == size // 2:
+            if min(counts) == size // 2:
                 break
             continue
         other = alternative(puzzle, seed=seed)
@@ -169,7 +169,7 @@ def _binary_rows(
         move = puzzle.solution if label else other
         text = write(puzzle) + ending.format(short_san(puzzle.board, move))
         rows.append((f"lichess-{puzzle.id}-{move.uci()}", text, label))
-        many[label] += 1
+        counts[label] += 1
     kept = [rows[place] for place in balanced([label for _, _, label in rows], n_classes=2)]
     return {name: [row[i] for row in kept] for i, name in enumerate(("id", "text", "label"))}
 
@@ -177,8 +177,8 @@ def _binary_rows(
 def _move_rows(
     puzzles: Iterator[Puzzle], left_out: Counter[str], *, size: int, seed: int, form: str
 ) -> dict[str, list[Any]]:
-    """The position as a prompt and the solution as its completion."""
-    del seed  # the order of the puzzles is all that is drawn
+    """Return the position as a prompt and the solution as its completion."""
+    del seed  # only the order of the puzzles is drawn
     write, ending, _ = TEXTS[form]
     columns: dict[str, list[Any]] = {"id": [], "text": [], "completion": []}
     for puzzle in puzzles:
@@ -196,40 +196,42 @@ def _move_rows(
 def _load(
     split: str, seed: int, *, name: str, form: str, make: Callable[..., dict[str, list[Any]]]
 ) -> Rows:
-    columns, places = _dealt(os.environ.get("PROBEKIT_DATASETS"))
+    columns, places = _by_split(os.environ.get("PROBEKIT_DATASETS"))
     ids = columns["PuzzleId"]
     order = sorted(places[split], key=lambda place: draw(str(ids[place]), seed=seed, use="order"))
     left_out: Counter[str] = Counter()
     size = SPLITS[split]
-    made = make(_parsed(columns, order, left_out), left_out, size=size, seed=seed, form=form)
-    reasons = ", ".join(f"{many} for {reason}" for reason, many in sorted(left_out.items()))
+    rows = make(_parsed(columns, order, left_out), left_out, size=size, seed=seed, form=form)
+    reasons = ", ".join(f"{count} for {reason}" for reason, count in sorted(left_out.items()))
     unusable = sum(left_out.values())
-    if not made["id"] or unusable > BROKEN_SHARE * (unusable + len(made["id"])):
+    if not rows["id"] or unusable > BROKEN_SHARE * (unusable + len(rows["id"])):
         raise DataError(
-            f"The split {split!r} of the task {name!r} has {len(made['id'])} usable puzzles among "
+            f"The split {split!r} of the task {name!r} has {len(rows['id'])} usable puzzles among "
             f"{len(order):,} of {HUB} ({reasons or 'none left out'}); it takes Lichess' format, "
             "where FEN is the position before the first of Moves, and needs a few hundred puzzles."
         )
     source = f"{name}@{split}"
-    return Rows(made, source=f"{source} ({unusable} left out: {reasons})" if unusable else source)
+    return Rows(rows, source=f"{source} ({unusable} left out: {reasons})" if unusable else source)
 
 
 def _parsed(
     columns: Mapping[str, Sequence[Any]], order: Sequence[int], left_out: Counter[str]
 ) -> Iterator[Puzzle]:
-    """Puzzles in order, parsed only as far as the reader goes: the hub has millions."""
+    """Yield puzzles in order, parsed on demand: the hub has millions."""
     for place in order:
-        found = parse_puzzle(*(columns[name][place] for name in COLUMNS))
-        if isinstance(found, str):
-            left_out[found] += 1
+        puzzle = parse_puzzle(*(columns[name][place] for name in COLUMNS))
+        if isinstance(puzzle, str):
+            left_out[puzzle] += 1
         else:
-            yield found
+            yield puzzle
 
 
 @lru_cache(maxsize=1)
-def _dealt(where: str | None) -> tuple[Mapping[str, Sequence[Any]], dict[str, list[int]]]:
-    """Columns of the puzzles, and the places of each split: drawn from the puzzle's id alone."""
-    del where  # only so that another folder is another entry of the cache
+def _by_split(
+    where: str | None,
+) -> tuple[Mapping[str, Sequence[Any]], dict[str, list[int]]]:
+    """Return the puzzles' columns, and the positions of each split, drawn from the puzzle's id."""
+    del where  # only a key of the cache: another folder is another entry
     columns = read_hub(HUB, None, "train").columns
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
@@ -252,7 +254,7 @@ def _split_of(puzzle_id: str) -> str:
         if left < size:
             return split
         left -= size
-    raise AssertionError("a draw lies below the sum of the sizes")
+    raise AssertionError("a draw is below the sum of the sizes")
 
 
 _FACTS: dict[str, Any] = {

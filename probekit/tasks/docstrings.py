@@ -1,7 +1,7 @@
-"""Task ``docstrings``: what installed packages say of themselves, science or standard library.
+"""Task ``docstrings``: docstrings of science packages and of the standard library.
 
-Read from source files with ``ast``; nothing is imported, so nothing runs. The texts follow the
-installed versions: compare figures only where these are equal.
+Read from installed source files with ``ast``; nothing is imported or run. The texts depend on the
+installed versions: compare figures only for equal versions.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ from probekit.tasks.registry import Task, draw
 __all__ = ["SPLITS", "TASKS", "first_paragraph", "is_prose", "texts_of"]
 
 SPLITS = {"weak": 2000, "student": 2000, "validation": 1000, "test": 3000}
-"""Rows of each split, half of each class; fewer, in these proportions, where texts are few."""
+"""Rows of each split, half of each class; fewer, in these proportions, if texts are few."""
 
-LEAST = 400
+MIN_TEXTS = 400
 SHORTEST, LONGEST = 30, 240
 LETTERS = 0.75
 WORDS = 4
 SCIENCE = {"sklearn": "scikit-learn", "scipy": "SciPy"}
-# Tests speak of what they test; vendored packages are neither science nor standard library.
+# Tests describe what they test; vendored packages are neither science nor standard library.
 LEFT_OUT = {"test", "tests", "idle_test", "externals", "_external", "site-packages"}
 
-# A doctest, a heading's rule, a directive, or a bare signature.
-NO_PROSE = re.compile(r">>>|[-=~*_^#+]{4}|\.\. [\w-]+::|^[\w.]+ *\(.*\)( *-+> *.*)?$")
+# A doctest, a heading's underline, a directive, or a bare signature.
+NOT_PROSE = re.compile(r">>>|[-=~*_^#+]{4}|\.\. [\w-]+::|^[\w.]+ *\(.*\)( *-+> *.*)?$")
 DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def first_paragraph(docstring: str) -> str:
-    """The text before the first blank line, white space collapsed."""
+    """Return the text before the first blank line, white space collapsed."""
     return " ".join(re.split(r"\n[^\S\n]*\n", docstring.strip(), maxsplit=1)[0].split())
 
 
 def is_prose(text: str) -> bool:
     """Whether a paragraph is a sentence of 30 to 240 characters and not code or a heading."""
-    if not SHORTEST <= len(text) <= LONGEST or NO_PROSE.search(text):
+    if not SHORTEST <= len(text) <= LONGEST or NOT_PROSE.search(text):
         return False
     letters = sum(c.isalpha() or c == " " for c in text)
     return letters >= LETTERS * len(text) and len(re.findall(r"[^\W\d_]{2,}", text)) >= WORDS
 
 
 def texts_of(root: Path) -> set[str]:
-    """First paragraphs that are prose, of every module, class and function below a path."""
+    """Return the first paragraphs in prose of every module, class and function below a path."""
     files = [root] if root.is_file() else root.rglob("*.py")
-    found: set[str] = set()
+    texts: set[str] = set()
     for file in files:
         if LEFT_OUT.isdisjoint(file.relative_to(root.parent).parts):
-            found.update(filter(is_prose, map(first_paragraph, _docstrings(file))))
-    return found
+            texts.update(filter(is_prose, map(first_paragraph, _docstrings(file))))
+    return texts
 
 
 def _docstrings(file: Path) -> Iterator[str]:
@@ -70,17 +70,17 @@ def _docstrings(file: Path) -> Iterator[str]:
             return
         tree = ast.parse(source)
     except (OSError, SyntaxError, ValueError):
-        return  # a template or a file for another Python: its neighbours are enough
-    waiting: list[ast.AST] = [tree]
-    for node in waiting:
+        return  # a template or a file for another Python version; other files are enough
+    pending: list[ast.AST] = [tree]
+    for node in pending:
         if isinstance(node, DEFINITIONS):
             text = ast.get_docstring(node, clean=False)
             if text:
                 yield text
-        # Definitions stand in statements only: expressions are nine nodes of ten.
+        # Definitions are in statements only, and nine of ten nodes are expressions.
         for field in ("body", "orelse", "finalbody", "handlers"):
             inner = getattr(node, field, ())
-            waiting.extend(inner if isinstance(inner, list) else ())
+            pending.extend(inner if isinstance(inner, list) else ())
 
 
 def _science_roots() -> list[Path]:
@@ -104,7 +104,7 @@ def _library_roots() -> list[Path]:
 
 @lru_cache(maxsize=1)
 def _texts() -> tuple[frozenset[str], frozenset[str]]:
-    """Texts of class 0 and class 1; what stands in both is in neither."""
+    """Return the texts of class 0 and of class 1; texts in both are left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # other people's escapes
         library = set().union(*map(texts_of, _library_roots()))
@@ -115,14 +115,14 @@ def _texts() -> tuple[frozenset[str], frozenset[str]]:
 def _split(
     texts: tuple[frozenset[str], frozenset[str]], *, seed: int, sizes: dict[str, int]
 ) -> dict[str, Rows]:
-    """Deal texts to splits of equal classes, in an order that depends on seed and text alone."""
+    """Divide texts into splits of equal classes, in an order that depends on seed and text only."""
     wanted = sum(sizes.values())
     available = 2 * min(map(len, texts))
-    if available < LEAST:
+    if available < MIN_TEXTS:
         raise DataError(
             f"The task 'docstrings' found {len(texts[0]):,} texts in the standard library and "
-            f"{len(texts[1]):,} in scikit-learn and SciPy, and needs {LEAST // 2} of each; install "
-            "them with their source files (.py)."
+            f"{len(texts[1]):,} in scikit-learn and SciPy, and needs {MIN_TEXTS // 2} of each; "
+            "install them with their source files (.py)."
         )
     share = min(1.0, available / wanted)
     dealt = [sorted(each, key=lambda text: draw(text, seed=seed, use="deal")) for each in texts]
@@ -130,7 +130,7 @@ def _split(
     for name, size in sizes.items():
         stop = start + int(size * share) // 2
         rows = [(text, label) for label in (0, 1) for text in dealt[label][start:stop]]
-        # By the draw that deals them the larger class would come first, split after split.
+        # Ordered by the first draw, the larger class would come first in each split.
         rows.sort(key=lambda row: draw(row[0], seed=seed, use="order"))
         splits[name] = Rows(
             {

@@ -1,13 +1,13 @@
-"""Data sets of the Hugging Face hub, and one loader for every task whose rows stand there.
+"""Data sets of the Hugging Face hub, and one loader for every task whose rows are there.
 
-Where the environment variable ``PROBEKIT_DATASETS`` names a folder, ``org/name`` is read from its
-subfolder of that name alone, laid out as on the hub (``hf download org/name --repo-type dataset
+If the environment variable ``PROBEKIT_DATASETS`` names a folder, ``org/name`` is read only from its
+subfolder of that name, laid out as on the hub (``hf download org/name --repo-type dataset
 --local-dir $PROBEKIT_DATASETS/org/name``): for machines without internet.
 
-A task is a record of what differs. A row of the hub becomes an :class:`Item` with every version in
-which the task could show it: one where the row has a label, one per answer where it is a question
-with several answers. Seed and row decide which version is shown, so each question gives one row,
-right or wrong by a fair draw.
+A task is a record of what differs. A row of the hub becomes an :class:`Item` with all its versions
+in the task: one if the row has a label, one per answer if it is a question with several answers.
+Seed and row decide which version is used, so each question becomes one row, right or wrong by a
+fair draw.
 """
 
 from __future__ import annotations
@@ -40,16 +40,17 @@ __all__ = [
 
 DATASETS_VARIABLE = "PROBEKIT_DATASETS"
 
-# The hub keeps Parquet copies here: of loading scripts too, which datasets 4 refuses to run.
+# The hub has Parquet copies here, also of data sets with loading scripts, which datasets 4 does not
+# run.
 CONVERTED = "refs/convert/parquet"
-MOST = 100_000
-"""Of a larger split of the hub so many rows are taken, the same for every seed."""
+MAX_ROWS = 100_000
+"""Maximum number of rows taken of a split of the hub, the same for every seed."""
 CHUNK = 4096
 SPLITS = ("train", "validation", "test")
 
 
 class UnreachedError(DataError):
-    """A data set of the hub that cannot be read from here; elsewhere it may well be."""
+    """A data set of the hub that cannot be read from this machine."""
 
 
 def read_hub(name: str, config: str | None, split: str) -> Table:
@@ -65,7 +66,7 @@ def read_hub(name: str, config: str | None, split: str) -> Table:
     Raises
     ------
     UnreachedError
-        If it cannot be read.
+        If the data set cannot be read.
     """
     return _read(name, config, split, os.environ.get(DATASETS_VARIABLE) or None)
 
@@ -82,7 +83,7 @@ def _read(name: str, config: str | None, split: str, folder: str | None) -> Tabl
             )
     except DataError:
         raise
-    except Exception as error:  # datasets, hub and HTTP raise some twenty kinds
+    except Exception as error:  # datasets, hub and HTTP raise some twenty types
         raise UnreachedError(f"hf:{whole} cannot be read: {_why(error)}") from error
     return dataset_table(dataset, source=f"hf:{whole}")
 
@@ -109,7 +110,7 @@ def _from_folder(root: Path, name: str, config: str | None, split: str) -> Any:
             f"with `hf download {name} --repo-type dataset --local-dir {folder}`, or unset "
             f"{DATASETS_VARIABLE} to read it from the Hugging Face hub."
         )
-    # A card that lists configurations says where their files are; else each has a folder.
+    # A card with configurations lists their files; without one each has a folder.
     card = folder / "README.md"
     listed = card.is_file() and "\nconfigs:" in read_bytes(card).decode("utf-8", "replace")
     if config is None or listed or not (folder / config).is_dir():
@@ -134,14 +135,14 @@ def _why(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Item:
-    """A row of the hub in every version that the task could show."""
+    """A row of the hub in all its versions in the task."""
 
     versions: tuple[tuple[str, int], ...]
     """Texts with their labels."""
     question: str
-    """What makes two rows the same, so that no two splits hold it: no answer, no label."""
+    """Text that identifies the row across splits, without answer and label."""
     group: str
-    """What a split that is carved out of another takes whole: a passage with all its questions."""
+    """Rows that stay together when a split is carved: a passage with all its questions."""
 
 
 @dataclass(frozen=True)
@@ -153,32 +154,32 @@ class Part:
     """Name on the hub."""
     start: float = 0.0
     stop: float = 1.0
-    """Rows whose group's draw (uniform, of no seed) lies between start and stop."""
+    """Rows whose group's draw (uniform, independent of the seed) is between start and stop."""
 
 
 @dataclass(frozen=True)
 class HubRecord:
-    """What there is to know of a task on the hub."""
+    """Everything that distinguishes a task on the hub."""
 
     name: str
     asks: str
-    """What a row is and what its label says."""
+    """What a row is and what its label means."""
     hub: str
     """``org/name``."""
     columns: tuple[str, ...]
     """Columns of the hub that ``items`` reads."""
     items: Callable[[Mapping[str, Any], str], Item | None]
-    """A row of the hub and the prompt to an item; None where it has no label or no text."""
+    """Function from a row of the hub and the prompt to an item; None without label or text."""
     prompt: str
     parts: tuple[Part, ...]
-    """A text that stands in several parts stays in the first of them."""
+    """A text in several parts is kept in the first of them."""
     licence: str
     hub_rows: str
-    """Rows of each split as the card states them."""
+    """Number of rows of each split according to the card."""
     config: str | None = None
     classes: tuple[str, str] = ("wrong", "right")
     confirmed: bool = True
-    """Whether the columns were read from the data-set card."""
+    """Whether the columns were checked against the data-set card."""
     remark: str = ""
 
     @property
@@ -202,7 +203,7 @@ class HubRecord:
         return "; ".join(parts)
 
     def task(self) -> Task:
-        """The task of this record; nothing is read before its rows are asked for."""
+        """Return the task of this record; nothing is read before its rows are used."""
         whole = f"hf:{self.hub}{f':{self.config}' if self.config else ''}"
         columns = "" if self.confirmed else ", not confirmed on the card"
         return Task(
@@ -220,7 +221,7 @@ class HubRecord:
 
 
 def rows_of(record: HubRecord, split: str, seed: int) -> Rows:
-    """Rows of a split, as many of either class, in an order of the seed.
+    """Return the rows of a split, equally many of both classes, ordered by the seed.
 
     Raises
     ------
@@ -228,28 +229,29 @@ def rows_of(record: HubRecord, split: str, seed: int) -> Rows:
         If the data set cannot be read, lacks a column, or has no rows of a class.
     """
     items, left_out = _items(record, split, os.environ.get(DATASETS_VARIABLE))
-    shown = [_shown(key, item, seed) for key, item in items]
+    shown = [_draw_version(key, item, seed) for key, item in items]
     shown.sort(key=lambda row: draw(row[0], seed=seed, use="order"))
     labels = [row[2] for row in shown]
     missing = [name for label, name in enumerate(record.classes) if label not in labels]
     if missing:
         raise DataError(
             f"The split {split!r} of the task {record.name!r} has no row of the class "
-            f"{missing[0]!r} among {len(shown):,} usable rows of {record.hub} ({_told(left_out)}); "
-            f"a labelled split is expected, with the columns {', '.join(record.columns)}."
+            f"{missing[0]!r} among {len(shown):,} usable rows of {record.hub} "
+            f"({_describe(left_out)}); a labelled split is expected, with the columns "
+            f"{', '.join(record.columns)}."
         )
     kept = [shown[place] for place in balanced(labels, n_classes=len(record.classes))]
     columns = {
         name: [row[place] for row in kept] for place, name in enumerate(("id", "text", "label"))
     }
-    note = f"{_told(left_out)}." if left_out else ""
+    note = f"{_describe(left_out)}." if left_out else ""
     rows = Rows(columns, source=f"{record.name}@{split}", note=note)
     rows.groups = [row[3] for row in kept]
     return rows
 
 
-def sampled_places(rows: int, most: int = MOST) -> list[int]:
-    """Places of the rows to take of a split: all, or one of each of ``most`` equal stretches."""
+def sampled_places(rows: int, most: int = MAX_ROWS) -> list[int]:
+    """Return positions of the rows to use: all, or one of each of ``most`` equal ranges."""
     if rows <= most:
         return list(range(rows))
     bounds = [rows * i // most for i in range(most + 1)]
@@ -259,8 +261,8 @@ def sampled_places(rows: int, most: int = MOST) -> list[int]:
     ]
 
 
-def _shown(key: str, item: Item, seed: int) -> tuple[str, str, int, str]:
-    """Id, text, label and group of the version that a seed shows; an id stands for one text."""
+def _draw_version(key: str, item: Item, seed: int) -> tuple[str, str, int, str]:
+    """Return id, text, label and group of the version for a seed; an id identifies one text."""
     wanted = draw(key, seed=seed, use="label") % 2
     places = [i for i, (_, label) in enumerate(item.versions) if label == wanted]
     places = places or list(range(len(item.versions)))
@@ -274,10 +276,10 @@ def _shown(key: str, item: Item, seed: int) -> tuple[str, str, int, str]:
 def _items(
     record: HubRecord, split: str, where: str | None
 ) -> tuple[list[tuple[str, Item]], Counter[str]]:
-    """Items of a split with their keys; what was left out, by reason."""
+    """Return the items of a split with their keys, and counts of rows left out by reason."""
     names = [part.name for part in record.parts]
     part = record.parts[names.index(split)]
-    taken = {
+    used = {
         item.question
         for name in names[: names.index(split)]
         for _, item in _items(record, name, where)[0]
@@ -290,7 +292,7 @@ def _items(
             left_out["without label or text"] += 1
         elif not part.start <= draw(item.group, seed=0, use="carve") / 2**64 < part.stop:
             continue
-        elif item.question in taken:
+        elif item.question in used:
             left_out["standing in another split"] += 1
         else:
             kept.append((f"{record.name}-{part.split}-{place}", item))
@@ -317,6 +319,6 @@ def _hub_rows(record: HubRecord, split: str) -> Iterator[tuple[int, dict[str, An
             yield start + offset, dict(zip(record.columns, values, strict=True))
 
 
-def _told(left_out: Counter[str]) -> str:
-    reasons = ", ".join(f"{many:,} {reason}" for reason, many in sorted(left_out.items()))
+def _describe(left_out: Counter[str]) -> str:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left_out.items()))
     return f"left out: {reasons}" if reasons else "none left out"

@@ -3,10 +3,9 @@
 Names, splits and prompts follow EleutherAI/w2s (``w2s/ds_registry.py``) and openai/weak-to-strong
 (``weak_to_strong/datasets.py``); docs/tasks.md says where they differ.
 
-First the functions from a row of the hub to the versions of it that a task could show: each takes a
-row (the hub's columns) and the task's prompt and returns None where the row has no label or no
-text. Labels come as numbers, as class names or as strings of either: data sets were converted from
-scripts by different hands.
+First come the functions from a row of the hub to its versions in the task: each takes a row (the
+hub's columns) and the task's prompt and returns None if the row has no label or no text. Labels are
+numbers, class names or strings of either, as different people converted the data sets.
 """
 
 from __future__ import annotations
@@ -18,15 +17,16 @@ from probekit.tasks.hub import HubRecord, Item, Part
 
 __all__ = ["RECORDS", "TASKS"]
 
-# Where the hub has labels in every split.
+# The hub has labels in every split.
 ALL = (Part("test", "test"), Part("validation", "validation"), Part("train", "train"))
-# Where its test has none (-1) or there is none: its validation tests, a tenth of train validates.
+# The hub's test has no labels (-1) or does not exist: its validation is our test, a tenth of its
+# train our validation.
 HELD_OUT = (
     Part("test", "validation"),
     Part("validation", "train", 0.0, 0.1),
     Part("train", "train", 0.1, 1.0),
 )
-# Where it has train and test alone.
+# The hub has only train and test.
 NO_VALIDATION = (Part("test", "test"), *HELD_OUT[1:])
 NO_TEST_LABELS = "The hub's test has no labels"
 
@@ -35,12 +35,12 @@ NO_YES = (("no", "false", "negative", "unacceptable"), ("yes", "true", "positive
 
 
 def text_of(value: Any) -> str:
-    """A cell as text without white space at its ends; nothing for None."""
+    """Return a cell as text without white space at its ends; empty for None."""
     return "" if value is None else str(value).strip()
 
 
 def label_number(value: Any, names: Sequence[Sequence[str]] = NO_YES) -> int | None:
-    """Class number of a label given as number, bool or name; None for -1, nothing and others."""
+    """Return the class number of a label given as number, bool or name; None for -1 and others."""
     text = text_of(value).lower()
     for number, known in enumerate(names):
         if text == str(number) or text in known:
@@ -49,9 +49,9 @@ def label_number(value: Any, names: Sequence[Sequence[str]] = NO_YES) -> int | N
 
 
 def key_index(key: Any, keys: Sequence[Any]) -> int | None:
-    """Place of an answer key among the keys of the options; "1" and "A" mean the same.
+    """Return the position of an answer key among the options' keys; "1" and "A" mean the same.
 
-    None where the key names no option.
+    None if the key is not that of an option.
     """
     wanted, known = text_of(key).upper(), [text_of(k).upper() for k in keys]
     if wanted in known:
@@ -68,7 +68,7 @@ def key_index(key: Any, keys: Sequence[Any]) -> int | None:
 def labelled(
     *columns: str, group: str | None = None, label: str = "label"
 ) -> Callable[[Row, str], Item | None]:
-    """Function for rows that have a label: ``columns`` fill the prompt, all of them or none."""
+    """Return a function for rows with a label: ``columns``, none of them empty, fill the prompt."""
 
     def item(row: Row, prompt: str) -> Item | None:
         number = label_number(row[label])
@@ -89,7 +89,7 @@ def _choices(
     texts: Mapping[str, str],
     group: str | None = None,
 ) -> Item | None:
-    """One version per answer. Left out are empty answers and copies of the right one."""
+    """Return one version per answer, without empty answers and copies of the right one."""
     answers = [text_of(option) for option in options]
     if right is None or not 0 <= right < len(answers) or not answers[right]:
         return None
@@ -100,7 +100,7 @@ def _choices(
         for place, answer in enumerate(answers)
         if place == right or (answer and answer != answers[right])
     ]
-    if len(shown) < 2:  # a question with one answer would always be right
+    if len(shown) < 2:  # with only one answer it would always be right
         return None
     question = "\n".join(texts.values())
     return Item(tuple(shown), question, texts[group] if group else question)
@@ -119,7 +119,7 @@ def anli(row: Row, prompt: str) -> Item | None:
 
 
 def cosmos_qa(row: Row, prompt: str) -> Item | None:
-    """Where the right answer is "None of the above choices .", only wrong answers are shown."""
+    """If the right answer is "None of the above choices .", only wrong answers are used."""
     options = [row[f"answer{i}"] for i in range(4)]
     texts = {"context": text_of(row["context"]), "question": text_of(row["question"])}
     right = label_number(row["label"], ((),) * 4)
@@ -143,7 +143,7 @@ def dream(row: Row, prompt: str) -> Item | None:
 
 
 def ethics_virtue(row: Row, prompt: str) -> Item | None:
-    """The trait follows the scenario after ``[SEP]``, which a tokenizer would take as its own."""
+    """The trait follows the scenario after ``[SEP]``, which is a token of some tokenizers."""
     scenario = "\n\n".join(map(str.strip, text_of(row["scenario"]).split("[SEP]")))
     return labelled("scenario")({**row, "scenario": scenario}, prompt)
 
@@ -162,7 +162,7 @@ def ethics_utilitarianism(row: Row, prompt: str) -> Item | None:
 
 
 def hellaswag(row: Row, prompt: str) -> Item | None:
-    """All endings are shown, then one of them is asked for; the label is a string."""
+    """All endings are listed, then one of them is asked about; the label is a string."""
     endings = [text_of(ending) for ending in row["endings"] or ()]
     right = label_number(row["label"], ((),) * len(endings))
     texts = {"ctx": text_of(row["ctx"]), "endings": "\n".join(endings)}
@@ -181,7 +181,7 @@ def hh(row: Row, prompt: str) -> Item | None:
 
 
 def openbookqa(row: Row, prompt: str) -> Item | None:
-    """All options are shown with their letters, then one of them is asked for."""
+    """All options are listed with their letters, then one of them is asked about."""
     keys, options = _keyed(row["choices"])
     listed = "\n".join(f"{key}) {option}" for key, option in zip(keys, options, strict=True))
     texts = {"question_stem": text_of(row["question_stem"]), "choices": listed}
@@ -198,7 +198,7 @@ def quartz(row: Row, prompt: str) -> Item | None:
 
 
 def _keyed(choices: Any) -> tuple[list[str], list[str]]:
-    """Keys and texts of options: a mapping of lists, or a list of mappings."""
+    """Return keys and texts of options given as a mapping of lists, or a list of mappings."""
     if isinstance(choices, Mapping):
         keys, options = choices.get("label") or (), choices.get("text") or ()
     else:
@@ -209,7 +209,7 @@ def _keyed(choices: Any) -> tuple[list[str], list[str]]:
 
 
 def piqa(row: Row, prompt: str) -> Item | None:
-    """Goals recur with other solutions: the same row is the same goal with the same solutions."""
+    """Goals recur with other solutions: rows are the same if goal and solutions are."""
     options = [row["sol1"], row["sol2"]]
     right = label_number(row["label"], ((),) * 2)
     item = _choices(options, right, prompt=prompt, texts={"goal": text_of(row["goal"])})
@@ -219,7 +219,7 @@ def piqa(row: Row, prompt: str) -> Item | None:
 
 
 def quail(row: Row, prompt: str) -> Item | None:
-    """Four answers, the right one by its place."""
+    """Four answers, the right one by its position."""
     options = row["answers"] or ()
     right = label_number(row["correct_answer_id"], ((),) * len(options))
     texts = {"context": text_of(row["context"]), "question": text_of(row["question"])}
@@ -227,9 +227,9 @@ def quail(row: Row, prompt: str) -> Item | None:
 
 
 def sciq(row: Row, prompt: str) -> Item | None:
-    """The right answer and up to three wrong ones, with the passage where the prompt has one.
+    """The right answer and up to three wrong ones, with the passage if the prompt has one.
 
-    Rows without a passage are left out where the prompt asks for it.
+    Rows without a passage are left out if the prompt has one.
     """
     options = [row["correct_answer"], *(row[f"distractor{i}"] for i in (1, 2, 3))]
     names = ("support", "question") if "{support}" in prompt else ("question",)
@@ -238,7 +238,7 @@ def sciq(row: Row, prompt: str) -> Item | None:
 
 
 def social_iqa(row: Row, prompt: str) -> Item | None:
-    """All three answers are shown, then one of them is asked for; the label is "1" to "3"."""
+    """All three answers are listed, then one of them is asked about; the label is "1" to "3"."""
     options = [row[f"answer{letter}"] for letter in "ABC"]
     texts = {name: text_of(row[name]) for name in ("context", "question")}
     listed = {f"answer{letter}": text_of(row[f"answer{letter}"]) for letter in "ABC"}

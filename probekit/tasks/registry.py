@@ -1,7 +1,7 @@
-"""Tasks by name: what each is, where it is from, and its rows split by split.
+"""Tasks by name: description, source, and the rows of each split.
 
-Tasks are known from three places: the families below, installed packages that name theirs under
-the entry point group ``probekit.tasks``, and :func:`register`.
+Tasks come from three places: the families below, installed packages with the entry point group
+``probekit.tasks``, and :func:`register`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from probekit.errors import DataError, UsageError, did_you_mean
 
 __all__ = ["Task", "balanced", "draw", "get_task", "load_task_rows", "register", "task_names"]
 
-# A family of tasks is one module with a tuple TASKS, imported when a task is first asked for.
+# A family of tasks is a module with a tuple TASKS, imported when a task is first used.
 FAMILIES = (
     "probekit.tasks.chess",
     "probekit.tasks.docstrings",
@@ -36,8 +36,8 @@ _registered: dict[str, Task] = {}
 class Task:
     """A named task whose truth is known.
 
-    ``load`` gives the rows of a split for a seed, with the columns id, text and label (the number
-    of the class), or id, text and completion where ``kind`` is ``completion``.
+    ``load`` returns the rows of a split for a seed, with the columns id, text and label (the number
+    of the class), or id, text and completion if ``kind`` is ``completion``.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Task:
     description: str
     """What a row is and what its classes are, in a sentence or two."""
     source: str
-    """Where the texts are from, with versions where they depend on them."""
+    """Where the texts are from, with versions if the texts depend on them."""
     licence: str
     """Licence of the texts."""
     classes: tuple[str, ...]
@@ -53,21 +53,21 @@ class Task:
     splits: tuple[str, ...]
     """Names of the splits; no row is in two of them."""
     load: Callable[[str, int], Rows]
-    """Split and seed to rows."""
+    """Function from split and seed to rows."""
     kind: str = "classify"
     """``classify``, ``reward`` (preference pairs) or ``completion``."""
     pool: str = "train"
-    """Split that is halved between supervisor and student."""
+    """Split that is divided between supervisor and student."""
     test: str = "test"
     """Split to test on."""
     halves: tuple[str, str] | None = None
-    """Splits of supervisor and student, where a task brings its halves itself."""
+    """Splits of supervisor and student, if the task has its own."""
     card: str = ""
     """Link of the data-set card."""
     prompt: str = ""
-    """How a row is written, columns in braces."""
+    """Template of a row's text, columns in braces."""
     notes: str = ""
-    """What to know of the splits: which were carved, which give way to which."""
+    """Notes on the splits: which were carved out of others, which rows were removed."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -76,17 +76,17 @@ class Task:
             )
 
     def rows(self, split: str, *, seed: int = 0) -> Rows:
-        """Rows of one split, in an order of the seed; raises as :meth:`check_split`."""
+        """Return the rows of one split, ordered by the seed; raises as :meth:`check_split`."""
         self.check_split(split)
         return self.load(split, seed)
 
     def check_split(self, split: str) -> None:
-        """Refuse a name that is no split.
+        """Raise UsageError if the task has no such split.
 
         Raises
         ------
         UsageError
-            Naming those that there are.
+            With the names of its splits.
         """
         if split not in self.splits:
             raise UsageError(
@@ -96,7 +96,7 @@ class Task:
 
 
 def register(task: Task) -> None:
-    """Make a task known by its name; a name stands for one task only."""
+    """Register a task by its name, which must be new."""
     if task.name in _known():
         raise UsageError(f"A task {task.name!r} is registered already; take another name.")
     if "@" in task.name or not task.name:
@@ -105,7 +105,7 @@ def register(task: Task) -> None:
 
 
 def task_names() -> list[str]:
-    """Names of all tasks, sorted."""
+    """Return the names of all tasks, sorted."""
     return sorted(_known())
 
 
@@ -115,41 +115,41 @@ def get_task(name: str) -> Task:
     Raises
     ------
     UsageError
-        If there is none; names like it are offered.
+        If there is no such task; the message suggests similar names.
     """
     known = _known()
     if name not in known:
         raise UsageError(
             f"There is no task {name!r}{did_you_mean(name, known)}; "
-            "`probekit tasks list` names them all."
+            "`probekit tasks list` lists all tasks."
         )
     return known[name]
 
 
 def draw(key: str, *, seed: int, use: str) -> int:
-    """64 bits from a key: the same wherever the row stands and however many there are."""
+    """Return 64 random bits of a key, independent of the row's position and of other rows."""
     text = f"{use}\x1f{seed}\x1f{key}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
 
 
 def balanced(labels: Sequence[int], *, n_classes: int) -> list[int]:
-    """Places of the first rows of each class, as many of every class as the smallest has.
+    """Return positions of rows with equally many of each class, the first ones of each.
 
-    Undersampling: given in random order, what is left out is random; the order stays.
+    Undersampling: of rows in random order, random ones are left out; the order is kept.
     """
     counts = Counter(labels)
-    most = min(counts[label] for label in range(n_classes))
+    smallest = min(counts[label] for label in range(n_classes))
     seen: Counter[int] = Counter()
     kept = []
     for place, label in enumerate(labels):
         seen[label] += 1
-        if seen[label] <= most:
+        if seen[label] <= smallest:
             kept.append(place)
     return kept
 
 
 def load_task_rows(source: str, *, seed: int = 0) -> Rows:
-    """Rows of ``name@split``, or of all splits of ``name`` (which then have a column split)."""
+    """Return rows of ``name@split``, or of all splits of ``name`` (with a column split)."""
     name, at, split = source.partition("@")
     task = get_task(name)
     if at:
@@ -175,7 +175,7 @@ def _known() -> dict[str, Task]:
     for task, where in _installed():
         if task.name in known:
             raise DataError(
-                f"{where} brings a task {task.name!r}, a name that is taken; rename it there or "
+                f"{where} has a task {task.name!r}, a name that exists already; rename it there or "
                 "uninstall the package."
             )
         known[task.name] = task
@@ -183,20 +183,20 @@ def _known() -> dict[str, Task]:
 
 
 def _installed() -> Iterator[tuple[Task, str]]:
-    """Tasks of installed packages, each with the entry point that names it."""
+    """Yield the tasks of installed packages, each with its entry point."""
     for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
         where = f"The entry point {point.name} = {point.value!r} of {ENTRY_POINTS}"
         try:
-            found = point.load()
-        except Exception as error:  # importing another's module may raise anything
+            loaded = point.load()
+        except Exception as error:  # importing another package may raise anything
             raise DataError(
                 f"{where} cannot be loaded: {type(error).__name__}: {error}; repair or uninstall "
                 "the package."
             ) from error
-        tasks = (found,) if isinstance(found, Task) else found
+        tasks = (loaded,) if isinstance(loaded, Task) else loaded
         if not isinstance(tasks, tuple | list) or not all(isinstance(t, Task) for t in tasks):
             raise DataError(
-                f"{where} must lead to a probekit.tasks.Task or a tuple of them, got "
-                f"{type(found).__name__}."
+                f"{where} must be a probekit.tasks.Task or a tuple of them, got "
+                f"{type(loaded).__name__}."
             )
         yield from ((task, where) for task in tasks)

@@ -1,9 +1,9 @@
 """Preference pairs: which of two completions is the better one.
 
 A row holds two whole texts, ``text`` (with the first completion) and ``text_pair`` (with the
-second); its label is 1 where the second is preferred. Which comes first depends on the two texts
-alone, not on which is preferred: the same two have one order and one hash, whoever judges them, and
-both classes are about equally frequent. Each text is read alone, never beside the other: a score
+second); its label is 1 if the second is preferred. Which comes first depends on the two texts
+alone, not on the preference: the same two texts always have the same order and hash, and both
+classes are about equally frequent. Each text is read alone, never beside the other: a score
 M(dialogue, completion) and P(second) = σ(M₂ − M₁), Burns et al. 2023, arXiv 2312.09390.
 """
 
@@ -26,7 +26,7 @@ JUDGED = ("prompt", "chosen", "rejected")
 HH = "Anthropic/hh-rlhf"
 ROLES = {"user": "Human", "human": "Human", "assistant": "Assistant", "system": "System"}
 VALIDATION_SHARE = 0.1
-# Names of columns, in any case, in the order in which a user's turn is written from them.
+# Names of columns (in any case), in the order in which they form a user's turn.
 SYSTEM = ("system", "system_prompt")
 TURN = ("instruction", "context", "input", "question", "query", "user")
 ASKING = ("user", "human")
@@ -38,7 +38,7 @@ BARE = (
 
 
 def are_preferences(columns: Mapping[str, Any]) -> bool:
-    """Whether a table has the columns ``chosen`` and ``rejected`` and is not dealt out yet."""
+    """Whether a table has the columns ``chosen`` and ``rejected``, and no column text yet."""
     return {"chosen", "rejected"} <= set(columns) and "text" not in columns
 
 
@@ -49,11 +49,11 @@ def preference_columns(
     source: str = "the pairs",
     id_column: str | None = None,
 ) -> dict[str, list[Any]]:
-    """Deal ``chosen`` and ``rejected`` (after ``prompt``, if there) to first and second.
+    """Assign ``chosen`` and ``rejected`` (after ``prompt``, if given) to first and second.
 
-    The prompt may stand in columns for system and user. Texts, or lists of messages with role and
-    content, which are written as dialogues of ``Human`` and ``Assistant``, Anthropic's way. A
-    prompt that the completions open with is not repeated. Pairs of two equal texts are left out;
+    The prompt may be in columns for system and user. Columns are texts, or lists of messages with
+    role and content, which become dialogues of ``Human`` and ``Assistant`` as in Anthropic's data.
+    A prompt that the completions begin with is not repeated. Pairs of two equal texts are left out;
     without an ``id`` the others keep their row numbers.
 
     Returns
@@ -76,31 +76,31 @@ def preference_rows(
     id_column: str | None = None,
     note: str = "",
 ) -> Rows:
-    """Rows of :func:`preference_columns`, with all columns but those that were dealt.
+    """Return rows of :func:`preference_columns`, with all other columns.
 
-    ``note`` of the rows says where their prompt was found and counts the pairs that were left out.
+    Their ``note`` names the columns of the prompt and counts the pairs left out.
     """
     places, dealt = _deal(columns, seed=seed, source=source, id_column=id_column)
     others = [name for name in columns if name not in (*DEALT, *JUDGED)]
     dealt |= {name: _at(columns[name][:], places) for name in others}
     equal = len(columns["chosen"]) - len(places)
     left_out = f"{equal:,} pairs of two equal texts are left out." if equal else ""
-    _, told = _find_prompts(columns)
-    return Rows(dealt, source=source, note=" ".join(filter(None, (note, told, left_out))))
+    _, prompt_note = _find_prompts(columns)
+    return Rows(dealt, source=source, note=" ".join(filter(None, (note, prompt_note, left_out))))
 
 
 def _deal(
     columns: Mapping[str, Sequence[Any]], *, seed: int, source: str, id_column: str | None
 ) -> tuple[list[int], dict[str, list[Any]]]:
-    """Places of the pairs that are taken, and their columns."""
+    """Return the positions of the pairs that are kept, and their columns."""
     ids = find_ids(columns, id_column=id_column, source=source).ids
     prompts, _ = _find_prompts(columns)
-    found: dict[str, list[Any]] = {name: [] for name in DEALT}
+    result: dict[str, list[Any]] = {name: [] for name in DEALT}
     places, wrong = [], []
     pairs = zip(prompts, columns["chosen"][:], columns["rejected"][:], strict=True)
     for place, (prompt, chosen, rejected) in enumerate(pairs):
-        asked = _spoken(prompt)
-        better, worse = _whole(asked, _spoken(chosen)), _whole(asked, _spoken(rejected))
+        context = _normalised(prompt)
+        better, worse = _whole(context, _normalised(chosen)), _whole(context, _normalised(rejected))
         if better is None or worse is None:
             wrong.append(ids[place])
         elif better != worse:
@@ -108,7 +108,7 @@ def _deal(
             places.append(place)
             row = (ids[place], first, second, int(second == better))
             for name, value in zip(DEALT, row, strict=True):
-                found[name].append(value)
+                result[name].append(value)
     if wrong:
         raise DataError(
             f"{source} has {len(wrong)} pairs without two texts (ids {first_few(wrong)}); chosen "
@@ -116,20 +116,20 @@ def _deal(
         )
     if not places:
         raise DataError(f"{source} has no pair of two different texts.")
-    return places, found
+    return places, result
 
 
 def _in_order(one: str, other: str, seed: int) -> tuple[str, str]:
-    """The two texts in the order that a seed gives them, whichever is named first."""
+    """Return the two texts in an order that depends on the seed, not on the arguments' order."""
     low, high = sorted((one, other))
     turned = draw(text_hash((low, high)), seed=seed, use="first") % 2
     return (high, low) if turned else (low, high)
 
 
 def _whole(prompt: Any, completion: Any) -> str | None:
-    """Dialogue with its completion; None where it is no text."""
+    """Return prompt and completion as one text; None if they are not text."""
     if isinstance(prompt, list) or isinstance(completion, list):
-        # Where one side is messages, a plain text beside it is a turn of its own.
+        # If one side is messages, a plain text beside it is a turn of its own.
         prompt, completion = _dialogue(prompt, "user"), _dialogue(completion, "assistant")
     if not isinstance(completion, str) or not (prompt is None or isinstance(prompt, str)):
         return None
@@ -137,13 +137,13 @@ def _whole(prompt: Any, completion: Any) -> str | None:
     return text if text.strip() else None
 
 
-def _spoken(value: Any) -> Any:
-    """Messages in their one form, also where they are written out as text; others as they are."""
+def _normalised(value: Any) -> Any:
+    """Return messages in their normal form, also those given as text; others as they are."""
     return normalised(value, "messages") or value if holds_messages(value) else value
 
 
 def _dialogue(part: Any, role: str) -> Any:
-    """Messages, or a text that is the one turn of ``role``, as a dialogue; else as it is."""
+    """Return messages, or a text as the only turn of ``role``, as a dialogue; else as it is."""
     messages = [{"role": role, "content": part}] if isinstance(part, str) else part
     if not isinstance(messages, list) or not all(map(_is_message, messages)):
         return messages
@@ -161,7 +161,7 @@ def _at(values: Sequence[Any], places: Sequence[int]) -> list[Any]:
 
 
 def _load(split: str, seed: int) -> Rows:
-    """Rows of Anthropic's pairs, in an order of the seed."""
+    """Return rows of Anthropic's pairs, ordered by the seed."""
     ids, pairs = _hh(split)
     named = {"id": ids, **pairs}
     rows = preference_rows(named, seed=seed, source=f"anthropic-hh-pairs@{split}")
@@ -170,9 +170,9 @@ def _load(split: str, seed: int) -> Rows:
 
 
 def _hh(split: str) -> tuple[list[str], dict[str, list[str]]]:
-    """Ids and pairs of a split: the hub's test, or a part of its train without what that holds.
+    """Return ids and pairs of a split: the hub's test, or a part of its train without test pairs.
 
-    A tenth of the dialogues validates, chosen by how they open, of no seed.
+    A tenth of the dialogues is the validation split, chosen by their opening, not by the seed.
     """
     part = "test" if split == "test" else "train"
     tested = set() if split == "test" else {frozenset(pair) for _, *pair in _pairs("test")}
@@ -202,16 +202,16 @@ def _pairs(split: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _find_prompts(columns: Mapping[str, Sequence[Any]]) -> tuple[list[Any], str]:
-    """Prompt of each pair, and a sentence about where it was found.
+    """Return the prompt of each pair, and a sentence about its columns.
 
-    A prompt is a text or messages as they stand in the column ``prompt``; else messages made of the
-    columns for system and user; else None. Pairs that open with the user's turn have their prompt.
+    A prompt is the text or messages in the column ``prompt``; else messages from the columns for
+    system and user; else None. Pairs that begin with the user's turn contain their prompt.
     """
     names = {name.lower(): name for name in reversed(list(columns))}
     if "prompt" in names:
         beside = [names[n] for n in (*SYSTEM, *TURN) if n in names]
-        told = f"Beside {names['prompt']}, nothing is read of {_listed(beside)}." if beside else ""
-        return list(columns[names["prompt"]][:]), told
+        note = f"Beside {names['prompt']}, nothing is read of {_listed(beside)}." if beside else ""
+        return list(columns[names["prompt"]][:]), note
     texts = {n: list(columns[names[n]][:]) for n in (*SYSTEM, *TURN) if n in names}
     texts = {n: values for n, values in texts.items() if all(map(_is_text, values))}
     chosen = [normalised(c, "messages") if holds_messages(c) else c for c in columns["chosen"][:]]
@@ -226,12 +226,12 @@ def _find_prompts(columns: Mapping[str, Sequence[Any]]) -> tuple[list[Any], str]
         asked = [{"role": "user", "content": turn}] if turn else []
         if not _has_turns(completion):
             prompts.append([*system, *asked] or None)
-        elif isinstance(completion, str):  # a dialogue written out has its system written out
+        elif isinstance(completion, str):  # in a dialogue given as text the system turn is text too
             prompts.append(f"\n\nSystem: {system[0]['content']}" if system else None)
         else:
             prompts.append(system or None)
-    found = _listed([names[n] for n in texts])
-    return prompts, f"The prompt of each pair is read from {found}."
+    columns_read = _listed([names[n] for n in texts])
+    return prompts, f"The prompt of each pair is read from {columns_read}."
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -243,7 +243,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _has_turns(completion: Any) -> bool:
-    """Whether a completion is a dialogue that opens with what was asked."""
+    """Whether a completion is a dialogue that begins with a turn of the user or system."""
     if isinstance(completion, list):
         first = completion[0] if completion else None
         return isinstance(first, Mapping) and first.get("role") in (*ASKING, "system")

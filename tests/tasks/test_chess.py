@@ -73,10 +73,10 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Any:
     def give(rows: list[dict[str, Any]]) -> None:
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         monkeypatch.setattr(puzzles, "read_hub", lambda *_: Table(columns))
-        puzzles._dealt.cache_clear()
+        puzzles._by_split.cache_clear()
 
     yield give
-    puzzles._dealt.cache_clear()
+    puzzles._by_split.cache_clear()
 
 
 def test_the_position_to_solve_comes_after_the_opponents_move() -> None:

@@ -251,7 +251,7 @@ def _left_out() -> int:
 
 def test_each_question_gives_one_row_right_or_wrong_by_a_fair_draw(quiz: None) -> None:
     items, _ = hub._items(QUESTIONS, "train", _where())
-    shown = [hub._shown(key, item, 0) for key, item in items]
+    shown = [hub._draw_version(key, item, 0) for key, item in items]
     assert len(shown) == 300
     right = sum(label for _, _, label, _ in shown)
     assert abs(right - 150) < 4 * 8.7  # sqrt(300 * .5 * .5) = 8.7
@@ -285,7 +285,9 @@ def test_an_id_and_its_draw_do_not_depend_on_the_rows_around_it(hub_folder: Writ
 
 
 def _shown_test(record: HubRecord = QUESTIONS) -> list[tuple[str, str, int]]:
-    return [hub._shown(key, item, 5) for key, item in hub._items(record, "test", _where())[0]]
+    return [
+        hub._draw_version(key, item, 5) for key, item in hub._items(record, "test", _where())[0]
+    ]
 
 
 def test_rows_without_a_label_are_left_out_and_counted(hub_folder: Write) -> None:

@@ -143,10 +143,10 @@ def test_installed_packages_bring_tasks(
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        ("x = colours_tasks:number", "must lead to a probekit.tasks.Task or a tuple of them, got"),
+        ("x = colours_tasks:number", "must be a probekit.tasks.Task or a tuple of them, got"),
         ("x = colours_tasks:nothing", "cannot be loaded: AttributeError"),
         ("x = no_such_module:TASKS", "cannot be loaded: ModuleNotFoundError"),
-        ("x = colours_tasks:taken", "brings a task 'docstrings', a name that is taken"),
+        ("x = colours_tasks:taken", "has a task 'docstrings', a name that exists already"),
     ],
 )
 def test_a_package_whose_tasks_cannot_be_used_is_named(
