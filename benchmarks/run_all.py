@@ -91,6 +91,15 @@ def describe(machine: dict[str, object]) -> str:
 
 def readme_table(results: Path, names: list[str]) -> str:
     """The last valid claim of each kind as a markdown table, and the machine."""
+    newest, machine = newest_claims(results, names)
+    if not newest:
+        return "(no valid results; run `make bench` on a quiet machine)"
+    rows = [claim.cells() for claim in newest.values()]
+    return f"{markdown(HEADER, rows)}\n\n{describe(machine)}"
+
+
+def newest_claims(results: Path, names: list[str]) -> tuple[dict[str, Claim], dict[str, object]]:
+    """The last valid claim of each kind, and the machine of the last."""
     newest: dict[str, Claim] = {}
     machine: dict[str, object] = {}
     for name in names:
@@ -100,10 +109,7 @@ def readme_table(results: Path, names: list[str]) -> str:
             newest[claim.what] = claim
         if valid:
             machine = json.loads(valid[-1])["hardware"]
-    if not newest:
-        return "(no valid results; run `make bench` on a quiet machine)"
-    rows = [claim.cells() for claim in newest.values()]
-    return f"{markdown(HEADER, rows)}\n\n{describe(machine)}"
+    return newest, machine
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import grid_summary as grid  # noqa: E402
 import regularisation  # noqa: E402
 from _harness import RESULTS, seconds  # noqa: E402
-from run_all import APART, SCRIPTS, readme_table  # noqa: E402
+from run_all import APART, SCRIPTS, newest_claims, readme_table  # noqa: E402
 
 from probekit.reports.tables import Table  # noqa: E402
 
@@ -49,6 +49,23 @@ POLICIES = {
     "filter, ensemble": "always filter",
     "relabel, ensemble": "always relabel",
 }
+# Start of a claim's name -> what README calls it, and whether its ratio is one of speeds.
+IN_SHORT = {
+    "extract all layers beside sentence-transformers": (
+        "hidden states of all layers, beside sentence-transformers",
+        True,
+    ),
+    "neighbours of 20,000 × 1,024, k = 50, time beside the faster": (
+        "50 nearest of 20,000 × 1,024",
+        False,
+    ),
+    "logistic path, 10,000 × 1,024, hard: speed beside nine scikit": (
+        "nine penalties, 10,000 × 1,024, beside scikit-learn",
+        True,
+    ),
+    "TopoFilter (paper) of 10,000 × 512": ("TopoFilter, 10,000 × 512, beside dense", True),
+    "256 random rows": ("256 random rows of a store, beside chunked HDF5", True),
+}
 CANDIDATES = ("filter, label spreading", "relabel, label spreading", "filter, SimiFeat")
 CANDIDATES += ("filter, FINE", "filter, kNN", "filter, ensemble")
 ENSEMBLE = grid.ALWAYS
@@ -69,6 +86,18 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def speed() -> str:
     """The last valid claim of every speed benchmark."""
     return readme_table(RESULTS, [*SCRIPTS, *APART])
+
+
+def speed_in_short() -> str:
+    """Five claims for newcomers: ours, what one would use instead, and the ratio of times."""
+    claims, _ = newest_claims(RESULTS, [*SCRIPTS, *APART])
+    rows = []
+    for start, (what, faster) in IN_SHORT.items():
+        (name,) = [name for name in claims if name.startswith(start)]
+        _, ours, peer, ratio, *_ = claims[name].cells()
+        value = float(ratio.split()[0])
+        rows.append([what, ours, peer, f"{value if faster else 1 / value:.1f} ×"])
+    return markdown(["what", "probekit", "instead", "as fast"], rows)
 
 
 def of_methods(arms: Mapping[str, str], *, counts: bool) -> str:
@@ -200,6 +229,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "following": following,
     "methods": methods,
     "speed": speed,
+    "speed-in-short": speed_in_short,
     "store": store,
     "strengths": strengths,
 }

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,6 +17,10 @@ from probekit.labels import load_labels
 from probekit.verdicts import Verdicts
 
 ROOT = Path(__file__).parents[1]
+TWO_COMMANDS = """
+probekit extract rows.jsonl -m MODEL -o acts.h5
+probekit filter acts.h5 --labels weak.csv -o verdicts.parquet --write-data clean.jsonl
+"""
 
 
 def blocks(language: str, page: str = "README.md") -> list[str]:
@@ -62,31 +67,39 @@ def run_commands(text: str, models: dict[str, str]) -> int:
     return len(commands)
 
 
-def test_the_two_commands(workplace: dict[str, str]) -> None:
-    assert run_commands(blocks("sh")[0], workplace) == 2
-    assert len(Verdicts.load("verdicts.parquet")) == 120
-    # A fifth, rounded down, of the 48 and the 72 rows of the weak classes.
-    assert len(Path("clean.jsonl").read_text().splitlines()) == 120 - 23
+def test_it_is_short() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 130
+    assert len(text.split()) <= 1300
 
 
-def block_with(words: str) -> str:
-    (result,) = [block for block in blocks("sh") if words in block]
+def test_one_command(workplace: dict[str, str]) -> None:
+    assert run_commands(blocks("sh")[0], workplace) == 1
+    summary = json.loads(Path("cleaned/summary.json").read_text())
+    assert (summary["rows"], summary["label_column"]) == (120, "stars_class")
+    assert len(Path("cleaned/train.jsonl").read_text().splitlines()) == summary["kept"]
+
+
+def block_with(words: str, page: str = "README.md") -> str:
+    (result,) = [block for block in blocks("sh", page) if words in block]
     return result
 
 
 def test_the_experiment_is_planned(workplace: dict[str, str]) -> None:
     """Its command takes a quarter of an hour; its parts are run whole in tests/experiments."""
     models = {"MODEL@layers=1": f"{workplace['MODEL']}@layers=1", **workplace}
-    command = block_with("probekit run").rstrip("\n") + " --dry-run\n"
+    command = block_with("probekit run", "docs/students.md").rstrip("\n") + " --dry-run\n"
     assert run_commands(command, models) == 1
     assert not Path("runs").exists()
 
 
 def test_finetuning(workplace: dict[str, str]) -> None:
-    run_commands(blocks("sh")[0], workplace)
+    run_commands(TWO_COMMANDS, workplace)
+    # A fifth, rounded down, of the 48 and the 72 rows of the weak classes.
+    assert len(Path("clean.jsonl").read_text().splitlines()) == 120 - 23
     Path("test.jsonl").write_text('{"text": "a loud engine"}\n{"text": "a red apple"}\n')
     Path("more.jsonl").write_text('{"text": "a green pear"}\n')
-    assert run_commands(block_with("probekit finetune"), workplace) == 2
+    assert run_commands(block_with("probekit finetune", "docs/students.md"), workplace) == 2
     assert len(load_labels("student/predictions/test.parquet")) == 2
     assert len(load_labels("predictions.parquet")) == 1
 
@@ -100,12 +113,13 @@ def test_the_four_commands(workplace: dict[str, str]) -> None:
 
 def test_the_python(workplace: dict[str, str]) -> None:
     (code,) = blocks("python")
-    assert len(code.splitlines()) <= 11, "ten lines and an empty one"
-    names: dict[str, object] = {}
+    assert len(code.splitlines()) <= 12, "ten lines and two empty ones"
+    names: dict[str, Any] = {}
     exec(code.replace('"MODEL"', repr(workplace["MODEL"])), names)
-    assert len(names["train"]) == 120
-    assert len(names["direction"]) == 32
-    assert 90 <= names["kept"].keep.sum() < 120
+    assert len(names["suspects"]) == 20
+    assert len(names["train"]) == int(names["result"].verdicts.keep.sum())
+    assert names["kept"].keep.sum() == 120 - 23
+    assert names["soft"].keep.all()
 
 
 def test_the_csv_guide(workplace: dict[str, str]) -> None:

@@ -83,13 +83,19 @@ def wrong(text: str) -> list[str]:
     return found
 
 
+PAGES = [
+    "README.md",
+    *(f"docs/{n}.md" for n in ("clusters", "decide", "from-your-csv", "students")),
+]
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_messages_name_exists(path: Path) -> None:
     found = [f"{path.name}:{line}: {each}" for line, text in strings(path) for each in wrong(text)]
     assert not found
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/from-your-csv.md", "docs/clusters.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_what_pages_name_exists(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     shown = re.findall(r"^probekit .*$", text, flags=re.M)
