@@ -231,21 +231,14 @@ def score_rows(
     else:
         checked(("probe",), CLASSIFIER, probe)
     probe, layers = with_layers(states, probe, layer)
-    X, aligned, hashes, groups, where = _join(states, labels, layers, only_labelled=only_labelled)
-    have_ids = hasattr(states, "layer") or isinstance(labels, WeakLabels | str | Path)
-    names = names_of(aligned.keys) if have_ids else None
-    order: NDArray[Any] = np.arange(len(X))
-    if ties == "hash":
-        order = (
-            by_content(X, aligned.probs, seed=seed) if names is None else by_id(names, seed=seed)
-        )
+    joined = _join(states, labels, layers, only_labelled=only_labelled)
+    X, aligned, hashes, groups, where, names = joined
+    order = joined.order(seed) if ties == "hash" else np.arange(len(X))
     if names is not None and not all(hashes):
         groups = ordered_groups(groups, by_id(names))  # the same folds on every layer
     fitted, proba, fold = _predict(
         PairProbe(probe) if pairs else probe,
-        X,
-        aligned.probs,
-        groups,
+        *(X, aligned.probs, groups),
         ties=order,
         in_sample=in_sample,
         n_folds=n_folds,
@@ -459,13 +452,20 @@ def layers_read(store: ActivationStore, layer: int | tuple[int, ...] | None) -> 
 
 
 class _Joined(NamedTuple):
-    """States, labels, text hashes and copies of the joined rows, and their source."""
+    """States, labels, text hashes, copies and source of the joined rows, and their names if any."""
 
     X: NDArray[Any]
     labels: WeakLabels
     hashes: list[str]
     groups: NDArray[np.int64]
     where: dict[str, Any]
+    names: Sequence[str] | None
+
+    def order(self, seed: int) -> NDArray[Any]:
+        """Order of equal rows (n,) by a hash of their names, or of their content without names."""
+        if self.names is None:
+            return by_content(self.X, self.labels.probs, seed=seed)
+        return by_id(self.names, seed=seed)
 
 
 def _join(
@@ -490,12 +490,14 @@ def _join(
             "rows_fingerprint": states.rows_fingerprint,
         },
     }
-    return _Joined(X, aligned, [states.hashes[i] for i in rows], states.copies(rows), where)
+    hashes, names = [states.hashes[i] for i in rows], names_of(aligned.keys)
+    return _Joined(X, aligned, hashes, states.copies(rows), where, names)
 
 
 def _join_array(X: NDArray[Any], labels: Any, layer: Any) -> _Joined:
     if layer is not None:
         raise UsageError("A layer can be chosen from a store only, not from an array of states.")
+    names = names_of(labels.keys) if isinstance(labels, WeakLabels) else None
     if not isinstance(labels, WeakLabels):
         classes, Y = label_matrix(labels)
         ids = [str(i) for i in range(len(Y))]
@@ -506,7 +508,7 @@ def _join_array(X: NDArray[Any], labels: Any, layer: Any) -> _Joined:
         )
     check_finite(X, labels.ids)
     hashes = list(labels.hashes or [""] * len(labels))
-    return _Joined(X, labels, hashes, duplicate_groups(X, hashes), {})
+    return _Joined(X, labels, hashes, duplicate_groups(X, hashes), {}, names)
 
 
 def _predict(

@@ -192,7 +192,7 @@ def test_too_little_to_say_anything_is_refused(blobs, make_store, as_labels):
     store = make_store(data.X[:10])
     with pytest.raises(DataError, match="10 rows with a weak label and finite states; at least 20"):
         advise(store, as_labels(data.weak[:10]))
-    with pytest.raises(UsageError, match="holds no layer 9; it holds 3"):
+    with pytest.raises(UsageError, match="has no layer 9; it has 3"):
         advise(store, as_labels(data.weak[:10]), layers=[9])
     one = as_labels(np.eye(2)[np.zeros(50, dtype=int)])
     with pytest.raises(LabelsError, match="class '0' in all rows"):

@@ -237,7 +237,7 @@ def test_bad_input_gets_one_sentence(refused, chain, make_acts, tmp_path):
     assert sentence.startswith("There is no terminal to ask in; add --no-ask, fill in the column")
     assert refused(*base, "-o", tmp_path / "a.txt", "--no-ask").endswith("the format of an audit.")
     assert "does not exist" in refused(*base, "-o", tmp_path / "no" / "a.csv", "--no-ask")
-    assert "holds no layer 3" in refused(*base, *out, "--no-ask", "--layers", "3")
+    assert "has no layer 3" in refused(*base, *out, "--no-ask", "--layers", "3")
     lost = make_acts(chain.X, chain.ids, chain.texts, name="lost.h5", source="gone.jsonl")
     sentence = refused("audit", lost, "--labels", chain.weak, *out, "--no-ask")
     assert sentence.startswith("An audit shows the rows' texts, and ")

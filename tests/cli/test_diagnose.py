@@ -70,7 +70,7 @@ def test_layers_are_chosen_among_those_stored(probekit, refused, chain, make_act
     assert layers() == layers("--layers", "all") == [4, 5, 6]
     assert layers("--layers", "5-6") == [5, 6]
     assert layers("--layers", "2") == [2]
-    assert refused(*base, "--layers", "3") == f"{acts} holds no layer 3; it holds 2, 4, 5, 6."
+    assert refused(*base, "--layers", "3") == f"{acts} has no layer 3; it has 2, 4, 5, 6."
     assert "mid, last or all, commas between, got 'x'" in refused(*base, "--layers", "x", code=2)
 
 
