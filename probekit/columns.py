@@ -1,4 +1,4 @@
-"""Which columns of a table hold the text and the label, where nobody names them."""
+"""Guesses which columns of a table are the text and the label, if the user names none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from probekit.errors import UsageError, first_few
 __all__ = ["AmbiguousColumnError", "Columns", "guess_columns"]
 
 Role = Literal["text", "label"]
-# What probekit itself writes and reads stands first: where such a column is, no other is asked.
+# Names that probekit writes and reads; such a column is chosen before all others.
 OWN: Mapping[Role, tuple[str, ...]] = {
     "text": ("text", "messages"),
     "label": ("probs", "prob", "label"),
@@ -32,12 +32,12 @@ WORDS: Mapping[Role, frozenset[str]] = {
         }
     ),
 }
-# Of two matches the one that says it is the data wins: review_body before review_title.
+# Words of names that lose against other matches: review_body before review_title.
 NOT_TEXT = frozenset({"id", "title", "date", "time", "url", "lang", "language", "name", "length"})
-LOOKED_AT = 1000
-WORDS_OF_A_TEXT = 3
+SAMPLE_ROWS = 1000
+MIN_WORDS = 3
 SHOWN_VALUES = 3
-MOST_CLASSES = 100
+MAX_CLASSES = 100
 
 
 class Columns(NamedTuple):
@@ -48,7 +48,7 @@ class Columns(NamedTuple):
 
 
 class AmbiguousColumnError(UsageError):
-    """No column, or more than one, could be meant; ``candidates`` are the columns to choose from.
+    """No column, or several, may be the text or label; ``candidates`` are those to choose from.
 
     Parameters
     ----------
@@ -69,10 +69,10 @@ def guess_columns(
     label: str | None = None,
     source: str = "the table",
 ) -> Columns:
-    """Name the columns of text and label: those given, else the only ones that can be meant.
+    """Names of the columns of text and label: those given, else the only candidates.
 
-    A column is meant by its name (``text``, ``review_body``, ``label``, ``stars_class``, …) and by
-    what it holds: texts are strings of several words, labels repeat.
+    A candidate has a usual name (``text``, ``review_body``, ``label``, ``stars_class``, …) and
+    fitting values: texts are strings of several words, labels repeat.
 
     Parameters
     ----------
@@ -81,14 +81,14 @@ def guess_columns(
     text, label : str, default=None
         Names that are known already.
     source : str, default="the table"
-        For messages.
+        Name of the table in messages.
 
     Raises
     ------
     AmbiguousColumnError
-        If no column or several could be meant.
+        If there is no candidate, or several.
     UsageError
-        If a column that is named does not exist, or both are the same.
+        If a named column does not exist, or both are the same.
 
     Examples
     --------
@@ -102,7 +102,7 @@ def guess_columns(
                 f"{source} has no column {name!r}; it has {', '.join(columns)}: name one with "
                 f"--{role}."
             )
-    heads = {name: list(values[:LOOKED_AT]) for name, values in columns.items()}
+    heads = {name: list(values[:SAMPLE_ROWS]) for name, values in columns.items()}
     text = text or _guess("text", {n: v for n, v in heads.items() if n != label}, source)
     label = label or _guess("label", {n: v for n, v in heads.items() if n != text}, source)
     if text == label:
@@ -111,25 +111,25 @@ def guess_columns(
 
 
 def _guess(role: Role, heads: Mapping[str, list[Any]], source: str) -> str:
-    """The one column that can be meant: an own name, else a name and content that fit."""
+    """The only candidate: a name of probekit's own, else a usual name with fitting values."""
     for name in OWN[role]:
         if name in heads:
             return name
     holds = _holds_texts if role == "text" else _holds_labels
-    able = [name for name, values in heads.items() if holds(values)]
-    named = [name for name in able if _words(name) & WORDS[role]]
+    fitting = [name for name, values in heads.items() if holds(values)]
+    named = [name for name in fitting if _words(name) & WORDS[role]]
     exact = [name for name in named if _words(name) <= WORDS[role]]
     better = [name for name in named if not _words(name) & NOT_TEXT] if role == "text" else []
-    for chosen in (named, exact, better, able if role == "text" and not named else []):
+    for chosen in (named, exact, better, fitting if role == "text" and not named else []):
         if len(chosen) == 1:
             return chosen[0]
-    candidates = named or able or list(heads)
+    candidates = named or fitting or list(heads)
     shown = "; ".join(f"{name} ({_shown(heads[name])})" for name in candidates)
-    many = "several columns" if len(candidates) > 1 and (named or able) else "no column"
+    number = "several columns" if len(candidates) > 1 and (named or fitting) else "no column"
     raise AmbiguousColumnError(
         role,
         candidates,
-        f"{source} has {many} that could be the {role}; name one with --{role}: {shown}.",
+        f"{source} has {number} that could be the {role}; name one with --{role}: {shown}.",
     )
 
 
@@ -142,19 +142,19 @@ def _words(name: str) -> frozenset[str]:
 def _holds_texts(values: list[Any]) -> bool:
     """Whether most values are strings of several words."""
     given = [value for value in values if value is not None and value != ""]
-    long = [v for v in given if isinstance(v, str) and len(v.split()) >= WORDS_OF_A_TEXT]
+    long = [v for v in given if isinstance(v, str) and len(v.split()) >= MIN_WORDS]
     return 2 * len(long) > len(given) > 0
 
 
 def _holds_labels(values: list[Any]) -> bool:
-    """Whether the values are at least two, and repeat as names of classes do, or are lists."""
+    """Whether the values are at least two and repeat, as names of classes do, or are lists."""
     given = [value for value in values if value is not None and value != ""]
     if given and isinstance(given[0], list | tuple):
         return all(isinstance(value, list | tuple) for value in given)
     if any(isinstance(value, dict | list) for value in given):
         return False
     different = len(set(map(str, given)))
-    return 2 <= different <= min(MOST_CLASSES, max(2, len(given) // 2)) and not _holds_texts(values)
+    return 2 <= different <= min(MAX_CLASSES, max(2, len(given) // 2)) and not _holds_texts(values)
 
 
 def _shown(values: list[Any]) -> str:

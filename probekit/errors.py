@@ -92,11 +92,11 @@ class UsageError(ProbekitError, ValueError):
 
 
 class DataError(ProbekitError, ValueError):
-    """Rows, or a file that holds them, are not what they must be."""
+    """Rows, or a file of rows or labels, are wrong."""
 
 
 class LabelsError(DataError):
-    """Weak labels or ground truth do not fit their rows or are not labels."""
+    """Weak labels or ground truth are wrong, or do not fit their rows."""
 
 
 class OutputExistsError(DataError):
@@ -116,7 +116,7 @@ class StaleStoreError(StoreError):
 
 
 class IncompleteStoreError(StoreError):
-    """The extraction that makes this store has not finished."""
+    """The extraction of this store has not finished."""
 
 
 class ModelError(ProbekitError):
@@ -132,7 +132,7 @@ class ProbeError(ProbekitError, ValueError):
 
 
 class WriteError(ProbekitError):
-    """A file or folder cannot be written: the disk, the rights on it, or another writer."""
+    """A file or folder cannot be written: full disk, missing rights, or another writer."""
 
 
 class StoppedError(ProbekitError):

@@ -238,9 +238,8 @@ class EnsembleProbe(BaseProbe):
         self : EnsembleProbe
         """
         data = self._check_fit(X, y, sample_weight, groups)
-        parts = self._parts(data.X.shape[1])
         scores, self._coef, self._intercept, self.penalties_ = [], [], [], []
-        for part in self._ridge_parts(parts):
+        for part in self._parts(data.X.shape[1])[0]:
             states = RidgeStates(data.X[:, part], groups=data.groups, weight=data.weight)
             penalty, score = choose_penalty(states, data.Y, self.penalties)
             coef, intercept = states.fit(data.Y, penalty)
@@ -260,12 +259,12 @@ class EnsembleProbe(BaseProbe):
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Class probabilities (m, C) of new rows X (m, d); a fitted row votes for itself."""
         states = self._check_predict(X)
-        parts, scores = self._parts(states.shape[1]), []
-        for part, coef, intercept in zip(
-            self._ridge_parts(parts), self._coef, self._intercept, strict=True
-        ):
-            scores.append(states[:, part].astype(np.float64) @ coef + intercept)
-        for part, index in zip(self._knn_parts(parts), self._indexes, strict=True):
+        ridge, knn = self._parts(states.shape[1])
+        scores = [
+            states[:, part].astype(np.float64) @ coef + intercept
+            for part, coef, intercept in zip(ridge, self._coef, self._intercept, strict=True)
+        ]
+        for part, index in zip(knn, self._indexes, strict=True):
             near = index.query(np.ascontiguousarray(states[:, part]), self._k).index
             scores.append(
                 neighbor_means(near, self._data.Y, [self._k], weight=self._data.weight)[0]
@@ -282,35 +281,28 @@ class EnsembleProbe(BaseProbe):
                 f"All {len(data.X)} rows are copies of one text; no other row can predict them."
             )
         self._data, self._k = data, min(int(self.k), left)
-        parts = self._knn_parts(self._parts(data.X.shape[1]))
         self._indexes = [
             NeighborIndex(np.ascontiguousarray(data.X[:, part]), backend=self.backend)
-            for part in parts
+            for part in self._parts(data.X.shape[1])[1]
         ]
 
-    def _parts(self, width: int) -> list[slice]:
-        """Columns of each layer."""
+    def _parts(self, width: int) -> tuple[list[slice], list[slice]]:
+        """Columns of the layers with a ridge fit, and of those with a kNN vote."""
         widths = [width] if self.widths is None else list(self.widths)
         if sum(widths) != width or min(widths, default=0) < 1:
             raise ProbeError(
                 f"X has {width} columns, and the layers' widths {widths} must sum to that."
             )
-        chosen = [*self._numbers(self.ridge, widths), *self._numbers(self.knn, widths)]
-        if not chosen or not all(0 <= i < len(widths) for i in chosen):
+        places = range(len(widths))
+        ridge = list(places if self.ridge is None else self.ridge)
+        knn = list(places if self.knn is None else self.knn)
+        if not ridge + knn or not all(i in places for i in ridge + knn):
             raise ProbeError(
                 f"ridge and knn must name layers 0 to {len(widths) - 1} of X, at least one, got "
                 f"{self.ridge!r} and {self.knn!r}."
             )
-        return _slices(widths)
-
-    def _numbers(self, given: Sequence[int] | None, widths: Sequence[int]) -> list[int]:
-        return list(range(len(widths)) if given is None else given)
-
-    def _ridge_parts(self, parts: list[slice]) -> list[slice]:
-        return [parts[i] for i in self._numbers(self.ridge, range(len(parts)))]
-
-    def _knn_parts(self, parts: list[slice]) -> list[slice]:
-        return [parts[i] for i in self._numbers(self.knn, range(len(parts)))]
+        layers = _slices(widths)
+        return [layers[i] for i in ridge], [layers[i] for i in knn]
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         arrays = {**self._data.to_arrays(), "oof_proba": self.oof_proba_}
