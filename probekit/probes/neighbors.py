@@ -14,9 +14,8 @@ the bare matrix product 1.3-1.5 s: without a GPU ``auto`` is FAISS. Several GPUs
 The search of all rows among themselves needs half of the products, because each serves both its
 rows. Square tiles of the distance matrix go to threads with one processor each: NumPy computes the
 products and FAISS keeps the nearest in its heaps, so that no thread waits for another library's.
-20,000 rows, k = 66: 0.57 of the time of ``faiss.knn`` at 1,024 columns, 0.76 at 256. If lists are
-long for the number of columns, keeping them costs more than the products: a fifth more time than
-``faiss.knn`` at 64 columns.
+If lists are long for the number of columns, keeping them costs more than the products: a fifth more
+time than ``faiss.knn`` at 64 columns. docs/speed.md and docs/LOG.md have times of wider rows.
 """
 
 from __future__ import annotations
