@@ -1,4 +1,4 @@
-"""Steps that are done once: each has a folder, found by the hash of all that it depends on."""
+"""Steps that are done once: each has a folder, named by a hash of all that it depends on."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from probekit.safe import one_line, read_json
 __all__ = ["Cache", "Step", "in_order", "versions"]
 
 DONE = "done.json"
-WHAT = "step.json"
-# Raised where a step's result changes for the same inputs, so that old results are not taken.
+STEP = "step.json"
+# Raised when a step's result changes for the same inputs, so that old results are not used.
 VERSION = 1
 PACKAGES = ("torch", "transformers", "scikit-learn", "numpy")
-# What is wrong with the machine is wrong for every step.
+# Errors of the machine, which every later step would meet too.
 STOPPING = (OSError, MemoryError, StoppedError, WriteError)
 LONGEST_REASON = 300
 
@@ -42,30 +42,30 @@ Make: TypeAlias = Callable[[Path, Mapping[str, Path]], None]
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One thing to compute, and everything that its result depends on."""
+    """One computation, and everything that its result depends on."""
 
     name: str
-    """What people read."""
+    """Name for people."""
     kind: str
     """First part of the folder's name."""
     params: Mapping[str, Any]
-    """What it depends on beside its inputs, as JSON can hold it."""
+    """What it depends on besides its inputs, as JSON types."""
     make: Make
-    """Fills a folder, given the folders of the inputs; called again there after a kill."""
+    """Fills a folder from the folders of the inputs; called again there after a kill."""
     inputs: Mapping[str, Step] = field(default_factory=dict)
     """Steps that it reads."""
     rows: int = 0
     """Rows that go through a model, for the plan."""
     passes: float = 1.0
-    """How often each of them does, a backward pass counting for two."""
+    """Number of passes of each row; a backward pass counts for two."""
     model: str | None = None
-    """Which model, for the plan."""
+    """Name of that model, for the plan."""
     task: str | None = None
-    """Whose rows, for the plan."""
+    """Task of the rows, for the plan."""
     disk: int = 0
     """Bytes that stay on disk, for the plan."""
     remark: Callable[[Path], str] | None = None
-    """From its filled folder to what people should know of it; an empty text: nothing."""
+    """Returns what people should know of a filled folder, or an empty text."""
 
     @cached_property
     def key(self) -> str:
@@ -86,24 +86,24 @@ class Step:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what results depend on."""
+    """Return the versions of the packages that results depend on."""
     others = {name: version(name) for name in PACKAGES}
     return {"probekit": __version__, **others, "python": platform.python_version()}
 
 
 def in_order(targets: Iterable[Step]) -> list[Step]:
-    """Every step that the targets need, themselves too, each once and after what it reads."""
-    found: dict[str, Step] = {}
+    """List the targets and every step that they need, each once and after its inputs."""
+    ordered: dict[str, Step] = {}
 
     def visit(step: Step) -> None:
-        if step.key not in found:
+        if step.key not in ordered:
             for each in step.inputs.values():
                 visit(each)
-            found[step.key] = step
+            ordered[step.key] = step
 
     for target in targets:
         visit(target)
-    return list(found.values())
+    return list(ordered.values())
 
 
 class _Failure(NamedTuple):
@@ -116,80 +116,80 @@ class _Failure(NamedTuple):
 class Cache:
     """Does steps in a folder that several runs may share.
 
-    A step that fails is told and remembered with its reason; what reads it is left out, everything
-    else goes on. The next one tries it again.
+    A step that fails is reported and remembered with its reason; steps that read it are left out,
+    all others are done. The next Cache tries it again.
 
     Parameters
     ----------
     folder
-        Where the steps' folders are.
-    tell
-        Is shown a line when a step starts and one when it ends.
+        Folder of the steps' folders.
+    report
+        Receives a line when a step starts and one when it ends.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, report: Callable[[str], None]) -> None:
         self.folder = folder
-        self._tell = tell
-        self._told: set[str] = set()
+        self._report = report
+        self._reported: set[str] = set()
         self._failures: dict[str, _Failure] = {}
 
     def path(self, step: Step) -> Path:
-        """Folder of a step, done or not."""
+        """Return the folder of a step, done or not."""
         return self.folder / step.folder_name
 
     def done(self, step: Step) -> bool:
-        """Whether its result is there."""
+        """Return whether a step is done."""
         return (self.path(step) / DONE).is_file()
 
     def failure(self, step: Step) -> str | None:
-        """Why a step was tried in vain or left out; None where neither."""
-        found = self._failures.get(step.key)
-        if found is None or found.step.key == step.key:
-            return None if found is None else found.reason
-        return f"its step {found.step.name!r} failed: {found.reason}"
+        """Return why a step failed or was left out; None if it did not."""
+        failure = self._failures.get(step.key)
+        if failure is None or failure.step.key == step.key:
+            return None if failure is None else failure.reason
+        return f"its step {failure.step.name!r} failed: {failure.reason}"
 
     def run(self, targets: Sequence[Step]) -> None:
-        """Do all that the targets need and that is not done; tell of each step once.
+        """Do all steps that the targets need and that are not done; report each step once.
 
         Raises
         ------
         OSError, MemoryError, StoppedError, WriteError
-            Where disk or memory fail or the user stops it; all other failures are kept for
+            If the disk or memory fails or the user stops it; all other failures are kept for
             :meth:`failure`.
         """
         steps = [
             step
             for step in in_order(targets)
-            if not (step.key in self._told and (self.done(step) or step.key in self._failures))
+            if not (step.key in self._reported and (self.done(step) or step.key in self._failures))
         ]
         width = len(str(len(steps)))
         try:
             for number, step in enumerate(steps, 1):
-                self._told.add(step.key)
+                self._reported.add(step.key)
                 self._one(step, f"[{number:>{width}}/{len(steps)}] {step.name}")
         except KeyboardInterrupt as error:
             done = sum(map(self.done, steps))
             error.add_note(
                 f"{done} of {len(steps)} steps are done and kept in {self.folder}; the same "
-                "command goes on from there."
+                "command resumes there."
             )
             raise
 
     def _one(self, step: Step, before: str) -> None:
-        """Do a step where it can be and is not done, and tell of it."""
+        """Do a step that can be done and is not, and report it."""
         broken = next((i for i in step.inputs.values() if i.key in self._failures), step)
         if self.done(step):
             clear_lock(self.path(step))
-            self._tell(f"{before}: done before")
+            self._report(f"{before}: done before")
         elif broken is not step:
             self._failures[step.key] = self._failures[broken.key]
-            self._tell(f"{before}: left out, for {self.failure(step)}")
+            self._report(f"{before}: left out because {self.failure(step)}")
         else:
-            self._tell(f"{before}: started")
-            self._tell(f"{before}: {self._tried(step)}")
+            self._report(f"{before}: started")
+            self._report(f"{before}: {self._tried(step)}")
 
     def _tried(self, step: Step) -> str:
-        """Do a step; how long it took, or why it failed."""
+        """Do a step; return how long it took, or why it failed."""
         try:
             seconds = self._do(step)
             remark = "" if step.remark is None else step.remark(self.path(step))
@@ -207,18 +207,18 @@ class Cache:
             folder.mkdir(parents=True, exist_ok=True)
 
         def busy() -> None:
-            self._tell(f"{step.name}: another run is doing this, and is waited for")
+            self._report(f"{step.name}: waiting for another run that is doing this")
 
         with locked(folder, busy=busy):
-            if self.done(step):  # another run did it while this one waited
+            if self.done(step):  # another run did it meanwhile
                 return 0.0
-            what = {
+            content = {
                 "name": step.name,
                 "kind": step.kind,
                 "params": step.params,
                 "inputs": {name: each.folder_name for name, each in step.inputs.items()},
             }
-            _write(folder / WHAT, what)
+            _write(folder / STEP, content)
             began = time.perf_counter()
             step.make(folder, {name: self.path(each) for name, each in step.inputs.items()})
             seconds = time.perf_counter() - began
@@ -226,7 +226,7 @@ class Cache:
         return seconds
 
     def seconds(self, step: Step) -> float:
-        """How long a step took when it was done."""
+        """Return the seconds that a step took when it was done."""
         try:
             return float(read_json(self.path(step) / DONE)["seconds"])
         except (ValueError, KeyError, TypeError):
@@ -236,7 +236,7 @@ class Cache:
 
 
 def _reason(error: Exception) -> str:
-    """An error as a part of a sentence."""
+    """Return an error as a part of a sentence."""
     if isinstance(error, ProbekitError):
         return str(error).rstrip(".")
     text = one_line(f"{type(error).__name__}: {error}")[:LONGEST_REASON].rstrip(". ")

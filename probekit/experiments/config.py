@@ -1,4 +1,4 @@
-"""What an experiment is: one dataclass, one YAML file that replays it."""
+"""The configuration of an experiment: one dataclass, one YAML file that repeats it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = [
     "write_config",
 ]
 
-# Name of an action -> function of probekit.cleaning and what it is told.
+# Name of an action -> function of probekit.cleaning and its arguments.
 ACTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "filter": ("filter", {}),
     "relabel": ("relabel", {}),
@@ -60,7 +60,7 @@ FINETUNE = "finetune"
 STUDENTS: dict[str, dict[str, Any]] = {"linear": {}, "memorising": {"l2": 1e-5}}
 # Fields that need a finetuned student, and their defaults.
 FINETUNED_ONLY = {"losses": ("xent",), "rounds": 1, "curves": False, "chain": ()}
-# Settings of a training that a run gives itself, and the field that says them.
+# Settings of a training that a run sets itself, and the field that decides each.
 OF_THE_RUN = {
     "model": "weak and strong",
     "objective": "task",
@@ -68,7 +68,7 @@ OF_THE_RUN = {
     "loss_options": "loss_options of the run",
     "seed": "seeds",
 }
-# Arguments of an extraction that a run gives itself.
+# Arguments of an extraction that a run sets itself.
 NOT_EXTRACTED = (
     "rows",
     "model",
@@ -90,7 +90,7 @@ class RunConfig:
     command: ClassVar[str] = "run"
 
     task: Annotated[Sequence[str], SEVERAL]
-    """Tasks, or files of rows with a column label; each is an experiment of its own."""
+    """Tasks, or files of rows with a column label; one experiment each."""
     weak: Annotated[Sequence[str], MODELS] = ()
     """Weak supervisors' models; ``bag-of-words``: logistic regression on word counts."""
     weak_labels: Annotated[str | None, Maybe(Name("a file of labels"))] = None
@@ -103,47 +103,47 @@ class RunConfig:
     """``finetune``, or a logistic probe on the strong model's frozen states: ``linear``
     (regularised) or ``memorising``; of several each has a table of its own."""
     group_column: Annotated[str | None, Maybe(Name("a column's name"))] = None
-    """Column of what rows belong to (a question, user): such rows are dealt to one part."""
+    """Column of the group of a row (a question, user); a group is dealt to one part."""
     seeds: Annotated[Sequence[int], Listed(SEED, alone=True)] = (0,)
-    """One repetition each: of the split, of initialisation and of the order of rows."""
+    """Seeds of the split, of initialisation and of the order of rows; one repetition each."""
     supervisor_rows: Annotated[int | None, ROWS] = None
-    """At most so many rows with ground truth for the supervisor; None: its half."""
+    """Maximum number of rows with ground truth for the supervisor; None: its half."""
     student_rows: Annotated[int | None, ROWS] = None
-    """At most so many rows with weak labels for the student; None: its half."""
+    """Maximum number of rows with weak labels for the student; None: its half."""
     test_rows: Annotated[int | None, ROWS] = None
-    """At most so many test rows."""
+    """Maximum number of test rows."""
     validation_share: Annotated[float, Number(0, 1, below=True)] = 0.1
-    """Share of the student's rows that is held out, with weak labels, for early stopping."""
+    """Share of the student's rows held out, with weak labels, for early stopping."""
     validation_rows: Annotated[int | None, ROWS] = None
-    """So many rows held out, beside ``student_rows``, instead of that share."""
+    """Number of rows held out, besides ``student_rows``, instead of that share."""
     weak_on: Annotated[str, Choice("heldout", "train")] = "heldout"
     """``heldout``: the supervisor labels rows it has not seen; ``train``: its own."""
     losses: Annotated[Sequence[str], SEVERAL] = ("xent",)
-    """Losses of the students on plain weak labels; the first is also that of all others."""
+    """Losses of the students on plain weak labels; all other students use the first."""
     loss_options: Annotated[Mapping[str, Mapping[str, Any]], Settings()] = field(
         default_factory=dict
     )
-    """Options by name of the loss."""
+    """Options by loss."""
     probes: Annotated[Sequence[str], SEVERAL] = PUBLISHED
     """Probes that clean the weak labels."""
     probe_options: Annotated[Mapping[str, Mapping[str, Any]], Settings()] = field(
         default_factory=dict
     )
-    """Parameters by name of the probe."""
+    """Parameters by probe."""
     layer: Annotated[str | int, Layers()] = "mid"
-    """Layer of the strong model that the probes read; the ensemble reads several by itself."""
+    """Layer of the strong model that the probes read; the ensemble chooses several itself."""
     actions: Annotated[Sequence[str], SEVERAL] = ("filter", "relabel")
-    """What each probe is used for: filter, relabel (soft), relabel-hard."""
+    """Uses of each probe: filter, relabel (soft), relabel-hard."""
     action_options: Annotated[Mapping[str, Mapping[str, Any]], Settings()] = field(
         default_factory=dict
     )
-    """Arguments by name of the action."""
+    """Arguments by action."""
     linear_students: Annotated[bool, Flag()] = True
-    """Also judge the probes themselves as students."""
+    """Also score the probes themselves as students."""
     random_drops: Annotated[int, Whole(0, 1000)] = 1
-    """Random drops per size of filter, each a student of its own."""
+    """Number of random drops per size of filter, with one student each."""
     finetune: Annotated[Mapping[str, Any], Settings()] = field(default_factory=dict)
-    """Settings of finetuning that hold for all models."""
+    """Settings of finetuning, for all models."""
     weak_finetune: Annotated[Mapping[str, Any], Settings()] = field(default_factory=dict)
     """Settings for weak supervisors, over ``finetune``."""
     strong_finetune: Annotated[Mapping[str, Any], Settings()] = field(default_factory=dict)
@@ -151,9 +151,9 @@ class RunConfig:
     extract: Annotated[Mapping[str, Any], Settings()] = field(default_factory=dict)
     """Settings of the extraction: dtype, pool, batch_tokens, …"""
     rounds: Annotated[int, Whole(1, 1000)] = 1
-    """Strong-to-strong: how often a fresh copy is trained; 1 is the student alone."""
+    """Strong-to-strong: number of fresh copies trained in turn; 1 is the student alone."""
     chain: Annotated[Sequence[str], MODELS] = ()
-    """Bootstrapping: models, weakest first; each labels fresh rows for the next."""
+    """Bootstrapping: models, weakest first; each labels new rows for the next."""
     lm_first: Annotated[bool, Flag()] = False
     """Language-model loss on the task's texts before students and ceiling."""
     lm_finetune: Annotated[Mapping[str, Any], Settings()] = field(default_factory=dict)
@@ -162,7 +162,7 @@ class RunConfig:
     """Keep predictions of every evaluation: overfitting curves."""
 
     def __post_init__(self) -> None:
-        """Refuse what can be told to be wrong without reading anything."""
+        """Raise UsageError if the fields do not fit together; nothing is read."""
         for name in ("task", "weak", "strong", "seeds", "losses"):
             given = getattr(self, name) or (name == "weak" and self.weak_labels)
             if not given and not (name in ("weak", "strong") and self.chain):
@@ -187,7 +187,8 @@ class RunConfig:
 
         losses = tuple(loss_names())
         _check_names("loss", self.losses, losses)
-        # Options of what is not used this time do no harm: one file may serve several runs.
+        # Options of probes, actions and losses that are not used are allowed: one file may serve
+        # several runs.
         for name, options in _nested("probe_options", self.probe_options, probes):
             check_names(options, self.probe_kinds(name), place=("probe_options", name))
         for name, options in _nested("action_options", self.action_options, tuple(ACTIONS)):
@@ -202,21 +203,21 @@ class RunConfig:
 
     @staticmethod
     def probe_kinds(name: str) -> Mapping[str, Kind]:
-        """What ``probe_options`` may hold for a probe."""
+        """Return what ``probe_options`` may hold for a probe."""
         return {**parameter_kinds(name), "in_sample": FLAG}
 
     def _check_trainings(self) -> None:
-        """Check each mapping of finetuning settings alone, and as it is used, over ``finetune``."""
+        """Check each mapping of finetuning settings alone, and over ``finetune``, as it is used."""
         from probekit.students.config import FinetuneConfig
 
         model = {"model": "any"}
         for name in ("finetune", "weak_finetune", "strong_finetune", "lm_finetune"):
-            given = getattr(self, name)
+            settings = getattr(self, name)
             for setting, field_ in OF_THE_RUN.items():
-                if setting in given:
-                    raise SettingError(f" is what {field_} says; leave it out.", (name, setting))
+                if setting in settings:
+                    raise SettingError(f" is set by {field_}; leave it out.", (name, setting))
             over = {} if name == "finetune" else self.finetune
-            FinetuneConfig.from_mapping({**model, **over, **given}, of=name)
+            FinetuneConfig.from_mapping({**model, **over, **settings}, of=name)
 
     def _check_extraction(self) -> None:
         if not self.extract:
@@ -225,7 +226,7 @@ class RunConfig:
 
         for name in NOT_EXTRACTED:
             if name in self.extract:
-                raise SettingError(" is what the run decides; leave it out.", ("extract", name))
+                raise SettingError(" is set by the run; leave it out.", ("extract", name))
         try:
             from_mapping(Request, {"rows": (), "model": "any", "output": "any", **self.extract})
         except UsageError as error:
@@ -233,9 +234,9 @@ class RunConfig:
 
     @classmethod
     def from_mapping(cls, content: Mapping[str, Any], source: str | Path | None = None) -> Self:
-        """Take what a YAML file holds; a single name stands for a list of one.
+        """Make a configuration from the content of a YAML file.
 
-        ``source`` is that file: messages then name it, and the line.
+        A single name stands for a list of one. Messages name ``source``, the file, and the line.
         """
         try:
             return from_mapping(cls, content)
@@ -245,20 +246,20 @@ class RunConfig:
             raise error if source is None else UsageError(f"{source}: {error}") from None
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return it as YAML and JSON can hold it."""
+        """Return the fields as YAML and JSON types."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in asdict(self).items()
         }
 
     def changed(self, **values: Any) -> Self:
-        """Return it with other values."""
+        """Return a copy with other values."""
         return replace(self, **values)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Names of the fields that differ."""
-        mine, theirs = self.to_mapping(), other.to_mapping()
-        return [name for name in mine if mine[name] != theirs[name]]
+        """Return the names of the fields that differ."""
+        own, others = self.to_mapping(), other.to_mapping()
+        return [name for name in own if own[name] != others[name]]
 
 
 def read_config(path: Path) -> RunConfig:
@@ -273,35 +274,35 @@ def read_config(path: Path) -> RunConfig:
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    """Write the YAML file that replays a run."""
+    """Write the YAML file that repeats a run."""
     import yaml
 
     with atomic_write(path, "w") as file:
-        replay = f"probekit {config.command} --config config.yaml -o ANOTHER_FOLDER"
-        file.write(f"# Replay with: {replay}\n")
+        command = f"probekit {config.command} --config config.yaml -o ANOTHER_FOLDER"
+        file.write(f"# Repeat with: {command}\n")
         yaml.safe_dump(config.to_mapping(), file, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _nested(
-    name: str, given: Mapping[str, Any], allowed: Sequence[str]
+    name: str, settings: Mapping[str, Any], allowed: Sequence[str]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Settings by name of what they are for, each a mapping."""
-    found = []
-    for key, value in given.items():
+    """Return the mappings of settings by the probe, action or loss that they are for."""
+    nested = []
+    for key, value in settings.items():
         if key not in allowed:
             raise SettingError(
                 f" is none of {', '.join(allowed)}{did_you_mean(key, allowed)}.", (name, key)
             )
-        found.append((key, checked((name, key), Settings(), value)))
-    return found
+        nested.append((key, checked((name, key), Settings(), value)))
+    return nested
 
 
-def _check_names(what: str, given: Sequence[str], allowed: Sequence[str]) -> None:
-    for name in given:
+def _check_names(kind: str, names: Sequence[str], allowed: Sequence[str]) -> None:
+    for name in names:
         if name not in allowed:
             raise UsageError(
-                f"There is no {what} {name!r}{did_you_mean(name, allowed)}; there are "
+                f"There is no {kind} {name!r}{did_you_mean(name, allowed)}; there are "
                 f"{', '.join(allowed) or 'none'}."
             )
-    if len(set(given)) < len(given):
-        raise UsageError(f"A {what} is named twice: {', '.join(given)}.")
+    if len(set(names)) < len(names):
+        raise UsageError(f"A {kind} is named twice: {', '.join(names)}.")

@@ -31,7 +31,7 @@ def generative_weak_to_strong(
     output: str | Path,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Finetune supervisor, student and ceiling on completions and judge them by exact match.
+    """Finetune supervisor, student and ceiling on completions and score them by exact match.
 
     The supervisor learns the true completions of its rows and completes the student's prompts
     greedily; the student learns these completions, and the ceiling the true ones of the same rows
@@ -42,21 +42,21 @@ def generative_weak_to_strong(
     weak, strong
         Settings of the supervisor, and of student and ceiling.
     supervisor, student, test
-        Rows with the columns text and completion, no row in two of them.
+        Rows with the columns text and completion; no text in two of them.
     output
-        Folder with one of each model; what is finished in it is not done again.
+        Folder of the three models; finished ones are not trained again.
     seed
-        Of the bootstrap.
+        Seed of the bootstrap.
 
     Returns
     -------
-    What :func:`score_completions` gives, and how right the supervisor is on the student's rows;
-    also ``results.json``.
+    The result of :func:`score_completions`, and the supervisor's accuracy on the student's rows;
+    also written to ``results.json``.
 
     Raises
     ------
     DataError
-        Where a row stands in two of the parts.
+        If a text is in two of the parts.
     """
     _check_apart({"supervisor": supervisor, "student": student, "test": test})
     folder = Path(output)
@@ -94,8 +94,8 @@ def score_completions(
 ) -> dict[str, Any]:
     """Exact-match accuracy of three models, PGR with its paired 95 % interval, and agreement.
 
-    ``agreement`` tells how often the student writes what its supervisor writes: overall, where that
-    is right, and where it is wrong.
+    ``agreement`` is the share of rows where the student writes what its supervisor writes: overall,
+    where that is right, and where it is wrong.
     """
     right = [exact_match(each, test) for each in (weak, student, ceiling)]
     accuracy = {
@@ -123,6 +123,6 @@ def _check_apart(parts: dict[str, Rows]) -> None:
                     if digest in common
                 ]
                 raise DataError(
-                    f"{len(common)} texts stand both in the {first} rows and in the {second} rows "
+                    f"{len(common)} texts are both in the {first} rows and in the {second} rows "
                     f"(ids {first_few(ids)}); deal every text to one part."
                 )

@@ -1,4 +1,4 @@
-"""What a run would do: steps, rows, tokens and disk, without doing any of it."""
+"""The plan of a run: its steps, rows, tokens and disk space, before anything is done."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from probekit.tasks.hub import UnreachedError
 __all__ = ["plan", "plan_text"]
 
 SAMPLE = 256
-# Where a task cannot be read and the configuration sets no limit.
+# For a task that cannot be read, if the configuration sets no limit.
 UNKNOWN_ROWS = 1000
 # Weights, gradients and Adam's two moments, in float32.
 TRAINING_COPIES = 4
 
 
-# ``name`` or ``org/name``, perhaps cut; anything else can only be a folder here.
+# ``name`` or ``org/name``, perhaps with layers; anything else can only be a folder.
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(@layers=\d+)?")
 
 
 class _Reachable(Sources):
-    """Real rows and models where they can be reached, else stand-ins; says which and why.
+    """Real rows and models that can be reached, otherwise stand-ins; ``missing`` has the reasons.
 
-    Only what the hub has can be out of reach: what is wrong with a file, a folder or a name is
-    refused, as the run will.
+    Only rows and models of the hub may be out of reach; errors of files, folders and names are
+    raised, as by the run.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class _Reachable(Sources):
 
     def splits(self, task: str, config: RunConfig, seed: int) -> Splits:
         try:
-            found = run_splits(task, config, seed)
+            splits = run_splits(task, config, seed)
         except UnreachedError as error:
             self.missing.setdefault(task, str(error))
             student = config.student_rows or UNKNOWN_ROWS
@@ -59,12 +59,12 @@ class _Reachable(Sources):
                 "test": config.test_rows or UNKNOWN_ROWS,
             }
             return _stand_in(task, sizes, seed)
-        self.real_tasks[found.task] = found
-        return found
+        self.real_tasks[splits.task] = splits
+        return splits
 
     def chain_splits(self, task: str, config: RunConfig, seed: int) -> Splits:
         try:
-            found = chain_splits(task, config, seed)
+            splits = chain_splits(task, config, seed)
         except UnreachedError as error:
             self.missing.setdefault(task, str(error))
             sizes = {
@@ -72,8 +72,8 @@ class _Reachable(Sources):
                 for i in range(len(config.chain))
             }
             return _stand_in(task, {**sizes, "test": config.test_rows or UNKNOWN_ROWS}, seed)
-        self.real_tasks[found.task] = found
-        return found
+        self.real_tasks[splits.task] = splits
+        return splits
 
     def describe(self, model: str, revision: str | None = None) -> Model:
         try:
@@ -85,7 +85,7 @@ class _Reachable(Sources):
             return Model(model, f"unknown:{model}", 0, 0, 0)
 
     def tokens_per_row(self, task: str, model: str) -> float | None:
-        """Mean tokens of a sample of the task's rows; None where either cannot be read."""
+        """Return the mean tokens of a sample of rows; None if task or model cannot be read."""
         if task not in self.real_tasks or model in self.missing:
             return None
         if (task, model) not in self._lengths:
@@ -105,17 +105,17 @@ class _Reachable(Sources):
 def plan(config: RunConfig, steps: Path, *, experiment: type[Run] = Run) -> dict[str, Any]:
     """Count the steps of a run, the rows and tokens that go through models, and the disk it needs.
 
-    Rows and models that cannot be reached from here are named, and counted at the configuration's
-    limits; their tokens are not known.
+    Rows and models that cannot be reached are named and counted at the configuration's limits;
+    their tokens are not known.
 
     Raises
     ------
     ProbekitError
-        Where the run would refuse, or leave something out that is here and wrong.
+        If the run would raise it, or leave something out that can be reached and is wrong.
     """
     sources = _Reachable()
     run = experiment(config, steps, lambda _: None, sources)
-    run.refuse_left_out()
+    run.raise_left_out()
     ordered = in_order(run.all_steps(planned=True))
     open_ = [step for step in ordered if not run.cache.done(step)]
     models = sorted({step.model for step in ordered if step.model is not None})
@@ -139,7 +139,7 @@ def plan(config: RunConfig, steps: Path, *, experiment: type[Run] = Run) -> dict
 
 
 def _tokens(steps: list[Step], sources: _Reachable) -> tuple[int, int]:
-    """Tokens through models, a backward pass counting for two, and row passes not known."""
+    """Return tokens through models (backward counts for two) and passes of unknown length."""
     known, unknown = 0.0, 0.0
     for step in steps:
         if step.model is None or step.task is None:
@@ -153,43 +153,43 @@ def _tokens(steps: list[Step], sources: _Reachable) -> tuple[int, int]:
 
 
 def _stand_in(task: str, sizes: dict[str, int], seed: int) -> Splits:
-    """Rows of the right number and no content."""
+    """Return rows of the right number without content."""
     splits = Splits(task, "classify", ("0", "1"))
-    for name, many in sizes.items():
-        rows = Rows({"text": [f"{task} {name} {i} {seed}" for i in range(many)]}, source=task)
+    for name, n_rows in sizes.items():
+        rows = Rows({"text": [f"{task} {name} {i} {seed}" for i in range(n_rows)]}, source=task)
         splits.rows[name] = rows
         splits.truth[name] = WeakLabels(
             ids=list(rows.ids),
             hashes=list(rows.hashes),
-            probs=np.eye(2)[np.arange(many) % 2],
+            probs=np.eye(2)[np.arange(n_rows) % 2],
             classes=splits.classes,
         )
     return splits
 
 
-def plan_text(found: dict[str, Any]) -> str:
-    """Write a plan for people."""
-    total = sum(found["steps"].values())
-    kinds = ", ".join(f"{many} {kind}" for kind, many in found["steps"].items())
+def plan_text(planned: dict[str, Any]) -> str:
+    """Return a plan as text."""
+    total = sum(planned["steps"].values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in planned["steps"].items())
     lines = [
-        f"{found['experiments']} experiments: {len(found['tasks'])} tasks, "
-        f"{len(found['seeds'])} seeds",
-        f"{total} steps ({kinds}), {found['done']} of them done",
-        f"{found['rows_through_models']:,} rows through models, {found['row_passes']:,} passes "
+        f"{planned['experiments']} experiments: {len(planned['tasks'])} tasks, "
+        f"{len(planned['seeds'])} seeds",
+        f"{total} steps ({kinds}), {planned['done']} of them done",
+        f"{planned['rows_through_models']:,} rows through models, {planned['row_passes']:,} passes "
         "(a backward pass counts for two)",
-        f"about {found['tokens']:,} tokens"
+        f"about {planned['tokens']:,} tokens"
         + (
-            f", and {found['rows_of_unknown_length']:,} passes of rows of unknown length"
-            if found["rows_of_unknown_length"]
+            f", and {planned['rows_of_unknown_length']:,} passes of rows of unknown length"
+            if planned["rows_of_unknown_length"]
             else ""
         ),
-        f"{human_bytes(found['disk_bytes'])} of hidden states and kept models; up to "
-        f"{human_bytes(found['checkpoint_bytes'])} of checkpoints while a model trains"
-        + (" (of the models that can be reached)" if None in found["models"].values() else ""),
+        f"{human_bytes(planned['disk_bytes'])} of hidden states and kept models; up to "
+        f"{human_bytes(planned['checkpoint_bytes'])} of checkpoints while a model trains"
+        + (" (of the models that can be reached)" if None in planned["models"].values() else ""),
     ]
-    for model, many in found["models"].items():
-        lines.append(f"  {model}: {'size not known' if many is None else f'{many:,} parameters'}")
-    if found["not_reached"]:
-        lines.append("Not reached from here, and counted at the configuration's limits:")
-        lines += [f"  {name}: {reason}" for name, reason in found["not_reached"].items()]
+    for model, size in planned["models"].items():
+        lines.append(f"  {model}: {'size not known' if size is None else f'{size:,} parameters'}")
+    if planned["not_reached"]:
+        lines.append("Not reached, and counted at the configuration's limits:")
+        lines += [f"  {name}: {reason}" for name, reason in planned["not_reached"].items()]
     return "\n".join(lines)

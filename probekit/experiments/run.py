@@ -1,4 +1,4 @@
-"""``probekit run``: every task, pair and seed of a configuration, judged, in one folder."""
+"""``probekit run``: every task, pair and seed of a configuration, scored, in one folder."""
 
 from __future__ import annotations
 
@@ -57,28 +57,28 @@ class Experiment:
 
     @property
     def context(self) -> Context:
-        """Its rows and seed."""
+        """Return its rows and seed."""
         return self.source.context
 
     @property
     def group(self) -> tuple[str, str, str]:
-        """What it has in common with its other seeds."""
+        """Return its task and models, which all its seeds share."""
         return self.context.splits.task, self.weak, self.strong
 
 
 class Sources:
-    """Rows and models; a plan has stand-ins for those that cannot be reached."""
+    """Looks up rows and models; a plan has stand-ins for those that cannot be reached."""
 
     def splits(self, task: str, config: RunConfig, seed: int) -> Splits:
-        """Rows of supervisor, student, validation and test."""
+        """Return the rows of supervisor, student, validation and test."""
         return run_splits(task, config, seed)
 
     def chain_splits(self, task: str, config: RunConfig, seed: int) -> Splits:
-        """Rows of a chain's models, and test rows."""
+        """Return the rows of a chain's models, and test rows."""
         return chain_splits(task, config, seed)
 
     def describe(self, model: str, revision: str | None = None) -> Model:
-        """What is known of a model."""
+        """Describe a model."""
         return describe_model(model, revision)
 
 
@@ -89,70 +89,68 @@ class Run:
     ----------
     steps
         Folder of the steps, which runs may share.
-    tell
-        Is shown a line per step.
+    report
+        Receives a line per step.
     sources
-        Where rows and models are looked up.
+        Looks up rows and models; by default :class:`Sources`.
     """
 
     def __init__(
         self,
         config: RunConfig,
         steps: Path,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
         sources: Sources | None = None,
     ) -> None:
         self.config = config
-        self.cache = Cache(steps, tell)
-        self._tell = tell
+        self.cache = Cache(steps, report)
+        self._report = report
         self._sources = sources or Sources()
-        self._refused: dict[str, ProbekitError] = {}
+        self._errors: dict[str, ProbekitError] = {}
         self._notes: list[str] = []
 
     @cached_property
     def experiments(self) -> list[Experiment]:
-        """Task by task, seed by seed, pair by pair; what cannot be opened is in ``left_out``.
+        """Return all that can be opened, by task, seed and pair; ``left_out`` lists the others.
 
         Raises
         ------
         ProbekitError
-            Where none of them can be opened, or one was asked for in a wrong way.
+            If none can be opened, or if an option is wrong for one.
         """
-        found = self._experiments()
-        if not found:
-            raise next(iter(self._refused.values()))
-        return found
+        experiments = self._experiments()
+        if not experiments:
+            raise next(iter(self._errors.values()))
+        return experiments
 
     @property
     def left_out(self) -> list[str]:
-        """Tasks, seeds and models that could not be opened, and why."""
-        return [
-            f"{name}: failed: {str(error).rstrip('.')}" for name, error in self._refused.items()
-        ]
+        """Return the tasks, seeds and models that could not be opened, and why."""
+        return [f"{name}: failed: {str(error).rstrip('.')}" for name, error in self._errors.items()]
 
-    def refuse_left_out(self) -> None:
-        """Raise the first error that ``left_out`` tells of."""
-        if self.experiments and self._refused:
-            raise next(iter(self._refused.values()))
+    def raise_left_out(self) -> None:
+        """Raise the first error of ``left_out``."""
+        if self.experiments and self._errors:
+            raise next(iter(self._errors.values()))
 
     def _experiments(self) -> list[Experiment]:
         config, describe = self.config, self._sources.describe
-        found: list[Experiment] = []
+        experiments: list[Experiment] = []
         for task, seed in product(config.task, config.seeds):
             where = f"{task}, seed {seed}"
             if config.strong and (config.weak or config.weak_labels):
                 with self._open(where):
-                    found += self._pairs(task, seed)
+                    experiments += self._pairs(task, seed)
             if config.chain:
                 with self._open(f"{where}, chain"):
                     splits = self._sources.chain_splits(task, config, seed)
                     chain = Chain(Context(config, splits, seed, describe), tuple(config.chain))
                     first, last = (describe(chain.models[i]).label for i in (0, -1))
-                    found.append(Experiment(chain, first, f"{last} (chain)"))
-        return found
+                    experiments.append(Experiment(chain, first, f"{last} (chain)"))
+        return experiments
 
     def _pairs(self, task: str, seed: int) -> list[Experiment]:
-        """Every weak supervisor with every student's model, on one task and seed."""
+        """Pair every weak supervisor with every student's model, on one task and seed."""
         config = self.config
         splits, given, weak_names = self._sources.splits(task, config, seed), None, config.weak
         if config.weak_labels is not None:
@@ -161,36 +159,36 @@ class Run:
             self._notes += notes
             weak_names = (Path(config.weak_labels).name,)
         context = Context(config, splits, seed, self._sources.describe)
-        found = []
+        experiments = []
         for weak, strong, student in product(weak_names, config.strong, config.student):
             with self._open(f"{task}, seed {seed}, {weak} → {strong}"):
                 pair = Pair(context, weak, strong, student, given)
-                found.append(Experiment(pair, *pair.names, student))
-        return found
+                experiments.append(Experiment(pair, *pair.names, student))
+        return experiments
 
     @contextmanager
     def _open(self, where: str) -> Iterator[None]:
-        """Note what cannot be opened and go on; what was asked for in a wrong way is refused."""
+        """Keep the error of what cannot be opened and continue; raise a wrong option at once."""
         try:
             yield
         except UsageError:
             raise
         except ProbekitError as error:
-            self._refused[where] = error
+            self._errors[where] = error
 
     def first_steps(self) -> list[Step]:
-        """What decides which steps follow."""
+        """Return the steps whose results decide which steps follow."""
         pairs = [each.source for each in self.experiments if isinstance(each.source, Pair)]
         return [step for pair in pairs for step in pair.first_steps()]
 
     def arms(self, experiment: Experiment, *, planned: bool = False) -> list[PlannedArm]:
-        """The rows of an experiment's table; ``planned`` before anything is done."""
+        """Return the rows of an experiment's table; ``planned`` before anything is done."""
         if isinstance(experiment.source, Chain):
             return experiment.source.arms()
         return experiment.source.arms(None if planned else self.cache)
 
     def all_steps(self, *, planned: bool = False) -> list[Step]:
-        """Every step that the tables need."""
+        """Return every step that the tables need."""
         return [
             step
             for experiment in self.experiments
@@ -199,25 +197,25 @@ class Run:
         ]
 
     def check(self) -> None:
-        """Refuse what can be told to be wrong before anything is done or written.
+        """Raise all errors that can be known before anything is done or written.
 
         Raises
         ------
         ProbekitError
-            Where a setting is wrong for a model or its rows, or nothing can be opened at all.
+            If a setting is wrong for a model or its rows, or nothing can be opened.
         """
         self.all_steps(planned=True)
 
     def carry_out(self, folder: Path) -> dict[str, Any]:
-        """Do what is not done, score it, and write predictions and metrics.
+        """Do the steps that are not done, score them, and write predictions and metrics.
 
-        What fails is left out and listed under ``failures``; everything else goes on.
+        What fails is left out and listed under ``failures``; everything else is done.
         """
         self.check()
         for each in self.left_out:
-            self._tell(f"Warning: {each}; the others go on.")
+            self._report(f"Warning: {each}; all others run.")
         for note in self._notes:
-            self._tell(f"Note: {note}")
+            self._report(f"Note: {note}")
         self.cache.run(self.first_steps())
         self.cache.run(self.all_steps())
         summary = {"config": self.config.to_mapping(), **self._scored(folder), **provenance()}
@@ -226,7 +224,7 @@ class Run:
         return summary
 
     def _scored(self, folder: Path) -> dict[str, Any]:
-        """Groups of seeds, results of each seed, and what failed; writes predictions."""
+        """Return groups of seeds, results of each seed and failures; write predictions."""
         results = [self._score(each, folder) for each in self.experiments]
         groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         for result in results:
@@ -257,7 +255,7 @@ class Run:
         truth, weak = context.splits.truth, self._weak_labels(experiment, arms)
         prior = None if weak is None else np.bincount(weak, minlength=len(truth["test"].classes))
         shares = None if prior is None else prior / prior.sum()
-        judged = score_arms(
+        scored = score_arms(
             [self._arm(context, arm, weak) for arm in arms],
             truth=truth["test"].hard,
             weak_prior=shares,
@@ -278,9 +276,9 @@ class Run:
             "rows": {name: len(rows) for name, rows in context.splits.rows.items()},
             "weak_prior": None if shares is None else shares.tolist(),
             "parameters": self._parameters(experiment),
-            "alarms": [*self._alarms(context, arms), *_raised(context, judged, missing=True)],
-            "failures": _raised(context, judged, missing=False),
-            "arms": judged,
+            "alarms": [*self._alarms(context, arms), *_raised(context, scored, missing=True)],
+            "failures": _raised(context, scored, missing=False),
+            "arms": scored,
             "seconds": {step.name: self.cache.seconds(step) for step in steps},
         }
         if isinstance(experiment.source, Pair) and experiment.source.base is not None:
@@ -288,18 +286,18 @@ class Run:
         if self.config.rounds > 1 and isinstance(experiment.source, Pair):
             result["rounds"] = self._training_set_pgr(experiment.source, arms)
         if self.config.curves:
-            result["curves"] = self._curves(experiment, arms, judged)
+            result["curves"] = self._curves(experiment, arms, scored)
         return result
 
     def _language_model(self, step: Step) -> dict[str, Any]:
-        """How well the model predicts held-out texts before and after the language-model step."""
+        """Return the perplexity of held-out texts before and after the language-model step."""
         if self.cache.failure(step):
             return dict.fromkeys(PERPLEXITY)
         metrics = read_json(self.cache.path(step) / "model" / METRICS)
         return {name: metrics[name] for name in PERPLEXITY}
 
     def _arm(self, context: Context, arm: PlannedArm, weak: NDArray[np.int64] | None) -> Any:
-        """An arm's predictions of the test rows, and what is wrong with it."""
+        """Return an arm with its predictions of the test rows and its alarms."""
         rows, alarms = context.splits.rows["test"], {}
         reasons = [reason for step in arm.steps if (reason := self.cache.failure(step))]
         if reasons:
@@ -309,55 +307,55 @@ class Run:
             if self.cache.failure(step) is None and not self._tested(step):
                 alarms["missing"] = "the file has no labels for the test rows"
             elif self.cache.failure(step) is None:
-                found = self._predictions(step, "test")
-                aligned = found.align(rows.keys, rows_name="the test rows")
+                predicted = self._predictions(step, "test")
+                aligned = predicted.align(rows.keys, rows_name="the test rows")
                 probs.append(aligned.labels.probs)
         labels = self._training_labels(context, arm)
-        right = many = None
+        right = n_rows = None
         if labels is not None and len(labels):
             hard, truth = labels.T
-            right, many = float(np.mean(hard == truth)), len(hard)
-        given = weak if arm.kind == "floor" else None if labels is None else labels[:, 0]
-        if given is not None and len(np.unique(given)) == 1:
-            one = context.splits.classes[int(given[0])]
+            right, n_rows = float(np.mean(hard == truth)), len(hard)
+        codes = weak if arm.kind == "floor" else None if labels is None else labels[:, 0]
+        if codes is not None and len(np.unique(codes)) == 1:
+            one = context.splits.classes[int(codes[0])]
             which = "that it gives the student" if arm.kind == "floor" else "to train on"
-            alarms["degenerate"] = f"all {len(given)} labels {which} are {one!r}"
+            alarms["degenerate"] = f"all {len(codes)} labels {which} are {one!r}"
         return Arm(
             name=arm.name,
             kind=arm.kind,
             probs=probs,
             label_accuracy=right,
-            rows=many,
+            rows=n_rows,
             notes={},
             alarms=alarms,
         )
 
     def _tested(self, step: Step) -> bool:
-        """Whether a step has predictions of the test rows; labels of a file may have none."""
+        """Return whether a step predicts the test rows; labels of a file may not."""
         return step.kind != "labels" or "test" in step.params
 
     def _predictions(self, step: Step, part: str) -> WeakLabels:
         return load_labels(self.cache.path(step) / predictions_file(part), one_class=True)
 
     def _training_labels(self, context: Context, arm: PlannedArm) -> NDArray[np.int64] | None:
-        """Class that each row trains on and its true class (m, 2); None where nothing is known."""
+        """Return the class that each row trains on and its true class (m, 2); None if unknown."""
         if arm.labels is None:
             return None
         step, truth = arm.labels.step, context.splits.truth[arm.part].hard
         if step is not None and not self.cache.done(step):
             return None
         folder = None if step is None else self.cache.path(step)
-        found = context.read(arm.labels, arm.part, folder)
-        keep = getattr(found, "keep", np.ones(len(truth), dtype=bool))
-        return np.column_stack([found.hard, truth])[keep]
+        labels = context.read(arm.labels, arm.part, folder)
+        keep = getattr(labels, "keep", np.ones(len(truth), dtype=bool))
+        return np.column_stack([labels.hard, truth])[keep]
 
     def _weak_labels(
         self, experiment: Experiment, arms: list[PlannedArm]
     ) -> NDArray[np.int64] | None:
-        """Classes (n,) that the plain student trains on; None where its supervisor failed."""
+        """Return the classes (n,) of the plain student's labels; None if its supervisor failed."""
         plain = next(arm for arm in arms if arm.kind in ("plain", "naive", "chain"))
-        found = self._training_labels(experiment.context, plain)
-        return None if found is None else found[:, 0]
+        labels = self._training_labels(experiment.context, plain)
+        return None if labels is None else labels[:, 0]
 
     def _parameters(self, experiment: Experiment) -> dict[str, int]:
         source, describe = experiment.source, self._sources.describe
@@ -368,23 +366,23 @@ class Run:
         return {"weak": weak.parameters, "strong": strong.parameters}
 
     def _alarms(self, context: Context, arms: list[PlannedArm]) -> list[str]:
-        found = []
+        listed: list[str] = []
         for arm in arms:
             for step in arm.steps:
                 if step.kind == "finetune" and self.cache.done(step):
                     notes = read_json(self.cache.path(step) / "model" / METRICS).get("notes", [])
-                    found += [f"{context.title(arm.name)}: {note}" for note in notes]
+                    listed += [f"{context.title(arm.name)}: {note}" for note in notes]
             if arm.kind in ("filter", "relabel") and arm.labels is not None:
                 assert arm.labels.step is not None
                 if not self.cache.done(arm.labels.step):
                     continue
                 verdicts = Verdicts.load(self.cache.path(arm.labels.step) / VERDICTS)
                 alarms = summarize(verdicts).alarms
-                found += [f"{context.title(arm.name)}: {alarm}" for alarm in alarms]
-        return found
+                listed += [f"{context.title(arm.name)}: {alarm}" for alarm in alarms]
+        return listed
 
     def _training_set_pgr(self, pair: Pair, arms: list[PlannedArm]) -> list[dict[str, Any]]:
-        """How right the labels of each round are, between weak labels and ceiling."""
+        """Return the accuracy of each round's labels, between weak labels and ceiling."""
         context = pair.context
         truth = context.splits.truth["student"].hard
         rows = context.splits.rows["student"]
@@ -392,8 +390,8 @@ class Run:
         def right(step: Step) -> float:
             if self.cache.failure(step) is not None:
                 return float("nan")
-            found = self._predictions(step, "student").align(rows.keys)
-            return float(np.mean(found.labels.hard == truth))
+            predicted = self._predictions(step, "student").align(rows.keys)
+            return float(np.mean(predicted.labels.hard == truth))
 
         weak, ceiling = right(pair.floor), right(pair.ceiling)
         steps = [pair.plain, *(arm.steps[0] for arm in arms if arm.kind == "round")]
@@ -401,21 +399,21 @@ class Run:
         for number, step in enumerate(steps[:-1], 2):
             student = right(step)
             value = pgr(weak, student, ceiling)
-            found = {"weak": weak, "student": student, "ceiling": ceiling, "pgr": value}
+            figures = {"weak": weak, "student": student, "ceiling": ceiling, "pgr": value}
             reason = pgr_undefined(weak, ceiling)
-            reported.append({"before_round": number, **plain_numbers(found), "reason": reason})
+            reported.append({"before_round": number, **plain_numbers(figures), "reason": reason})
         return reported
 
     def _curves(
-        self, experiment: Experiment, arms: list[PlannedArm], judged: list[dict[str, Any]]
+        self, experiment: Experiment, arms: list[PlannedArm], scored: list[dict[str, Any]]
     ) -> dict[str, Any]:
         from probekit.students.predict import read_curve
 
-        context, found = experiment.context, {}
+        context, curves = experiment.context, dict[str, Any]()
         rows = context.splits.rows
-        # Of one that failed NaN, between which and anything no PGR is defined.
+        # NaN for one that failed: then no PGR is defined.
         floor, ceiling = (
-            next((each["accuracy"] for each in judged if each["kind"] == kind), None)
+            next((each["accuracy"] for each in scored if each["kind"] == kind), None)
             for kind in ("floor", "ceiling")
         )
         for arm in arms:
@@ -430,7 +428,7 @@ class Run:
             steps, test = read_curve(folder, "test")
             _, held_out = read_curve(folder, "validation")
             weak = self._predictions(source.floor, "validation").align(rows["validation"].keys)
-            found[arm.name] = score_curve(
+            curves[arm.name] = score_curve(
                 steps,
                 test,
                 context.splits.truth["test"].hard,
@@ -439,7 +437,7 @@ class Run:
                 floor=np.nan if floor is None else floor,
                 ceiling=np.nan if ceiling is None else ceiling,
             )
-        return found
+        return curves
 
     def _predictions_folder(self, experiment: Experiment, folder: Path) -> Path:
         """Make the folder of an experiment's predictions in that of the run."""
@@ -453,7 +451,7 @@ class Run:
     def _copy_predictions(
         self, experiment: Experiment, arms: list[PlannedArm], folder: Path
     ) -> None:
-        """Put every arm's test predictions where people look for them."""
+        """Copy every arm's test predictions into the run's folder."""
         target = self._predictions_folder(experiment, folder)
         for arm in arms:
             for number, step in enumerate(arm.steps, 1):
@@ -464,31 +462,31 @@ class Run:
                 shutil.copyfile(source, target / f"{_slug(name)}.parquet")
 
 
-def _raised(context: Context, judged: list[dict[str, Any]], *, missing: bool) -> list[str]:
-    """What is wrong with the arms; a floor that nobody gave is ``missing``, and no failure."""
+def _raised(context: Context, scored: list[dict[str, Any]], *, missing: bool) -> list[str]:
+    """Return the arms' alarms as sentences; a ``missing`` floor is not a failure."""
     return [
         f"{context.title(row['name'])}: {name}: {reason}"
-        for row in judged
+        for row in scored
         for name, reason in row["alarms"].items()
         if (name == "missing") is missing
     ]
 
 
 def open_folder(folder: Path, config: RunConfig, *, make: bool = True) -> None:
-    """Make a run's folder, or go on in one of the same configuration; ``make=False`` only checks.
+    """Make a run's folder, or resume one of the same configuration; ``make=False`` only checks.
 
     Raises
     ------
     OutputExistsError
-        Where the folder holds another run or something else.
+        If the folder holds another run or other files.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputExistsError(f"{folder} is a file; name a folder with -o.")
     if (folder / CONFIG).is_file():
-        there = type(config).from_mapping(read_settings(folder / CONFIG), folder / CONFIG)
-        differing = config.differences(there)
+        earlier = type(config).from_mapping(read_settings(folder / CONFIG), folder / CONFIG)
+        differing = config.differences(earlier)
         if differing and not (folder / METRICS).exists() and not _foreign(folder):
-            write_config(config, folder / CONFIG)  # a run that left nothing but its name here
+            write_config(config, folder / CONFIG)  # a run that wrote nothing else here
         elif differing:
             raise OutputExistsError(
                 f"{folder} holds a run of another configuration, which differs in "
@@ -508,21 +506,21 @@ def open_folder(folder: Path, config: RunConfig, *, make: bool = True) -> None:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """What lies in a folder beside a run's configuration, whole or half written."""
+    """List what a folder holds besides a run's configuration, whole or half written."""
     names = [path.name for path in folder.iterdir()]
     return [name for name in names if name != CONFIG and not name.endswith(TEMPORARY)]
 
 
 def _language_models(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Perplexities of the language-model steps over seeds, where there were such steps."""
-    found = [each["language_model"] for each in results if "language_model" in each]
-    if not found:
+    """Return the perplexities of the language-model steps over seeds, if there are any."""
+    known = [each["language_model"] for each in results if "language_model" in each]
+    if not known:
         return {}
-    return {"language_model": {key: spread([each[key] for each in found]) for key in PERPLEXITY}}
+    return {"language_model": {key: spread([each[key] for each in known]) for key in PERPLEXITY}}
 
 
 def provenance() -> dict[str, Any]:
-    """Versions and hardware that results were made with."""
+    """Return the versions and hardware of this process."""
     return {
         "versions": versions(),
         "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "gpu": _gpu()},
@@ -536,6 +534,6 @@ def _gpu() -> str | None:
 
 
 def _slug(name: str) -> str:
-    """A file's name: letters, digits, dots and dashes."""
+    """Return a file name of letters, digits, dots and dashes."""
     kept = "".join(c if c.isalnum() or c in ".@=" else "-" for c in name)
     return "-".join(part for part in kept.split("-") if part).strip(".") or "-"

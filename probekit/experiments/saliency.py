@@ -62,25 +62,25 @@ __all__ = [
 
 TRUTH = Labels()
 PARTS = ("student", "validation", "test")
-# What a step of linear probes chose.
+# Choice of a step of linear probes.
 CHOICE = "choice.json"
 PROBE_SETTINGS = ("l2", "penalties", "standardize")
 
 
 @configuration
 class SaliencyConfig(RunConfig):
-    """Fields of a run, of which those about cleaning labels do nothing here."""
+    """Fields of a run; those about cleaning labels are not used."""
 
     command: ClassVar[str] = "saliency"
 
     layers: Annotated[str, Layers()] = "all"
-    """Layers that the probes read, as ``extract --layers`` takes them; the last is always read."""
+    """Layers that the probes read, as for ``extract --layers``; the last is always read."""
 
     after_truth: Annotated[bool, Flag()] = False
     """Also probe the layers of the model finetuned on ground truth, which is kept on disk."""
 
     def __post_init__(self) -> None:
-        """Refuse what can be told to be wrong without reading anything."""
+        """Raise UsageError if the fields do not fit together; nothing is read."""
         super().__post_init__()
         if self.chain:
             raise UsageError("saliency compares a weak and a strong model; leave chain out.")
@@ -97,18 +97,18 @@ class SaliencyConfig(RunConfig):
 
     @staticmethod
     def probe_kinds(name: str) -> Mapping[str, Kind]:
-        """Of a logistic probe only what its path of penalties takes."""
+        """Return what ``probe_options`` may hold; for the logistic probe, settings of its path."""
         kinds = RunConfig.probe_kinds(name)
         return {key: kinds[key] for key in PROBE_SETTINGS} if name == "logreg" else kinds
 
     @property
     def extracted(self) -> str:
-        """What extraction is asked for, the last layer included."""
+        """Return the layers to extract, the last one included."""
         return self.layers if self.layers in ("all", "last") else f"{self.layers},last"
 
     @property
     def probe(self) -> dict[str, Any]:
-        """Settings of the linear probes: penalties to choose from, standardize."""
+        """Return settings of the linear probes: penalties to choose from, standardize."""
         from probekit.probes.logistic import PENALTIES
 
         given: Mapping[str, Any] = self.probe_options.get("logreg", {})
@@ -120,14 +120,14 @@ class SaliencyConfig(RunConfig):
 
 
 def open_saliency_folder(folder: Path, config: SaliencyConfig, *, make: bool = True) -> None:
-    """Make the folder of a comparison, or go on in one of the same configuration.
+    """Make the folder of a comparison, or resume one of the same configuration.
 
     ``make=False`` only checks.
 
     Raises
     ------
     OutputExistsError
-        Where the folder holds a run, another comparison or something else.
+        If the folder holds a run, another comparison or other files.
     """
     if (folder / CONFIG).is_file() and "layers" not in read_settings(folder / CONFIG):
         raise OutputExistsError(
@@ -150,14 +150,14 @@ class Bars:
 
     @property
     def config(self) -> SaliencyConfig:
-        """What is asked for."""
+        """Return the configuration."""
         config = self.context.config
         assert isinstance(config, SaliencyConfig)
         return config
 
     @cached_property
     def before(self) -> dict[str, Step]:
-        """States of the strong model as it is, by part."""
+        """States of the strong model without finetuning, by part."""
         return self._states(self.pair.base)
 
     @cached_property
@@ -178,7 +178,7 @@ class Bars:
 
     @cached_property
     def probes(self) -> dict[str, Step]:
-        """Bars 1, 2 and 4, and what else is asked for by layer: each a probe per layer."""
+        """Bars 1, 2 and 4, and with ``after_truth`` one more: each a probe per layer."""
         weak, held_out = self.pair.weak_labels, self.pair.held_out(self.pair.floor)
         assert held_out is not None  # the configuration has validation rows
         asked = {
@@ -210,10 +210,10 @@ class Bars:
 
     @property
     def steps(self) -> list[Step]:
-        """All bars in the order of the figure, the weak supervisor before them."""
-        made = self.probes | self.finetuned
-        more = [step for key, step in made.items() if key not in BARS]
-        return [self.pair.floor, *(made[key] for key in BARS), *more]
+        """Return the weak supervisor and all bars, in the order of the figure."""
+        bars = self.probes | self.finetuned
+        more = [step for key, step in bars.items() if key not in BARS]
+        return [self.pair.floor, *(bars[key] for key in BARS), *more]
 
 
 class Saliency(Run):
@@ -223,48 +223,48 @@ class Saliency(Run):
 
     @cached_property
     def bars(self) -> list[Bars]:
-        """One per experiment, in their order."""
+        """One Bars per experiment, in their order."""
         pairs = [each.source for each in self.experiments]
         return [Bars(pair) for pair in pairs if isinstance(pair, Pair)]
 
     def all_steps(self, *, planned: bool = False) -> list[Step]:  # noqa: ARG002 (nothing depends on it)
-        """Every step that the figures need."""
+        """Return every step that the figures need."""
         return [step for bars in self.bars for step in bars.steps]
 
     def first_steps(self) -> list[Step]:
-        """None: nothing decides which steps follow."""
+        """Return no steps: none decides which steps follow."""
         return []
 
     def _scored(self, folder: Path) -> dict[str, Any]:
-        """Pairs of models, results of each seed, and what failed; writes predictions."""
-        judged, failures = [], self.left_out
+        """Return pairs of models, results of each seed and failures; write predictions."""
+        scored, failures = [], self.left_out
         for experiment, bars in zip(self.experiments, self.bars, strict=True):
             failed = self._failed(bars)
             failures += failed
             if not failed:
-                judged.append(self._compare(experiment, bars, folder))
+                scored.append(self._compare(experiment, bars, folder))
         return {
-            "pairs": list(summarize_pairs(judged)),
-            "results": [result for result, _ in judged],
-            "failures": [*failures, *(each for result, _ in judged for each in result["alarms"])],
+            "pairs": list(summarize_pairs(scored)),
+            "results": [result for result, _ in scored],
+            "failures": [*failures, *(each for result, _ in scored for each in result["alarms"])],
         }
 
     def _failed(self, bars: Bars) -> list[str]:
-        """Why a task, pair and seed cannot be compared: all five bars are needed."""
+        """Return why a task, pair and seed cannot be compared: all five bars are needed."""
         reasons = {step.name: self.cache.failure(step) for step in bars.steps}
         return [f"{name}: failed: {reason}" for name, reason in reasons.items() if reason]
 
     def _compare(
         self, experiment: Experiment, bars: Bars, folder: Path
     ) -> tuple[dict[str, Any], Judged]:
-        """One task, pair and seed: its record, and which test rows each bar gets right."""
+        """Return the record of one task, pair and seed, and which test rows each bar gets right."""
         context = bars.context
         truth, rows = context.splits.truth["test"], context.splits.rows
         probes = {key: read_probes(self.cache.path(step)) for key, step in bars.probes.items()}
         files = self._copy(bars, probes, self._predictions_folder(experiment, folder))
-        found = {key: self._predicted(bars, path) for key, path in files.items()}
-        right = {key: (each.hard == truth.hard).astype(float) for key, each in found.items()}
-        constant = {key: np.unique(each.hard) for key, each in found.items() if key in BARS}
+        predicted = {key: self._predicted(bars, path) for key, path in files.items()}
+        right = {key: (each.hard == truth.hard).astype(float) for key, each in predicted.items()}
+        constant = {key: np.unique(each.hard) for key, each in predicted.items() if key in BARS}
         task, weak, strong = experiment.group
         record = {
             "task": task,
@@ -277,20 +277,20 @@ class Saliency(Run):
             "weak_accuracy": self._accuracy(bars, self._test(bars.pair.floor)),
             "label_accuracy": self._label_accuracy(bars),
             "accuracy": {key: float(values.mean()) for key, values in right.items()},
-            "auroc": {key: auroc(truth.hard, each.probs) for key, each in found.items()},
-            "probes": {key: _told(found) for key, found in probes.items()},
+            "auroc": {key: auroc(truth.hard, each.probs) for key, each in predicted.items()},
+            "probes": {key: _probe_record(each) for key, each in probes.items()},
             "layers": {
                 key: [
                     self._accuracy(bars, self._layer_file(bars, key, each["layer"]))
-                    for each in made.layers
+                    for each in chosen.layers
                 ]
-                for key, made in probes.items()
+                for key, chosen in probes.items()
             },
             "alarms": [
                 f"{context.title(BARS[key])}: collapsed: every test row gets the class "
-                f"{context.splits.classes[int(held[0])]!r}"
-                for key, held in constant.items()
-                if len(held) == 1 and len(np.unique(truth.hard)) > 1
+                f"{context.splits.classes[int(codes[0])]!r}"
+                for key, codes in constant.items()
+                if len(codes) == 1 and len(np.unique(truth.hard)) > 1
             ],
             "seconds": {step.name: self.cache.seconds(step) for step in bars.steps},
         }
@@ -300,14 +300,14 @@ class Saliency(Run):
     def _copy(
         self, bars: Bars, probes: Mapping[str, LinearProbes], folder: Path
     ) -> dict[str, Path]:
-        """Put every bar's test predictions where people look for them."""
-        found = {key: self._test(step) for key, step in bars.finetuned.items()}
+        """Copy every bar's test predictions into the folder of the comparison."""
+        files = {key: self._test(step) for key, step in bars.finetuned.items()}
         for key in PROBES:
-            found[key] = self._layer_file(bars, key, probes[key].last)
-            found[key + CHOSEN] = self._layer_file(bars, key, probes[key].chosen)
-        for key, path in found.items():
+            files[key] = self._layer_file(bars, key, probes[key].last)
+            files[key + CHOSEN] = self._layer_file(bars, key, probes[key].chosen)
+        for key, path in files.items():
             shutil.copyfile(path, folder / f"{key}.parquet")
-        return found
+        return files
 
     def _test(self, step: Step) -> Path:
         return self.cache.path(step) / predictions_file("test")
@@ -316,10 +316,10 @@ class Saliency(Run):
         return self.cache.path(bars.probes[key]) / layer_file(layer)
 
     def _predicted(self, bars: Bars, path: Path) -> WeakLabels:
-        """A file's predictions of the test rows, in their order."""
+        """Read a file's predictions of the test rows, in their order."""
         rows = bars.context.splits.rows["test"]
-        found = load_labels(path, one_class=True)
-        return found.align(rows.keys, rows_name="the test rows").labels
+        predicted = load_labels(path, one_class=True)
+        return predicted.align(rows.keys, rows_name="the test rows").labels
 
     def _accuracy(self, bars: Bars, path: Path) -> float:
         truth = bars.context.splits.truth["test"]
@@ -332,20 +332,20 @@ class Saliency(Run):
         return float(np.mean(weak.hard == bars.context.splits.truth["student"].hard))
 
 
-def _told(found: LinearProbes) -> dict[str, Any]:
-    """What a record says of a bar's probes."""
+def _probe_record(probes: LinearProbes) -> dict[str, Any]:
+    """Return a bar's probes as a record has them."""
     return {
-        "rows": found.rows,
-        "rows_fingerprint": found.rows_fingerprint,
-        "last": {"layer": found.last, "l2": found.at(found.last)["l2"]},
-        "chosen": {"layer": found.chosen, "l2": found.at(found.chosen)["l2"]},
-        "layers": [dict(each) for each in found.layers],
+        "rows": probes.rows,
+        "rows_fingerprint": probes.rows_fingerprint,
+        "last": {"layer": probes.last, "l2": probes.at(probes.last)["l2"]},
+        "chosen": {"layer": probes.chosen, "l2": probes.at(probes.chosen)["l2"]},
+        "layers": [dict(each) for each in probes.layers],
     }
 
 
 @dataclass(frozen=True)
 class LinearProbes:
-    """What one step chose; test rows had no say in it."""
+    """The choice of one step, made without the test rows."""
 
     rows: int
     """Rows that every probe was trained on."""
@@ -359,12 +359,12 @@ class LinearProbes:
     """By layer: layer, l2, validation_log_loss, validation_accuracy, and log_losses by penalty."""
 
     def at(self, layer: int) -> Mapping[str, Any]:
-        """What is known of one layer's probe."""
+        """Return the entry of one layer's probe."""
         return next(each for each in self.layers if each["layer"] == layer)
 
 
 def layer_file(layer: int) -> str:
-    """Where the predictions of a layer's probe lie in its step's folder."""
+    """Return the path of a layer's predictions in its step's folder."""
     return predictions_file(f"test-layer{layer}")
 
 
@@ -418,16 +418,16 @@ def linear_step(
         )
         with train_states, validation_states, test_states:
             stores = (train_states, validation_states, test_states)
-            found = list(_fits(stores, train, validation, {**settings, "fit_intercept": intercept}))
-            for fit in found:
+            fits = list(_fits(stores, train, validation, {**settings, "fit_intercept": intercept}))
+            for fit in fits:
                 _save(fit.test, test_states, train.classes, folder / layer_file(fit.layer))
-            best = min(found, key=lambda fit: (fit.loss, -fit.l2, fit.layer))
+            best = min(fits, key=lambda fit: (fit.loss, -fit.l2, fit.layer))
             chosen = LinearProbes(
                 rows=len(train_states),
                 rows_fingerprint=train_states.rows_fingerprint,
                 last=max(train_states.layers),
                 chosen=best.layer,
-                layers=[fit.to_json() for fit in found],
+                layers=[fit.to_json() for fit in fits],
             )
         with atomic_write(folder / CHOICE, "w") as file:
             file.write(json.dumps(asdict(chosen), indent=1) + "\n")
@@ -436,7 +436,7 @@ def linear_step(
 
 
 def read_probes(folder: Path) -> LinearProbes:
-    """Read what a step chose."""
+    """Read the choice of a step."""
     try:
         return LinearProbes(**read_json(folder / CHOICE))
     except (ValueError, TypeError):
@@ -497,8 +497,8 @@ def _fits(
 def _save(
     probs: NDArray[np.float64], test: ActivationStore, classes: Sequence[str], path: Path
 ) -> None:
-    found = WeakLabels(
+    predicted = WeakLabels(
         ids=list(test.ids), hashes=list(test.hashes), probs=probs, classes=tuple(classes)
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    found.save(path)
+    predicted.save(path)

@@ -52,7 +52,8 @@ COMPARED = (
 )
 DRAWS, CHUNK_NUMBERS = 10_000, 1 << 22
 OUTSIDE = 0.025  # half of what a 95 % interval leaves out
-# A concept counts as linear where its probe has come so far from the majority to its best layer.
+# A concept counts as linear from the layer whose probe covers this share of the way from the
+# majority to the best layer.
 LINEAR_SHARE = 0.9
 
 
@@ -74,25 +75,25 @@ class Judged:
 def drawn_means(
     values: ArrayLike, rows_fingerprint: str, *, draws: int = DRAWS
 ) -> NDArray[np.float64]:
-    """Means (draws, k) of values (n, k) over rows drawn with replacement, the same for all k.
+    """Return means (draws, k) of values (n, k) over rows drawn with replacement, alike for all k.
 
-    Which rows are drawn follows from the fingerprint: two models judged on the same rows, in two
-    calls, are judged on the same draws.
+    The fingerprint seeds the draw: models scored on the same rows, in several calls, are scored on
+    the same draws.
     """
     columns = np.asarray(values, np.float64)
     n, rng = len(columns), np.random.default_rng(int(rows_fingerprint, 16))
     step = max(1, CHUNK_NUMBERS // n)
-    found = []
+    means = []
     for start in range(0, draws, step):
-        many = min(step, draws - start)
-        rows = rng.integers(n, size=(many, n)) + n * np.arange(many)[:, None]
-        weight = np.bincount(rows.ravel(), minlength=many * n).reshape(many, n)
-        found.append(weight.astype(np.float64) @ columns / n)
-    return np.concatenate(found)
+        n_draws = min(step, draws - start)
+        rows = rng.integers(n, size=(n_draws, n)) + n * np.arange(n_draws)[:, None]
+        weight = np.bincount(rows.ravel(), minlength=n_draws * n).reshape(n_draws, n)
+        means.append(weight.astype(np.float64) @ columns / n)
+    return np.concatenate(means)
 
 
 def gap_closed(point: ArrayLike, drawn: ArrayLike) -> dict[str, Any]:
-    """(bar 4 − bar 2) / (bar 5 − bar 2) and its 95 % interval.
+    """Return (bar 4 − bar 2) / (bar 5 − bar 2) and its 95 % interval.
 
     Parameters
     ----------
@@ -101,25 +102,25 @@ def gap_closed(point: ArrayLike, drawn: ArrayLike) -> dict[str, Any]:
 
     Returns
     -------
-    ``value`` (NaN without a gap), ``low``, ``high``, ``unbounded`` where more than 2.5 % of the
-    draws have no gap, ``no_gap``: their share, and ``reason`` in words where it is undefined.
+    ``value`` (NaN without a gap), ``low``, ``high``, ``unbounded`` if more than 2.5 % of the draws
+    have no gap, ``no_gap``: their share, and ``reason``: why it is undefined.
     """
     probe, after, finetuned = (float(value) for value in np.asarray(point, np.float64))
-    found = bootstrap_summary(np.array([probe, after, finetuned]), np.asarray(drawn, np.float64))
+    summary = bootstrap_summary(np.array([probe, after, finetuned]), np.asarray(drawn, np.float64))
     reason = None
     if finetuned <= probe:
         reason = (
             f"finetuning on ground truth ({finetuned:.1%}) is not above the linear probe on it "
             f"({probe:.1%})"
         )
-    elif found.unbounded:
-        reason = f"{found.no_gap:.1%} of the draws have no gap between bars 2 and 5"
+    elif summary.unbounded:
+        reason = f"{summary.no_gap:.1%} of the draws have no gap between bars 2 and 5"
     return {
-        "value": found.pgr,
-        "low": found.pgr_low,
-        "high": found.pgr_high,
-        "unbounded": found.unbounded,
-        "no_gap": found.no_gap,
+        "value": summary.pgr,
+        "low": summary.pgr_low,
+        "high": summary.pgr_high,
+        "unbounded": summary.unbounded,
+        "no_gap": summary.no_gap,
         "reason": reason,
     }
 
@@ -127,9 +128,9 @@ def gap_closed(point: ArrayLike, drawn: ArrayLike) -> dict[str, Any]:
 def combine(tasks: Mapping[str, Sequence[Judged]], *, draws: int = DRAWS) -> dict[str, Any]:
     """Mean over the seeds of each task, then over tasks, with standard errors and intervals.
 
-    The standard error is that of the mean over tasks where there are several, else over seeds;
-    None for one. Intervals: 95 %, from test rows drawn with replacement, the same for all bars and
-    for all seeds with the same test rows; the trained models are taken as they are.
+    The standard error is that of the mean over several tasks, otherwise over seeds; None for one.
+    Intervals: 95 %, from test rows drawn with replacement, alike for all bars and for all seeds
+    with the same test rows; training is not repeated.
 
     Returns
     -------
@@ -137,17 +138,17 @@ def combine(tasks: Mapping[str, Sequence[Judged]], *, draws: int = DRAWS) -> dic
     probes the same at the ``chosen`` layer; ``compared``: differences; ``gap_closed`` and
     ``gap_closed_chosen``: of the mean bars, with ``values`` and ``sem`` of the single ones.
     """
-    by_seed = {task: [each.means for each in found] for task, found in tasks.items()}
-    by_task = {task: np.mean(found, axis=0) for task, found in by_seed.items()}
+    by_seed = {task: [each.means for each in seeds] for task, seeds in tasks.items()}
+    by_task = {task: np.mean(seeds, axis=0) for task, seeds in by_seed.items()}
     units = list(by_task.values()) if len(tasks) > 1 else next(iter(by_seed.values()))
     point = np.mean(list(by_task.values()), axis=0)
     drawn = np.mean(
         [
             np.mean(
-                [drawn_means(each.right, each.rows_fingerprint, draws=draws) for each in found],
+                [drawn_means(each.right, each.rows_fingerprint, draws=draws) for each in seeds],
                 axis=0,
             )
-            for found in tasks.values()
+            for seeds in tasks.values()
         ],
         axis=0,
     )
@@ -160,8 +161,8 @@ def combine(tasks: Mapping[str, Sequence[Judged]], *, draws: int = DRAWS) -> dic
         "gap_closed": table.gap(""),
         "gap_closed_chosen": table.gap(CHOSEN),
     }
-    found_result: dict[str, Any] = plain_numbers(result)
-    return found_result
+    plain: dict[str, Any] = plain_numbers(result)
+    return plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,16 +174,16 @@ class _Combined:
     drawn: NDArray[np.float64]
 
     def bar(self, key: str) -> dict[str, Any]:
-        found = {"key": key, "name": BARS[key], **self._figures(self._column(key))}
-        found["chosen"] = self._figures(self._column(key + CHOSEN)) if key in PROBES else None
-        return found
+        figures = {"key": key, "name": BARS[key], **self._figures(self._column(key))}
+        figures["chosen"] = self._figures(self._column(key + CHOSEN)) if key in PROBES else None
+        return figures
 
     def difference(self, first: str, second: str) -> dict[str, Any]:
-        found: dict[str, Any] = {"first": first, "second": second, "chosen": None}
+        figures: dict[str, Any] = {"first": first, "second": second, "chosen": None}
         if first in PROBES and second in PROBES:
             one, other = (self._column(key + CHOSEN) for key in (first, second))
-            found["chosen"] = self._figures(one - other)
-        return found | self._figures(self._column(first) - self._column(second))
+            figures["chosen"] = self._figures(one - other)
+        return figures | self._figures(self._column(first) - self._column(second))
 
     def gap(self, where: str) -> dict[str, Any]:
         names = ("probe_truth" + where, "finetune_weak_probe_truth" + where, "finetune_truth")
@@ -227,9 +228,9 @@ class _Column:
 
 
 def emerges(layers: Sequence[int], accuracy: Sequence[float], chance: float) -> int | None:
-    """First layer whose probe has come 90 % of the way from ``chance`` to the best layer's.
+    """Return the first layer whose probe covers 90 % of the way from ``chance`` to the best layer.
 
-    None where no layer is above chance.
+    None if no layer is above chance.
     """
     best = max(accuracy)
     if best <= chance:
@@ -239,33 +240,35 @@ def emerges(layers: Sequence[int], accuracy: Sequence[float], chance: float) -> 
 
 
 def curve(layers: Sequence[int], seeds: Sequence[Sequence[float]], chance: float) -> dict[str, Any]:
-    """Accuracy by layer, mean and standard error over seeds, and where it emerges."""
-    found = [spread(list(values)) for values in zip(*seeds, strict=True)]
-    mean = [each["mean"] for each in found]
+    """Return accuracy by layer, mean and standard error over seeds, and where it emerges."""
+    figures = [spread(list(values)) for values in zip(*seeds, strict=True)]
+    mean = [each["mean"] for each in figures]
     return {
         "layers": list(layers),
         "mean": mean,
-        "sem": [each["sem"] for each in found],
+        "sem": [each["sem"] for each in figures],
         "emerges": emerges(layers, mean, chance),
     }
 
 
-def summarize_pairs(judged: Sequence[tuple[Mapping[str, Any], Judged]]) -> Iterator[dict[str, Any]]:
-    """Pair of models by pair: every task over its seeds, then all tasks together.
+def summarize_pairs(scored: Sequence[tuple[Mapping[str, Any], Judged]]) -> Iterator[dict[str, Any]]:
+    """Summarise pair by pair: every task over its seeds, then all tasks together.
 
-    ``judged`` holds the record and the rightness of every task, pair and seed. Yields what
-    metrics.json has under ``pairs``; ``overall`` is None of one task.
+    ``scored`` has the record and the rightness of every task, pair and seed. Yields the entries of
+    ``pairs`` in metrics.json; ``overall`` is None for one task.
     """
-    names = list(dict.fromkeys((r["weak"], r["strong"]) for r, _ in judged))
+    names = list(dict.fromkeys((r["weak"], r["strong"]) for r, _ in scored))
     for weak, strong in names:
-        mine = [each for each in judged if (each[0]["weak"], each[0]["strong"]) == (weak, strong)]
-        listed = dict.fromkeys(record["task"] for record, _ in mine)
-        tasks = {task: [each for each in mine if each[0]["task"] == task] for task in listed}
+        of_pair = [
+            each for each in scored if (each[0]["weak"], each[0]["strong"]) == (weak, strong)
+        ]
+        listed = dict.fromkeys(record["task"] for record, _ in of_pair)
+        tasks = {task: [each for each in of_pair if each[0]["task"] == task] for task in listed}
         yield {
             "weak": weak,
             "strong": strong,
-            "seeds": sorted({record["seed"] for record, _ in mine}),
-            "tasks": [_summary(task, {task: found}) for task, found in tasks.items()],
+            "seeds": sorted({record["seed"] for record, _ in of_pair}),
+            "tasks": [_summary(task, {task: seeds}) for task, seeds in tasks.items()],
             "overall": _summary(f"mean of {len(tasks)} tasks", tasks) if len(tasks) > 1 else None,
         }
 
@@ -273,18 +276,18 @@ def summarize_pairs(judged: Sequence[tuple[Mapping[str, Any], Judged]]) -> Itera
 def _summary(
     name: str, tasks: Mapping[str, Sequence[tuple[Mapping[str, Any], Judged]]]
 ) -> dict[str, Any]:
-    """Figures of one task over its seeds, or of several tasks."""
-    records = {task: [record for record, _ in found] for task, found in tasks.items()}
+    """Return the figures of one task over its seeds, or of several tasks."""
+    records = {task: [record for record, _ in seeds] for task, seeds in tasks.items()}
 
     def mean(key: str) -> float:
-        return float(np.mean([np.mean([r[key] for r in found]) for found in records.values()]))
+        return float(np.mean([np.mean([r[key] for r in seeds]) for seeds in records.values()]))
 
     return {
         "name": name,
-        "test_rows": sum(found[0]["rows"]["test"] for found in records.values()),
-        "train_rows": sum(found[0]["rows"]["student"] for found in records.values()),
+        "test_rows": sum(seeds[0]["rows"]["test"] for seeds in records.values()),
+        "train_rows": sum(seeds[0]["rows"]["student"] for seeds in records.values()),
         **{key: mean(key) for key in ("chance", "weak_accuracy", "label_accuracy")},
-        **combine({task: [each for _, each in found] for task, found in tasks.items()}),
+        **combine({task: [each for _, each in seeds] for task, seeds in tasks.items()}),
         "auroc": {key: _mean(records, key) for key in BARS},
         "chosen_layers": {
             key: sorted({r["probes"][key]["chosen"]["layer"] for f in records.values() for r in f})
@@ -295,19 +298,19 @@ def _summary(
 
 
 def _mean(records: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> float | None:
-    """Mean over seeds, then tasks, of a bar's AUROC; None where one has none."""
-    values = [[record["auroc"][key] for record in found] for found in records.values()]
-    if any(value is None for found in values for value in found):
+    """Return a bar's AUROC, mean over seeds, then tasks; None if one has none."""
+    values = [[record["auroc"][key] for record in seeds] for seeds in records.values()]
+    if any(value is None for seeds in values for value in seeds):
         return None
-    return float(np.mean([np.mean(found) for found in values]))
+    return float(np.mean([np.mean(seeds) for seeds in values]))
 
 
 def _curves(records: Mapping[str, Sequence[Mapping[str, Any]]], chance: float) -> dict[str, Any]:
     first = next(iter(records.values()))[0]
-    found = {}
+    curves = {}
     for key in first["layers"]:
         layers = [each["layer"] for each in first["probes"][key]["layers"]]
         by_task = [[r["layers"][key] for r in rs] for rs in records.values()]
         units = [np.mean(s, axis=0).tolist() for s in by_task] if len(by_task) > 1 else by_task[0]
-        found[key] = curve(layers, units, chance)
-    return found
+        curves[key] = curve(layers, units, chance)
+    return curves

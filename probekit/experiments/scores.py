@@ -1,4 +1,4 @@
-"""What a run's arms come to, as JSON can hold it: figures, curves over a training, seeds combined.
+"""Scores of a run's arms, as JSON types: figures, curves over a training, seeds combined.
 
 Curves: Burns et al. 2023, section 5.1.1, https://arxiv.org/abs/2312.09390.
 """
@@ -45,7 +45,7 @@ __all__ = [
 
 ENDS = ("floor", "ceiling")
 COMPARED = ("agreement", "pgr", "pgr_prior_matched", "pgr_auroc", "gain", "gain_prior_matched")
-# What may be wrong with an arm.
+# Alarms of an arm.
 ALARMS = {
     "failed": "a step of it failed",
     "missing": "no labels for the test rows",
@@ -74,7 +74,7 @@ NO_BOOTSTRAP: dict[str, Any] = dict.fromkeys(each.name for each in fields(Bootst
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One row of a run's table: what a model predicts for the t test rows."""
+    """One row of a run's table: a model's predictions of the t test rows."""
 
     name: str
     kind: str
@@ -92,8 +92,8 @@ class Arm:
     ``missing`` may have no ``probs``."""
 
 
-class _Judged:
-    """An arm's values on the test rows, from which every figure is made."""
+class _Scored:
+    """An arm's values on the test rows, from which every figure is computed."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _Judged:
         self.right = np.mean([d == truth for d in self.decided], axis=0)
         matched = [] if prior is None else [prior_matched(p, prior, ties=ties) for p in draws]
         self.right_matched = np.mean([d == truth for d in matched], axis=0) if matched else None
-        # Which class all test rows get at 0.5, and at the prior-matched threshold.
+        # The one class that all test rows get at 0.5, and at the prior-matched threshold.
         self.constant = {
             "": _constant(self.decided, truth, classes),
             "_prior_matched": _constant(matched, truth, classes),
@@ -133,11 +133,11 @@ class _Judged:
 def _constant(
     draws: Sequence[NDArray[np.int64]], truth: NDArray[np.int64], classes: Sequence[str]
 ) -> str | None:
-    """The one class that a draw gives every row, where the truth has several."""
+    """Return the class that a draw gives every row, if the truth has several."""
     if len(np.unique(truth)) < 2:
         return None
-    found = [np.unique(decided) for decided in draws]
-    return next((classes[int(held[0])] for held in found if len(held) == 1), None)
+    used = [np.unique(decided) for decided in draws]
+    return next((classes[int(codes[0])] for codes in used if len(codes) == 1), None)
 
 
 def score_arms(
@@ -160,63 +160,62 @@ def score_arms(
     truth
         Class numbers (t,).
     weak_prior
-        Class shares (C,) of the weak training labels, for the prior-matched threshold; None where
-        there are no weak labels, because their supervisor failed.
+        Class shares (C,) of the weak training labels, for the prior-matched threshold; None if
+        their supervisor failed.
     classes
         Names of the C classes; None: their numbers.
     ties
-        Order of test rows (t,) that are equal at the prior-matched threshold; None: by row number.
+        Order (t,) of test rows that are equal at the prior-matched threshold; None: by row number.
     seed, draws
-        Of the paired bootstrap over test rows.
+        Seed and number of draws of the paired bootstrap over test rows.
 
     Returns
     -------
-    One dict per arm, in order, that JSON can hold: what is not defined is None. ``pgr``,
-    ``pgr_prior_matched`` and ``pgr_auroc`` hold the value, its 95 % interval, student − weak with
-    its interval, and the reason where there is no value: no gap, or floor, ceiling or student
-    failed or gives every row one class. ``alarms`` says what is wrong with the arm, by the names of
-    ``ALARMS``.
+    One dict per arm, in order, of JSON types; undefined values are None. ``pgr``,
+    ``pgr_prior_matched`` and ``pgr_auroc`` have the value, its 95 % interval, student − weak with
+    its interval, and the reason if there is no value: no gap, or floor, ceiling or student failed
+    or gives every row one class. ``alarms`` has the arm's alarms, by the names of ``ALARMS``.
     """
     true = np.asarray(truth, np.int64)
     prior = None if weak_prior is None else np.asarray(weak_prior, np.float64)
     if classes is None:
-        many = len(prior) if prior is not None else int(true.max(initial=0)) + 1
-        classes = [str(number) for number in range(many)]
+        n_classes = len(prior) if prior is not None else int(true.max(initial=0)) + 1
+        classes = [str(number) for number in range(n_classes)]
     missing = [kind for kind in ENDS if all(arm.kind != kind for arm in arms)]
     if missing:
-        raise DataError("A run is judged between a floor and a ceiling; one of them is missing.")
-    judged = {
-        place: _Judged(_checked(arm, (len(true), len(classes))), true, prior, classes, ties)
+        raise DataError("A run is scored between a floor and a ceiling; one of them is missing.")
+    scored = {
+        place: _Scored(_checked(arm, (len(true), len(classes))), true, prior, classes, ties)
         for place, arm in enumerate(arms)
         if arm.probs or not {"failed", "missing"} & arm.alarms.keys()
     }
-    ends = {kind: next((j for j in judged.values() if j.arm.kind == kind), None) for kind in ENDS}
+    ends = {kind: next((j for j in scored.values() if j.arm.kind == kind), None) for kind in ENDS}
     plain = next(
-        (j for kind in ("plain", "naive") for j in judged.values() if j.arm.kind == kind), None
+        (j for kind in ("plain", "naive") for j in scored.values() if j.arm.kind == kind), None
     )
-    bootstrap = _Bootstrap(list(judged.values()), true, seed=seed, draws=draws)
+    bootstrap = _Bootstrap(list(scored.values()), true, seed=seed, draws=draws)
     absent = next((arm for arm in arms if arm.kind == "floor" and "missing" in arm.alarms), None)
     compared = _Compared(
         ends["floor"], ends["ceiling"], plain, true, bootstrap, floor_missing=absent is not None
     )
     return [
-        compared.row(judged[place]) if place in judged else _failed(arm)
+        compared.row(scored[place]) if place in scored else _failed(arm)
         for place, arm in enumerate(arms)
     ]
 
 
 def _checked(arm: Arm, shape: tuple[int, int]) -> Arm:
-    found = [np.shape(probs) for probs in arm.probs]
-    if not found or any(each != shape for each in found):
+    shapes = [np.shape(probs) for probs in arm.probs]
+    if not shapes or any(each != shape for each in shapes):
         raise DataError(
             f"The predictions of {arm.name!r} must be of {shape[0]} test rows and {shape[1]} "
-            f"classes, got {', '.join(map(str, found)) or 'none'}."
+            f"classes, got {', '.join(map(str, shapes)) or 'none'}."
         )
     return arm
 
 
 def _failed(arm: Arm) -> dict[str, Any]:
-    """The row of an arm that has no predictions: every figure None."""
+    """Return the row of an arm without predictions: every figure is None."""
     row = _named(arm)
     row |= dict.fromkeys(FIGURES)
     row |= {"notes": dict(arm.notes), **dict.fromkeys(COMPARED), "alarms": dict(arm.alarms)}
@@ -238,17 +237,17 @@ def _named(arm: Arm) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class _Compared:
-    """What every arm is compared with; None where that failed."""
+    """The arms that every arm is compared with; None for one that failed."""
 
-    floor: _Judged | None
-    ceiling: _Judged | None
-    plain: _Judged | None
+    floor: _Scored | None
+    ceiling: _Scored | None
+    plain: _Scored | None
     truth: NDArray[np.int64]
     bootstrap: _Bootstrap
     floor_missing: bool = False
 
-    def row(self, each: _Judged) -> dict[str, Any]:
-        """All figures of an arm."""
+    def row(self, each: _Scored) -> dict[str, Any]:
+        """Return all figures of an arm."""
         floor, plain = self.floor, self.plain
         student = each is not floor and each is not self.ceiling
         row: dict[str, Any] = {
@@ -262,8 +261,8 @@ class _Compared:
         }
         row |= dict.fromkeys(COMPARED)
         if each is not floor and floor is not None:
-            found = [asdict(agreement(self.truth, floor.decided[0], d)) for d in each.decided]
-            row["agreement"] = {key: np.mean([f[key] for f in found]) for key in found[0]}
+            shares = [asdict(agreement(self.truth, floor.decided[0], d)) for d in each.decided]
+            row["agreement"] = {key: np.mean([s[key] for s in shares]) for key in shares[0]}
         for values, suffix in (("right", ""), ("right_matched", "_prior_matched")):
             if student:
                 row[f"pgr{suffix}"] = self._pgr(each, values, suffix)
@@ -272,39 +271,39 @@ class _Compared:
                 row[f"gain{suffix}"] = {k: gained[k] for k in ("gain", "gain_low", "gain_high")}
         if student:
             row["pgr_auroc"] = self._auroc(each)
-        found_row: dict[str, Any] = plain_numbers(row)
-        return found_row
+        plain_row: dict[str, Any] = plain_numbers(row)
+        return plain_row
 
-    def _pgr(self, each: _Judged, values: str, suffix: str) -> dict[str, Any]:
-        found = self._means(self.floor, each, values)
+    def _pgr(self, each: _Scored, values: str, suffix: str) -> dict[str, Any]:
+        means = self._means(self.floor, each, values)
         reason = self._undefined(each, suffix)
         if reason is None:
-            return found
-        return {**found, "pgr": None, "pgr_low": None, "pgr_high": None, "reason": reason}
+            return means
+        return {**means, "pgr": None, "pgr_low": None, "pgr_high": None, "reason": reason}
 
-    def _means(self, weak: _Judged | None, each: _Judged, values: str) -> dict[str, Any]:
-        """PGR and gain of a mean; without a ceiling only the gain means something."""
+    def _means(self, weak: _Scored | None, each: _Scored, values: str) -> dict[str, Any]:
+        """Return PGR and gain of a mean; without a ceiling only the gain is meaningful."""
         student = getattr(each, values)
         if weak is None or student is None:
             return dict(NO_BOOTSTRAP)
         top = self.ceiling or each
         return self.bootstrap.means(getattr(weak, values), student, getattr(top, values))
 
-    def _auroc(self, each: _Judged) -> dict[str, Any]:
+    def _auroc(self, each: _Scored) -> dict[str, Any]:
         if self.floor is None or self.ceiling is None:
             return NO_BOOTSTRAP | {"reason": self._undefined(each, "")}
         return self.bootstrap.auroc(self.floor, each, self.ceiling)
 
-    def _undefined(self, each: _Judged, suffix: str) -> str | None:
-        """Why there is no PGR, beyond there being no gap."""
+    def _undefined(self, each: _Scored, suffix: str) -> str | None:
+        """Return why there is no PGR, other than a missing gap."""
         among = {"weak supervisor": self.floor, "ceiling": self.ceiling, "student": each}
-        for name, judged in among.items():
-            if judged is None and name == "weak supervisor" and self.floor_missing:
+        for name, arm in among.items():
+            if arm is None and name == "weak supervisor" and self.floor_missing:
                 return "there are no weak labels for the test rows"
-            if judged is None:
+            if arm is None:
                 return f"the {name} failed"
-            if judged.constant[suffix] is not None:
-                return f"the {name} gives every test row the class {judged.constant[suffix]!r}"
+            if arm.constant[suffix] is not None:
+                return f"the {name} gives every test row the class {arm.constant[suffix]!r}"
         return None
 
 
@@ -313,27 +312,27 @@ def _mean(values: NDArray[np.float64] | None) -> float | None:
 
 
 class _Bootstrap:
-    """Draws of test rows that all arms are judged on."""
+    """Draws of test rows, the same for all arms."""
 
     def __init__(
-        self, judged: Sequence[_Judged], truth: NDArray[np.int64], *, seed: int, draws: int
+        self, scored: Sequence[_Scored], truth: NDArray[np.int64], *, seed: int, draws: int
     ) -> None:
         self._seed, self._draws = seed, draws
-        self._place = {id(each): i for i, each in enumerate(judged)}
-        scores = [each.score for each in judged]
+        self._place = {id(each): i for i, each in enumerate(scored)}
+        scores = [each.score for each in scored]
         self._binary = bool(scores) and scores[0].shape[1] == 2 and len(np.unique(truth)) == 2
         if self._binary:
             seconds = np.column_stack([score[:, 1] for score in scores])
             self._aurocs = drawn_aurocs(truth, seconds, draws=draws, seed=seed)
 
     def means(self, weak: ArrayLike, student: ArrayLike, ceiling: ArrayLike) -> dict[str, Any]:
-        """PGR of a metric that is the mean of the values given, each (t,)."""
+        """Return PGR of a metric that is the mean of values (t,)."""
         return asdict(paired_bootstrap(weak, student, ceiling, seed=self._seed, draws=self._draws))
 
-    def auroc(self, floor: _Judged, each: _Judged, ceiling: _Judged) -> dict[str, Any]:
-        """PGR on AUROC; of more than two classes without an interval."""
+    def auroc(self, floor: _Scored, each: _Scored, ceiling: _Scored) -> dict[str, Any]:
+        """Return PGR on AUROC; for more than two classes without an interval."""
         values = floor.auroc, each.auroc, ceiling.auroc
-        # Of several draws of an arm, the mean of their figures, not the figure of their mean.
+        # For several draws of an arm: the mean of their figures, not the figure of their mean.
         point = {"pgr": pgr(*values), "gain": each.auroc - floor.auroc}
         if not self._binary:
             reason = pgr_undefined(floor.auroc, ceiling.auroc)
@@ -344,7 +343,7 @@ class _Bootstrap:
 
 
 def plain_numbers(value: Any) -> Any:
-    """Numbers as JSON knows them: what is not finite is None."""
+    """Return numbers as JSON types; None for those that are not finite."""
     if isinstance(value, Mapping):
         return {key: plain_numbers(each) for key, each in value.items()}
     if isinstance(value, float | np.floating):
@@ -375,19 +374,19 @@ def score_curve(
     held_out, weak
         Probabilities (s, v, C) and weak labels (v, C) of the held-out rows.
     floor, ceiling
-        Accuracies between which PGR is measured.
+        Accuracies of weak supervisor and ceiling, for PGR.
 
     Returns
     -------
     The curves, and ``stops``: step, accuracy and PGR at the last evaluation, at the one of best
     agreement with the weak labels (a stop that needs no truth), and at the one of best accuracy
-    (oracle). Of equal evaluations the earlier one.
+    (oracle); among equals, the earlier.
     """
-    tested, held = np.asarray(test, np.float64), np.asarray(held_out, np.float64)
+    tested, held_probs = np.asarray(test, np.float64), np.asarray(held_out, np.float64)
     Y = np.asarray(weak, np.float64)
     accuracy = (tested.argmax(axis=2) == np.asarray(truth)).mean(axis=1)
-    agreement = (held.argmax(axis=2) == Y.argmax(axis=1)).mean(axis=1)
-    weak_log_loss = cross_entropy(Y, held).mean(axis=1)
+    agreement = (held_probs.argmax(axis=2) == Y.argmax(axis=1)).mean(axis=1)
+    weak_log_loss = cross_entropy(Y, held_probs).mean(axis=1)
     chosen = {
         "last": len(steps) - 1,
         "weak_early_stop": int(agreement.argmax()),
@@ -418,14 +417,14 @@ def combine_seeds(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str
     Parameters
     ----------
     seeds
-        What :func:`probekit.experiments.scores.score_arms` gave for each seed. Arms are matched by
+        Results of :func:`probekit.experiments.scores.score_arms` for each seed. Arms are matched by
         name; one that some seeds lack is combined over the others.
 
     Returns
     -------
     One dict per arm, in the order of the first seed that has it: ``figures`` from a name to median,
     mean, sem (None for one seed) and values; ``pgr`` and its kin also hold why seeds have none, and
-    for a single seed its 95 % interval; ``alarms``: how many seeds have each.
+    for a single seed its 95 % interval; ``alarms``: number of seeds that have each.
     """
     names: dict[str, list[Mapping[str, Any]]] = {}
     for arms in seeds:
@@ -436,40 +435,42 @@ def combine_seeds(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str
 
 
 def _combined(name: str, arms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": name, "kind": arms[0]["kind"], "seeds": len(arms)}
-    found["figures"] = {key: spread([arm.get(key) for arm in arms]) for key in COMBINED}
+    combined: dict[str, Any] = {"name": name, "kind": arms[0]["kind"], "seeds": len(arms)}
+    combined["figures"] = {key: spread([arm.get(key) for arm in arms]) for key in COMBINED}
     raised = [name for arm in arms for name in arm.get("alarms", {})]
-    found["alarms"] = {name: raised.count(name) for name in ALARMS if name in raised}
-    found["agreement"] = None
+    combined["alarms"] = {name: raised.count(name) for name in ALARMS if name in raised}
+    combined["agreement"] = None
     if any(arm.get("agreement") is not None for arm in arms):
         known = [arm.get("agreement") or {} for arm in arms]
-        found["agreement"] = {key: spread([each.get(key) for each in known]) for key in AGREEMENT}
+        combined["agreement"] = {
+            key: spread([each.get(key) for each in known]) for key in AGREEMENT
+        }
     for key in PGRS:
         given = [arm[key] for arm in arms if arm.get(key) is not None]
-        found[key] = _recovered(given) if given else None
+        combined[key] = _recovered(given) if given else None
     for key in GAINS:
         given = [arm[key] for arm in arms if arm.get(key) is not None]
-        found[key] = None
+        combined[key] = None
         if given:
-            found[key] = spread([each["gain"] for each in given])
+            combined[key] = spread([each["gain"] for each in given])
             if len(arms) == 1:
-                found[key] |= {"low": given[0]["gain_low"], "high": given[0]["gain_high"]}
-    return found
+                combined[key] |= {"low": given[0]["gain_low"], "high": given[0]["gain_high"]}
+    return combined
 
 
 def _recovered(given: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    found = spread([each["pgr"] for each in given])
-    found["undefined"] = sum(each["pgr"] is None for each in given)
-    found["unbounded"] = sum(bool(each.get("unbounded")) for each in given)
-    found["reasons"] = sorted({each["reason"] for each in given if each.get("reason")})
-    found["over_weak"] = spread([each["gain"] for each in given])
+    recovered = spread([each["pgr"] for each in given])
+    recovered["undefined"] = sum(each["pgr"] is None for each in given)
+    recovered["unbounded"] = sum(bool(each.get("unbounded")) for each in given)
+    recovered["reasons"] = sorted({each["reason"] for each in given if each.get("reason")})
+    recovered["over_weak"] = spread([each["gain"] for each in given])
     if len(given) == 1:
-        found |= {"low": given[0].get("pgr_low"), "high": given[0].get("pgr_high")}
-    return found
+        recovered |= {"low": given[0].get("pgr_low"), "high": given[0].get("pgr_high")}
+    return recovered
 
 
 def spread(values: Sequence[float | None]) -> dict[str, Any]:
-    """Median, mean and standard error of what is defined; None where nothing is."""
+    """Return median, mean and standard error of the defined values; None if there are none."""
     known = np.array([value for value in values if value is not None], dtype=np.float64)
     if not len(known):
         return {"median": None, "mean": None, "sem": None, "values": list(values)}

@@ -30,7 +30,7 @@ LEAST_ROWS = 4
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Rows without labels, by part, and the ground truth of each part beside them."""
+    """Rows without labels by part, and the ground truth of each part."""
 
     task: str
     kind: str
@@ -42,42 +42,42 @@ class Splits:
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """What a task offers: rows to train on, dealt already or not, and test rows."""
+    """Rows of a task to train on, dealt already or not, and test rows."""
 
     task: str
     kind: str
     classes: tuple[str, ...]
     halves: tuple[Rows, ...]
-    """Supervisor's and student's rows; one of Rows where they are not dealt."""
+    """Rows of supervisor and student, or one Rows that is not dealt yet."""
     test: Rows
 
 
 def run_splits(task: str, config: RunConfig, seed: int) -> Splits:
     """Deal a task's rows to ``supervisor``, ``student``, ``validation`` and ``test``.
 
-    The training rows are halved by seed, copies of a text and rows of a group (a question, where
-    the task tells) on one side; texts and groups of the test set are left out of the halves.
-    Validation rows are taken off the student's half.
+    The training rows are halved by seed; copies of a text and rows of a group (such as a question)
+    go to one half. Texts and groups of the test set are left out of both. Validation rows come from
+    the student's half.
     """
     source = _open(task, seed, config.group_column)
     rng = np.random.default_rng([seed, 0])
     both = config.student_rows
     if both is not None and config.validation_rows is not None:
         both += config.validation_rows
-    many = (config.supervisor_rows, both)
+    limits = (config.supervisor_rows, both)
     if len(source.halves) == 2:
         parts = [
-            _deal(half, [limit], rng)[0] for half, limit in zip(source.halves, many, strict=True)
+            _deal(half, [limit], rng)[0] for half, limit in zip(source.halves, limits, strict=True)
         ]
     else:
-        parts = _deal(source.halves[0], list(many), rng)
+        parts = _deal(source.halves[0], list(limits), rng)
     train, validation = _hold_out(parts[1], config, rng)
-    found = {"supervisor": parts[0], "student": train}
+    dealt = {"supervisor": parts[0], "student": train}
     if validation is not None:
-        found["validation"] = validation
+        dealt["validation"] = validation
     if config.weak_on == "train":
-        found["student"] = parts[0]
-    return _split(source, found, config.test_rows, seed)
+        dealt["student"] = parts[0]
+    return _split(source, dealt, config.test_rows, seed)
 
 
 def chain_splits(task: str, config: RunConfig, seed: int) -> Splits:
@@ -91,7 +91,7 @@ def chain_splits(task: str, config: RunConfig, seed: int) -> Splits:
 
 
 def labelled(splits: Splits, labels: WeakLabels) -> tuple[Splits, dict[str, WeakLabels], list[str]]:
-    """Join weak labels from anywhere to the rows of a run.
+    """Join weak labels of any source to the rows of a run.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def labelled(splits: Splits, labels: WeakLabels) -> tuple[Splits, dict[str, Weak
         If the labels have other classes or texts than the task, or too few rows have one.
     """
     labels = _in_classes(labels, splits)
-    found = Splits(splits.task, splits.kind, splits.classes, dict(splits.rows), dict(splits.truth))
+    chosen = Splits(splits.task, splits.kind, splits.classes, dict(splits.rows), dict(splits.truth))
     parts: dict[str, WeakLabels] = {}
     notes: list[str] = []
     for part in (name for name in ("student", "validation", "test") if name in splits.rows):
@@ -113,10 +113,10 @@ def labelled(splits: Splits, labels: WeakLabels) -> tuple[Splits, dict[str, Weak
         place = np.array(labels.joined(rows.keys).place)
         known = np.flatnonzero(place >= 0)
         if len(known) < len(rows):
-            what = "there is no weak floor" if part == "test" else "the others are left out"
+            effect = "there is no weak floor" if part == "test" else "the others are left out"
             notes.append(
                 f"{labels.source} has labels for {len(known):,} of the {len(rows):,} {part} rows "
-                f"of {splits.task}; {what}."
+                f"of {splits.task}; {effect}."
             )
             if part == "test":
                 continue
@@ -126,10 +126,10 @@ def labelled(splits: Splits, labels: WeakLabels) -> tuple[Splits, dict[str, Weak
                     f"of {splits.task}, at least {LEAST_ROWS} are needed; its ids are "
                     f"{first_few(labels.ids)}, the rows' {first_few(rows.ids)}."
                 )
-            found.rows[part] = rows = rows.select(known.tolist())
-            found.truth[part] = splits.truth[part].align(rows.keys).labels
+            chosen.rows[part] = rows = rows.select(known.tolist())
+            chosen.truth[part] = splits.truth[part].align(rows.keys).labels
         parts[part] = labels.align(rows.keys, rows_name=f"the {part} rows").labels
-    return found, parts, notes
+    return chosen, parts, notes
 
 
 def _in_classes(labels: WeakLabels, splits: Splits) -> WeakLabels:
@@ -158,9 +158,9 @@ def contents_only(rows: Rows) -> Rows:
         columns["text_pair"] = [content[1] for content in contents]
     else:
         columns[rows.kind] = contents
-    found = Rows(columns, source=rows.source)
-    found.groups = rows.groups
-    return found
+    bare = Rows(columns, source=rows.source)
+    bare.groups = rows.groups
+    return bare
 
 
 def _split(source: _Source, parts: dict[str, Rows], limit: int | None, seed: int) -> Splits:
@@ -192,48 +192,49 @@ def _truth(rows: Rows, source: _Source) -> WeakLabels:
 
 
 def _deal(rows: Rows, limits: Sequence[int | None], rng: np.random.Generator) -> list[Rows]:
-    """Deal rows to equal parts, those of a text or group to one, at most ``limits`` to each."""
+    """Deal rows to equal parts of at most ``limits`` rows, each text and group to one part."""
     groups = duplicate_groups(hashes=rows.hashes, groups=rows.groups)
     order = rng.permutation(int(groups.max()) + 1)
     part = np.empty(len(order), dtype=np.int64)
     for number, chunk in enumerate(np.array_split(order, len(limits))):
         part[chunk] = number
-    # By a hash of the text: the same rows are drawn in any order of the file.
+    # By a hash of the text, so that the file's order does not matter.
     drawn = by_id(rows.hashes, seed=int(rng.integers(2**32)))
     dealt = []
     for number, limit in enumerate(limits):
-        mine = np.flatnonzero(part[groups] == number)
-        if limit is not None and limit < len(mine):
-            mine = np.sort(mine[np.argsort(drawn[mine], kind="stable")[:limit]])
-        if not len(mine):
+        places = np.flatnonzero(part[groups] == number)
+        if limit is not None and limit < len(places):
+            places = np.sort(places[np.argsort(drawn[places], kind="stable")[:limit]])
+        if not len(places):
             raise DataError(f"{rows.source} has too few rows for {len(limits)} parts.")
-        dealt.append(rows.select(mine.tolist()))
+        dealt.append(rows.select(places.tolist()))
     return dealt
 
 
 def _hold_out(rows: Rows, config: RunConfig, rng: np.random.Generator) -> tuple[Rows, Rows | None]:
-    """Take validation rows off the student's, those of a text or group on one side."""
-    share, many = config.validation_share, config.validation_rows
-    if not share and many is None:
+    """Split off validation rows, each text and group on one side."""
+    share, n_rows = config.validation_share, config.validation_rows
+    if not share and n_rows is None:
         return rows, None
     groups = duplicate_groups(hashes=rows.hashes, groups=rows.groups)
     drawn = rng.random(int(groups.max()) + 1)
     draw = drawn[groups]
-    if many is None:
-        held = draw < share
+    if n_rows is None:
+        chosen = draw < share
     else:
         # Group by group in the order of the draw, while they fit.
         sizes = np.bincount(groups)
         order = np.argsort(drawn, kind="stable")
-        fits = order[np.cumsum(sizes[order]) <= many]
-        held = np.isin(groups, fits)
-    if held.all() or not held.any():
-        asked = f"share of {share}" if many is None else f"set of {many}"
+        fits = order[np.cumsum(sizes[order]) <= n_rows]
+        chosen = np.isin(groups, fits)
+    if chosen.all() or not chosen.any():
+        asked = f"share of {share}" if n_rows is None else f"set of {n_rows}"
         raise UsageError(
             f"A validation {asked} of {len(rows)} rows leaves one side empty; give more "
-            f"rows or another {'validation_share' if many is None else 'validation_rows'}."
+            f"rows or another {'validation_share' if n_rows is None else 'validation_rows'}."
         )
-    return rows.select(np.flatnonzero(~held).tolist()), rows.select(np.flatnonzero(held).tolist())
+    train, held_out = (np.flatnonzero(each).tolist() for each in (~chosen, chosen))
+    return rows.select(train), rows.select(held_out)
 
 
 def _joined(halves: Sequence[Rows]) -> Rows:
@@ -269,7 +270,7 @@ def _open(name: str, seed: int, group_column: str | None) -> _Source:
 
 
 def _open_file(name: str, group_column: str | None) -> _Source:
-    """A file of rows with a label; its test rows by a column split, else a quarter by text."""
+    """Open a file of labelled rows; column split names the test rows, else a quarter is drawn."""
     from probekit.sources import load_rows
 
     table = read_table(name)
@@ -279,17 +280,17 @@ def _open_file(name: str, group_column: str | None) -> _Source:
         raise LabelsError(
             f"{name} has no column 'label' with the ground truth; it has {', '.join(rows.columns)}."
         )
-    found = WeakLabels.from_columns(
+    labels = WeakLabels.from_columns(
         {"id": rows.ids, "label": rows.columns["label"]},
         class_names=table.class_names,
         source=name,
     )
-    if found.missing:
+    if labels.missing:
         raise LabelsError(
-            f"{name} has {len(found.missing)} rows without a label (ids "
-            f"{first_few(found.missing)}); fill or remove them."
+            f"{name} has {len(labels.missing)} rows without a label (ids "
+            f"{first_few(labels.missing)}); fill or remove them."
         )
-    codes: NDArray[np.int64] = found.hard
+    codes: NDArray[np.int64] = labels.hard
     columns = {**contents_only(rows).columns, "label": codes.tolist()}
     groups = rows.groups
     rows = Rows({**columns, "split": _test_column(rows)}, source=name)
@@ -301,23 +302,22 @@ def _open_file(name: str, group_column: str | None) -> _Source:
             f"{name} has {len(train)} rows to train on and {len(test)} to test on; a column split "
             "holds train and test, or is left out."
         )
-    judged = rows.kind == "pair" and are_preferences(table.columns)
-    kind = "reward" if judged else "classify"
-    return _Source(Path(name).name, kind, found.classes, (rows.select(train),), rows.select(test))
+    preferences = rows.kind == "pair" and are_preferences(table.columns)
+    kind = "reward" if preferences else "classify"
+    return _Source(Path(name).name, kind, labels.classes, (rows.select(train),), rows.select(test))
 
 
 def _test_column(rows: Rows) -> list[str]:
     if "split" in rows.columns:
         return [str(value) for value in rows.columns["split"]]
-    # The hash of a text is as good as a draw, and the same for every seed and order.
-    # A group is drawn as a whole.
+    # The hash of a text serves as the draw, for every seed and order alike; groups stay whole.
     names = rows.groups or [""] * len(rows)
     drawn = [text_hash(g) if g else h for h, g in zip(rows.hashes, names, strict=True)]
     return ["test" if int(h, 16) / 16**16 < TEST_SHARE else "train" for h in drawn]
 
 
 def _apart(source: _Source) -> _Source:
-    """Leave texts and groups of the test set out of the halves."""
+    """Remove texts and groups of the test set from the halves."""
     tested = set(source.test.hashes)
     groups = set(source.test.groups or ()) - {""}
     halves = []

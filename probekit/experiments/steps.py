@@ -1,4 +1,4 @@
-"""Every cached step of a run, and what all steps of one task and seed share."""
+"""The cached steps of a run, and what all steps of one task and seed share."""
 
 from __future__ import annotations
 
@@ -49,40 +49,40 @@ NEIGHBORS = ("k", "k_cc", "k_zeta")
 
 
 class Model(NamedTuple):
-    """What is known of a model before its weights are loaded."""
+    """Properties of a model, known before its weights are loaded."""
 
     label: str
-    """Name without a place."""
+    """Name without its folder or organisation."""
     weights: str
-    """Fingerprint, wherever the model lies."""
+    """Fingerprint, the same in every folder."""
     parameters: int
     """Number of parameters, without a head."""
     depth: int
     width: int
     longest: int | None = None
-    """Tokens that it can read of a row; None: any number."""
+    """Maximum number of tokens of a row; None: any number."""
 
 
 @cache
 def describe_model(name: str, revision: str | None = None) -> Model:
-    """Open configuration and tokenizer of a model, once per process."""
+    """Describe a model from its configuration and tokenizer, opened once per process."""
     from probekit.activations.checkpoint import open_checkpoint
 
     checkpoint = open_checkpoint(name, revision=revision)
-    many = sum(parameter.numel() for parameter in checkpoint.skeleton.parameters())
+    parameters = sum(parameter.numel() for parameter in checkpoint.skeleton.parameters())
     width = max(checkpoint.widths.values())
     longest = checkpoint.position_limit
-    return Model(checkpoint.label, checkpoint.weights, many, checkpoint.depth, width, longest)
+    return Model(checkpoint.label, checkpoint.weights, parameters, checkpoint.depth, width, longest)
 
 
 def predictions_file(part: str) -> str:
-    """Where a student's predictions on a part lie in its step's folder."""
+    """Return the path of a student's predictions of a part in its step's folder."""
     return f"model/predictions/{part}.parquet"
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """Where labels come from: a file of another step, or the ground truth."""
+    """Source of labels: a file of another step, or the ground truth."""
 
     step: Step | None = None
     """None: ground truth."""
@@ -91,7 +91,7 @@ class Labels:
 
     @property
     def name(self) -> str:
-        """What stands in a step's parameters."""
+        """Return the name that a step's parameters have."""
         return self.file if self.step is not None else "ground truth"
 
 
@@ -103,14 +103,14 @@ class Context:
     splits: Splits
     seed: int
     describe: Callable[..., Model] = describe_model
-    """From a model's name (and revision) to what is known of it."""
+    """Describes a model by its name and revision."""
 
     def title(self, text: str) -> str:
-        """Name of a step, with task and seed."""
+        """Return a step's name with task and seed."""
         return f"{self.splits.task}, seed {self.seed}: {text}"
 
     def read(self, labels: Labels, part: str, folder: Path | None) -> WeakLabels | Verdicts:
-        """Labels for the rows of a part, in their order; verdicts as they are."""
+        """Read labels of a part, in the order of its rows; verdicts as they are."""
         if labels.step is None:
             return self.splits.truth[part]
         assert folder is not None
@@ -119,10 +119,10 @@ class Context:
         return self.read_weak(labels, part, folder)
 
     def read_weak(self, labels: Labels, part: str, folder: Path) -> WeakLabels:
-        """Weak labels for the rows of a part, in their order."""
+        """Read weak labels of a part, in the order of its rows."""
         rows = self.splits.rows[part]
-        found = load_labels(folder / labels.file, one_class=True)
-        return found.align(rows.keys, rows_name=part).labels
+        weak = load_labels(folder / labels.file, one_class=True)
+        return weak.align(rows.keys, rows_name=part).labels
 
 
 def bag_of_words_step(context: Context, predict: Sequence[str]) -> Step:
@@ -212,11 +212,11 @@ def finetune_step(
     settings
         Fields of FinetuneConfig, over those of the configuration's ``finetune``.
     labels
-        What it trains on.
+        Labels of the rows that it trains on.
     held_out
         Labels of the validation rows, for early stopping and curves.
     base
-        A step whose folder holds the model to start from instead of ``model``.
+        Step whose folder has the model to start from instead of ``model``.
     """
     splits, curves = context.splits, context.config.curves and held_out is not None
     config = _config(context, model, settings, loss)
@@ -275,39 +275,39 @@ def finetune_step(
 
 
 def _truncated_in_training(folder: Path) -> str:
-    """How many rows had more tokens than the model was given."""
+    """Report the number of rows that were truncated."""
     metrics = read_json(folder / "model" / "metrics.json")
     cut = metrics.get("truncated") or {}
     named = cut if isinstance(cut, dict) else {"rows": cut}
-    parts = [f"{many:,} {name}" for name, many in named.items() if many]
+    parts = [f"{n_rows:,} {name}" for name, n_rows in named.items() if n_rows]
     return f"truncated at {metrics['max_length']:,} tokens: {', '.join(parts)}" if parts else ""
 
 
 def language_model_step(context: Context, model: str, part: str) -> Step:
-    """Train on the texts of a part without labels; its folder then holds the new base model."""
+    """Train on the texts of a part without labels; the step's folder has the new base model."""
     config = context.config
     settings = {**config.strong_finetune, **config.lm_finetune, "objective": "lm", "save": "model"}
-    made = _config(context, model, settings, "xent")
-    _check_length(context, made)
+    trained = _config(context, model, settings, "xent")
+    _check_length(context, trained)
     rows = context.splits.rows[part]
     params = {
-        "config": plain_settings(made),
-        "weights": context.describe(model, made.revision).weights,
+        "config": plain_settings(trained),
+        "weights": context.describe(model, trained.revision).weights,
         "rows": rows.fingerprint,
     }
 
     def make(folder: Path, given: Mapping[str, Path]) -> None:  # noqa: ARG001 (it reads no step)
         from probekit.students.generative import finetune_lm
 
-        finetune_lm(made, rows, folder / "model")
+        finetune_lm(trained, rows, folder / "model")
 
     return Step(
-        context.title(f"language model {context.describe(model, made.revision).label}"),
+        context.title(f"language model {context.describe(model, trained.revision).label}"),
         "lm",
         params,
         make,
         rows=len(rows),
-        passes=3 * float(made.epochs),
+        passes=3 * float(trained.epochs),
         model=model,
         task=context.splits.task,
         remark=_truncated_in_training,
@@ -329,7 +329,7 @@ def _config(context: Context, model: str, settings: Mapping[str, Any], loss: str
 
 
 def _check_length(context: Context, config: FinetuneConfig) -> None:
-    """Check that the model reads as many tokens as asked for, before anything is trained."""
+    """Raise UsageError if the model cannot read as many tokens as asked for."""
     known = context.describe(config.model, config.revision)
     if config.max_length is not None and config.max_length > (known.longest or config.max_length):
         raise UsageError(
@@ -348,17 +348,17 @@ def states_step(
 ) -> Step:
     """Extract a part's hidden states at ``layers``, by default the configuration's layer.
 
-    Of preference pairs the difference between the two completions' states. With ``base`` those of
-    the model in that step's folder.
+    For preference pairs: the difference between the two completions' states. ``base`` is a step
+    whose folder has the model.
     """
     options, rows = _extraction(context), context.splits.rows[part]
     layers = context.config.layer if layers is None else layers
     pairs = context.splits.kind == "reward"
-    found = context.describe(model, options.get("revision"))
-    # The depth of a model that a plan cannot reach is not known.
-    many = len(parse_layers(layers, found.depth)) if found.depth else 1
+    described = context.describe(model, options.get("revision"))
+    # A plan does not know the depth of a model that it cannot reach.
+    n_layers = len(parse_layers(layers, described.depth)) if described.depth else 1
     params = {
-        "weights": None if base is not None else found.weights,
+        "weights": None if base is not None else described.weights,
         "layer": layers,
         "options": options,
         "rows": rows.fingerprint,
@@ -369,12 +369,12 @@ def states_step(
         from probekit.activations.differences import extract_differences
         from probekit.activations.extraction import extract
 
-        take: Any = extract_differences if pairs else extract
+        extract_states: Any = extract_differences if pairs else extract
         source = model if base is None else str(given["base"] / "model" / "model")
-        take(rows, source, output=folder / STORE, layers=layers, **options).close()
+        extract_states(rows, source, output=folder / STORE, layers=layers, **options).close()
 
     return Step(
-        context.title(f"states of the {part} rows, {found.label}{', trained' if base else ''}"),
+        context.title(f"states of the {part} rows, {described.label}{', trained' if base else ''}"),
         "states",
         params,
         make,
@@ -382,13 +382,13 @@ def states_step(
         rows=len(rows) * (1 + pairs),
         model=model,
         task=context.splits.task,
-        disk=len(rows) * found.width * 4 * many,
+        disk=len(rows) * described.width * 4 * n_layers,
         remark=_truncated_in_states,
     )
 
 
 def _truncated_in_states(folder: Path) -> str:
-    """How many rows had more tokens than the model was given."""
+    """Report the number of rows that were truncated."""
     from probekit.activations.store import ActivationStore
 
     with ActivationStore(folder / STORE) as store:
@@ -397,7 +397,7 @@ def _truncated_in_states(folder: Path) -> str:
 
 
 def _extraction(context: Context) -> dict[str, Any]:
-    """Settings of the extraction; probes read as much of a row as the students do."""
+    """Return settings of the extraction; probes read as many tokens of a row as students."""
     config = context.config
     length = {**config.finetune, **config.strong_finetune}.get("max_length")
     return {**({} if length is None else {"max_length": length}), **config.extract}
@@ -407,9 +407,9 @@ def verdicts_step(
     context: Context, probe: str, action: str, *, states: Step, labels: Labels
 ) -> Step:
     """Filter or relabel the student's rows with a probe on their states."""
-    command, told = ACTIONS[action]
+    command, fixed = ACTIONS[action]
     params, how = _probe_params(context, probe)
-    options = {**told, **how, **context.config.action_options.get(action, {})}
+    options = {**fixed, **how, **context.config.action_options.get(action, {})}
     if command == "filter" and getattr(make_probe(probe, **params), "decides_itself", False):
         options.pop("contamination", None)
         options.pop("per_class", None)
@@ -420,9 +420,9 @@ def verdicts_step(
 
         act = filter_labels if command == "filter" else relabel
         weak = context.read_weak(labels, "student", given["labels"])
-        made = make_probe(probe, seed=context.seed, **params)
+        fitted = make_probe(probe, seed=context.seed, **params)
         with ActivationStore(given["states"] / STORE) as store:
-            act(store, weak, probe=made, seed=context.seed, **options).save(folder / VERDICTS)
+            act(store, weak, probe=fitted, seed=context.seed, **options).save(folder / VERDICTS)
 
     return Step(
         context.title(f"{action} with {probe}"),
@@ -477,9 +477,9 @@ def linear_student_step(
     Parameters
     ----------
     labels
-        Weak labels, verdicts (whose ``keep``, ``label`` and ``weight`` count) or ground truth.
+        Weak labels, verdicts (their ``keep``, ``label`` and ``weight`` are used) or ground truth.
     name
-        What people read.
+        Name of the step, for people.
     options
         Parameters of the probe; None: the configuration's.
     """
@@ -555,7 +555,7 @@ def random_verdicts(
 def _probe_params(
     context: Context, probe: str, options: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters of a probe (``options``, or the configuration's), and how it is to be used."""
+    """Return a probe's parameters, by default the configuration's, and arguments of actions."""
     params = dict(context.config.probe_options.get(probe, {}) if options is None else options)
     how = {name: params.pop(name) for name in ("in_sample",) if name in params}
     if context.splits.kind == "reward":
@@ -565,7 +565,7 @@ def _probe_params(
 
 
 def _check_sizes(context: Context, probe: str, params: Mapping[str, Any]) -> None:
-    """Refuse more neighbours than the student has other rows, before anything is trained."""
+    """Raise UsageError if a probe needs more neighbours than a student's row has others."""
     others = len(context.splits.rows["student"]) - 1
     for name in NEIGHBORS:
         if isinstance(params.get(name), int) and params[name] > others:

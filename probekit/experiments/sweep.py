@@ -56,7 +56,7 @@ __all__ = [
 
 FORMAT = "probekit-sweep"
 VERSION = 1
-# Version of how figures are computed: raised where an older unfinished sweep must not be resumed.
+# Version of how figures are computed; raised if older unfinished sweeps must not be resumed.
 RULES = 2
 NUMBER_OR_NONE = (int, float, type(None))
 TINY = float(np.finfo(np.float64).tiny)
@@ -73,21 +73,21 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Sweep:
-    """Rows of figures, the choice made without the truth, and its regret where it is known."""
+    """Rows of figures, the choice made without the truth, and its regret if that is known."""
 
     rows: tuple[dict[str, Any], ...]
     choice: dict[str, Any]
     best: tuple[dict[str, Any], ...]
-    """The row chosen of each layer and probe, means over seeds."""
+    """The chosen row of each layer and probe, means over seeds."""
     regret: dict[str, dict[str, Any]]
     weak_labels: dict[str, float | None]
-    """Accuracy and AUROC of the weak labels against the truth; None where it is not given."""
+    """Accuracy and AUROC of the weak labels against the truth; None without it."""
     notes: tuple[str, ...]
     provenance: dict[str, Any]
 
     @property
     def plain(self) -> dict[str, Any]:
-        """All of it as JSON holds it."""
+        """Return all fields as JSON types."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
 
@@ -103,20 +103,19 @@ def run_sweep(
     Parameters
     ----------
     rows
-        From :func:`probekit.experiments.sweep_probes.join_rows`; only what scores reads its truth.
+        From :func:`probekit.experiments.sweep_probes.join_rows`; scores alone use their truth.
     settings
-        What is tried.
+        Layers, probes and strengths to try.
     parts
-        Folder that keeps what is done, layer by layer and probe by probe; a sweep that was
-        interrupted goes on from there.
+        Folder that keeps finished parts, by layer and probe; an interrupted sweep resumes there.
     say
-        Is told how far the sweep is.
+        Receives a line per part.
     """
     settings.check(rows)
     if parts is not None:
         parts.mkdir(exist_ok=True)
     todo = list(_todo(settings))
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     notes: list[str] = []
     states: LayerStates | None = None
     for number, (layer, probe) in enumerate(todo, 1):
@@ -128,7 +127,7 @@ def run_sweep(
         except KeyboardInterrupt as error:
             kept = "are not kept" if parts is None else f"are kept in {parts}"
             error.add_note(
-                f"{number - 1} of {len(todo)} parts of the sweep {kept}; the same command goes on."
+                f"{number - 1} of {len(todo)} parts of the sweep {kept}; the same command resumes."
             )
             raise
         took = "done before" if done else f"{time.perf_counter() - start:.1f} s"
@@ -136,17 +135,17 @@ def run_sweep(
         say(f"[{number}/{len(todo)}] {name} · {probe} · {len(part['rows'])} rows · {took}")
         for note in part["notes"]:
             say(f"Note: {note}")
-        found += part["rows"]
+        results += part["rows"]
         notes += part["notes"]
-    if not found:
+    if not results:
         raise ProbeError(f"No strength could be tried: {notes[0]}" if notes else "Nothing to try.")
-    choice, means = choose(found), mean_over_seeds(found)
+    choice, means = choose(results), mean_over_seeds(results)
     scorer = Scorer(rows.labels.probs, None, contaminations=(), truth=rows.truth)
     return Sweep(
-        rows=tuple(found),
+        rows=tuple(results),
         choice=choice,
-        best=tuple(dict(row_of(means, row)) for row in choose_each(found)),
-        regret=regret(found, choice, truth_columns(settings.contaminations)[1:])
+        best=tuple(dict(row_of(means, row)) for row in choose_each(results)),
+        regret=regret(results, choice, truth_columns(settings.contaminations)[1:])
         if rows.truth is not None
         else {},
         weak_labels=scorer.weak_labels(),
@@ -158,7 +157,7 @@ def run_sweep(
 def write_sweep(sweep: Sweep, path: str | Path, *, command: str | None = None) -> None:
     """Write the rows as Parquet, or JSONL with the rest beside it in ``<path>.meta.json``.
 
-    ``command`` is what makes the sweep again.
+    ``command`` repeats the sweep.
     """
     import pyarrow as pa
 
@@ -176,17 +175,17 @@ def write_sweep(sweep: Sweep, path: str | Path, *, command: str | None = None) -
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a file is a sweep, by what it says of itself."""
+    """Return whether a file is a sweep, by its metadata."""
     return path.is_file() and read_metadata(path).get("format") == FORMAT
 
 
 def read_sweep(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_sweep` wrote, as :attr:`Sweep.plain`, and ``means`` over seeds.
+    """Read a file of :func:`write_sweep`, as :attr:`Sweep.plain`, and ``means`` over seeds.
 
     Raises
     ------
     DataError
-        The file is damaged.
+        If the file is damaged.
     """
     table = read_table(path)
     columns = {name: values[:] for name, values in table.columns.items()}
@@ -195,8 +194,8 @@ def read_sweep(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} holds no results; make it again with `probekit sweep`.")
     check_format(table.metadata, path, FORMAT, VERSION, repair="`probekit sweep`")
     shape = {name: NUMBER_OR_NONE for name in columns if name != "probe"} | {"probe": str}
-    said = {"choice": dict, "regret": dict, "notes?": [str], "provenance?": dict}
-    if wrong := misfit(rows, [shape], "rows") or misfit(dict(table.metadata), said, "metadata"):
+    expected = {"choice": dict, "regret": dict, "notes?": [str], "provenance?": dict}
+    if wrong := misfit(rows, [shape], "rows") or misfit(dict(table.metadata), expected, "metadata"):
         raise DataError(f"{path} is damaged: {wrong}; make it again with `probekit sweep`.")
     means = mean_over_seeds(rows)
     best = [dict(row_of(means, row)) for row in choose_each(rows)]
@@ -204,7 +203,7 @@ def read_sweep(path: Path) -> dict[str, Any]:
 
 
 def remove_parts(parts: Path) -> None:
-    """Remove the folder of a sweep that is written."""
+    """Remove the folder of parts of a finished sweep."""
     shutil.rmtree(parts, ignore_errors=True)
 
 
@@ -214,14 +213,14 @@ def _todo(settings: SweepSettings) -> Iterator[tuple[int, str]]:
             if not probe_spec(probe).several_layers:
                 yield layer, probe
     for probe in settings.probes:
-        if probe_spec(probe).several_layers:  # it reads all stored layers by itself
+        if probe_spec(probe).several_layers:  # it reads all stored layers itself
             yield settings.layers[-1], probe
 
 
 def _part(
     states: LayerStates, probe: str, settings: SweepSettings, folder: Path | None
 ) -> tuple[dict[str, Any], bool]:
-    """Rows and notes of one probe on one layer, and whether an earlier run had made them."""
+    """Return rows and notes of one probe on one layer, and whether an earlier run made them."""
     key = _key(states.rows, states.layer, probe, settings)
     path = None if folder is None else folder / f"{states.layer}-{probe}.json"
     if path is not None and path.exists():
@@ -268,7 +267,7 @@ def _row(states: LayerStates, probe: str, prediction: Any, scorer: Scorer) -> di
 
 
 def _key(rows: SweepRows, layer: int, probe: str, settings: SweepSettings) -> str:
-    """Digest of all that decides the figures of one probe on one layer."""
+    """Return a hash of all that the figures of one probe on one layer depend on."""
     truth = None if rows.truth is None else hashlib.sha256(rows.truth.tobytes()).hexdigest()
     given = asdict(settings)
     text = json.dumps(
@@ -313,12 +312,12 @@ def _lists(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def filtered_name(share: float) -> str:
-    """Column of the label accuracy after `filter` at a contamination."""
+    """Return the column of the label accuracy after `filter` at a contamination."""
     return f"filtered_{share:g}"
 
 
 def truth_columns(contaminations: Sequence[float]) -> tuple[str, ...]:
-    """Columns that need the truth, in order."""
+    """Return the columns that need the truth, in order."""
     filtered = (filtered_name(share) for share in contaminations)
     return (
         *("accuracy", "auroc", "auroc_gain"),
@@ -328,25 +327,25 @@ def truth_columns(contaminations: Sequence[float]) -> tuple[str, ...]:
 
 
 def vote_proba(proba: NDArray[np.float64], votes: int | None) -> NDArray[np.float64]:
-    """Probabilities (n, C) that a log-loss can be taken of: votes get one more, for all classes.
+    """Return probabilities (n, C) with a finite log-loss: votes get one more, for all classes.
 
-    A mean of k votes is 0 or 1 where they are of one mind, and one such row that is wrong would
-    decide the log-loss. One more voter with 1/C for each class is the estimate of Krichevsky &
-    Trofimov (1981) for two classes.
+    A mean of k equal votes is 0 or 1, and one such row that is wrong would decide the log-loss. One
+    more voter with 1/C for each class is the estimate of Krichevsky & Trofimov (1981) for two
+    classes.
     """
     return proba if votes is None else (votes * proba + 1 / proba.shape[1]) / (votes + 1)
 
 
 class Scorer:
-    """Knows the labels of n rows, and compares predictions with them.
+    """Compares predictions with the labels of n rows.
 
     Parameters
     ----------
     Y
         Weak labels (n, C), rows summing to 1.
     groups
-        Duplicates share a number (n,) and count as one observation in standard errors; None: there
-        are none.
+        Group numbers (n,) of duplicates, which count as one observation in standard errors; None:
+        no duplicates.
     contaminations
         Shares to filter.
     truth
@@ -354,7 +353,7 @@ class Scorer:
     ties
         Order of equal rows (n,); None: by row number.
     disagreement
-        Its form, as ``filter`` takes it.
+        Its form, as for ``filter``.
     """
 
     def __init__(
@@ -376,17 +375,17 @@ class Scorer:
         self.size = np.bincount(self.hard, minlength=Y.shape[1])
 
     def weak_labels(self) -> dict[str, float | None]:
-        """How right the weak labels are: what the gains are over."""
+        """Return the accuracy and AUROC of the weak labels, which gains are measured from."""
         if self.truth is None:
             return {"accuracy": None, "auroc": None}
         return {"accuracy": accuracy(self.truth, self.hard), "auroc": auroc(self.truth, self.Y)}
 
     def row(self, prediction: Prediction) -> dict[str, Any]:
-        """Every figure of one prediction, by column; None where the truth is not known."""
+        """Return every figure of one prediction, by column; None if it needs an unknown truth."""
         P = prediction.proba
         loss = cross_entropy(self.Y, vote_proba(P, prediction.votes), floor=TINY)
         relabelled, _ = decide_at_prior(P, self.size, ties=self.ties)
-        found: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "weak_accuracy": accuracy(self.hard, P.argmax(axis=1)),
             "weak_auroc": auroc(self.hard, P),
             "weak_log_loss": float(loss.mean()),
@@ -395,8 +394,8 @@ class Scorer:
             "kept_own": None if prediction.keep is None else float(prediction.keep.mean()),
         }
         if self.truth is None:
-            return found | dict.fromkeys(truth_columns(self.contaminations))
-        return found | self._truth(prediction, self.truth, relabelled)
+            return figures | dict.fromkeys(truth_columns(self.contaminations))
+        return figures | self._truth(prediction, self.truth, relabelled)
 
     def _truth(
         self, prediction: Prediction, truth: NDArray[np.int64], relabelled: NDArray[np.int64]
@@ -417,7 +416,7 @@ class Scorer:
         }
 
     def _filtered(self, P: NDArray[np.float64]) -> Mapping[float, NDArray[np.bool_]]:
-        """What `filter` keeps at each contamination: ⌊c · n⌋ of each weak class go."""
+        """Return what `filter` keeps at each contamination: it drops ⌊c · n⌋ of each weak class."""
         score = disagreement_of(P, self.Y, self.disagreement)
         return {
             share: ~largest(
@@ -428,15 +427,15 @@ class Scorer:
 
 
 def standard_error(loss: NDArray[np.float64], groups: NDArray[np.int64]) -> float:
-    """Standard error of the mean of ``loss`` (n,), rows of one group counting as one observation.
+    """Return the standard error of the mean of ``loss`` (n,); a group is one observation.
 
-    Without groups of several rows it is the standard deviation over √n.
+    If no group has several rows, it is the standard deviation over √n.
     """
     total = np.bincount(groups, weights=loss - loss.mean())
-    many = int(np.count_nonzero(np.bincount(groups)))
-    if many < 2:
+    n_groups = int(np.count_nonzero(np.bincount(groups)))
+    if n_groups < 2:
         return NAN
-    return float(np.sqrt((total**2).sum() * many / (many - 1)) / len(loss))
+    return float(np.sqrt((total**2).sum() * n_groups / (n_groups - 1)) / len(loss))
 
 
 def _share(right: NDArray[np.bool_]) -> float:
@@ -444,7 +443,7 @@ def _share(right: NDArray[np.bool_]) -> float:
 
 
 def mean_over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One row for each layer, probe and strength: means of its seeds' figures."""
+    """Return one row for each layer, probe and strength: means of its seeds' figures."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[name] for name in KEYS), []).append(row)
@@ -460,16 +459,16 @@ def mean_over_seeds(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def choose_each(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """For each layer and probe the strength of the one-standard-error rule.
+    """Choose the strength of each layer and probe by the one-standard-error rule.
 
     Among the strengths whose out-of-fold weak log-loss is within one standard error of the least,
     the most regularised: the largest k or l2; of TopoFilter the largest k_zeta, then k_cc, then the
     smallest zeta or contamination. ``least`` is that least log-loss (Breiman, Friedman, Olshen &
     Stone 1984, §3.4.3).
     """
-    told = [{name: row[name] for name in (*KEYS, *WEAK)} for row in mean_over_seeds(rows)]
+    means = [{name: row[name] for name in (*KEYS, *WEAK)} for row in mean_over_seeds(rows)]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in told:
+    for row in means:
         groups.setdefault((row["layer"], row["probe"]), []).append(row)
     chosen = []
     for same in groups.values():
@@ -485,41 +484,41 @@ def choose_each(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def choose(rows: Sequence[Row]) -> dict[str, Any]:
     """Choose a layer and probe by the least out-of-fold weak log-loss that any strength has there.
 
-    The strength is that of :func:`choose_each`. Of equal layers and probes the first in the order
-    of ``rows``. Nothing but the weak log-loss and its standard error is read.
+    The strength is that of :func:`choose_each`. Among equal layers and probes the first in the
+    order of ``rows``. Only the weak log-loss and its standard error are read.
     """
     best = min(choose_each(rows), key=lambda row: row["least"])
     return {name: value for name, value in best.items() if value is not None}
 
 
 def regret(rows: Sequence[Row], choice: Row, measures: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """How far the choice is behind the best row, of each measure that the truth gives.
+    """Return how far the choice is behind the best row, for each measure against the truth.
 
     Each has ``chosen``, ``oracle``, ``regret`` (their difference), ``by_strength`` (how far the
     choice is behind the best strength of its own layer and probe) and ``at``, the oracle's layer,
     probe and strength; the oracle of each measure is another row.
     """
     means = mean_over_seeds(rows)
-    mine = row_of(means, choice)
-    found = {}
+    chosen = row_of(means, choice)
+    regrets = {}
     for measure in measures:
         known = [row for row in means if _finite(row[measure])]
-        if not known or not _finite(mine[measure]):
+        if not known or not _finite(chosen[measure]):
             continue
         best = max(known, key=lambda row: row[measure])
-        here = [row for row in known if all(row[name] == mine[name] for name in KEYS[:2])]
-        found[measure] = {
-            "chosen": mine[measure],
+        here = [row for row in known if all(row[name] == chosen[name] for name in KEYS[:2])]
+        regrets[measure] = {
+            "chosen": chosen[measure],
             "oracle": best[measure],
-            "regret": best[measure] - mine[measure],
-            "by_strength": max(row[measure] for row in here) - mine[measure],
+            "regret": best[measure] - chosen[measure],
+            "by_strength": max(row[measure] for row in here) - chosen[measure],
             "at": {name: best[name] for name in KEYS if best[name] is not None},
         }
-    return found
+    return regrets
 
 
 def row_of(rows: Sequence[Row], choice: Row) -> Row:
-    """Of the rows (one for each strength) the one with the choice's layer, probe and strength."""
+    """Return the row with the choice's layer, probe and strength."""
     return next(row for row in rows if all(row[name] == choice.get(name) for name in KEYS))
 
 

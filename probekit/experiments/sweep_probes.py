@@ -1,7 +1,7 @@
-"""What a sweep tries: its settings, its rows, and what each probe predicts at every strength.
+"""Settings and rows of a sweep, and the predictions of each probe at every strength.
 
-A path predicts all strengths of a probe on one layer at once, never having seen the row; the
-registry of probes names it.
+A path predicts all strengths of a probe on one layer at once, every row out of fold; the registry
+of probes names it.
 """
 
 from __future__ import annotations
@@ -80,19 +80,19 @@ class SweepRows:
     groups: NDArray[np.int64]
     """Rows of one number are copies (n,)."""
     truth: NDArray[np.int64] | None = None
-    """True class numbers (n,), for judging only."""
+    """True class numbers (n,), for scores only."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     @cached_property
     def ties(self) -> NDArray[np.uint64]:
-        """Order of equal rows (n,), as filter and relabel have it with seed 0."""
+        """Order of equal rows (n,), as in filter and relabel with seed 0."""
         return by_key(self.labels.keys)
 
     @property
     def most_neighbors(self) -> int:
-        """Largest k that every row has others for, duplicates left out."""
+        """Return the number of other rows of every row, duplicates left out."""
         largest = int(np.bincount(self.groups).max())
         return (2 if self.store.differences else 1) * (len(self) - largest)
 
@@ -109,13 +109,13 @@ def join_rows(
     Raises
     ------
     LabelsError
-        Where either does not fit the rows, or the weak labels are of one class.
+        If either does not fit the rows, or the weak labels are of one class.
     """
     numbers, aligned = labels.align(store.keys, only_labelled=only_labelled)
-    held = np.flatnonzero(aligned.probs.max(axis=0) > 0)
-    if len(held) < 2:
+    used = np.flatnonzero(aligned.probs.max(axis=0) > 0)
+    if len(used) < 2:
         raise LabelsError(
-            f"{labels.source} holds one class only ({aligned.classes[held[0]]!r} in all "
+            f"{labels.source} holds one class only ({aligned.classes[used[0]]!r} in all "
             f"{len(aligned)} rows of {store.path}); a sweep needs labels of at least two classes."
         )
     if store.differences and len(aligned.classes) != 2:
@@ -135,7 +135,7 @@ def join_rows(
 
 @configuration
 class SweepSettings:
-    """What is tried."""
+    """Layers, probes and strengths to try."""
 
     layers: Annotated[tuple[int, ...], Listed(Whole(0, 9999), least=1)]
     probes: Annotated[tuple[str, ...], Listed(ProbeName(), least=1)] = PUBLISHED
@@ -155,25 +155,25 @@ class SweepSettings:
     """What filtering ranks by; None: the label, and the distance for TopoFilter's ``eleuther``."""
 
     def width(self, most: int) -> int:
-        """Neighbours of the one search on a layer: enough for kNN and, mostly, for TopoFilter."""
+        """Return the neighbours of the one search on a layer; mostly enough for TopoFilter."""
         wanted = list(self.k) if self._uses("k") else [1]
         if self._uses("k_zeta"):
-            # Neighbours that the component step dropped are passed over.
+            # Neighbours that the component step dropped are skipped.
             wanted += [*self.k_cc, *(min(2 * k, most) for k in self.k_zeta)]
         return max(wanted)
 
     def _uses(self, name: str) -> bool:
-        """Whether the figures of any probe depend on a setting."""
+        """Return whether the figures of any probe depend on a setting."""
         return any(name in probe_spec(probe).depends for probe in self.probes)
 
     def check(self, rows: SweepRows) -> None:
-        """Refuse more neighbours than there are rows."""
+        """Raise UsageError if there are not enough rows for the neighbours."""
         for name in ("k", "k_cc", "k_zeta"):
             largest = max(getattr(self, name))
             if self._uses(name) and largest > rows.most_neighbors:
                 raise UsageError(
                     f"--{name.replace('_', '-')}: k = {largest} is too large: "
-                    f"n = {len(rows)} rows have {rows.most_neighbors} others each that are no "
+                    f"n = {len(rows)} rows have {rows.most_neighbors} others each that are not "
                     f"duplicates; allowed are 1 to {rows.most_neighbors}."
                 )
 
@@ -189,13 +189,13 @@ class Searched(NamedTuple):
 class LayerStates:
     """States of one layer, read when asked for, and their nearest rows, searched once.
 
-    Where the store holds differences of pairs, neighbours are searched among the n rows and their
-    mirror images behind them, as :class:`probekit.probes.PairProbe` does.
+    If the store holds differences of pairs, neighbours are searched among the n rows and their
+    mirror images after them, as :class:`probekit.probes.PairProbe` does.
     """
 
     def __init__(self, rows: SweepRows, layer: int, *, metric: Metric = "cosine") -> None:
         self.rows, self.layer, self.metric = rows, layer, metric
-        self._found: dict[bool, Neighbors] = {}
+        self._known: dict[bool, Neighbors] = {}
 
     @cached_property
     def X(self) -> NDArray[Any]:  # noqa: N802 (the field's name for states)
@@ -216,13 +216,13 @@ class LayerStates:
     def neighbors(self, k: int, *, copies: bool = False) -> Neighbors:
         """Return at least the k nearest others of every row, with or without its copies.
 
-        A search is made only where k has grown.
+        They are searched only if k has grown.
         """
-        found = self._found.get(copies)
-        if found is None or found.index.shape[1] < k:
-            found = self.index.others(k, groups=None if copies else self.searched.groups)
-            self._found[copies] = found
-        return found
+        known = self._known.get(copies)
+        if known is None or known.index.shape[1] < k:
+            known = self.index.others(k, groups=None if copies else self.searched.groups)
+            self._known[copies] = known
+        return known
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,16 +233,16 @@ class Prediction:
     proba: NDArray[np.float64]
     """P (n, C) of every row without the row and its duplicates."""
     seed: int | None = None
-    """Seed of the folds; None where there are none."""
+    """Seed of the folds; None without folds."""
     votes: int | None = None
-    """How many neighbours P is the mean label of; None for other probes."""
+    """Number of neighbours whose mean label is P; None for other probes."""
     keep: NDArray[np.bool_] | None = None
-    """What the probe itself keeps (n,), where it is a filter."""
+    """Rows that the probe itself keeps (n,), if it is a filter."""
     keep_at: Mapping[float, NDArray[np.bool_]] = field(default_factory=dict)
-    """Contamination -> what it keeps (n,) then."""
+    """Contamination -> rows that it keeps (n,)."""
 
 
-# From states, settings, a place for sentences on what was left out, and the probe.
+# Predicts from states, settings, a receiver of notes, and the probe.
 Note = Callable[[str], None]
 Predictions = Callable[[LayerStates, SweepSettings, Note, ProbeSpec], Iterator[Prediction]]
 
@@ -252,7 +252,7 @@ def predictions(
 ) -> Iterator[Prediction]:
     """Predict every row at every strength of a probe.
 
-    ``note`` is called with a sentence on what was left out.
+    ``note`` receives a sentence on what was left out.
     """
     spec = probe_spec(probe)
     module, _, function = spec.path.partition(":")
@@ -263,11 +263,11 @@ def predictions(
 def knn(
     states: LayerStates, settings: SweepSettings, note: Note, spec: ProbeSpec
 ) -> Iterator[Prediction]:
-    """The mean label of the first k neighbours, for every k from one search."""
+    """Predict the mean label of the first k neighbours, for every k from one search."""
     del note, spec
     ks = [int(k) for k in settings.k]
-    found = states.neighbors(settings.width(states.rows.most_neighbors))
-    voters = found.index[: len(states.rows)]
+    nearest = states.neighbors(settings.width(states.rows.most_neighbors))
+    voters = nearest.index[: len(states.rows)]
     for k, proba in zip(ks, neighbor_means(voters, states.searched.Y, ks), strict=True):
         yield Prediction({"k": k}, proba, votes=k)
 
@@ -275,11 +275,11 @@ def knn(
 def logreg(
     states: LayerStates, settings: SweepSettings, note: Note, spec: ProbeSpec
 ) -> Iterator[Prediction]:
-    """Every penalty of every set of folds, from one path."""
+    """Predict with every penalty and every set of folds, from one path."""
     del spec
     Y = states.rows.labels.probs
     for seed in settings.seeds:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ConvergenceWarning)
             path = logistic_path(
                 states.X,
@@ -289,7 +289,7 @@ def logreg(
                 standardize=settings.standardize,
                 fit_intercept=not states.rows.store.differences,
             )
-        for warning in told:
+        for warning in caught:
             note(f"layer {states.layer}, logreg: {warning.message}")
         proba = path.oof_proba
         assert proba is not None
@@ -300,7 +300,7 @@ def logreg(
 def make_folds(
     states: LayerStates, Y: NDArray[np.float64], *, n_folds: int, seed: int
 ) -> NDArray[np.int16]:
-    """Folds (n,) as a logistic probe makes them: stratified, duplicates in one."""
+    """Make folds (n,) as a logistic probe does: stratified, duplicates in one."""
     folds = folds_to_learn(hard_labels(Y), states.rows.groups, n_folds=n_folds, seed=seed)
     if folds is None:
         raise ProbeError(NO_FOLDS)
@@ -310,7 +310,7 @@ def make_folds(
 def topofilter(
     states: LayerStates, settings: SweepSettings, note: Note, spec: ProbeSpec
 ) -> Iterator[Prediction]:
-    """Every k_cc and k_zeta, and zeta or contamination, from one search."""
+    """Predict with every k_cc and k_zeta, and zeta or contamination, from one search."""
     del spec
     _, Y, groups = states.searched
     published = settings.variant == "eleuther"
@@ -330,8 +330,8 @@ def topofilter(
                 continue
             near = nearest_kept(states.index, wide, component, k_zeta, groups=apart)
             proba = hidden_means(nearest_hidden(states.index, wide, hidden, k_zeta), Y)
-            judged = neighbor_means(near, Y, [k_zeta])[0] if published else proba
-            score = disagreement_of(judged, Y, ranked_by(settings.variant, settings.disagreement))
+            ranked = neighbor_means(near, Y, [k_zeta])[0] if published else proba
+            score = disagreement_of(ranked, Y, ranked_by(settings.variant, settings.disagreement))
             ties = np.resize(states.rows.ties, len(Y))
             steps = _Steps(component, near, hard, score, n_classes, ties)
             yield from _topofilter_rows(steps, proba, settings, len(states.rows), k_cc=k_cc)
@@ -339,7 +339,7 @@ def topofilter(
 
 @dataclass(frozen=True, eq=False)
 class _Steps:
-    """What TopoFilter's last step reads: component, neighbours in it, classes, disagreement."""
+    """Input of TopoFilter's last step: component, neighbours in it, classes, disagreement."""
 
     component: NDArray[np.bool_]
     near: NDArray[np.int64]
@@ -398,7 +398,7 @@ def _topofilter_rows(
 def as_filter(
     states: LayerStates, settings: SweepSettings, note: Note, spec: ProbeSpec
 ) -> Iterator[Prediction]:
-    """A probe without a strength to choose, as `filter` and `relabel` call it."""
+    """Predict with a probe that has no strength to choose, as `filter` and `relabel` do."""
     del settings, note
     rows, layer = states.rows, None if spec.several_layers else states.layer
     whole = len(rows) == len(rows.store)

@@ -1,4 +1,4 @@
-"""Weak-to-strong: a weak supervisor, students on its labels, a ceiling, and what they add up to.
+"""Weak-to-strong: a weak supervisor, students on its labels, a ceiling, and the rows of a table.
 
 Burns et al. 2023, https://arxiv.org/abs/2312.09390, bootstrapping by a chain of models its section
 4.3.1; strong-to-strong rounds and probes as in EleutherAI's w2s repository. Only supervisor and
@@ -42,7 +42,7 @@ TRUTH = Labels()
 
 @dataclass(frozen=True, eq=False)
 class PlannedArm:
-    """One row of the table: steps whose predictions are judged together."""
+    """One row of the table: steps whose predictions are scored together."""
 
     name: str
     kind: str
@@ -50,9 +50,9 @@ class PlannedArm:
     steps: tuple[Step, ...]
     """One per draw."""
     labels: Labels | None = None
-    """What it trained on; None for the supervisor."""
+    """Labels that it trained on; None for the supervisor."""
     part: str = "student"
-    """The rows it trained on."""
+    """Rows that it trained on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +70,14 @@ class Pair:
 
     @cached_property
     def supervisor(self) -> Model:
-        """What is known of the weak supervisor; one that is not a model has no parameters."""
+        """Describe the weak supervisor; one that is not a model has 0 parameters."""
         if self.given is not None or self.weak == BAG_OF_WORDS:
             return Model(self.weak, "", 0, 0, 0)
         return self.context.describe(self.weak)
 
     @property
     def names(self) -> tuple[str, str]:
-        """Weak supervisor and student, as tables name them."""
+        """Return the names of weak supervisor and student in tables."""
         strong = self.context.describe(self.strong).label
         return self.supervisor.label, strong + ("" if self._finetuned else f" ({self.student})")
 
@@ -89,7 +89,7 @@ class Pair:
     def floor(self) -> Step:
         """The weak supervisor, trained on ground truth; it labels the student's rows.
 
-        Where it is to stop early, the validation rows' ground truth chooses.
+        With early stopping, the ground truth of the validation rows chooses the checkpoint.
         """
         if self.given is not None:
             return given_labels_step(self.context, self.given)
@@ -115,16 +115,16 @@ class Pair:
 
     @property
     def weak_labels(self) -> Labels:
-        """Weak labels of the student's rows."""
+        """Return the weak labels of the student's rows."""
         return Labels(self.floor, predictions_file("student"))
 
     def held_out(self, step: Step) -> Labels | None:
-        """A step's predictions of the validation rows, if there are any."""
+        """Return a step's predictions of the validation rows, if there are any."""
         return Labels(step, predictions_file("validation")) if self._has_validation else None
 
     @cached_property
     def base(self) -> Step | None:
-        """The student's model after a language-model loss on the task's texts, where asked for."""
+        """The student's model after a language-model loss on the texts, with ``lm_first``."""
         if not self.context.config.lm_first:
             return None
         return language_model_step(self.context, self.strong, "student")
@@ -170,7 +170,7 @@ class Pair:
 
     @property
     def _all_parts(self) -> tuple[str, ...]:
-        """What rounds read of a student: labels for the next one's rows."""
+        """Return the parts that a next round needs predictions of."""
         held_out = ("validation",) if self._has_validation else ()
         return ("student", *held_out, "test")
 
@@ -181,7 +181,7 @@ class Pair:
 
     @cached_property
     def kept(self) -> Step:
-        """The plain student with its model on disk: ``plain`` itself where settings keep models."""
+        """The plain student with its model on disk; ``plain`` itself if settings keep models."""
         return self._plain(keep=True)
 
     @property
@@ -204,7 +204,7 @@ class Pair:
 
     @cached_property
     def kept_ceiling(self) -> Step:
-        """The ceiling with its model on disk: ``ceiling`` itself where settings keep models."""
+        """The ceiling with its model on disk; ``ceiling`` itself if settings keep models."""
         return self._ceiling(keep=True)
 
     def _ceiling(self, *, keep: bool) -> Step:
@@ -218,13 +218,13 @@ class Pair:
         )
 
     def states(self, probe: str, part: str) -> Step:
-        """Frozen states of a part's rows that a probe reads: of the ensemble all layers."""
+        """Return the frozen states of a part that a probe reads; the ensemble reads all layers."""
         layers = "all" if probe_spec(probe).several_layers else None
         return states_step(self.context, self.strong, part, self.base, layers=layers)
 
     @cached_property
     def verdicts(self) -> dict[tuple[str, str], Step]:
-        """(action, probe) to the step that cleans the weak labels so."""
+        """Map (action, probe) to the step that cleans the weak labels with it."""
         return {
             (action, probe): verdicts_step(
                 self.context,
@@ -238,14 +238,14 @@ class Pair:
         }
 
     def first_steps(self) -> list[Step]:
-        """What must be done before the sizes of the random drops are known."""
+        """Return the steps that decide the sizes of the random drops."""
         return [self.floor, *self.verdicts.values()]
 
     def arms(self, cache: Cache | None) -> list[PlannedArm]:
-        """All rows of the table, floor first, ceiling last.
+        """Return all rows of the table, floor first, ceiling last.
 
-        ``cache`` has done :meth:`first_steps`, or failed to; without one, for a plan, every filter
-        is taken to need random drops of its own.
+        ``cache`` has done :meth:`first_steps`, or failed to. Without one, for a plan, every filter
+        is assumed to need random drops of its own.
         """
         config, held_out = self.context.config, self.held_out(self.floor)
         arms = [
@@ -271,14 +271,14 @@ class Pair:
         for number, (probe, step) in enumerate(filters.items()):
             if cache is not None and cache.failure(step) is not None:
                 continue
-            # For a plan any sizes do that differ.
-            many = (number,) if cache is None else dropped(cache, step)
-            sizes.setdefault(many, []).append(probe_spec(probe).label)
-        for many, names in sizes.items():
+            # A plan needs sizes that differ, whatever they are.
+            size = (number,) if cache is None else dropped(cache, step)
+            sizes.setdefault(size, []).append(probe_spec(probe).label)
+        for size, names in sizes.items():
             name = f"random as {', '.join(names)}"
             steps, drops = [], []
             for draw in range(config.random_drops):
-                drop = random_step(self.context, many, draw, self.weak_labels)
+                drop = random_step(self.context, size, draw, self.weak_labels)
                 drops.append(Labels(drop, VERDICTS))
                 held_out = self.held_out(self.floor)
                 steps.append(self._student(f"{name}, {draw + 1}", drops[-1], held_out=held_out))
@@ -310,12 +310,12 @@ class Pair:
 
 
 def dropped(cache: Cache, step: Step) -> tuple[int, ...]:
-    """How many rows of each weak class a filter drops."""
+    """Return the number of rows that a filter drops from each weak class."""
     from probekit.verdicts import Verdicts
 
     verdicts = Verdicts.load(cache.path(step) / VERDICTS)
-    gone = verdicts.weak.argmax(axis=1)[~verdicts.keep]
-    return tuple(np.bincount(gone, minlength=len(verdicts.classes)).tolist())
+    classes = verdicts.weak.argmax(axis=1)[~verdicts.keep]
+    return tuple(np.bincount(classes, minlength=len(verdicts.classes)).tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,7 +344,7 @@ class Chain:
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """One step per model: the first on ground truth, each other on its forerunner's labels."""
+        """One step per model: the first on ground truth, each other on the labels before it."""
         last = len(self.models) - 1
         first = self._train(
             0,
@@ -366,9 +366,9 @@ class Chain:
         return tuple(steps)
 
     def arms(self) -> list[PlannedArm]:
-        """Floor, every intermediate model, the strongest one, naive weak → strongest, ceiling.
+        """Return floor, every intermediate model, the strongest, naive weak → strongest, ceiling.
 
-        All are judged between the first model and the strongest one on ground truth.
+        All are scored between the first model and the strongest one on ground truth.
         """
         last = len(self.models) - 1
         names = [self.context.describe(model).label for model in self.models]

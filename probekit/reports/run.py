@@ -1,4 +1,4 @@
-"""A run's report: tables, figures, table.md and report.html, from what metrics.json holds."""
+"""The report of a run: tables, figures, table.md and report.html, from metrics.json."""
 
 from __future__ import annotations
 
@@ -80,15 +80,15 @@ NEAR = 0.15  # of the axis: ticks of sizes nearer than this would run into each 
 
 
 def report_run(
-    run: Run, results: Mapping[str, Any], folder: Path, tell: Callable[[str], None]
+    run: Run, results: Mapping[str, Any], folder: Path, say: Callable[[str], None]
 ) -> str:
-    """Write the reports of a run that was just carried out, with the rows that it cleaned."""
+    """Write the reports of a run that was carried out, with the rows that it cleaned."""
     from probekit.reports.rows import run_rows
 
     try:
         rows = run_rows(run)
-    except ProbekitError as error:  # hours of work are not to end so
-        tell(f"Note: report.html is without rows: {error}")
+    except ProbekitError as error:  # the results of hours are written without them
+        say(f"Note: report.html is without rows: {error}")
         rows = None
     return write_run_reports(results, folder, rows=rows)
 
@@ -98,7 +98,7 @@ def write_run_reports(
 ) -> str:
     """Write table.md, the figures and report.html of a run; returns its tables as text.
 
-    ``results`` is what metrics.json holds; ``rows`` are shown on the page.
+    ``results`` is the content of metrics.json; the page shows ``rows``.
     """
     figures = list(run_figures(results))
     for name, figure in figures:
@@ -127,7 +127,7 @@ def write_run_reports(
 
 
 def run_page(results: Mapping[str, Any], *, folder: Path, rows: RowsSection | None = None) -> Page:
-    """Describe a run as a page; ``results`` is what metrics.json in its ``folder`` holds."""
+    """Describe a run as a page; ``results`` is the content of metrics.json in its ``folder``."""
     return _page(results, folder, rows, [figure for _, figure in run_figures(results)])
 
 
@@ -153,13 +153,13 @@ def _page(
 
 
 def run_alarms(results: Mapping[str, Any]) -> list[str]:
-    """What failed, collapsed or is suspicious."""
+    """List what failed, collapsed or is suspicious."""
     suspicious = (alarm for result in results["results"] for alarm in result["alarms"])
     return [*results.get("failures", ()), *suspicious]
 
 
 def run_figures(results: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
-    """File name and figure of everything that is drawn of a run."""
+    """Yield file name and figure of all figures of a run."""
     several = len(results["groups"]) > 1
     for number, group in enumerate(results["groups"], 1):
         name = f"arms-{number}.png" if several else "arms.png"
@@ -171,7 +171,7 @@ def run_figures(results: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     grids: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for group in results["groups"]:
         if any(arm["kind"] == "plain" for arm in group["arms"]):
-            # Files of before linear students say nothing.
+            # Older files have no key student.
             student = group.get("student", "finetune")
             grids.setdefault((group["task"], student), []).append(group)
     if any(len({group["strong"] for group in grid}) > 1 for grid in grids.values()):
@@ -184,7 +184,7 @@ def run_figures(results: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
 
 
 def _more_tables(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Table]]:
-    """What else is tabled of each pair of models: what it is, of whom, the table."""
+    """Yield further tables of each pair of models: kind, pair, table."""
     for result in results["results"]:
         where = f"{result['task']}, {result['weak']} → {result['strong']}, seed {result['seed']}"
         for name, table in (("rounds", rounds_table), ("curves", curve_table)):
@@ -213,13 +213,13 @@ def _duration(seconds: float) -> str:
 
 
 def run_title(group: Mapping[str, Any]) -> str:
-    """Task and models of a table."""
+    """Return the title of a table: task and models."""
     seeds = len(group["seeds"])
     return f"{group['task']}: {group['weak']} → {group['strong']}, {seeds} seed{'s'[: seeds != 1]}"
 
 
 def run_table(group: Mapping[str, Any]) -> Table:
-    """One row per arm, floor first, ceiling last; of several seeds the medians.
+    """Return a table of one row per arm, floor first, ceiling last; medians of several seeds.
 
     ``group`` is an entry of ``groups`` in metrics.json.
     """
@@ -229,15 +229,15 @@ def run_table(group: Mapping[str, Any]) -> Table:
 
 
 def brief_table(groups: Mapping[str, Mapping[str, Any]], probe: str) -> Table:
-    """A few rows for each weak supervisor: its labels as they are, filtered and relabelled.
+    """Return a few rows for each weak supervisor: its labels as they are, filtered and relabelled.
 
     Parameters
     ----------
     groups
-        Name of the weak supervisor to an entry of ``groups`` in metrics.json; the first also shows
-        a random drop, and the ceiling of all.
+        Name of the weak supervisor -> entry of ``groups`` in metrics.json; the first also has rows
+        for a random drop and for the ceiling.
     probe
-        What filters and relabels, as tables name it.
+        Name in tables of the probe that filters and relabels.
     """
     header = ("what", "labels right", "student right", "PGR [95 %]", "gain")
     rows, floors = [], []
@@ -294,7 +294,7 @@ def _row(arm: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _alarmed(arm: Mapping[str, Any]) -> str:
-    """What is wrong with an arm, and in how many of several seeds."""
+    """Return the alarms of an arm, and the number of seeds that have each."""
     raised, seeds = arm.get("alarms", {}), arm["seeds"]
     shown = [name if seeds == 1 else f"{name} {n}/{seeds}" for name, n in raised.items()]
     return f" ({', '.join(shown)})" if shown else ""
@@ -308,14 +308,14 @@ def _spread(figure: Mapping[str, Any], scale: float, digits: int) -> str:
 
 
 def shown_pgr(pgr: Mapping[str, Any] | None) -> float | None:
-    """The PGR to show, in tables and figures alike; None without a gap that one can be sure of."""
+    """Return the PGR that tables and figures show; None without a sure gap."""
     if pgr is None or pgr["median"] is None or ("low" in pgr and pgr["unbounded"]):
         return None
     return float(pgr["median"])
 
 
 def _recovered(pgr: Mapping[str, Any] | None) -> str:
-    """PGR with its interval or standard error; where it has none, student − weak in points."""
+    """Return PGR with its interval or standard error; without PGR, student − weak in points."""
     if pgr is None:
         return MISSING
     if shown_pgr(pgr) is None:
@@ -345,7 +345,7 @@ def _notes(group: Mapping[str, Any]) -> Iterator[str]:
     yield "labels: training labels that are right, %. acc: test rows right at 0.5, %; acc*, PGR*:"
     yield "with the class shares of the weak labels. PGR: recovered share of the gap between weak"
     yield "supervisor and ceiling. gain: points over the student on plain weak labels. A_w: of the"
-    yield "rows where the supervisor is wrong those where the student repeats it, %."
+    yield "rows where the supervisor is wrong, those where the student repeats it, %."
     if several:
         yield f"Medians of {len(group['seeds'])} seeds ± standard error of the mean."
     else:
@@ -358,13 +358,13 @@ def _notes(group: Mapping[str, Any]) -> Iterator[str]:
         yield f"Language-model step: perplexity of held-out texts {before} before, {after} after."
     alarms = {name for arm in group["arms"] for name in arm.get("alarms", {})}
     for name in (name for name in ALARMS if name in alarms):
-        yield f"{name}: {ALARMS[name]}; there is no PGR, and the reason stands below."
+        yield f"{name}: {ALARMS[name]}; there is no PGR; the reason is below."
     if any(pgr is not None and pgr["undefined"] for pgr in recoveries) and several:
         yield "†: the median of the seeds that have a gap."
 
 
 def rounds_table(result: Mapping[str, Any]) -> Table:
-    """How right the labels of each strong-to-strong round are; ``result`` has ``rounds``."""
+    """Return a table of the labels of each strong-to-strong round; ``result`` has ``rounds``."""
     rows = tuple(
         (
             f"before round {each['before_round']}",
@@ -380,7 +380,7 @@ def rounds_table(result: Mapping[str, Any]) -> Table:
 
 
 def curve_table(result: Mapping[str, Any]) -> Table:
-    """Accuracy and PGR at the last step, at the weak early stop and at the oracle."""
+    """Return accuracy and PGR at the last step, at the weak early stop and at the oracle."""
 
     def cell(stop: Mapping[str, Any]) -> str:
         recovered = MISSING if stop["pgr"] is None else f"{stop['pgr']:.2f}"
@@ -391,7 +391,7 @@ def curve_table(result: Mapping[str, Any]) -> Table:
         (name, *(cell(curve["stops"][stop]) for stop in names))
         for name, curve in result["curves"].items()
     )
-    notes = ("Accuracy, % (PGR) @step. The oracle looks at ground truth.",)
+    notes = ("Accuracy, % (PGR) @step. The oracle uses ground truth.",)
     return Table(("student", "last", "weak early stop", "oracle"), rows, notes)
 
 
@@ -436,19 +436,19 @@ def draw_arms(group: Mapping[str, Any]) -> matplotlib.figure.Figure:
 
 
 def _ends(axes: Axes, group: Mapping[str, Any]) -> list[float]:
-    """Draw weak supervisor and ceiling as lines down, those that did not fail."""
+    """Draw weak supervisor and ceiling as vertical lines, unless they failed."""
     ends = {kind: value for kind in ENDS if (value := _accuracy_of(group, kind)) is not None}
     for kind, value in ends.items():
         other = next((ends[each] for each in ends if each != kind), value)
         axes.axvline(value, color=INK, linewidth=1.2, zorder=1)
-        # Away from each other: the two lines may be close.
+        # On opposite sides: the two lines may be close.
         align = "center" if value == other else "right" if value < other else "left"
         above(axes, f"{ENDS[kind]}\n{value:.1f}", value, align=align)
     return list(ends.values())
 
 
 def _bar(arm: Mapping[str, Any], value: float) -> tuple[float, float]:
-    """Of several seeds ± their standard error, of one its interval against the plain student."""
+    """Return the ends of a bar: ± standard error of seeds, or one seed's interval of the gain."""
     sem = arm["figures"]["accuracy"]["sem"]
     if sem is not None:
         return value - 100 * sem, value + 100 * sem
@@ -498,7 +498,7 @@ def draw_curves(result: Mapping[str, Any]) -> matplotlib.figure.Figure:
     for axes in panels[:, 0]:
         axes.set_ylabel("%", fontsize=11, color=INK)
     for name, end in ends.items():
-        # Away from each other: the two lines may be close.
+        # On opposite sides: the two lines may be close.
         side = "bottom" if end == max(ends.values()) else "top"
         at, coords = (1, 100 * end), ("axes fraction", "data")
         write(last, name, at, (6, 0), coords=coords, size=10, va=side, annotation_clip=False)
@@ -546,7 +546,7 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 
 
 def _size_axis(axes: Axes, sizes: Sequence[int]) -> None:
-    """Logarithmic, with ticks at the models' own sizes."""
+    """Make a logarithmic axis with ticks at the models' sizes."""
     axes.set_xscale("log")
     apart = (sizes[-1] / sizes[0]) ** NEAR
     ticks = [sizes[0]]
@@ -566,15 +566,15 @@ def _size(parameters: int) -> str:
 
 
 def _accuracy(arm: Mapping[str, Any]) -> float | None:
-    """Test rows right, %; None where every seed of it failed."""
+    """Return the test rows right, %; None if every seed failed."""
     median = arm["figures"]["accuracy"]["median"]
     return None if median is None else 100 * float(median)
 
 
 def _arm_of(group: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """The first arm of a kind; LookupError where a damaged file has none."""
-    found: list[Mapping[str, Any]] = [arm for arm in group["arms"] if arm["kind"] == kind]
-    return found[0]
+    """Return the first arm of a kind; LookupError if a damaged file has none."""
+    arms: list[Mapping[str, Any]] = [arm for arm in group["arms"] if arm["kind"] == kind]
+    return arms[0]
 
 
 def _accuracy_of(group: Mapping[str, Any], kind: str) -> float | None:
@@ -586,7 +586,7 @@ def _plain_value(group: Mapping[str, Any], panel: str) -> float | None:
     if panel == "accuracy" or _accuracy(arm) is None:
         return _accuracy(arm)
     if panel == "pgr":
-        return shown_pgr(arm["pgr"])  # refused where the tables refuse it
+        return shown_pgr(arm["pgr"])  # as in the tables
     wrong = None if arm["agreement"] is None else arm["agreement"]["wrong"]["median"]
     return None if wrong is None else 100 * float(wrong)
 
@@ -599,7 +599,7 @@ def _legend(
     columns: int,
     inches: float,
 ) -> None:
-    """So far below the axes."""
+    """Place a legend ``inches`` below the axes."""
     figure.legend(
         handles,
         labels,

@@ -117,7 +117,7 @@ class TestFailures:
         assert cache.failure(broken) == "The set is empty"
         # Both name where it began, not the step between.
         for name in ("child", "grandchild"):
-            told = f"{name}: left out, for its step 'seed 0: filter' failed: The set is empty"
+            told = f"{name}: left out because its step 'seed 0: filter' failed: The set is empty"
             assert any(line.endswith(told) for line in lines)
         assert cache.failure(a_step("other", calls)) is None
 

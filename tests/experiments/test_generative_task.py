@@ -82,7 +82,7 @@ def test_a_student_learns_its_supervisors_moves_and_a_ceiling_the_true_ones(
 
 def test_rows_of_two_parts_are_refused(tmp_path: Path) -> None:
     nowhere = config("nowhere")
-    with pytest.raises(DataError, match=r"4 texts stand both in the student rows and in the test"):
+    with pytest.raises(DataError, match=r"4 texts are both in the student rows and in the test"):
         generative_weak_to_strong(
             nowhere,
             nowhere,

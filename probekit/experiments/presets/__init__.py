@@ -1,4 +1,4 @@
-"""Published experiments as complete configurations, one YAML file each."""
+"""Complete configurations by name, one YAML file each: published experiments, and the demo."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["preset_names", "read_preset"]
 
 
 def preset_names() -> list[str]:
-    """Names of all presets, sorted."""
+    """Return the names of all presets, sorted."""
     listed = files("probekit.experiments.presets").iterdir()
     return sorted(each.name[:-5] for each in listed if each.name.endswith(".yaml"))
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Fields of a preset.
+    """Read the fields of a preset.
 
     Raises
     ------
     UsageError
-        Where there is none of that name; the nearest ones are named.
+        If there is none of that name.
     """
     names = preset_names()
     if name not in names:
