@@ -49,30 +49,25 @@ class AuditOptions(DiagnosedOptions):
     many: Annotated[
         int,
         option(
+            "True labels to ask for, those already given counted.",
             "-m",
             "--many",
             default=20,
             type=click.IntRange(min=1),
-            help="True labels to ask for, those already given counted.",
         ),
     ]
     output: Annotated[
         Path | None,
         option(
+            "CSV that keeps rows and answers; resumed if it exists.  [default: "
+            "LABELS.audit.csv here]",
             "-o",
             "--output",
             type=OUTPUT_FILE,
-            help="CSV that keeps rows and answers; resumed if it exists.  [default: "
-            "LABELS.audit.csv here]",
         ),
     ]
     no_ask: Annotated[
-        bool,
-        option(
-            "--no-ask",
-            is_flag=True,
-            help="Write the CSV to be filled in, or read it back, instead of asking.",
-        ),
+        bool, option("Write the CSV to be filled in, or read it back, instead of asking.")
     ]
     rows: Rows
     text_column: TextColumn

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, Unpack
 
 import click
 
 from probekit.cli.options import (
-    FILE,
     AsJson,
     BatchTokens,
     Overwrite,
@@ -38,43 +37,35 @@ class CleanOptions(TypedDict):
 
     data: Annotated[str, argument()]
     model: Annotated[
-        str | None,
-        option("-m", "--model", help="Hub name or folder.  [default: all-MiniLM-L6-v2]"),
+        str | None, option("Hub name or folder.  [default: all-MiniLM-L6-v2]", "-m", "--model")
     ]
-    text: Annotated[str | None, option("--text", help="Column of the text.  [default: guessed]")]
-    label: Annotated[str | None, option("--label", help="Column of the label.  [default: guessed]")]
+    text: Annotated[str | None, option("Column of the text.  [default: guessed]")]
+    label: Annotated[str | None, option("Column of the label.  [default: guessed]")]
     id_column: Annotated[
-        str | None, option("--id", help="Column of ids, if not id.  [default: row numbers]")
+        str | None, option("Column of ids, if not id.  [default: row numbers]", "--id")
     ]
     output: Annotated[
         Path,
         option(
+            "Folder for states, verdicts, training set, report and summary.",
             "-o",
             "--output",
             default="cleaned",
-            type=FILE,
-            help="Folder for states, verdicts, training set, report and summary.",
         ),
     ]
     action: Annotated[
-        Any,
-        option(
-            "--action",
-            default="auto",
-            type=click.Choice(["auto", "filter", "relabel", "leave"]),
-            help="What to do; auto: as `probekit diagnose` advises.",
-        ),
+        Literal["auto", "filter", "relabel", "leave"],
+        option("What to do; auto: as `probekit diagnose` advises.", default="auto"),
     ]
     contamination: Annotated[
         float,
         option(
-            "--contamination",
+            "Share of each weak class that a filter drops.",
             default=0.2,
             type=click.FloatRange(0, 1, min_open=True, max_open=True),
-            help="Share of each weak class that a filter drops.",
         ),
     ]
-    device: Annotated[str, option("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps.")]
+    device: Annotated[str, option("auto, cpu, cuda, cuda:1, mps.", default="auto")]
     batch_tokens: BatchTokens
     trust_remote_code: TrustRemoteCode
     overwrite: Overwrite

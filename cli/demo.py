@@ -9,7 +9,7 @@ from typing import Annotated, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import FILE, AsJson, Overwrite, Seed, emit, option, options_of, say
+from probekit.cli.options import AsJson, Overwrite, Seed, emit, option, options_of, say
 from probekit.cli.outputs import claim_folder
 from probekit.cli.run_options import raise_failures
 
@@ -25,34 +25,26 @@ class DemoOptions(TypedDict):
     output: Annotated[
         Path,
         option(
+            "Folder for both runs, their steps and reports; the same command resumes it.",
             "-o",
             "--output",
             default="probekit-demo",
-            type=FILE,
-            help="Folder for both runs, their steps and reports; the same command resumes it.",
         ),
     ]
     model: Annotated[
         str | None,
         option(
+            "Strong model instead of the all-MiniLM-L6-v2 in its wheel.",
             "-m",
             "--model",
             "--strong",
-            help="Strong model instead of the all-MiniLM-L6-v2 in its wheel.",
         ),
     ]
     student_rows: Annotated[
-        int,
-        option(
-            "--student-rows",
-            type=click.IntRange(min=100),
-            default=2000,
-            help="Rows with weak labels.",
-        ),
+        int, option("Rows with weak labels.", type=click.IntRange(min=100), default=2000)
     ]
     test_rows: Annotated[
-        int,
-        option("--test-rows", type=click.IntRange(min=100), default=2000, help="Rows to test on."),
+        int, option("Rows to test on.", type=click.IntRange(min=100), default=2000)
     ]
     overwrite: Overwrite
     seed: Seed

@@ -22,11 +22,7 @@ class DiagnosedOptions(LabelledStoreOptions):
     """What is diagnosed: a store, weak labels, and layers to choose from."""
 
     layers: Annotated[
-        str | None,
-        option(
-            "--layers",
-            help="Layers to choose from: 4,5,6 or 3-6.  [default: all that are stored]",
-        ),
+        str | None, option("Layers to choose from: 4,5,6 or 3-6.  [default: all that are stored]")
     ]
 
 
@@ -36,20 +32,10 @@ class DiagnoseOptions(DiagnosedOptions):
     trusted_accuracy: Annotated[
         float | None,
         option(
-            "--trusted-accuracy",
-            type=float,
-            help="The supervisor's accuracy on rows whose truth you know, instead of its "
-            "confidences.",
+            "The supervisor's accuracy on rows whose truth you know, instead of its confidences."
         ),
     ]
-    cautious: Annotated[
-        bool,
-        option(
-            "--cautious",
-            is_flag=True,
-            help="The strong model is not clearly stronger: ask for more.",
-        ),
-    ]
+    cautious: Annotated[bool, option("The strong model is not clearly stronger: ask for more.")]
     seed: Seed
     as_json: AsJson
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
 
 import click
 
 from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS
 from probekit.cli.options import (
-    FILE,
     AsJson,
     BatchTokens,
     Overwrite,
@@ -40,135 +39,99 @@ class RequestOptions(TypedDict):
     model: Annotated[
         str,
         option(
+            "Hugging Face name or local folder; NAME@layers=K is its first K blocks.",
             "-m",
             "--model",
             required=True,
-            help="Hugging Face name or local folder; NAME@layers=K is its first K blocks.",
         ),
     ]
     output: Annotated[Path, output_file("HDF5 file to write.")]
     layers: Annotated[
         str,
         option(
-            "--layers",
+            "Numbers (0 = embeddings, -1 = last), ranges 3-6, mid, last, all; comma-separated.",
             default="mid",
-            help="Numbers (0 = embeddings, -1 = last), ranges 3-6, mid, last, all; "
-            "comma-separated.",
         ),
     ]
     pool: Annotated[
         str,
         option(
-            "--pool",
+            "One state per row, over real tokens; auto: as a sentence-transformers model "
+            "says, else last for decoders, mean for encoders.",
             type=click.Choice(["auto", *POOLS]),
             default="auto",
-            help="One state per row, over real tokens; auto: as a sentence-transformers model "
-            "says, else last for decoders, mean for encoders.",
         ),
     ]
     dtype: Annotated[
         str,
         option(
-            "--dtype",
+            "Numbers the model computes in; auto: those of the checkpoint.",
             type=click.Choice(["auto", *DTYPES]),
             default="auto",
-            help="Numbers the model computes in; auto: those of the checkpoint.",
         ),
     ]
     store_dtype: Annotated[
         str,
         option(
-            "--store-dtype",
+            "Numbers in the file; same: the model's.",
             type=click.Choice(["same", *DTYPES]),
             default="same",
-            help="Numbers in the file; same: the model's.",
         ),
     ]
     max_length: Annotated[
-        int | None,
-        option(
-            "--max-length", type=click.IntRange(1), help="Tokens per row.  [default: the model's]"
-        ),
+        int | None, option("Tokens per row.  [default: the model's]", type=click.IntRange(1))
     ]
     batch_tokens: BatchTokens
     device: Annotated[
         str,
         option(
-            "--device",
+            "auto, cpu, cuda, cuda:N, mps, or map to spread a large model over all devices.",
             default="auto",
-            help="auto, cpu, cuda, cuda:N, mps, or map to spread a large model over all devices.",
         ),
     ]
     text_column: Annotated[
-        str | None,
-        option("--text-column", help="Column of the text or messages.  [default: text, messages]"),
+        str | None, option("Column of the text or messages.  [default: text, messages]")
     ]
     id_column: Annotated[
-        str | None,
-        option("--id-column", help="Column of the row ids.  [default: id, else row numbers]"),
+        str | None, option("Column of the row ids.  [default: id, else row numbers]")
     ]
     group_column: Annotated[
         str | None,
         option(
-            "--group-column",
-            help="Column of a question, dialogue or user: its rows share a fold and never vote "
-            "together.",
+            "Column of a question, dialogue or user: its rows share a fold and never vote together."
         ),
     ]
     template: Annotated[
         Path | None,
-        option(
-            "--template",
-            type=FILE,
-            help="Jinja2 file over text and text_pair, or a chat template over messages.",
-        ),
+        option("Jinja2 file over text and text_pair, or a chat template over messages."),
     ]
-    skip_refused: Annotated[
-        bool,
-        option("--skip-refused", is_flag=True, help="Leave out rows that the template refuses."),
-    ]
-    limit: Annotated[
-        int | None, option("--limit", type=click.IntRange(1), help="Read only the first rows.")
-    ]
+    skip_refused: Annotated[bool, option("Leave out rows that the template refuses.")]
+    limit: Annotated[int | None, option("Read only the first rows.", type=click.IntRange(1))]
     revision: Revision
     trust_remote_code: TrustRemoteCode
     compression: Annotated[
         str | None,
         option(
-            "--compression",
+            "Compress the file; compressed stores cannot be memory-mapped.",
             type=click.Choice(COMPRESSIONS),
-            help="Compress the file; compressed stores cannot be memory-mapped.",
         ),
     ]
     overwrite: Overwrite
-    flush_rows: Annotated[int | None, option("--flush-rows", type=click.IntRange(1), hidden=True)]
+    flush_rows: Annotated[int | None, option("", type=click.IntRange(1), hidden=True)]
 
 
 class ExtractOptions(RequestOptions):
     """Options of ``probekit extract``."""
 
-    load_in: Annotated[
-        str | None,
-        option("--load-in", type=click.Choice(["8bit", "4bit"]), help="Quantise while loading."),
-    ]
-    quantization: Annotated[
-        Path | None,
-        option("--quantization", type=FILE, help="JSON file with arguments of BitsAndBytesConfig."),
-    ]
+    load_in: Annotated[Literal["8bit", "4bit"] | None, option("Quantise while loading.")]
+    quantization: Annotated[Path | None, option("JSON file with arguments of BitsAndBytesConfig.")]
     compare: Annotated[
         bool,
-        option(
-            "--compare",
-            is_flag=True,
-            help="Rows are pairs (text, text_pair or chosen, rejected): store second minus first.",
-        ),
+        option("Rows are pairs (text, text_pair or chosen, rejected): store second minus first."),
     ]
-    dry_run: Annotated[
-        bool,
-        option("--dry-run", is_flag=True, help="Count rows, tokens and bytes; load no weights."),
-    ]
+    dry_run: Annotated[bool, option("Count rows, tokens and bytes; load no weights.")]
     as_json: AsJson
-    forward_log: Annotated[Path | None, option("--forward-log", type=FILE, hidden=True)]
+    forward_log: Annotated[Path | None, option("", hidden=True)]
 
 
 @click.command("extract")

@@ -24,45 +24,24 @@ class AmountOptions(TypedDict):
     contamination: Annotated[
         float | str | None,
         option(
-            "--contamination",
-            type=WordOrNumber("auto", "confident"),
-            help="Share to drop (0.2; with --global 0.1); or estimated: auto for each class, "
+            "Share to drop (0.2; with --global 0.1); or estimated: auto for each class, "
             "confident for each pair of classes (confident learning).",
+            type=WordOrNumber("auto", "confident"),
         ),
     ]
     over_all: Annotated[
-        bool,
-        option("--global", is_flag=True, help="Drop among all rows, not within each weak class."),
+        bool, option("Drop among all rows, not within each weak class.", "--global")
     ]
     threshold: Annotated[
-        float | None,
-        option(
-            "--threshold",
-            type=float,
-            help="Instead of a share: drop rows whose disagreement is above it.",
-        ),
+        float | None, option("Instead of a share: drop rows whose disagreement is above it.")
     ]
-    zeta: Annotated[
-        float | None,
-        option("--zeta", type=float, help="topofilter paper: share of votes needed (0.5)."),
-    ]
+    zeta: Annotated[float | None, option("topofilter paper: share of votes needed (0.5).")]
     cap: Annotated[
         bool | None,
-        option(
-            "--cap",
-            is_flag=True,
-            default=None,
-            help="topofilter eleuther: never drop more than the contamination.",
-        ),
+        option("topofilter eleuther: never drop more than the contamination.", default=None),
     ]
     rank: Annotated[
-        bool | None,
-        option(
-            "--rank",
-            is_flag=True,
-            default=None,
-            help="topofilter paper: drop exactly the contamination (0.2).",
-        ),
+        bool | None, option("topofilter paper: drop exactly the contamination (0.2).", default=None)
     ]
 
 

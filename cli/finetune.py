@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 import click
 
 from probekit.cli.labels import LabelsOptions, Truth, print_labels, read_truth, reading
 from probekit.cli.options import (
-    FILE,
     AsJson,
     Quiet,
     Revision,
@@ -76,144 +75,71 @@ class FinetuneOptions(LabelsOptions):
 
     rows: Annotated[str, argument()]
     model: Annotated[
-        str,
-        option("-m", "--model", required=True, help="Model; NAME@layers=K is its first K blocks."),
+        str, option("Model; NAME@layers=K is its first K blocks.", "-m", "--model", required=True)
     ]
     labels: Annotated[
-        str | None,
-        option("--labels", help="Weak labels, or verdicts of filter or relabel, joined by id."),
+        str | None, option("Weak labels, or verdicts of filter or relabel, joined by id.")
     ]
-    output: Annotated[
-        Path, option("-o", "--output", required=True, type=FILE, help="Folder to write.")
-    ]
+    output: Annotated[Path, option("Folder to write.", "-o", "--output", required=True)]
     objective: Annotated[
-        str,
+        Literal["classify", "reward", "lm", "completion"],
         option(
-            "--objective",
-            type=click.Choice(["classify", "reward", "lm", "completion"]),
-            default="classify",
-            help="What is learned: classes; preference pairs; the texts themselves; the column "
+            "What is learned: classes; preference pairs; the texts themselves; the column "
             "completion after each text.",
+            default="classify",
         ),
     ]
     predict: Annotated[
-        tuple[str, ...],
-        option(
-            "--predict",
-            multiple=True,
-            metavar="[NAME=]ROWS",
-            help="Rows to predict afterwards; repeatable.",
-        ),
+        tuple[str, ...], option("Rows to predict afterwards; repeatable.", metavar="[NAME=]ROWS")
     ]
     truth: Truth
     loss: Annotated[
-        str,
-        option("--loss", default="xent", help="xent, logconf, … (docs/methods.md names them all)."),
+        str, option("xent, logconf, … (docs/methods.md names them all).", default="xent")
     ]
     loss_options: Annotated[
         tuple[str, ...],
-        option(
-            "--loss-option",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Parameter of the loss; repeatable.",
-        ),
+        option("Parameter of the loss; repeatable.", "--loss-option", metavar="KEY=VALUE"),
     ]
-    epochs: Annotated[
-        float, option("--epochs", type=float, default=2.0, help="Passes over the rows.")
-    ]
-    max_steps: Annotated[
-        int | None,
-        option("--max-steps", type=int, help="Optimizer steps, instead of epochs."),
-    ]
-    lr: Annotated[
-        float | None,
-        option("--lr", type=float, help="Peak learning rate (5e-5; with --lora 2e-4)."),
-    ]
-    batch_size: Annotated[
-        int, option("--batch-size", type=int, default=32, help="Rows per forward and device.")
-    ]
-    grad_accum: Annotated[
-        int, option("--grad-accum", type=int, default=1, help="Forwards per optimizer step.")
-    ]
-    lora: Annotated[
-        bool, option("--lora", is_flag=True, help="Train low-rank adapters and the head only.")
-    ]
-    lora_rank: Annotated[
-        int, option("--lora-rank", type=int, default=8, help="Rank of the adapters.")
-    ]
-    max_length: Annotated[
-        int | None,
-        option("--max-length", type=int, help="Tokens per row.  [default: the model's]"),
-    ]
+    epochs: Annotated[float, option("Passes over the rows.", default=2.0)]
+    max_steps: Annotated[int | None, option("Optimizer steps, instead of epochs.")]
+    lr: Annotated[float | None, option("Peak learning rate (5e-5; with --lora 2e-4).")]
+    batch_size: Annotated[int, option("Rows per forward and device.", default=32)]
+    grad_accum: Annotated[int, option("Forwards per optimizer step.", default=1)]
+    lora: Annotated[bool, option("Train low-rank adapters and the head only.")]
+    lora_rank: Annotated[int, option("Rank of the adapters.", default=8)]
+    max_length: Annotated[int | None, option("Tokens per row.  [default: the model's]")]
     dtype: Annotated[
-        str,
-        option(
-            "--dtype",
-            type=click.Choice(["auto", "float32", "bfloat16"]),
-            default="auto",
-            help="bfloat16: mixed precision; auto: that if the GPU has it.",
-        ),
+        Literal["auto", "float32", "bfloat16"],
+        option("bfloat16: mixed precision; auto: that if the GPU has it.", default="auto"),
     ]
     validation_share: Annotated[
-        float | None,
-        option(
-            "--validation-share",
-            type=float,
-            help="Share of the labelled rows that is held out (with --early-stop 0.1).",
-        ),
+        float | None, option("Share of the labelled rows that is held out (with --early-stop 0.1).")
     ]
     early_stop: Annotated[
-        str | None,
-        option(
-            "--early-stop",
-            type=click.Choice(["log_loss", "accuracy", "auroc"]),
-            help="Keep the evaluation that is best on held-out weak labels.",
-        ),
+        Literal["log_loss", "accuracy", "auroc"] | None,
+        option("Keep the evaluation that is best on held-out weak labels."),
     ]
-    patience: Annotated[
-        int | None,
-        option("--patience", type=int, help="Stop after N evaluations without improvement."),
-    ]
-    curves: Annotated[
-        bool, option("--curves", is_flag=True, help="Keep predictions of every evaluation.")
-    ]
+    patience: Annotated[int | None, option("Stop after N evaluations without improvement.")]
+    curves: Annotated[bool, option("Keep predictions of every evaluation.")]
     save: Annotated[
-        str,
-        option(
-            "--save",
-            type=click.Choice(["model", "adapter", "none"]),
-            default="model",
-            help="What to keep beside predictions and metrics.",
-        ),
+        Literal["model", "adapter", "none"],
+        option("What to keep beside predictions and metrics.", default="model"),
     ]
     text_column: TextColumn
     group_column: Annotated[
         str | None,
         option(
-            "--group-column",
-            help="Column of a question, dialogue or user: its rows are held out together, or not "
-            "at all.",
+            "Column of a question, dialogue or user: its rows are held out together, or not at all."
         ),
     ]
     revision: Revision
     trust_remote_code: TrustRemoteCode
-    gradient_checkpointing: Annotated[
-        bool,
-        option("--gradient-checkpointing", is_flag=True, help="Save memory, take more time."),
-    ]
-    report_to: Annotated[
-        str | None,
-        option("--report-to", help="wandb, tensorboard, …: where the Trainer logs."),
-    ]
+    gradient_checkpointing: Annotated[bool, option("Save memory, take more time.")]
+    report_to: Annotated[str | None, option("wandb, tensorboard, …: where the Trainer logs.")]
     settings: Annotated[
-        tuple[str, ...],
-        option("--set", multiple=True, metavar="KEY=VALUE", help="Any other setting; repeatable."),
+        tuple[str, ...], option("Any other setting; repeatable.", "--set", metavar="KEY=VALUE")
     ]
-    overwrite: Annotated[
-        bool,
-        option("--overwrite", is_flag=True, help="Replace another training in the folder."),
-    ]
+    overwrite: Annotated[bool, option("Replace another training in the folder.")]
     seed: Seed
     quiet: Quiet
     as_json: AsJson

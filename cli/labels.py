@@ -43,32 +43,21 @@ def _names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
 Classes = Annotated[
     tuple[str, ...] | None,
     option(
-        "--classes",
+        "Class names in their order; a word for no label (none, -1) among them is a class.",
         callback=_names,
         metavar="A,B,…",
-        help="Class names in their order; a word for no label (none, -1) among them is a class.",
+        multiple=False,
     ),
 ]
 ByPosition = Annotated[
-    bool,
-    option(
-        "--by-position",
-        is_flag=True,
-        help="Join by position: the same rows in the same order, whatever ids they have.",
-    ),
+    bool, option("Join by position: the same rows in the same order, whatever ids they have.")
 ]
 
 
 Truth = Annotated[
-    str | None,
-    option(
-        "--truth",
-        help="Ground truth (id and label) to judge the result by; it decides nothing.",
-    ),
+    str | None, option("Ground truth (id and label) to judge the result by; it decides nothing.")
 ]
-TruthColumn = Annotated[
-    str | None, option("--truth-column", help="Column of the truth, if not label.")
-]
+TruthColumn = Annotated[str | None, option("Column of the truth, if not label.")]
 
 
 class TruthOptions(TypedDict):
@@ -81,23 +70,15 @@ class TruthOptions(TypedDict):
 class LabelsOptions(TypedDict):
     """How weak labels are read and joined, and which rows take part."""
 
-    label_column: Annotated[
-        str | None,
-        option("--label-column", help="Column of the label, if not probs, prob or label."),
-    ]
+    label_column: Annotated[str | None, option("Column of the label, if not probs, prob or label.")]
     confidence_column: Annotated[
         str | None,
-        option(
-            "--confidence-column",
-            help="Column of the probability of the class in the label, which becomes soft.",
-        ),
+        option("Column of the probability of the class in the label, which becomes soft."),
     ]
     id_column: IdColumn
     classes: Classes
     by_position: ByPosition
-    only_labelled: Annotated[
-        bool, option("--only-labelled", is_flag=True, help="Leave rows without a label out.")
-    ]
+    only_labelled: Annotated[bool, option("Leave rows without a label out.")]
 
 
 class StoreOptions(TypedDict):
@@ -107,9 +88,7 @@ class StoreOptions(TypedDict):
     labels: Annotated[
         str,
         option(
-            "--labels",
-            required=True,
-            help="Weak labels: CSV, JSONL, Parquet, … with id and label, prob or probs.",
+            "Weak labels: CSV, JSONL, Parquet, … with id and label, prob or probs.", required=True
         ),
     ]
 

@@ -1,8 +1,8 @@
 """Typed options of the commands, and how commands print.
 
-A group of options is a ``TypedDict``; each field holds the option's type and its click declaration:
-``overwrite: Annotated[bool, option("--overwrite", is_flag=True)]``. ``options_of`` declares the
-group's options on a command, which receives them as ``**options: Unpack[Group]``.
+A group of options is a ``TypedDict``: ``test_rows: Annotated[int | None, option("Rows to test
+on.")]`` is ``--test-rows``, a whole number. ``options_of`` declares the options of a group on a
+command, which receives them as ``**options: Unpack[Group]``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
 from click.core import ParameterSource
@@ -51,14 +51,24 @@ FILE = click.Path(path_type=Path)
 OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-def option(*flags: str, **attributes: Any) -> Callable[..., Any]:
-    """Declare a field as an option; the parameter takes the field's name."""
-    return partial(click.option, *flags, **attributes)
+def option(help_text: str, *flags: str, **attributes: Any) -> Callable[..., Any]:
+    """Declare a field as an option: its flag is the field's name, its click type the field's type.
+
+    ``flags`` and ``attributes`` of :func:`click.option` overrule both.
+    """
+
+    def declare(name: str, kind: Any) -> Callable[[F], F]:
+        named = flags or ("--" + name.replace("_", "-"),)
+        return click.option(
+            *named, name, help=help_text or None, **{**_of_type(kind), **attributes}
+        )
+
+    return declare
 
 
 def argument(**attributes: Any) -> Callable[..., Any]:
-    """Declare a field as an argument; the parameter takes the field's name."""
-    return partial(click.argument, **attributes)
+    """Declare a field as an argument, with attributes of :func:`click.argument`."""
+    return lambda name, _: click.argument(name, **attributes)
 
 
 def options_of(group: type) -> Callable[[F], F]:
@@ -67,15 +77,28 @@ def options_of(group: type) -> Callable[[F], F]:
     def declare(command: F) -> F:
         fields = get_type_hints(group, include_extras=True)
         for name, field in reversed(fields.items()):
-            command = field.__metadata__[0](name)(command)
+            command = field.__metadata__[0](name, field.__origin__)(command)
         return command
 
     return declare
 
 
+def _of_type(kind: Any) -> dict[str, Any]:
+    """Attributes of an option by its type: a bool is a flag, a tuple repeats, a Literal chooses."""
+    if get_origin(kind) in (UnionType, Union):
+        kind = get_args(kind)[0]  # the other one is None
+    if kind is bool:
+        return {"is_flag": True}
+    if get_origin(kind) is tuple:
+        return {"multiple": True}
+    if get_origin(kind) is Literal:
+        return {"type": click.Choice(get_args(kind))}
+    return {"type": FILE if kind is Path else kind}
+
+
 def output_file(help_text: str) -> Callable[..., Any]:
     """``-o/--output``, a required file."""
-    return option("-o", "--output", required=True, type=OUTPUT_FILE, help=help_text)
+    return option(help_text, "-o", "--output", required=True, type=OUTPUT_FILE)
 
 
 def _hide_progress(context: click.Context, _: click.Parameter, value: bool) -> bool:
@@ -86,51 +109,24 @@ def _hide_progress(context: click.Context, _: click.Parameter, value: bool) -> b
     return value
 
 
-AsJson = Annotated[bool, option("--json", is_flag=True, help="Print the result as JSON.")]
-Overwrite = Annotated[
-    bool, option("--overwrite", is_flag=True, help="Replace the output if it exists.")
-]
+AsJson = Annotated[bool, option("Print the result as JSON.", "--json")]
+Overwrite = Annotated[bool, option("Replace the output if it exists.")]
 Quiet = Annotated[
-    bool,
-    option(
-        "--quiet",
-        is_flag=True,
-        callback=_hide_progress,
-        help="Show no progress; results and errors only.",
-    ),
+    bool, option("Show no progress; results and errors only.", callback=_hide_progress)
 ]
-Seed = Annotated[
-    int, option("--seed", default=0, help="Seed of every random choice; same seed, same result.")
-]
+Seed = Annotated[int, option("Seed of every random choice; same seed, same result.", default=0)]
 
 
 BatchTokens = Annotated[
-    int | None,
-    option(
-        "--batch-tokens",
-        type=click.IntRange(1),
-        help="Padded tokens per batch.  [default: by device]",
-    ),
+    int | None, option("Padded tokens per batch.  [default: by device]", type=click.IntRange(1))
 ]
-Revision = Annotated[str | None, option("--revision", help="Branch, tag or commit on the hub.")]
-TrustRemoteCode = Annotated[
-    bool,
-    option("--trust-remote-code", is_flag=True, help="Run code that the checkpoint brings."),
-]
-TextColumn = Annotated[
-    str | None, option("--text-column", help="Column of the text, if not text or messages.")
-]
-IdColumn = Annotated[
-    str | None,
-    option("--id-column", help="Column of the ids that join rows and labels, if not id."),
-]
+Revision = Annotated[str | None, option("Branch, tag or commit on the hub.")]
+TrustRemoteCode = Annotated[bool, option("Run code that the checkpoint brings.")]
+TextColumn = Annotated[str | None, option("Column of the text, if not text or messages.")]
+IdColumn = Annotated[str | None, option("Column of the ids that join rows and labels, if not id.")]
 Rows = Annotated[
     str | None,
-    option(
-        "--rows",
-        help="The rows that were extracted, if they are neither a task nor a file beside the "
-        "store.",
-    ),
+    option("The rows that were extracted, if they are neither a task nor a file beside the store."),
 ]
 
 

@@ -31,25 +31,17 @@ class PredictOptions(TypedDict):
 
     rows: Annotated[str, argument()]
     model: Annotated[
-        str,
-        option("-m", "--model", required=True, help="Folder `model` of `probekit finetune`."),
+        str, option("Folder `model` of `probekit finetune`.", "-m", "--model", required=True)
     ]
     output: Annotated[
         Path, output_file("Predictions to write: .parquet or .jsonl, in the form of labels.")
     ]
     truth: Truth
     max_length: Annotated[
-        int | None,
-        option(
-            "--max-length",
-            type=click.IntRange(1),
-            help="Tokens per row.  [default: as in the training]",
-        ),
+        int | None, option("Tokens per row.  [default: as in the training]", type=click.IntRange(1))
     ]
     batch_tokens: BatchTokens
-    device: Annotated[
-        str, option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps.")
-    ]
+    device: Annotated[str, option("auto, cpu, cuda, cuda:N or mps.", default="auto")]
     text_column: TextColumn
     id_column: IdColumn
     overwrite: Overwrite

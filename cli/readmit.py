@@ -32,15 +32,10 @@ class ReadmitOptions(TypedDict):
     predictions: Annotated[
         tuple[str, ...],
         option(
-            "--predictions",
-            multiple=True,
-            required=True,
-            help="A student's predictions for these rows; repeatable, once per student.",
+            "A student's predictions for these rows; repeatable, once per student.", required=True
         ),
     ]
-    confidence: Annotated[
-        float, option("--confidence", default=0.9, help="Least mean probability of the class.")
-    ]
+    confidence: Annotated[float, option("Least mean probability of the class.", default=0.9)]
     truth: Truth
     output: Annotated[Path, output_file("Verdicts to write: .parquet or .jsonl.")]
     overwrite: Overwrite

@@ -17,31 +17,14 @@ class FormOptions(TypedDict):
 
     blend: Annotated[
         float | None,
-        option(
-            "--blend",
-            type=float,
-            help="Soft labels: share of the probe, the rest being the weak label (0.75).",
-        ),
+        option("Soft labels: share of the probe, the rest being the weak label (0.75)."),
     ]
-    hard: Annotated[
-        bool,
-        option("--hard", is_flag=True, help="Hard labels, with the class shares of the weak ones."),
-    ]
+    hard: Annotated[bool, option("Hard labels, with the class shares of the weak ones.")]
     threshold: Annotated[
-        float | None,
-        option(
-            "--threshold",
-            type=float,
-            help="Hard labels: the second of two classes above this probability.",
-        ),
+        float | None, option("Hard labels: the second of two classes above this probability.")
     ]
     only_above: Annotated[
-        float | None,
-        option(
-            "--only-above",
-            type=float,
-            help="Leave labels whose disagreement is not above this.",
-        ),
+        float | None, option("Leave labels whose disagreement is not above this.")
     ]
 
 

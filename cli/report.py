@@ -51,19 +51,17 @@ class ReportOptions(TypedDict):
     output: Annotated[
         Path | None,
         option(
+            "HTML file to write.  [default: report.html, in the folder of a run]",
             "-o",
             "--output",
             type=OUTPUT_FILE,
-            help="HTML file to write.  [default: report.html, in the folder of a run]",
         ),
     ]
     acts: Annotated[
         Path | None,
         option(
-            "--acts",
-            type=FILE,
-            help="Verdicts: the store they were made from, for nearest rows and the map.  "
-            "[default: the recorded one, if it is beside the verdicts]",
+            "Verdicts: the store they were made from, for nearest rows and the map.  "
+            "[default: the recorded one, if it is beside the verdicts]"
         ),
     ]
     rows: Rows
@@ -71,44 +69,29 @@ class ReportOptions(TypedDict):
     truth_column: TruthColumn
     text_column: TextColumn
     id_column: IdColumn
-    no_text: Annotated[
-        bool, option("--no-text", is_flag=True, help="Verdicts: ids instead of texts.")
-    ]
+    no_text: Annotated[bool, option("Verdicts: ids instead of texts.")]
     layer: Annotated[
-        int | None,
-        option(
-            "--layer",
-            type=int,
-            help="Verdicts: layer of nearest rows and map.  [default: the verdicts']",
-        ),
+        int | None, option("Verdicts: layer of nearest rows and map.  [default: the verdicts']")
     ]
     neighbors: Annotated[
         int,
         option(
-            "--neighbors",
-            default=8,
-            type=click.IntRange(1, 50),
-            help="Number of nearest rows shown with each row.",
+            "Number of nearest rows shown with each row.", default=8, type=click.IntRange(1, 50)
         ),
     ]
     limit: Annotated[
         int,
         option(
-            "--limit",
+            "Maximum number of rows listed, the most disagreeing first.",
             default=20_000,
             type=click.IntRange(min=1),
-            help="Maximum number of rows listed, the most disagreeing first.",
         ),
     ]
     steps: Annotated[
-        Path | None,
-        option(
-            "--steps", type=FILE, help="Run: folder of its steps.  [default: steps, beside the run]"
-        ),
+        Path | None, option("Run: folder of its steps.  [default: steps, beside the run]")
     ]
     arm: Annotated[
-        str | None,
-        option("--arm", help="Run: whose rows to show.  [default: the first that filters]"),
+        str | None, option("Run: whose rows to show.  [default: the first that filters]")
     ]
     overwrite: Overwrite
     as_json: AsJson

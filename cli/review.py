@@ -45,28 +45,22 @@ class ReviewOptions(TypedDict):
     many: Annotated[
         int,
         option(
+            "Number of rows to write, the most disagreeing first.",
             "-n",
             "--many",
             type=click.IntRange(min=1),
             default=100,
-            help="Number of rows to write, the most disagreeing first.",
         ),
     ]
     merge: Annotated[
         Path | None,
-        option(
-            "--merge",
-            type=OUTPUT_FILE,
-            help="Take the corrected labels of this file over into the verdicts.",
-        ),
+        option("Take the corrected labels of this file over into the verdicts.", type=OUTPUT_FILE),
     ]
-    acts: Annotated[
-        Path | None, option("--acts", type=FILE, help="The store, to find the rows by.")
-    ]
+    acts: Annotated[Path | None, option("The store, to find the rows by.")]
     rows: Rows
     text_column: TextColumn
     id_column: IdColumn
-    no_text: Annotated[bool, option("--no-text", is_flag=True, help="Write ids without texts.")]
+    no_text: Annotated[bool, option("Write ids without texts.")]
     overwrite: Overwrite
     as_json: AsJson
 

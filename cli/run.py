@@ -7,7 +7,7 @@ from typing import Annotated, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import FILE, emit, option, options_of, say
+from probekit.cli.options import emit, option, options_of, say
 from probekit.cli.run_options import (
     CourseOptions,
     ExperimentOptions,
@@ -23,55 +23,34 @@ class StudentOptions(TypedDict):
     """How labels are cleaned, and which students learn from them."""
 
     weak_labels: Annotated[
-        str | None,
-        option(
-            "--weak-labels", help="File of weak labels (id and label, prob or probs), not --weak."
-        ),
+        str | None, option("File of weak labels (id and label, prob or probs), not --weak.")
     ]
     student: Annotated[
         str | None,
         option(
-            "--student",
-            help="finetune, linear or memorising (linear ones read frozen states), "
-            "comma-separated (finetune).",
+            "finetune, linear or memorising (linear ones read frozen states), "
+            "comma-separated (finetune)."
         ),
     ]
     losses: Annotated[
-        str | None,
-        option("--losses", help="Losses on plain weak labels; the first is all others' (xent)."),
+        str | None, option("Losses on plain weak labels; the first is all others' (xent).")
     ]
     probes: Annotated[
-        str | None,
-        option("--probes", help="knn, logreg, topofilter (these three), ensemble, mass-mean."),
+        str | None, option("knn, logreg, topofilter (these three), ensemble, mass-mean.")
     ]
-    actions: Annotated[
-        str | None,
-        option("--actions", help="filter, relabel, relabel-hard (filter,relabel)."),
-    ]
-    layer: Annotated[
-        str | None,
-        option("--layer", help="Layer that the probes read: a number, mid or last (mid)."),
-    ]
-    random_drops: Annotated[
-        int | None,
-        option("--random-drops", type=int, help="Random drops per size of filter (1)."),
-    ]
-    rounds: Annotated[int | None, option("--rounds", type=int, help="Strong-to-strong rounds (1).")]
-    chain: Annotated[
-        str | None,
-        option("--chain", help="Bootstrapping: models, weakest first, comma-separated."),
-    ]
-    curves: Annotated[
-        bool, option("--curves", is_flag=True, help="Keep predictions of every evaluation.")
-    ]
+    actions: Annotated[str | None, option("filter, relabel, relabel-hard (filter,relabel).")]
+    layer: Annotated[str | None, option("Layer that the probes read: a number, mid or last (mid).")]
+    random_drops: Annotated[int | None, option("Random drops per size of filter (1).")]
+    rounds: Annotated[int | None, option("Strong-to-strong rounds (1).")]
+    chain: Annotated[str | None, option("Bootstrapping: models, weakest first, comma-separated.")]
+    curves: Annotated[bool, option("Keep predictions of every evaluation.")]
     output: Annotated[
         Path,
         option(
+            "Folder of the run; the same command resumes it.",
             "-o",
             "--output",
-            type=FILE,
             default=Path("runs/run"),
-            help="Folder of the run; the same command resumes it.",
         ),
     ]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 import click
 
 from probekit.cli.checked import seed_list
-from probekit.cli.options import FILE, AsJson, Quiet, emit, option, say
+from probekit.cli.options import AsJson, Quiet, emit, option, say
 from probekit.cli.outputs import claim_folder, make_folder
 from probekit.kinds import SettingError, shown
 from probekit.safe import one_line
@@ -49,72 +49,37 @@ class ExperimentOptions(TypedDict):
 
     config: Annotated[
         Path | None,
-        option(
-            "--config",
-            type=FILE,
-            help="YAML file with any of the fields; one of `run` also serves `saliency`.",
-        ),
+        option("YAML file with any of the fields; one of `run` also serves `saliency`."),
     ]
     preset: Annotated[
-        str | None,
-        option("--preset", help="Start from a complete configuration: burns, eleuther or demo."),
+        str | None, option("Start from a complete configuration: burns, eleuther or demo.")
     ]
     task: Annotated[
-        str | None,
-        option("--task", help="Tasks, or files of rows with a column label, comma-separated."),
+        str | None, option("Tasks, or files of rows with a column label, comma-separated.")
     ]
     weak: Annotated[
-        str | None,
-        option("--weak", help="Models of the weak supervisors, or bag-of-words, comma-separated."),
+        str | None, option("Models of the weak supervisors, or bag-of-words, comma-separated.")
     ]
-    strong: Annotated[
-        str | None, option("--strong", help="Models of students and ceilings, comma-separated.")
-    ]
-    seeds: Annotated[
-        str | None, option("--seeds", help="Number of seeds, or a list such as 0,1,2 (1).")
-    ]
-    lm_first: Annotated[
-        bool,
-        option(
-            "--lm-first", is_flag=True, help="Language-model loss before students and ceilings."
-        ),
-    ]
+    strong: Annotated[str | None, option("Models of students and ceilings, comma-separated.")]
+    seeds: Annotated[str | None, option("Number of seeds, or a list such as 0,1,2 (1).")]
+    lm_first: Annotated[bool, option("Language-model loss before students and ceilings.")]
     weak_on: Annotated[
-        str | None,
-        option("--weak-on", help="heldout or train: whose rows the supervisor labels (heldout)."),
+        str | None, option("heldout or train: whose rows the supervisor labels (heldout).")
     ]
-    supervisor_rows: Annotated[
-        int | None,
-        option("--supervisor-rows", type=int, help="Rows with ground truth for the supervisor."),
-    ]
-    student_rows: Annotated[
-        int | None,
-        option("--student-rows", type=int, help="Rows with weak labels for the students."),
-    ]
-    test_rows: Annotated[int | None, option("--test-rows", type=int, help="Rows to test on.")]
-    epochs: Annotated[
-        float | None,
-        option("--epochs", type=float, help="Passes of every finetuning over its rows."),
-    ]
-    weak_lr: Annotated[
-        float | None, option("--weak-lr", type=float, help="Learning rate of the supervisors.")
-    ]
-    strong_lr: Annotated[
-        float | None,
-        option("--strong-lr", type=float, help="Learning rate of students and ceilings."),
-    ]
-    lora: Annotated[
-        bool,
-        option("--lora", is_flag=True, help="Train low-rank adapters instead of all weights."),
-    ]
+    supervisor_rows: Annotated[int | None, option("Rows with ground truth for the supervisor.")]
+    student_rows: Annotated[int | None, option("Rows with weak labels for the students.")]
+    test_rows: Annotated[int | None, option("Rows to test on.")]
+    epochs: Annotated[float | None, option("Passes of every finetuning over its rows.")]
+    weak_lr: Annotated[float | None, option("Learning rate of the supervisors.")]
+    strong_lr: Annotated[float | None, option("Learning rate of students and ceilings.")]
+    lora: Annotated[bool, option("Train low-rank adapters instead of all weights.")]
     settings: Annotated[
         tuple[str, ...],
         option(
-            "--set",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Any field, such as finetune.batch_size=16 or probe_options.logreg.l2=0.01; "
+            "Any field, such as finetune.batch_size=16 or probe_options.logreg.l2=0.01; "
             "repeatable.",
+            "--set",
+            metavar="KEY=VALUE",
         ),
     ]
 
@@ -124,20 +89,9 @@ class CourseOptions(TypedDict):
 
     steps: Annotated[
         Path | None,
-        option(
-            "--steps",
-            type=FILE,
-            help="Folder of the steps that experiments share.  [default: steps, beside the output]",
-        ),
+        option("Folder of the steps that experiments share.  [default: steps, beside the output]"),
     ]
-    dry_run: Annotated[
-        bool,
-        option(
-            "--dry-run",
-            is_flag=True,
-            help="Print steps, rows, tokens and disk space; do nothing.",
-        ),
-    ]
+    dry_run: Annotated[bool, option("Print steps, rows, tokens and disk space; do nothing.")]
     quiet: Quiet
     as_json: AsJson
 

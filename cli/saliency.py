@@ -7,7 +7,7 @@ from typing import Annotated, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import FILE, emit, option, options_of, say
+from probekit.cli.options import emit, option, options_of, say
 from probekit.cli.run_options import (
     CourseOptions,
     ExperimentOptions,
@@ -22,29 +22,20 @@ __all__ = ["command"]
 class ProbedOptions(TypedDict):
     """What is probed, and the loss of the student beside."""
 
-    losses: Annotated[
-        str | None, option("--losses", help="Loss of the student on weak labels (xent).")
-    ]
+    losses: Annotated[str | None, option("Loss of the student on weak labels (xent).")]
     layers: Annotated[
-        str | None,
-        option("--layers", help="Layers to probe: all, last, or numbers and ranges (all)."),
+        str | None, option("Layers to probe: all, last, or numbers and ranges (all).")
     ]
     after_truth: Annotated[
-        bool,
-        option(
-            "--after-truth",
-            is_flag=True,
-            help="Also by layer: probes on the states of the model finetuned on ground truth.",
-        ),
+        bool, option("Also by layer: probes on the states of the model finetuned on ground truth.")
     ]
     output: Annotated[
         Path,
         option(
+            "Folder of the comparison; the same command resumes it.",
             "-o",
             "--output",
-            type=FILE,
             default=Path("runs/saliency"),
-            help="Folder of the comparison; the same command resumes it.",
         ),
     ]
 

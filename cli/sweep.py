@@ -17,7 +17,6 @@ from probekit.cli.labels import (
     read_truth,
 )
 from probekit.cli.options import (
-    FILE,
     AsJson,
     Overwrite,
     emit,
@@ -51,93 +50,57 @@ NOT_THE_CHOICE = (
 class GridOptions(TypedDict):
     """What is swept."""
 
-    layers: Annotated[
-        str, option("--layers", default="all", help="Stored layers: all, last, 1,3, 2-5 or -1.")
-    ]
+    layers: Annotated[str, option("Stored layers: all, last, 1,3, 2-5 or -1.", default="all")]
     probes: Annotated[
         str,
         option(
-            "--probes",
-            default=",".join(PUBLISHED),
-            help=f"Of {', '.join(REGISTRY)}, and probes of installed packages; the ensemble reads "
+            f"Of {', '.join(REGISTRY)}, and probes of installed packages; the ensemble reads "
             "all stored layers.",
+            default=",".join(PUBLISHED),
         ),
     ]
-    k: Annotated[
-        str | None,
-        option("--k", help=f"knn: neighbours, LOW:HIGH[:N]:log|lin or a list ({K})."),
-    ]
-    l2: Annotated[str | None, option("--l2", help=f"logreg: penalties ({L2}).")]
+    k: Annotated[str | None, option(f"knn: neighbours, LOW:HIGH[:N]:log|lin or a list ({K}).")]
+    l2: Annotated[str | None, option(f"logreg: penalties ({L2}).")]
     k_cc: Annotated[
-        str | None,
-        option("--k-cc", help="topofilter: neighbours of the graph (4,8,16; eleuther 10,25,50)."),
+        str | None, option("topofilter: neighbours of the graph (4,8,16; eleuther 10,25,50).")
     ]
     k_zeta: Annotated[
-        str | None,
-        option("--k-zeta", help="topofilter: neighbours that vote (16,32,64; eleuther 10,25,50)."),
+        str | None, option("topofilter: neighbours that vote (16,32,64; eleuther 10,25,50).")
     ]
-    zeta: Annotated[
-        str | None,
-        option("--zeta", help=f"topofilter paper: shares of votes needed ({ZETA})."),
-    ]
+    zeta: Annotated[str | None, option(f"topofilter paper: shares of votes needed ({ZETA}).")]
     contaminations: Annotated[
         str,
         option(
-            "--contaminations",
+            "Shares that filtering drops; also topofilter eleuther's strength.",
             default="0.05,0.1,0.2,0.3",
-            help="Shares that filtering drops; also topofilter eleuther's strength.",
         ),
     ]
     variant: Annotated[
         Literal["paper", "eleuther"],
-        option(
-            "--variant",
-            type=click.Choice(["paper", "eleuther"]),
-            default="paper",
-            help="topofilter: which of the two published ones.",
-        ),
+        option("topofilter: which of the two published ones.", default="paper"),
     ]
     metric: Annotated[
         Literal["cosine", "euclidean"],
-        option(
-            "--metric",
-            type=click.Choice(["cosine", "euclidean"]),
-            default="cosine",
-            help="knn, topofilter: distance of centred rows.",
-        ),
+        option("knn, topofilter: distance of centred rows.", default="cosine"),
     ]
     standardize: Annotated[
         bool,
         option(
+            "logreg: penalise the coefficients of columns divided by their spread.",
             "--standardize/--no-standardize",
             default=True,
-            help="logreg: penalise the coefficients of columns divided by their spread.",
         ),
     ]
     disagreement: Annotated[
         Literal["label", "distance"] | None,
-        option(
-            "--disagreement",
-            type=click.Choice(["label", "distance"]),
-            help="What filtering ranks by, as filter has it (label; topofilter eleuther: "
-            "distance).",
-        ),
+        option("What filtering ranks by, as filter has it (label; topofilter eleuther: distance)."),
     ]
-    folds: Annotated[
-        int, option("--folds", default=5, type=click.IntRange(min=2), help="logreg: folds.")
-    ]
+    folds: Annotated[int, option("logreg: folds.", default=5, type=click.IntRange(min=2))]
     seeds: Annotated[
-        str,
-        option(
-            "--seeds",
-            default="1",
-            help="logreg: number of seeds of folds, or a list such as 0,1,2.",
-        ),
+        str, option("logreg: number of seeds of folds, or a list such as 0,1,2.", default="1")
     ]
     output: Annotated[Path, output_file("Sweep to write: .parquet or .jsonl.")]
-    figures: Annotated[
-        Path | None, option("--figures", type=FILE, help="Folder for strengths.png and layers.png.")
-    ]
+    figures: Annotated[Path | None, option("Folder for strengths.png and layers.png.")]
     overwrite: Overwrite
     as_json: AsJson
 

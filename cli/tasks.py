@@ -108,24 +108,15 @@ class ExportOptions(TypedDict):
     """Options of ``probekit tasks export``."""
 
     name: Annotated[str, argument()]
-    split: Annotated[
-        str, option("--split", required=True, help="Split to write; `tasks show` names them.")
-    ]
+    split: Annotated[str, option("Split to write; `tasks show` names them.", required=True)]
     output: Annotated[
         Path,
         output_file("Rows to write: .jsonl or .parquet with id, text and label (or completion)."),
     ]
-    no_label: Annotated[
-        bool,
-        option("--no-label", is_flag=True, help="Leave the truth (label or completion) out."),
-    ]
+    no_label: Annotated[bool, option("Leave the truth (label or completion) out.")]
     limit: Annotated[
         int | None,
-        option(
-            "--limit",
-            type=click.IntRange(min=1),
-            help="Maximum number of rows to write, from the first.",
-        ),
+        option("Maximum number of rows to write, from the first.", type=click.IntRange(min=1)),
     ]
     seed: Seed
     overwrite: Overwrite

@@ -73,20 +73,14 @@ class CleanedOptions(LabelledStoreOptions, TruthOptions):
     """What is cleaned: a store, weak labels, the layer to read; and what is known beside."""
 
     layer: Annotated[
-        int | None,
-        option(
-            "--layer",
-            type=int,
-            help="Layer to read; required if several are stored, except by the ensemble.",
-        ),
+        int | None, option("Layer to read; required if several are stored, except by the ensemble.")
     ]
     audit: Annotated[
         Path | None,
         option(
-            "--audit",
-            type=OUTPUT_FILE,
-            help="Answers of `probekit audit`, which overrule advice.  [default: "
+            "Answers of `probekit audit`, which overrule advice.  [default: "
             "LABELS.audit.csv here, if it exists]",
+            type=OUTPUT_FILE,
         ),
     ]
 
@@ -97,85 +91,55 @@ class ProbeOptions(TypedDict):
     probe: Annotated[
         str | None,
         option(
-            "--probe",
+            "What predicts each row without having seen its label: one of these, a probe "
+            "of an installed package, or any scikit-learn classifier as "
+            "package.module:Class.  [default: ensemble if several layers are stored and "
+            "none is chosen, else knn]",
             metavar=f"[{'|'.join(REGISTRY)}|package.module:Class]",
-            help="What predicts each row without having seen its label: one of these, a probe of "
-            "an installed package, or any scikit-learn classifier as package.module:Class.  "
-            "[default: ensemble if several layers are stored and none is chosen, else knn]",
         ),
     ]
-    k: Annotated[
-        int | None,
-        option("--k", type=click.IntRange(min=1), help="knn, ensemble: neighbours (30)."),
-    ]
-    weights: Annotated[
-        str | None,
-        option("--weights", type=click.Choice(["uniform", "cosine"]), help="knn: votes (uniform)."),
-    ]
+    k: Annotated[int | None, option("knn, ensemble: neighbours (30).", type=click.IntRange(min=1))]
+    weights: Annotated[Literal["uniform", "cosine"] | None, option("knn: votes (uniform).")]
     metric: Annotated[
-        str | None,
-        option(
-            "--metric",
-            type=click.Choice(["cosine", "euclidean"]),
-            help="knn, topofilter: distance (cosine, of centred rows).",
-        ),
+        Literal["cosine", "euclidean"] | None,
+        option("knn, topofilter: distance (cosine, of centred rows)."),
     ]
-    l2: Annotated[
-        float | str | None,
-        option("--l2", type=WordOrNumber("auto"), help="logreg: penalty (auto)."),
-    ]
+    l2: Annotated[float | str | None, option("logreg: penalty (auto).", type=WordOrNumber("auto"))]
     fit_intercept: Annotated[
         bool | None,
         option(
+            "logreg: with a bias or without (with; without for differences of pairs).",
             "--intercept/--no-intercept",
             default=None,
-            help="logreg: with a bias or without (with; without for differences of pairs).",
         ),
     ]
-    folds: Annotated[
-        int | None, option("--folds", type=click.IntRange(min=2), help="logreg: folds (5).")
-    ]
+    folds: Annotated[int | None, option("logreg: folds (5).", type=click.IntRange(min=2))]
     variant: Annotated[
-        str | None,
-        option(
-            "--variant",
-            type=click.Choice(["paper", "eleuther"]),
-            help="topofilter: which of the two published ones (paper).",
-        ),
+        Literal["paper", "eleuther"] | None,
+        option("topofilter: which of the two published ones (paper)."),
     ]
     k_cc: Annotated[
-        int | None,
-        option("--k-cc", type=click.IntRange(min=1), help="topofilter: neighbours of the graph."),
+        int | None, option("topofilter: neighbours of the graph.", type=click.IntRange(min=1))
     ]
     k_zeta: Annotated[
-        int | None,
-        option("--k-zeta", type=click.IntRange(min=1), help="topofilter: neighbours that vote."),
+        int | None, option("topofilter: neighbours that vote.", type=click.IntRange(min=1))
     ]
     disagreement: Annotated[
         Literal["label", "distance"] | None,
         option(
-            "--disagreement",
-            type=click.Choice(["label", "distance"]),
-            help="What rows are judged by: 1 - P(the weak label's class), or half the absolute "
-            "difference of P and weak label, as published; the same for hard labels (label; with "
-            "--preset distance).",
+            "What rows are judged by: 1 - P(the weak label's class), or half the absolute "
+            "difference of P and weak label, as published; the same for hard labels "
+            "(label; with --preset distance)."
         ),
     ]
     in_sample: Annotated[
-        bool,
-        option(
-            "--in-sample",
-            is_flag=True,
-            help="Predict rows that were fitted on, as EleutherAI did: hides wrong labels.",
-        ),
+        bool, option("Predict rows that were fitted on, as EleutherAI did: hides wrong labels.")
     ]
     preset: Annotated[
         Literal["eleuther"] | None,
         option(
-            "--preset",
-            type=click.Choice(["eleuther"]),
-            help="EleutherAI's settings: euclidean, in-sample, k 50, l2 0.01 not standardised; "
-            "filter: 10 % of all rows; relabel: to what the probe says.",
+            "EleutherAI's settings: euclidean, in-sample, k 50, l2 0.01 not standardised; "
+            "filter: 10 % of all rows; relabel: to what the probe says."
         ),
     ]
 
@@ -187,10 +151,8 @@ class ResultOptions(TypedDict):
     write_data: Annotated[
         Path | None,
         option(
-            "--write-data",
+            "Also write the training set as JSONL: the rows' own columns, label, probs, weight.",
             type=OUTPUT_FILE,
-            help="Also write the training set as JSONL: the rows' own columns, label, probs, "
-            "weight.",
         ),
     ]
     rows: Rows

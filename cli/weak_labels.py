@@ -32,42 +32,25 @@ class WeakLabelsOptions(TypedDict):
 
     acts: Annotated[Path, argument(type=FILE)]
     truth: Annotated[
-        str,
-        option("--truth", required=True, help="Ground truth: a file with id and label, or a task."),
+        str, option("Ground truth: a file with id and label, or a task.", required=True)
     ]
     truth_column: TruthColumn
     id_column: IdColumn
     classes: Classes
     by_position: ByPosition
     train_ids: Annotated[
-        Path | None,
-        option(
-            "--train-ids",
-            type=FILE,
-            help="Rows to train on: a text file of ids, or a table with a column id.",
-        ),
+        Path | None, option("Rows to train on: a text file of ids, or a table with a column id.")
     ]
-    train_share: Annotated[
-        float | None,
-        option("--train-share", type=float, help="Share of the rows with truth to train on (0.5)."),
-    ]
-    train_rows: Annotated[
-        int | None,
-        option("--train-rows", type=int, help="Number of rows with truth to train on."),
-    ]
-    layer: Annotated[
-        int | None,
-        option("--layer", type=int, help="Layer to read; required if several are stored."),
-    ]
-    l2: Annotated[
-        Any, option("--l2", type=WordOrNumber("auto"), default="auto", help="Penalty of the probe.")
-    ]
+    train_share: Annotated[float | None, option("Share of the rows with truth to train on (0.5).")]
+    train_rows: Annotated[int | None, option("Number of rows with truth to train on.")]
+    layer: Annotated[int | None, option("Layer to read; required if several are stored.")]
+    l2: Annotated[Any, option("Penalty of the probe.", type=WordOrNumber("auto"), default="auto")]
     fit_intercept: Annotated[
         bool | None,
         option(
+            "With a bias or without.  [default: with; without for differences of pairs]",
             "--intercept/--no-intercept",
             default=None,
-            help="With a bias or without.  [default: with; without for differences of pairs]",
         ),
     ]
     output: Annotated[Path, output_file("Weak labels to write: .parquet or .jsonl.")]
