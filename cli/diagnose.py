@@ -136,9 +136,9 @@ def _class_table(classes: tuple[ClassFindings, ...]) -> str:
         for part in classes
     )
     notes = (
-        "Confident joint and HOC: how much of the class cannot be told from another; neither is a",
-        "rate of wrong labels. Suspected: the probe says another class. Expansion: share of a",
-        "suspected row's neighbours that are labelled as the probe says.",
+        "Confident joint and HOC: share of the class that cannot be told from another; neither is",
+        "a rate of wrong labels. Suspected: the probe gives another class. Expansion: share of a",
+        "suspected row's neighbours whose weak label is the probe's class.",
     )
     return Table((*header, "expansion", "chance"), rows, notes).text(rule=False)
 
@@ -148,33 +148,35 @@ def _signals(diagnosis: Diagnosis) -> str:
 
     signals, margins = diagnosis.advice.signals, diagnosis.advice.margins
     lines = [
-        f"predictable  AUROC of the weak labels out of fold {_against(diagnosis.predictable)}",
+        f"predictable      AUROC of the weak labels out of fold {_against(diagnosis.predictable)}",
     ]
     if not math.isnan(signals.pc):
         low, high = signals.pc_interval
         lines += [
-            f"pc           {_against(diagnosis.concord)}; 95 % of draws {low:.2f} to {high:.2f}",
-            f"               to the bound of filter {margins['pc_filter']:+.2f}, of relabel "
+            f"probe agreement  {_against(diagnosis.concord)}; 95 % of draws {low:.2f} to "
+            f"{high:.2f}",
+            f"                   to the bound of filter {margins['pc_filter']:+.2f}, of relabel "
             f"{margins['pc_relabel']:+.2f}",
-            f"A            the probe agrees with {signals.agreement:.3f} of the weak labels",
+            f"label agreement  the probe agrees with {signals.agreement:.3f} of the weak labels",
         ]
     known = {
         "confidences": f"{signals.confidence:.3f}, the mean confidence of the weak labels",
         "trusted accuracy": f"{signals.confidence:.3f}, the trusted accuracy",
         "unknown": "unknown: the labels are hard, so it counts as 1",
     }[signals.confidence_from]
-    lines.append(f"c            {known}")
+    lines.append(f"confidence       {known}")
     if signals.confidence_from == "unknown" and margins:
         allowed = confidence_allowed(signals.agreement)
-        at_most = "no c would do" if math.isnan(allowed) else f"c of at most {allowed:.2f}"
-        lines.append(f"               relabel would need, at this A: {at_most}")
+        at_most = "no confidence would do" if math.isnan(allowed) else f"at most {allowed:.2f}"
+        lines.append(f"                   relabel would need, at this label agreement: {at_most}")
     elif margins:
         lines.append(
-            f"               relabel needs A of {diagnosis.agreement_needed:.3f}: "
+            f"                   relabel needs a label agreement of "
+            f"{diagnosis.agreement_needed:.3f}: "
             f"{margins['agreement_relabel']:+.3f}"
         )
         if "confidence" in margins:
-            lines.append(f"               to its own bound {margins['confidence']:+.2f}")
+            lines.append(f"                   to its own bound {margins['confidence']:+.2f}")
     return "\n".join(lines)
 
 
@@ -197,7 +199,7 @@ def _what_would(diagnosis: Diagnosis) -> str:
         "unknown": "Hard weak labels alone cannot settle this: wrong labels and a concept that the "
         "states do not hold look alike.",
         "confidences": "Weak labels cannot settle this; supervisors are often surer than right.",
-        "trusted accuracy": "A rule that was measured on other tasks advises; it does not settle.",
+        "trusted accuracy": "The rule was measured on other tasks: it advises, it does not settle.",
     }[source]
     return (
         f"{what} Leaving them alone is the default.\nWhat would: {'; '.join(means)}:\n"

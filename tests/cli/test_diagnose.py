@@ -23,7 +23,7 @@ def test_it_prints_everything_and_one_line_for_each_action(probekit, chain):
     text = result.stdout
     for word in ("effective rank", "copies", "confident joint", "HOC", "expansion", "predictable"):
         assert word in text
-    for word in ("pc  ", "A  ", "c   ", "shuffled labels"):
+    for word in ("probe agreement  ", "label agreement  ", "confidence   ", "shuffled labels"):
         assert word in text
     for name in ("filter ", "relabel "):
         lines = [line for line in text.splitlines() if line.startswith(name)]
@@ -49,7 +49,7 @@ def test_json_is_the_function(probekit, chain):
 def test_confidences_and_trusted_accuracy_say_what_c_is(probekit, chain, soft):
     hard = probekit("diagnose", chain.acts, "--labels", chain.weak).stdout
     assert "unknown: the labels are hard" in hard
-    assert "relabel would need, at this A: c of at most" in hard
+    assert "relabel would need, at this label agreement: at most" in hard
     own = probekit("diagnose", chain.acts, "--labels", soft).stdout
     assert "the mean confidence of the weak labels" in own
     assert "often surer than right" in own
