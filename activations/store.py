@@ -297,7 +297,7 @@ class ActivationStore:
                 )
             return self.layers[0]
         if layer not in self._layers:
-            raise UsageError(f"{self.path} holds no layer {layer}; it holds {stored}.")
+            raise UsageError(f"{self.path} has no layer {layer}; it has {stored}.")
         return int(layer)
 
     def _open(self) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.base import clone
 
-from probekit.errors import ProbeError, UsageError
+from probekit.errors import ProbeError
 from probekit.kinds import BACKEND, COUNT, Kind, Listed, Maybe, Number, Whole
 from probekit.probes.base import BaseProbe, Training
 from probekit.probes.calibration import Calibration, calibrate
@@ -82,12 +82,8 @@ def plan_for(store: ActivationStore, layers: Sequence[int] | None = None) -> Lay
     UsageError
         If one of them is not stored.
     """
-    missing = [str(layer) for layer in layers or () if layer not in store.layers]
-    if missing:
-        raise UsageError(
-            f"{store.path} has no layer {', '.join(missing)}; it has "
-            f"{', '.join(map(str, store.layers))}."
-        )
+    for layer in layers or ():
+        store.info(layer)
     return plan_layers(layers or store.layers)
 
 

@@ -209,7 +209,7 @@ def test_the_only_layer_needs_no_name(tmp_path: Path, example: Callable[..., Any
 
 def test_wrong_wishes_are_refused(made: Any) -> None:
     store = made[1]
-    with pytest.raises(UsageError, match=r"holds no layer 7; it holds 0, 3"):
+    with pytest.raises(UsageError, match=r"has no layer 7; it has 0, 3"):
         store.layer(7)
     with pytest.raises(UsageError, match="float16, float32, float64"):
         store.layer(0, dtype="int8")

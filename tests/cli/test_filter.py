@@ -339,7 +339,7 @@ def test_states_that_are_not_finite(no, chain, make_acts):
 
 def test_layers(no, run, chain, make_acts):
     sentence = no("--layer", "3", code=2)
-    assert "holds no layer 3; it holds 6" in sentence
+    assert "has no layer 3; it has 6" in sentence
     acts = make_acts(chain.X, chain.ids, chain.texts, name="two.h5", layers=(2, 6))
     assert "holds the layers 2, 6; choose one with --layer" in no(
         "--probe", "knn", acts=acts, code=2

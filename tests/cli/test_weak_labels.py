@@ -94,7 +94,7 @@ def test_partly_known_truth(run, chain, write_rows):
         (["--train-share", "1"], "to label; train on fewer"),
         (["--train-share", "0.5", "--train-rows", "9"], "Give one of train ids"),
         (["--train-rows", "900"], "There are 300 rows with truth"),
-        (["--layer", "2"], "holds no layer 2"),
+        (["--layer", "2"], "has no layer 2"),
         (["-o", "labels.csv"], "must end in .parquet or .jsonl"),
     ],
 )
