@@ -94,7 +94,7 @@ def test_failed_step_is_done_again_in_its_folder(tmp_path: Path) -> None:
     assert not cache.done(step)
     again = Cache(tmp_path, lambda _: None)
     again.run([step])
-    assert calls == [0, 1]  # what the first attempt left is there to go on from
+    assert calls == [0, 1]  # the second attempt resumes what the first left
     assert again.done(step)
     assert again.failure(step) is None
 

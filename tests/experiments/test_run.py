@@ -302,7 +302,7 @@ class TestOnlyOnce:
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
         )
-        # So little training leaves students that give one class, which is told at the end.
+        # So little training leaves students that give one class, which is reported at the end.
         assert done.returncode == bool(whole["failures"]), done.stderr
         assert "done before" in done.stderr
         arms = [each["results"][0]["arms"] for each in (whole, json.loads(done.stdout))]

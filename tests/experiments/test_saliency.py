@@ -350,7 +350,7 @@ class TestBadInput:
             ({"chain": ["a", "b"]}, "leave chain out"),
             ({"validation_share": 0.0}, "validation_share above 0"),
             ({"probe_options": {"logreg": {"penaltys": [1]}}}, "did you mean penalties"),
-            ({"probe_options": {"logreg": {"penalties": ["x"]}}}, "it holds 'x'"),
+            ({"probe_options": {"logreg": {"penalties": ["x"]}}}, "it contains 'x'"),
             ({"probe_options": {"logreg": {"penalties": []}}}, "a list of at least 1"),
             ({"probe_options": {"logreg": {"l2": -1}}}, "logreg.l2 is auto or a number in"),
             ({"layers": "frist"}, r"layers is numbers, ranges .*got 'frist'"),
