@@ -168,7 +168,7 @@ def _one_sentence(sentence: str) -> Iterator[None]:
 
 
 def _verdicts_page(path: Path, options: ReportOptions) -> Page:
-    from probekit.reports.rows import verdict_evidence
+    from probekit.cleaning.evidence import verdict_evidence
     from probekit.reports.verdicts import verdicts_page
     from probekit.verdicts import Verdicts
 

@@ -18,6 +18,7 @@ from probekit.activations.checkpoint import open_checkpoint
 from probekit.activations.extraction import extract
 from probekit.cleaning.diagnose import diagnose
 from probekit.cleaning.evaluate import summarize
+from probekit.cleaning.evidence import RowEvidence, with_states
 from probekit.cleaning.predict import score_rows
 from probekit.cleaning.review import plain_text
 from probekit.cleaning.source_rows import texts_of
@@ -28,7 +29,6 @@ from probekit.files import atomic_write, json_line, write_table
 from probekit.labels import WeakLabels, load_labels
 from probekit.probes.ensemble import plan_layers
 from probekit.reports.page import write_page
-from probekit.reports.rows import Evidence, with_states
 from probekit.reports.verdicts import verdicts_page
 from probekit.sources import read_table
 from probekit.tables import Table, dataset_table, frame_columns, no_progress_bars, suffix_of
@@ -431,13 +431,13 @@ def _verdicts(
     )
 
 
-def _evidence(verdicts: Verdicts, rows: Rows, store: ActivationStore) -> Evidence:
+def _evidence(verdicts: Verdicts, rows: Rows, store: ActivationStore) -> RowEvidence:
     """Texts, nearest rows and map for the report."""
-    return with_states(Evidence(texts=texts_of(verdicts, rows)), verdicts, store)
+    return with_states(RowEvidence(texts=texts_of(verdicts, rows)), verdicts, store)
 
 
 def _write(
-    result: CleanResult, evidence: Evidence, folder: Path, data: Any, id_column: str | None
+    result: CleanResult, evidence: RowEvidence, folder: Path, data: Any, id_column: str | None
 ) -> CleanResult:
     """Write verdicts, training set, report and summary into the folder."""
     files = {"states": folder / STORE, "verdicts": folder / VERDICTS}

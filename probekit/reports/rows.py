@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.activations.store import ActivationStore
+from probekit.cleaning.evidence import NEIGHBORS, RowEvidence, with_states
+from probekit.cleaning.source_rows import texts_of
 from probekit.errors import UsageError
 from probekit.reports.page import RowsSection
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
-    from probekit.activations.store import ActivationStore
-    from probekit.cleaning.neighborhood import Nearest, StateMap
     from probekit.experiments.run import Run
     from probekit.experiments.weak_to_strong import Pair
     from probekit.verdicts import Verdicts
 
-__all__ = [
-    "NEIGHBORS",
-    "SHOWN_ROWS",
-    "Evidence",
-    "rows_payload",
-    "rows_section",
-    "run_rows",
-    "verdict_codes",
-    "verdict_evidence",
-    "with_states",
-]
+__all__ = ["SHOWN_ROWS", "rows_payload", "rows_section", "run_rows", "verdict_codes"]
 
-NEIGHBORS = 8
 # Number of rows that a page lists, most disagreeing first; a browser still sorts them instantly.
 SHOWN_ROWS = 20_000
 # Maximum characters of one text and of all texts: a browser loads the page as a whole.
@@ -43,89 +28,6 @@ TEXT_LENGTH, TEXT_BUDGET = 4000, 40_000_000
 # Classes shown of each distribution, most probable first.
 TOP_CLASSES = 5
 KEPT, CHANGED, DROPPED = range(3)
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What is known about the rows of verdicts beyond the verdicts, in their order."""
-
-    texts: Sequence[str] | None = None
-    """n texts, or None to leave them out."""
-    truth: NDArray[np.int64] | None = None
-    """True class numbers (n,), as in the verdicts' classes."""
-    nearest: Nearest | None = None
-    map: StateMap | None = None
-    layer: int | None = None
-    """Layer of the states that neighbours and map were computed from."""
-
-
-def verdict_evidence(
-    verdicts: Verdicts,
-    path: Path,
-    *,
-    acts: Path | None = None,
-    source: str | None = None,
-    texts: bool = True,
-    truth: NDArray[np.int64] | None = None,
-    layer: int | None = None,
-    neighbors: int = NEIGHBORS,
-    text_column: str | None = None,
-    id_column: str | None = None,
-) -> Evidence:
-    """Collect what is known about the rows of the verdicts in ``path``, in their order.
-
-    Parameters
-    ----------
-    acts
-        The store that they were made from; by default the one that they name, if it is in the
-        same folder.
-    source
-        The rows, for their texts; by default those that the store names.
-    texts
-        Whether to show texts at all.
-    truth
-        True class numbers (n,).
-    layer
-        Layer for nearest rows and map; by default the last one that the verdicts' probe read.
-    """
-    from probekit.activations.store import ActivationStore
-    from probekit.cleaning.source_rows import row_texts, store_beside
-
-    acts = acts or store_beside(verdicts, path)
-    if acts is None and layer is not None:
-        raise UsageError("--layer chooses among the layers of a store; name the store with --acts.")
-    columns = {"text_column": text_column, "id_column": id_column}
-    with ExitStack() as stack:
-        store = None if acts is None else stack.enter_context(ActivationStore(acts))
-        shown = row_texts(verdicts, store, source, **columns) if texts else None
-        evidence = Evidence(texts=shown, truth=truth)
-        if store is None:
-            return evidence
-        return with_states(evidence, verdicts, store, layer=layer, neighbors=neighbors)
-
-
-def with_states(
-    evidence: Evidence,
-    verdicts: Verdicts,
-    store: ActivationStore,
-    *,
-    layer: int | None = None,
-    neighbors: int = NEIGHBORS,
-) -> Evidence:
-    """Add nearest rows, by the probe's own metric if it has one, and the map of one layer."""
-    from probekit.cleaning.neighborhood import map_states, nearest_rows
-    from probekit.cleaning.source_rows import places_in
-
-    rows = places_in(store, verdicts)
-    if layer is None:
-        layer = next(reversed(verdicts.layers), store.layers[-1])
-    X = store.read(layer, rows)
-    probe = verdicts.provenance.get("probe", {})
-    euclidean = probe.get("parameters", {}).get("metric") == "euclidean"
-    nearest = nearest_rows(
-        X, neighbors, groups=store.copies(rows), metric="euclidean" if euclidean else "cosine"
-    )
-    return replace(evidence, nearest=nearest, map=map_states(X), layer=layer)
 
 
 def run_rows(
@@ -167,8 +69,6 @@ def _cleaning_arms(pair: Pair) -> dict[str, tuple[str, str]]:
 def _pair_rows(
     run: Run, pair: Pair, name: str, *, neighbors: int, limit: int | None
 ) -> RowsSection | None:
-    from probekit.activations.store import ActivationStore
-    from probekit.cleaning.source_rows import texts_of
     from probekit.experiments.steps import STORE, VERDICTS
     from probekit.verdicts import Verdicts
 
@@ -179,7 +79,7 @@ def _pair_rows(
     verdicts = Verdicts.load(path)
     splits = pair.context.splits
     truth = splits.truth["student"].align(verdicts.keys).labels.codes(verdicts.classes)
-    evidence = Evidence(texts=texts_of(verdicts, splits.rows["student"]), truth=truth)
+    evidence = RowEvidence(texts=texts_of(verdicts, splits.rows["student"]), truth=truth)
     acts = run.cache.path(step.inputs["states"]) / STORE
     if acts.is_file():
         with ActivationStore(acts) as store:
@@ -189,7 +89,7 @@ def _pair_rows(
 
 
 def rows_section(
-    verdicts: Verdicts, evidence: Evidence, *, title: str = "Rows", limit: int = SHOWN_ROWS
+    verdicts: Verdicts, evidence: RowEvidence, *, title: str = "Rows", limit: int = SHOWN_ROWS
 ) -> RowsSection:
     """The rows of verdicts, most disagreeing first, with what is known about them."""
     more = ", all probabilities and its nearest rows" if evidence.nearest else " and probabilities"
@@ -232,7 +132,7 @@ def verdict_codes(verdicts: Verdicts) -> NDArray[np.int64]:
     return np.where(verdicts.keep, np.where(changed, CHANGED, KEPT), DROPPED)
 
 
-def rows_payload(verdicts: Verdicts, evidence: Evidence, *, limit: int = SHOWN_ROWS) -> Any:
+def rows_payload(verdicts: Verdicts, evidence: RowEvidence, *, limit: int = SHOWN_ROWS) -> Any:
     """Rows for the page's script: the ``limit`` most disagreeing ones first, then their neighbours.
 
     A mapping of plain lists: ``classes``; ``listed``, the number of rows in the table; ``total``;
@@ -267,7 +167,9 @@ def rows_payload(verdicts: Verdicts, evidence: Evidence, *, limit: int = SHOWN_R
     }
 
 
-def _columns(verdicts: Verdicts, evidence: Evidence, chosen: NDArray[np.int64]) -> dict[str, Any]:
+def _columns(
+    verdicts: Verdicts, evidence: RowEvidence, chosen: NDArray[np.int64]
+) -> dict[str, Any]:
     top = min(len(verdicts.classes), TOP_CLASSES)
     columns: dict[str, Any] = {
         "id": [verdicts.ids[i] for i in chosen.tolist()],

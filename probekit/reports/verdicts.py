@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from probekit.cleaning.evaluate import evaluate, summarize
 from probekit.reports.page import RECORDED, Page, PageTable, flat
-from probekit.reports.rows import SHOWN_ROWS, Evidence, rows_section
+from probekit.reports.rows import SHOWN_ROWS, rows_section
 from probekit.reports.tables import MISSING, Table, finite, number, percent, share, share_of
 from probekit.safe import plain_command
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from probekit.cleaning.evaluate import ClassSummary, Summary
+    from probekit.cleaning.evidence import RowEvidence
     from probekit.verdicts import Verdicts
 
 __all__ = ["figures_text", "verdicts_json", "verdicts_page", "verdicts_text"]
@@ -173,7 +174,7 @@ def _estimates(verdicts: Verdicts) -> Table:
 
 
 def verdicts_page(
-    verdicts: Verdicts, evidence: Evidence, *, title: str, limit: int = SHOWN_ROWS
+    verdicts: Verdicts, evidence: RowEvidence, *, title: str, limit: int = SHOWN_ROWS
 ) -> Page:
     """Describe verdicts as a page; ``title`` is the name of their file."""
     summary = summarize(verdicts)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probekit.cleaning.neighborhood import map_states, nearest_rows
+from probekit.cleaning.evidence import RowEvidence, map_states, nearest_rows
 from probekit.data import text_hash
 from probekit.reports.page import Page, PageTable, RowsSection, render_page, write_page
-from probekit.reports.rows import Evidence, rows_payload, verdict_codes
+from probekit.reports.rows import rows_payload, verdict_codes
 from probekit.reports.tables import Table
 from probekit.reports.verdicts import verdicts_page
 from probekit.verdicts import Verdicts
@@ -44,7 +44,7 @@ def some_verdicts(n=6, classes=("a", "b"), **more):
 
 def test_payload_has_rows_in_order_and_probabilities_by_class():
     verdicts = some_verdicts(classes=tuple("abcdefg"))
-    payload = rows_payload(verdicts, Evidence(texts=[f"t{i}" for i in range(6)]))
+    payload = rows_payload(verdicts, RowEvidence(texts=[f"t{i}" for i in range(6)]))
     order = np.argsort(-verdicts.disagreement, kind="stable")
     rows = payload["rows"]
     assert rows["id"] == [f"r{i}" for i in order]
@@ -69,7 +69,7 @@ def test_verdicts_are_kept_changed_or_dropped():
 
 def test_long_texts_are_cut_and_said_to_be():
     verdicts = some_verdicts(2)
-    rows = rows_payload(verdicts, Evidence(texts=["x" * 5000, "short"]))["rows"]
+    rows = rows_payload(verdicts, RowEvidence(texts=["x" * 5000, "short"]))["rows"]
     cut = dict(zip(rows["id"], zip(rows["text"], rows["cut"], strict=True), strict=True))
     assert cut["r1"] == ("short", 0)
     assert cut["r0"] == ("x" * 4000, 1000)
@@ -80,7 +80,7 @@ def test_the_page_of_verdicts_says_what_stands_in_them():
         provenance={"action": "filter", "notes": ["Mind <this>."], "probe": {"name": "KNNProbe"}}
     )
     truth = verdicts.weak.argmax(axis=1)
-    html = render_page(verdicts_page(verdicts, Evidence(truth=truth), title="v.parquet"))
+    html = render_page(verdicts_page(verdicts, RowEvidence(truth=truth), title="v.parquet"))
     assert "Mind &lt;this&gt;." in html
     assert "No row is dropped" in html  # an alarm
     assert "labels right before, %" in html
@@ -91,7 +91,7 @@ def test_the_page_of_verdicts_says_what_stands_in_them():
 def test_text_that_utf8_cannot_hold_does_not_stop_a_page(tmp_path):
     verdicts = some_verdicts(2)
     path = tmp_path / "a.html"
-    write_page(verdicts_page(verdicts, Evidence(texts=["\ud800 lone", "b"]), title="v"), path)
+    write_page(verdicts_page(verdicts, RowEvidence(texts=["\ud800 lone", "b"]), title="v"), path)
     assert "? lone" in path.read_text(encoding="utf-8")
 
 
@@ -107,7 +107,7 @@ def test_a_page_of_tables_alone_has_no_script():
 def test_pages_name_no_address_outside():
     verdicts = some_verdicts()
     near = nearest_rows(cloud(6), 2, groups=np.arange(6))
-    evidence = Evidence(nearest=near, map=map_states(cloud(6)))
+    evidence = RowEvidence(nearest=near, map=map_states(cloud(6)))
     html = render_page(verdicts_page(verdicts, evidence, title="v"))
     assert "http:" not in html
     assert "https:" not in html
@@ -117,7 +117,7 @@ def test_pages_name_no_address_outside():
 
 def command_on_page(**provenance):
     verdicts = some_verdicts(provenance=provenance)
-    page = verdicts_page(verdicts, Evidence(), title="v.parquet")
+    page = verdicts_page(verdicts, RowEvidence(), title="v.parquet")
     assert not any(name == "command" for name, _ in page.provenance)
     return page.commands
 

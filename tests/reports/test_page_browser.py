@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probekit.cleaning.neighborhood import map_states, nearest_rows
+from probekit.cleaning.evidence import RowEvidence, map_states, nearest_rows
 from probekit.data import text_hash
 from probekit.reports.page import write_page
-from probekit.reports.rows import Evidence, rows_payload
+from probekit.reports.rows import rows_payload
 from probekit.reports.verdicts import verdicts_page
 from probekit.verdicts import Verdicts
 
@@ -20,7 +20,7 @@ EVIL = "<script>document.title = 'taken'</script></script><img src=x onerror=ale
 N = 300
 
 
-def rows_of(n: int = N) -> tuple[Verdicts, Evidence]:
+def rows_of(n: int = N) -> tuple[Verdicts, RowEvidence]:
     """Two classes apart by 4 in one direction, a fifth of the weak labels wrong, row 7 is evil."""
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, n)
@@ -46,7 +46,7 @@ def rows_of(n: int = N) -> tuple[Verdicts, Evidence]:
         fold=np.zeros(n, np.int16),
         provenance={"action": "filter", "note": EVIL},
     )
-    evidence = Evidence(
+    evidence = RowEvidence(
         texts=texts,
         truth=truth,
         nearest=nearest_rows(X, 5, groups=np.arange(len(X))),
@@ -57,12 +57,12 @@ def rows_of(n: int = N) -> tuple[Verdicts, Evidence]:
 
 
 @pytest.fixture(scope="module")
-def made() -> tuple[Verdicts, Evidence]:
+def made() -> tuple[Verdicts, RowEvidence]:
     return rows_of()
 
 
 @pytest.fixture(scope="module")
-def page_path(made: tuple[Verdicts, Evidence], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page_path(made: tuple[Verdicts, RowEvidence], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     write_page(verdicts_page(*made, title=EVIL), path)
     return path
@@ -283,7 +283,7 @@ def test_prints_the_rows_without_the_controls(page):
 def test_without_texts_ids_stand_in_their_place(browser, made, tmp_path):
     path = tmp_path / "bare.html"
     verdicts, _ = made
-    write_page(verdicts_page(verdicts, Evidence(), title="bare"), path)
+    write_page(verdicts_page(verdicts, RowEvidence(), title="bare"), path)
     browser.open(path)
     first = int(np.argmax(verdicts.disagreement))
     assert browser.texts(".row .clamp")[0] == f"r{first}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probekit.cleaning.neighborhood import map_states, nearest_rows
+from probekit.cleaning.evidence import map_states, nearest_rows
 
 
 def cloud(n=40, d=5, seed=0):
