@@ -15,12 +15,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "probekit needs Python >= 3.11 with venv (on Debian: apt install python3 python3-venv)."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,demo,dev]'
 	@touch $@
 
 # What the site and a release need beside: most contributors never do.
 $(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,$*]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,demo,dev,$*]'
 	@touch $@
 
 demo: $(VENV)/.installed  ## run an experiment offline on a real model and real text
@@ -46,7 +46,7 @@ dist: $(VENV)/.release  ## build sdist and wheel in dist/, and check them
 $(VENV)-lowest/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(PYTHON) tests/lowest.py > $(VENV)-lowest/constraints.txt
-	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/constraints.txt --editable '.[demo]' pytest==9.0.0 pandas
+	$(VENV)-lowest/bin/python -m pip install --quiet --constraint $(VENV)-lowest/constraints.txt --editable '.[all,demo]' pytest==9.0.0 pandas
 	@touch $@
 
 test-lowest: $(VENV)-lowest/.installed  ## run the tests with the oldest versions that are admitted

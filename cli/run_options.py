@@ -199,7 +199,9 @@ def open_experiment(
 ) -> R | None:
     """Check an experiment, make its folder and keep other commands out; None after a dry run."""
     from probekit.experiments.plan import plan, plan_text
+    from probekit.extras import need
 
+    need("matplotlib")  # hours before its first figure
     steps = options["steps"] or folder.absolute().parent / "steps"
     if options["dry_run"]:
         open_folder(folder, config, make=False)

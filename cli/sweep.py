@@ -142,6 +142,7 @@ def command(**options: Unpack[SweepOptions]) -> None:
 
 def _check_files(options: SweepOptions) -> None:
     from probekit.errors import OutputExistsError
+    from probekit.extras import need
 
     output, figures = options["output"], options["figures"]
     claim(options, "output", folders=("figures",))
@@ -152,6 +153,8 @@ def _check_files(options: SweepOptions) -> None:
         and (os.path.lexists(figures) or figures == output)
     ):
         raise OutputExistsError(f"{figures} is a file; name a folder for the figures.")
+    if figures is not None:
+        need("matplotlib")
 
 
 def _rows(store: Any, options: SweepOptions) -> SweepRows:

@@ -24,7 +24,7 @@ from probekit.cleaning.review import plain_text
 from probekit.cleaning.source_rows import texts_of
 from probekit.columns import Columns, guess_columns
 from probekit.data import Rows
-from probekit.errors import DataError, UsageError
+from probekit.errors import DataError, ProbekitError, UsageError
 from probekit.files import atomic_write, json_line, write_table
 from probekit.labels import WeakLabels, load_labels
 from probekit.probes.ensemble import plan_layers
@@ -295,12 +295,11 @@ def clean(
 
 def default_model() -> str:
     """The small encoder read where no model is named: the folder of its wheel, or its hub name."""
-    from probekit.errors import ModelError
     from probekit.experiments.presets.demo import demo_model
 
     try:
         return demo_model()
-    except ModelError:
+    except ProbekitError:  # its wheel is not installed
         return "sentence-transformers/all-MiniLM-L6-v2"
 
 

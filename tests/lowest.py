@@ -6,6 +6,12 @@ import sys
 import tomllib
 from pathlib import Path
 
+INSTALLED = ("chess", "demo", "finetune", "report")
 project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-wanted = [*project["dependencies"], *project["optional-dependencies"]["demo"], "pandas>=2.2.3"]
-sys.stdout.writelines(line.replace(">=", "==") + "\n" for line in wanted)
+extras = project["optional-dependencies"]
+added = [line for name in INSTALLED for line in extras[name]]
+wanted = [*project["dependencies"], *added, "pandas>=2.2.3"]
+own = project["name"]
+sys.stdout.writelines(
+    line.replace(">=", "==") + "\n" for line in wanted if not line.startswith(own)
+)

@@ -17,6 +17,8 @@ import pytest
 import yaml
 
 import probekit
+from probekit.errors import ProbekitError
+from probekit.extras import DISTRIBUTION, EXTRAS, need
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -34,6 +36,7 @@ PACKAGES = sorted(set(PYPROJECT["tool"]["setuptools"]["packages"]))
 # Lower may not import higher; equal may import each other.
 LEVELS = {
     "probekit.errors": 0,
+    "probekit.extras": 1,
     "probekit.safe": 0,
     "probekit.kinds": 0,
     "probekit.settings": 0,
@@ -297,8 +300,11 @@ def test_constraints_pin_what_pyproject_admits() -> None:
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
     assert pins["torch"] == "2.13.0"
     extras = PYPROJECT["project"]["optional-dependencies"]
-    for requirement in [*PYPROJECT["project"]["dependencies"], *extras["dev"], *extras["demo"]]:
-        name = re.split(r"[<>=;\s]", requirement)[0].lower()
+    all_extras = [line for lines in extras.values() for line in lines]
+    for requirement in [*PYPROJECT["project"]["dependencies"], *all_extras]:
+        if requirement.startswith(DISTRIBUTION):
+            continue
+        name = re.split(r"[<>=;\s\[]", requirement)[0].lower()
         if "faiss-cpu" not in requirement:
             assert name in pins, f"{name} has no pin in constraints.txt"
 
@@ -311,6 +317,7 @@ def test_what_is_imported_is_declared() -> None:
         "yaml": "pyyaml",
     }
     declared = {re.split(r"[<>=;\s]", r)[0].lower() for r in PYPROJECT["project"]["dependencies"]}
+    declared |= {*EXTRAS}
     for path in SOURCES:
         for module in imports_of(ast.parse(path.read_text(encoding="utf-8"))):
             name = module.partition(".")[0]
@@ -338,3 +345,24 @@ def test_the_version_has_one_home() -> None:
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "probekit.__version__"}
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == probekit.__version__
+
+
+def test_extras_name_what_only_some_commands_need() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == DISTRIBUTION
+    extras = project["optional-dependencies"]
+    for package, (extra, _) in EXTRAS.items():
+        assert any(re.match(package.replace("_", "-"), line) for line in extras[extra]), package
+    assert extras["all"] == [f"{DISTRIBUTION}[chess,finetune,report]"]
+    installed = {re.split(r"[>=;]", line)[0] for line in project["dependencies"]}
+    assert not installed & {"chess", "matplotlib", "peft"}
+
+
+@pytest.mark.parametrize("package", list(EXTRAS))
+def test_without_an_extra_one_sentence_names_it(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need(package)  # it is installed here
+    monkeypatch.setattr("probekit.extras.find_spec", lambda _: None)
+    with pytest.raises(ProbekitError, match=rf"{package}, which is not installed; `pip install"):
+        need(package)

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probekit.extras import need
 from probekit.files import atomic_write
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ WIDTH_INCHES, DPI = 10.0, 150
 
 def blank(width: float, height: float) -> Figure:
     """Return an empty figure of this size in inches; it needs no display."""
+    need("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

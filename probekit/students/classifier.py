@@ -21,6 +21,7 @@ from probekit.activations.hooks import POOLERS, Pooler, pooler
 from probekit.activations.quiet import quiet
 from probekit.data import Content
 from probekit.errors import DataError, ModelError, UsageError
+from probekit.extras import need
 from probekit.files import atomic_write
 from probekit.safe import expand, misfit, read_json
 from probekit.students.config import FinetuneConfig
@@ -142,6 +143,7 @@ def with_adapters(backbone: Any, checkpoint: Checkpoint, config: FinetuneConfig)
 
     Hu et al. 2021, https://arxiv.org/abs/2106.09685.
     """
+    need("peft")
     from peft import LoraConfig, get_peft_model
 
     modules = list(config.lora_modules) if config.lora_modules else linear_names(backbone)

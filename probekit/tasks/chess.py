@@ -12,14 +12,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
-
-import chess
+from typing import TYPE_CHECKING, Any
 
 from probekit.data import Rows
 from probekit.errors import DataError
+from probekit.extras import need
 from probekit.tasks.hub import read_hub
 from probekit.tasks.registry import Task, balanced, draw
+
+if TYPE_CHECKING:
+    import chess  # an extra: imported where it is used
 
 __all__ = [
     "SPLITS",
@@ -39,7 +41,7 @@ SPLITS = {"weak": 5000, "student": 5000, "validation": 1000, "test": 4000}
 
 # A file with a larger share of unusable puzzles has another format (FEN after the move?).
 BROKEN_SHARE = 0.5
-SIDES = {chess.WHITE: "White", chess.BLACK: "Black"}
+SIDES = {True: "White", False: "Black"}  # as python-chess has them
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Puzzle:
     @property
     def before(self) -> chess.Board:
         """A new board before the opponent's move."""
+        import chess
+
         return chess.Board(self.fen)
 
     @property
@@ -71,6 +75,9 @@ def parse_puzzle(name: str, fen: Any, moves: Any) -> Puzzle | str:
 
     ``moves`` are UCI moves with spaces between; the first is the opponent's.
     """
+    need("chess")
+    import chess
+
     try:
         board = chess.Board(str(fen))
     except ValueError:
@@ -107,9 +114,9 @@ def position_text(puzzle: Puzzle) -> str:
 def game_text(puzzle: Puzzle) -> str:
     """Return the moves so far in PGN, up to the place of the solution."""
     before, board = puzzle.before, puzzle.board
-    number = f"{before.fullmove_number}{'.' if before.turn == chess.WHITE else '...'}"
+    number = f"{before.fullmove_number}{'.' if SIDES[before.turn] == 'White' else '...'}"
     text = f'[FEN "{puzzle.fen}"]\n\n{number} {before.san(puzzle.last)}'
-    return f"{text} {board.fullmove_number}." if board.turn == chess.WHITE else text
+    return f"{text} {board.fullmove_number}." if SIDES[board.turn] == "White" else text
 
 
 def alternative(puzzle: Puzzle, *, seed: int) -> chess.Move | None:

@@ -277,10 +277,10 @@ def test_a_missing_wheel_and_a_missing_model(
     assert refused.exit_code == 1
     assert "no-model" in refused.stderr
     assert "Traceback" not in refused.stderr
-    monkeypatch.setattr(demo, "WHEEL", "probekit_nothing_such")
+    monkeypatch.setattr("probekit.extras.find_spec", lambda _: None)
     refused = run("-o", tmp_path / "new")
     assert refused.exit_code == 1
-    assert "`pip install 'probekit[demo]'` installs it" in refused.stderr
+    assert "`pip install 'probekit-w2s[demo]'` installs it" in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert not (tmp_path / "new").exists()
     assert run("--student-rows", "3").exit_code == 2

