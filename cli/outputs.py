@@ -116,7 +116,7 @@ def _refuse_sources(outputs: Iterable[Path], reads: Iterable[Path]) -> None:
 
 
 def _source(path: Path) -> str | None:
-    """What a store says it was made from; None where it is no store."""
+    """What a store says it was made from; None if it is not a store."""
     from probekit.activations.store import ActivationStore
 
     try:

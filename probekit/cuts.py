@@ -1,4 +1,4 @@
-"""Cuts of a ranking: how far labels and probe disagree, how many rows to select, and ties.
+"""Cuts of a ranking: how far labels and probe disagree, the number of rows to select, and ties.
 
 Also decisions with given class shares, which a shifted scale of the probabilities cannot distort.
 

@@ -19,7 +19,7 @@ A message is one sentence: what is wrong, where, what is allowed, what was given
 
 Libraries report a full disk in their own ways: safetensors and tokenizers wrap the system's
 message, torch drops it, pyarrow and h5py copy it into their text. :func:`disk_errors` makes one
-sentence of it: which file, how many bytes it needs, how to repair it.
+sentence of it: which file, the bytes it needs, how to repair it.
 """
 
 from __future__ import annotations
