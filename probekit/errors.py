@@ -28,8 +28,6 @@ import difflib
 import errno
 import os
 import re
-import resource
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -211,6 +209,8 @@ def disk_sentence(
     path: Path, code: int, needed: int | None = None, *, advice: str = "then " + AGAIN
 ) -> str:
     """Describe why a write of ``needed`` bytes to ``path`` failed, and how to repair it."""
+    import resource  # late, as shutil: every module imports this one
+
     if code in REFUSALS:
         return f"{path} cannot be written: {REFUSALS[code]}."
     size = "more room" if needed is None else human_bytes(needed)
@@ -261,6 +261,8 @@ def disk_errors(
 
 def _free_bytes(path: Path) -> int:
     """Free bytes on the disk of ``path``, which need not exist."""
+    import shutil
+
     for folder in (path.absolute(), *path.absolute().parents):
         if os.path.isdir(folder):
             return shutil.disk_usage(folder).free
