@@ -237,6 +237,25 @@ def test_only_supervisor_and_ceiling_depend_on_the_truth(done: Done) -> None:
     assert seeing == {"floor", "ceiling"}
 
 
+def test_changed_truth_of_the_students_rows_changes_no_student(
+    done: Done, fields: Any, write_jsonl: Files, tmp_path: Path
+) -> None:
+    """The truth of the student's half is turned round: same students, another ceiling."""
+    student = set(done.experiment.context.splits.rows["student"].ids)
+    rows = [json.loads(line) for line in Path(fields["task"]).read_text().splitlines()]
+    for row in rows:
+        if row["id"] in student:
+            row["label"] = 1 - row["label"]
+    path = write_jsonl(rows, "turned.jsonl")
+    turned = Done(RunConfig.from_mapping({**fields, "task": str(path)}), tmp_path / "run")
+    before, after = (
+        {name: arm["log_loss"] for name, arm in each.arms.items()} for each in (done, turned)
+    )
+    for name in ("weak supervisor", "weak labels", "random as kNN", "filter kNN", "relabel kNN"):
+        assert before[name] == after[name]
+    assert before["ground truth"] != after["ground truth"]
+
+
 def test_again_nothing_is_done_and_everything_is_the_same(done: Done, fields: Any) -> None:
     again = Done(RunConfig.from_mapping(fields), done.folder)
     steps = [line for line in again.lines if line.startswith("[")]
