@@ -83,7 +83,7 @@ class Batch:
 
     rows: Array
     """(b,) row numbers in the data."""
-    places: Array
+    positions: Array
     """(b,) positions of these rows in the window."""
     lengths: Array
     """(b,) number of tokens of each row."""
@@ -98,7 +98,7 @@ class Batch:
 
     def take(self, chosen: Array) -> Batch:
         """Return the rows ``chosen`` as a batch."""
-        return Batch(self.rows[chosen], self.places[chosen], self.lengths[chosen])
+        return Batch(self.rows[chosen], self.positions[chosen], self.lengths[chosen])
 
     def pieces(self, budget: int) -> list[Batch]:
         """Return this batch, split into pieces of at most ``budget`` padded tokens."""
@@ -197,9 +197,9 @@ def _segments(
 
 
 def pad(
-    encoded: Encoded, places: Array, *, pad_id: int
+    encoded: Encoded, positions: Array, *, pad_id: int
 ) -> tuple[Array, Array | None, Array | None]:
-    """Put the rows at ``places`` of a window into arrays, padded on the right.
+    """Put the rows at ``positions`` of a window into arrays, padded on the right.
 
     Right, whatever the tokenizer's setting, so that a model's own position numbers are right too.
 
@@ -209,7 +209,7 @@ def pad(
         Ids (b, s) int64; the mask of real tokens (b, s) bool, or None without padding;
         token types (b, s) int64, or None.
     """
-    lengths, starts = encoded.lengths[places], encoded.starts[places]
+    lengths, starts = encoded.lengths[positions], encoded.starts[positions]
     width = int(lengths.max())
     mask = np.arange(width) < lengths[:, None]
     # Token j of the row that begins at s lies at flat[s + j]; real tokens come in row order.
@@ -217,7 +217,7 @@ def pad(
     source = np.arange(ends[-1]) + np.repeat(starts - (ends - lengths), lengths)
 
     def spread(flat: Array, filler: int) -> Array:
-        out = np.full((len(places), width), filler, np.int64)
+        out = np.full((len(positions), width), filler, np.int64)
         out[mask] = flat[source]
         return out
 

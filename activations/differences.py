@@ -56,7 +56,7 @@ class PairJob:
     request: Request
     path: Path
     pairs: Rows
-    places: Array
+    positions: Array
     """(n, 2): numbers of the first and the second text of each pair."""
     texts: Job
     """The extraction of the distinct texts."""
@@ -144,9 +144,11 @@ def texts_of_pairs(rows: Rows) -> tuple[Rows, Array]:
             f"{rows.source} has rows of kind {rows.kind}; --compare needs two texts in each, in "
             "columns text and text_pair or chosen and rejected."
         )
-    place: dict[str, int] = {}
-    numbers = [place.setdefault(str(side), len(place)) for pair in rows.contents() for side in pair]
-    return Rows({"text": list(place)}, source=rows.source), np.array(numbers).reshape(-1, 2)
+    position: dict[str, int] = {}
+    numbers = [
+        position.setdefault(str(side), len(position)) for pair in rows.contents() for side in pair
+    ]
+    return Rows({"text": list(position)}, source=rows.source), np.array(numbers).reshape(-1, 2)
 
 
 def prepare_differences(request: Request) -> PairJob:
@@ -164,7 +166,7 @@ def prepare_differences(request: Request) -> PairJob:
         )
     path, pairs = Path(request.output), read_rows(request)
     real = Path(os.path.realpath(path))  # a link points to the disk that has room
-    texts, places = texts_of_pairs(pairs)
+    texts, positions = texts_of_pairs(pairs)
     job = prepare(
         replace(
             request,
@@ -183,7 +185,7 @@ def prepare_differences(request: Request) -> PairJob:
     stored = stored_spec(path) or {}
     if {**spec, "model": stored.get("model")} == stored:
         spec = stored  # only the model's folder was renamed
-    return PairJob(request, path, pairs, places, job, spec)
+    return PairJob(request, path, pairs, positions, job, spec)
 
 
 def estimate_differences(work: PairJob) -> dict[str, Any]:
@@ -282,7 +284,7 @@ def _subtract(work: PairJob, writer: StoreWriter) -> tuple[int, dict[int, int]]:
         n_tokens, truncated = store.n_tokens, store.truncated
         for at in range(0, len(todo), step):
             rows = todo[at : at + step]
-            first, second = work.places[rows].T
+            first, second = work.positions[rows].T
             states, differ = {}, torch.zeros(len(rows), dtype=torch.bool)
             for layer in store.layers:
                 minuend = torch.from_numpy(store.read(layer, second))

@@ -178,10 +178,10 @@ class Encoder:
         ids: list[list[int]] = [[]] * len(contents)
         types: list[list[int]] = [[]] * len(contents)
         truncated = np.zeros(len(contents), bool)
-        for places, mode in self._groups(contents):
-            encoded = self._tokenize([contents[i] for i in places], mode)
-            for place, row_ids, row_types, cut in zip(places.tolist(), *encoded, strict=True):
-                ids[place], types[place], truncated[place] = row_ids, row_types, cut
+        for positions, mode in self._groups(contents):
+            encoded = self._tokenize([contents[i] for i in positions], mode)
+            for position, row_ids, row_types, cut in zip(positions.tolist(), *encoded, strict=True):
+                ids[position], types[position], truncated[position] = row_ids, row_types, cut
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         if not lengths.all():
             empty = [names[i] for i in np.flatnonzero(lengths == 0).tolist()]
@@ -219,7 +219,7 @@ class Encoder:
         own = np.fromiter((t.startswith(text) for t in first), bool, len(contents))
         mode = "add once" if self._render is None else "leave"
         groups = [(np.flatnonzero(~own), "add"), (np.flatnonzero(own), mode)]
-        return [(places, mode) for places, mode in groups if len(places)]
+        return [(positions, mode) for positions, mode in groups if len(positions)]
 
     def _tokenize(
         self, contents: list[Any], mode: str
@@ -294,8 +294,8 @@ class Encoder:
             for i, row in enumerate(ids):
                 sides = encoding.sequence_ids(i) if self._openings_between else [0] * len(row)
                 extra = self._extra(row, sides, once=once, max_length=max_length)
-                ids[i] = [token for place, token in enumerate(row) if place not in extra]
-                types[i] = [each for place, each in enumerate(types[i]) if place not in extra]
+                ids[i] = [token for position, token in enumerate(row) if position not in extra]
+                types[i] = [each for position, each in enumerate(types[i]) if position not in extra]
         return ids, types
 
     def _extra(
@@ -303,27 +303,27 @@ class Encoder:
     ) -> set[int]:
         """Return positions of opening tokens that the text, or a pair's second text, repeats."""
         extra = {
-            place
-            for place, (token, side) in enumerate(zip(row, sides, strict=True))
-            if place > 0 and token == self.opening and side is None
+            position
+            for position, (token, side) in enumerate(zip(row, sides, strict=True))
+            if position > 0 and token == self.opening and side is None
         }
         if once and row[:2] == [self.opening] * 2:
             extra.add(1)
         # Truncation on the left has removed the text's own; another token goes instead.
         while max_length is not None and len(row) - len(extra) > max_length:
-            extra.add(next(place for place in range(1, len(row)) if place not in extra))
+            extra.add(next(position for position in range(1, len(row)) if position not in extra))
         return extra
 
 
 def _parts(contents: Sequence[Any]) -> Iterator[tuple[int, int]]:
     """Yield start and end of parts within the limits on rows and characters; rows stay whole."""
     start = size = 0
-    for place, content in enumerate(contents):
+    for position, content in enumerate(contents):
         sides = content if isinstance(content, tuple) else (content,)
         characters = sum(map(len, sides))
-        if place > start and (place - start == PART or size + characters > PART_CHARACTERS):
-            yield start, place
-            start, size = place, 0
+        if position > start and (position - start == PART or size + characters > PART_CHARACTERS):
+            yield start, position
+            start, size = position, 0
         size += characters
     yield start, len(contents)
 
@@ -349,7 +349,7 @@ def _between(tokenizer: Any, opening: int | None) -> tuple[str | None, int]:
     encoding = tokenizer(["a"], ["b"], verbose=False)
     sides, ids = encoding.sequence_ids(0), encoding["input_ids"][0]
     inner = range(sides.index(0), sides.index(1))
-    special = [ids[place] for place in inner if sides[place] is None]
+    special = [ids[position] for position in inner if sides[position] is None]
     n_opening = special.count(opening)
     return (None if len(special) > n_opening else SEPARATOR), n_opening
 

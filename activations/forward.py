@@ -214,8 +214,8 @@ def read_windows(
         yield Window(
             encoded,
             [
-                Batch(start + places, places, encoded.lengths[places])
-                for places in cut_batches(encoded.lengths, batch_tokens)[
+                Batch(start + positions, positions, encoded.lengths[positions])
+                for positions in cut_batches(encoded.lengths, batch_tokens)[
                     (first - number) % step :: step
                 ]
             ],
@@ -232,7 +232,7 @@ class Feed:
 
     def states(self, window: Window, batch: Batch) -> dict[int, torch.Tensor]:
         """Return pooled states of a batch, by layer, on the device."""
-        ids, mask, types = pad(window.encoded, batch.places, pad_id=self.pad_id)
+        ids, mask, types = pad(window.encoded, batch.positions, pad_id=self.pad_id)
         return self.tap(
             self._move(ids),
             None if mask is None else self._move(mask),
@@ -293,7 +293,7 @@ class Sink:
             if wrong := int(np.count_nonzero(~_finite(stored).all(1))):
                 self.nonfinite[layer] = self.nonfinite.get(layer, 0) + wrong
             arrays[layer] = stored
-        truncated = window.encoded.truncated[batch.places]
+        truncated = window.encoded.truncated[batch.positions]
         self.writer.write(batch.rows, arrays, batch.lengths, truncated)
         self._unflushed += len(batch)
         due = self._flush_rows is not None and self._unflushed >= self._flush_rows

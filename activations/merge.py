@@ -59,7 +59,7 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
         for store in stores[1:]:
             _check_spec(stores[0], store)
         same = len({store.rows_fingerprint for store in stores}) == 1
-        ids, hashes, places = _shares(stores) if same else _one_after_the_other(stores)
+        ids, hashes, positions = _shares(stores) if same else _one_after_the_other(stores)
         first = stores[0]
         writer = stack.enter_context(
             StoreWriter.open(
@@ -76,7 +76,7 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
             )
         )
         try:
-            for store, (rows, targets) in zip(stores, places, strict=True):
+            for store, (rows, targets) in zip(stores, positions, strict=True):
                 _copy(store, rows, targets, writer)
         except KeyboardInterrupt as error:
             error.add_note(
@@ -137,18 +137,18 @@ def _shares(stores: Sequence[ActivationStore]) -> tuple[list[str], list[str], li
     """Return the rows to take from each store: those done in it and in none before it."""
     first = stores[0]
     left = np.ones(len(first), dtype=bool)
-    places = []
+    positions = []
     for store in stores:
         rows = np.flatnonzero(store.done & left)
         left[rows] = False
-        places.append((rows, rows))
+        positions.append((rows, rows))
     if left.any():
         missing = [first.ids[i] for i in np.flatnonzero(left)[:4]]
         raise StoreError(
             f"{int(left.sum()):,} of {len(first):,} rows are done in none of the stores (ids "
             f"{first_few(missing)}); run the missing extraction again, then merge."
         )
-    return first.ids, first.hashes, places
+    return first.ids, first.hashes, positions
 
 
 def _one_after_the_other(
@@ -156,7 +156,7 @@ def _one_after_the_other(
 ) -> tuple[list[str], list[str], list[Place]]:
     ids: list[str] = []
     hashes: list[str] = []
-    places: list[Place] = []
+    positions: list[Place] = []
     if numbered := [str(store.path) for store in stores if store.keys.id_column is None]:
         raise StoreError(
             f"The rows of {' and '.join(numbered)} have numbers and no ids, and row 0 of one "
@@ -170,7 +170,7 @@ def _one_after_the_other(
                 "finish its extraction first."
             )
         rows = np.arange(len(store))
-        places.append((rows, rows + len(ids)))
+        positions.append((rows, rows + len(ids)))
         ids += store.ids
         hashes += store.hashes
     if twice := repeated(ids):
@@ -178,7 +178,7 @@ def _one_after_the_other(
             f"{len(twice)} ids are in two of the stores (ids {first_few(twice)}); merge stores "
             "whose ids differ."
         )
-    return ids, hashes, places
+    return ids, hashes, positions
 
 
 def _copy(store: ActivationStore, rows: Array, targets: Array, writer: StoreWriter) -> None:

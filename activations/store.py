@@ -409,15 +409,15 @@ def _prefetch(handle: int, rows: Array, *, offset: int, stride: int) -> None:
     if not CAN_PREFETCH or not len(rows):
         return
     probes = rows[:: -(-len(rows) // PROBES)] * stride + offset
-    if all(_is_cached(handle, place) for place in probes.tolist()):
+    if all(_is_cached(handle, start) for start in probes.tolist()):
         return
-    for place in (rows * stride + offset).tolist():
-        os.posix_fadvise(handle, place, stride, os.POSIX_FADV_WILLNEED)
+    for start in (rows * stride + offset).tolist():
+        os.posix_fadvise(handle, start, stride, os.POSIX_FADV_WILLNEED)
 
 
-def _is_cached(handle: int, place: int) -> bool:
+def _is_cached(handle: int, offset: int) -> bool:
     try:
-        os.preadv(handle, [bytearray(1)], place, os.RWF_NOWAIT)
+        os.preadv(handle, [bytearray(1)], offset, os.RWF_NOWAIT)
     except BlockingIOError:
         return False
     except OSError:

@@ -108,7 +108,7 @@ def planning(n: int, pair: Any) -> tuple[float, float, float]:
         for window in windows:
             real += int(window.encoded.lengths.sum())
             for batch in window.batches:
-                padded += pad(window.encoded, batch.places, pad_id=0)[0].size
+                padded += pad(window.encoded, batch.positions, pad_id=0)[0].size
         return time.perf_counter() - start, padded / real
 
     (seconds, share), mib = peak_memory(go)

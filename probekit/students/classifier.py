@@ -293,7 +293,7 @@ class TokenRows(torch.utils.data.Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         # A range instead of the ids: the Trainer asks only for their number.
-        item: dict[str, Any] = {"input_ids": range(int(self.lengths[index])), "place": index}
+        item: dict[str, Any] = {"input_ids": range(int(self.lengths[index])), "position": index}
         item["rows"] = self
         if self._targets is not None:
             item["targets"] = self._targets[index]
@@ -337,8 +337,8 @@ def encode_rows(
 def collate(items: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
     """Pad rows on the right; the two texts of a pair are consecutive rows of the batch."""
     rows: TokenRows = items[0]["rows"]
-    places = np.array([item["place"] for item in items])
-    sides = [pad(part, places, pad_id=pad_id) for part in rows.parts]
+    positions = np.array([item["position"] for item in items])
+    sides = [pad(part, positions, pad_id=pad_id) for part in rows.parts]
     width = max(ids.shape[1] for ids, _, _ in sides)
 
     def padded(arrays: Sequence[Any], filler: int) -> torch.Tensor:

@@ -72,14 +72,14 @@ class Completions:
         LabelsError
             If a row has no completion, or one of another text.
         """
-        place = {name: i for i, name in enumerate(self.ids)}
-        missing = [name for name in rows.ids if name not in place]
+        position = {name: i for i, name in enumerate(self.ids)}
+        missing = [name for name in rows.ids if name not in position]
         if missing:
             raise LabelsError(
                 f"{self.source} has no completion for {len(missing)} of {len(rows)} rows of "
                 f"{rows.source} (ids {first_few(missing)}); complete these rows first."
             )
-        order = [place[name] for name in rows.ids]
+        order = [position[name] for name in rows.ids]
         other = [
             name
             for name, digest, i in zip(rows.ids, rows.hashes, order, strict=True)
@@ -342,7 +342,7 @@ def write_greedily(
     Prompts of similar length are batched, padded on the left; results are in the prompts' order.
     """
     ids = speller.prompts(prompts, room=max_new_tokens)
-    order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
+    order = sorted(range(len(ids)), key=lambda position: len(ids[position]))
     results: dict[int, Written] = {}
     before = model.training, model.generation_config
     model.eval()
@@ -350,13 +350,13 @@ def write_greedily(
     try:
         with torch.inference_mode(), quiet():
             for start in range(0, len(order), batch_size):
-                places = order[start : start + batch_size]
-                batch = _write_batch(model, speller, [ids[place] for place in places])
-                results.update(zip(places, batch, strict=True))
+                positions = order[start : start + batch_size]
+                batch = _write_batch(model, speller, [ids[position] for position in positions])
+                results.update(zip(positions, batch, strict=True))
     finally:
         model.generation_config = before[1]
         model.train(before[0])
-    return [results[place] for place in range(len(ids))]
+    return [results[position] for position in range(len(ids))]
 
 
 def _greedy(speller: Speller, max_new_tokens: int) -> Any:

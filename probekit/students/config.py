@@ -178,11 +178,11 @@ def _check_logger(name: str) -> None:
             f"{did_you_mean(name, INTEGRATION_TO_CALLBACK)}, got {shown(name)}.",
             ("report_to",),
         )
-    available: Any = get_available_reporting_integrations  # it has no types
-    there = available()
-    if name not in there:
+    get_installed: Any = get_available_reporting_integrations  # it has no types
+    installed = get_installed()
+    if name not in installed:
         raise SettingError(
             f" is {name}, which needs a package that is not installed; available here: "
-            f"{', '.join(there) or 'none'}.",
+            f"{', '.join(installed) or 'none'}.",
             ("report_to",),
         )

@@ -101,18 +101,18 @@ class TrainingRows:
         digest.update(np.ascontiguousarray(self.weight, "<f8").tobytes())
         return digest.hexdigest()[:16]
 
-    def select(self, places: NDArray[np.int64]) -> TrainingRows:
-        """Return the rows at ``places``, their weights rescaled to mean 1."""
-        weight = self.weight[places]
+    def select(self, positions: NDArray[np.int64]) -> TrainingRows:
+        """Return the rows at ``positions``, their weights rescaled to mean 1."""
+        weight = self.weight[positions]
         return TrainingRows(
-            [self.contents[i] for i in places],
+            [self.contents[i] for i in positions],
             self.kind,
-            [self.ids[i] for i in places],
-            [self.hashes[i] for i in places],
-            self.Y[places],
+            [self.ids[i] for i in positions],
+            [self.hashes[i] for i in positions],
+            self.Y[positions],
             weight / weight.mean(),
             self.classes,
-            None if self.groups is None else [self.groups[i] for i in places],
+            None if self.groups is None else [self.groups[i] for i in positions],
         )
 
 
@@ -519,8 +519,8 @@ class ClassTrainer(FiniteTrainer):
         proba[np.concatenate(groups)] = ordered
         return proba
 
-    def _logits(self, rows: TokenRows, places: NDArray[np.int64]) -> NDArray[np.float64]:
-        dataset: Any = torch.utils.data.Subset(rows, places.tolist())
+    def _logits(self, rows: TokenRows, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        dataset: Any = torch.utils.data.Subset(rows, positions.tolist())
         predictions: Any = self.predict(dataset).predictions
         return np.asarray(predictions, np.float64)
 

@@ -175,9 +175,9 @@ def finetune_completion(
             def write(model: Any) -> None:
                 for name, each in predict.items():
                     written = _complete(model, speller, each, longest, config.batch_size)
-                    place = folder.work / "predictions" / f"{name}.parquet"
-                    place.parent.mkdir(exist_ok=True)
-                    replace(written, provenance={"run": folder.key}).save(place)
+                    path = folder.work / "predictions" / f"{name}.parquet"
+                    path.parent.mkdir(exist_ok=True)
+                    replace(written, provenance={"run": folder.key}).save(path)
 
             metrics = _train(config, language, train, folder, use=write, keep=config.save != "none")
             folder.finish({"objective": "completion", **metrics})

@@ -235,15 +235,15 @@ def split_held_out(rows: Rows, *, seed: int) -> tuple[Rows, Rows | None]:
     for number, digest in zip(numbers.tolist(), rows.hashes, strict=True):
         first[number] = min(first.get(number, digest), digest)
     groups: dict[str, list[int]] = {}
-    for place, number in enumerate(numbers.tolist()):
-        groups.setdefault(first[number], []).append(place)
+    for position, number in enumerate(numbers.tolist()):
+        groups.setdefault(first[number], []).append(position)
     held_out: set[int] = set()
     for digest in sorted(groups, key=lambda d: hashlib.sha256(f"{seed}\x1f{d}".encode()).digest()):
         if len(held_out) + len(groups[digest]) <= n_held_out:
             held_out.update(groups[digest])
     if not held_out:
         return rows, None
-    rest = [place for place in range(len(rows)) if place not in held_out]
+    rest = [position for position in range(len(rows)) if position not in held_out]
     return rows.select(rest), rows.select(sorted(held_out))
 
 

@@ -109,19 +109,19 @@ def predict_rows(
     proba = np.empty((len(rows), len(info.classes)))
     mixes = mixes_padding(checkpoint.config.model_type)
     groups = by_length(encoded.lengths) if mixes else [np.arange(len(rows))]
-    for places in (
+    for positions in (
         group[part]
         for group in groups
         for part in cut_batches(encoded.lengths[group], budget // len(encoded.parts))
     ):
-        batch = collate([encoded[int(i)] for i in places], checkpoint.pad_id)
+        batch = collate([encoded[int(i)] for i in positions], checkpoint.pad_id)
         with torch.inference_mode():
             logits: Any = classifier(
                 **{name: part.to(torch_device) for name, part in batch.items()}
             )
-        proba[places] = proba_of(logits.double().cpu().numpy())
+        proba[positions] = proba_of(logits.double().cpu().numpy())
         if on_rows is not None:
-            on_rows(len(places))
+            on_rows(len(positions))
     provenance = {"model": checkpoint.weights, "max_length": length, "truncated": encoded.truncated}
     return as_labels(rows, proba, info.classes, provenance)
 

@@ -177,7 +177,7 @@ def _binary_rows(
         text = write(puzzle) + ending.format(short_san(puzzle.board, move))
         rows.append((f"lichess-{puzzle.id}-{move.uci()}", text, label))
         counts[label] += 1
-    kept = [rows[place] for place in balanced([label for _, _, label in rows], n_classes=2)]
+    kept = [rows[position] for position in balanced([label for _, _, label in rows], n_classes=2)]
     return {name: [row[i] for row in kept] for i, name in enumerate(("id", "text", "label"))}
 
 
@@ -203,9 +203,11 @@ def _move_rows(
 def _load(
     split: str, seed: int, *, name: str, form: str, make: Callable[..., dict[str, list[Any]]]
 ) -> Rows:
-    columns, places = _by_split(os.environ.get("PROBEKIT_DATASETS"))
+    columns, positions = _by_split(os.environ.get("PROBEKIT_DATASETS"))
     ids = columns["PuzzleId"]
-    order = sorted(places[split], key=lambda place: draw(str(ids[place]), seed=seed, use="order"))
+    order = sorted(
+        positions[split], key=lambda position: draw(str(ids[position]), seed=seed, use="order")
+    )
     left_out: Counter[str] = Counter()
     size = SPLITS[split]
     rows = make(_parsed(columns, order, left_out), left_out, size=size, seed=seed, form=form)
@@ -225,8 +227,8 @@ def _parsed(
     columns: Mapping[str, Sequence[Any]], order: Sequence[int], left_out: Counter[str]
 ) -> Iterator[Puzzle]:
     """Yield puzzles in order, parsed on demand: the hub has millions."""
-    for place in order:
-        puzzle = parse_puzzle(*(columns[name][place] for name in COLUMNS))
+    for position in order:
+        puzzle = parse_puzzle(*(columns[name][position] for name in COLUMNS))
         if isinstance(puzzle, str):
             left_out[puzzle] += 1
         else:
@@ -246,13 +248,13 @@ def _by_split(
             f"{HUB} has no column {missing[0]!r}; it has {', '.join(columns)}, and Lichess' format "
             f"has {', '.join(COLUMNS)}."
         )
-    places: dict[str, list[int]] = {split: [] for split in SPLITS}
+    positions: dict[str, list[int]] = {split: [] for split in SPLITS}
     seen: set[str] = set()
-    for place, puzzle_id in enumerate(columns["PuzzleId"][:]):
+    for position, puzzle_id in enumerate(columns["PuzzleId"][:]):
         if str(puzzle_id) not in seen:
             seen.add(str(puzzle_id))
-            places[_split_of(str(puzzle_id))].append(place)
-    return columns, places
+            positions[_split_of(str(puzzle_id))].append(position)
+    return columns, positions
 
 
 def _split_of(puzzle_id: str) -> str:

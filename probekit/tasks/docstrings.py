@@ -92,7 +92,7 @@ def _science_roots() -> list[Path]:
                 f"The task 'docstrings' reads the source of {name}, which is not installed here; "
                 "install it with `pip install scikit-learn scipy`."
             )
-        roots += [Path(place) for place in spec.submodule_search_locations]
+        roots += [Path(location) for location in spec.submodule_search_locations]
     return roots
 
 

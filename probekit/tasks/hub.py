@@ -35,7 +35,7 @@ __all__ = [
     "UnreachedError",
     "read_hub",
     "rows_of",
-    "sampled_places",
+    "sampled_positions",
 ]
 
 DATASETS_VARIABLE = "PROBEKIT_DATASETS"
@@ -240,9 +240,10 @@ def rows_of(record: HubRecord, split: str, seed: int) -> Rows:
             f"({_describe(left_out)}); a labelled split is expected, with the columns "
             f"{', '.join(record.columns)}."
         )
-    kept = [shown[place] for place in balanced(labels, n_classes=len(record.classes))]
+    kept = [shown[position] for position in balanced(labels, n_classes=len(record.classes))]
     columns = {
-        name: [row[place] for row in kept] for place, name in enumerate(("id", "text", "label"))
+        name: [row[position] for row in kept]
+        for position, name in enumerate(("id", "text", "label"))
     }
     note = f"{_describe(left_out)}." if left_out else ""
     rows = Rows(columns, source=f"{record.name}@{split}", note=note)
@@ -250,7 +251,7 @@ def rows_of(record: HubRecord, split: str, seed: int) -> Rows:
     return rows
 
 
-def sampled_places(rows: int, most: int = MAX_ROWS) -> list[int]:
+def sampled_positions(rows: int, most: int = MAX_ROWS) -> list[int]:
     """Return positions of the rows to use: all, or one of each of ``most`` equal ranges."""
     if rows <= most:
         return list(range(rows))
@@ -264,11 +265,11 @@ def sampled_places(rows: int, most: int = MAX_ROWS) -> list[int]:
 def _draw_version(key: str, item: Item, seed: int) -> tuple[str, str, int, str]:
     """Return id, text, label and group of the version for a seed; an id identifies one text."""
     wanted = draw(key, seed=seed, use="label") % 2
-    places = [i for i, (_, label) in enumerate(item.versions) if label == wanted]
-    places = places or list(range(len(item.versions)))
-    place = places[draw(key, seed=seed, use="version") % len(places)]
-    text, label = item.versions[place]
-    name = f"{key}-{place}" if len(item.versions) > 1 else key
+    positions = [i for i, (_, label) in enumerate(item.versions) if label == wanted]
+    positions = positions or list(range(len(item.versions)))
+    position = positions[draw(key, seed=seed, use="version") % len(positions)]
+    text, label = item.versions[position]
+    name = f"{key}-{position}" if len(item.versions) > 1 else key
     return name, text, label, text_hash(item.group)  # a passage may be long
 
 
@@ -286,7 +287,7 @@ def _items(
     }
     kept: list[tuple[str, Item]] = []
     left_out: Counter[str] = Counter()
-    for place, row in _hub_rows(record, part.split):
+    for position, row in _hub_rows(record, part.split):
         item = record.items(row, record.prompt)
         if item is None:
             left_out["without label or text"] += 1
@@ -295,7 +296,7 @@ def _items(
         elif item.question in used:
             left_out["standing in another split"] += 1
         else:
-            kept.append((f"{record.name}-{part.split}-{place}", item))
+            kept.append((f"{record.name}-{part.split}-{position}", item))
     return kept, left_out
 
 
@@ -308,10 +309,10 @@ def _hub_rows(record: HubRecord, split: str) -> Iterator[tuple[int, dict[str, An
             f"and the task {record.name!r} reads {', '.join(record.columns)}: see {record.card}."
         )
     rows = len(columns[record.columns[0]])
-    places = sampled_places(rows)
-    if len(places) < rows:
-        for place in places:
-            yield place, {name: columns[name][place] for name in record.columns}
+    positions = sampled_positions(rows)
+    if len(positions) < rows:
+        for position in positions:
+            yield position, {name: columns[name][position] for name in record.columns}
         return
     for start in range(0, rows, CHUNK):
         parts = [columns[name][start : start + CHUNK] for name in record.columns]

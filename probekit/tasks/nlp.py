@@ -57,12 +57,12 @@ def key_index(key: Any, keys: Sequence[Any]) -> int | None:
     if wanted in known:
         return known.index(wanted)
     if wanted.isdecimal():
-        place = int(wanted) - 1
+        position = int(wanted) - 1
     elif len(wanted) == 1 and "A" <= wanted <= "Z":
-        place = ord(wanted) - ord("A")
+        position = ord(wanted) - ord("A")
     else:
         return None
-    return place if 0 <= place < len(known) else None
+    return position if 0 <= position < len(known) else None
 
 
 def labelled(
@@ -96,9 +96,9 @@ def _choices(
     if not all(texts.values()):
         return None
     shown = [
-        (prompt.format(answer=answer, **texts), int(place == right))
-        for place, answer in enumerate(answers)
-        if place == right or (answer and answer != answers[right])
+        (prompt.format(answer=answer, **texts), int(position == right))
+        for position, answer in enumerate(answers)
+        if position == right or (answer and answer != answers[right])
     ]
     if len(shown) < 2:  # with only one answer it would always be right
         return None

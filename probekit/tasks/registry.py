@@ -141,10 +141,10 @@ def balanced(labels: Sequence[int], *, n_classes: int) -> list[int]:
     smallest = min(counts[label] for label in range(n_classes))
     seen: Counter[int] = Counter()
     kept = []
-    for place, label in enumerate(labels):
+    for position, label in enumerate(labels):
         seen[label] += 1
         if seen[label] <= smallest:
-            kept.append(place)
+            kept.append(position)
     return kept
 
 

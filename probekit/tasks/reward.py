@@ -15,7 +15,7 @@ from typing import Any
 from probekit.data import Rows, holds_messages, normalised, text_hash
 from probekit.errors import DataError, first_few
 from probekit.joins import find_ids
-from probekit.tasks.hub import read_hub, sampled_places
+from probekit.tasks.hub import read_hub, sampled_positions
 from probekit.tasks.registry import Task, draw
 
 __all__ = ["CLASSES", "TASKS", "are_preferences", "preference_columns", "preference_rows"]
@@ -80,10 +80,10 @@ def preference_rows(
 
     Their ``note`` names the columns of the prompt and counts the pairs left out.
     """
-    places, dealt = _deal(columns, seed=seed, source=source, id_column=id_column)
+    positions, dealt = _deal(columns, seed=seed, source=source, id_column=id_column)
     others = [name for name in columns if name not in (*DEALT, *JUDGED)]
-    dealt |= {name: _at(columns[name][:], places) for name in others}
-    equal = len(columns["chosen"]) - len(places)
+    dealt |= {name: _at(columns[name][:], positions) for name in others}
+    equal = len(columns["chosen"]) - len(positions)
     left_out = f"{equal:,} pairs of two equal texts are left out." if equal else ""
     _, prompt_note = _find_prompts(columns)
     return Rows(dealt, source=source, note=" ".join(filter(None, (note, prompt_note, left_out))))
@@ -96,17 +96,17 @@ def _deal(
     ids = find_ids(columns, id_column=id_column, source=source).ids
     prompts, _ = _find_prompts(columns)
     result: dict[str, list[Any]] = {name: [] for name in DEALT}
-    places, wrong = [], []
+    positions, wrong = [], []
     pairs = zip(prompts, columns["chosen"][:], columns["rejected"][:], strict=True)
-    for place, (prompt, chosen, rejected) in enumerate(pairs):
+    for position, (prompt, chosen, rejected) in enumerate(pairs):
         context = _normalised(prompt)
         better, worse = _whole(context, _normalised(chosen)), _whole(context, _normalised(rejected))
         if better is None or worse is None:
-            wrong.append(ids[place])
+            wrong.append(ids[position])
         elif better != worse:
             first, second = _in_order(better, worse, seed)
-            places.append(place)
-            row = (ids[place], first, second, int(second == better))
+            positions.append(position)
+            row = (ids[position], first, second, int(second == better))
             for name, value in zip(DEALT, row, strict=True):
                 result[name].append(value)
     if wrong:
@@ -114,9 +114,9 @@ def _deal(
             f"{source} has {len(wrong)} pairs without two texts (ids {first_few(wrong)}); chosen "
             "and rejected are texts or lists of messages with role and content."
         )
-    if not places:
+    if not positions:
         raise DataError(f"{source} has no pair of two different texts.")
-    return places, result
+    return positions, result
 
 
 def _in_order(one: str, other: str, seed: int) -> tuple[str, str]:
@@ -156,8 +156,8 @@ def _is_message(message: Any) -> bool:
     )
 
 
-def _at(values: Sequence[Any], places: Sequence[int]) -> list[Any]:
-    return [values[place] for place in places]
+def _at(values: Sequence[Any], positions: Sequence[int]) -> list[Any]:
+    return [values[position] for position in positions]
 
 
 def _load(split: str, seed: int) -> Rows:
@@ -178,13 +178,13 @@ def _hh(split: str) -> tuple[list[str], dict[str, list[str]]]:
     tested = set() if split == "test" else {frozenset(pair) for _, *pair in _pairs("test")}
     ids: list[str] = []
     columns: dict[str, list[str]] = {"chosen": [], "rejected": []}
-    for place, chosen, rejected in _pairs(part):
+    for position, chosen, rejected in _pairs(part):
         if split != "test":
             opening = str(chosen).partition("\n\nAssistant:")[0]
             validates = draw(opening, seed=0, use="carve") / 2**64 < VALIDATION_SHARE
             if validates != (split == "validation") or frozenset((chosen, rejected)) in tested:
                 continue
-        ids.append(f"hh-{part}-{place}")
+        ids.append(f"hh-{part}-{position}")
         columns["chosen"].append(chosen)
         columns["rejected"].append(rejected)
     return ids, columns
@@ -197,8 +197,8 @@ def _pairs(split: str) -> Iterator[tuple[int, str, str]]:
             f"{HH} ({split}) has no column {missing[0]!r}; it has {', '.join(columns)}."
         )
     chosen, rejected = columns["chosen"][:], columns["rejected"][:]
-    for place in sampled_places(len(chosen)):
-        yield place, chosen[place], rejected[place]
+    for position in sampled_positions(len(chosen)):
+        yield position, chosen[position], rejected[position]
 
 
 def _find_prompts(columns: Mapping[str, Sequence[Any]]) -> tuple[list[Any], str]:
@@ -219,8 +219,8 @@ def _find_prompts(columns: Mapping[str, Sequence[Any]]) -> tuple[list[Any], str]
         bare = not all(map(_has_turns, chosen))
         return [None] * len(chosen), BARE if bare else ""
     prompts: list[Any] = []
-    for place, completion in enumerate(chosen):
-        row = {n: values[place] for n, values in texts.items() if values[place]}
+    for position, completion in enumerate(chosen):
+        row = {n: values[position] for n, values in texts.items() if values[position]}
         system = [{"role": "system", "content": row[n]} for n in SYSTEM if n in row][:1]
         turn = "\n\n".join(row[n] for n in TURN if n in row)
         asked = [{"role": "user", "content": turn}] if turn else []

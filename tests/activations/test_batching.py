@@ -83,7 +83,7 @@ def test_pieces_of_a_batch_are_its_rows() -> None:
     assert batch.pieces(18) == [batch]
     pieces = batch.pieces(9)
     assert [p.rows.tolist() for p in pieces] == [[9], [4], [7]]
-    assert [p.places.tolist() for p in pieces] == [[2], [0], [1]]
+    assert [p.positions.tolist() for p in pieces] == [[2], [0], [1]]
 
 
 def sizes(rows: Rows) -> list[int]:

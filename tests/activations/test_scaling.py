@@ -96,7 +96,7 @@ def slope(few: int, many: int, values: tuple[int, int]) -> float:
 
 def padded(lengths: list[int]) -> int:
     return sum(
-        pad(window.encoded, batch.places, pad_id=0)[0].size
+        pad(window.encoded, batch.positions, pad_id=0)[0].size
         for window in plan(lengths)
         for batch in window.batches
     )

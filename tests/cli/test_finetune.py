@@ -168,7 +168,7 @@ def test_ctrl_c_says_what_is_kept(
     monkeypatch.setattr(FiniteTrainer, "training_step", stop)
     told = run(*words, "--set", "save_seconds=1000")
     assert told.exit_code == 130
-    assert "holds no checkpoint of it yet" in told.stderr
+    assert "has no checkpoint of this run yet" in told.stderr
     steps.clear()
     told = run(*words, "--set", "save_seconds=0")
     assert told.exit_code == 130

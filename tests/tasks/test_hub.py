@@ -13,7 +13,7 @@ import pytest
 
 from probekit.errors import DataError
 from probekit.tasks import hub
-from probekit.tasks.hub import HubRecord, Part, read_hub, rows_of, sampled_places
+from probekit.tasks.hub import HubRecord, Part, read_hub, rows_of, sampled_positions
 from probekit.tasks.nlp import ALL, HELD_OUT, labelled, quail
 
 CARD = """---
@@ -327,9 +327,9 @@ def test_another_layout_of_columns_is_told_with_the_card(hub_folder: Write) -> N
 
 
 def test_of_a_large_split_rows_are_taken_evenly_and_always_the_same() -> None:
-    assert sampled_places(5, 10) == [0, 1, 2, 3, 4]
-    places = sampled_places(1003, 100)
-    assert places == sampled_places(1003, 100)
+    assert sampled_positions(5, 10) == [0, 1, 2, 3, 4]
+    places = sampled_positions(1003, 100)
+    assert places == sampled_positions(1003, 100)
     assert len(set(places)) == 100
     # One of each stretch of 10 or 11 rows, and not always its first.
     assert all(1003 * i // 100 <= p < 1003 * (i + 1) // 100 for i, p in enumerate(places))
@@ -339,7 +339,7 @@ def test_of_a_large_split_rows_are_taken_evenly_and_always_the_same() -> None:
 def test_a_large_split_keeps_the_numbers_of_its_rows(
     weather: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "sampled_places", lambda rows: sampled_places(rows, 20))
+    monkeypatch.setattr(hub, "sampled_positions", lambda rows: sampled_positions(rows, 20))
     rows = rows_of(LABELLED, "test", 0)
     assert 0 < len(rows) <= 20
     assert all(
