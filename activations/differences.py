@@ -157,7 +157,7 @@ def prepare_differences(request: Request) -> PairJob:
     Raises
     ------
     ProbekitError
-        One sentence about whatever is wrong.
+        If anything is wrong, with one sentence about it.
     """
     if request.skip_refused:
         raise UsageError(

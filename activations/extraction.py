@@ -178,7 +178,7 @@ def prepare(request: Request) -> Job:
     Raises
     ------
     ProbekitError
-        One sentence about whatever is wrong.
+        If anything is wrong, with one sentence about it.
     """
     path = _checked_output(Path(request.output))
     named = [each for each in (request.rows, request.model) if isinstance(each, str | Path)]
@@ -430,7 +430,7 @@ def extract(
     Raises
     ------
     ProbekitError
-        One sentence about whatever is wrong; rows that are done stay stored.
+        If anything is wrong, with one sentence about it; rows that are done stay stored.
     """
     progress = options.pop("progress", None)
     request = Request(rows, model, output, layers, pool, **options)

@@ -274,7 +274,7 @@ def read_settings(read: Reader) -> SentenceSettings | None:
     Raises
     ------
     ModelError
-        If a module lies outside of the folder, or none is a transformer.
+        If a module is outside of the folder, or none is a transformer.
     """
     listed = read(MODULES)
     if not isinstance(listed, list):

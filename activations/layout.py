@@ -91,7 +91,7 @@ MAX_COMPRESSION = 1100
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """Where one layer's (n, width) states lie; ``offset`` is None where they cannot be mapped."""
+    """Dtype, width and offset in the file of one layer's states; None: they cannot be mapped."""
 
     dtype: str
     width: int

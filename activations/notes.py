@@ -14,7 +14,7 @@ from probekit.errors import StoreError
 from probekit.files import beside
 from probekit.safe import read_bytes
 
-__all__ = ["COLUMNS", "all_notes", "new_notes", "notes_name", "read_notes"]
+__all__ = ["COLUMNS", "all_notes", "new_notes", "read_notes"]
 
 COLUMNS = ("n_tokens", "truncated", "done")
 

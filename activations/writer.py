@@ -111,12 +111,12 @@ class StoreWriter:
         overwrite: bool = False,
         compression: str | None = None,
     ) -> StoreWriter:
-        """Create a store with room for all rows, or resume the one that the same call began.
+        """Create a store with room for all rows, or resume an incomplete one of the same call.
 
         Parameters
         ----------
         spec
-            What makes the states (JSON types); a store with another spec is stale.
+            How the states were computed (JSON types); a store with another spec is stale.
         ids, hashes
             n row ids and text hashes, in order.
         widths
@@ -130,8 +130,8 @@ class StoreWriter:
         groups
             n names of what the rows belong to, "" for none (:meth:`probekit.data.Rows.grouped`).
         overwrite
-            Replace whatever else stands at ``path``. A begun store of the same spec and rows is
-            resumed all the same: its rows would come out as they are.
+            Replace another store or file at ``path``. An incomplete store of the same spec and rows
+            is resumed nevertheless: its rows would be the same.
         compression
             ``gzip`` or ``lzf``: :meth:`finish` compresses the file, which then cannot be mapped.
 

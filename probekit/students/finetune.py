@@ -193,7 +193,7 @@ def hold_out(
         If the share leaves one side empty.
     """
     if not 0 < share < 1:
-        raise UsageError(f"The validation share lies in (0, 1), got {share}.")
+        raise UsageError(f"The validation share is between 0 and 1, got {share}.")
     groups = duplicate_groups(hashes=rows.hashes, groups=rows.groups)
     order = np.random.default_rng([seed, 3]).permutation(int(groups.max()) + 1)
     held_out = np.isin(groups, order[: round(share * len(order))])

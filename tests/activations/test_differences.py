@@ -294,22 +294,22 @@ def test_shell(
     path, output = write_jsonl(rows), str(tmp_path / "d.h5")
     given = ["extract", str(path), "--compare", "-m", str(tiny_model("bert")), "-o", output]
     run = CliRunner().invoke
-    told = run(cli, [*given, "--dry-run"])
-    assert told.exit_code == 0, told.output
-    assert "60 pairs of 120 texts" in told.stdout
-    assert "1 pairs of two equal texts are left out" in told.stderr
+    result = run(cli, [*given, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "60 pairs of 120 texts" in result.stdout
+    assert "1 pairs of two equal texts are left out" in result.stderr
     assert not Path(output).exists()
-    told = run(cli, [*given, "--json"])
-    assert told.exit_code == 0, told.output
-    assert "60 pairs of 120 texts, second minus first" in told.stderr
-    assert json.loads(told.stdout)["pairs"] == 60
-    told = run(cli, given)
-    assert "120 texts were done before" in told.stderr
-    told = run(cli, ["info", output])
-    assert "pairs: second minus first" in told.stdout
-    told = run(cli, [*given[:2], *given[3:]])
-    assert told.exit_code == 1
-    assert "another spec" in told.stderr
+    result = run(cli, [*given, "--json"])
+    assert result.exit_code == 0, result.output
+    assert "60 pairs of 120 texts, second minus first" in result.stderr
+    assert json.loads(result.stdout)["pairs"] == 60
+    result = run(cli, given)
+    assert "120 texts were done before" in result.stderr
+    result = run(cli, ["info", output])
+    assert "pairs: second minus first" in result.stdout
+    result = run(cli, [*given[:2], *given[3:]])
+    assert result.exit_code == 1
+    assert "another spec" in result.stderr
 
 
 def test_several_processes_are_refused(
@@ -324,9 +324,9 @@ def test_several_processes_are_refused(
     monkeypatch.setenv("MASTER_PORT", "29500")
     path, model = str(write_jsonl(preferences())), str(tiny_model("bert"))
     given = ["extract", path, "--compare", "-m", model, "-o", str(tmp_path / "d.h5")]
-    told = CliRunner().invoke(cli, given)
-    assert told.exit_code == 2
-    assert "--compare works in one process" in told.stderr
+    result = CliRunner().invoke(cli, given)
+    assert result.exit_code == 2
+    assert "--compare works in one process" in result.stderr
 
 
 @pytest.mark.realdata

@@ -170,7 +170,7 @@ def assert_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         assert a[key].tobytes() == b[key].tobytes(), key
 
 
-def test_a_stopped_run_goes_on_and_gives_the_same_bytes(
+def test_a_stopped_run_resumes_and_gives_the_same_bytes(
     tiny_model: Folder, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_model("bert")

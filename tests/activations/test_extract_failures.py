@@ -84,7 +84,7 @@ def test_a_model_that_fails_to_load_leaves_the_old_store(
 
 
 class Scarce:
-    """A device whose memory holds so many padded tokens."""
+    """A device whose memory holds this number of padded tokens."""
 
     def __init__(self, tokens: int, error: Exception) -> None:
         self.tokens, self.error = tokens, error

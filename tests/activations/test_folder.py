@@ -94,7 +94,7 @@ def test_a_shard_outside_is_refused(how: str, folder: Path) -> None:
         ([1], "does not list shards"),
     ],
 )
-def test_a_wrong_index_is_told(content: Any, words: str, folder: Path) -> None:
+def test_a_wrong_index_is_reported(content: Any, words: str, folder: Path) -> None:
     in_shards(folder).write_text(json.dumps(content))
     with pytest.raises(ModelError, match=words):
         open_checkpoint(str(folder))

@@ -121,7 +121,7 @@ def change(path: Path, name: str, values: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "told"),
+    ("name", "values", "message"),
     [
         ("rows/done", None, "done"),
         ("rows/done", np.ones(3, np.uint8), "/rows/done has the shape"),
@@ -138,16 +138,16 @@ def change(path: Path, name: str, values: object) -> None:
         ("layers", None, "layers"),
     ],
 )
-def test_wrong_contents_are_told(tmp_path: Path, name: str, values: object, told: str) -> None:
+def test_wrong_contents(tmp_path: Path, name: str, values: object, message: str) -> None:
     path = write_foreign(tmp_path / "a.h5")
     change(path, name, values)
-    with pytest.raises(NotAStoreError, match=told) as caught:
+    with pytest.raises(NotAStoreError, match=message) as caught:
         ActivationStore(path)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("attributes", "told"),
+    ("attributes", "message"),
     [
         ({"format": None}, "not an activation store: its root attribute 'format' is None"),
         ({"format": "AnnData"}, "'AnnData', not 'probekit-activations'"),
@@ -162,12 +162,12 @@ def test_wrong_contents_are_told(tmp_path: Path, name: str, values: object, told
         ({"rows_fingerprint": None}, "damaged"),
     ],
 )
-def test_wrong_marks_are_told(tmp_path: Path, attributes: dict[str, object], told: str) -> None:
-    with pytest.raises(NotAStoreError, match=told):
+def test_wrong_marks(tmp_path: Path, attributes: dict[str, object], message: str) -> None:
+    with pytest.raises(NotAStoreError, match=message):
         ActivationStore(write_foreign(tmp_path / "a.h5", **attributes))
 
 
-def test_ids_that_are_not_utf8_are_told(tmp_path: Path) -> None:
+def test_ids_that_are_not_utf8_are_reported(tmp_path: Path) -> None:
     path = write_foreign(tmp_path / "a.h5")
     change(path, "rows/id", np.array([b"a", b"\xff"]))
     with (
@@ -177,7 +177,7 @@ def test_ids_that_are_not_utf8_are_told(tmp_path: Path) -> None:
         _ = store.ids
 
 
-def test_a_bug_is_not_told_as_a_damaged_file(tmp_path: Path) -> None:
+def test_a_bug_is_not_reported_as_a_damaged_file(tmp_path: Path) -> None:
     path = write_foreign(tmp_path / "a.h5")
     for bug in (lambda: len(3), lambda: {}["x"], lambda: int("x"), lambda: None.x):  # type: ignore
         with (
@@ -195,21 +195,21 @@ def test_a_bug_is_not_told_as_a_damaged_file(tmp_path: Path) -> None:
         _ = file["rows/nothing"]
 
 
-def test_other_files_are_told(tmp_path: Path) -> None:
+def test_other_files_are_reported(tmp_path: Path) -> None:
     empty, text = tmp_path / "empty.h5", tmp_path / "text.h5"
     empty.touch()
     text.write_text("id,label\n1,0\n" * 100, encoding="utf-8")
-    for path, told in [
+    for path, message in [
         (tmp_path / "none.h5", "does not exist"),
         (tmp_path, "is a folder"),
         (empty, "is empty"),
         (text, "not an HDF5 file"),
     ]:
-        with pytest.raises(NotAStoreError, match=told):
+        with pytest.raises(NotAStoreError, match=message):
             ActivationStore(path)
 
 
-def test_a_store_cut_anywhere_is_told(tmp_path: Path) -> None:
+def test_a_store_cut_anywhere_is_reported(tmp_path: Path) -> None:
     good = OLD.read_bytes()
     for length in [*range(1, len(good), 191), len(good) - 1]:
         path = tmp_path / "cut.h5"

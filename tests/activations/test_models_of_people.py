@@ -124,9 +124,9 @@ def test_sentence_transformers_folders_say_how_they_are_read(
     job = prepare(Request(rows, folder, tmp_path / "a.h5"))
     assert (job.spec.pooling, job.spec.max_length) == (pool or "mean", 9)
     assert job.spec.model == "st"
-    (told,) = job.notes
-    assert ("states are pooled by" in told) == (pool is not None)
-    assert "at most 9 tokens of a row are read" in told
+    (note,) = job.notes
+    assert ("states are pooled by" in note) == (pool is not None)
+    assert "at most 9 tokens of a row are read" in note
     asked = prepare(Request(rows, folder, tmp_path / "a.h5", pool="max", max_length=20))
     assert (asked.spec.pooling, asked.spec.max_length, asked.notes) == ("max", 20, ())
     control = prepare(Request(rows, plain, tmp_path / "a.h5"))
@@ -260,6 +260,6 @@ def test_an_adapter_is_named_and_never_loaded(tiny_model: Folder, tmp_path: Path
     both = changed(tiny_model("bert"), tmp_path / "both")
     open_checkpoint(str(both))  # control
     shutil.copy(folder / "adapter_config.json", both)
-    with pytest.raises(ModelError, match="holds an adapter beside a model") as told:
+    with pytest.raises(ModelError, match="holds an adapter beside a model") as caught:
         open_checkpoint(str(both))
-    assert "\x1b" not in str(told.value)
+    assert "\x1b" not in str(caught.value)

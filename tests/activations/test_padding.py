@@ -54,8 +54,8 @@ def test_states_are_those_of_each_row_alone(
         assert store.spec.get("batches") == ("equal lengths" if mixes and known else None)
     # Sums of float32 in another order: some units in the last place.
     assert np.abs(found - wanted).max() < 1e-5 * max(1, np.abs(wanted).max())
-    told = "depend on padding" in capsys.readouterr().err
-    assert told == (mixes and not known)
+    reported = "depend on padding" in capsys.readouterr().err
+    assert reported == (mixes and not known)
     # Control: padded, such a family gives other states.
     monkeypatch.setattr(Evenness, "due", lambda *_: False)
     monkeypatch.setattr(batching, "MIXERS", ())

@@ -43,7 +43,7 @@ def test_mid_of_an_odd_depth_is_rounded_down() -> None:
 @pytest.mark.parametrize(
     "asked", ["13", "-14", "6-13", "middle", "", "1,,2", "1.5", "6-3", "3-", []]
 )
-def test_wrong_layers_are_told_what_there_is(asked: Any) -> None:
+def test_wrong_layers_are_reported_with_what_exists(asked: Any) -> None:
     with pytest.raises(UsageError, match=r"this model has the layers 0 \(embeddings\) to 12") as e:
         parse_layers(asked, 12)
     assert e.value.exit_code == 2

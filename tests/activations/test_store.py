@@ -321,7 +321,7 @@ def test_a_store_of_other_groups_is_stale(tmp_path: Path, example: Callable[...,
         StoreWriter.open(tmp_path / "b.h5", **rows.options(groups=GROUPS))
 
 
-def test_groups_that_were_changed_are_told(tmp_path: Path, example: Callable[..., Any]) -> None:
+def test_groups_that_were_changed_are_reported(tmp_path: Path, example: Callable[..., Any]) -> None:
     path = example(n=5).make(tmp_path / "a.h5", groups=GROUPS)
     with h5py.File(path, "r+") as file:
         file["rows/group"][0] = b"q2"

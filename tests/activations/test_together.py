@@ -56,9 +56,9 @@ def start(
 
 
 def finish(processes: Sequence[subprocess.Popen[str]]) -> list[str]:
-    told = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), told
-    return told
+    outputs = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return outputs
 
 
 def assert_equal_stores(first: Path, second: Path) -> None:
@@ -82,11 +82,11 @@ def test_two_processes_make_the_store_of_one(
     model = str(tiny_model("llama"))
     extract(rows, model, layers="all", output=tmp_path / "one.h5", batch_tokens=256).close()
     log = [str(rows), "-m", model, "--layers", "all", "-o", "two.h5", "--batch-tokens", "256"]
-    told = finish(start([*log, "--forward-log", "forwarded"], [tmp_path, tmp_path]))
+    outputs = finish(start([*log, "--forward-log", "forwarded"], [tmp_path, tmp_path]))
     assert_equal_stores(tmp_path / "one.h5", tmp_path / "two.h5")
-    assert "400 rows" in told[0]
-    assert "done before" not in told[0]
-    assert told[1] == ""
+    assert "400 rows" in outputs[0]
+    assert "done before" not in outputs[0]
+    assert outputs[1] == ""
     forwarded = [int(line) for line in (tmp_path / "forwarded").read_text().split()]
     assert sum(forwarded) == 400  # no row twice
     assert not list(tmp_path.glob("two.h5.*"))
@@ -121,13 +121,13 @@ def test_disks_of_their_own_are_merged(
     folders = [tmp_path / "node0", tmp_path / "node1"]
     for folder in folders:
         folder.mkdir()
-    told = finish(
+    outputs = finish(
         start(
             [str(rows), "-m", model, "--layers", "all", "-o", "acts.h5", "--batch-tokens", "256"],
             folders,
         )
     )
-    assert "probekit merge" in told[0]
+    assert "probekit merge" in outputs[0]
     parts = [folder / "acts.h5" for folder in folders]
     done = [done_rows(part) for part in parts]
     assert (done[0] ^ done[1]).all()
@@ -242,7 +242,7 @@ class TestMerge:
             # Other batches: float32 sums differ in their last bits.
             np.testing.assert_allclose(merged.layer(), whole.layer(), atol=1e-5)
 
-    def test_what_cannot_be_merged_is_told(
+    def test_what_cannot_be_merged_is_reported(
         self, model: str, tiny_model: Callable[..., Path], tmp_path: Path
     ) -> None:
         paths = {name: tmp_path / f"{name}.h5" for name in ("a", "b", "other")}
@@ -267,7 +267,7 @@ class TestMerge:
             merge([paths["a"], paths["b"]], paths["a"])
         assert not output.exists()
 
-    def test_missing_shares_are_told(self, tmp_path: Path) -> None:
+    def test_missing_shares_are_reported(self, tmp_path: Path) -> None:
         notes = TestNotes()
         for name, rows in (("a", [0, 1]), ("b", [1, 2, 3])):
             with notes.open(tmp_path / f"{name}.h5") as writer:

@@ -161,7 +161,7 @@ def stale(path: Path, rows: Any, **changes: Any) -> str:
 
 
 @pytest.mark.parametrize("complete", [False, True])
-def test_another_spec_is_told_key_by_key(
+def test_another_spec_is_reported_key_by_key(
     tmp_path: Path, example: Callable[..., Any], complete: bool
 ) -> None:
     rows, path = example(), tmp_path / "acts.h5"
@@ -184,7 +184,7 @@ def test_long_values_are_shown_where_they_part(tmp_path: Path, example: Callable
     assert len(text) < 500 + len(str(path))
 
 
-def test_what_fits_not_into_the_file_is_told(tmp_path: Path, example: Callable[..., Any]) -> None:
+def test_what_does_not_fit_is_reported(tmp_path: Path, example: Callable[..., Any]) -> None:
     # The same spec, as if it had not said these.
     rows, path = example(), tmp_path / "acts.h5"
     part(rows, path, [1])
@@ -192,7 +192,7 @@ def test_what_fits_not_into_the_file_is_told(tmp_path: Path, example: Callable[.
     assert "{0: 8, 3: 16} in the file and {0: 8} now" in stale(path, rows, widths={0: 8})
 
 
-def test_other_rows_are_told(tmp_path: Path, example: Callable[..., Any]) -> None:
+def test_other_rows_are_reported(tmp_path: Path, example: Callable[..., Any]) -> None:
     rows, path = example(), tmp_path / "acts.h5"
     part(rows, path, [1, *range(95, 100)])
     ids, hashes = rows.ids, rows.hashes
@@ -255,7 +255,7 @@ def test_overwrite_replaces_what_is_stale_or_complete(
     assert only(tmp_path) == ["acts.h5"]
 
 
-def test_overwrite_goes_on_with_what_the_same_call_began(
+def test_overwrite_resumes_what_the_same_call_began(
     tmp_path: Path, example: Callable[..., Any]
 ) -> None:
     # "The same command again" must not lose the night's work because it says --overwrite.
@@ -364,18 +364,18 @@ def test_two_creators_are_not_let_in(
     tmp_path: Path, example: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, path = example(), tmp_path / "acts.h5"
-    replace, told = os.replace, []
+    replace, errors = os.replace, []
 
     def second_comes(*names: Any) -> None:
         monkeypatch.setattr(os, "replace", replace)
         with pytest.raises(StoreError, match="is being written by another process") as caught:
             StoreWriter.open(path, **rows.options())
-        told.append(caught)
+        errors.append(caught)
         replace(*names)
 
     monkeypatch.setattr(os, "replace", second_comes)
     rows.make(path)
-    assert told
+    assert errors
     assert only(tmp_path) == ["acts.h5"]
     assert ActivationStore(path).complete
 
@@ -383,7 +383,7 @@ def test_two_creators_are_not_let_in(
 # --- full disks -----------------------------------------------------------------------------------
 
 
-def test_a_full_disk_is_told_before_anything_is_written(
+def test_a_full_disk_is_reported_before_anything_is_written(
     tmp_path: Path, example: Callable[..., Any]
 ) -> None:
     options = example().options(widths={0: 10**13})  # 100 rows of 40 TB
@@ -440,14 +440,14 @@ except StoreError as error:
 
 
 @pytest.mark.parametrize("limit", [0, 100, 5000, 100_000, 280_000])
-def test_a_limit_on_file_sizes_is_told_at_once(tmp_path: Path, limit: int) -> None:
+def test_a_limit_on_file_sizes_is_reported_at_once(tmp_path: Path, limit: int) -> None:
     # 280,000 bytes hold the layer and the ids, but not all of it together.
     path = tmp_path / "acts.h5"
     run = [sys.executable, "-c", LIMITED, str(path)]
-    told = subprocess.run([*run, str(limit)], capture_output=True, text=True, check=True)
-    assert told.stderr == ""
-    assert "(ulimit -f); raise that limit" in told.stdout
-    assert len(told.stdout.splitlines()) == 1
+    done = subprocess.run([*run, str(limit)], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "(ulimit -f); raise that limit" in done.stdout
+    assert len(done.stdout.splitlines()) == 1
     assert only(tmp_path) == []
     fine = subprocess.run([*run, str(10**6)], capture_output=True, text=True, check=True)
     assert fine.stdout == fine.stderr == ""

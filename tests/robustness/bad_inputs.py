@@ -1,4 +1,4 @@
-"""A table of wrong command lines over all commands, and what each must be told.
+"""A table of wrong command lines over all commands, and words of the error for each.
 
 Each entry is a good command line, what is put behind it (of two equal options the last counts), and
 words of the sentence that must come.

@@ -323,9 +323,9 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     """Files below a folder with size and time."""
     found = {}
     for path in folder.rglob("*"):
-        told = path.lstat()
+        status = path.lstat()
         if not path.is_dir() or path.is_symlink():
-            found[str(path.relative_to(folder))] = (told.st_size, told.st_mtime_ns)
+            found[str(path.relative_to(folder))] = (status.st_size, status.st_mtime_ns)
     return found
 
 

@@ -132,7 +132,7 @@ def _chain() -> None:
         "losses: [xent]\nvalidation_share: 0.3\nrandom_drops: 0\n"
         "finetune: {max_steps: 40, lr: 0.003}\nprobe_options: {knn: {k: 5}}\n"
     )
-    with contextlib.suppress(ProbekitError):  # what collapses is told at the end; all is written
+    with contextlib.suppress(ProbekitError):  # a collapse is reported at the end
         probekit("run", "--config", "run.yaml", "-o", "runs/first", "--steps", "steps")
     Path("saliency.yaml").write_text(
         "task: task.jsonl\nweak: model@layers=1\nstrong: model\nvalidation_share: 0.3\n"

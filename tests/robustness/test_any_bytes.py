@@ -55,11 +55,11 @@ def a_result_or_one_sentence(read: Callable[[], Any]) -> None:
     try:
         read()
     except ProbekitError as error:
-        told = str(error)
+        message = str(error)
     else:
         return
-    assert told
-    assert "\n" not in told
+    assert message
+    assert "\n" not in message
 
 
 @pytest.fixture

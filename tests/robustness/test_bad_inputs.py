@@ -47,14 +47,14 @@ def a_user(monkeypatch: pytest.MonkeyPatch) -> None:
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
     found = {}
     for path in folder.rglob("*"):
-        told = path.lstat()
-        found[str(path.relative_to(folder))] = (told.st_size * path.is_file(), told.st_mtime_ns)
+        status = path.lstat()
+        found[str(path.relative_to(folder))] = (status.st_size * path.is_file(), status.st_mtime_ns)
     return found
 
 
 def without_folders(found: dict[str, tuple[int, int]], folder: Path) -> dict[str, tuple[int, int]]:
     """Times of folders change with locks that come and go."""
-    return {name: told for name, told in found.items() if not (folder / name).is_dir()}
+    return {name: each for name, each in found.items() if not (folder / name).is_dir()}
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_one_sentence_and_nothing_left(
 ) -> None:
     monkeypatch.chdir(world)
     before = contents(world)
-    told = CliRunner().invoke(cli, shlex.split(f"{base} {more}"))
-    assert told.exit_code in (1, 2), told.output
-    assert isinstance(told.exception, SystemExit)
-    assert told.stdout == ""
-    sentences = [line for line in told.stderr.splitlines() if line.startswith("Error: ")]
-    assert len(sentences) == 1, told.stderr
-    assert told.stderr.rstrip().endswith(sentences[0])
+    result = CliRunner().invoke(cli, shlex.split(f"{base} {more}"))
+    assert result.exit_code in (1, 2), result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    sentences = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(sentences) == 1, result.stderr
+    assert result.stderr.rstrip().endswith(sentences[0])
     assert said in sentences[0]
     after = contents(world)
     assert set(after) == set(before)
@@ -92,7 +92,7 @@ def test_good_command_lines_are_good(world: Path, monkeypatch: pytest.MonkeyPatc
     quick = [base for base in BAD_INPUTS if base.split(" ")[0] in ("filter", "predict", "review")]
     assert len(quick) == 3
     for base in quick:
-        told = CliRunner().invoke(cli, shlex.split(base))
-        assert told.exit_code == 0, told.output
+        result = CliRunner().invoke(cli, shlex.split(base))
+        assert result.exit_code == 0, result.output
         for path in (*world.glob("new*"), *world.glob(".new*")):
             path.unlink()

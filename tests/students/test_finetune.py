@@ -233,7 +233,7 @@ def test_predictions_do_not_depend_on_padding(
     np.testing.assert_allclose(predict_rows(done.model, rows).probs, alone, atol=1e-5)
 
 
-def test_what_is_no_saved_classifier_is_told(config: Any, tmp_path: Path) -> None:
+def test_what_is_no_saved_classifier_is_reported(config: Any, tmp_path: Path) -> None:
     rows = make_rows(8)
     train = training_rows(rows, labels_of(rows))
     with pytest.raises(UsageError, match="holds no classifier"):
@@ -253,7 +253,7 @@ def test_adapter_alone_is_small(config: Any, tmp_path: Path) -> None:
     assert not (done.model / "model.safetensors").exists()
 
 
-def test_lora_without_a_matching_module_is_told(config: Any, tmp_path: Path) -> None:
+def test_lora_without_a_matching_module_is_reported(config: Any, tmp_path: Path) -> None:
     rows = make_rows(8)
     with pytest.raises(ModelError, match=r"LoRA finds no module .*nowhere.*are called dense, key"):
         finetune(

@@ -61,9 +61,9 @@ def result(path: Path) -> float | None:
     """Which training's result lies there; fails where it is a mixture or half of one."""
     if not path.exists():
         return None
-    told = [json.loads((path / name).read_text()) for name in ("metrics.json", "run.json")]
+    written = [json.loads((path / name).read_text()) for name in ("metrics.json", "run.json")]
     weights = json.loads((path / "model" / "weights").read_text())
-    assert told[0]["of"] == told[1]["settings"]["lr"] == weights["lr"]
+    assert written[0]["of"] == written[1]["settings"]["lr"] == weights["lr"]
     return float(weights["lr"])
 
 
@@ -232,10 +232,10 @@ class TestCheckpoints:
             path.write_bytes({"cut": data[:-3], "changed": changed, "empty": b""}[how])
         assert name in str(checkpoint_error(last))
         assert last_checkpoint(tmp_path, clear=True) == before
-        told = capsys.readouterr().err
-        assert "checkpoint of step 12" in told
-        assert name in told
-        assert told.endswith("resuming from step 5.\n")
+        written = capsys.readouterr().err
+        assert "checkpoint of step 12" in written
+        assert name in written
+        assert written.endswith("resuming from step 5.\n")
         assert not last.exists()
 
     def test_one_without_a_mark_was_not_written_to_its_end(self, tmp_path: Path) -> None:

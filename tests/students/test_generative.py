@@ -106,16 +106,16 @@ def test_trainings_loss_is_the_mean_over_the_completions_tokens(
     finetune_completion(settings, completion_rows(rows), tmp_path / "run")
     language = open_language_model(settings)
     model = language.load().eval()
-    total, many = 0.0, 0
+    total, n_tokens = 0.0, 0
     for row in Speller(language.checkpoint, None).rows(completion_rows(rows)):
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([row.ids])).logits[0].double()
         logprobs = logits.log_softmax(-1)
         for place, label in enumerate(row.labels):
             if label != IGNORED:
-                total, many = total - float(logprobs[place - 1, label]), many + 1
+                total, n_tokens = total - float(logprobs[place - 1, label]), n_tokens + 1
     # Float32 sums of a few dozen terms.
-    assert metrics_of(tmp_path / "run")["train_loss"] == pytest.approx(total / many, rel=1e-5)
+    assert metrics_of(tmp_path / "run")["train_loss"] == pytest.approx(total / n_tokens, rel=1e-5)
 
 
 def test_perplexity_is_that_of_each_text_alone(tiny_model: Callable[..., Path]) -> None:
@@ -349,7 +349,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked", "adapters"])
-def test_a_killed_training_goes_on_to_the_same_weights(
+def test_a_killed_training_resumes_to_the_same_weights(
     kind: str,
     tiny_model: Callable[..., Path],
     tmp_path: Path,
@@ -545,7 +545,7 @@ def test_an_empty_completion_of_a_supervisor_can_be_learned(
     assert [label for label in found[0].labels if label != IGNORED] == [speller.end]
 
 
-def test_bad_completions_are_told_in_a_sentence(tmp_path: Path, write_jsonl: Any) -> None:
+def test_bad_completions_are_reported_in_a_sentence(tmp_path: Path, write_jsonl: Any) -> None:
     rows = colour_rows(4)
     teacher = Completions(rows.ids, rows.hashes, ["a"] * 4, np.zeros(4), source="weak.parquet")
     with pytest.raises(LabelsError, match=r"no column 'completion' to learn; it has text, label"):
@@ -569,7 +569,7 @@ def test_bad_completions_are_told_in_a_sentence(tmp_path: Path, write_jsonl: Any
         load_completions(path)
 
 
-def test_texts_without_a_token_to_predict_are_told(
+def test_texts_without_a_token_to_predict_are_reported(
     tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="no row with a token to predict"):

@@ -336,7 +336,7 @@ def test_the_published_window_is_strict_on_any_batch_off_the_edge():
         assert torch.equal(*found)
 
 
-def test_a_window_that_lets_none_or_all_in_is_told():
+def test_a_window_that_lets_none_or_all_in_is_reported():
     logits, targets = batch()
     none, everything = (made("window", targets, radius=r) for r in (0.0, 0.5))
     some = made("window", targets, radius=0.2)

@@ -135,7 +135,7 @@ def test_moves_of_every_kind_are_written_in_san(fen: str, moves: str, san: str) 
         (None, "e2e4 e7e5", "no position"),
     ],
 )
-def test_what_is_no_puzzle_is_told_apart(fen: Any, moves: Any, reason: str) -> None:
+def test_what_is_no_puzzle_is_recognised(fen: Any, moves: Any, reason: str) -> None:
     assert parse_puzzle("p", fen, moves) == reason
 
 
@@ -244,8 +244,8 @@ def test_unusable_puzzles_are_left_out_and_counted(given: Any) -> None:
             source = get_task(name).rows(split).source
             _, _, reasons = source.rstrip(")").partition(": ")
             for part in filter(None, reasons.split(", ")):
-                many, _, reason = part.partition(" for ")
-                counted[reason] += int(many)
+                count, _, reason = part.partition(" for ")
+                counted[reason] += int(count)
         assert counted == {"an illegal move": 4, "fewer than two moves": 4, own: 8}
 
 
@@ -258,7 +258,7 @@ def test_a_file_with_the_position_after_the_move_is_refused(given: Any) -> None:
         get_task("chess-move").rows("weak")
 
 
-def test_a_missing_column_is_told(given: Any) -> None:
+def test_a_missing_column_is_reported(given: Any) -> None:
     given([{"PuzzleId": "a", "fen": "x", "Moves": "e2e4"}])
     with pytest.raises(DataError, match=r"no column 'FEN'; it has PuzzleId, fen, Moves"):
         get_task("chess").rows("test")

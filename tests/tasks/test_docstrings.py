@@ -185,7 +185,7 @@ def test_few_texts_shrink_every_split_alike() -> None:
     assert all(2 * sum(rows.columns["label"]) == len(rows) for rows in found.values())
 
 
-def test_too_few_texts_are_told() -> None:
+def test_too_few_texts_are_reported() -> None:
     few = frozenset(f"Text number {i} of anything, long enough." for i in range(150))
     with pytest.raises(DataError, match=r"found 150 texts .* needs 200 of each"):
         docstrings._split((few, few), seed=0, sizes=SPLITS)
@@ -208,7 +208,7 @@ def test_a_text_of_both_classes_is_in_neither(
     )
 
 
-def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docstrings, "SCIENCE", {"probekit_nothing_such": "Nothing"})
     with pytest.raises(DataError, match=r"source of Nothing, which is not installed"):
         docstrings._science_roots()

@@ -57,7 +57,7 @@ def test_a_card_says_where_its_configurations_are(hub_folder: Callable[..., Path
     assert list(read_hub("org/card", "first", "train").columns["text"]) == ["this"]
 
 
-def test_a_data_set_that_the_folder_lacks_is_told_with_the_way_to_get_it(
+def test_a_data_set_that_the_folder_lacks_is_reported_with_the_way_to_get_it(
     hub_folder: Callable[..., Path],
 ) -> None:
     hub_folder("org/there", train=[{"text": "a"}])
@@ -67,7 +67,7 @@ def test_a_data_set_that_the_folder_lacks_is_told_with_the_way_to_get_it(
         read_hub("org/no", None, "train")
 
 
-def test_a_split_that_is_not_there_is_told_with_those_that_are(
+def test_a_split_that_is_not_there_is_reported_with_those_that_are(
     hub_folder: Callable[..., Path],
 ) -> None:
     hub_folder("org/plain", train=[{"text": "a"}])
@@ -154,11 +154,11 @@ QUESTIONS = HubRecord(
 )
 
 
-def sentences(many: int, name: str = "day", every: int = 4) -> list[dict[str, Any]]:
-    return [{"sentence": f"{name} {i}", "label": int(i % every == 0)} for i in range(many)]
+def sentences(n: int, name: str = "day", every: int = 4) -> list[dict[str, Any]]:
+    return [{"sentence": f"{name} {i}", "label": int(i % every == 0)} for i in range(n)]
 
 
-def questions(many: int, name: str) -> list[dict[str, Any]]:
+def questions(n: int, name: str) -> list[dict[str, Any]]:
     return [
         {
             "context": f"passage {i // 3} of {name}",
@@ -166,7 +166,7 @@ def questions(many: int, name: str) -> list[dict[str, Any]]:
             "answers": [f"answer {i}-{j}" for j in range(4)],
             "correct_answer_id": i % 4,
         }
-        for i in range(many)
+        for i in range(n)
     ]
 
 
@@ -177,7 +177,7 @@ def weather(hub_folder: Write) -> None:
 
 @pytest.fixture
 def quiz(hub_folder: Write) -> None:
-    parts = {name: questions(many, name) for name, many in (("train", 300), ("test", 60))}
+    parts = {name: questions(n, name) for name, n in (("train", 300), ("test", 60))}
     hub_folder("org/questions", **parts, validation=questions(30, "validation"))
 
 
@@ -316,7 +316,7 @@ def test_a_split_of_one_class_is_refused(hub_folder: Write) -> None:
         rows_of(LABELLED, "test", 0)
 
 
-def test_another_layout_of_columns_is_told_with_the_card(hub_folder: Write) -> None:
+def test_another_layout_of_columns_is_reported_with_the_card(hub_folder: Write) -> None:
     hub_folder("org/weather", validation=[{"text": "a", "label": 1}])
     with pytest.raises(
         DataError,

@@ -520,8 +520,8 @@ def test_the_docs_have_a_row_for_each_task(record: HubRecord) -> None:
     rows = [line for line in page.splitlines() if line.startswith(f"| `{record.name}` |")]
     assert len(rows) == 1
     prompt = record.prompt.replace("\n", "⏎").replace("|", "\\|")
-    told = (f"[{record.hub}]({record.card})", record.licence, f"`{prompt}`", record.hub_rows)
-    assert [part for part in (*told, " / ".join(record.classes)) if part not in rows[0]] == []
+    parts = (f"[{record.hub}]({record.card})", record.licence, f"`{prompt}`", record.hub_rows)
+    assert [part for part in (*parts, " / ".join(record.classes)) if part not in rows[0]] == []
     assert ("not confirmed" in rows[0]) != record.confirmed
 
 

@@ -76,14 +76,14 @@ def test_a_name_that_a_source_could_not_carry_is_refused(name: str) -> None:
         register(dataclasses.replace(TASK, name=name))
 
 
-def test_an_unknown_task_is_told_with_names_like_it() -> None:
+def test_an_unknown_task_is_reported_with_names_like_it() -> None:
     with pytest.raises(UsageError, match=r"no task 'docstring' \(did you mean docstrings\?\)"):
         load_task_rows("docstring@student")
     with pytest.raises(UsageError, match=r"no task 'zzz'; `probekit tasks list`"):
         get_task("zzz")
 
 
-def test_an_unknown_split_is_told_with_those_there_are() -> None:
+def test_an_unknown_split_is_reported_with_those_there_are() -> None:
     register(TASK)
     with pytest.raises(
         UsageError, match=r"no split 'tset' \(did you mean test\?\); it has weak, test\."

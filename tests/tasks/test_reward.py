@@ -186,7 +186,7 @@ def test_prompt_that_the_texts_open_with_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("bad", [None, 3, "", [{"role": "user"}], [says("a") | {"content": None}]])
-def test_what_is_no_text_is_told(bad: Any) -> None:
+def test_what_is_no_text_is_reported(bad: Any) -> None:
     with pytest.raises(DataError, match=r"1 pairs without two texts \(ids '1'\)"):
         preference_columns({"chosen": ["x", bad], "rejected": ["y", "z"]})
 
@@ -229,7 +229,7 @@ def test_other_columns_and_names_of_ids(write_jsonl: Callable[..., Path]) -> Non
 def hub_copy(folder: Path, train: int = 60, test: int = 20) -> None:
     place = folder / "Anthropic" / "hh-rlhf"
     place.mkdir(parents=True)
-    for split, many, start in (("train", train, 0), ("test", test, train - 2)):
+    for split, n, start in (("train", train, 0), ("test", test, train - 2)):
         lines = [
             json.dumps(
                 {
@@ -237,7 +237,7 @@ def hub_copy(folder: Path, train: int = 60, test: int = 20) -> None:
                     "rejected": f"\n\nHuman: q{i}\n\nAssistant: no",
                 }
             )
-            for i in range(start, start + many)
+            for i in range(start, start + n)
         ]
         (place / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
 
