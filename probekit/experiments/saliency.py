@@ -51,11 +51,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bars",
-    "LinearProbes",
     "Saliency",
     "SaliencyConfig",
     "layer_file",
-    "linear_step",
     "open_saliency_folder",
     "read_probes",
 ]

@@ -34,7 +34,6 @@ __all__ = [
     "ALARMS",
     "FIGURES",
     "PERPLEXITY",
-    "PGRS",
     "Arm",
     "combine_seeds",
     "plain_numbers",
