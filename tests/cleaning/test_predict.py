@@ -195,7 +195,7 @@ def test_the_layer_is_left_out_where_one_is_stored(blobs, make_store, as_labels)
     several = make_store(data.X, name="two.h5", layers=(2, 5))
     with pytest.raises(UsageError, match=r"layers 2, 5"):
         score_rows(several, labels, "knn")
-    with pytest.raises(UsageError, match=r"no layer 4; it holds 2, 5"):
+    with pytest.raises(UsageError, match=r"no layer 4; it has 2, 5"):
         score_rows(several, labels, layer=4)
     assert score_rows(several, labels, layer=5).provenance["layers"] == [5]
 

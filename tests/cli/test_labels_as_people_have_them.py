@@ -144,6 +144,6 @@ def test_stores_without_ids_are_not_merged(refused, chain, store_of):
         assert store.keys.id_column is None
     sentence = refused("merge", one, store_of("three.h5", ID=[f"z{i}" for i in range(300)]),
                        "-o", chain.folder / "all.h5")  # fmt: skip
-    assert "know their rows by their numbers alone" in sentence
+    assert "have numbers and no ids" in sentence
     assert "--id-column" in sentence
     assert two.exists()
