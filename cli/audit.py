@@ -49,7 +49,7 @@ class AuditOptions(DiagnosedOptions):
     many: Annotated[
         int,
         option(
-            "True labels to ask for, those already given counted.",
+            "Number of true labels to ask for, including those already given.",
             "-m",
             "--many",
             default=20,
@@ -78,10 +78,10 @@ class AuditOptions(DiagnosedOptions):
 @click.command("audit")
 @options_of(AuditOptions)
 def command(**options: Unpack[AuditOptions]) -> None:
-    """Ask for true labels where probe and weak label disagree, and say what to do.
+    """Ask for true labels where probe and weak label disagree, and conclude what to do.
 
-    One key per row; you are not told who said what. Every answer is saved at once: stop when you
-    like, and the same command goes on.
+    One key per row; the screen does not show which label is whose. Every answer is saved at once:
+    stop at any time, and the same command resumes.
 
     Example: probekit audit acts.h5 --labels weak.parquet -m 20
     """
@@ -111,7 +111,7 @@ def command(**options: Unpack[AuditOptions]) -> None:
 
 
 def _check(output: Path, options: AuditOptions) -> None:
-    claim({**options, "output": output}, "output", goes_on=True)
+    claim({**options, "output": output}, "output", resumes=True)
     if not options["no_ask"] and not at_terminal():
         raise UsageError(
             f"There is no terminal to ask in; add --no-ask, fill in the column true_label of "
@@ -127,24 +127,23 @@ def _run(
     from probekit.cleaning.source_rows import find_rows
     from probekit.joins import Keys, match
 
-    many = min(options["many"], len(disputed))
-    wanted = disputed.ids[:many]
+    n_asked = min(options["many"], len(disputed))
+    wanted = disputed.ids[:n_asked]
     if any(name not in file.records for name in wanted) or not options["no_ask"]:
         purpose = "An audit shows the rows' texts"
         rows = find_rows(store, **source_of(options), purpose=purpose)
         place = match(Keys(wanted, id_column=store.keys.id_column), rows.keys).place
         contents = rows.select(place).contents()
         texts = dict(zip(wanted, map(plain_text, contents), strict=True))
-        if file.add(wanted, disputed.hashes[:many], list(texts.values())):
+        if file.add(wanted, disputed.hashes[:n_asked], list(texts.values())):
             file.write()
     if options["no_ask"]:
         return
 
     say(
-        f"{len(disputed):,} of {disputed.rows:,} rows are disputed: the probe does not say what "
-        "the weak label says.\n"
-        f"What is the true label? {many} of them, both kinds in their shares; you are not told who "
-        "said what."
+        f"{len(disputed):,} of {disputed.rows:,} rows are disputed: probe and weak label differ.\n"
+        f"What is the true label? You are asked about a stratified sample of {n_asked}; the screen "
+        "does not show which label is whose."
     )
     Screen(file, texts, disputed).run(wanted)
 
@@ -171,7 +170,7 @@ def _text(finding: Finding, disputed: Disputed, file: AuditFile, options: AuditO
     if open_rows:
         lines.append(
             f"{len(open_rows)} rows in {file.path} wait for an answer (column true_label: "
-            f"{_listed(disputed.classes)}, or ? where you cannot tell).\n"
+            f"{_listed(disputed.classes)}, or ? if you cannot tell).\n"
         )
     foreign = len(set(file.answers) - set(disputed.ids))
     if foreign:
@@ -192,15 +191,15 @@ def _text(finding: Finding, disputed: Disputed, file: AuditFile, options: AuditO
         f"Answer: {finding.action}. It is right with probability {finding.probability:.2f}.",
     ]
     if finding.settled:
-        lines.append("That settles it.")
+        lines.append("The answers settle it.")
     else:
         total = int(counts.known + counts.unsure) + finding.more
         lines.append(
-            f"{finding.more} more true labels would settle it, if they go on like these: "
+            f"{finding.more} more true labels would settle it, at the rate so far: "
             f"{again} -m {total}"
         )
     if finding.action != "leave":
-        # Which rows and layers it asks about is the audit's own; texts it only shows.
+        # Options that only the audit has; it needs the texts only to show them.
         then = typed_again(finding.action, without=("output", "rows", "text_column", "layers"))
         if options["output"] is not None:
             then += f" --audit {shlex.quote(str(options['output']))}"

@@ -1,7 +1,7 @@
 """What every option and argument may be, checked while the command line is read.
 
 ``check_values`` gives each parameter of a command its kind (probekit.kinds): by its name, as
-``probekit.kinds`` has it, else by its click type. So no command can forget it.
+``probekit.kinds`` has it, else by its click type. No command can forget it.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def _allowed(low: float, high: float, open_ends: bool) -> str:
 
 
 class Names(Kind):
-    """Some of these names, commas between; the text itself is kept."""
+    """Some of these names, comma-separated; the text itself is kept."""
 
     def __init__(self, names: Callable[[], tuple[str, ...]]) -> None:
         self.names = names
@@ -244,7 +244,7 @@ class Names(Kind):
     @property
     def words(self) -> str:  # type: ignore[override]
         """What is allowed."""
-        return f"some of {', '.join(self.names())}, each once, commas between"
+        return f"some of {', '.join(self.names())}, each once, comma-separated"
 
     def read(self, value: Any) -> str:
         """Take text."""
@@ -270,8 +270,8 @@ OPTIONS: dict[str, Kind] = {
     "model": Name("a model's name"),
     **dict.fromkeys(("settings", "loss_options"), Text("KEY=VALUE", free=True)),
     "predict": Name("[NAME=]ROWS", free=True),
-    "probes": Text("names with commas between", least=0),
-    "actions": Text("names with commas between", least=0),
+    "probes": Text("comma-separated names", least=0),
+    "actions": Text("comma-separated names", least=0),
     "layers": Layers(),
     "folds": FOLDS,
     "l2": KINDS["l2"],
@@ -318,7 +318,7 @@ class Checked(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gener
         self.inner, self.kind, self.name = inner, kind, inner.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse what the kind refuses, in its words."""
+        """Convert, or fail with the kind's words."""
         try:
             read = self.kind.parse(value) if isinstance(value, str) else value
         except UsageError as error:  # of a grid, in its own words
@@ -328,7 +328,7 @@ class Checked(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gener
         return self.inner.convert(read, param, ctx)
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else click asks of a type, such as how it is shown, the inner one knows."""
+        """The inner type's attributes, such as how click shows it."""
         return getattr(self.inner, name)
 
 
@@ -340,7 +340,7 @@ class CheckedRange(click.IntRange):
         self.kind = kind
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse what the kind refuses, in its words."""
+        """Convert, or fail with the kind's words."""
         return Checked(click.INT, self.kind).convert(value, param, ctx)
 
 
@@ -357,7 +357,7 @@ class Nearest(click.Choice):  # type: ignore[type-arg,unused-ignore]  # generic 
 
 
 def check_values(command: click.Command) -> click.Command:
-    """Give every parameter of a command, and of those in a group, what it may be."""
+    """Give every parameter of a command, or of a group's commands, its kind."""
     if isinstance(command, click.Group):
         for sub in command.commands.values():
             check_values(sub)
@@ -374,9 +374,7 @@ def _useful(callback: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(callback)
     def begin(**options: Any) -> Any:
         _check_useful(click.get_current_context(), options)
-        if (
-            options.get("truth") is not None
-        ):  # which is opened when all is done, perhaps hours later
+        if options.get("truth") is not None:  # it is read last, perhaps hours later
             from probekit.sources import check_source
 
             check_source(options["truth"])
@@ -407,7 +405,7 @@ Options = Mapping[str, Any]
 
 
 class Rule(NamedTuple):
-    """Options that do something only beside others. A default is no mistake; what was typed is."""
+    """Options that do something only beside others. Only what was typed counts."""
 
     names: tuple[str, ...]
     useful: Callable[[Options], Any]

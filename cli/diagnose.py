@@ -35,7 +35,9 @@ class DiagnoseOptions(DiagnosedOptions):
             "The supervisor's accuracy on rows whose truth you know, instead of its confidences."
         ),
     ]
-    cautious: Annotated[bool, option("The strong model is not clearly stronger: ask for more.")]
+    cautious: Annotated[
+        bool, option("Use a stricter bound, for a strong model that is not clearly stronger.")
+    ]
     seed: Seed
     as_json: AsJson
 
@@ -43,10 +45,10 @@ class DiagnoseOptions(DiagnosedOptions):
 @click.command("diagnose")
 @options_of(DiagnoseOptions)
 def command(**options: Unpack[DiagnoseOptions]) -> None:
-    """Tell, without any truth, whether to filter, to relabel or to leave the labels alone.
+    """Advise, without ground truth, whether to filter, to relabel or to leave the labels alone.
 
-    ACTS is an activation store; several layers (extract --layers all) tell more than one. At most
-    2,000 rows are read, in seconds.
+    ACTS is an activation store; several layers (extract --layers all) are better evidence than
+    one. At most 2,000 rows are read, in seconds.
 
     Example: probekit diagnose acts.h5 --labels weak.parquet
     """
@@ -198,8 +200,9 @@ def _what_would(diagnosis: Diagnosis) -> str:
     what = {
         "unknown": "Hard weak labels alone cannot settle this: wrong labels and a concept that the "
         "states do not hold look alike.",
-        "confidences": "Weak labels cannot settle this; supervisors are often surer than right.",
-        "trusted accuracy": "The rule was measured on other tasks: it advises, it does not settle.",
+        "confidences": "Weak labels cannot settle this; supervisors are often more confident "
+        "than accurate.",
+        "trusted accuracy": "The rule was measured on other tasks: it is advice, not proof.",
     }[source]
     return (
         f"{what} Leaving them alone is the default.\nWhat would: {'; '.join(means)}:\n"

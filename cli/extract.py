@@ -65,7 +65,7 @@ class RequestOptions(TypedDict):
     dtype: Annotated[
         str,
         option(
-            "Numbers the model computes in; auto: those of the checkpoint.",
+            "Number type of the computation; auto: that of the checkpoint.",
             type=click.Choice(["auto", *DTYPES]),
             default="auto",
         ),
@@ -73,7 +73,7 @@ class RequestOptions(TypedDict):
     store_dtype: Annotated[
         str,
         option(
-            "Numbers in the file; same: the model's.",
+            "Number type in the file; same: the model's.",
             type=click.Choice(["same", *DTYPES]),
             default="same",
         ),
@@ -208,13 +208,13 @@ def _compare(request: Request, log: Any, ranks: Ranks | None, options: ExtractOp
     say(_pairs_text(report))
     if report.equal:
         say(
-            f"{report.equal:,} pairs have the very same states on both sides and tell a probe "
-            "nothing: cut off before they part, if truncated; raise --max-length."
+            f"{report.equal:,} pairs have identical states on both sides, which no probe can use: "
+            "if they were truncated before their texts differ, raise --max-length."
         )
     for layer, wrong in sorted(report.nonfinite.items()):
         say(
             f"{wrong:,} differences have inf or NaN in layer {layer}: too large for "
-            f"{report.store_dtype}; take --store-dtype float32."
+            f"{report.store_dtype}; use --store-dtype float32."
         )
     if options["as_json"]:
         emit(asdict(report), "", as_json=True)

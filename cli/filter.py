@@ -54,7 +54,7 @@ class FilterOptions(CleanedOptions, ProbeOptions, AmountOptions, ResultOptions):
 def command(**options: Unpack[FilterOptions]) -> None:
     """Drop the rows whose weak label the probe disagrees with most.
 
-    The probe never predicts a row that it has seen the label of. ACTS is an activation store.
+    The probe never predicts a row whose label it was fitted on. ACTS is an activation store.
 
     Example: probekit filter acts.h5 --labels weak.parquet --probe knn -o verdicts.parquet
     """

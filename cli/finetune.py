@@ -134,7 +134,7 @@ class FinetuneOptions(LabelsOptions):
     ]
     revision: Revision
     trust_remote_code: TrustRemoteCode
-    gradient_checkpointing: Annotated[bool, option("Save memory, take more time.")]
+    gradient_checkpointing: Annotated[bool, option("Use less memory and more time.")]
     report_to: Annotated[str | None, option("wandb, tensorboard, …: where the Trainer logs.")]
     settings: Annotated[
         tuple[str, ...], option("Any other setting; repeatable.", "--set", metavar="KEY=VALUE")
@@ -206,8 +206,8 @@ def _train_classes(
         share = 0.1
     if options["curves"] and not share and not predict:
         raise UsageError(
-            "--curves keeps what is predicted of --predict and of held-out rows; give one of "
-            "--predict and --validation-share."
+            "--curves keeps predictions of --predict and held-out rows; give --predict or "
+            "--validation-share."
         )
     if share:
         train, validation = hold_out(train, share, seed=config.seed)
@@ -342,7 +342,7 @@ def predict_sets(given: Sequence[str]) -> dict[str, str]:
         raise UsageError(f"Two sets to predict are called {twice[0]!r}; give each its own NAME=.")
     unnamed = [source for name, source in named if name is None]
     if twice := [source for source in unnamed if unnamed.count(source) > 1]:
-        raise UsageError(f"{twice[0]} is to be predicted twice; name it once.")
+        raise UsageError(f"{twice[0]} is given twice to --predict; give it once.")
     own = iter(_own_names(unnamed, names))
     return {next(own) if name is None else name: source for name, source in named}
 
@@ -386,7 +386,7 @@ def _check_one_truth(predict: Mapping[str, Rows]) -> None:
             raise UsageError(
                 f"--truth is joined by id, and {len(shared):,} ids of {one} are those of other "
                 f"texts in {other} (ids {first_few(shared)}); give all rows ids of their own and "
-                "one file with the truth of all of them, or judge each set later with `probekit "
+                "one file with the truth of all of them, or evaluate each set later with `probekit "
                 "predict … --truth`."
             )
 
@@ -405,5 +405,7 @@ def _evaluate_sets(predictions: Mapping[str, WeakLabels], truth: WeakLabels) -> 
     if failed and not metrics:
         raise failed[0][1]
     for name, reason in failed:
-        say(f"{name} is not judged: {reason} One --truth holds the labels of all --predict sets.")
+        say(
+            f"{name} is not evaluated: {reason} One --truth holds the labels of all --predict sets."
+        )
     return metrics

@@ -87,13 +87,15 @@ def _text(result: dict[str, Any]) -> str:
         f"  {'layer':>5}  {'shape':>16}  {'dtype':>9}  {'mean norm':>10}  not finite",
     ]
     if not result["rows_intact"]:
-        lines.insert(1, "  WARNING    ids, hashes or groups are not as it was made: damaged")
+        lines.insert(
+            1, "  WARNING    ids, hashes or groups have changed since it was written: damaged"
+        )
     lines += [_layer_line(layer) for layer in result["layers"]]
     return "\n".join(lines)
 
 
 def _spec_text(spec: dict[str, Any]) -> str:
-    """Say in words what every extraction has; list what else there is."""
+    """The settings of every extraction in words, and a list of the others."""
     left = {key: _short(value) for key, value in spec.items() if value is not None}
     lines = []
     if {"model", "layers", "pooling"} <= left.keys():

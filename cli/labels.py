@@ -55,13 +55,14 @@ ByPosition = Annotated[
 
 
 Truth = Annotated[
-    str | None, option("Ground truth (id and label) to judge the result by; it decides nothing.")
+    str | None,
+    option("Ground truth (id and label) to evaluate the result; never used to produce it."),
 ]
 TruthColumn = Annotated[str | None, option("Column of the truth, if not label.")]
 
 
 class TruthOptions(TypedDict):
-    """Ground truth to judge a result by."""
+    """Ground truth to evaluate a result with."""
 
     truth: Truth
     truth_column: TruthColumn
@@ -78,7 +79,7 @@ class LabelsOptions(TypedDict):
     id_column: IdColumn
     classes: Classes
     by_position: ByPosition
-    only_labelled: Annotated[bool, option("Leave rows without a label out.")]
+    only_labelled: Annotated[bool, option("Leave out rows without a label.")]
 
 
 class StoreOptions(TypedDict):

@@ -39,19 +39,18 @@ from probekit.safe import printable
 # Name of a command -> its line in `probekit --help`, which imports none of them. Each command lives
 # in the module of probekit.cli with its name.
 COMMANDS = {
-    "audit": "Ask for true labels where probe and weak label disagree, and say what to do.",
+    "audit": "Ask for true labels where probe and weak label disagree, and conclude what to do.",
     "clean": "Clean the labels of a table: one command from a file to a training set.",
     "demo": "Run an experiment on real text in a minute and show whether cleaning labels helped.",
-    "diagnose": "Tell, without any truth, whether to filter, to relabel or to leave the labels "
-    "alone.",
+    "diagnose": "Advise, without ground truth, whether to filter, to relabel or to leave the "
+    "labels alone.",
     "extract": "Store a model's hidden states of every row.",
     "filter": "Drop the rows whose weak label the probe disagrees with most.",
     "finetune": "Finetune a model on rows and their weak labels.",
     "info": "Report what an activation store holds, complete or not.",
     "merge": "Join stores of one model into one.",
     "predict": "Label rows with a classifier that was finetuned.",
-    "readmit": "Re-admit rows that a filter dropped where students trained on the rest are sure of "
-    "them.",
+    "readmit": "Re-admit dropped rows of whose class students trained on the rest are sure.",
     "relabel": "Relabel every row by a blend of its weak label and a probe.",
     "report": "Write one HTML page that opens from disk: tables, figures, provenance, the rows "
     "themselves.",
@@ -61,8 +60,8 @@ COMMANDS = {
     "model.",
     "sweep": "Try every probe at every strength on every layer, out of fold, and choose without "
     "the truth.",
-    "tasks": "List, show and export tasks whose truth is known.",
-    "weak-labels": "Label rows with a probe that some true labels have taught.",
+    "tasks": "List, show and export tasks with ground truth.",
+    "weak-labels": "Label rows with a probe trained on some true labels.",
 }
 
 

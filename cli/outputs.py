@@ -1,4 +1,4 @@
-"""The one check of what a command writes: against what it reads, and against other writers."""
+"""Checks of what a command writes: against what it reads, and against other writers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from probekit.safe import open_regular
 
 __all__ = ["claim", "claim_folder", "identity", "make_folder", "read_by"]
 
-# Options that change nothing in what is written.
+# Options that do not change what is written.
 INCIDENTAL = ("overwrite", "as_json")
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def claim(
-    options: Mapping[str, Any], *names: str, folders: Sequence[str] = (), goes_on: bool = False
+    options: Mapping[str, Any], *names: str, folders: Sequence[str] = (), resumes: bool = False
 ) -> None:
     """Check the files that a command writes, and keep other writers out until it ends.
 
@@ -33,29 +33,29 @@ def claim(
     Parameters
     ----------
     options
-        What the user gave, by name.
+        The command's options, by name.
     names
-        Options that hold outputs; None in one is passed over.
+        Options that hold outputs; None is ignored.
     folders
         Options that hold folders to write into.
-    goes_on
-        Whether the command resumes what stands there: it may be there without ``--overwrite``.
+    resumes
+        Whether the command resumes an output that exists, without ``--overwrite``.
 
     Raises
     ------
     UsageError
-        Where an output is an input, or two outputs are one.
+        If an output is an input, or two outputs are one.
     OutputExistsError
-        Where something is there and may not be replaced; a file that the same command put there
-        before it was stopped may.
+        If an output exists and may not be replaced. One that the same command wrote before it was
+        stopped may.
     WriteError
-        Where another process writes it.
+        If another process writes it.
     """
     context = click.get_current_context()
     outputs = [Path(options[name]) for name in names if options.get(name) is not None]
-    overwrite = goes_on or bool(options.get("overwrite"))
+    overwrite = resumes or bool(options.get("overwrite"))
     reads = list(read_by(options, (*names, *folders)))
-    refuse_reads(outputs, reads, overwrite=overwrite and not goes_on)
+    refuse_reads(outputs, reads, overwrite=overwrite and not resumes)
     _refuse_sources(outputs, reads)
     for output in outputs:
         check_output(output, overwrite=True)
@@ -67,12 +67,12 @@ def claim(
 
 def check_suffix(path: Path, *allowed: str) -> None:
     """Raise UsageError unless the path ends in one of ``allowed``."""
-    if path.suffix.lower() not in allowed:
+    if path.suffix not in allowed:
         raise UsageError(f"{path} must end in {' or '.join(allowed)}, the formats written here.")
 
 
 def claim_folder(folder: Path) -> None:
-    """Keep other commands out of a folder until this one ends; the folders above it are made."""
+    """Make the folder's parents, and keep other commands out of it until this one ends."""
     make_folder(folder.absolute().parent)
     click.get_current_context().with_resource(locked(folder))
 
@@ -96,7 +96,7 @@ def identity(context: click.Context, options: Mapping[str, Any]) -> str:
 
 
 def _refuse_sources(outputs: Iterable[Path], reads: Iterable[Path]) -> None:
-    """Refuse to replace the rows that a store was made from."""
+    """Raise UsageError if an output would replace the rows that a store was made from."""
     present = [output for output in outputs if output.exists()]
     for read in reads if present else ():
         source = _source(read)
@@ -107,7 +107,7 @@ def _refuse_sources(outputs: Iterable[Path], reads: Iterable[Path]) -> None:
                 refuse_reads([output], [read.resolve().parent / source])
             except UsageError:
                 same = True
-            else:  # of rows elsewhere a store knows only the name
+            else:  # of rows elsewhere a store records only the name
                 same = source == output.name
             if same:
                 raise UsageError(
@@ -116,7 +116,7 @@ def _refuse_sources(outputs: Iterable[Path], reads: Iterable[Path]) -> None:
 
 
 def _source(path: Path) -> str | None:
-    """What a store says it was made from; None if it is not a store."""
+    """The source that a store records; None if the file is not a store."""
     from probekit.activations.store import ActivationStore
 
     try:

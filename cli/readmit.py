@@ -1,4 +1,4 @@
-"""``probekit readmit``: take dropped rows back with the labels of a student trained on the rest."""
+"""``probekit readmit``: take dropped rows back, with the labels of students trained on the rest."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ReadmitOptions(TypedDict):
 @click.command("readmit")
 @options_of(ReadmitOptions)
 def command(**options: Unpack[ReadmitOptions]) -> None:
-    """Re-admit rows that a filter dropped where students trained on the rest are sure of them.
+    """Re-admit dropped rows of whose class students trained on the rest are sure.
 
     Several students must agree on the class.
 

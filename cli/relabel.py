@@ -1,4 +1,4 @@
-"""``probekit relabel``: give every row a label that a probe had a say in."""
+"""``probekit relabel``: blend weak labels with a probe's predictions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RelabelOptions(CleanedOptions, ProbeOptions, FormOptions, ResultOptions):
 def command(**options: Unpack[RelabelOptions]) -> None:
     """Relabel every row by a blend of its weak label and a probe.
 
-    The probe never predicts a row that it has seen the label of. ACTS is an activation store.
+    The probe never predicts a row whose label it was fitted on. ACTS is an activation store.
 
     Example: probekit relabel acts.h5 --labels weak.parquet --probe logreg -o verdicts.parquet
     """

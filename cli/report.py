@@ -102,7 +102,7 @@ class ReportOptions(TypedDict):
 def command(**options: Unpack[ReportOptions]) -> None:
     """Write one HTML page that opens from disk: tables, figures, provenance, the rows themselves.
 
-    WHAT is the folder of a run, a file of verdicts, or one of a sweep. The page needs no network
+    WHAT is the folder of a run, or a file of verdicts or of a sweep. The page needs no network
     and sends nothing anywhere.
 
     Example: probekit report verdicts.parquet --acts acts.h5 --truth truth.jsonl -o report.html
@@ -112,9 +112,9 @@ def command(**options: Unpack[ReportOptions]) -> None:
     what: Path = options["what"]
     own = what.is_dir() and options["output"] is None
     output = options["output"] or (what / REPORT if own else Path(REPORT))
-    # In the folder of a run the page is one of its files, and made anew as they are.
+    # In the folder of a run the page is one of its files, which are rewritten.
     read = {**options, "what": what if what.is_file() else None}
-    claim({**read, "output": output}, "output", goes_on=own)
+    claim({**read, "output": output}, "output", resumes=own)
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{output} must end in .html; a page is what is written.")
     page = _page(what, options)
@@ -143,7 +143,7 @@ def _page(what: Path, options: ReportOptions) -> Page:
 
 
 def _check_options(of: str, options: ReportOptions) -> None:
-    """Raise UsageError if options were given that would be passed over silently."""
+    """Raise UsageError if options were given that would be ignored."""
     given = [name for name, value in options.items() if value is not None and value is not False]
     foreign = [
         "--" + name.replace("_", "-")
@@ -158,7 +158,7 @@ def _check_options(of: str, options: ReportOptions) -> None:
 
 @contextmanager
 def _one_sentence(sentence: str) -> Iterator[None]:
-    """Turn what goes wrong in reading a file of another shape into this sentence."""
+    """Raise DataError with this sentence if a file has another structure."""
     try:
         yield
     except ProbekitError:
@@ -204,8 +204,8 @@ def _folder_page(folder: Path, options: ReportOptions) -> Page:
     path = folder / METRICS
     if not path.is_file():
         raise DataError(
-            f"{folder} is no run: it has no {METRICS}; name the folder that `probekit run` wrote, "
-            "when it has finished."
+            f"{folder} is not a run: it has no {METRICS}; name the folder that `probekit run` "
+            "wrote, when it has finished."
         )
     sentence = f"{path} holds no results of `probekit run`; name the folder that it wrote."
     with _one_sentence(sentence):
@@ -216,7 +216,7 @@ def _folder_page(folder: Path, options: ReportOptions) -> Page:
 
 
 def _rows_of_run(folder: Path, options: ReportOptions) -> RowsSection | None:
-    """The rows that the run cleaned, where what made them is still at hand; says so if not."""
+    """The rows that the run cleaned, if its steps still exist; prints a note if not."""
     from probekit.experiments.config import read_config
     from probekit.experiments.run import Run
     from probekit.reports.rows import run_rows
@@ -235,8 +235,8 @@ def _rows_of_run(folder: Path, options: ReportOptions) -> RowsSection | None:
     except ProbekitError as error:
         if options["arm"] is not None or options["steps"] is not None:
             raise
-        say(f"Note: the page is without rows: {error}")
+        say(f"Note: the page has no rows: {error}")
         return None
     if rows is None:
-        say("Note: the page is without rows: the run cleans no labels, or its steps are gone.")
+        say("Note: the page has no rows: the run cleans no labels, or its steps were deleted.")
     return rows

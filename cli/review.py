@@ -54,9 +54,11 @@ class ReviewOptions(TypedDict):
     ]
     merge: Annotated[
         Path | None,
-        option("Take the corrected labels of this file over into the verdicts.", type=OUTPUT_FILE),
+        option("Merge the corrected labels of this file into the verdicts.", type=OUTPUT_FILE),
     ]
-    acts: Annotated[Path | None, option("The store, to find the rows by.")]
+    acts: Annotated[
+        Path | None, option("The store that the verdicts were made from, to find the rows.")
+    ]
     rows: Rows
     text_column: TextColumn
     id_column: IdColumn
@@ -70,8 +72,8 @@ class ReviewOptions(TypedDict):
 def command(**options: Unpack[ReviewOptions]) -> None:
     """Write the most disagreeing rows for human review, and merge the corrected labels.
 
-    JSONL has the record fields of Argilla. In the CSV fill in the column label, with a class or
-    with nothing.
+    JSONL has the record fields of Argilla. In the CSV, fill in the column label, or
+    leave it empty.
 
     Example: probekit review verdicts.parquet -n 50 -o review.csv &&
     probekit review verdicts.parquet --merge review.csv -o reviewed.parquet
@@ -115,11 +117,11 @@ def _merge(verdicts: Verdicts, options: ReviewOptions) -> None:
     say(f"{len(merged):,} verdicts written to {options['output']}")
     counts = merged.provenance["reviewed"]
     text = (
-        f"{counts['answers']:,} labels taken over: {counts['changed']:,} change the class to train "
+        f"{counts['answers']:,} labels merged: {counts['changed']:,} change the class to train "
         f"on, {counts['brought_back']:,} rows come back; {counts['as_weak_label']:,} are the weak "
         f"label, {counts['as_probe']:,} what the probe says."
     )
     if not counts["answers"]:
-        text = f"No answer in {source}: the verdicts are as they were."
+        text = f"No answer in {source}: the verdicts are unchanged."
     result = {"output": str(options["output"]), **counts}
     emit(result, text, as_json=options["as_json"])

@@ -23,7 +23,7 @@ class StudentOptions(TypedDict):
     """How labels are cleaned, and which students learn from them."""
 
     weak_labels: Annotated[
-        str | None, option("File of weak labels (id and label, prob or probs), not --weak.")
+        str | None, option("File of weak labels (id and label, prob or probs), instead of --weak.")
     ]
     student: Annotated[
         str | None,
@@ -33,14 +33,17 @@ class StudentOptions(TypedDict):
         ),
     ]
     losses: Annotated[
-        str | None, option("Losses on plain weak labels; the first is all others' (xent).")
+        str | None,
+        option("Losses on plain weak labels; the first is also that of all other students (xent)."),
     ]
     probes: Annotated[
         str | None, option("knn, logreg, topofilter (these three), ensemble, mass-mean.")
     ]
     actions: Annotated[str | None, option("filter, relabel, relabel-hard (filter,relabel).")]
     layer: Annotated[str | None, option("Layer that the probes read: a number, mid or last (mid).")]
-    random_drops: Annotated[int | None, option("Random drops per size of filter (1).")]
+    random_drops: Annotated[
+        int | None, option("Number of random drops per filter size, as a baseline (1).")
+    ]
     rounds: Annotated[int | None, option("Strong-to-strong rounds (1).")]
     chain: Annotated[str | None, option("Bootstrapping: models, weakest first, comma-separated.")]
     curves: Annotated[bool, option("Keep predictions of every evaluation.")]

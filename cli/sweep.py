@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-# Where no grid is given; what the rows do not suffice for is left out of these.
+# Default grids; values that need more rows than exist are left out.
 K, L2, ZETA = "1:500:log", "1e-4:1e1:log", "0.5"
 K_CC = {"paper": "4,8,16", "eleuther": "10,25,50"}
 K_ZETA = {"paper": "16,32,64", "eleuther": "10,25,50"}
@@ -116,7 +116,7 @@ def command(**options: Unpack[SweepOptions]) -> None:
 
     All k of a layer come from one neighbour search, all penalties and folds from one computation.
     The choice is the least out-of-fold log-loss on the weak labels, moved towards more
-    regularisation by one standard error. Goes on where it was interrupted.
+    regularisation by one standard error. Resumes where it was interrupted.
 
     Example: probekit sweep acts.h5 --labels weak.parquet --truth truth.parquet -o sweep.parquet
     """
@@ -135,7 +135,7 @@ def command(**options: Unpack[SweepOptions]) -> None:
     result = sweep.plain
     if options["figures"] is not None:
         result["figures"] = [str(path) for path in _draw(result, options["figures"])]
-    remove_parts(parts)  # a sweep that is stopped while its figures are drawn goes on from them
+    remove_parts(parts)  # after the figures: a sweep stopped while drawing them resumes
     result["next"] = _next_step(sweep, options)
     emit(result, _text(sweep, result["next"]), as_json=options["as_json"])
 
@@ -224,7 +224,7 @@ def _text(sweep: Sweep, next_step: str | None) -> str:
 
 
 def _next_step(sweep: Sweep, options: SweepOptions) -> str | None:
-    """The `filter` command of the choice; None where that has no option for what was swept."""
+    """The `filter` command of the choice; None if filter lacks an option that was swept."""
     choice = sweep.choice
     heeds = probe_spec(choice["probe"]).depends
     if "standardize" in heeds and not options["standardize"]:

@@ -1,4 +1,4 @@
-"""``probekit tasks``: the tasks whose truth is known, and their rows as files."""
+"""``probekit tasks``: tasks with ground truth, and their rows as files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TRUTH = ("label", "completion")
 
 @click.group("tasks")
 def command() -> None:
-    """List, show and export tasks whose truth is known.
+    """List, show and export tasks with ground truth.
 
     Example: probekit tasks export docstrings --split student -o rows.jsonl
     """
@@ -48,7 +48,7 @@ class ListOptions(TypedDict):
 @command.command("list")
 @options_of(ListOptions)
 def list_tasks(**options: Unpack[ListOptions]) -> None:
-    """Name every task, with what it asks.
+    """List every task with its description.
 
     Example: probekit tasks list
     """
@@ -84,7 +84,7 @@ def show(**options: Unpack[ShowOptions]) -> None:
     unread = None
     try:
         splits = {split: task.rows(split, seed=options["seed"]) for split in task.splits}
-    except ProbekitError as error:  # what is known without the rows is worth showing
+    except ProbekitError as error:  # the rest is known without the rows
         unread = str(error)
     result = {
         **{field: getattr(task, field) for field in SHOWN_FIELDS},
@@ -113,7 +113,7 @@ class ExportOptions(TypedDict):
         Path,
         output_file("Rows to write: .jsonl or .parquet with id, text and label (or completion)."),
     ]
-    no_label: Annotated[bool, option("Leave the truth (label or completion) out.")]
+    no_label: Annotated[bool, option("Leave out the truth (label or completion).")]
     limit: Annotated[
         int | None,
         option("Maximum number of rows to write, from the first.", type=click.IntRange(min=1)),
@@ -202,5 +202,5 @@ def _show_text(task: Task, result: dict[str, Any]) -> str:
 
 
 def _hung(key: str, value: object, *, width: int) -> str:
-    """A key and its value, whose further lines stand below its first."""
+    """A key and its value, with the value's lines aligned."""
     return f"  {key:<{width}}  " + str(value).replace("\n", "\n" + " " * (width + 4))

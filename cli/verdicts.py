@@ -70,7 +70,7 @@ class WordOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
 
 
 class CleanedOptions(LabelledStoreOptions, TruthOptions):
-    """What is cleaned: a store, weak labels, the layer to read; and what is known beside."""
+    """The store and the weak labels to clean, and what is known about them."""
 
     layer: Annotated[
         int | None, option("Layer to read; required if several are stored, except by the ensemble.")
@@ -255,7 +255,7 @@ def _probe(name: str, options: CleaningOptions, *, pairs: bool = False) -> Any:
     if foreign:
         listed = ", ".join(map(_flag, known)) or "none"
         raise UsageError(
-            f"The probe {spec.name!r} has no {', '.join(foreign)}; what it has is {listed}."
+            f"The probe {spec.name!r} has no {', '.join(foreign)}; its options are {listed}."
         )
     if options["preset"] is not None:
         if spec.preset is None:

@@ -62,9 +62,9 @@ class WeakLabelsOptions(TypedDict):
 @click.command("weak-labels")
 @options_of(WeakLabelsOptions)
 def command(**options: Unpack[WeakLabelsOptions]) -> None:
-    """Label rows with a probe that some true labels have taught.
+    """Label rows with a probe trained on some true labels.
 
-    ACTS is the activation store of a weaker model. A logistic probe is trained on the rows chosen
+    ACTS is the activation store of a weaker model. A logistic probe is trained on some rows
     and labels all others: a cheap weak supervisor.
 
     Example: probekit weak-labels weak.h5 --truth truth.csv --train-rows 200 -o weak.parquet

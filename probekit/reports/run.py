@@ -88,7 +88,7 @@ def report_run(
     try:
         rows = run_rows(run)
     except ProbekitError as error:  # the results of hours are written without them
-        say(f"Note: report.html is without rows: {error}")
+        say(f"Note: report.html has no rows: {error}")
         rows = None
     return write_run_reports(results, folder, rows=rows)
 

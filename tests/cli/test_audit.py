@@ -124,7 +124,7 @@ def test_it_tells_when_the_answers_settle_it_but_not_which_way(press, disputed, 
     result = press([true[n] for n in disputed.ids[:15]], "-m", "15")
     assert result.stderr.count("These answers settle it") == 1
     assert "relabel" not in result.stderr
-    assert "That settles it." in result.stdout
+    assert "The answers settle it." in result.stdout
     assert "Next: probekit relabel" in result.stdout
 
 

@@ -52,7 +52,7 @@ def test_confidences_and_trusted_accuracy_say_what_c_is(probekit, chain, soft):
     assert "relabel would need, at this label agreement: at most" in hard
     own = probekit("diagnose", chain.acts, "--labels", soft).stdout
     assert "the mean confidence of the weak labels" in own
-    assert "often surer than right" in own
+    assert "often more confident than accurate" in own
     trusted = ("--trusted-accuracy", "0.8")
     given = probekit("diagnose", chain.acts, "--labels", soft, *trusted, "--json").stdout
     signals = json.loads(given)["advice"]["signals"]

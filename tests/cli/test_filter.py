@@ -386,7 +386,7 @@ def test_cap_with_a_variant_that_has_none(no):
 )
 def test_an_option_that_the_probe_does_not_have(no, probe, option):
     sentence = no("--probe", probe, *option, code=2)
-    assert sentence.startswith(f"The probe '{probe}' has no {option[0]}; what it has is --")
+    assert sentence.startswith(f"The probe '{probe}' has no {option[0]}; its options are --")
 
 
 def test_options_that_exclude_each_other(no):

@@ -271,7 +271,7 @@ def test_sets_of_one_name_are_told_apart(given: list[str], names: list[str]) -> 
     ("given", "sentence"),
     [
         (["x=a.csv", "x=b.csv"], "Two sets to predict are called 'x'"),
-        (["a.csv", "a.csv"], "a.csv is to be predicted twice"),
+        (["a.csv", "a.csv"], "a.csv is given twice"),
         (
             ["a.csv", "./a.jsonl"],
             "would be called 'a'; give each its own name as in --predict",
@@ -322,7 +322,7 @@ def test_two_files_of_one_name_are_both_predicted_and_judged(
     half = run(*words, "-o", tmp_path / "s", "--truth", two, "--max-steps", 1)
     assert half.exit_code == 0, half.output
     assert list(json.loads(half.stdout)["metrics"]) == ["b-test"]
-    assert "a-test is not judged" in half.stderr
+    assert "a-test is not evaluated" in half.stderr
     assert "One --truth holds the labels of all --predict sets." in half.stderr
 
 

@@ -184,7 +184,7 @@ def test_what_cannot_be_shown_gets_one_sentence(refused, chain, verdicts):
     no = folder / "nothing"
     assert "does not exist" in refused("report", no, *page)
     (folder / "empty").mkdir()
-    assert "is no run: it has no metrics.json" in refused("report", folder / "empty", *page)
+    assert "is not a run: it has no metrics.json" in refused("report", folder / "empty", *page)
     (folder / "empty/metrics.json").write_text("{}", encoding="utf-8")
     assert "holds no results of `probekit run`" in refused("report", folder / "empty", *page)
     (folder / "empty/metrics.json").write_text("[{", encoding="utf-8")
@@ -284,7 +284,7 @@ def test_the_report_of_a_run(probekit, chain, write_rows, tiny_model, monkeypatc
     monkeypatch.setattr("probekit.reports.rows.run_rows", ill)
     without = probekit(*command)
     assert without.exit_code == 0, without.output
-    assert "is without rows: The rows are ill." in without.stderr
+    assert "has no rows: The rows are ill." in without.stderr
     assert 'id="data"' not in path.read_text(encoding="utf-8")
     monkeypatch.undo()
     wrong = probekit("report", folder, "--arm", "filter logistic")
@@ -293,5 +293,5 @@ def test_the_report_of_a_run(probekit, chain, write_rows, tiny_model, monkeypatc
     shutil.rmtree(folder.parent / "steps")
     bare = probekit("report", folder)
     assert bare.exit_code == 0
-    assert "Note: the page is without rows" in bare.stderr
+    assert "Note: the page has no rows" in bare.stderr
     assert 'id="data"' not in path.read_text(encoding="utf-8")
