@@ -11,7 +11,7 @@ import click
 
 from probekit.cli.options import AsJson, Overwrite, Seed, emit, option, options_of, say
 from probekit.cli.outputs import claim_folder
-from probekit.cli.run_options import raise_failures
+from probekit.cli.run import raise_failures
 
 OWN_FILE = """On your own file of texts and labels, in one command or in two steps:
   probekit clean rows.csv -o cleaned

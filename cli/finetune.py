@@ -25,7 +25,7 @@ from probekit.cli.options import (
     say,
 )
 from probekit.cli.outputs import read_by
-from probekit.cli.run_options import read_pairs
+from probekit.cli.run import read_pairs
 from probekit.errors import DataError, UsageError, first_few
 from probekit.files import refuse_inside
 

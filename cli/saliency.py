@@ -8,7 +8,7 @@ from typing import Annotated, TypedDict, Unpack
 import click
 
 from probekit.cli.options import emit, option, options_of, say
-from probekit.cli.run_options import (
+from probekit.cli.run import (
     CourseOptions,
     ExperimentOptions,
     open_experiment,

@@ -404,7 +404,7 @@ def batches_in(log: Path) -> list[int]:
 
 
 def wait_for(log: Path, batches: int, *, pid: int) -> None:
-    """Wait until a run has forwarded so many batches; not for one that has ended."""
+    """Wait until a run has forwarded this number of batches, or has ended."""
     deadline = time.monotonic() + 60
     while len(batches_in(log)) < batches and time.monotonic() < deadline:
         if Path(f"/proc/{pid}").exists() or not Path("/proc").exists():

@@ -318,7 +318,7 @@ def test_two_files_of_one_name_are_both_predicted_and_judged(
         "b-test": "b/test.jsonl19",
     }
     assert [m["rows"] for m in result["metrics"].values()] == [10, 20]
-    # A truth of one set alone judges that one; the other is told.
+    # A truth of one set evaluates that set; the other is reported.
     half = run(*words, "-o", tmp_path / "s", "--truth", two, "--max-steps", 1)
     assert half.exit_code == 0, half.output
     assert list(json.loads(half.stdout)["metrics"]) == ["b-test"]

@@ -1,4 +1,4 @@
-"""No command writes onto what it reads, and a second writer is told."""
+"""No command overwrites its inputs, and a second writer fails with one sentence."""
 
 from __future__ import annotations
 
