@@ -94,7 +94,7 @@ class FinetuneOptions(LabelsOptions):
     ]
     truth: Truth
     loss: Annotated[
-        str, option("xent, logconf, … (docs/methods.md names them all).", default="xent")
+        str, option("xent, logconf, … (docs/methods/students.md names them all).", default="xent")
     ]
     loss_options: Annotated[
         tuple[str, ...],

@@ -6,7 +6,7 @@ ROWS      the rows of the verdicts (text, id), as JSONL, CSV or Parquet
 VERDICTS  the output of `probekit filter` or `probekit relabel`
 TEST      other rows, with a `label` that you trust
 MODEL     the model to finetune, a folder or a name on the hub; OUTPUT: folder for the student
-LOSS      xent, logconf, entropy, … (docs/methods.md)
+LOSS      xent, logconf, entropy, … (docs/methods/students.md)
 """
 
 import sys

@@ -5,7 +5,7 @@
 ROWS      the rows of the verdicts (text, id), as JSONL, CSV or Parquet
 VERDICTS  the output of `probekit filter` or `probekit relabel`
 TEST      other rows, with a `label` that you trust
-LOSS      xent, logconf, entropy, … (docs/methods.md)
+LOSS      xent, logconf, entropy, … (docs/methods/students.md)
 """
 
 import re

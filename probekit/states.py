@@ -199,7 +199,7 @@ def constant_columns(
     Their spread (standard deviation, or root mean square if nothing is centred) is at most
     2 ε |mean|, ε the unit in the last place of the states' own type, or 2 · 2⁻²³ of the largest
     column's spread: states are sums over all columns, in float32 at best, which leave that much
-    noise in a column without information (docs/methods.md, Hidden states).
+    noise in a column without information (docs/methods/states.md).
     """
     own = np.finfo(np.float64 if np.dtype(dtype) == np.float64 else np.float32).eps
     largest = np.finfo(np.float32).eps * spread.max(initial=0.0)

@@ -331,7 +331,7 @@ WORN = re.compile(r"gone on with|is no [A-Za-z0-9 ]*file|told by|maps no more|wi
 
 def test_worn_phrases_are_not_written_again() -> None:
     own = {Path(__file__), ROOT / "docs" / "style.md"}
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/**/*.py"), *SOURCES]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.py"), *SOURCES]
     for path in set(pages) - own:
         result = WORN.search(path.read_text(encoding="utf-8"))
         assert result is None, f"{path.relative_to(ROOT)}: {result}"

@@ -3,7 +3,7 @@
 The evidence is what the ensemble's members, each without the row itself, predict of hard weak
 labels, since these are what an action changes. Hard weak labels alone cannot settle it: "right
 labels, a concept that a quarter of the rows does not follow" and "a quarter of the labels wrong"
-look alike and need opposite actions. The rule's constants were measured (docs/methods.md,
+look alike and need opposite actions. The rule's constants were measured (docs/methods/advice.md,
 Diagnose).
 """
 
@@ -56,8 +56,8 @@ PC_RELABEL = 0.66
 PC_CAUTIOUS = 0.72
 FEW_ROWS = 1000
 # Below this mean confidence the labels are left alone: an unsure supervisor taught the probes
-# little. Fixed on one half of the grid (docs/methods.md). It does not apply to a trusted accuracy:
-# one that low may come from noise, which probes see through.
+# little. Fixed on one half of the grid (docs/methods/advice.md). It does not apply to a trusted
+# accuracy: one that low may come from noise, which probes see through.
 LEAST_CONFIDENCE = 0.65
 # Relabelling needs an agreement that exceeds that of two independent sources by this margin.
 AGREEMENT_MARGIN = 0.05

@@ -2,7 +2,8 @@
 
 The two estimates measure the share of each weak class that cannot be told from another class.
 Neither is a noise rate: both assume that errors do not depend on the hidden states given the class,
-but a weak model's errors do (docs/methods.md). On real labels they measure unpredictability.
+but a weak model's errors do (docs/methods/cleaning.md). On real labels they measure
+unpredictability.
 """
 
 from __future__ import annotations

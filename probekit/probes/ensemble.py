@@ -51,7 +51,7 @@ class LayerPlan(NamedTuple):
 
 
 def plan_layers(stored: Sequence[int]) -> LayerPlan:
-    """Choose the stored layers nearest to the depths that were best (docs/methods.md)."""
+    """Choose the stored layers nearest to the depths that were best (docs/methods/probes.md)."""
     deepest = max(stored)
 
     def nearest(depths: Sequence[float]) -> list[int]:

@@ -1,7 +1,8 @@
 """TopoFilter: keep the largest connected component of each class, then rows whose neighbours agree.
 
 There are two published variants, ``paper`` (Wu et al. 2020, https://arxiv.org/abs/2012.04835) and
-``eleuther`` (https://github.com/EleutherAI/w2s). They are different filters (docs/methods.md).
+``eleuther`` (https://github.com/EleutherAI/w2s). They are different filters
+(docs/methods/topofilter.md).
 """
 
 from __future__ import annotations

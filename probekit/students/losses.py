@@ -4,7 +4,7 @@ All take logits (B, C), columns class 0 first, and targets (B, C) of class proba
 class numbers, compute in float32 (float64 stays) and return (1/B) Σ w_i · loss_i with the weights
 ``weight`` (B,), 1 where there are none. ``progress`` is the share of the training steps done,
 ``step`` their number. With coefficient 0 every auxiliary loss is ``xent`` bit for bit. The
-definitions and their sources are in docs/methods.md.
+definitions and their sources are in docs/methods/students.md.
 
 ``make_loss("logconf", total_steps=300, weak=labels)`` holds what a loss needs besides the batch:
 its schedule, statistics of the whole training set, the latest predictions.

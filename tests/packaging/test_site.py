@@ -42,6 +42,12 @@ def test_every_page_is_in_the_navigation() -> None:
     assert nav == pages
 
 
+def test_explanations_are_read_in_one_go() -> None:
+    pages = sorted(DOCS.glob("methods/*.md"))
+    assert len(pages) == 10
+    assert {page.name: n for page in pages if (n := len(page.read_text().split())) > 1500} == {}
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     listed = re.findall(r"^::: (\S+)", (DOCS / "reference/python.md").read_text(), re.MULTILINE)
     names = {name.rpartition(".")[2] for name in listed}
