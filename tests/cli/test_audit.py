@@ -62,13 +62,13 @@ def test_true_labels_are_asked_for_saved_and_answered(press, chain, disputed, tr
     result = press([true[name] for name in asked], "-m", "12", "--json")
     assert result.exit_code == 0, result.output
     assert answers(tmp_path / "weak.audit.csv") == {name: true[name] for name in asked}
-    found = json.loads(result.stdout)
+    output = json.loads(result.stdout)
     won = sum(true[n] == p for n, p in zip(asked, disputed.probe, strict=False))
-    assert found["tally"] == {"probe": won, "weak": 12 - won, "neither": 0, "unsure": 0}
+    assert output["tally"] == {"probe": won, "weak": 12 - won, "neither": 0, "unsure": 0}
     # Four standard deviations apart: the probe is right on nearly all disputed rows.
-    assert found["action"] == "relabel"
-    assert found["settled"] is (found["probability"] >= 0.95)
-    assert found["disputed"] == len(disputed)
+    assert output["action"] == "relabel"
+    assert output["settled"] is (output["probability"] >= 0.95)
+    assert output["disputed"] == len(disputed)
     assert [t for t in chain.texts if t in result.stderr]
 
 
@@ -169,9 +169,9 @@ def test_what_it_suggests_works_and_the_warning_goes(probekit, chain, disputed, 
     assert again[:2] == ["probekit", "audit"]
     answers = "".join(f"{n},{true[n]}\n" for n in disputed.ids[:8])
     path.write_text("id,true_label\n" + answers, encoding="utf-8")
-    told = probekit(*again[1:])
-    assert told.exit_code == 0, told.output
-    then = shlex.split(told.stdout.split("Next: ")[1].splitlines()[0])
+    result = probekit(*again[1:])
+    assert result.exit_code == 0, result.output
+    then = shlex.split(result.stdout.split("Next: ")[1].splitlines()[0])
     assert then[:2] == ["probekit", "relabel"]
     out = tmp_path / "verdicts.parquet"
     then[then.index("-o") + 1] = str(out)
@@ -191,8 +191,8 @@ def test_an_audit_here_is_found_by_itself(probekit, chain, disputed, true, tmp_p
     assert advised["by"] == "diagnose"
     answers = "".join(f"{n},{true[n]}\n" for n in disputed.ids[:8])
     (tmp_path / "weak.audit.csv").write_text("id,true_label\n" + answers, encoding="utf-8")
-    found = json.loads(probekit("relabel", *base, "--overwrite").stdout)["advice"]
-    assert found == {"action": "relabel", "by": "weak.audit.csv", "warning": None}
+    output = json.loads(probekit("relabel", *base, "--overwrite").stdout)["advice"]
+    assert output == {"action": "relabel", "by": "weak.audit.csv", "warning": None}
     # Of other rows, it is none of these labels' audit.
     (tmp_path / "weak.audit.csv").write_text("id,true_label\nzzz,1\n", encoding="utf-8")
     assert json.loads(probekit("relabel", *base, "--overwrite").stdout)["advice"] == advised

@@ -57,9 +57,9 @@ def test_there_are_parameters() -> None:
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_read(words: str, sentence: str) -> None:
-    told = CliRunner().invoke(cli, words.split())
-    assert told.exit_code == 2
-    assert sentence in told.stderr.splitlines()[-1]
+    result = CliRunner().invoke(cli, words.split())
+    assert result.exit_code == 2
+    assert sentence in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -90,17 +90,17 @@ def test_what_is_wrong_is_told_before_anything_is_read(words: str, sentence: str
     ],
 )
 def test_what_does_nothing_is_refused(words: str, sentence: str) -> None:
-    told = CliRunner().invoke(cli, words.split())
-    assert told.exit_code == 2
-    assert sentence in told.stderr.splitlines()[-1]
+    result = CliRunner().invoke(cli, words.split())
+    assert result.exit_code == 2
+    assert sentence in result.stderr.splitlines()[-1]
 
 
 def test_a_default_does_no_harm() -> None:
     """The same options, not typed: what is refused then is the file that is not there."""
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         cli, ["sweep", "a", "--labels", "b", "-o", "c.parquet", "--probes", "knn"]
     )
-    assert "a does not exist" in told.stderr
+    assert "a does not exist" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,6 @@ def test_a_default_does_no_harm() -> None:
     ],
 )
 def test_what_does_nothing_is_told(words: str, sentence: str) -> None:
-    told = CliRunner().invoke(cli, words.split())
-    assert f"Note: {sentence}" in told.stderr.splitlines()[0]
-    assert re.search("does not exist|neither a file", told.stderr.splitlines()[-1])
+    result = CliRunner().invoke(cli, words.split())
+    assert f"Note: {sentence}" in result.stderr.splitlines()[0]
+    assert re.search("does not exist|neither a file", result.stderr.splitlines()[-1])

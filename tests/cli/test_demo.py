@@ -72,8 +72,8 @@ def truth_of(part: str) -> dict[str, int]:
 
 
 def test_every_file_is_there_and_no_others(ran: Ran) -> None:
-    found = {str(p.relative_to(ran.folder)) for p in ran.folder.rglob("*") if p.is_file()}
-    mine = {name for name in found if not name.startswith("steps/")}
+    paths = {str(p.relative_to(ran.folder)) for p in ran.folder.rglob("*") if p.is_file()}
+    mine = {name for name in paths if not name.startswith("steps/")}
     assert {name.partition("/")[0] for name in mine} == {"commands.sh", "keywords.jsonl", *RUNS}
     for name in RUNS:
         files = {each for each in mine if each.startswith(f"{name}/")}
@@ -154,8 +154,8 @@ def test_the_figures_follow_from_the_files(ran: Ran) -> None:
     (folder,) = (ran.folder / "bag-of-words/predictions").glob("*-linear/seed0")
     names = {"weak-supervisor": "weak supervisor", "filter-kNN": "filter kNN"}
     for file, name in {**names, "ground-truth": "ground truth"}.items():
-        found = load_labels(folder / f"{file}.parquet", one_class=True)
-        right = [truth[i] == c for i, c in zip(found.ids, found.hard, strict=True)]
+        predicted = load_labels(folder / f"{file}.parquet", one_class=True)
+        right = [truth[i] == c for i, c in zip(predicted.ids, predicted.hard, strict=True)]
         assert len(right) == 200
         assert arms[name]["accuracy"] == pytest.approx(np.mean(right))
     labels = read_file(ran.folder / "keywords.jsonl").columns
@@ -241,8 +241,8 @@ def test_another_demo_is_replaced_only_if_asked_for(ran: Ran, tmp_path: Path) ->
     assert "has a demo of other options; pass --overwrite" in refused.stderr
     assert json.loads((folder / "keywords/metrics.json").read_text()) == ran.stored["keywords"]
     assert "has a demo of other options" not in run(*other, "--overwrite").stderr
-    found = json.loads((folder / "keywords/metrics.json").read_text())
-    assert found["results"][0]["rows"]["test"] == 150
+    output = json.loads((folder / "keywords/metrics.json").read_text())
+    assert output["results"][0]["rows"]["test"] == 150
     assert (folder / "keywords" / "mine.txt").read_text() == "mine"
     assert "--test-rows 150" in (folder / "commands.sh").read_text()
 
@@ -266,8 +266,8 @@ def test_other_folders_are_refused_and_foreign_files_stay(
     assert "is not empty and not of `probekit demo`" in refused(tmp_path / "run")
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".lock") == ["mine.txt", "run"]
     assert (tmp_path / "mine.txt").read_text() == "mine"
-    found = json.loads((tmp_path / "run/metrics.json").read_text())
-    assert found == ran.stored["keywords"]
+    output = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert output == ran.stored["keywords"]
 
 
 def test_a_missing_wheel_and_a_missing_model(

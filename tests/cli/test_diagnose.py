@@ -36,13 +36,13 @@ def test_it_prints_everything_and_one_line_for_each_action(probekit, chain):
 
 def test_json_is_the_function(probekit, chain):
     result = probekit("diagnose", chain.acts, "--labels", chain.weak, "--json", "--seed", "3")
-    found = json.loads(result.stdout)
+    output = json.loads(result.stdout)
     with ActivationStore(chain.acts) as store:
         expected = diagnose(store, load_labels(chain.weak), seed=3)
-    assert found["concord"]["value"] == expected.concord.value
-    assert found["predictable"]["interval"] == list(expected.predictable.interval)
-    assert found["advice"]["action"] == expected.advice.action
-    assert found["advice"]["signals"]["rows"] == 300
+    assert output["concord"]["value"] == expected.concord.value
+    assert output["predictable"]["interval"] == list(expected.predictable.interval)
+    assert output["advice"]["action"] == expected.advice.action
+    assert output["advice"]["signals"]["rows"] == 300
     assert "NaN" not in result.stdout
 
 

@@ -40,14 +40,14 @@ def contents(path: Path) -> dict[str, bytes]:
     """Every data set of the file, as bytes."""
     import h5py
 
-    found: dict[str, bytes] = {}
+    values: dict[str, bytes] = {}
     with h5py.File(path) as file:
         file.visititems(
             lambda name, item: (
-                found.update({name: item[...].tobytes()}) if hasattr(item, "shape") else None
+                values.update({name: item[...].tobytes()}) if hasattr(item, "shape") else None
             )
         )
-    return found
+    return values
 
 
 NO_SYSTEM = (
@@ -217,11 +217,11 @@ def test_dry_run_writes_nothing(
 ) -> None:
     arguments = ["extract", rows, "-m", tiny_model("gpt2"), "-o", out, "--layers", "all"]
     result = probekit(*arguments, "--dry-run", "--json")
-    found = json.loads(result.stdout)
+    output = json.loads(result.stdout)
     assert not out.exists()
-    assert found["bytes_per_layer"] == {str(i): 40 * 32 * 4 for i in range(4)}
+    assert output["bytes_per_layer"] == {str(i): 40 * 32 * 4 for i in range(4)}
     text = probekit(*arguments, "--dry-run").stdout
-    assert text.startswith(f"40 rows, {found['tokens']:,} tokens, the longest ")
+    assert text.startswith(f"40 rows, {output['tokens']:,} tokens, the longest ")
     assert "layer   3: 32 wide, 5.1 kB" in text
     assert text.rstrip().endswith("are free")
 

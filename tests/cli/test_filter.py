@@ -49,10 +49,10 @@ def no(refused, chain):
 def test_a_fit_that_did_not_converge_is_told_in_one_line(run, monkeypatch):
     monkeypatch.setattr(logistic_solver, "SAFETY", 1e12)  # nothing will do
     said = run("--probe", "logreg", "--l2", "1e-3").stderr.splitlines()
-    told = [line for line in said if "converge" in line]
-    assert len(told) == 1
-    assert told[0].startswith("Warning: The logistic fit did not converge for l2 = 0.001")
-    assert "probabilities may be off by" in told[0]
+    result = [line for line in said if "converge" in line]
+    assert len(result) == 1
+    assert result[0].startswith("Warning: The logistic fit did not converge for l2 = 0.001")
+    assert "probabilities may be off by" in result[0]
 
 
 def python(chain, **how):
@@ -62,14 +62,14 @@ def python(chain, **how):
 
 def test_the_command_is_the_function(run, chain):
     result = run()
-    found, expected = Verdicts.load(chain.out), python(chain)
+    values, expected = Verdicts.load(chain.out), python(chain)
     for name in ("keep", "probe", "weak", "label", "disagreement", "fold", "weight"):
-        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
-    assert found.ids == chain.ids
-    assert found.classes == ("0", "1")
-    command = found.provenance["command"]
+        assert np.array_equal(getattr(values, name), getattr(expected, name)), name
+    assert values.ids == chain.ids
+    assert values.classes == ("0", "1")
+    command = values.provenance["command"]
     assert command.startswith(f"probekit filter {chain.acts} --labels {chain.weak} ")
-    assert found.provenance == {**expected.provenance, "command": command}
+    assert values.provenance == {**expected.provenance, "command": command}
     assert "verdicts written to" in result.stderr
     assert "KNNProbe (k 30, metric cosine" in result.stdout
     weak = np.bincount(chain.weak_of)
@@ -116,22 +116,22 @@ def test_the_command_is_the_function(run, chain):
 )  # fmt: skip
 def test_options_reach_the_method(run, chain, options, how):
     run(*options)
-    found, expected = Verdicts.load(chain.out), python(chain, **how)
-    assert np.array_equal(found.keep, expected.keep)
-    assert np.array_equal(found.probe, expected.probe)
-    command = found.provenance["command"]
+    verdicts, expected = Verdicts.load(chain.out), python(chain, **how)
+    assert np.array_equal(verdicts.keep, expected.keep)
+    assert np.array_equal(verdicts.probe, expected.probe)
+    command = verdicts.provenance["command"]
     assert command.startswith(f"probekit filter {chain.acts} --labels {chain.weak} ")
-    assert found.provenance == {**expected.provenance, "command": command}
+    assert verdicts.provenance == {**expected.provenance, "command": command}
 
 
 def test_json_is_for_machines(run, chain):
     result = run("--json", "--truth", chain.truth, "--contamination", "auto")
-    told = json.loads(result.stdout)
-    assert told["summary"]["rows"] == 300
-    assert told["action"] == "filter"
-    assert set(told["estimates"]) == {"hoc", "confident_joint"}
-    assert told["evaluation"]["labels"]["before"] == np.mean(chain.weak_of == chain.truth_of)
-    assert told["output"] == str(chain.out)
+    outcome = json.loads(result.stdout)
+    assert outcome["summary"]["rows"] == 300
+    assert outcome["action"] == "filter"
+    assert set(outcome["estimates"]) == {"hoc", "confident_joint"}
+    assert outcome["evaluation"]["labels"]["before"] == np.mean(chain.weak_of == chain.truth_of)
+    assert outcome["output"] == str(chain.out)
 
 
 def test_truth_is_compared_beside_a_random_drop(run, chain):
@@ -269,9 +269,9 @@ def test_a_subset_with_labels(run, no, chain, write_rows):
 
 
 def test_overshoot_and_alarms_are_told(run, chain, write_rows):
-    told = run("--probe", "topofilter", "--variant", "eleuther", "--k-cc", "3",
+    result = run("--probe", "topofilter", "--variant", "eleuther", "--k-cc", "3",
                "--contamination", "0.01")  # fmt: skip
-    assert "Note: The component step alone dropped" in told.stderr
+    assert "Note: The component step alone dropped" in result.stderr
     nothing = run("--threshold", "1", "--overwrite")
     assert "Warning: No row is dropped" in nothing.stderr
 
@@ -316,9 +316,9 @@ def test_labels_that_do_not_fit(no, chain, write_rows):
 def test_labels_of_other_rows_are_left_out_and_told(run, chain, write_rows):
     records = [{"id": i, "label": int(w)} for i, w in zip(chain.ids, chain.weak_of, strict=True)]
     chain.weak = write_rows("more.jsonl", [*records, {"id": "x", "label": 1}])
-    told = run().stderr
-    assert "1 labels for ids that are not in" in told
-    assert "(ids 'x'); they are left out" in told
+    result = run().stderr
+    assert "1 labels for ids that are not in" in result
+    assert "(ids 'x'); they are left out" in result
 
 
 @pytest.mark.parametrize("value", [1.2, -0.1, float("inf")])
@@ -504,8 +504,8 @@ def test_acting_against_the_advice_is_told(run, chain, probekit):
         probekit("diagnose", chain.acts, "--labels", chain.weak, "--json").stdout
     )
     result = run("--json")
-    told = json.loads(result.stdout)["advice"]
-    assert told["action"] == diagnosed["advice"]["action"]
+    outcome = json.loads(result.stdout)["advice"]
+    assert outcome["action"] == diagnosed["advice"]["action"]
     rng = np.random.default_rng(0)
     chain.weak.write_text(
         "".join(f'{{"id": "{n}", "label": {rng.integers(0, 2)}}}\n' for n in chain.ids)
@@ -523,14 +523,16 @@ def test_confident_learning_counts_within_classes(no):
 def test_ties_are_told_and_the_preset_goes_by_row_number(run, chain):
     result = run("--probe", "knn", "--json")
     said = json.loads(result.stdout)
-    found = Verdicts.load(chain.out)
-    assert said["ties"]["rows"] == found.tied > 0
-    assert 0 < said["ties"]["taken"] < found.tied
+    output = Verdicts.load(chain.out)
+    assert said["ties"]["rows"] == output.tied > 0
+    assert 0 < said["ties"]["taken"] < output.tied
     assert said["disagreement"] == "label"
     again = run("--probe", "knn", "--overwrite").stdout
-    assert f"{found.tied:,} rows are equal at the cut; a hash of seed and id decided which" in again
+    assert (
+        f"{output.tied:,} rows are equal at the cut; a hash of seed and id decided which" in again
+    )
     result = run("--preset", "eleuther", "--overwrite", "--json")
     said = json.loads(result.stdout)
     assert (said["disagreement"], said["ties_by"]) == ("distance", "index")
-    told = run("--preset", "eleuther", "--disagreement", "label", "--overwrite", "--json")
-    assert json.loads(told.stdout)["disagreement"] == "label"
+    outcome = run("--preset", "eleuther", "--disagreement", "label", "--overwrite", "--json")
+    assert json.loads(outcome.stdout)["disagreement"] == "label"

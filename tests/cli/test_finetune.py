@@ -50,9 +50,9 @@ def test_from_rows_and_labels_to_predictions(
     rows, test = rows_of(write_jsonl), rows_of(write_jsonl, 20, "test.jsonl")
     folder = tmp_path / "student"
     words = [rows, "-m", model, "--labels", rows, "-o", folder, "--predict", test, *FAST]
-    told = run(*words, "--truth", test, "--json")
-    assert told.exit_code == 0, told.output
-    result = json.loads(told.stdout)
+    outcome = run(*words, "--truth", test, "--json")
+    assert outcome.exit_code == 0, outcome.output
+    result = json.loads(outcome.stdout)
     assert result["metrics"]["test"]["accuracy"] > 0.9
     assert set(result["metrics"]["test"]) >= {
         "accuracy",
@@ -62,19 +62,19 @@ def test_from_rows_and_labels_to_predictions(
         "ece",
         "recall_at_1pct_fpr",
     }
-    found = load_labels(result["predictions"]["test"])
-    assert found.ids == [f"test.jsonl{i}" for i in range(20)]
-    assert found.hashes is not None
+    output = load_labels(result["predictions"]["test"])
+    assert output.ids == [f"test.jsonl{i}" for i in range(20)]
+    assert output.hashes is not None
     assert (folder / "model" / "config.json").is_file()
     again = run(*words)
     assert again.exit_code == 0
     later = str(tmp_path / "later.parquet")
     words = ["predict", test, "-m", folder / "model", "-o", later, "--truth", test, "--json"]
-    told = CliRunner().invoke(cli, [str(word) for word in words])
-    assert told.exit_code == 0, told.output
-    accuracy = json.loads(told.stdout)["metrics"]["accuracy"]
+    outcome = CliRunner().invoke(cli, [str(word) for word in words])
+    assert outcome.exit_code == 0, outcome.output
+    accuracy = json.loads(outcome.stdout)["metrics"]["accuracy"]
     assert accuracy == result["metrics"]["test"]["accuracy"]
-    assert load_labels(later).ids == found.ids
+    assert load_labels(later).ids == output.ids
     assert "predictions:" in again.stdout
 
 
@@ -87,17 +87,19 @@ def test_verdicts_are_honoured(write_jsonl: Files, model: str, tmp_path: Path) -
     ):
         done = CliRunner().invoke(cli, [str(word) for word in words])
         assert done.exit_code == 0, done.output
-    told = run(rows, "-m", model, "--labels", verdicts, "-o", tmp_path / "s", *FAST, "--json")
-    assert told.exit_code == 0, told.output
-    assert json.loads(told.stdout)["rows"] == 32  # a fifth of each class is dropped
+    result = run(rows, "-m", model, "--labels", verdicts, "-o", tmp_path / "s", *FAST, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["rows"] == 32  # a fifth of each class is dropped
 
 
 def test_early_stopping_holds_rows_out(write_jsonl: Files, model: str, tmp_path: Path) -> None:
     rows = rows_of(write_jsonl)
     words = [rows, "-m", model, "--labels", rows, "-o", tmp_path / "s", *FAST]
-    told = run(*words, "--early-stop", "auroc", "--validation-share", "0.25", "--curves", "--json")
-    assert told.exit_code == 0, told.output
-    assert json.loads(told.stdout)["rows"] == 30
+    result = run(
+        *words, "--early-stop", "auroc", "--validation-share", "0.25", "--curves", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["rows"] == 30
     assert list((tmp_path / "s" / "curves" / "validation").iterdir())
 
 
@@ -122,16 +124,16 @@ def test_rows_of_a_group_are_held_out_together(
     monkeypatch.setattr(training, "hold_out", watched)
     words = [rows, "-m", model, "--labels", rows, "--max-steps", "1", "--validation-share", "0.25"]
     for name, more in (("grouped", ["--group-column", "user"]), ("plain", [])):
-        told = run(*words, *more, "-o", tmp_path / name)
-        assert told.exit_code == 0, told.output
+        result = run(*words, *more, "-o", tmp_path / name)
+        assert result.exit_code == 0, result.output
     grouped, plain = held
     assert len(grouped) == 8
     assert len(set(grouped)) == 2  # 2 of 10 users, all four rows of each
     assert len(set(plain)) > 3  # the control: ten rows of any users
-    told = run(*words[:-2], "--group-column", "user", "-o", tmp_path / "idle")
-    assert "--group-column does nothing without --validation-share" in told.stderr
-    told = run(*words, "--group-column", "users", "-o", tmp_path / "wrong")
-    assert "has no column 'users'" in told.stderr
+    result = run(*words[:-2], "--group-column", "user", "-o", tmp_path / "idle")
+    assert "--group-column does nothing without --validation-share" in result.stderr
+    result = run(*words, "--group-column", "users", "-o", tmp_path / "wrong")
+    assert "has no column 'users'" in result.stderr
 
 
 def test_another_training_is_replaced_only_if_asked(
@@ -140,15 +142,15 @@ def test_another_training_is_replaced_only_if_asked(
     rows = rows_of(write_jsonl, 16)
     words = [rows, "-m", model, "--labels", rows, "-o", tmp_path / "s", "--max-steps", "1"]
     assert run(*words).exit_code == 0
-    told = run(*words, "--lr", "1e-4")
-    assert told.exit_code == 1
-    assert "lr differ" in told.stderr
+    result = run(*words, "--lr", "1e-4")
+    assert result.exit_code == 1
+    assert "lr differ" in result.stderr
     assert run(*words, "--lr", "1e-4", "--overwrite").exit_code == 0
     keep = tmp_path / "keep"
     keep.mkdir()
     (keep / "thesis.tex").write_text("x")
-    told = run(*words[:-3], keep, "--max-steps", "1", "--overwrite")
-    assert told.exit_code == 1
+    result = run(*words[:-3], keep, "--max-steps", "1", "--overwrite")
+    assert result.exit_code == 1
     assert (keep / "thesis.tex").is_file()
 
 
@@ -166,13 +168,13 @@ def test_ctrl_c_says_what_is_kept(
         return true(self, *args, **more)
 
     monkeypatch.setattr(FiniteTrainer, "training_step", stop)
-    told = run(*words, "--set", "save_seconds=1000")
-    assert told.exit_code == 130
-    assert "has no checkpoint of this run yet" in told.stderr
+    result = run(*words, "--set", "save_seconds=1000")
+    assert result.exit_code == 130
+    assert "has no checkpoint of this run yet" in result.stderr
     steps.clear()
-    told = run(*words, "--set", "save_seconds=0")
-    assert told.exit_code == 130
-    assert "Interrupted. The checkpoint of step 3 is kept in" in told.stderr
+    result = run(*words, "--set", "save_seconds=0")
+    assert result.exit_code == 130
+    assert "Interrupted. The checkpoint of step 3 is kept in" in result.stderr
     monkeypatch.undo()
     assert run(*words).exit_code == 0
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -182,7 +184,7 @@ def test_texts_become_a_base_model(
     write_jsonl: Files, tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     rows = rows_of(write_jsonl, 50)
-    told = run(
+    result = run(
         rows,
         "-m",
         tiny_model("llama"),
@@ -193,8 +195,8 @@ def test_texts_become_a_base_model(
         "--max-steps",
         2,
     )
-    assert told.exit_code == 0, told.output
-    assert "perplexity on held-out rows" in told.stdout
+    assert result.exit_code == 0, result.output
+    assert "perplexity on held-out rows" in result.stdout
     acts = str(tmp_path / "acts.h5")
     done = CliRunner().invoke(
         cli, ["extract", str(rows), "-m", str(tmp_path / "lm" / "model"), "-o", acts]
@@ -207,9 +209,9 @@ def test_completions_are_graded(
 ) -> None:
     rows = write_jsonl([{"text": f"say {w} ", "completion": w} for w in ("cat", "hammer")] * 1)
     words = [rows, "-m", tiny_model("llama"), "--objective", "completion", "-o", tmp_path / "c"]
-    told = run(*words, "--predict", f"same={rows}", "--lr", "2e-2", "--max-steps", "60", "--json")
-    assert told.exit_code == 0, told.output
-    assert json.loads(told.stdout)["exact_match"]["same"] == 1.0
+    result = run(*words, "--predict", f"same={rows}", "--lr", "2e-2", "--max-steps", "60", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["exact_match"]["same"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -228,16 +230,16 @@ def test_what_is_wrong_is_one_sentence(
     words: list[str], sentence: str, write_jsonl: Files, model: str, tmp_path: Path
 ) -> None:
     rows = rows_of(write_jsonl, 16)
-    told = run(rows, "-m", model, "--labels", rows, "-o", tmp_path / "s", *words)
-    assert told.exit_code in (1, 2)
-    assert sentence in told.stderr
-    assert "Traceback" not in told.output
+    result = run(rows, "-m", model, "--labels", rows, "-o", tmp_path / "s", *words)
+    assert result.exit_code in (1, 2)
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output
 
 
 def test_labels_are_needed(write_jsonl: Files, model: str, tmp_path: Path) -> None:
-    told = run(rows_of(write_jsonl), "-m", model, "-o", tmp_path / "s")
-    assert told.exit_code == 2
-    assert "needs --labels" in told.stderr
+    result = run(rows_of(write_jsonl), "-m", model, "-o", tmp_path / "s")
+    assert result.exit_code == 2
+    assert "needs --labels" in result.stderr
 
 
 # --- names of what is predicted ------------------------------------------------------------------
@@ -259,10 +261,10 @@ def test_labels_are_needed(write_jsonl: Files, model: str, tmp_path: Path) -> No
     ],
 )
 def test_sets_of_one_name_are_told_apart(given: list[str], names: list[str]) -> None:
-    found = predict_sets(given)
-    assert list(found) == names
+    sets = predict_sets(given)
+    assert list(sets) == names
     sources = [each.partition("=")[2] if "=" in each[:6] else each for each in given]
-    assert [s.endswith(f) for s, f in zip(found.values(), sources, strict=True)] == [True] * len(
+    assert [s.endswith(f) for s, f in zip(sets.values(), sources, strict=True)] == [True] * len(
         given
     )
 
@@ -288,12 +290,12 @@ def test_names_that_cannot_be_files_are_told_before_the_training(
     name: str, write_jsonl: Files, model: str, tmp_path: Path
 ) -> None:
     rows = rows_of(write_jsonl, 8)
-    told = run(
+    result = run(
         rows, "-m", model, "--labels", rows, "-o", tmp_path / "s", "--predict", f"{name}={rows}"
     )
-    assert told.exit_code == 2
-    assert "names a set to predict and must be a file name" in told.stderr
-    assert "\x1b" not in told.output
+    assert result.exit_code == 2
+    assert "names a set to predict and must be a file name" in result.stderr
+    assert "\x1b" not in result.output
     assert not (tmp_path / "s").exists()
     with pytest.raises(UsageError, match="must be a file name"):
         check_names(["test", name])
@@ -310,9 +312,9 @@ def test_two_files_of_one_name_are_both_predicted_and_judged(
     words = [rows, "-m", model, "--labels", rows, "--predict", one, "--predict", two, "--json"]
     both = tmp_path / "both.jsonl"
     both.write_text(one.read_text() + two.read_text())
-    told = run(*words, "-o", tmp_path / "s", "--truth", both, "--max-steps", 1)
-    assert told.exit_code == 0, told.output
-    result = json.loads(told.stdout)
+    outcome = run(*words, "-o", tmp_path / "s", "--truth", both, "--max-steps", 1)
+    assert outcome.exit_code == 0, outcome.output
+    result = json.loads(outcome.stdout)
     assert {n: load_labels(p).ids[-1] for n, p in result["predictions"].items()} == {
         "a-test": "a/test.jsonl9",
         "b-test": "b/test.jsonl19",
@@ -334,10 +336,10 @@ def test_one_truth_cannot_judge_two_sets_of_the_same_ids(
     one = write_jsonl([{"text": f"one {i}"} for i in range(4)], "test.jsonl")
     two = write_jsonl([{"text": f"two {i}"} for i in range(6)], "b/test.jsonl")
     words = [rows, "-m", model, "--labels", rows, "--predict", one, "--predict", two]
-    told = run(*words, "-o", tmp_path / "s", "--truth", rows)
-    assert told.exit_code == 2
-    assert "--truth is joined by id, and 4 ids of test" in told.stderr
-    assert "give all rows ids of their own and one file with the truth" in told.stderr
+    result = run(*words, "-o", tmp_path / "s", "--truth", rows)
+    assert result.exit_code == 2
+    assert "--truth is joined by id, and 4 ids of test" in result.stderr
+    assert "give all rows ids of their own and one file with the truth" in result.stderr
     assert not (tmp_path / "s").exists()
 
 
@@ -352,9 +354,9 @@ def test_truncation_is_told_by_finetune_and_predict(
         ]
     )
     words = [rows, "-m", model, "--labels", rows, "-o", tmp_path / "s", "--predict", f"t={rows}"]
-    told = run(*words, "--max-length", 10, "--max-steps", 1)
-    assert told.exit_code == 0, told.output
-    assert "truncated at 10 tokens: 4 training rows, 4 t\n" in told.stdout
+    result = run(*words, "--max-length", 10, "--max-steps", 1)
+    assert result.exit_code == 0, result.output
+    assert "truncated at 10 tokens: 4 training rows, 4 t\n" in result.stdout
     said = CliRunner().invoke(
         cli, ["predict", str(rows), "-m", f"{tmp_path}/s/model", "-o", f"{tmp_path}/p.parquet"]
     )
@@ -366,10 +368,10 @@ def test_truncation_is_told_by_finetune_and_predict(
 def test_an_adapter_alone_is_called_one(write_jsonl: Files, model: str, tmp_path: Path) -> None:
     rows, folder = rows_of(write_jsonl, 8), tmp_path / "s"
     words = [rows, "-m", model, "--labels", rows, "--lora", "--max-steps", 1]
-    told = run(*words, "-o", folder, "--save", "adapter")
-    assert told.exit_code == 0, told.output
-    assert f"need --save model): {folder}/model" in told.stdout
-    assert "(for extract" not in told.stdout
+    result = run(*words, "-o", folder, "--save", "adapter")
+    assert result.exit_code == 0, result.output
+    assert f"need --save model): {folder}/model" in result.stdout
+    assert "(for extract" not in result.stdout
     merged = run(*words, "-o", tmp_path / "m")
     assert f"model (for extract, finetune and predict): {tmp_path}/m/model" in merged.stdout
 
@@ -387,8 +389,8 @@ def test_damaged_metrics_of_a_finished_training_are_one_sentence(
     path = tmp_path / "s" / "metrics.json"
     known = json.loads(path.read_text())
     path.write_text(json.dumps({**known, **change}))
-    told = run(*words)
-    assert told.exit_code == 1
-    assert "metrics.json is damaged" in told.stderr
+    result = run(*words)
+    assert result.exit_code == 1
+    assert "metrics.json is damaged" in result.stderr
     path.write_text(json.dumps({**known, "max_length": None, "truncated": {"train": 1}}))
     assert run(*words).exit_code == 0  # nothing that stops a reader

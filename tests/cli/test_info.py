@@ -57,15 +57,15 @@ def test_json_holds_the_figures(tmp_path: Path, compression: str | None) -> None
     states = make(path, compression=compression)
     result = info(path, "--json")
     assert result.exit_code == 0
-    told = json.loads(result.stdout)
-    assert told["complete"] is True
-    assert (told["rows"], told["rows_done"], told["rows_truncated"]) == (50, 50, 5)
-    assert told["tokens"] == 50 * 51 // 2
-    assert told["bytes"] == path.stat().st_size
-    assert told["source"] == "docstrings@weak"
-    assert told["rows_intact"] is True
-    assert told["spec"]["model"] == "tiny"
-    zero, two = told["layers"]
+    outcome = json.loads(result.stdout)
+    assert outcome["complete"] is True
+    assert (outcome["rows"], outcome["rows_done"], outcome["rows_truncated"]) == (50, 50, 5)
+    assert outcome["tokens"] == 50 * 51 // 2
+    assert outcome["bytes"] == path.stat().st_size
+    assert outcome["source"] == "docstrings@weak"
+    assert outcome["rows_intact"] is True
+    assert outcome["spec"]["model"] == "tiny"
+    zero, two = outcome["layers"]
     assert zero == {
         "layer": 0,
         "shape": [50, 3],
@@ -105,10 +105,10 @@ def test_an_incomplete_store_is_told_with_exit_code_0(tmp_path: Path) -> None:
     result = info(path)
     assert result.exit_code == 0
     assert "incomplete: 3 of 50 rows are done; run the same extract command again" in result.stdout
-    told = json.loads(info(path, "--json").stdout)
-    assert told["complete"] is False
-    assert (told["rows_done"], told["rows_truncated"], told["tokens"]) == (3, 2, 44)
-    assert told["layers"][0]["mean_norm"] == pytest.approx(np.sqrt(12))
+    outcome = json.loads(info(path, "--json").stdout)
+    assert outcome["complete"] is False
+    assert (outcome["rows_done"], outcome["rows_truncated"], outcome["tokens"]) == (3, 2, 44)
+    assert outcome["layers"][0]["mean_norm"] == pytest.approx(np.sqrt(12))
 
 
 def test_a_store_without_a_row_has_no_norm(tmp_path: Path) -> None:

@@ -119,9 +119,9 @@ def test_a_confidence_beside_the_label(probekit, refused, chain):
     assert "contradicts" in sentence
     result = probekit(*made, "--confidence-column", "prob")
     assert result.exit_code == 0, result.output
-    found = Verdicts.load(chain.out)
-    assert np.array_equal(found.weak.argmax(axis=1), chain.weak_of)
-    assert found.weak.max(axis=1) == pytest.approx(sure, abs=1e-6)
+    verdicts = Verdicts.load(chain.out)
+    assert np.array_equal(verdicts.weak.argmax(axis=1), chain.weak_of)
+    assert verdicts.weak.max(axis=1) == pytest.approx(sure, abs=1e-6)
 
 
 def test_no_label_is_left_out_or_named(probekit, refused, chain):

@@ -22,11 +22,11 @@ def test_dropped_rows_come_back(probekit, chain, write_rows, refused):
     asked = ("readmit", chain.out, "--predictions", student, "-o", output)
     result = probekit(*asked, "--truth", chain.truth, "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
+    outcome = json.loads(result.stdout)
     before, after = Verdicts.load(chain.out), Verdicts.load(output)
     assert after.keep.all()
-    assert told["readmitted"] == told["dropped"] == (~before.keep).sum()
-    assert told["right"]["label"] == 1 > told["right"]["weak"]
+    assert outcome["readmitted"] == outcome["dropped"] == (~before.keep).sum()
+    assert outcome["right"]["label"] == 1 > outcome["right"]["weak"]
     expected = readmit(before, load_labels(student))
     assert np.array_equal(after.label, expected.label)
     assert "exists" in refused(*asked)

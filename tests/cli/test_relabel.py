@@ -56,17 +56,17 @@ def run(probekit, chain):
 )
 def test_the_command_is_the_function(run, chain, options, how):
     run(*options)
-    found = Verdicts.load(chain.out)
+    verdicts = Verdicts.load(chain.out)
     if how is None:
-        assert found.provenance["probe"]["parameters"]["k_zeta"] == 9
+        assert verdicts.provenance["probe"]["parameters"]["k_zeta"] == 9
         return
     with ActivationStore(chain.acts) as store:
         expected = relabel(store, load_labels(chain.weak), **how)
-    assert np.array_equal(found.label, expected.label)
-    assert found.keep.all()
-    command = found.provenance["command"]
+    assert np.array_equal(verdicts.label, expected.label)
+    assert verdicts.keep.all()
+    command = verdicts.provenance["command"]
     assert command.startswith(f"probekit relabel {chain.acts} --labels {chain.weak} ")
-    assert found.provenance == {**expected.provenance, "command": command}
+    assert verdicts.provenance == {**expected.provenance, "command": command}
 
 
 def test_what_changed_is_told(run, chain):

@@ -29,19 +29,19 @@ def report(probekit, chain):
         result = probekit("report", *arguments, "-o", path, "--overwrite")
         assert result.exit_code == 0, result.output
         html = path.read_text(encoding="utf-8")
-        found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html)
-        return html, None if found is None else json.loads(found[1]), result
+        output = re.search(r'<script type="application/json" id="data">(.*?)</script>', html)
+        return html, None if output is None else json.loads(output[1]), result
 
     return start
 
 
 def test_verdicts_with_all_that_is_known_of_their_rows(report, chain, verdicts):
     html, data, result = report(verdicts, "--truth", chain.truth)
-    found = Verdicts.load(verdicts)
+    loaded = Verdicts.load(verdicts)
     rows = data["rows"]
     order = np.array([chain.ids.index(name) for name in rows["id"]])
     assert data["listed"] == data["total"] == len(set(order)) == 300
-    assert (np.diff(found.disagreement[order]) <= 0).all()  # ties stand in an order of their own
+    assert (np.diff(loaded.disagreement[order]) <= 0).all()  # ties stand in an order of their own
     assert rows["text"] == [chain.texts[i] for i in order]
     assert rows["truth"] == chain.truth_of[order].tolist()
     assert data["near"]["k"] == 8  # the store lies beside them and has the fingerprint they name
@@ -271,7 +271,7 @@ def test_the_report_of_a_run(probekit, chain, write_rows, tiny_model, monkeypatc
     assert data["near"]["k"] == 8
     # A truth that the run kept from its students is shown to people.
     by_id = dict(zip(data["rows"]["id"], data["rows"]["truth"], strict=True))
-    assert all(truth[name] == found for name, found in by_id.items())
+    assert all(truth[name] == output for name, output in by_id.items())
     # Again, from the folder alone.
     again = probekit("report", folder)
     assert again.exit_code == 0, again.output

@@ -35,13 +35,13 @@ def test_out_and_back(probekit, chain, verdicts):
     output = chain.folder / "reviewed.parquet"
     result = probekit("review", verdicts, "--merge", path, "-o", output, "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert told["answers"] == 15
+    outcome = json.loads(result.stdout)
+    assert outcome["answers"] == 15
     before, after = Verdicts.load(verdicts), Verdicts.load(output)
     reviewed = [chain.ids.index(row["id"]) for row in rows[:15]]
     assert (after.hard[reviewed] == chain.truth_of[reviewed]).all()
     assert after.keep[reviewed].all()
-    assert told["brought_back"] == (~before.keep[reviewed]).sum() > 0
+    assert outcome["brought_back"] == (~before.keep[reviewed]).sum() > 0
     others = np.setdiff1d(np.arange(300), reviewed)
     assert np.array_equal(after.keep[others], before.keep[others])
 

@@ -39,21 +39,21 @@ def words(write_jsonl: Files, tiny_model: Callable[..., Path], tmp_path: Path) -
 
 def test_from_flags_to_a_table_that_replays(words: list[Any], tmp_path: Path) -> None:
     options = ["--probes", "knn", "--actions", "filter", "--losses", "xent,kl", "--layer", "last"]
-    told = run(*words, *options, "--seeds", "2", "-o", tmp_path / "runs" / "a")
+    result = run(*words, *options, "--seeds", "2", "-o", tmp_path / "runs" / "a")
     folder = tmp_path / "runs" / "a"
     failures = json.loads((folder / "metrics.json").read_text())["failures"]
     # So little training may leave students that give one class; nothing else is wrong.
-    assert told.exit_code == bool(failures), told.output
+    assert result.exit_code == bool(failures), result.output
     assert all(": collapsed: " in failure for failure in failures)
-    assert "filter kNN" in told.stdout
-    assert "Medians of 2 seeds" in told.stdout
+    assert "filter kNN" in result.stdout
+    assert "Medians of 2 seeds" in result.stdout
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["losses"] == ["xent", "kl"]
     assert config["seeds"] == [0, 1]
     assert config["finetune"] == {"epochs": 4.0, "batch_size": 16, "device": "cpu"}
     # The file alone makes the same run, from the steps that lie beside it.
     again = run("--config", folder / "config.yaml", "-o", tmp_path / "runs" / "b", "--json")
-    assert again.exit_code == told.exit_code, again.output
+    assert again.exit_code == result.exit_code, again.output
     quiet = run("--config", folder / "config.yaml", "-o", folder, "--quiet")
     assert not any(line.startswith("[") for line in quiet.stderr.splitlines())
     assert "filter kNN" in quiet.stdout
@@ -74,28 +74,28 @@ def test_linear_students_of_a_file_of_labels(
     options = ["--task", words[1], "--strong", words[5], "--student", "linear"]
     options += ["--probes", "knn", "--actions", "filter", "--set", "probe_options.knn.k=5"]
     folder = tmp_path / "runs" / "a"
-    told = run(*options, "--weak-labels", labels, "-o", folder)
-    assert "w.jsonl → " in told.stdout, told.output
+    result = run(*options, "--weak-labels", labels, "-o", folder)
+    assert "w.jsonl → " in result.stdout, result.output
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["weak"], config["student"]) == ([], ["linear"])
     assert config["weak_labels"] == str(labels)
     replaced = ["--config", folder / "config.yaml", "--weak", "bag-of-words"]
-    told = run(*replaced, "-o", tmp_path / "runs" / "b", "--json")
-    found = json.loads(told.stdout)["config"]
-    assert (found["weak"], found["weak_labels"]) == (["bag-of-words"], None)
+    result = run(*replaced, "-o", tmp_path / "runs" / "b", "--json")
+    output = json.loads(result.stdout)["config"]
+    assert (output["weak"], output["weak_labels"]) == (["bag-of-words"], None)
     both = run(*options, "--weak-labels", labels, "--weak", "bag-of-words", "-o", tmp_path / "c")
     assert both.exit_code == 2
     assert "weak and weak_labels both give the weak labels" in both.stderr
     # The control: what was said of the file's rows alone leaves its labels in place.
-    told = run("--config", folder / "config.yaml", "--dry-run", "-o", folder)
-    assert told.exit_code == 0, told.output
+    result = run("--config", folder / "config.yaml", "--dry-run", "-o", folder)
+    assert result.exit_code == 0, result.output
 
 
 def test_dry_run_does_nothing(words: list[Any], tmp_path: Path) -> None:
-    told = run(*words, "--dry-run", "-o", tmp_path / "runs" / "a")
-    assert told.exit_code == 0, told.output
+    result = run(*words, "--dry-run", "-o", tmp_path / "runs" / "a")
+    assert result.exit_code == 0, result.output
     for word in ("steps", "rows through models", "tokens", "hidden states", "parameters"):
-        assert word in told.stdout
+        assert word in result.stdout
     assert not (tmp_path / "runs").exists()
 
 
@@ -119,10 +119,10 @@ def test_dry_run_does_nothing(words: list[Any], tmp_path: Path) -> None:
 def test_what_is_wrong_is_one_sentence(
     more: list[str], sentence: str, words: list[Any], tmp_path: Path
 ) -> None:
-    told = run(*words, *more, "-o", tmp_path / "runs" / "a")
-    assert told.exit_code in (1, 2)
-    assert sentence in told.stderr
-    assert "Traceback" not in told.output
+    result = run(*words, *more, "-o", tmp_path / "runs" / "a")
+    assert result.exit_code in (1, 2)
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize("command", ["run", "saliency"])
@@ -155,15 +155,15 @@ def test_run_and_dry_run_refuse_the_same_before_any_work(
     rows = [{"text": f"a {i}", "label": None if i == 3 else i % 2} for i in range(60)]
     places = {"ROWS": write_jsonl(rows, "unlabelled.jsonl"), "FOLDER": tmp_path / "folder"}
     given = [str(places.get(word, word)) for word in more]
-    told = []
+    outcomes = []
     for dry in ([], ["--dry-run"]):
         common = [*words, "-o", tmp_path / "runs" / "a", *given, *dry]
-        found = CliRunner().invoke(cli, [command, *map(str, common)])
-        told.append((found.exit_code, found.stderr))
-        assert found.stdout == ""
-    assert told[0] == told[1]
-    assert told[0][0] == code, told
-    assert sentence in told[0][1]
+        result = CliRunner().invoke(cli, [command, *map(str, common)])
+        outcomes.append((result.exit_code, result.stderr))
+        assert result.stdout == ""
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0][0] == code, outcomes
+    assert sentence in outcomes[0][1]
     assert not (tmp_path / "runs").exists()
     # The control: without the mistake the dry run goes through.
     assert run(*words, "-o", tmp_path / "runs" / "a", "--dry-run").exit_code == 0
@@ -175,12 +175,12 @@ def test_one_broken_task_of_two_ends_with_exit_code_1(
     broken = write_jsonl([{"text": f"a {i}"} for i in range(60)], "broken.jsonl")
     tasks = f"{broken},{words[1]}"
     options = ["--set", "probes=[]", "--set", "actions=[]", "--task", tasks]
-    told = run(*words, *options, "-o", tmp_path / "a", "--json")
-    assert told.exit_code == 1
-    result = json.loads(told.stdout)
+    outcome = run(*words, *options, "-o", tmp_path / "a", "--json")
+    assert outcome.exit_code == 1
+    result = json.loads(outcome.stdout)
     assert [group["task"] for group in result["groups"]] == ["rows.jsonl"]
-    assert told.stderr.splitlines()[0].startswith(f"Warning: {broken}, seed 0: failed: ")
-    listed = told.stderr.split("Error: ")[1]
+    assert outcome.stderr.splitlines()[0].startswith(f"Warning: {broken}, seed 0: failed: ")
+    listed = outcome.stderr.split("Error: ")[1]
     assert "has no column 'label'" in listed
     assert "the same command tries what failed again" in listed
     assert (tmp_path / "a" / "report.html").is_file()
@@ -189,12 +189,12 @@ def test_one_broken_task_of_two_ends_with_exit_code_1(
 def test_a_folder_of_another_configuration(words: list[Any], tmp_path: Path) -> None:
     options = ["--probes", "", "--actions", "", "-o", tmp_path / "runs" / "a"]
     assert run(*words, *options).exit_code == 0
-    told = run(*words, *options, "--rounds", "2")
-    assert told.exit_code == 1
-    assert "differs in rounds" in told.stderr
+    result = run(*words, *options, "--rounds", "2")
+    assert result.exit_code == 1
+    assert "differs in rounds" in result.stderr
 
 
 def test_a_task_is_needed() -> None:
-    told = run("--weak", "a", "--strong", "b")
-    assert told.exit_code == 2
-    assert "--task" in told.stderr
+    result = run("--weak", "a", "--strong", "b")
+    assert result.exit_code == 2
+    assert "--task" in result.stderr

@@ -37,34 +37,34 @@ def words(write_jsonl: Callable[..., Path], tiny_model: Callable[..., Path]) -> 
 
 def test_from_flags_to_figures_that_replay(words: list[Any], tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "a"
-    told = saliency(*words, "--layers", "1,2", "--seeds", "2", "-o", folder)
+    result = saliency(*words, "--layers", "1,2", "--seeds", "2", "-o", folder)
     failures = json.loads((folder / "metrics.json").read_text())["failures"]
     # So little training may leave bars that give one class; nothing else is wrong.
-    assert told.exit_code == bool(failures), told.output
+    assert result.exit_code == bool(failures), result.output
     assert all(": collapsed: " in failure for failure in failures)
     for text in ("5. finetune, ground truth", "Gap closed", "linear from", "over seeds"):
-        assert text in told.stdout
+        assert text in result.stdout
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["layers"] == "1,2"
     assert "probekit saliency --config" in (folder / "config.yaml").read_text()
-    found = json.loads((folder / "metrics.json").read_text())
+    output = json.loads((folder / "metrics.json").read_text())
     # The last layer is read too.
-    assert found["pairs"][0]["tasks"][0]["curves"]["probe_truth"]["layers"] == [1, 2, 3]
+    assert output["pairs"][0]["tasks"][0]["curves"]["probe_truth"]["layers"] == [1, 2, 3]
     for name in ("bars.png", "layers.png", "table.md"):
         assert (folder / name).is_file()
     again = saliency("--config", folder / "config.yaml", "-o", tmp_path / "runs" / "b", "--json")
-    assert again.exit_code == told.exit_code, again.output
+    assert again.exit_code == result.exit_code, again.output
     lines = [line for line in again.stderr.splitlines() if line.startswith("[")]
     assert lines
     assert all("done before" in line for line in lines)
-    assert json.loads(again.stdout)["pairs"] == found["pairs"]
+    assert json.loads(again.stdout)["pairs"] == output["pairs"]
 
 
 def test_dry_run_does_nothing(words: list[Any], tmp_path: Path) -> None:
-    told = saliency(*words, "--dry-run", "-o", tmp_path / "runs" / "a")
-    assert told.exit_code == 0, told.output
-    assert "3 finetune" in told.stdout
-    assert "3 linear" in told.stdout
+    result = saliency(*words, "--dry-run", "-o", tmp_path / "runs" / "a")
+    assert result.exit_code == 0, result.output
+    assert "3 finetune" in result.stdout
+    assert "3 linear" in result.stdout
     assert not (tmp_path / "runs").exists()
 
 
@@ -85,14 +85,14 @@ def test_dry_run_does_nothing(words: list[Any], tmp_path: Path) -> None:
 def test_what_is_wrong_is_one_sentence_before_anything_is_written(
     more: list[str], sentence: str, words: list[Any], tmp_path: Path
 ) -> None:
-    told = saliency(*words, *more, "-o", tmp_path / "runs" / "a")
-    assert told.exit_code in (1, 2)
-    assert sentence in told.stderr
-    assert "Traceback" not in told.output
+    result = saliency(*words, *more, "-o", tmp_path / "runs" / "a")
+    assert result.exit_code in (1, 2)
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_task_is_needed() -> None:
-    told = saliency("--weak", "a", "--strong", "b")
-    assert told.exit_code == 2
-    assert "--task" in told.stderr
+    result = saliency("--weak", "a", "--strong", "b")
+    assert result.exit_code == 2
+    assert "--task" in result.stderr

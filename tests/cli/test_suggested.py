@@ -32,14 +32,14 @@ COMMAND = re.compile(
 
 def commands() -> dict[str, click.Command]:
     """Name of every command, of the nested ones too (``tasks list``), to the command."""
-    context, found = click.Context(cli), {}
+    context, by_name = click.Context(cli), {}
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
-        found[name] = command
+        by_name[name] = command
         if isinstance(command, click.Group):
-            found |= {f"{name} {sub}": each for sub, each in command.commands.items()}
-    return found
+            by_name |= {f"{name} {sub}": each for sub, each in command.commands.items()}
+    return by_name
 
 
 def options_of(command: click.Command) -> set[str]:
@@ -74,13 +74,13 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
 
 def wrong(text: str) -> list[str]:
     """Options and commands that a text names and that are none."""
-    found = [o for o in OPTION.findall(text) if o not in OPTIONS and o not in OTHERS]
+    unknown = [o for o in OPTION.findall(text) if o not in OPTIONS and o not in OTHERS]
     for name, sub in COMMAND.findall(text):
         if name not in COMMANDS:
-            found.append(f"probekit {name}")
+            unknown.append(f"probekit {name}")
         elif sub and name == "tasks" and name + sub not in COMMANDS:
-            found.append(f"probekit {name}{sub}")
-    return found
+            unknown.append(f"probekit {name}{sub}")
+    return unknown
 
 
 PAGES = [
@@ -91,8 +91,10 @@ PAGES = [
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_messages_name_exists(path: Path) -> None:
-    found = [f"{path.name}:{line}: {each}" for line, text in strings(path) for each in wrong(text)]
-    assert not found
+    problems = [
+        f"{path.name}:{line}: {each}" for line, text in strings(path) for each in wrong(text)
+    ]
+    assert not problems
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -111,9 +113,9 @@ def test_what_does_not_exist_is_found() -> None:
 
 def examples() -> Iterator[tuple[str, str]]:
     for name, command in COMMANDS.items():
-        found = re.search(r"Example:\s*(.*)", command.help or "", flags=re.S)
-        if found:
-            for line in found[1].replace("\n", " ").split("&&"):
+        match = re.search(r"Example:\s*(.*)", command.help or "", flags=re.S)
+        if match:
+            for line in match[1].replace("\n", " ").split("&&"):
                 yield name, line.strip()
 
 

@@ -40,9 +40,9 @@ def test_rows_table_choice_and_regret(sweep, chain):
     ]
     with ActivationStore(chain.acts) as store:
         made = relabel(store, load_labels(chain.weak), probe=KNNProbe(9))
-    told = evaluate(made, chain.truth_of)
-    assert rows[1]["auroc"] == pytest.approx(told["probe"]["auroc"], abs=1e-6)
-    assert rows[1]["relabelled_soft"] == told["labels"]["after"]
+    result = evaluate(made, chain.truth_of)
+    assert rows[1]["auroc"] == pytest.approx(result["probe"]["auroc"], abs=1e-6)
+    assert rows[1]["relabelled_soft"] == result["labels"]["after"]
     assert "Choice without ground truth: " in shown.stdout
     assert "regret" in shown.stdout
     assert "[3/3] layer 6 · topofilter · 1 rows" in shown.stderr
@@ -65,14 +65,16 @@ def test_the_choice_can_be_filtered_with_as_it_was_swept(probekit, chain, probe,
     monkeypatch.chdir(chain.folder)
     options = ("--labels", chain.weak, "--truth", chain.truth, "-o", "s.parquet", *SMALL, "--json")
     result = probekit("sweep", chain.acts, *options, "--probes", probe)
-    told = json.loads(result.stdout)
-    command = shlex.split(told["next"])
+    outcome = json.loads(result.stdout)
+    command = shlex.split(outcome["next"])
     assert command[:2] == ["probekit", "filter"]
     filtered = probekit(*command[1:], "--truth", chain.truth, "--json")
     assert filtered.exit_code == 0, filtered.output
     after = json.loads(filtered.stdout)["evaluation"]["labels"]["after"]
-    choice = told["choice"]
-    row = next(r for r in told["rows"] if all(r[n] == choice.get(n) for n in ("k", "l2", "k_zeta")))
+    choice = outcome["choice"]
+    row = next(
+        r for r in outcome["rows"] if all(r[n] == choice.get(n) for n in ("k", "l2", "k_zeta"))
+    )
     name = "filtered_own" if probe == "topofilter" else "filtered_0.2"
     assert row[name] == pytest.approx(after, abs=1e-12)
 
@@ -127,8 +129,8 @@ def test_jsonl_and_figures(probekit, chain):
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 4
-    told = json.loads((chain.folder / "sweep.jsonl.meta.json").read_text(encoding="utf-8"))
-    assert told["format"] == "probekit-sweep"
+    outcome = json.loads((chain.folder / "sweep.jsonl.meta.json").read_text(encoding="utf-8"))
+    assert outcome["format"] == "probekit-sweep"
     drawn = json.loads(result.stdout)["figures"]
     assert drawn == [str(figures / name) for name in ("strengths.png", "layers.png")]
     assert all((figures / name).read_bytes()[:4] == b"\x89PNG" for name in ("strengths.png",))
@@ -232,7 +234,7 @@ def test_pairs_are_seen_both_ways_round(probekit, tmp_path, write_rows):
     ):
         with ActivationStore(tmp_path / "pairs.h5") as store:
             made = relabel(store, load_labels(labels), probe=probe)
-        told = evaluate(made, truth)
+        outcome = evaluate(made, truth)
         # 59 x 61 pairs of rows: a path of penalties may decide one of them otherwise.
-        assert row["auroc"] == pytest.approx(told["probe"]["auroc"], abs=5e-4)
-        assert row["relabelled_soft"] == told["labels"]["after"]
+        assert row["auroc"] == pytest.approx(outcome["probe"]["auroc"], abs=5e-4)
+        assert row["relabelled_soft"] == outcome["labels"]["after"]

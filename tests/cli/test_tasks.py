@@ -153,8 +153,8 @@ def test_show_without_the_data_tells_all_but_the_rows(monkeypatch: pytest.Monkey
     monkeypatch.delenv("PROBEKIT_DATASETS", raising=False)  # and the tests run offline
     done = run("show", "boolq")
     assert done.exit_code == 0
-    for told in ("google/boolq", "CC-BY-SA-3.0", "0 = no, 1 = yes", "Passage: {passage}", "test"):
-        assert told in done.stdout
+    for result in ("google/boolq", "CC-BY-SA-3.0", "0 = no, 1 = yes", "Passage: {passage}", "test"):
+        assert result in done.stdout
     assert "\n           Question: {question}" in done.stdout
     assert done.stdout.count("No rows here: ") == 1
     assert "set PROBEKIT_DATASETS to a folder" in done.stdout

@@ -36,12 +36,12 @@ def test_the_command_is_the_function(run, chain, options, how):
     result = run(*options)
     with ActivationStore(chain.acts) as store:
         expected = weak_labels(store, load_labels(chain.truth), **how)
-    found = load_labels(chain.out)
-    assert found.ids == expected.labels.ids
-    assert found.hashes == expected.labels.hashes
-    assert np.array_equal(found.probs[:, 1], expected.labels.probs[:, 1])
-    assert found.provenance == expected.labels.provenance
-    assert f"labelled {len(found):,}" in result.stdout
+    labels = load_labels(chain.out)
+    assert labels.ids == expected.labels.ids
+    assert labels.hashes == expected.labels.hashes
+    assert np.array_equal(labels.probs[:, 1], expected.labels.probs[:, 1])
+    assert labels.provenance == expected.labels.provenance
+    assert f"labelled {len(labels):,}" in result.stdout
 
 
 def test_train_ids_come_from_a_text_file_or_a_table(run, chain, write_rows):
@@ -56,23 +56,23 @@ def test_train_ids_come_from_a_text_file_or_a_table(run, chain, write_rows):
 
 
 def test_accuracy_is_told(run, chain):
-    told = json.loads(run("--json", "--train-rows", "50").stdout)
+    result = json.loads(run("--json", "--train-rows", "50").stdout)
     labels = load_labels(chain.out)
     rows = [chain.ids.index(i) for i in labels.ids]
-    assert told["accuracy"] == np.mean(labels.hard == chain.truth_of[rows])
-    assert told["judged_rows"] == told["labelled_rows"] == 250
-    assert told["trained_rows"] == 50
-    assert 0.5 < told["auroc"] <= 1
+    assert result["accuracy"] == np.mean(labels.hard == chain.truth_of[rows])
+    assert result["judged_rows"] == result["labelled_rows"] == 250
+    assert result["trained_rows"] == 50
+    assert 0.5 < result["auroc"] <= 1
 
 
 def test_weak_labels_lead_to_verdicts(run, probekit, chain):
     run("--train-rows", "50")
     out = chain.folder / "verdicts.parquet"
     arguments = ["filter", chain.acts, "--labels", chain.out, "-o", out]
-    told = probekit(*arguments)
-    assert told.exit_code == 1
-    assert "no label for 50 of 300 rows" in told.stderr
-    assert "--only-labelled" in told.stderr
+    result = probekit(*arguments)
+    assert result.exit_code == 1
+    assert "no label for 50 of 300 rows" in result.stderr
+    assert "--only-labelled" in result.stderr
     assert probekit(*arguments, "--only-labelled").exit_code == 0
     assert Verdicts.load(out).ids == load_labels(chain.out).ids
 
