@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +25,32 @@ WIDTH_INCHES, DPI = 10.0, 150
 
 def blank(width: float, height: float) -> Figure:
     """Return an empty figure of this size in inches; it needs no display."""
-    need("matplotlib")
+    _import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
+
+
+def _import_matplotlib() -> None:
+    """Import it even where a notebook's ``MPLBACKEND`` names a package that is not installed here.
+
+    A command that a notebook starts inherits the variable, and matplotlib would refuse to be
+    imported; these figures need no backend.
+    """
+    need("matplotlib")
+    named = os.environ.get("MPLBACKEND", "")
+    package = named.removeprefix("module://").partition(".")[0]
+    foreign = named.startswith("module://") and importlib.util.find_spec(package) is None
+    if foreign:
+        del os.environ["MPLBACKEND"]
+    try:
+        importlib.import_module("matplotlib")
+    finally:
+        if foreign:
+            os.environ["MPLBACKEND"] = named
 
 
 def png(figure: Figure) -> bytes:
