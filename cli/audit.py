@@ -18,6 +18,7 @@ from probekit.cli.options import (
     OUTPUT_FILE,
     AsJson,
     Rows,
+    SectionedCommand,
     Seed,
     TextColumn,
     at_terminal,
@@ -75,7 +76,7 @@ class AuditOptions(DiagnosedOptions):
     as_json: AsJson
 
 
-@click.command("audit")
+@click.command("audit", cls=SectionedCommand)
 @options_of(AuditOptions)
 def command(**options: Unpack[AuditOptions]) -> None:
     """Ask for true labels where probe and weak label disagree, and conclude what to do.

@@ -12,6 +12,7 @@ from probekit.cli.options import (
     BatchTokens,
     Overwrite,
     Quiet,
+    SectionedCommand,
     Seed,
     TrustRemoteCode,
     argument,
@@ -57,6 +58,10 @@ class CleanOptions(TypedDict):
         Literal["auto", "filter", "relabel", "leave"],
         option("What to do; auto: as `probekit diagnose` advises.", default="auto"),
     ]
+    save_probe: Annotated[
+        Path | None,
+        option("New folder for the fitted probe, with which `probekit predict` labels new rows."),
+    ]
     contamination: Annotated[
         float,
         option(
@@ -74,7 +79,7 @@ class CleanOptions(TypedDict):
     as_json: AsJson
 
 
-@click.command("clean")
+@click.command("clean", cls=SectionedCommand)
 @options_of(CleanOptions)
 def command(**options: Unpack[CleanOptions]) -> None:
     """Clean the labels of a table: one command from a file to a training set.
@@ -105,6 +110,7 @@ def command(**options: Unpack[CleanOptions]) -> None:
                 output=output,
                 action=options["action"],
                 contamination=options["contamination"],
+                save_probe=options["save_probe"],
                 device=options["device"],
                 batch_tokens=options["batch_tokens"],
                 trust_remote_code=options["trust_remote_code"],

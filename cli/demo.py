@@ -9,7 +9,16 @@ from typing import Annotated, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import AsJson, Overwrite, Seed, emit, option, options_of, say
+from probekit.cli.options import (
+    AsJson,
+    Overwrite,
+    SectionedCommand,
+    Seed,
+    emit,
+    option,
+    options_of,
+    say,
+)
 from probekit.cli.outputs import claim_folder
 from probekit.cli.run import raise_failures
 
@@ -51,7 +60,7 @@ class DemoOptions(TypedDict):
     as_json: AsJson
 
 
-@click.command("demo")
+@click.command("demo", cls=SectionedCommand)
 @options_of(DemoOptions)
 def command(**options: Unpack[DemoOptions]) -> None:
     """Run an experiment on real text in a minute and show whether cleaning labels helped.
@@ -62,6 +71,7 @@ def command(**options: Unpack[DemoOptions]) -> None:
 
     Example: probekit demo -o probekit-demo
     """
+    from probekit.activations.checkpoint import open_checkpoint
     from probekit.experiments.presets.demo import (
         check_demo_folder,
         demo_configs,
@@ -81,6 +91,7 @@ def command(**options: Unpack[DemoOptions]) -> None:
         seeds=[options["seed"]],
     )
     first, *_ = configs.values()
+    open_checkpoint(first.strong[0])  # fails in a second where the check reads the rows first
     Run(first, steps, lambda _: None).check()  # before anything is written
     claim_folder(output)
     commands = prepare_demo(output, configs, in_wheel=model is None, overwrite=options["overwrite"])

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 import click
 
 from probekit.cli.labels import LabelledStoreOptions, read_labels
-from probekit.cli.options import AsJson, Seed, emit, option, options_of, typed_again
+from probekit.cli.options import (
+    AsJson,
+    SectionedCommand,
+    Seed,
+    emit,
+    option,
+    options_of,
+    typed_again,
+)
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
@@ -42,7 +50,7 @@ class DiagnoseOptions(DiagnosedOptions):
     as_json: AsJson
 
 
-@click.command("diagnose")
+@click.command("diagnose", cls=SectionedCommand)
 @options_of(DiagnoseOptions)
 def command(**options: Unpack[DiagnoseOptions]) -> None:
     """Advise, without ground truth, whether to filter, to relabel or to leave the labels alone.

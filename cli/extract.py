@@ -14,6 +14,7 @@ from probekit.cli.options import (
     BatchTokens,
     Overwrite,
     Revision,
+    SectionedCommand,
     TrustRemoteCode,
     argument,
     emit,
@@ -134,7 +135,7 @@ class ExtractOptions(RequestOptions):
     forward_log: Annotated[Path | None, option("", hidden=True)]
 
 
-@click.command("extract")
+@click.command("extract", cls=SectionedCommand)
 @options_of(ExtractOptions)
 def command(**options: Unpack[ExtractOptions]) -> None:
     """Store a model's hidden states of every row.

@@ -6,7 +6,7 @@ from typing import Annotated, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import option, options_of, pick
+from probekit.cli.options import SectionedCommand, option, options_of, pick
 from probekit.cli.verdicts import (
     CleanedOptions,
     ProbeOptions,
@@ -49,8 +49,8 @@ class FilterOptions(CleanedOptions, ProbeOptions, AmountOptions, ResultOptions):
     """Options of ``probekit filter``."""
 
 
-@click.command("filter")
-@options_of(FilterOptions)
+@click.command("filter", cls=SectionedCommand)
+@options_of(FilterOptions, Probe=ProbeOptions, Amount=AmountOptions)
 def command(**options: Unpack[FilterOptions]) -> None:
     """Drop the rows whose weak label the probe disagrees with most.
 
@@ -58,10 +58,10 @@ def command(**options: Unpack[FilterOptions]) -> None:
 
     Example: probekit filter acts.h5 --labels weak.parquet --probe knn -o verdicts.parquet
     """
-    from probekit.cleaning.predict import filter_labels
+    from probekit.cleaning.predict import ELEUTHER, filter_labels
 
     amount = pick(options, "contamination", "threshold")
     preset = options["preset"] is not None
     if preset and not amount:
-        amount["contamination"] = 0.1
+        amount |= ELEUTHER["filter"]
     clean(filter_labels, options, per_class=not (options["over_all"] or preset), **amount)

@@ -14,6 +14,7 @@ from probekit.cli.options import (
     AsJson,
     Quiet,
     Revision,
+    SectionedCommand,
     Seed,
     TextColumn,
     TrustRemoteCode,
@@ -145,7 +146,7 @@ class FinetuneOptions(LabelsOptions):
     as_json: AsJson
 
 
-@click.command("finetune")
+@click.command("finetune", cls=SectionedCommand)
 @options_of(FinetuneOptions)
 def command(**options: Unpack[FinetuneOptions]) -> None:
     """Finetune a model on rows and their weak labels.

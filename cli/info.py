@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import FILE, AsJson, argument, emit, options_of
+from probekit.cli.options import FILE, AsJson, SectionedCommand, argument, emit, options_of
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore, LayerSummary
@@ -28,7 +28,7 @@ class InfoOptions(TypedDict):
     as_json: AsJson
 
 
-@click.command("info")
+@click.command("info", cls=SectionedCommand)
 @options_of(InfoOptions)
 def command(**options: Unpack[InfoOptions]) -> None:
     """Report what an activation store holds, complete or not.

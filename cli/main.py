@@ -7,6 +7,7 @@ import errno
 import gc
 import importlib
 import inspect
+import keyword
 import os
 import signal
 import sys
@@ -41,15 +42,19 @@ from probekit.safe import printable
 COMMANDS = {
     "audit": "Ask for true labels where probe and weak label disagree, and conclude what to do.",
     "clean": "Clean the labels of a table: one command from a file to a training set.",
+    "completion": "Print the script that completes commands and options in a shell.",
     "demo": "Run an experiment on real text in a minute and show whether cleaning labels helped.",
     "diagnose": "Advise, without ground truth, whether to filter, to relabel or to leave the "
     "labels alone.",
     "extract": "Store a model's hidden states of every row.",
     "filter": "Drop the rows whose weak label the probe disagrees with most.",
     "finetune": "Finetune a model on rows and their weak labels.",
+    "import": "Make a store of states that were computed elsewhere, such as embeddings from an "
+    "API.",
     "info": "Report what an activation store holds, complete or not.",
     "merge": "Join stores of one model into one.",
-    "predict": "Label rows with a classifier that was finetuned.",
+    "predict": "Label rows with a classifier that was finetuned, or a store's rows with a saved "
+    "probe.",
     "readmit": "Re-admit dropped rows of whose class students trained on the rest are sure.",
     "relabel": "Relabel every row by a blend of its weak label and a probe.",
     "report": "Write one HTML page that opens from disk: tables, figures, provenance, the rows "
@@ -80,7 +85,8 @@ class Group(click.Group):
             return None
         from probekit.cli.checked import check_values
 
-        module = importlib.import_module(f"probekit.cli.{cmd_name.replace('-', '_')}")
+        name = cmd_name.replace("-", "_") + "_" * keyword.iskeyword(cmd_name)
+        module = importlib.import_module(f"probekit.cli.{name}")
         command: click.Command = module.command
         _set_example_apart(command)
         self._running = check_values(command)
@@ -239,7 +245,8 @@ def _last_written() -> Path:
 def cli() -> None:
     """Filter and relabel weak labels with probes on a strong model's hidden states.
 
-    Example: probekit extract rows.jsonl -m MODEL -o acts.h5 &&
+    Example: probekit clean reviews.csv -m MODEL -o cleaned &&
+    probekit extract rows.jsonl -m MODEL -o acts.h5 &&
     probekit filter acts.h5 --labels weak.csv -o verdicts.parquet --write-data clean.jsonl
     """
 

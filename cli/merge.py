@@ -7,7 +7,16 @@ from typing import Annotated, Any, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import FILE, AsJson, Overwrite, argument, emit, options_of, output_file
+from probekit.cli.options import (
+    FILE,
+    AsJson,
+    Overwrite,
+    SectionedCommand,
+    argument,
+    emit,
+    options_of,
+    output_file,
+)
 
 __all__ = ["command"]
 
@@ -21,7 +30,7 @@ class MergeOptions(TypedDict):
     as_json: AsJson
 
 
-@click.command("merge")
+@click.command("merge", cls=SectionedCommand)
 @options_of(MergeOptions)
 def command(**options: Unpack[MergeOptions]) -> None:
     """Join stores of one model into one.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from weakref import WeakKeyDictionary
 
 import click
 from click.core import ParameterSource
@@ -32,6 +33,7 @@ __all__ = [
     "Quiet",
     "Revision",
     "Rows",
+    "SectionedCommand",
     "Seed",
     "TextColumn",
     "TrustRemoteCode",
@@ -46,6 +48,11 @@ __all__ = [
     "source_of",
     "typed_again",
 ]
+
+INPUT, OPTIONS, OUTPUT = "Input", "Options", "Output"
+# Fields of every command that say what is written and printed.
+WRITING = ("output", "write_data", "overwrite", "quiet", "as_json")
+_SECTIONS: WeakKeyDictionary[click.Parameter, str] = WeakKeyDictionary()
 
 FILE = click.Path(path_type=Path)
 OUTPUT_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -71,16 +78,39 @@ def argument(**attributes: Any) -> Callable[..., Any]:
     return lambda name, _: click.argument(name, **attributes)
 
 
-def options_of(group: type) -> Callable[[F], F]:
-    """Add the options of a typed group to a command, in the order of its fields."""
+def options_of(group: type, **sections: type) -> Callable[[F], F]:
+    """Add the options of a typed group to a command, in the order of its fields.
+
+    ``sections`` are titles in ``--help`` and the groups whose fields stand there.
+    """
+    titles = {name: title for title, part in sections.items() for name in get_type_hints(part)}
 
     def declare(command: F) -> F:
         fields = get_type_hints(group, include_extras=True)
         for name, field in reversed(fields.items()):
             command = field.__metadata__[0](name, field.__origin__)(command)
+            parameter = command.__click_params__[-1]  # type: ignore[attr-defined]
+            title = titles.get(name, INPUT if sections else OPTIONS)
+            _SECTIONS[parameter] = OUTPUT if name in WRITING else title
         return command
 
     return declare
+
+
+class SectionedCommand(click.Command):
+    """A command whose ``--help`` lists options by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one list per section, in the order in which the sections come first."""
+        parts: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                title = _SECTIONS.get(parameter, OUTPUT if OUTPUT in parts else OPTIONS)
+                parts.setdefault(title, []).append(record)
+        for title, records in sorted(parts.items(), key=lambda part: part[0] == OUTPUT):
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
 def _of_type(kind: Any) -> dict[str, Any]:

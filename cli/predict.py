@@ -1,9 +1,9 @@
-"""``probekit predict``: what a finetuned classifier says about other rows."""
+"""``probekit predict``: what a finetuned classifier, or a saved probe, says about other rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
 import click
 
@@ -13,6 +13,7 @@ from probekit.cli.options import (
     BatchTokens,
     IdColumn,
     Overwrite,
+    SectionedCommand,
     TextColumn,
     argument,
     emit,
@@ -23,6 +24,9 @@ from probekit.cli.options import (
 )
 from probekit.cli.outputs import check_suffix, claim
 
+if TYPE_CHECKING:
+    from probekit.labels import WeakLabels
+
 __all__ = ["command"]
 
 
@@ -30,8 +34,12 @@ class PredictOptions(TypedDict):
     """Options of ``probekit predict``."""
 
     rows: Annotated[str, argument()]
-    model: Annotated[
-        str, option("Folder `model` of `probekit finetune`.", "-m", "--model", required=True)
+    model: Annotated[str | None, option("Folder `model` of `probekit finetune`.", "-m", "--model")]
+    saved_probe: Annotated[
+        Path | None,
+        option(
+            "Instead of a model: folder of `filter --save-probe`; ROWS is then a store.", "--probe"
+        ),
     ]
     output: Annotated[
         Path, output_file("Predictions to write: .parquet or .jsonl, in the form of labels.")
@@ -48,29 +56,34 @@ class PredictOptions(TypedDict):
     as_json: AsJson
 
 
-@click.command("predict")
+@click.command("predict", cls=SectionedCommand)
 @options_of(PredictOptions)
 def command(**options: Unpack[PredictOptions]) -> None:
-    """Label rows with a classifier that was finetuned.
+    """Label rows with a classifier that was finetuned, or a store's rows with a saved probe.
 
     The predictions are weak labels for whoever comes next: filter, relabel, or another student.
 
     Example: probekit predict test.jsonl -m student/model -o predictions.parquet
     """
-    from probekit.reports.verdicts import figures_text
+    from probekit.errors import UsageError
     from probekit.sources import load_rows
-    from probekit.students.predict import evaluate_predictions, predict_rows
+    from probekit.students.predict import predict_rows
 
     output = options["output"]
     claim(options, "output")
     check_suffix(output, ".parquet", ".jsonl")
+    if (options["model"] is None) == (options["saved_probe"] is None):
+        raise UsageError("Give one of --model and --probe.")
+    if options["saved_probe"] is not None:
+        _by_probe(options, options["saved_probe"])
+        return
     rows = load_rows(
         options["rows"], text_column=options["text_column"], id_column=options["id_column"]
     )
     if rows.note:
         say(rows.note)
     labels = predict_rows(
-        options["model"],
+        str(options["model"]),
         rows,
         max_length=options["max_length"],
         batch_tokens=options["batch_tokens"],
@@ -85,6 +98,28 @@ def command(**options: Unpack[PredictOptions]) -> None:
         + (f" at {length:,} tokens" if length else "")
         + f", classes {', '.join(labels.classes)}."
     )
+    _print(result, text, labels, options)
+
+
+def _by_probe(options: PredictOptions, probe: Path) -> None:
+    """Label the rows of a store with a saved probe."""
+    from probekit.activations.store import ActivationStore
+    from probekit.cleaning.saved import label_store
+
+    output = options["output"]
+    with ActivationStore(options["rows"]) as store:
+        labels = label_store(store, probe)
+    labels.save(output)
+    result = {"path": str(output), "rows": len(labels), "metrics": None}
+    text = f"{output}: {len(labels):,} rows, classes {', '.join(labels.classes)}."
+    _print(result, text, labels, options)
+
+
+def _print(result: dict[str, Any], text: str, labels: WeakLabels, options: PredictOptions) -> None:
+    """Print the result, with metrics if there is a truth."""
+    from probekit.reports.verdicts import figures_text
+    from probekit.students.predict import evaluate_predictions
+
     if options["truth"] is not None:
         metrics = evaluate_predictions(labels, read_truth(options, labels.keys))
         result["metrics"] = metrics

@@ -13,6 +13,7 @@ from probekit.cli.options import (
     OUTPUT_FILE,
     AsJson,
     Overwrite,
+    SectionedCommand,
     argument,
     emit,
     option,
@@ -42,7 +43,7 @@ class ReadmitOptions(TypedDict):
     as_json: AsJson
 
 
-@click.command("readmit")
+@click.command("readmit", cls=SectionedCommand)
 @options_of(ReadmitOptions)
 def command(**options: Unpack[ReadmitOptions]) -> None:
     """Re-admit dropped rows of whose class students trained on the rest are sure.

@@ -6,10 +6,17 @@ from typing import Annotated, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import option, options_of, pick
+from probekit.cli.options import SectionedCommand, option, options_of, pick
 from probekit.cli.verdicts import CleanedOptions, ProbeOptions, ResultOptions, clean
 
 __all__ = ["command"]
+
+
+def _shares(_: click.Context, __: click.Parameter, value: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if value is None else tuple(map(float, value.split(",")))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a list of numbers such as 0.3,0.7.") from None
 
 
 class FormOptions(TypedDict):
@@ -23,6 +30,16 @@ class FormOptions(TypedDict):
     threshold: Annotated[
         float | None, option("Hard labels: the second of two classes above this probability.")
     ]
+    prior: Annotated[
+        tuple[float, ...] | None,
+        option(
+            "Hard labels, with these class shares instead of the weak labels': 0.3,0.7.",
+            callback=_shares,
+            type=str,
+            multiple=False,
+            metavar="A,B,…",
+        ),
+    ]
     only_above: Annotated[
         float | None, option("Leave labels whose disagreement is not above this.")
     ]
@@ -32,8 +49,8 @@ class RelabelOptions(CleanedOptions, ProbeOptions, FormOptions, ResultOptions):
     """Options of ``probekit relabel``."""
 
 
-@click.command("relabel")
-@options_of(RelabelOptions)
+@click.command("relabel", cls=SectionedCommand)
+@options_of(RelabelOptions, Probe=ProbeOptions, Form=FormOptions)
 def command(**options: Unpack[RelabelOptions]) -> None:
     """Relabel every row by a blend of its weak label and a probe.
 
@@ -41,10 +58,10 @@ def command(**options: Unpack[RelabelOptions]) -> None:
 
     Example: probekit relabel acts.h5 --labels weak.parquet --probe logreg -o verdicts.parquet
     """
-    from probekit.cleaning.predict import relabel
+    from probekit.cleaning.predict import ELEUTHER, relabel
 
-    form = pick(options, "blend", "threshold", "only_above")
-    soft = not options["hard"] and not {"blend", "threshold"} & {*form}
+    form = pick(options, "blend", "threshold", "only_above", "prior")
+    soft = not options["hard"] and not {"blend", "threshold", "prior"} & {*form}
     if options["preset"] is not None and soft:
-        form["blend"] = 1.0
+        form |= ELEUTHER["relabel"]
     clean(relabel, options, hard=options["hard"], **form)

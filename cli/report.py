@@ -17,6 +17,7 @@ from probekit.cli.options import (
     IdColumn,
     Overwrite,
     Rows,
+    SectionedCommand,
     TextColumn,
     argument,
     emit,
@@ -97,7 +98,7 @@ class ReportOptions(TypedDict):
     as_json: AsJson
 
 
-@click.command("report")
+@click.command("report", cls=SectionedCommand)
 @options_of(ReportOptions)
 def command(**options: Unpack[ReportOptions]) -> None:
     """Write one HTML page that opens from disk: tables, figures, provenance, the rows themselves.

@@ -15,6 +15,7 @@ from probekit.cli.options import (
     IdColumn,
     Overwrite,
     Rows,
+    SectionedCommand,
     TextColumn,
     argument,
     emit,
@@ -67,7 +68,7 @@ class ReviewOptions(TypedDict):
     as_json: AsJson
 
 
-@click.command("review")
+@click.command("review", cls=SectionedCommand)
 @options_of(ReviewOptions)
 def command(**options: Unpack[ReviewOptions]) -> None:
     """Write the most disagreeing rows for human review, and merge the corrected labels.

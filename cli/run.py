@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar, Unpack
 import click
 
 from probekit.cli.checked import seed_list
-from probekit.cli.options import AsJson, Quiet, emit, option, options_of, say
+from probekit.cli.options import AsJson, Quiet, SectionedCommand, emit, option, options_of, say
 from probekit.cli.outputs import claim_folder, make_folder
 from probekit.kinds import SettingError, shown
 from probekit.safe import one_line
@@ -279,8 +279,8 @@ class RunOptions(ExperimentOptions, StudentOptions, CourseOptions):
     """Options of ``probekit run``."""
 
 
-@click.command("run")
-@options_of(RunOptions)
+@click.command("run", cls=SectionedCommand)
+@options_of(RunOptions, Experiment=ExperimentOptions, Students=StudentOptions, Course=CourseOptions)
 def command(**options: Unpack[RunOptions]) -> None:
     """Measure what a student recovers of the gap between weak supervisor and ceiling.
 

@@ -7,7 +7,7 @@ from typing import Annotated, TypedDict, Unpack
 
 import click
 
-from probekit.cli.options import emit, option, options_of, say
+from probekit.cli.options import SectionedCommand, emit, option, options_of, say
 from probekit.cli.run import (
     CourseOptions,
     ExperimentOptions,
@@ -44,8 +44,10 @@ class SaliencyOptions(ExperimentOptions, ProbedOptions, CourseOptions):
     """Options of ``probekit saliency``."""
 
 
-@click.command("saliency")
-@options_of(SaliencyOptions)
+@click.command("saliency", cls=SectionedCommand)
+@options_of(
+    SaliencyOptions, Experiment=ExperimentOptions, Probes=ProbedOptions, Course=CourseOptions
+)
 def command(**options: Unpack[SaliencyOptions]) -> None:
     """Compare linear probes with finetuning: how salient a concept is in the strong model.
 

@@ -19,6 +19,7 @@ from probekit.cli.labels import (
 from probekit.cli.options import (
     AsJson,
     Overwrite,
+    SectionedCommand,
     emit,
     option,
     options_of,
@@ -109,8 +110,8 @@ class SweepOptions(LabelledStoreOptions, TruthOptions, GridOptions):
     """Options of ``probekit sweep``."""
 
 
-@click.command("sweep")
-@options_of(SweepOptions)
+@click.command("sweep", cls=SectionedCommand)
+@options_of(SweepOptions, Grid=GridOptions)
 def command(**options: Unpack[SweepOptions]) -> None:
     """Try every probe at every strength on every layer, out of fold, and choose without the truth.
 

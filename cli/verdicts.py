@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
@@ -43,10 +44,8 @@ __all__ = [
     "clean",
 ]
 
-# What the preset sets in both actions, beside the probe's own parameters.
-ELEUTHER = {"in_sample": True, "disagreement": "distance", "ties": "index"}
 # Options that do not change the verdicts themselves.
-BESIDE = ("overwrite", "truth", "truth_column", "audit", "write_data", "rows")
+BESIDE = ("overwrite", "truth", "truth_column", "audit", "write_data", "save_probe", "rows")
 
 
 class WordOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since 8.4
@@ -155,6 +154,10 @@ class ResultOptions(TypedDict):
             type=OUTPUT_FILE,
         ),
     ]
+    save_probe: Annotated[
+        Path | None,
+        option("Folder for the fitted probe, with which `probekit predict` labels new rows."),
+    ]
     rows: Rows
     text_column: TextColumn
     overwrite: Overwrite
@@ -181,8 +184,9 @@ def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: An
     with rare_collection():
         from probekit.activations.store import ActivationStore
         from probekit.cleaning.advice import advice_on
-        from probekit.cleaning.predict import default_probe
+        from probekit.cleaning.predict import ELEUTHER, default_probe
         from probekit.cleaning.review import audit_path
+        from probekit.cleaning.saved import check_savable, save_fitted
         from probekit.cleaning.source_rows import find_rows
 
         _check_files(options)
@@ -190,7 +194,7 @@ def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: An
         if name is not None:
             _probe(name, options)  # raises before anything is read
     if preset:
-        settings = {**ELEUTHER, **settings}
+        settings = {**ELEUTHER["both"], **settings}
     elif options["in_sample"]:
         settings["in_sample"] = True
     settings |= pick({**options, "n_folds": options["folds"]}, "disagreement", "n_folds")
@@ -200,6 +204,9 @@ def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: An
         probe = _probe(name, options, pairs=store.differences)
         if options["write_data"] is not None:
             rows = find_rows(store, **source_of(options))
+        if options["save_probe"] is not None:
+            check_savable(probe, store, options["save_probe"])
+            settings["on_scored"] = partial(save_fitted, store=store, folder=options["save_probe"])
         labels = read_labels(options, store.keys)
         verdicts = act(
             store,
@@ -221,6 +228,8 @@ def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: An
         )
     _with_command(verdicts).save(options["output"])
     say(f"{len(verdicts):,} verdicts written to {options['output']}")
+    if options["save_probe"] is not None:
+        say(f"The probe is in {options['save_probe']}")
     if rows is not None and options["write_data"] is not None:
         written = verdicts.write_data(rows, options["write_data"])
         say(f"{written:,} rows written to {options['write_data']}")

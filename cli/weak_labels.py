@@ -13,6 +13,7 @@ from probekit.cli.options import (
     AsJson,
     IdColumn,
     Overwrite,
+    SectionedCommand,
     Seed,
     argument,
     emit,
@@ -59,7 +60,7 @@ class WeakLabelsOptions(TypedDict):
     as_json: AsJson
 
 
-@click.command("weak-labels")
+@click.command("weak-labels", cls=SectionedCommand)
 @options_of(WeakLabelsOptions)
 def command(**options: Unpack[WeakLabelsOptions]) -> None:
     """Label rows with a probe trained on some true labels.

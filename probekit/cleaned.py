@@ -21,6 +21,7 @@ from probekit.cleaning.evaluate import summarize
 from probekit.cleaning.evidence import RowEvidence, with_states
 from probekit.cleaning.predict import score_rows
 from probekit.cleaning.review import plain_text
+from probekit.cleaning.saved import check_savable, save_fitted
 from probekit.cleaning.source_rows import texts_of
 from probekit.columns import Columns, guess_columns
 from probekit.data import Rows
@@ -37,6 +38,7 @@ from probekit.tasks.reward import are_preferences, preference_columns
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.diagnose import Diagnosis
+    from probekit.cleaning.predict import Scored
     from probekit.verdicts import Verdicts
 
 __all__ = ["ACTIONS", "CleanResult", "clean"]
@@ -199,6 +201,7 @@ def clean(
     action: Action = "auto",
     contamination: float = 0.2,
     seed: int = 0,
+    save_probe: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
     batch_tokens: int | None = None,
@@ -226,6 +229,8 @@ def clean(
         Share that a filter drops of each weak class, in (0, 1).
     seed : int, default=0
         For folds, and for equal rows at a cut.
+    save_probe : path, default=None
+        New folder for the fitted probe, with which ``probekit predict`` labels new rows.
     overwrite : bool, default=False
         Replace states in ``output`` that were made of other rows or by another model.
     device, batch_tokens, trust_remote_code, progress
@@ -276,7 +281,11 @@ def clean(
         with store:
             chosen, why, diagnosis = _choose(action, store, labels, seed=seed)
             report(f"{chosen}: {why}")
-            verdicts = _verdicts(store, labels, chosen, contamination, seed=seed)
+            scored = score_rows(store, labels, seed=seed)
+            if save_probe is not None:
+                check_savable(scored.probe, store, save_probe)
+                save_fitted(scored, store, save_probe)
+            verdicts = _verdicts(scored, chosen, contamination)
             evidence = _evidence(verdicts, rows, store) if output is not None else None
         result = CleanResult(
             verdicts=verdicts,
@@ -412,11 +421,8 @@ def _choose(
     return action, f"as asked{against}" + ("" if against else "."), diagnosis
 
 
-def _verdicts(
-    store: ActivationStore, labels: WeakLabels, action: str, contamination: float, *, seed: int
-) -> Verdicts:
-    """One verdict per row from one fit."""
-    scored = score_rows(store, labels, seed=seed)
+def _verdicts(scored: Scored, action: str, contamination: float) -> Verdicts:
+    """One verdict per row."""
     if action == "relabel":
         return scored.relabel()
     verdicts = scored.filter(contamination=contamination)

@@ -490,6 +490,7 @@ ACTION_KINDS: dict[str, dict[str, Kind]] = {
         "hard": FLAG,
         "threshold": Maybe(Number(0, 1, above=True, below=True)),
         "only_above": KINDS["only_above"],
+        "prior": Maybe(Listed(Number(0, 1, above=True, below=True), each_once=False)),
         "in_sample": FLAG,
         "n_folds": FOLDS,
         "disagreement": DISAGREEMENT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import keyword
 import os
 import re
 import subprocess
@@ -229,7 +230,10 @@ def test_help_imports_nothing_heavy() -> None:
 def test_help_imports_no_command_and_says_what_each_does() -> None:
     from probekit.cli.main import COMMANDS
 
-    modules = {name: f"probekit.cli.{name.replace('-', '_')}" for name in COMMANDS}
+    modules = {
+        name: f"probekit.cli.{name.replace('-', '_')}{'_' * keyword.iskeyword(name)}"
+        for name in COMMANDS
+    }
     code = (
         "import sys\n"
         "from probekit.cli.main import cli\n"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -52,6 +53,8 @@ def workplace(
             for row in rows
         ),
     }
+    files["new.csv"] = "\n".join(files["reviews.csv"].splitlines()[:21]) + "\n"
+    np.save(tmp_path / "states.npy", np.random.default_rng(0).normal(size=(len(rows), 8)))
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     return {"SMALL_MODEL": str(tiny_model("bert")), "MODEL": str(tiny_model("llama"))}
@@ -124,7 +127,8 @@ def test_the_python(workplace: dict[str, str]) -> None:
 
 def test_the_csv_guide(workplace: dict[str, str]) -> None:
     shell = blocks("sh", "docs/from-your-csv.md")
-    assert sum(run_commands(block, workplace) for block in shell) == 3
+    assert sum(run_commands(block, workplace) for block in shell) == 7
+    assert len(load_labels("new-labels.parquet")) == 20
     lines = [json.loads(line) for line in Path("clean.jsonl").read_text().splitlines()]
     (example,) = blocks("json", "docs/from-your-csv.md")
     assert set(lines[0]) == set(json.loads(example))

@@ -6,7 +6,7 @@ are verdicts from that fit. :func:`filter_labels` and :func:`relabel` do both st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
 
 __all__ = [
+    "ELEUTHER",
     "Scored",
     "default_probe",
     "filter_labels",
@@ -53,6 +54,14 @@ OWN_RULE = (
     "TopoFilter drops rows by its own rule; set a contamination in (0, 1) with variant 'eleuther' "
     "or rank, or use another probe."
 )
+
+# Settings of EleutherAI's published experiments: of both actions and of each. Those of the probes
+# stand in the registry.
+ELEUTHER: dict[str, dict[str, Any]] = {
+    "both": {"in_sample": True, "disagreement": "distance", "ties": "index"},
+    "filter": {"contamination": 0.1},
+    "relabel": {"blend": 1.0},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +141,18 @@ class Scored:
         hard: bool = False,
         threshold: float | None = None,
         only_above: float | None = None,
+        prior: Sequence[float] | None = None,
     ) -> Verdicts:
         """Give every row a new label; arguments as :func:`relabel`."""
-        check_form(blend, threshold, only_above, hard=hard)
+        check_form(blend, threshold, only_above, prior, hard=hard)
         label, form = new_labels(
-            self.proba, self.labels, blend=blend, hard=hard, threshold=threshold, ties=self.ties
+            self.proba,
+            self.labels,
+            blend=blend,
+            hard=hard,
+            threshold=threshold,
+            ties=self.ties,
+            prior=prior,
         )
         action = {"action": "relabel", **form}
         if only_above is not None:
@@ -287,6 +303,7 @@ def filter_labels(
     only_labelled: bool = False,
     disagreement: Literal["label", "distance"] | None = None,
     ties: Literal["hash", "index"] = "hash",
+    on_scored: Callable[[Scored], None] | None = None,
 ) -> Verdicts:
     """Keep the rows whose weak label agrees with a probe that has not seen it.
 
@@ -306,6 +323,8 @@ def filter_labels(
         Drop within each weak class rather than over all rows (EleutherAI).
     threshold
         Instead of a share: drop rows whose disagreement exceeds it.
+    on_scored
+        Receives the scored rows, with the fitted probe, before the verdicts are made.
 
     Returns
     -------
@@ -325,6 +344,8 @@ def filter_labels(
         disagreement=disagreement or "label",
         ties=ties,
     )
+    if on_scored is not None:
+        on_scored(scored)
     return scored.filter(contamination=contamination, per_class=per_class, threshold=threshold)
 
 
@@ -338,12 +359,14 @@ def relabel(
     hard: bool = False,
     threshold: float | None = None,
     only_above: float | None = None,
+    prior: Sequence[float] | None = None,
     in_sample: bool = False,
     n_folds: int = 5,
     seed: int = 0,
     only_labelled: bool = False,
     disagreement: Literal["label", "distance"] = "label",
     ties: Literal["hash", "index"] = "hash",
+    on_scored: Callable[[Scored], None] | None = None,
 ) -> Verdicts:
     """Give every row a new label.
 
@@ -361,12 +384,17 @@ def relabel(
         (EleutherAI: 0.5).
     only_above
         Keep the weak label unless the disagreement is above this.
+    prior
+        Hard labels with these class shares (C,) in the order of the classes, where they are known:
+        the weak labels' own mislead if one class is mislabelled more often than another.
+    on_scored
+        As :func:`filter_labels`.
 
     Returns
     -------
     Verdicts that keep every row.
     """
-    check_form(blend, threshold, only_above, hard=hard)
+    check_form(blend, threshold, only_above, prior, hard=hard)
     scored = score_rows(
         *(states, labels, probe),
         layer=layer,
@@ -377,7 +405,11 @@ def relabel(
         disagreement=disagreement,
         ties=ties,
     )
-    return scored.relabel(blend=blend, hard=hard, threshold=threshold, only_above=only_above)
+    if on_scored is not None:
+        on_scored(scored)
+    return scored.relabel(
+        blend=blend, hard=hard, threshold=threshold, only_above=only_above, prior=prior
+    )
 
 
 def _with_amount(

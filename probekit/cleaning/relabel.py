@@ -26,16 +26,40 @@ __all__ = ["BLEND", "check_form", "decide_at_prior", "new_labels", "readmit"]
 
 BLEND = 0.75
 CONFIDENCE = 0.9
+SUM_TOLERANCE = 1e-3
 
 
 def check_form(
-    blend: float | None, threshold: float | None, only_above: float | None, *, hard: bool
+    blend: float | None,
+    threshold: float | None,
+    only_above: float | None,
+    prior: Sequence[float] | None,
+    *,
+    hard: bool,
 ) -> None:
     """Raise UsageError unless at most one form of a label is given, within its range."""
     check(blend=blend, only_above=only_above, hard=hard)
     checked(("threshold",), ACTION_KINDS["relabel"]["threshold"], threshold)
-    if (blend is not None) + hard + (threshold is not None) > 1:
+    checked(("prior",), ACTION_KINDS["relabel"]["prior"], prior)
+    if (blend is not None) + (hard or prior is not None) + (threshold is not None) > 1:
         raise UsageError("Give one of blend, hard and threshold; they are three forms of a label.")
+
+
+def _shares(prior: Sequence[float], classes: Sequence[str]) -> NDArray[np.float64]:
+    """Class shares (C,) as given.
+
+    Raises
+    ------
+    UsageError
+        If there is not one for each class, or they do not sum to 1.
+    """
+    shares: NDArray[np.float64] = np.asarray(prior, np.float64)
+    if len(shares) != len(classes) or abs(shares.sum() - 1) > SUM_TOLERANCE:
+        raise UsageError(
+            f"A prior is one share for each of the classes {', '.join(map(repr, classes))}, in "
+            f"this order, and they sum to 1; got {', '.join(f'{share:g}' for share in shares)}."
+        )
+    return np.asarray(shares / shares.sum())
 
 
 def new_labels(
@@ -46,16 +70,23 @@ def new_labels(
     hard: bool,
     threshold: float | None,
     ties: NDArray[Any],
+    prior: Sequence[float] | None = None,
 ) -> tuple[NDArray[np.float64], dict[str, Any]]:
     """New labels (n, C) from a probe's ``proba`` (n, C) and weak labels, and their provenance.
 
-    ``blend``, ``hard`` and ``threshold`` are as :func:`probekit.cleaning.predict.relabel`.
+    All others are as in :func:`probekit.cleaning.predict.relabel`.
     """
     n_classes = len(labels.classes)
+    form: dict[str, Any]
+    if prior is not None:
+        shares = _shares(prior, labels.classes)
+        decided, tied = decide_at_prior(proba, shares * len(proba), ties=ties)
+        form = {"form": "hard, at the given prior", "prior": shares.tolist()}
+        return np.eye(n_classes)[decided], {**form, "ties": {"rows": int(tied.sum())}}
     if hard:
         size = np.bincount(labels.hard, minlength=n_classes)
         decided, tied = decide_at_prior(proba, size, ties=ties)
-        form: dict[str, Any] = {"form": "hard, at the weak prior"}
+        form = {"form": "hard, at the weak prior"}
         return np.eye(n_classes)[decided], {**form, "ties": {"rows": int(tied.sum())}}
     if threshold is not None:
         if n_classes != 2:
@@ -72,7 +103,7 @@ def new_labels(
 
 
 def decide_at_prior(
-    proba: NDArray[np.float64], size: NDArray[np.int64], *, ties: NDArray[Any]
+    proba: NDArray[np.float64], size: NDArray[Any], *, ties: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Classes (n,) with ``size`` (C,) rows each, and the rows whose class a tie decided."""
     P = np.round(proba, DECIMALS)  # means of the same votes in another order are equal

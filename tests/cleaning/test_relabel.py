@@ -28,6 +28,29 @@ def test_soft_labels_are_a_blend(blobs, how, beta):
     assert verdicts.provenance["blend"] == beta
 
 
+def test_a_known_prior_mends_what_noise_by_class_does_to_the_shares(blobs):
+    """A third of class 0 is called 1: the weak shares are 1/3 and 2/3, the true ones one half."""
+    data = blobs(n=600, noise=(1 / 3, 0.0))
+    share = np.bincount(data.truth) / len(data.truth)
+    scored = score_rows(data.X, data.weak)
+    known = scored.relabel(prior=share.tolist())
+    assert np.bincount(known.hard).tolist() == np.bincount(data.truth).tolist()
+    right = (known.hard == data.truth).mean()
+    at_weak = scored.relabel(hard=True)
+    assert right > (at_weak.hard == data.truth).mean() + 0.1  # the control
+    assert known.provenance["form"] == "hard, at the given prior"
+    assert known.provenance["prior"] == pytest.approx(share)
+    same = relabel(data.X, data.weak, prior=(np.bincount(data.weak) / 600).tolist())
+    np.testing.assert_array_equal(same.hard, at_weak.hard)
+
+
+@pytest.mark.parametrize("prior", [[1.0], [0.5, 0.6], [0.2, 0.3, 0.5], [0.0, 1.0], [0.5, "x"]])
+def test_a_prior_is_a_share_for_each_class(blobs, prior):
+    data = blobs(n=60, noise=(0.1, 0.1))
+    with pytest.raises(UsageError):
+        relabel(data.X, data.weak, prior=prior)
+
+
 def test_hard_labels_have_the_weak_class_shares(blobs):
     data = blobs(n=403, noise=(0.35, 0.05))
     verdicts = relabel(data.X, data.weak, hard=True)

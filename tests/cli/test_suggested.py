@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
+from click.testing import CliRunner
 
 from probekit.cli.main import cli
 
@@ -126,3 +128,25 @@ def test_examples_have_options_of_their_own_command(name: str, line: str) -> Non
     called = next(c for n in (2, 1) if (c := " ".join(words[1 : 1 + n])) in COMMANDS)
     flags = {word.partition("=")[0] for word in words if word.startswith("-") and len(word) > 1}
     assert flags <= options_of(COMMANDS[called])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_options(shell: str) -> None:
+    printed = CliRunner().invoke(cli, ["completion", shell])
+    assert printed.exit_code == 0, printed.output
+    assert "_PROBEKIT_COMPLETE" in printed.stdout
+    complete = ShellComplete(cli, {}, "probekit", "_PROBEKIT_COMPLETE")
+    assert [item.value for item in complete.get_completions([], "fil")] == ["filter"]
+    flags = [item.value for item in complete.get_completions(["filter"], "--contam")]
+    assert flags == ["--contamination"]
+
+
+def test_help_lists_options_by_section() -> None:
+    text = CliRunner().invoke(cli, ["filter", "--help"]).stdout
+    places = [text.index(f"\n{title}:\n") for title in ("Input", "Probe", "Amount", "Output")]
+    assert places == sorted(places)
+    assert places[1] < text.index("--k-cc") < places[2] < text.index("--rank") < places[3]
+    assert text.index("--output") > places[3]
+    assert text.index("--help") > places[3]
+    plain = CliRunner().invoke(cli, ["info", "--help"]).stdout
+    assert "\nInput:" not in plain
