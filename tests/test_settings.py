@@ -227,7 +227,7 @@ def test_a_run_checks_what_it_hands_on() -> None:
     from probekit.cleaning.predict import filter_labels, relabel
     from probekit.probes.registry import REGISTRY, make_probe, parameter_kinds
 
-    given = {"states", "labels", "probe", "layer", "seed", "only_labelled"}
+    given = {"states", "labels", "probe", "layer", "seed", "only_labelled", "on_scored"}
     for name, function in (("filter", filter_labels), ("relabel", relabel)):
         assert set(inspect.signature(function).parameters) - given == set(ACTION_KINDS[name])
     for name in REGISTRY:
