@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
 
 import click
 
@@ -127,7 +127,8 @@ def command(**options: Unpack[CleanOptions]) -> None:
                 text = _ask(error)
             else:
                 label = _ask(error)
-    emit(result.summary(), _text(result), as_json=options["as_json"])
+    summary = result.summary()
+    emit(summary, _text(result, summary), as_json=options["as_json"])
 
 
 def _ask(error: AmbiguousColumnError) -> str:
@@ -139,11 +140,10 @@ def _ask(error: AmbiguousColumnError) -> str:
     return column
 
 
-def _text(result: CleanResult) -> str:
+def _text(result: CleanResult, summary: dict[str, Any]) -> str:
     """Counts, the most doubtful rows, and what to do next."""
     from probekit.reports.tables import Table, share_of
 
-    summary = result.summary()
     acted = "changed" if result.action == "relabel" else "dropped"
     counts = [*summary["classes"], {"name": "all", **summary}]
     table = Table(
@@ -163,7 +163,7 @@ def _text(result: CleanResult) -> str:
                 str(row["suggested"]),
                 f"{row['disagreement']:.2f}",
             )
-            for row in result.suspects(SUSPECTS)
+            for row in summary["suspects"][:SUSPECTS]
         ),
     )
     return "\n\n".join([table.text(rule=False), suspects.text(rule=False), _next(result)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shlex
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from markupsafe import escape
@@ -19,9 +20,10 @@ from probekit.activations.extraction import extract
 from probekit.cleaning.diagnose import diagnose
 from probekit.cleaning.evaluate import summarize
 from probekit.cleaning.evidence import RowEvidence, with_states
+from probekit.cleaning.filter import check_amount
 from probekit.cleaning.predict import score_rows
 from probekit.cleaning.review import plain_text
-from probekit.cleaning.saved import check_savable, save_fitted
+from probekit.cleaning.saved import check_new_folder, save_fitted
 from probekit.cleaning.source_rows import texts_of
 from probekit.columns import Columns, guess_columns
 from probekit.data import Rows
@@ -32,7 +34,14 @@ from probekit.probes.ensemble import plan_layers
 from probekit.reports.page import write_page
 from probekit.reports.verdicts import verdicts_page
 from probekit.sources import read_table
-from probekit.tables import Table, dataset_table, frame_columns, no_progress_bars, suffix_of
+from probekit.tables import (
+    Table,
+    dataset_table,
+    frame_columns,
+    no_progress_bars,
+    record_columns,
+    suffix_of,
+)
 from probekit.tasks.reward import are_preferences, preference_columns
 
 if TYPE_CHECKING:
@@ -41,10 +50,10 @@ if TYPE_CHECKING:
     from probekit.cleaning.predict import Scored
     from probekit.verdicts import Verdicts
 
-__all__ = ["ACTIONS", "CleanResult", "clean"]
+__all__ = ["CleanResult", "clean"]
 
 Action = Literal["auto", "filter", "relabel", "leave"]
-ACTIONS = ("auto", "filter", "relabel", "leave")
+ACTIONS = get_args(Action)
 STORE, VERDICTS, TRAIN = "states.h5", "verdicts.parquet", "train"
 REPORT, SUMMARY = "report.html", "summary.json"
 # Formats that the training set is written in beside JSONL, where the input has them.
@@ -125,19 +134,13 @@ class CleanResult:
 
         After ``relabel`` the label's own column holds the new label and ``weak_label`` the old one.
         """
-        verdicts, name = self.verdicts, self.columns.label
-        values, hard = verdicts.class_values(), verdicts.hard
-        for record, i in zip(self.rows.records(), verdicts.join(self.rows), strict=True):
-            if i is None or not verdicts.keep[i]:
-                continue
-            new = values[hard[i]]
+        name = self.columns.label
+        for record, added in self.verdicts.kept_records(self.rows):
             if self.action == "relabel":
                 record[WEAK_LABEL] = record[name]
-                record[name] = new
-            record.setdefault("label", new)
-            record["probs"] = [float(f"{p:.7g}") for p in verdicts.label[i]]
-            record["weight"] = float(verdicts.weight[i])
-            yield record
+                record[name] = added["label"]
+            label = record.get("label", added["label"])  # as it was, unless relabelled
+            yield record | added | {"label": label}
 
     @property
     def dataset(self) -> Any:
@@ -256,6 +259,10 @@ def clean(
     """
     if action not in ACTIONS:
         raise UsageError(f"action is one of {', '.join(ACTIONS)}, got {action!r}.")
+    # Before the states are read, which may take hours.
+    check_amount(contamination, None, per_class=True)
+    if save_probe is not None:
+        check_new_folder(save_probe)
     table = _table(data)
     columns, rows, labels, notes = _rows_and_labels(table, text, label, id)
     report(
@@ -283,7 +290,6 @@ def clean(
             report(f"{chosen}: {why}")
             scored = score_rows(store, labels, seed=seed)
             if save_probe is not None:
-                check_savable(scored.probe, store, save_probe)
                 save_fitted(scored, store, save_probe)
             verdicts = _verdicts(scored, chosen, contamination)
             evidence = _evidence(verdicts, rows, store) if output is not None else None
@@ -341,8 +347,7 @@ def _table(data: Any) -> Table:
     if isinstance(data, Mapping):
         return Table(dict(data), "the columns")
     if isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
-        names = dict.fromkeys(name for row in data for name in row)
-        return Table({name: [row.get(name) for row in data] for name in names}, "the rows")
+        return Table(record_columns(data), "the rows")
     raise DataError(
         "Data to clean are a path, a DataFrame, a data set, Rows or a list of dicts, got a "
         f"{type(data).__name__}."
@@ -448,13 +453,13 @@ def _write(
     files = {"states": folder / STORE, "verdicts": folder / VERDICTS}
     result.verdicts.save(files["verdicts"])
     files["train"] = folder / f"{TRAIN}.jsonl"
+    records = list(result.records())
     with atomic_write(files["train"], "w") as file:
-        for record in result.records():
-            file.write(json_line(record))
+        file.writelines(map(json_line, records))
     suffix = suffix_of(data) if isinstance(data, str | Path) else ""
     if suffix in TABLES:
         files[f"train{suffix}"] = folder / f"{TRAIN}{suffix}"
-        _write_like(result, files[f"train{suffix}"])
+        _write_like(records, files[f"train{suffix}"])
     files["report"], files["summary"] = folder / REPORT, folder / SUMMARY
     write_page(verdicts_page(result.verdicts, evidence, title=_source(data)), files["report"])
     *commands, audit = _commands(result, folder, data, id_column)
@@ -469,20 +474,16 @@ def _source(data: Any) -> str:
     return Path(data).name if isinstance(data, str | Path) else "cleaned labels"
 
 
-def _write_like(result: CleanResult, path: Path) -> None:
+def _write_like(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the training set in the input's own format."""
-    records = list(result.records())
-    names = list(dict.fromkeys(name for record in records for name in record))
+    columns = record_columns(records)
     if path.suffix == ".parquet":
-        write_table({name: [record.get(name) for record in records] for name in names}, path)
+        write_table(columns, path)
         return
-    import csv
-
     with atomic_write(path, "w") as file:
         writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        writer.writerow(names)
-        for record in records:
-            writer.writerow([_cell(record.get(name)) for name in names])
+        writer.writerow(columns)
+        writer.writerows(map(_cell, row) for row in zip(*columns.values(), strict=True))
 
 
 def _cell(value: Any) -> Any:

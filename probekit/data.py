@@ -13,10 +13,10 @@ from copy import copy
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from probekit.errors import DataError, few_names, first_few, repeated
+from probekit.errors import DataError, first_few, repeated
 from probekit.joins import Keys, find_ids, key_text
 from probekit.safe import load_json, repaired
-from probekit.tables import dataset_table, frame_columns, read_file
+from probekit.tables import dataset_table, frame_columns, read_file, record_columns
 
 __all__ = [
     "Content",
@@ -269,15 +269,14 @@ class Rows:
             return cls({"text": listed}, **options)
         if not all(isinstance(row, Mapping) for row in listed):
             raise DataError("Rows must be strings or mappings with a column 'text' or 'messages'.")
-        names = dict.fromkeys(name for row in listed for name in row)
-        return cls({name: [row.get(name) for row in listed] for name in names}, **options)
+        return cls(record_columns(listed), **options)
 
     def __len__(self) -> int:
         return self._length
 
     def __repr__(self) -> str:
         """Show source, kind and columns instead of every row."""
-        columns = few_names(list(self.columns), shown=8)
+        columns = first_few(self.columns, 8)
         return f"Rows({len(self):,} of {self.source}, {self.kind}, columns {columns})"
 
     @property

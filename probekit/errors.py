@@ -29,7 +29,7 @@ import errno
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,7 +54,6 @@ __all__ = [
     "disk_errno",
     "disk_errors",
     "disk_sentence",
-    "few_names",
     "first_few",
     "human_bytes",
     "is_out_of_memory",
@@ -144,11 +143,6 @@ class StatesError(ProbeError, DataError, TypeError):
 
     A TypeError too, because scikit-learn's contract asks for one if objects are not numbers.
     """
-
-
-def few_names(names: Sequence[str], shown: int = 5) -> str:
-    """Quote the first names of a few, for a ``repr``."""
-    return ", ".join(map(repr, names[:shown])) + (", …" if len(names) > shown else "")
 
 
 def first_few(items: Iterable[object], limit: int = 3) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from probekit.data import Kind, holds_messages, normalised, text_hash
-from probekit.errors import LabelsError, few_names, first_few, repeated
+from probekit.errors import LabelsError, first_few, repeated
 from probekit.files import check_format, save_table
 from probekit.joins import Keys, Match, find_ids, match, other_texts, unknown_ids
 from probekit.label_columns import LabelColumn, class_values, parse_labels
@@ -83,7 +83,7 @@ class WeakLabels:
 
     def __repr__(self) -> str:
         """Show the counts instead of every row."""
-        return f"WeakLabels({len(self):,} rows, classes {few_names(self.classes)})"
+        return f"WeakLabels({len(self):,} rows, classes {first_few(self.classes, 5)})"
 
     @property
     def hard(self) -> NDArray[np.int64]:

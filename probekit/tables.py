@@ -27,6 +27,7 @@ __all__ = [
     "no_progress_bars",
     "read_file",
     "read_metadata",
+    "record_columns",
     "suffix_of",
 ]
 
@@ -631,6 +632,12 @@ def frame_columns(frame: Any) -> dict[str, Sequence[Any]]:
         name: [v.tolist() if hasattr(v, "tolist") else v for v in values]
         for name, values in columns.items()
     }
+
+
+def record_columns(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Columns of a list of mappings, in the order of their first appearance; None where absent."""
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: [record.get(name) for record in records] for name in names}
 
 
 class ArrowColumn(Sequence[Any]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +12,14 @@ import numpy as np
 
 from probekit.cuts import by_key
 from probekit.data import Rows, text_hash
-from probekit.errors import DataError, few_names, first_few, repeated
+from probekit.errors import DataError, first_few, repeated
 from probekit.files import atomic_write, check_format, drop_sidecar, json_line, save_table
 from probekit.joins import Keys, find_ids, match, other_texts
 from probekit.label_columns import class_values
 from probekit.safe import load_json, misfit
 from probekit.sources import read_table
 from probekit.states import finite_rows
-from probekit.tables import Table, dataset_table, frame_columns, no_progress_bars
+from probekit.tables import Table, dataset_table, frame_columns, no_progress_bars, record_columns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,7 +116,7 @@ class Verdicts:
     def __repr__(self) -> str:
         """Show the counts instead of every row."""
         kept = int(self.keep.sum())
-        return f"Verdicts({len(self):,} rows, {kept:,} kept, classes {few_names(self.classes)})"
+        return f"Verdicts({len(self):,} rows, {kept:,} kept, classes {first_few(self.classes, 5)})"
 
     @property
     def hard(self) -> NDArray[np.int64]:
@@ -271,20 +271,28 @@ class Verdicts:
 
         Each line gets ``label`` (class to train on), ``probs`` (soft form) and ``weight``.
         """
-        place = self.join(rows)
-        values, hard = self.class_values(), self.hard
         written = 0
         with atomic_write(path, "w") as file:
-            for record, verdict in zip(rows.records(), place, strict=True):
-                if verdict is None or not self.keep[verdict]:
-                    continue
-                record["label"] = values[hard[verdict]]
-                record["probs"] = [float(f"{p:.7g}") for p in self.label[verdict]]
-                record["weight"] = float(self.weight[verdict])
-                file.write(json_line(record))
+            for record, added in self.kept_records(rows):
+                file.write(json_line(record | added))
                 written += 1
         drop_sidecar(path)  # of an earlier file
         return written
+
+    def kept_records(self, rows: Rows) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Yield the own columns of every kept row, and its ``label``, ``probs`` and ``weight``."""
+        values, hard = self.class_values(), self.hard
+        for record, i in zip(rows.records(), self.join(rows), strict=True):
+            if i is not None and self.keep[i]:
+                probs = [float(f"{p:.7g}") for p in self.label[i]]
+                yield (
+                    record,
+                    {
+                        "label": values[hard[i]],
+                        "probs": probs,
+                        "weight": float(self.weight[i]),
+                    },
+                )
 
     def join(self, rows: Rows) -> list[int | None]:
         """Place of each row's verdict, by id, None without one; texts must be the same.
@@ -339,8 +347,7 @@ def _columns_of(dataset: Any) -> tuple[Mapping[str, Any], str]:
     if hasattr(dataset, "features") and hasattr(dataset, "data"):
         return dataset_table(dataset).columns, "dataset"
     if isinstance(dataset, Sequence) and all(isinstance(row, Mapping) for row in dataset):
-        names = dict.fromkeys(name for row in dataset for name in row)
-        return {name: [row.get(name) for row in dataset] for name in names}, "list"
+        return record_columns(dataset), "list"
     raise DataError(
         f"Verdicts apply to a datasets.Dataset, a DataFrame or a list of dicts, not to "
         f"{type(dataset).__name__}."

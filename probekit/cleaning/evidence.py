@@ -66,7 +66,7 @@ class StateMap:
 def nearest_rows(
     X: NDArray[np.float32], k: int, *, groups: NDArray[np.int64], metric: Metric = "cosine"
 ) -> Nearest | None:
-    """Find the ``k`` nearest rows of every row of X (n, d), or as many as every row has.
+    """Find the ``k`` nearest rows of every row of X (n, d); fewer if some row has fewer others.
 
     None if some row has no other row. Rows with the same number in ``groups`` (n,) are duplicates
     and not neighbours of each other.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.predict import Scored
 
-__all__ = ["check_savable", "label_store", "save_fitted"]
+__all__ = ["check_new_folder", "check_savable", "label_store", "save_fitted"]
 
 READS = "states.json"
 FORMAT, VERSION = "probekit-probe-states", 1
@@ -49,6 +49,11 @@ def check_savable(probe: Any, states: Any, folder: str | Path) -> None:
             f"Only {', '.join(PROBES)} can be saved, got {type(probe).__name__}; leave "
             "--save-probe out."
         )
+    check_new_folder(folder)
+
+
+def check_new_folder(folder: str | Path) -> None:
+    """Raise OutputExistsError if a folder to write has files already, or is a file."""
     folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise OutputExistsError(f"{folder} exists and is not empty; name a new folder.")

@@ -279,7 +279,7 @@ class Design:
         coef, intercept = self.rows.from_states(coef, intercept)
         if self.image is None:
             return coef, intercept
-        # x = L Q' w for the weights w of the states, of which rows as many as L is wide suffice.
+        # x = L Q' w for the weights w of the states; as many independent rows as L has columns do.
         product = torch.cat([x.double() @ coef.T for _, x in self.rows.chunks()])
         triangle = self.factor[self.independent]
         return torch.linalg.solve_triangular(
