@@ -126,10 +126,10 @@ def test_the_python(workplace: dict[str, str]) -> None:
 
 
 def test_the_csv_guide(workplace: dict[str, str]) -> None:
-    shell = blocks("sh", "docs/from-your-csv.md")
+    shell = blocks("sh", "docs/how-to/from-your-csv.md")
     assert sum(run_commands(block, workplace) for block in shell) == 7
     assert len(load_labels("new-labels.parquet")) == 20
     lines = [json.loads(line) for line in Path("clean.jsonl").read_text().splitlines()]
-    (example,) = blocks("json", "docs/from-your-csv.md")
+    (example,) = blocks("json", "docs/how-to/from-your-csv.md")
     assert set(lines[0]) == set(json.loads(example))
     assert {line["label"] for line in lines} == {"negative", "positive"}

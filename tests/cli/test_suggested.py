@@ -87,7 +87,9 @@ def wrong(text: str) -> list[str]:
 
 PAGES = [
     "README.md",
-    *(f"docs/{n}.md" for n in ("clusters", "decide", "from-your-csv", "students")),
+    "docs/decide.md",
+    "docs/students.md",
+    *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("docs/how-to/*.md"))),
 ]
 
 
