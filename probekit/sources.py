@@ -32,7 +32,8 @@ def load_rows(
     Parameters
     ----------
     source
-        A registered task (``docstrings`` or ``docstrings@student``), a path (JSONL, JSON, CSV, TSV,
+        A registered task (``docstrings``, ``docstrings@student``, or the variant
+        ``docstrings:numpy,scipy@student``), a path (JSONL, JSON, CSV, TSV,
         Parquet, Arrow or a saved data set), or ``hf:org/name[:config]@split``; a path if one of
         that name exists. A table with ``chosen`` and ``rejected`` becomes pairs with a label
         (:func:`probekit.tasks.reward.preference_rows`). Or a table that has been read.
@@ -133,7 +134,7 @@ def _is_task(source: str | Path) -> bool:
     from probekit.tasks.registry import task_names
 
     names = task_names()
-    name = source.partition("@")[0]
+    name = source.partition("@")[0].partition(":")[0]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}" if near else f"tasks are {', '.join(names)}"

@@ -249,7 +249,7 @@ def _joined(halves: Sequence[Rows]) -> Rows:
 def _open(name: str, seed: int, group_column: str | None) -> _Source:
     from probekit.tasks.registry import get_task, task_names
 
-    if not Path(name).exists() and name in task_names():
+    if not Path(name).exists() and name.partition(":")[0] in task_names():
         task = get_task(name)
         if task.kind not in ("classify", "reward"):
             raise UsageError(

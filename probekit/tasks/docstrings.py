@@ -1,6 +1,7 @@
 """Task ``docstrings``: docstrings of science packages and of the standard library.
 
-Read from installed source files with ``ast``; nothing is imported or run. The texts depend on the
+``docstrings:numpy,scipy,torch`` has these packages as classes, any number of them. Source files of
+installed packages are read with ``ast``; nothing is imported or run. The texts depend on the
 installed versions: compare figures only for equal versions.
 """
 
@@ -14,20 +15,23 @@ import re
 import sys
 import sysconfig
 import warnings
-from collections.abc import Iterator
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 from probekit.data import Rows, text_hash
-from probekit.errors import DataError
+from probekit.errors import DataError, UsageError
 from probekit.tasks.registry import Task, draw
 
 __all__ = ["SPLITS", "TASKS", "first_paragraph", "is_prose", "texts_of"]
 
 SPLITS = {"weak": 2000, "student": 2000, "validation": 1000, "test": 3000}
-"""Rows of each split, half of each class; fewer, in these proportions, if texts are few."""
+"""Rows of each split, equally many of each class; fewer, in these proportions, if texts are few."""
 
-MIN_TEXTS = 400
+CLASSES = ("standard library", "science")
+LEAST_TEXTS = 200
 SHORTEST, LONGEST = 30, 240
 LETTERS = 0.75
 WORDS = 4
@@ -84,16 +88,22 @@ def _docstrings(file: Path) -> Iterator[str]:
 
 
 def _science_roots() -> list[Path]:
-    roots = []
-    for package, name in SCIENCE.items():
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise DataError(
-                f"The task 'docstrings' reads the source of {name}, which is not installed here; "
-                "install it with `pip install scikit-learn scipy`."
-            )
-        roots += [Path(location) for location in spec.submodule_search_locations]
-    return roots
+    return [root for package in SCIENCE for root in _roots(package, "docstrings")]
+
+
+def _roots(package: str, task: str) -> list[Path]:
+    """Folders of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        install = SCIENCE.get(package, "it" if package.isidentifier() else "")
+        repair = (
+            f"install {install} with pip" if install else "name packages as Python imports them"
+        )
+        raise DataError(
+            f"The task {task!r} reads the source of the package {package!r}, which is not "
+            f"installed here; {repair}."
+        )
+    return [Path(location) for location in spec.submodule_search_locations]
 
 
 def _library_roots() -> list[Path]:
@@ -102,34 +112,47 @@ def _library_roots() -> list[Path]:
     return [p for name in names for p in (folder / name, folder / f"{name}.py") if p.exists()]
 
 
-@lru_cache(maxsize=1)
-def _texts() -> tuple[frozenset[str], frozenset[str]]:
-    """Return the texts of class 0 and of class 1; texts in both are left out."""
+@lru_cache(maxsize=2)
+def _texts(packages: tuple[str, ...]) -> tuple[frozenset[str], ...]:
+    """Return the texts of every class; those of several classes are left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # other people's escapes
-        library = set().union(*map(texts_of, _library_roots()))
-        science = set().union(*map(texts_of, _science_roots()))
-    return frozenset(library - science), frozenset(science - library)
+        if packages:
+            name = f"docstrings:{','.join(packages)}"
+            roots = [_roots(package, name) for package in packages]
+        else:
+            roots = [_library_roots(), _science_roots()]
+        texts = [set().union(*map(texts_of, each)) for each in roots]
+    counts = Counter(text for each in texts for text in each)
+    return tuple(frozenset(text for text in each if counts[text] == 1) for each in texts)
 
 
 def _split(
-    texts: tuple[frozenset[str], frozenset[str]], *, seed: int, sizes: dict[str, int]
+    texts: tuple[frozenset[str], ...],
+    *,
+    seed: int,
+    sizes: dict[str, int],
+    task: str = "docstrings",
+    classes: Sequence[str] = CLASSES,
 ) -> dict[str, Rows]:
     """Divide texts into splits of equal classes, in an order that depends on seed and text only."""
     wanted = sum(sizes.values())
-    available = 2 * min(map(len, texts))
-    if available < MIN_TEXTS:
+    n_classes = len(texts)
+    available = n_classes * min(map(len, texts))
+    if min(map(len, texts)) < LEAST_TEXTS:
+        counts = [
+            f"{len(each):,} texts of {name}" for name, each in zip(classes, texts, strict=True)
+        ]
         raise DataError(
-            f"The task 'docstrings' found {len(texts[0]):,} texts in the standard library and "
-            f"{len(texts[1]):,} in scikit-learn and SciPy, and needs {MIN_TEXTS // 2} of each; "
-            "install them with their source files (.py)."
+            f"The task {task!r} found {' and '.join(counts)}, and needs {LEAST_TEXTS} of each; "
+            "install packages with their source files (.py)."
         )
     share = min(1.0, available / wanted)
     dealt = [sorted(each, key=lambda text: draw(text, seed=seed, use="deal")) for each in texts]
     splits, start = {}, 0
     for name, size in sizes.items():
-        stop = start + int(size * share) // 2
-        rows = [(text, label) for label in (0, 1) for text in dealt[label][start:stop]]
+        stop = start + int(size * share) // n_classes
+        rows = [(text, label) for label, each in enumerate(dealt) for text in each[start:stop]]
         # Ordered by the first draw, the larger class would come first in each split.
         rows.sort(key=lambda row: draw(row[0], seed=seed, use="order"))
         splits[name] = Rows(
@@ -138,19 +161,44 @@ def _split(
                 "text": [text for text, _ in rows],
                 "label": [label for _, label in rows],
             },
-            source=f"docstrings@{name}",
+            source=f"{task}@{name}",
         )
         start = stop
     return splits
 
 
 @lru_cache(maxsize=2)
-def _splits(seed: int) -> dict[str, Rows]:
-    return _split(_texts(), seed=seed, sizes=SPLITS)
+def _splits(packages: tuple[str, ...], seed: int) -> dict[str, Rows]:
+    task = f"docstrings:{','.join(packages)}" if packages else "docstrings"
+    classes = packages or CLASSES
+    return _split(_texts(packages), seed=seed, sizes=SPLITS, task=task, classes=classes)
 
 
-def _load(split: str, seed: int) -> Rows:
-    return _splits(seed)[split]
+def _load(split: str, seed: int, packages: tuple[str, ...] = ()) -> Rows:
+    return _splits(packages, seed)[split]
+
+
+def _of_packages(names: str) -> Task:
+    """The task whose classes are these packages, separated by commas."""
+    packages = tuple(name.strip() for name in names.split(","))
+    if len(packages) < 2 or len(set(packages)) < len(packages) or not all(packages):
+        raise UsageError(
+            f"The task 'docstrings:{names}' needs two or more different packages, separated by "
+            "commas, as in docstrings:numpy,scipy,torch."
+        )
+    return replace(
+        TASKS[0],
+        name=f"docstrings:{','.join(packages)}",
+        description=(
+            "First paragraphs of docstrings (30 to 240 characters): in which of the packages does "
+            "this one stand? Texts follow the installed versions."
+        ),
+        source="source files of the installed packages, read on this machine",
+        licence="of each package",
+        classes=packages,
+        load=partial(_load, packages=packages),
+        variant=None,
+    )
 
 
 def _version(distribution: str) -> str:
@@ -173,9 +221,10 @@ TASKS = (
             f"and Python {platform.python_version()}, read on this machine"
         ),
         licence="BSD-3-Clause (scikit-learn, SciPy), PSF-2.0 (Python)",
-        classes=("standard library", "science"),
+        classes=CLASSES,
         splits=tuple(SPLITS),
         load=_load,
         halves=("weak", "student"),
+        variant=_of_packages,
     ),
 )

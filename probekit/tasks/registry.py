@@ -68,6 +68,8 @@ class Task:
     """Template of a row's text, columns in braces."""
     notes: str = ""
     """Notes on the splits: which were carved out of others, which rows were removed."""
+    variant: Callable[[str], Task] | None = None
+    """Function from what follows a colon in the name (``docstrings:numpy,scipy``) to that task."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -110,20 +112,29 @@ def task_names() -> list[str]:
 
 
 def get_task(name: str) -> Task:
-    """Return the task of that name.
+    """Return the task of that name, or its variant (``docstrings:numpy,scipy``).
 
     Raises
     ------
     UsageError
-        If there is no such task; the message suggests similar names.
+        If there is no such task; the message suggests similar names. If it has no variants, or
+        not this one.
     """
     known = _known()
-    if name not in known:
+    base, colon, parameter = name.partition(":")
+    if base not in known:
         raise UsageError(
-            f"There is no task {name!r}{did_you_mean(name, known)}; "
+            f"There is no task {base!r}{did_you_mean(base, known)}; "
             "`probekit tasks list` lists all tasks."
         )
-    return known[name]
+    task = known[base]
+    if not colon:
+        return task
+    if task.variant is None:
+        raise UsageError(
+            f"The task {base!r} has no variants, got {name!r}; leave out {colon + parameter!r}."
+        )
+    return task.variant(parameter)
 
 
 def draw(key: str, *, seed: int, use: str) -> int:

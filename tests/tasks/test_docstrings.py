@@ -4,10 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from probekit.data import text_hash
-from probekit.errors import DataError
+from probekit.errors import DataError, UsageError
 from probekit.tasks import docstrings, get_task
 from probekit.tasks.docstrings import SPLITS, first_paragraph, is_prose, texts_of
 
@@ -201,7 +202,7 @@ def test_a_text_of_both_classes_is_in_neither(
         (folder / "b.py").write_text(f'"""Only the package called {name} says this."""')
     monkeypatch.setattr(docstrings, "_library_roots", lambda: [tmp_path / "one"])
     monkeypatch.setattr(docstrings, "_science_roots", lambda: [tmp_path / "two"])
-    found = docstrings._texts.__wrapped__()
+    found = docstrings._texts.__wrapped__(())
     assert found == (
         frozenset({"Only the package called one says this."}),
         frozenset({"Only the package called two says this."}),
@@ -210,8 +211,44 @@ def test_a_text_of_both_classes_is_in_neither(
 
 def test_a_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docstrings, "SCIENCE", {"probekit_nothing_such": "Nothing"})
-    with pytest.raises(DataError, match=r"source of Nothing, which is not installed"):
+    with pytest.raises(DataError, match=r"'probekit_nothing_such'.*install Nothing with pip"):
         docstrings._science_roots()
+
+
+def test_packages_are_classes_in_the_order_of_the_name() -> None:
+    task = get_task("docstrings:click, scipy,numpy")
+    assert (task.name, task.classes) == (
+        "docstrings:click,scipy,numpy",
+        ("click", "scipy", "numpy"),
+    )
+    rows = task.rows("student")
+    assert rows.source == "docstrings:click,scipy,numpy@student"
+    labels = np.asarray(rows.columns["label"])
+    assert len(set(np.bincount(labels))) == 1
+    # A word of each package, as in the test of the two classes above.
+    texts = rows.columns["text"]
+    for word, label in (("command", 0), ("matrix", 1)):
+        those = [y for text, y in zip(texts, labels, strict=True) if word in text.lower()]
+        assert np.bincount(those, minlength=3).argmax() == label, word
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("docstrings:numpy", "two or more different packages"),
+        ("docstrings:numpy,numpy", "two or more different packages"),
+        ("sciq:numpy", "'sciq' has no variants"),
+        ("nothing:numpy", "no task 'nothing'"),
+    ],
+)
+def test_other_variants_are_refused(name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        get_task(name)
+
+
+def test_a_package_that_is_not_there_is_named() -> None:
+    with pytest.raises(DataError, match="'nothing_such', which is not installed"):
+        get_task("docstrings:click,nothing_such").rows("test")
 
 
 def test_nothing_that_is_read_is_imported() -> None:
