@@ -34,7 +34,7 @@ test-slow: $(VENV)/.release $(VENV)/.docs  ## run the tests that take minutes: t
 
 smoke: $(VENV)/.installed  ## the short check for other systems: help, and README's commands on tiny models
 	$(BIN)/probekit --help
-	$(BIN)/python -m pytest tests/test_readme.py
+	$(BIN)/python -m pytest tests/test_pages.py -k readme
 
 dist: $(VENV)/.release  ## build sdist and wheel in dist/, and check them
 	rm -rf dist
