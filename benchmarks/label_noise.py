@@ -125,7 +125,7 @@ def _probe(trained: Array, truth: Array, states: Array) -> Array:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.003, max_iter=1000))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.03, max_iter=1000))
     return np.asarray(probe.fit(trained, truth).predict_proba(states))
 
 

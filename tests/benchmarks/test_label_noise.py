@@ -50,11 +50,13 @@ def test_planted_shares_are_those_of_the_kind(task):
 def test_unsure_errors_are_where_the_weaker_model_is_unsure(task):
     # The classes' states differ by 0.175 in each of 64 columns: unsure is a sum near 5.6.
     score = np.abs(task[2].layer(1).sum(axis=1) - 5.6)
-    for kind, least in (("unsure", 0.7), ("symmetric", 0.45)):
+    share = {}
+    for kind in ("unsure", "symmetric"):
         _, labels, _, wrong = shares(task, kind)
         near = score[labels.rows] < np.median(score[labels.rows])
-        assert wrong[near].sum() / wrong.sum() > least
-        assert (kind == "unsure") == (wrong[near].sum() / wrong.sum() > 0.55)
+        share[kind] = wrong[near].sum() / wrong.sum()
+    assert share["unsure"] > 0.65  # 7/8 for a weaker model that knows the sum
+    assert share["symmetric"] == pytest.approx(0.5, abs=0.06)  # over four standard errors
 
 
 def test_a_rule_errs_in_its_rows_alone(task):
