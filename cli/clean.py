@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
 
 import click
 
+from probekit.cli.labels import Annotators
 from probekit.cli.options import (
     AsJson,
     BatchTokens,
@@ -70,6 +71,7 @@ class CleanOptions(TypedDict):
             type=click.FloatRange(0, 1, min_open=True, max_open=True),
         ),
     ]
+    annotators: Annotators
     device: Annotated[str, option("auto, cpu, cuda, cuda:1, mps.", default="auto")]
     batch_tokens: BatchTokens
     trust_remote_code: TrustRemoteCode
@@ -110,6 +112,7 @@ def command(**options: Unpack[CleanOptions]) -> None:
                 output=output,
                 action=options["action"],
                 contamination=options["contamination"],
+                annotators=options["annotators"],
                 save_probe=options["save_probe"],
                 device=options["device"],
                 batch_tokens=options["batch_tokens"],

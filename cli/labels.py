@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import click
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from probekit.verdicts import Verdicts
 
 __all__ = [
+    "Annotators",
     "ByPosition",
     "Classes",
     "LabelledStoreOptions",
@@ -54,6 +55,16 @@ ByPosition = Annotated[
 ]
 
 
+Annotators = Annotated[
+    Literal["votes", "dawid-skene"] | None,
+    option(
+        "How several labels a row (label_1, label_2, … or repeated ids with a column annotator) "
+        "become one: share of votes, or Dawid-Skene, which weighs annotators by their errors.  "
+        "[default: votes]"
+    ),
+]
+
+
 Truth = Annotated[
     str | None,
     option("Ground truth (id and label) to evaluate the result; never used to produce it."),
@@ -80,6 +91,7 @@ class LabelsOptions(TypedDict):
     classes: Classes
     by_position: ByPosition
     only_labelled: Annotated[bool, option("Leave out rows without a label.")]
+    annotators: Annotators
 
 
 class StoreOptions(TypedDict):
@@ -101,7 +113,8 @@ class LabelledStoreOptions(StoreOptions, LabelsOptions):
 def reading(options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of :func:`load_labels` for weak labels, of the options that were given."""
     names = ("id_column", "label_column", "confidence_column", "text_column", "classes")
-    return pick(options, *names) | ({"by_position": True} if options.get("by_position") else {})
+    position = {"by_position": True} if options.get("by_position") else {}
+    return pick(options, *names, "annotators") | position
 
 
 def read_labels(options: Mapping[str, Any], rows: Keys) -> WeakLabels:

@@ -17,6 +17,7 @@ from markupsafe import escape
 
 from probekit.activations.checkpoint import open_checkpoint
 from probekit.activations.extraction import extract
+from probekit.annotators import Method, combine, has_vote_rows
 from probekit.cleaning.diagnose import diagnose
 from probekit.cleaning.evaluate import summarize
 from probekit.cleaning.evidence import RowEvidence, with_states
@@ -203,6 +204,7 @@ def clean(
     output: str | Path | None = None,
     action: Action = "auto",
     contamination: float = 0.2,
+    annotators: Method | None = None,
     seed: int = 0,
     save_probe: str | Path | None = None,
     overwrite: bool = False,
@@ -230,6 +232,9 @@ def clean(
         rule, filter.
     contamination : float, default=0.2
         Share that a filter drops of each weak class, in (0, 1).
+    annotators : {"votes", "dawid-skene"}, default=None
+        How several labels a row (:func:`probekit.annotators.combine`) are combined; None: by votes,
+        if there are several.
     seed : int, default=0
         For folds, and for equal rows at a cut.
     save_probe : path, default=None
@@ -264,10 +269,11 @@ def clean(
     if save_probe is not None:
         check_new_folder(save_probe)
     table = _table(data)
-    columns, rows, labels, notes = _rows_and_labels(table, text, label, id)
+    columns, rows, labels, notes = _rows_and_labels(table, text, label, id, annotators)
+    votes = labels.provenance.get("annotators", {"columns": [columns.label]})["columns"]
     report(
-        f"{table.source}: texts from {columns.text!r}, labels from {columns.label!r}: "
-        f"{len(rows):,} rows, {len(labels.classes)} classes."
+        f"{table.source}: texts from {columns.text!r}, labels from "
+        f"{', '.join(map(repr, votes))}: {len(rows):,} rows, {len(labels.classes)} classes."
     )
     for note in notes:
         report(f"Note: {note}")
@@ -355,9 +361,18 @@ def _table(data: Any) -> Table:
 
 
 def _rows_and_labels(
-    table: Table, text: str | None, label: str | None, id_column: str | None
+    table: Table,
+    text: str | None,
+    label: str | None,
+    id_column: str | None,
+    annotators: Method | None,
 ) -> tuple[Columns, Rows, WeakLabels, tuple[str, ...]]:
     """Rows that have a text and a label, their labels in the same order, and what was left out."""
+    if has_vote_rows(table.columns, id_column):
+        text, label = guess_columns(table.columns, text=text, label=label, source=table.source)
+    combined = combine(table, annotators, id_column=id_column, label_column=label, text_column=text)
+    if combined is not None:
+        table, label = combined, "probs"
     notes = [table.note] if table.note else []
     if text is None and are_preferences(table.columns):
         pairs = preference_columns(table.columns, source=table.source, id_column=id_column)
@@ -494,15 +509,20 @@ def _cell(value: Any) -> Any:
 def _commands(result: CleanResult, folder: Path, data: Any, id_column: str | None) -> list[Any]:
     """Plain commands that do the same, and the audit; only None if the data have no name.
 
-    Nor are there commands for a part of the rows: the plain ones refuse rows without a text.
+    Nor are there commands for a part of the rows, or for one vote a line: the plain ones refuse
+    rows without a text and ids that repeat.
     """
-    if not isinstance(data, str | Path) or any("left out" in note for note in result.notes):
+    votes = result.verdicts.provenance.get("annotators", {})
+    part = "annotator_column" in votes or any("left out" in note for note in result.notes)
+    if not isinstance(data, str | Path) or part:
         return [None]
     source, store, name = str(data), str(folder / STORE), result.columns.text
     label = _asked(result.columns.label)
     text = [] if name in ("text", "messages") else ["--text-column", name]
     ids = [] if id_column is None else ["--id-column", id_column]
     labels = ["--labels", source, *([] if label is None else ["--label-column", label]), *ids]
+    if votes.get("method", "votes") != "votes":
+        labels += ["--annotators", votes["method"]]
     rows = ["--rows", source, *text]
     layers = ",".join(map(str, result.layers))
     lines = [

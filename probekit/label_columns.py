@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     _Probs = tuple[NDArray[np.float64], tuple[str, ...]]
     _Reader = Callable[[list[Any], "_Origin", tuple[str, ...] | None], _Probs]
 
-__all__ = ["LabelColumn", "class_values", "parse_labels"]
+__all__ = ["READ", "LabelColumn", "class_values", "is_soft", "parse_labels"]
 
 SUM_TOLERANCE = 1e-3  # float16 probabilities of a dozen classes sum to 1 within this
 END_TOLERANCE = 1e-4  # and one of them may be as far below 0 or above 1
@@ -513,6 +513,14 @@ def _number(value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+def is_soft(value: Any) -> bool:
+    """Whether a value is a fraction, or a list of numbers or text of one: no name of a class."""
+    number = None if isinstance(value, bool) else _number(value)
+    if number is not None:
+        return math.isfinite(number) and number != math.floor(number)
+    return _list(value) is not None
 
 
 def _list(value: Any) -> list[float] | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from probekit.annotators import Method, combine
 from probekit.data import Kind, holds_messages, normalised, text_hash
 from probekit.errors import LabelsError, first_few, repeated
 from probekit.files import check_format, save_table
@@ -321,8 +322,13 @@ def load_labels(
     classes: Sequence[str] | None = None,
     by_position: bool = False,
     one_class: bool = False,
+    annotators: Method | None = None,
 ) -> WeakLabels:
     """Read labels from a file (CSV, JSONL, Parquet, …), or from a task's own column.
+
+    Several labels a row (``label_1``, ``label_2``, …, or ids that repeat with a column
+    ``annotator``) are combined (:func:`probekit.annotators.combine`), and their agreement stands in
+    ``provenance["annotators"]``.
 
     Parameters
     ----------
@@ -340,6 +346,9 @@ def load_labels(
         Join by position: the rows are the same, in the same order.
     one_class
         Accept labels that are all of one class (a truth may be).
+    annotators
+        How several labels a row are combined: ``votes`` or ``dawid-skene``; None: by votes, if
+        there are several.
 
     Raises
     ------
@@ -350,6 +359,16 @@ def load_labels(
     """
     table = source if isinstance(source, Table) else read_table(source)
     source = table.source if isinstance(source, Table) else source
+    combined = combine(
+        table,
+        annotators,
+        id_column=id_column,
+        label_column=label_column,
+        text_column=text_column,
+        classes=classes,
+    )
+    if combined is not None:
+        table, label_column = combined, None
     columns: Mapping[str, Sequence[Any]] = table.columns
     if label_column is None and text_column is None and are_preferences(columns):
         columns = preference_columns(columns, source=str(source), id_column=id_column)
@@ -373,6 +392,9 @@ def load_labels(
         note=table.note,
         source=str(source),
     )
+    if combined is not None:
+        votes = labels.provenance["annotators"]["columns"]
+        labels = replace(labels, column=f"the votes in {', '.join(votes)}")
     if not one_class and np.count_nonzero(labels.probs.max(axis=0) > 0) < 2:
         left_out = f"; {len(labels.missing)} rows have no label" if labels.missing else ""
         raise LabelsError(

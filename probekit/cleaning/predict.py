@@ -270,6 +270,8 @@ def score_rows(
         "labels": {"source": Path(aligned.source).name, "fingerprint": aligned.fingerprint},
         **where,
     }
+    if "annotators" in aligned.provenance:
+        provenance["annotators"] = aligned.provenance["annotators"]
     if pairs:
         provenance["pairs"] = True
     notes = fitted.notes_for(aligned.classes, aligned.ids) if hasattr(fitted, "notes_for") else []
