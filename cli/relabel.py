@@ -40,6 +40,13 @@ class FormOptions(TypedDict):
             metavar="A,B,…",
         ),
     ]
+    flip: Annotated[
+        float | None,
+        option(
+            "Hard labels: flip this share of each weak class, those that a filter would drop.",
+            metavar="SHARE",
+        ),
+    ]
     only_above: Annotated[
         float | None, option("Leave labels whose disagreement is not above this.")
     ]
@@ -60,8 +67,8 @@ def command(**options: Unpack[RelabelOptions]) -> None:
     """
     from probekit.cleaning.predict import ELEUTHER, relabel
 
-    form = pick(options, "blend", "threshold", "only_above", "prior")
-    soft = not options["hard"] and not {"blend", "threshold", "prior"} & {*form}
+    form = pick(options, "blend", "threshold", "only_above", "prior", "flip")
+    soft = not options["hard"] and not {"blend", "threshold", "prior", "flip"} & {*form}
     if options["preset"] is not None and soft:
         form |= ELEUTHER["relabel"]
     clean(relabel, options, hard=options["hard"], **form)

@@ -491,6 +491,7 @@ ACTION_KINDS: dict[str, dict[str, Kind]] = {
         "threshold": Maybe(Number(0, 1, above=True, below=True)),
         "only_above": KINDS["only_above"],
         "prior": Maybe(Listed(Number(0, 1, above=True, below=True), each_once=False)),
+        "flip": Maybe(Number(0, 1, above=True, below=True)),
         "in_sample": FLAG,
         "n_folds": FOLDS,
         "disagreement": DISAGREEMENT,

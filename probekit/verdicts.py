@@ -50,7 +50,7 @@ METADATA = {
         "command?": str,
         "form?": str,
         "contamination?": (*NUMBER, str),
-        **dict.fromkeys(("threshold?", "blend?", "only_above?"), NUMBER),
+        **dict.fromkeys(("threshold?", "blend?", "only_above?", "flip?"), NUMBER),
         "estimates?": {"hoc": [NUMBER], "confident_joint": [NUMBER]},
     },
 }

@@ -142,9 +142,10 @@ class Scored:
         threshold: float | None = None,
         only_above: float | None = None,
         prior: Sequence[float] | None = None,
+        flip: float | None = None,
     ) -> Verdicts:
         """Give every row a new label; arguments as :func:`relabel`."""
-        check_form(blend, threshold, only_above, prior, hard=hard)
+        check_form(blend, threshold, only_above, prior, flip, hard=hard)
         label, form = new_labels(
             self.proba,
             self.labels,
@@ -152,7 +153,9 @@ class Scored:
             hard=hard,
             threshold=threshold,
             ties=self.ties,
+            disagreement=self.disagreement,
             prior=prior,
+            flip=flip,
         )
         action = {"action": "relabel", **form}
         if only_above is not None:
@@ -362,6 +365,7 @@ def relabel(
     threshold: float | None = None,
     only_above: float | None = None,
     prior: Sequence[float] | None = None,
+    flip: float | None = None,
     in_sample: bool = False,
     n_folds: int = 5,
     seed: int = 0,
@@ -389,6 +393,9 @@ def relabel(
     prior
         Hard labels with these class shares (C,) in the order of the classes, where they are known:
         the weak labels' own mislead if one class is mislabelled more often than another.
+    flip
+        Hard labels instead: this share of each weak class, the most disagreeing as in
+        :func:`filter_labels`, gets its most probable other class, and the rest keep theirs.
     on_scored
         As :func:`filter_labels`.
 
@@ -396,7 +403,7 @@ def relabel(
     -------
     Verdicts that keep every row.
     """
-    check_form(blend, threshold, only_above, prior, hard=hard)
+    check_form(blend, threshold, only_above, prior, flip, hard=hard)
     scored = score_rows(
         *(states, labels, probe),
         layer=layer,
@@ -410,7 +417,12 @@ def relabel(
     if on_scored is not None:
         on_scored(scored)
     return scored.relabel(
-        blend=blend, hard=hard, threshold=threshold, only_above=only_above, prior=prior
+        blend=blend,
+        hard=hard,
+        threshold=threshold,
+        only_above=only_above,
+        prior=prior,
+        flip=flip,
     )
 
 

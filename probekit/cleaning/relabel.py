@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.cuts import DECIMALS, prior_matched, tied_decisions
+from probekit.cuts import DECIMALS, Cut, count_of, largest, prior_matched, tied_decisions
 from probekit.errors import LabelsError, UsageError, first_few
 from probekit.joins import Keys
 from probekit.kinds import ACTION_KINDS, check, checked
@@ -34,15 +34,18 @@ def check_form(
     threshold: float | None,
     only_above: float | None,
     prior: Sequence[float] | None,
+    flip: float | None = None,
     *,
     hard: bool,
 ) -> None:
     """Raise UsageError unless at most one form of a label is given, within its range."""
     check(blend=blend, only_above=only_above, hard=hard)
-    checked(("threshold",), ACTION_KINDS["relabel"]["threshold"], threshold)
-    checked(("prior",), ACTION_KINDS["relabel"]["prior"], prior)
-    if (blend is not None) + (hard or prior is not None) + (threshold is not None) > 1:
-        raise UsageError("Give one of blend, hard and threshold; they are three forms of a label.")
+    given = {"threshold": threshold, "prior": prior, "flip": flip}
+    for name, value in given.items():
+        checked((name,), ACTION_KINDS["relabel"][name], value)
+    forms = (blend, True if hard or prior is not None else None, threshold, flip)
+    if sum(form is not None for form in forms) > 1:
+        raise UsageError("Give one of blend, hard, threshold and flip; they are forms of a label.")
 
 
 def _shares(prior: Sequence[float], classes: Sequence[str]) -> NDArray[np.float64]:
@@ -70,7 +73,9 @@ def new_labels(
     hard: bool,
     threshold: float | None,
     ties: NDArray[Any],
+    disagreement: NDArray[np.float64],
     prior: Sequence[float] | None = None,
+    flip: float | None = None,
 ) -> tuple[NDArray[np.float64], dict[str, Any]]:
     """New labels (n, C) from a probe's ``proba`` (n, C) and weak labels, and their provenance.
 
@@ -83,6 +88,10 @@ def new_labels(
         decided, tied = decide_at_prior(proba, shares * len(proba), ties=ties)
         form = {"form": "hard, at the given prior", "prior": shares.tolist()}
         return np.eye(n_classes)[decided], {**form, "ties": {"rows": int(tied.sum())}}
+    if flip is not None:
+        flipped, cut = _flipped(proba, labels.hard, flip, disagreement, ties)
+        form = {"form": "hard, flipped", "flip": flip}
+        return np.eye(n_classes)[flipped], {**form, "ties": cut.tie_counts()}
     if hard:
         size = np.bincount(labels.hard, minlength=n_classes)
         decided, tied = decide_at_prior(proba, size, ties=ties)
@@ -100,6 +109,21 @@ def new_labels(
         return label, {"form": "hard, at a threshold", "threshold": threshold}
     beta = BLEND if blend is None else blend
     return (1 - beta) * labels.probs + beta * proba, {"form": "soft", "blend": beta}
+
+
+def _flipped(
+    proba: NDArray[np.float64],
+    weak: NDArray[np.int64],
+    share: float,
+    disagreement: NDArray[np.float64],
+    ties: NDArray[Any],
+) -> tuple[NDArray[np.int64], Cut]:
+    """Classes (n,) with the most disagreeing share of each weak class given its best other one."""
+    size = np.bincount(weak, minlength=proba.shape[1])
+    cut = largest(disagreement, [count_of(share, n) for n in size], weak, ties=ties)
+    other = np.round(proba, DECIMALS)
+    np.put_along_axis(other, weak[:, None], -1, axis=1)
+    return np.where(cut.selected, other.argmax(axis=1), weak), cut
 
 
 def decide_at_prior(

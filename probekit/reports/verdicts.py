@@ -101,6 +101,8 @@ def _action(provenance: Mapping[str, Any]) -> str:
     if provenance["action"] == "relabel":
         amount = provenance.get("blend", provenance.get("threshold"))
         text = f"relabel, {provenance['form']}" + ("" if amount is None else f" {amount:g}")
+        if "flip" in provenance:
+            text += f" {provenance['flip']:g} of each weak class"
         above = provenance.get("only_above")
         return text if above is None else f"{text}, where the disagreement is above {above:g}"
     if "threshold" in provenance:

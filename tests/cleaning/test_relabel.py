@@ -44,6 +44,34 @@ def test_a_known_prior_mends_what_noise_by_class_does_to_the_shares(blobs):
     np.testing.assert_array_equal(same.hard, at_weak.hard)
 
 
+@pytest.mark.parametrize("noise", [(0.2, 0.2), (0.3, 0.1, 0.2)])
+def test_flipped_is_what_a_filter_of_the_same_share_drops(blobs, noise):
+    data = blobs(n=600, noise=noise)
+    scored = score_rows(data.X, data.weak)
+    flipped = scored.relabel(flip=0.2)
+    dropped = ~scored.filter(contamination=0.2).keep
+    assert np.array_equal(flipped.hard != data.weak, dropped)
+    others = scored.proba.copy()
+    others[np.arange(600), data.weak] = -1
+    assert np.array_equal(flipped.hard[dropped], others[dropped].argmax(axis=1))
+    assert set(np.unique(flipped.label)) == {0, 1}
+    assert flipped.keep.all()
+    right = (flipped.hard == data.truth).mean()
+    assert right > (data.weak == data.truth).mean() + 0.05
+    assert (scored.relabel(flip=0.9).hard == data.truth).mean() < right - 0.3  # control
+    same = relabel(data.X, data.weak, flip=0.2)
+    assert np.array_equal(same.label, flipped.label)
+
+
+def test_rows_that_are_not_flipped_have_their_weak_class_even_if_soft(blobs):
+    data = blobs(n=300)
+    soft = np.where(data.weak == 1, 0.6, 0.2)
+    verdicts = relabel(data.X, soft, flip=0.1)
+    counts = [int(0.1 * n) for n in np.bincount(data.weak)]
+    assert ((verdicts.hard != data.weak) & (data.weak == 0)).sum() == counts[0]
+    assert ((verdicts.hard != data.weak) & (data.weak == 1)).sum() == counts[1]
+
+
 @pytest.mark.parametrize("prior", [[1.0], [0.5, 0.6], [0.2, 0.3, 0.5], [0.0, 1.0], [0.5, "x"]])
 def test_a_prior_is_a_share_for_each_class(blobs, prior):
     data = blobs(n=60, noise=(0.1, 0.1))
@@ -145,8 +173,11 @@ def test_seeing_the_labels_makes_relabelling_a_no_op():
         ({"threshold": 0}, r"in \(0, 1\), got 0"),
         ({"threshold": 1.0}, r"in \(0, 1\), got 1.0"),
         ({"only_above": 1}, r"\[0, 1\)"),
-        ({"hard": True, "blend": 0.5}, "one of blend, hard and threshold"),
-        ({"hard": True, "threshold": 0.5}, "one of blend, hard and threshold"),
+        ({"hard": True, "blend": 0.5}, "one of blend, hard, threshold and flip"),
+        ({"hard": True, "threshold": 0.5}, "one of blend, hard, threshold and flip"),
+        ({"prior": [0.5, 0.5], "flip": 0.2}, "one of blend, hard, threshold and flip"),
+        ({"flip": 0}, r"in \(0, 1\), got 0"),
+        ({"flip": 1.0}, r"in \(0, 1\), got 1.0"),
     ],
 )
 def test_forms_that_make_no_sense(blobs, how, sentence):

@@ -29,6 +29,7 @@ def run(probekit, chain):
         (["--blend", "0.4"], {"blend": 0.4}),
         (["--hard"], {"hard": True}),
         (["--threshold", "0.5"], {"threshold": 0.5}),
+        (["--flip", "0.1"], {"flip": 0.1}),
         (["--only-above", "0.5", "--k", "9"], {"only_above": 0.5, "probe": KNNProbe(9)}),
         (["--probe", "logreg", "--hard"], {"probe": "logreg", "hard": True}),
         (["--probe", "topofilter", "--k-zeta", "9"], None),
@@ -121,7 +122,7 @@ def test_a_no_op_is_told(probekit, chain, make_acts):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--hard", "--threshold", "0.5"], "one of blend, hard and threshold"),
+        (["--hard", "--threshold", "0.5"], "one of blend, hard, threshold and flip"),
         (["--blend", "0"], "'--blend': it is a number in (0, 1], got '0'"),
         (["--threshold", "1"], "'--threshold': it is a number in (0, 1), got '1'"),
         (["--only-above", "2"], "'--only-above': it is a number in [0, 1) (2 % is 0.02)"),
@@ -147,3 +148,7 @@ def test_three_classes(probekit, refused, chain, write_rows):
     verdicts = Verdicts.load(chain.out)
     assert verdicts.classes == ("a", "b", "c")
     assert np.bincount(verdicts.hard).tolist() == [int((labels == c).sum()) for c in "abc"]
+
+
+def test_what_was_flipped_is_said(run):
+    assert "relabel, hard, flipped 0.1 of each weak class" in run("--flip", "0.1").output
