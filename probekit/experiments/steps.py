@@ -500,11 +500,11 @@ def linear_student_step(
             student = PairProbe(student) if store.differences else student
             _fit(student, read_states(store, layers), used, store.copies())
         with ActivationStore(given["test"] / STORE) as test:
+            probs = np.zeros((len(test), len(used.classes)))
+            columns = np.asarray(student.classes_, dtype=np.int64)
+            probs[:, columns] = student.predict_proba(read_states(test, layers))
             predicted = WeakLabels(
-                ids=list(test.ids),
-                hashes=list(test.hashes),
-                probs=np.asarray(student.predict_proba(read_states(test, layers)), np.float64),
-                classes=used.classes,
+                ids=list(test.ids), hashes=list(test.hashes), probs=probs, classes=used.classes
             )
         _save_predictions(folder, "test", predicted)
 
@@ -519,15 +519,25 @@ def linear_student_step(
 
 def _fit(probe: Any, X: Any, labels: WeakLabels | Verdicts, groups: Any) -> None:
     """Fit a probe on the rows that the labels keep; states, labels and groups in one order."""
+    from sklearn.utils.validation import has_fit_parameter
+
+    from probekit.probes.base import BaseProbe
+
+    keep: Any = slice(None)
     if isinstance(labels, WeakLabels):
-        probe.fit(X, labels.probs, groups=groups)
+        Y, weight = labels.probs, None
+    else:
+        keep = np.flatnonzero(labels.keep)
+        if not len(keep):
+            raise DataError("No row is left to train on: all were dropped; filter less.")
+        Y, weight = labels.label[keep].astype(np.float64), labels.weight[keep].astype(np.float64)
+        Y /= Y.sum(axis=1, keepdims=True)  # float32 on disk
+    if isinstance(probe, BaseProbe):
+        probe.fit(X[keep], Y, sample_weight=weight, groups=np.asarray(groups)[keep])
         return
-    keep = np.flatnonzero(labels.keep)
-    if not len(keep):
-        raise DataError("No row is left to train on: all were dropped; filter less.")
-    Y, weight = labels.label[keep].astype(np.float64), labels.weight[keep].astype(np.float64)
-    Y /= Y.sum(axis=1, keepdims=True)  # float32 on disk
-    probe.fit(X[keep], Y, sample_weight=weight, groups=np.asarray(groups)[keep])
+    # A classifier of another package takes classes.
+    weighted = weight is not None and has_fit_parameter(probe, "sample_weight")
+    probe.fit(X[keep], Y.argmax(axis=1), **({"sample_weight": weight} if weighted else {}))
 
 
 def random_verdicts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from probekit.experiments.config import STUDENTS, RunConfig
 from probekit.experiments.plan import plan
 from probekit.experiments.presets import read_preset
 from probekit.experiments.run import Run, Sources, open_folder
-from probekit.experiments.steps import STORE, VERDICTS, Model, random_verdicts
+from probekit.experiments.steps import STORE, VERDICTS, Model, _fit, random_verdicts
 from probekit.labels import WeakLabels, load_labels
 from probekit.metrics import paired_bootstrap
 from probekit.probes import KNNProbe, LogisticProbe
@@ -494,3 +495,28 @@ def test_steps_of_finetuned_runs_keep_their_folders(write_jsonl: Files, tmp_path
     fewer = config.changed(student_rows=50)
     other: list[Step] = Run(fewer, tmp_path, lambda _: None, Known()).all_steps(planned=True)
     assert not {step.folder_name for step in other if step.kind == "verdicts"} & set(names)
+
+
+def test_a_classifier_of_another_package_is_fitted_on_classes() -> None:
+    """One with weights and one without, on the rows that verdicts keep."""
+    from sklearn.naive_bayes import GaussianNB
+    from sklearn.neighbors import KNeighborsClassifier
+
+    rng = np.random.default_rng(0)
+    X, groups = rng.normal(size=(60, 3)), np.arange(60)
+    share = rng.uniform(size=60)
+    probs = np.stack([1 - share, share], axis=1)
+    ids = [str(i) for i in range(60)]
+    weak = WeakLabels(ids=ids, hashes=None, probs=probs, classes=("a", "b"))
+    verdicts = random_verdicts(weak, [5, 7], seed=0)
+    weighted = replace(verdicts, weight=np.linspace(0.1, 2, 60, dtype=np.float32))
+    hard, keep = probs.argmax(axis=1), verdicts.keep
+    for labels, rows, more in (
+        (weak, slice(None), {}),
+        (weighted, keep, {"sample_weight": weighted.weight[keep]}),
+    ):
+        for cls, known in ((GaussianNB, more), (KNeighborsClassifier, {})):
+            probe = cls()
+            _fit(probe, X, labels, groups)
+            expected = cls().fit(X[rows], hard[rows], **known)
+            np.testing.assert_allclose(probe.predict_proba(X), expected.predict_proba(X))
