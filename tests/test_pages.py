@@ -18,7 +18,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from click.testing import CliRunner
 
 from probekit.cli.main import cli
 from probekit.labels import load_labels
+from probekit.tasks import registry
 from probekit.verdicts import Verdicts
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,9 @@ SAID = (
 TEXTS = [f"The {THINGS[i // 6 % 4]} {SAID[i % 2][i // 2 % 3]} (order {i})." for i in range(120)]
 # Every tenth label is wrong, and all of those say that a bad review is a good one.
 LABELS = [i % 2 if i % 10 else 1 - i % 2 for i in range(120)]
+
+# Of torch's loader, on a machine without an accelerator.
+pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 
 
 @dataclass(frozen=True)
@@ -157,11 +161,10 @@ class Reader:
         assert re.fullmatch(".*".join(parts), printed, re.DOTALL), f"{text}\nis not\n{printed}"
 
     def python(self, text: str) -> None:
+        for name, folder in self.models.items():
+            text = text.replace(f'"{name}"', repr(folder))
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            exec(
-                compile(text.replace('"MODEL"', repr(self.models["MODEL"])), "page", "exec"),
-                self.names,
-            )
+            exec(compile(text, "page", "exec"), self.names)
         self.printed = out.getvalue()
 
     def shell(self, text: str) -> None:
@@ -240,11 +243,12 @@ def download(name: str, folder: Path) -> None:
 @pytest.fixture
 def models(
     tmp_path: Path, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> dict[str, str]:
+) -> Iterator[dict[str, str]]:
     """The models by their names in pages; the folder holds the files of which pages speak."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PROBEKIT_DATASETS", str(tmp_path / "datasets"))
+    monkeypatch.setattr(registry, "_registered", {})
     rows = [{"id": f"r{i}", "text": text} for i, text in enumerate(TEXTS)]
     reviews = [
         f'{row["id"]},"{row["text"]}",{("negative", "positive")[label]}\n'
@@ -253,6 +257,12 @@ def models(
     true = [{**row, "label": i % 2} for i, row in enumerate(rows)]
     again = [{**row, "id": f"s{i}", "text": f"{row['text']} Yes."} for i, row in enumerate(true)]
     header = "review_id,review_body,stars_class\n"
+    pairs = [
+        {"prompt": f"{text} What now?", "chosen": " Let us look at it.", "rejected": " No idea."}
+        for text in TEXTS
+    ]
+    for pair in pairs[::10]:
+        pair["chosen"], pair["rejected"] = pair["rejected"], pair["chosen"]
     files: dict[str, str | list[dict[str, Any]]] = {
         "rows.jsonl": rows,
         "half0.jsonl": rows[:60],
@@ -261,6 +271,8 @@ def models(
         "test.jsonl": [{**row, "text": f"{row['text']} Really."} for row in true[:20]],
         "truth.jsonl": [{"id": row["id"], "label": row["label"]} for row in true[:60]],
         "mine.jsonl": true + again,
+        "pairs.jsonl": pairs,
+        "new-pairs.jsonl": [{**pair, "prompt": f"{pair['prompt']} Well?"} for pair in pairs[:20]],
         "weak.csv": "id,label\n" + "".join(f"r{i},{y}\n" for i, y in enumerate(LABELS)),
         "reviews.csv": header + "".join(reviews),
         "new.csv": header + "".join(reviews[:20]),
@@ -272,7 +284,10 @@ def models(
     for name in ("node0", "node1"):
         (tmp_path / name).mkdir()
     np.save(tmp_path / "states.npy", np.random.default_rng(0).normal(size=(len(rows), 8)))
-    return {"SMALL_MODEL": str(tiny_model("bert")), "MODEL": str(tiny_model("llama"))}
+    yield {"SMALL_MODEL": str(tiny_model("bert")), "MODEL": str(tiny_model("llama"))}
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("name", ALL)
