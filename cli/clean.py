@@ -86,8 +86,8 @@ class CleanOptions(TypedDict):
 def command(**options: Unpack[CleanOptions]) -> None:
     """Clean the labels of a table: one command from a file to a training set.
 
-    DATA is a CSV, TSV, JSONL or Parquet file, a saved data set, hf:org/name@split or a task. A
-    strong model's hidden states are stored (and resume after a stop), the labels are diagnosed,
+    DATA is a CSV, TSV, JSONL, Parquet or Excel file, a saved data set, hf:org/name@split or a task.
+    A strong model's hidden states are stored (and resume after a stop), the labels are diagnosed,
     and then filtered, relabelled or left alone. The folder holds the training set, a report of the
     most doubtful rows, and a summary with the plain commands that do the same.
 

@@ -29,6 +29,7 @@ from probekit.cleaning.source_rows import texts_of
 from probekit.columns import Columns, guess_columns
 from probekit.data import Rows
 from probekit.errors import DataError, ProbekitError, UsageError
+from probekit.excel import write_sheet
 from probekit.files import atomic_write, json_line, write_table
 from probekit.labels import WeakLabels, load_labels
 from probekit.probes.ensemble import plan_layers
@@ -58,7 +59,7 @@ ACTIONS = get_args(Action)
 STORE, VERDICTS, TRAIN = "states.h5", "verdicts.parquet", "train"
 REPORT, SUMMARY = "report.html", "summary.json"
 # Formats that the training set is written in beside JSONL, where the input has them.
-TABLES = (".csv", ".tsv", ".parquet")
+TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
 WEAK_LABEL = "weak_label"
 
 
@@ -495,14 +496,19 @@ def _write_like(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     if path.suffix == ".parquet":
         write_table(columns, path)
         return
+    rows = (list(map(_cell, row)) for row in zip(*columns.values(), strict=True))
+    if path.suffix == ".xlsx":
+        with atomic_write(path) as file:
+            write_sheet(list(columns), rows, file)
+        return
     with atomic_write(path, "w") as file:
         writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
         writer.writerow(columns)
-        writer.writerows(map(_cell, row) for row in zip(*columns.values(), strict=True))
+        writer.writerows(rows)
 
 
 def _cell(value: Any) -> Any:
-    """A cell of a CSV file: lists as JSON, nothing for None."""
+    """A cell of a CSV file or workbook: lists as JSON, nothing for None."""
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from probekit.errors import DataError
+from probekit.excel import is_workbook, read_sheet
 from probekit.files import read_sidecar
 from probekit.safe import load_json, misfit, one_line, read_json, regular_file
 
@@ -44,15 +45,19 @@ FORMATS = {
     ".pq": "parquet",
     ".arrow": "arrow",
     ".feather": "arrow",
+    ".xlsx": "excel",
+    ".xlsm": "excel",
 }
 SUFFIXES = tuple(FORMATS)
 COMPRESSIONS = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd", ".snappy")
 GZIP, BZIP2, XZ, ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 PARQUET, ARROW, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
+ZIP = b"PK\x03\x04"
 # First bytes -> kind of a file that is not a table.
 OTHERS = {
-    b"PK\x03\x04": "a zip archive or a spreadsheet (.xlsx, .ods); save the table as CSV (UTF-8)",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls); save the table as CSV (UTF-8)",
+    ZIP: "a zip archive or a spreadsheet that is not .xlsx (.ods); save the table as .xlsx or CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls) or one with a password; save the table "
+    "as .xlsx or CSV, without a password",
     b"\x89HDF": "an HDF5 file; activation stores are read by other arguments",
     b"SQLite format 3": "an SQLite database; export the table as CSV",
     b"%PDF": "a PDF document; export the table as CSV",
@@ -103,12 +108,12 @@ def suffix_of(path: str | Path) -> str:
 
 
 def read_file(path: str | Path) -> Table:
-    """Read a JSONL, JSON, CSV, TSV, Parquet or Arrow file, or a folder of them, as a table.
+    """Read a JSONL, JSON, CSV, TSV, Parquet, Arrow or Excel file, or a folder, as a table.
 
     Text may be compressed (gzip, bzip2, xz, zstd). CSV follows RFC 4180; fields may also be
     separated by semicolons, tabs or bars. TSV is read without quoting (as GLUE's files) unless its
-    fields are quoted. CSV and TSV give strings. A folder is a saved data set, or parts of one table
-    in Parquet.
+    fields are quoted. CSV and TSV give strings, Excel (.xlsx) the values of the first sheet. A
+    folder is a saved data set, or parts of one table in Parquet.
 
     Raises
     ------
@@ -170,6 +175,9 @@ def _read_plain(path: Path) -> Table:
         return _read_parquet(path)
     if head.startswith((ARROW, STREAM)):
         return _read_arrow(path)
+    if head.startswith(ZIP) and is_workbook(path):
+        records, note = read_sheet(path)
+        return Table(_columns_of(path, iter(records)), str(path), note=note)
     for start, kind in OTHERS.items():
         if head.lstrip().startswith(start):
             raise DataError(f"{path} is {kind}.")
@@ -179,11 +187,9 @@ def _read_plain(path: Path) -> Table:
             f"{path} has the ending {suffix_of(path) or 'none'!r}; allowed are "
             f"{', '.join(SUFFIXES)} (text also as .gz, .bz2, .xz or .zst), and folders of Parquet."
         )
-    if form in ("parquet", "arrow"):
-        raise DataError(
-            f"{path} is damaged or not {'an Arrow' if form == 'arrow' else 'a Parquet'} file: it "
-            "does not begin as one."
-        )
+    if form in ("parquet", "arrow", "excel"):
+        kind = {"parquet": "a Parquet", "arrow": "an Arrow", "excel": "an Excel"}[form]
+        raise DataError(f"{path} is damaged or not {kind} file: it does not begin as one.")
     with _open_text(path, head) as text:
         readers: dict[str, Callable[[Path, IO[str]], Table]] = {
             "csv": _read_delimited,
@@ -302,13 +308,13 @@ def _outside_quotes(line: str, mark: str) -> int:
     return re.sub(r'"[^"]*"', "", line).count(mark)
 
 
-def _columns_of(path: Path, reader: Iterator[list[str]]) -> dict[str, Sequence[Any]]:
+def _columns_of(path: Path, reader: Iterator[list[Any]]) -> dict[str, Sequence[Any]]:
     """Columns of records, without the empty cells that spreadsheets leave at the ends."""
     csv.field_size_limit(LONGEST_FIELD)
     try:
-        header = next((r for r in reader if any(cell.strip() for cell in r)), [])
+        header = next((r for r in reader if any(map(_filled, r))), [])
         names = [_clean_name(name) for name in header]
-        lists: list[list[str]] = [[] for _ in names]
+        lists: list[list[Any]] = [[] for _ in names]
         for number, record in enumerate(reader, 2):
             if len(record) != len(names):
                 if not record and len(names) > 1:
@@ -322,11 +328,11 @@ def _columns_of(path: Path, reader: Iterator[list[str]]) -> dict[str, Sequence[A
     return _named(path, names, _without_empty_end(lists))
 
 
-def _fitted(path: Path, record: list[str], names: list[str], line: int) -> list[str]:
+def _fitted(path: Path, record: list[Any], names: list[str], line: int) -> list[Any]:
     """A record of another length, cut or filled up if only empty cells differ."""
-    if not any(cell.strip() for cell in record):
+    if not any(map(_filled, record)):
         return [""] * len(names)
-    if not any(cell.strip() for cell in record[len(names) :]) and len(record) > len(names):
+    if not any(map(_filled, record[len(names) :])) and len(record) > len(names):
         return record[: len(names)]
     raise DataError(
         f"{path}, line {line}: {len(record)} fields where the header has {len(names)}; quote "
@@ -334,26 +340,31 @@ def _fitted(path: Path, record: list[str], names: list[str], line: int) -> list[
     )
 
 
-def _clean_name(name: str) -> str:
+def _filled(cell: Any) -> bool:
+    """Whether a cell holds anything."""
+    return bool(cell.strip()) if isinstance(cell, str) else cell is not None
+
+
+def _clean_name(name: Any) -> str:
     """A column's name without blanks, byte order marks and quotes around it."""
-    name = name.replace("\ufeff", "").strip()
-    return name[1:-1].strip() if len(name) > 1 and name[0] == name[-1] == '"' else name
+    text = ("" if name is None else str(name)).replace("\ufeff", "").strip()
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
-def _without_empty_end(lists: list[list[str]]) -> list[list[str]]:
+def _without_empty_end(lists: list[list[Any]]) -> list[list[Any]]:
     """Columns without empty records at the end."""
     end = len(lists[0]) if lists else 0
-    while end and not any(values[end - 1].strip() for values in lists):
+    while end and not any(_filled(values[end - 1]) for values in lists):
         end -= 1
     return [values[:end] for values in lists]
 
 
-def _named(path: Path, names: list[str], lists: list[list[str]]) -> dict[str, Sequence[Any]]:
+def _named(path: Path, names: list[str], lists: list[list[Any]]) -> dict[str, Sequence[Any]]:
     """Columns by name, without those that have neither a name nor content."""
     pairs = [
         (name, values)
         for name, values in zip(names, lists, strict=True)
-        if name or any(cell.strip() for cell in values)
+        if name or any(map(_filled, values))
     ]
     named = [name for name, _ in pairs]
     if len(set(named)) != len(named):

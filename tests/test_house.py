@@ -37,6 +37,7 @@ PACKAGES = sorted(set(PYPROJECT["tool"]["setuptools"]["packages"]))
 # Lower may not import higher; equal may import each other.
 LEVELS = {
     "probekit.errors": 0,
+    "probekit.excel": 1,
     "probekit.extras": 1,
     "probekit.safe": 0,
     "probekit.kinds": 0,

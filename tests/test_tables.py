@@ -298,7 +298,7 @@ def test_names_of_classes_come_with_saved_data_sets_and_parquet(tmp_path):
     ("name", "content", "sentence"),
     [
         ("x.csv", b"PK\x03\x04rest", "a zip archive or a spreadsheet"),
-        ("x.xlsx", b"PK\x03\x04rest", "save the table as CSV"),
+        ("x.xlsx", b"PK\x03\x04rest", "is damaged or not an Excel workbook"),
         ("x.csv", b"\x89HDF\r\n", "an HDF5 file"),
         ("x.csv", b"SQLite format 3\0", "an SQLite database"),
         ("x.csv", b"<!DOCTYPE html>", "a web page"),
