@@ -31,7 +31,7 @@ ANNOTATOR = ("annotator", "annotator_id", "worker", "worker_id", "rater", "rater
 # Columns that say what a row is: its votes must agree on them.
 TEXTS = ("text", "text_pair", "messages", "text_hash")
 # EM stops when the evidence lower bound per vote grows by less.
-TOLERANCE, MOST_STEPS = 1e-8, 1000
+TOLERANCE, MOST_STEPS = 1e-7, 300
 
 
 class _Form(NamedTuple):
@@ -389,8 +389,8 @@ def _sentence(source: str, about: Mapping[str, Any]) -> str:
         text += "no row has two, so agreement is unknown"
     else:
         text += (
-            f"in {about['all_agree']:.1%} of {about['rows_with_several']:,} rows with two or more "
-            "all agree"
+            f"all agree in {100 * about['all_agree']:.1f} % of the "
+            f"{about['rows_with_several']:,} rows with two or more"
         )
     if about["krippendorff_alpha"] is not None:
         text += f", Krippendorff's alpha {about['krippendorff_alpha']:.2f}"

@@ -105,8 +105,8 @@ def test_the_share_of_votes_becomes_a_soft_label_and_no_vote_is_no_label() -> No
         "krippendorff_alpha": 0.5,
     }
     assert labels.notes == (
-        "votes.csv: 3 annotators, 3 rows, 2.3 labels a row; in 66.7% of 3 rows with two or more "
-        "all agree, Krippendorff's alpha 0.50; combined by share of votes.",
+        "votes.csv: 3 annotators, 3 rows, 2.3 labels a row; all agree in 66.7 % of the 3 rows with "
+        "two or more, Krippendorff's alpha 0.50; combined by share of votes.",
     )
 
 
@@ -296,7 +296,7 @@ def test_alpha_of_votes_that_cannot_disagree_is_unknown() -> None:
 
 
 def test_dawid_skene_agrees_with_a_second_computation() -> None:
-    """Within 1e-3: crowd-kit stops when the bound per vote grows by less than 1e-8."""
+    """Within 1e-3: crowd-kit stops when the bound per vote grows by less than 1e-7."""
     pytest.importorskip("crowdkit")
     y, V = planted()
     labels = load_labels(wide(V), annotators="dawid-skene")
