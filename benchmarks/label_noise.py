@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 from probekit.activations.store import ActivationStore
 
-__all__ = ["KINDS", "TRAINED", "NoisyLabels", "weak_labels"]
+__all__ = ["KINDS", "TRAINED", "NoisyLabels", "bag_of_words", "weak_labels"]
 
 KINDS = ("model", "words", "symmetric", "class", "unsure", "rule")
 """A weaker model; bag of words; planted evenly, by class, where a model is unsure, by a rule."""
@@ -71,7 +71,7 @@ def weak_labels(
         if kind == "model":
             weak = supervisor()
         elif kind == "words":
-            weak = _bag_of_words([texts[i] for i in trained], truth[trained], shown)
+            weak = bag_of_words([texts[i] for i in trained], truth[trained], shown)
         else:
             weak = np.eye(C)[_planted(kind, shown, truth[rows], supervisor, seed, rng)]
         share = np.bincount(weak.argmax(axis=1), minlength=C) / len(rows)
@@ -129,7 +129,7 @@ def _probe(trained: Array, truth: Array, states: Array) -> Array:
     return np.asarray(probe.fit(trained, truth).predict_proba(states))
 
 
-def _bag_of_words(trained: Sequence[str], truth: Array, texts: Sequence[str]) -> Array:
+def bag_of_words(trained: Sequence[str], truth: Array, texts: Sequence[str]) -> Array:
     """P (n, C) of a logistic regression on counts of words."""
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
