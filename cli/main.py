@@ -23,6 +23,7 @@ from typing import Any
 
 import click
 
+import probekit
 from probekit import __version__
 from probekit.errors import (
     NO_SPACE,
@@ -33,6 +34,7 @@ from probekit.errors import (
     disk_sentence,
     is_out_of_memory,
 )
+from probekit.extras import both_installed
 from probekit.files import written
 from probekit.kinds import shown
 from probekit.safe import printable
@@ -110,6 +112,8 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; the messages of click, too, hold no terminal control characters."""
+        if conflict := both_installed(Path(str(probekit.__file__)).parents[1]):
+            click.echo(printable(f"Warning: {conflict}"), err=True)
         try:
             return super().invoke(ctx)
         except click.ClickException as error:

@@ -1,13 +1,15 @@
-"""Packages that only some commands need: checked before any work, with the line that installs."""
+"""What is installed: packages that only some commands need, and another project's probekit."""
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 from probekit.errors import ProbekitError
 
-__all__ = ["DISTRIBUTION", "need"]
+__all__ = ["DISTRIBUTION", "both_installed", "need"]
 
 DISTRIBUTION = "probekit-w2s"
 # Package -> extra that installs it, and what is missing without it.
@@ -31,3 +33,21 @@ def need(
             f"{what} the package {package}, which is not installed; "
             f"`pip install '{DISTRIBUTION}[{extra}]'` installs it."
         )
+
+
+def both_installed(folder: Path) -> str | None:
+    """A sentence if the distribution probekit of PyPI is installed beside ours, in one folder.
+
+    A look at the folder's names: importlib.metadata would slow every start.
+    """
+    try:
+        names = [name for name in os.listdir(folder) if name.endswith(".dist-info")]
+    except OSError:
+        return None
+    if not all(any(n.startswith(d) for n in names) for d in ("probekit-", "probekit_w2s-")):
+        return None
+    return (
+        f"The distributions probekit (another project) and {DISTRIBUTION} are both installed and "
+        f"share {folder / 'probekit'}, where each overwrites the other's files; run `pip uninstall "
+        f"probekit`, then `pip install --force-reinstall --no-deps {DISTRIBUTION}`."
+    )

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 import probekit
+from probekit.cli.main import cli
 from probekit.errors import ProbekitError
-from probekit.extras import DISTRIBUTION, EXTRAS, need
+from probekit.extras import DISTRIBUTION, EXTRAS, both_installed, need
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -68,7 +70,7 @@ LEVELS = {
 }
 HEAVY = (
     *("torch", "transformers", "datasets", "sklearn", "faiss", "pandas", "pyarrow", "matplotlib"),
-    "pydantic",
+    *("pydantic", "importlib.metadata"),
 )
 
 
@@ -373,3 +375,20 @@ def test_without_an_extra_one_sentence_names_it(
     monkeypatch.setattr("probekit.extras.find_spec", lambda _: None)
     with pytest.raises(ProbekitError, match=rf"{package}, which is not installed; `pip install"):
         need(package)
+
+
+def test_another_project_of_this_name_in_the_same_folder_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{DISTRIBUTION.replace('-', '_')}-{probekit.__version__}.dist-info").mkdir()
+    (tmp_path / "probekit_extra-1.0.dist-info").mkdir()
+    assert both_installed(tmp_path) is None
+    assert both_installed(tmp_path / "missing") is None
+    (tmp_path / "probekit-0.3.1.dist-info").mkdir()
+    monkeypatch.setattr(probekit, "__file__", str(tmp_path / "probekit" / "__init__.py"))
+    result = CliRunner().invoke(cli, ["completion", "bash"])
+    assert result.exit_code == 0
+    assert result.stderr.startswith("Warning: The distributions probekit (another project) and ")
+    assert "`pip uninstall probekit`" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Warning" not in result.stdout
