@@ -266,7 +266,7 @@ OPTIONS: dict[str, Kind] = {
     "seeds": Seeds(),
     "layer": Whole(-9999, 9999),
     "run.layer": Layers(),
-    **dict.fromkeys(("labels", "truth", "rows", "predictions"), Name()),
+    **dict.fromkeys(("labels", "truth", "trusted", "rows", "predictions"), Name()),
     "model": Name("a model's name"),
     **dict.fromkeys(("settings", "loss_options"), Text("KEY=VALUE", free=True)),
     "predict": Name("[NAME=]ROWS", free=True),
@@ -448,7 +448,11 @@ def _holds_out(options: Options) -> Any:
 
 
 TRUTH = Rule(("truth_column",), _needs("truth"), "without --truth")
-CLEANING = (TRUTH, Rule(("rows",), _needs("write_data"), "without --write-data"))
+CLEANING = (
+    TRUTH,
+    Rule(("trusted_column",), _needs("trusted"), "without --trusted"),
+    Rule(("rows",), _needs("write_data"), "without --write-data"),
+)
 CLASSES = ("classify", "reward")
 RUN_ONLY = (
     *("probes", "actions", "action_options", "layer", "linear_students", "random_drops"),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import click
 
 from probekit.cli.options import FILE, IdColumn, argument, option, pick, say
+from probekit.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from probekit.activations.store import ActivationStore
     from probekit.joins import Keys, Match
     from probekit.labels import WeakLabels
     from probekit.verdicts import Verdicts
@@ -24,14 +27,17 @@ __all__ = [
     "Classes",
     "LabelledStoreOptions",
     "LabelsOptions",
+    "TrustedOptions",
     "Truth",
     "TruthColumn",
     "TruthOptions",
     "print_labels",
     "read_labels",
+    "read_trusted",
     "read_truth",
     "read_truth_codes",
     "reading",
+    "supervisor_store",
 ]
 
 CLASSES_SHOWN = 12
@@ -77,6 +83,25 @@ class TruthOptions(TypedDict):
 
     truth: Truth
     truth_column: TruthColumn
+
+
+class TrustedOptions(TypedDict):
+    """True labels of some rows to learn from."""
+
+    trusted: Annotated[
+        str | None,
+        option(
+            "True labels (id and label) of some rows, 50 or more: they correct what the probe "
+            "says of all rows, and these rows get their true label."
+        ),
+    ]
+    trusted_column: Annotated[str | None, option("Column of the trusted labels, if not label.")]
+    supervisor_acts: Annotated[
+        Path | None,
+        option(
+            "Store of the weak supervisor's own states of the rows; with trusted labels.", type=FILE
+        ),
+    ]
 
 
 class LabelsOptions(TypedDict):
@@ -132,23 +157,63 @@ def read_labels(options: Mapping[str, Any], rows: Keys) -> WeakLabels:
 
 def read_truth(options: Mapping[str, Any], rows: Keys | None = None) -> WeakLabels:
     """Read ``--truth``; ``--id-column`` is the labels', which a truth may not have."""
+    return _read_true(options, "truth", rows)
+
+
+def _read_true(options: Mapping[str, Any], name: str, rows: Keys | None) -> WeakLabels:
+    """Read the true labels that the option ``name`` gives."""
     from dataclasses import replace
 
     from probekit.joins import same_column
     from probekit.labels import load_labels
     from probekit.sources import read_table
 
-    source, id_column = options["truth"], options.get("id_column")
+    source, id_column = options[name], options.get("id_column")
     if id_column is not None:
         source = read_table(source)
         id_column = id_column if same_column(source.columns, id_column) else None
-    truth = load_labels(
-        source, id_column=id_column, label_column=options.get("truth_column"), one_class=True
-    )
+    column = options.get(f"{name}_column")
+    truth = load_labels(source, id_column=id_column, label_column=column, one_class=True)
     if options.get("by_position") and truth.keys.counted:
         truth = replace(truth, key=replace(truth.keys, by_position=True))
     print_labels(truth, rows)
     return truth
+
+
+def read_trusted(
+    options: Mapping[str, Any], store: ActivationStore, labels: WeakLabels, audit: Path
+) -> WeakLabels | dict[str, str] | None:
+    """Read ``--trusted``, or else the answers of an audit of these rows; None without either."""
+    from probekit.cleaning.audit import UNSURE
+    from probekit.cleaning.review import AuditFile
+
+    if options["trusted"] is not None:
+        return _read_true(options, "trusted", store.keys)
+    if not audit.is_file():
+        return None
+    hashes = dict(zip(store.ids, store.hashes, strict=True))
+    try:
+        answers = AuditFile(audit, hashes, labels.classes).answers
+    except DataError:
+        if options["audit"] is not None:
+            raise
+        return None  # of other rows
+    known = {name: answer for name, answer in answers.items() if answer != UNSURE}
+    if known:
+        say(f"{audit}: {len(known)} true labels, which are trusted.")
+    return known or None
+
+
+@contextmanager
+def supervisor_store(options: Mapping[str, Any]) -> Iterator[ActivationStore | None]:
+    """Open ``--supervisor-acts``; None without it."""
+    if options["supervisor_acts"] is None:
+        yield None
+        return
+    from probekit.activations.store import ActivationStore
+
+    with ActivationStore(options["supervisor_acts"]) as store:
+        yield store
 
 
 def read_truth_codes(options: Mapping[str, Any], verdicts: Verdicts) -> NDArray[np.int64]:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import click
 
-from probekit.cli.labels import LabelledStoreOptions, TruthOptions, read_labels, read_truth_codes
+from probekit.cli.labels import (
+    LabelledStoreOptions,
+    TrustedOptions,
+    TruthOptions,
+    read_labels,
+    read_trusted,
+    read_truth_codes,
+    supervisor_store,
+)
 from probekit.cli.options import (
     OUTPUT_FILE,
     AsJson,
@@ -45,7 +53,7 @@ __all__ = [
 ]
 
 # Options that do not change the verdicts themselves.
-BESIDE = ("overwrite", "truth", "truth_column", "audit", "write_data", "save_probe", "rows")
+BESIDE = ("overwrite", "truth", "truth_column", "write_data", "save_probe", "rows")
 
 
 class WordOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since 8.4
@@ -68,7 +76,7 @@ class WordOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
             self.fail(f"{value!r} is neither {words} nor a number.", param, ctx)
 
 
-class CleanedOptions(LabelledStoreOptions, TruthOptions):
+class CleanedOptions(LabelledStoreOptions, TruthOptions, TrustedOptions):
     """The store and the weak labels to clean, and what is known about them."""
 
     layer: Annotated[
@@ -77,8 +85,8 @@ class CleanedOptions(LabelledStoreOptions, TruthOptions):
     audit: Annotated[
         Path | None,
         option(
-            "Answers of `probekit audit`, which overrule advice.  [default: "
-            "LABELS.audit.csv here, if it exists]",
+            "Answers of `probekit audit`, which overrule advice, and are trusted without "
+            "--trusted.  [default: LABELS.audit.csv here, if it exists]",
             type=OUTPUT_FILE,
         ),
     ]
@@ -208,20 +216,24 @@ def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: An
             check_savable(probe, store, options["save_probe"])
             settings["on_scored"] = partial(save_fitted, store=store, folder=options["save_probe"])
         labels = read_labels(options, store.keys)
-        verdicts = act(
-            store,
-            labels,
-            probe=probe,
-            layer=options["layer"],
-            seed=options["seed"],
-            only_labelled=options["only_labelled"],
-            **settings,
-        )
+        audit = options["audit"] or audit_path(options["labels"])
+        with supervisor_store(options) as supervisor:
+            verdicts = act(
+                store,
+                labels,
+                probe=probe,
+                layer=options["layer"],
+                seed=options["seed"],
+                only_labelled=options["only_labelled"],
+                trusted=read_trusted(options, store, labels, audit),
+                supervisor_states=supervisor,
+                **settings,
+            )
         advice = advice_on(
             verdicts.provenance["action"],
             store,
             labels,
-            audit=options["audit"] or audit_path(options["labels"]),
+            audit=audit,
             needed=options["audit"] is not None,
             seed=options["seed"],
             only_labelled=options["only_labelled"],

@@ -19,6 +19,8 @@ from sklearn.utils.validation import has_fit_parameter
 from probekit import __version__
 from probekit.cleaning.filter import check_amount, rows_to_drop
 from probekit.cleaning.relabel import check_form, new_labels
+from probekit.cleaning.trust import UNKNOWN, TrustModel
+from probekit.cleaning.trusted import with_trust
 from probekit.cuts import Cut, by_content, by_id, check_disagreement, disagreement_of, names_of
 from probekit.errors import LabelsError, ProbeError, UsageError
 from probekit.groups import NO_FOLDS, duplicate_groups, ordered_groups
@@ -34,6 +36,7 @@ from probekit.verdicts import NO_FOLD, Verdicts
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
+    from probekit.cleaning.trusted import Trusted
 
 __all__ = [
     "ELEUTHER",
@@ -88,6 +91,10 @@ class Scored:
     """The rows that the probe itself drops, if it is a filter."""
     form: str = "label"
     """Form of the disagreement."""
+    truth: NDArray[np.int64] | None = None
+    """Class numbers of the trusted rows (n,), -1 of all others; None without trusted labels."""
+    trust: TrustModel | None = None
+    """What corrected ``proba``; None without enough trusted labels."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """Settings and fingerprints that the verdicts record."""
 
@@ -156,6 +163,7 @@ class Scored:
             disagreement=self.disagreement,
             prior=prior,
             flip=flip,
+            calibrated=self.trust is not None,
         )
         action = {"action": "relabel", **form}
         if only_above is not None:
@@ -167,6 +175,10 @@ class Scored:
     def _verdicts(
         self, label: NDArray[np.float64], keep: NDArray[np.bool_], action: dict[str, Any]
     ) -> Verdicts:
+        if self.truth is not None:  # people have seen these rows
+            known = self.truth != UNKNOWN
+            keep = keep | known
+            label = np.where(known[:, None], np.eye(label.shape[1])[self.truth], label)
         return Verdicts(
             ids=list(self.labels.ids),
             hashes=list(self.hashes),
@@ -199,6 +211,8 @@ def score_rows(
     only_labelled: bool = False,
     disagreement: str = "label",
     ties: str = "hash",
+    trusted: Trusted | None = None,
+    supervisor_states: ActivationStore | ArrayLike | None = None,
 ) -> Scored:
     """Join rows and labels, fit the probe, and predict every row without its own label.
 
@@ -231,6 +245,13 @@ def score_rows(
     ties
         What decides between equal rows at a cut: ``"hash"`` of seed and id (of the content if
         there are no ids), or ``"index"``, the smaller row number first.
+    trusted : WeakLabels, path or mapping of id to class, optional
+        True labels of some rows, from which :class:`probekit.cleaning.trust.TrustModel` corrects
+        the probe's P. These rows get their true label and are never dropped. For plain states the
+        ids are those of the weak labels, or the row numbers.
+    supervisor_states : ActivationStore or array-like of shape (n, d), optional
+        The weak supervisor's own states of the rows (of a store the last layer), which help to
+        tell where it errs; with ``trusted`` only.
 
     Raises
     ------
@@ -242,6 +263,8 @@ def score_rows(
     check_disagreement(disagreement)
     if ties not in TIES:
         raise UsageError(f"ties must be {' or '.join(TIES)}, got {ties!r}.")
+    if supervisor_states is not None and trusted is None:
+        raise UsageError("The supervisor's states are of use with trusted labels only; give these.")
     probe = default_probe(states, layer) if probe is None else probe
     pairs = bool(getattr(states, "differences", False))
     if isinstance(probe, str):
@@ -285,12 +308,16 @@ def score_rows(
         fitted = getattr(fitted, "probe_", probe)
     if hasattr(fitted, "l2_"):
         provenance["probe"]["l2"] = fitted.l2_
-    return Scored(
+    scored = Scored(
         *(X, groups, aligned, hashes, proba, fold, fitted, order),
         cut=cut,
         form=disagreement,
         provenance=provenance,
     )
+    if trusted is None:
+        return scored
+    rows = states.keys if hasattr(states, "keys") else aligned.keys
+    return with_trust(scored, trusted, rows, supervisor_states)
 
 
 def filter_labels(
@@ -308,13 +335,15 @@ def filter_labels(
     only_labelled: bool = False,
     disagreement: Literal["label", "distance"] | None = None,
     ties: Literal["hash", "index"] = "hash",
+    trusted: Trusted | None = None,
+    supervisor_states: ActivationStore | ArrayLike | None = None,
     on_scored: Callable[[Scored], None] | None = None,
 ) -> Verdicts:
     """Keep the rows whose weak label agrees with a probe that has not seen it.
 
     Parameters
     ----------
-    states, labels, probe, layer, in_sample, n_folds, seed, only_labelled, ties
+    states, labels, probe, layer, in_sample, n_folds, seed, only_labelled, ties, trusted
         As :func:`score_rows`.
     disagreement
         As there; by default ``"label"``. If given, a TopoFilter probe uses it too.
@@ -348,6 +377,8 @@ def filter_labels(
         only_labelled=only_labelled,
         disagreement=disagreement or "label",
         ties=ties,
+        trusted=trusted,
+        supervisor_states=supervisor_states,
     )
     if on_scored is not None:
         on_scored(scored)
@@ -372,6 +403,8 @@ def relabel(
     only_labelled: bool = False,
     disagreement: Literal["label", "distance"] = "label",
     ties: Literal["hash", "index"] = "hash",
+    trusted: Trusted | None = None,
+    supervisor_states: ActivationStore | ArrayLike | None = None,
     on_scored: Callable[[Scored], None] | None = None,
 ) -> Verdicts:
     """Give every row a new label.
@@ -413,6 +446,8 @@ def relabel(
         only_labelled=only_labelled,
         disagreement=disagreement,
         ties=ties,
+        trusted=trusted,
+        supervisor_states=supervisor_states,
     )
     if on_scored is not None:
         on_scored(scored)

@@ -76,10 +76,13 @@ def new_labels(
     disagreement: NDArray[np.float64],
     prior: Sequence[float] | None = None,
     flip: float | None = None,
+    calibrated: bool = False,
 ) -> tuple[NDArray[np.float64], dict[str, Any]]:
     """New labels (n, C) from a probe's ``proba`` (n, C) and weak labels, and their provenance.
 
-    All others are as in :func:`probekit.cleaning.predict.relabel`.
+    ``calibrated``: trusted labels have corrected ``proba``, so that hard labels are the most
+    probable classes, whatever the class shares of the weak labels. All others are as in
+    :func:`probekit.cleaning.predict.relabel`.
     """
     n_classes = len(labels.classes)
     form: dict[str, Any]
@@ -92,6 +95,9 @@ def new_labels(
         flipped, cut = _flipped(proba, labels.hard, flip, disagreement, ties)
         form = {"form": "hard, flipped", "flip": flip}
         return np.eye(n_classes)[flipped], {**form, "ties": cut.tie_counts()}
+    if hard and calibrated:
+        decided = np.round(proba, DECIMALS).argmax(axis=1)
+        return np.eye(n_classes)[decided], {"form": "hard, as trusted labels calibrated it"}
     if hard:
         size = np.bincount(labels.hard, minlength=n_classes)
         decided, tied = decide_at_prior(proba, size, ties=ties)
