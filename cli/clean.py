@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
 
 import click
 
-from probekit.cli.labels import Annotators
+from probekit.cli.labels import Annotators, Trusted
 from probekit.cli.options import (
     AsJson,
     BatchTokens,
@@ -72,6 +72,7 @@ class CleanOptions(TypedDict):
         ),
     ]
     annotators: Annotators
+    trusted: Trusted
     device: Annotated[str, option("auto, cpu, cuda, cuda:1, mps.", default="auto")]
     batch_tokens: BatchTokens
     trust_remote_code: TrustRemoteCode
@@ -113,6 +114,7 @@ def command(**options: Unpack[CleanOptions]) -> None:
                 action=options["action"],
                 contamination=options["contamination"],
                 annotators=options["annotators"],
+                trusted=options["trusted"],
                 save_probe=options["save_probe"],
                 device=options["device"],
                 batch_tokens=options["batch_tokens"],

@@ -27,6 +27,7 @@ __all__ = [
     "Classes",
     "LabelledStoreOptions",
     "LabelsOptions",
+    "Trusted",
     "TrustedOptions",
     "Truth",
     "TruthColumn",
@@ -85,16 +86,19 @@ class TruthOptions(TypedDict):
     truth_column: TruthColumn
 
 
+Trusted = Annotated[
+    str | None,
+    option(
+        "True labels (id and label) of some rows, 50 or more: they correct what the probe says of "
+        "all rows, and these rows get their true label."
+    ),
+]
+
+
 class TrustedOptions(TypedDict):
     """True labels of some rows to learn from."""
 
-    trusted: Annotated[
-        str | None,
-        option(
-            "True labels (id and label) of some rows, 50 or more: they correct what the probe "
-            "says of all rows, and these rows get their true label."
-        ),
-    ]
+    trusted: Trusted
     trusted_column: Annotated[str | None, option("Column of the trusted labels, if not label.")]
     supervisor_acts: Annotated[
         Path | None,

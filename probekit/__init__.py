@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from probekit.cleaning.diagnose import diagnose
     from probekit.cleaning.evaluate import evaluate
     from probekit.cleaning.predict import filter_labels, relabel, score_rows
+    from probekit.cleaning.trust import TrustModel
     from probekit.data import Rows
     from probekit.errors import ProbekitError
     from probekit.labels import WeakLabels, load_labels
@@ -40,6 +41,7 @@ _HOMES = {
     "ProbekitError": "probekit.errors",
     "Rows": "probekit.data",
     "TopoFilterProbe": "probekit.probes.topofilter",
+    "TrustModel": "probekit.cleaning.trust",
     "Verdicts": "probekit.verdicts",
     "WeakLabels": "probekit.labels",
     "audit": "probekit.cleaning.audit",
@@ -67,6 +69,7 @@ __all__ = [
     "ProbekitError",
     "Rows",
     "TopoFilterProbe",
+    "TrustModel",
     "Verdicts",
     "WeakLabels",
     "audit",

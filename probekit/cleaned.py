@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.diagnose import Diagnosis
     from probekit.cleaning.predict import Scored
+    from probekit.cleaning.trusted import Trusted
     from probekit.verdicts import Verdicts
 
 __all__ = ["CleanResult", "clean"]
@@ -206,6 +207,7 @@ def clean(
     action: Action = "auto",
     contamination: float = 0.2,
     annotators: Method | None = None,
+    trusted: Trusted | None = None,
     seed: int = 0,
     save_probe: str | Path | None = None,
     overwrite: bool = False,
@@ -236,6 +238,9 @@ def clean(
     annotators : {"votes", "dawid-skene"}, default=None
         How several labels a row (:func:`probekit.annotators.combine`) are combined; None: by votes,
         if there are several.
+    trusted : WeakLabels, path or mapping of id to class, default=None
+        True labels of some rows (50 or more), which correct what the probe says of all rows; these
+        rows get their true label and are never dropped.
     seed : int, default=0
         For folds, and for equal rows at a cut.
     save_probe : path, default=None
@@ -295,10 +300,12 @@ def clean(
         with store:
             chosen, why, diagnosis = _choose(action, store, labels, seed=seed)
             report(f"{chosen}: {why}")
-            scored = score_rows(store, labels, seed=seed)
+            scored = score_rows(store, labels, seed=seed, trusted=trusted)
             if save_probe is not None:
                 save_fitted(scored, store, save_probe)
             verdicts = _verdicts(scored, chosen, contamination)
+            for note in verdicts.provenance.get("notes", ()):
+                report(f"Note: {note}")
             evidence = _evidence(verdicts, rows, store) if output is not None else None
         result = CleanResult(
             verdicts=verdicts,
@@ -309,10 +316,10 @@ def clean(
             model=name,
             layers=layers,
             given=data,
-            notes=notes,
+            notes=(*notes, *verdicts.provenance.get("notes", ())),
             diagnosis=diagnosis,
         )
-        return result if evidence is None else _write(result, evidence, folder, data, id)
+        return result if evidence is None else _write(result, evidence, folder, data, id, trusted)
 
 
 def default_model() -> str:
@@ -463,7 +470,12 @@ def _evidence(verdicts: Verdicts, rows: Rows, store: ActivationStore) -> RowEvid
 
 
 def _write(
-    result: CleanResult, evidence: RowEvidence, folder: Path, data: Any, id_column: str | None
+    result: CleanResult,
+    evidence: RowEvidence,
+    folder: Path,
+    data: Any,
+    id_column: str | None,
+    trusted: Any,
 ) -> CleanResult:
     """Write verdicts, training set, report and summary into the folder."""
     files = {"states": folder / STORE, "verdicts": folder / VERDICTS}
@@ -478,7 +490,7 @@ def _write(
         _write_like(records, files[f"train{suffix}"])
     files["report"], files["summary"] = folder / REPORT, folder / SUMMARY
     write_page(verdicts_page(result.verdicts, evidence, title=_source(data)), files["report"])
-    *commands, audit = _commands(result, folder, data, id_column)
+    *commands, audit = _commands(result, folder, data, id_column, trusted)
     result = replace(result, files=files, commands=tuple(commands), audit=audit)
     with atomic_write(files["summary"], "w") as file:
         file.write(json.dumps(result.summary(), ensure_ascii=False, indent=1) + "\n")
@@ -512,7 +524,9 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def _commands(result: CleanResult, folder: Path, data: Any, id_column: str | None) -> list[Any]:
+def _commands(
+    result: CleanResult, folder: Path, data: Any, id_column: str | None, trusted: Any
+) -> list[Any]:
     """Plain commands that do the same, and the audit; only None if the data have no name.
 
     Nor are there commands for a part of the rows, or for one vote a line: the plain ones refuse
@@ -530,6 +544,7 @@ def _commands(result: CleanResult, folder: Path, data: Any, id_column: str | Non
     if votes.get("method", "votes") != "votes":
         labels += ["--annotators", votes["method"]]
     rows = ["--rows", source, *text]
+    true = ["--trusted", str(trusted)] if isinstance(trusted, str | Path) else []
     layers = ",".join(map(str, result.layers))
     lines = [
         ["extract", source, "-m", result.model, "--layers", layers, *text, *ids, "-o", store],
@@ -537,6 +552,6 @@ def _commands(result: CleanResult, folder: Path, data: Any, id_column: str | Non
     ]
     if result.action != "leave":
         wrote = ["-o", str(folder / VERDICTS), "--write-data", str(folder / f"{TRAIN}.jsonl")]
-        lines.append([result.action, store, *labels, *rows, *wrote])
+        lines.append([result.action, store, *labels, *true, *rows, *wrote])
     lines.append(["audit", store, *labels, *rows])
     return [shlex.join(["probekit", *line]) for line in lines]

@@ -104,6 +104,25 @@ def test_the_plain_commands_do_the_same(odd_csv: str, model: str) -> None:
     assert list(first.ids) == list(second.ids)
 
 
+def test_trusted_labels_are_kept_and_named_in_the_plain_commands(
+    odd_csv: str, model: str, tmp_path: Path
+) -> None:
+    truth = tmp_path / "truth.csv"
+    lines = [f"{i},{'good' if i % 2 else 'bad'}" for i in range(40)]
+    truth.write_text("\n".join(["id,label", *lines]) + "\n")
+    more = ("-m", model, "--action", "filter", "--trusted", str(truth))
+    result = invoke("clean", odd_csv, *more)
+    assert result.exit_code == 0, result.output
+    verdicts = Verdicts.load("cleaned/verdicts.parquet")
+    assert verdicts.provenance["trusted"]["rows"] == 40
+    assert [verdicts.classes[c] for c in verdicts.hard[:4]] == ["bad", "good", "bad", "good"]
+    assert verdicts.keep[:40].all()
+    summary = json.loads(Path("cleaned/summary.json").read_text())
+    assert f"--trusted {truth}" in summary["commands"][-1]
+    truth.write_text("id,label\n1,good\n")
+    assert "too few to correct" in invoke("clean", odd_csv, *more, "-o", "few").stderr
+
+
 @pytest.mark.parametrize("action", ACTIONS)
 def test_the_same_kind_comes_back_and_nothing_stays_on_disk(
     action: Any, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -36,8 +36,9 @@ FEWEST = 10
 """Fewer true labels are no evidence: standard errors of so few mean nothing."""
 # Candidates of λ; the last one leaves the probe as it is.
 PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, np.inf)
-# A weaker penalty must be better with 95 % confidence, one-sided, or few labels do harm.
-ERRORS = 1.64
+# Standard errors by which a weaker penalty must be better: with fewer, fifty labels do harm where
+# the probe needs no correction; with more, they do not find errors that depend on the class.
+ERRORS = 1.8
 CLOSEST = 1e-6  # of a probability to 0 and 1, so that log-odds are finite
 STEPS, HALVINGS, SMALL = 100, 40, 1e-12
 
@@ -139,7 +140,7 @@ class TrustModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
     whose true label is known, with the penalty λ (‖w‖² + b²); then, with that as offset, those of
     the states' leading components, each times ±1 for the two weak classes (with more classes: one
     weight for each class). λ of either fit is the strongest one whose leave-one-out log-loss is not
-    above the least one by more than 1.64 standard errors of the difference; an infinite one leaves
+    above the least one by more than 1.8 standard errors of the difference; an infinite one leaves
     the probe as it is. Features are standardised over all rows.
 
     Parameters
