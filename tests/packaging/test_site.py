@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -24,6 +26,48 @@ FETCHED = re.compile(
     r"|<link(?![^>]+rel=[\"']?canonical)[^>]+href=[\"']?(https?:)?//[^>]*>"
     r"|url\([\"']?(https?:)?//"
 )
+
+
+class Page(HTMLParser):
+    """The anchors of a page of the site, and where it links to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.anchors, self.links = {""}, set[str]()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        del tag
+        for name, value in attrs:
+            if name in ("id", "name"):
+                self.anchors.add(value or "")
+            elif name in ("href", "src") and not re.match(r"[a-z]+:|//", value or ""):
+                self.links.add(value or "")
+
+
+def dead_links(site: Path) -> list[str]:
+    """Links between the pages of a site that lead to no file, or to no anchor of it."""
+    pages = {path: Page(path) for path in site.rglob("*.html") if path.name != "404.html"}
+    result = []
+    for path, page in pages.items():
+        for link in sorted(page.links):
+            place, _, anchor = unquote(link).partition("#")
+            target = (path.parent / place.partition("?")[0]).resolve() if place else path
+            target = target / "index.html" if target.is_dir() else target
+            known = pages.get(target)
+            if not target.is_file() or (known is not None and anchor not in known.anchors):
+                result.append(f"{path.relative_to(site)}: {link}")
+    return result
+
+
+def test_dead_links_are_seen(tmp_path: Path) -> None:
+    """The control of the test of the built site."""
+    (tmp_path / "a.html").write_text('<h1 id="x">A</h1><a href="b.html#y">b</a><a href="#x">x</a>')
+    assert dead_links(tmp_path) == ["a.html: b.html#y"]
+    (tmp_path / "b.html").write_text('<h1 id="z">B</h1><a href="https://x.example/">x</a>')
+    assert dead_links(tmp_path) == ["a.html: b.html#y"]
+    (tmp_path / "b.html").write_text('<h1 id="y">B</h1>')
+    assert dead_links(tmp_path) == []
 
 
 def nav_pages(nav: Any) -> set[str]:
@@ -46,6 +90,13 @@ def test_explanations_are_read_in_one_go() -> None:
     pages = sorted(DOCS.glob("methods/*.md"))
     assert len(pages) == 10
     assert {page.name: n for page in pages if (n := len(page.read_text().split())) > 1500} == {}
+
+
+def test_how_to_pages_are_short_and_listed() -> None:
+    index = (DOCS / "how-to/index.md").read_text()
+    for page in DOCS.glob("how-to/*.md"):
+        assert len(page.read_text().split()) <= 600, page.name
+        assert page.name == "index.md" or f"({page.name})" in index
 
 
 def test_every_public_name_is_in_the_reference() -> None:
@@ -101,7 +152,9 @@ def test_notebooks_run(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_the_site_builds_strictly_and_links_and_loads_nothing_from_elsewhere(
+    tmp_path: Path,
+) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -110,5 +163,6 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Pat
     for page in [*pages, *tmp_path.rglob("*.css")]:
         found = FETCHED.search(page.read_text(encoding="utf-8"))
         assert found is None, f"{page.name}: {found}"
+    assert dead_links(tmp_path) == []
     assert (tmp_path / "tutorials/find-wrong-labels.html").is_file()
     assert list(tmp_path.glob("tutorials/*.png"))
