@@ -17,6 +17,7 @@ def on_files(files: Files, config: Any) -> Files:
     for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
         body, resources = MarkdownExporter().from_filename(notebook.abs_src_path)
         page = PurePosixPath(notebook.src_uri).with_suffix(".md")
+        body = body.replace('<table border="1" class="dataframe">', "<table>")  # as other tables
         files.remove(notebook)
         for name, picture in resources["outputs"].items():
             renamed = f"{page.stem}-{name}"
