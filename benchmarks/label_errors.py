@@ -17,7 +17,7 @@ import numpy as np
 from _harness import RESULTS
 from label_methods import FAMILIES, Case, Found
 from label_noise import KINDS, weak_labels
-from label_states import CACHE, TASKS, label_task, model_folders, task_store
+from label_states import CACHE, MODELS, TASKS, label_task, model_folders, task_store
 from sklearn.metrics import average_precision_score
 
 from probekit.metrics import auroc
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=tuple(FAMILIES), choices=tuple(FAMILIES))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--models", nargs="*", metavar="NAME=FOLDER", help="default: from the hub")
+    parser.add_argument("--only", choices=tuple(MODELS), help="one of the models as the strong one")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for the states")
     parser.add_argument("--output", type=Path, default=FILE)
     options = parser.parse_args()
@@ -44,6 +45,8 @@ def main() -> None:
     done = read_done(options.output)
     for name in options.tasks:
         for model, checkpoint in models.items():
+            if options.only not in (None, model):
+                continue
             for seed in range(options.seeds):
                 for kind in options.kinds:
                     place = (model, name, kind, seed)

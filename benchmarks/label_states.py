@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 from dataclasses import dataclass
+from functools import cache as remembered
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class LabelTask:
     """Classes (N,) from 0."""
 
 
+@remembered
 def label_task(name: str, cache: Path) -> LabelTask:
     """Read a task's rows from the cache; draw at most 2,000 (seed 0) if they are not there."""
     rows, truth = cache / "rows" / f"{name}.jsonl", cache / "truth" / f"{name}.csv"
@@ -81,6 +83,7 @@ def label_task(name: str, cache: Path) -> LabelTask:
     return LabelTask(name, [r["id"] for r in read], [r["text"] for r in read], labels)
 
 
+@remembered
 def task_store(name: str, model: str, checkpoint: str, cache: Path) -> ActivationStore:
     """Open the store of a task's states on all layers; extract what it lacks."""
     label_task(name, cache)
