@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help demo test test-slow test-lowest smoke dist lint docs docs-serve fuzz kill bench bench-gpu bench-grid clean
+.PHONY: help demo test test-slow test-lowest smoke dist lint docs docs-serve fuzz kill bench bench-gpu bench-grid bench-errors clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile
@@ -18,8 +18,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,demo,dev]'
 	@touch $@
 
-# What the site and a release need beside: most contributors never do.
-$(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.installed
+# What benchmarks, the site and a release need beside: most contributors never do.
+$(VENV)/.bench $(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,demo,dev,$*]'
 	@touch $@
 
@@ -79,6 +79,10 @@ bench-grid: $(VENV)/.installed  ## compare all methods on real tasks (PROBEKIT_D
 	$(BIN)/python benchmarks/regularisation.py
 	$(BIN)/python benchmarks/weak_to_strong_grid.py
 	$(BIN)/python benchmarks/weak_to_strong_finetuned.py
+
+bench-errors: $(VENV)/.bench  ## compare ways to find wrong labels on real tasks (PROBEKIT_DATA; about an hour on 2 cores)
+	$(BIN)/python benchmarks/label_errors.py
+	$(BIN)/python benchmarks/label_summary.py
 
 kill: $(VENV)/.installed  ## kill commands at any moment and compare with what was never killed (an hour; goes on where it stopped)
 	$(BIN)/python tests/robustness/kill.py

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from grid_tasks import real_tasks
 
-from probekit.activations.extraction import extract
 from probekit.activations.store import ActivationStore
 
 __all__ = ["CACHE", "MODELS", "TASKS", "LabelTask", "label_task", "model_folders", "task_store"]
@@ -86,6 +85,8 @@ def label_task(name: str, cache: Path) -> LabelTask:
 @remembered
 def task_store(name: str, model: str, checkpoint: str, cache: Path) -> ActivationStore:
     """Open the store of a task's states on all layers; extract what it lacks."""
+    from probekit.activations.extraction import extract
+
     label_task(name, cache)
     output = cache / model / f"{name}.h5"
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -130,11 +130,13 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     cases = read(lines)
     models = [model for model in MODELS if any(case[0] == model for case in cases)]
     tasks = [task for task in TASKS if any(case[1] == task for case in cases)][::-1]
-    figure = blank(4.0 * len(models) + 1.5, 1.8 + 0.34 * len(tasks))
+    each = [value for model in models for value in margins(cases, [model]).values()]
+    figure = blank(3.6 * len(models) + 3, 1.8 + 0.34 * len(tasks))
     for place, model in enumerate(models):
         axes = figure.add_subplot(1, len(models), place + 1)
         plain_axes(axes, len(tasks))
         axes.set_yticks(range(len(tasks)), tasks if place == 0 else [""] * len(tasks), fontsize=9)
+        axes.set_xlim(min(each) - 1, max(each) + 1)
         axes.axvline(0, color=INK, linewidth=1)
         margin = margins(cases, [model])
         for kind, color in zip(KINDS, colors, strict=True):
@@ -144,7 +146,13 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         axes.set_title(MODEL_NAMES[model], fontsize=11, color=INK, loc="left")
         axes.set_xlabel("points of AUROC over cleanlab", fontsize=10, color=INK)
         if place == len(models) - 1:
-            axes.legend(loc="lower right", fontsize=8, frameon=False, labelcolor=FAINT)
+            axes.legend(
+                loc="center left",
+                bbox_to_anchor=(1.02, 0.5),
+                fontsize=9,
+                frameon=False,
+                labelcolor=FAINT,
+            )
         elif place == 0:
             below(axes, "Within the weak classes; means of two seeds.", points=40)
     write_figure(figure, path)

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import grid_summary as grid  # noqa: E402
+import label_summary  # noqa: E402
 import regularisation  # noqa: E402
 from _harness import RESULTS, seconds  # noqa: E402
 from run_all import APART, SCRIPTS, newest_claims, readme_table  # noqa: E402
@@ -222,11 +223,18 @@ def store() -> str:
     return markdown(["", "store", "instead"], rows).replace("---:", "---")
 
 
+def label_errors() -> str:
+    """Who finds wrong labels, by kind of error, and where the ensemble does not."""
+    header, rows, conclusion = label_summary.summarize(rows_of("label_errors"))
+    return f"{markdown(header, rows)}\n\n{conclusion}"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "advice": advice,
     "candidates": candidates,
     "finetuned": finetuned,
     "following": following,
+    "label-errors": label_errors,
     "methods": methods,
     "speed": speed,
     "speed-in-short": speed_in_short,
