@@ -76,7 +76,7 @@ class WeakLabels:
             twice = repeated(self.ids)
             raise LabelsError(
                 f"{self.source} has {len(twice)} ids more than once (ids {first_few(twice)}); "
-                "give each row one label."
+                "give each row one label, or a column annotator that says whose each is."
             )
 
     def __len__(self) -> int:

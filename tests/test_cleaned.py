@@ -195,6 +195,50 @@ def test_rows_without_a_text_or_a_label_are_left_out_and_counted(model: str) -> 
     assert result.commands == ()
 
 
+@pytest.mark.parametrize("form", ["columns", "lines"])
+def test_the_labels_of_several_annotators_are_cleaned(
+    form: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("crowdkit")
+    rows = records()
+    wrong = {"good": "bad", "bad": "good"}
+    votes = [
+        [wrong[str(row["stars_class"])] if i % k == 0 else row["stars_class"] for k in (3, 7, 9)]
+        for i, row in enumerate(rows, 1)
+    ]
+    frame = pd.DataFrame(rows).drop(columns="stars_class")
+    if form == "columns":
+        frame[["label_1", "label_2", "label_3"]] = votes
+    else:
+        frame = pd.concat([frame.assign(rater=k, seconds=k) for k in range(3)])
+        frame.insert(0, "id", frame.index.astype(str))
+        frame["stars"] = [row[k] for k in range(3) for row in votes]
+    frame.to_csv("votes.csv", index=False)
+    options = ("-m", model, "--action", "filter", "--annotators", "dawid-skene")
+    result = invoke("clean", "votes.csv", *options)
+    assert result.exit_code == 0, result.output
+    first, note = result.stderr.splitlines()[:2]
+    labels = "'label_1', 'label_2', 'label_3'" if form == "columns" else "'stars'"
+    assert f"texts from 'Review Body', labels from {labels}: 120 rows, 2 classes." in first
+    assert "3 annotators, 120 rows, 3.0 labels a row; all agree in" in note
+    train = lines_of(Path("cleaned/train.jsonl"))
+    assert len({row["Review Body"] for row in train}) == len(train) < N
+    assert "rater" not in train[0]
+    assert ("label_1" in train[0]) == (form == "columns")
+    verdicts = Verdicts.load("cleaned/verdicts.parquet")
+    assert verdicts.provenance["annotators"]["method"] == "dawid-skene"
+    commands = json.loads(Path("cleaned/summary.json").read_text())["commands"]
+    if form == "lines":  # the plain commands refuse ids that repeat
+        assert commands == []
+        return
+    Path("again").mkdir()
+    for line in commands:
+        again = invoke(*shlex.split(line.replace("cleaned/", "again/"))[1:])
+        assert again.exit_code == 0, again.output
+    np.testing.assert_array_equal(verdicts.keep, Verdicts.load("again/verdicts.parquet").keep)
+
+
 def test_states_are_read_once(odd_csv: str, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = probekit.clean(odd_csv, model=model, output="cleaned", action="filter")
     before = Path("cleaned/states.h5").stat().st_mtime_ns

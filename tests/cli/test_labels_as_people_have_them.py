@@ -147,3 +147,44 @@ def test_stores_without_ids_are_not_merged(refused, chain, store_of):
     assert "have numbers and no ids" in sentence
     assert "--id-column" in sentence
     assert two.exists()
+
+
+def test_votes_are_combined_and_their_agreement_is_printed_and_kept(probekit, refused, chain):
+    """Two annotators agree, and a third errs in every row: the majority is the weak label."""
+    weak = chain.weak_of
+    columns = {"label_1": weak, "label_2": weak, "label_3": 1 - weak}
+    wide = table(chain.folder / "wide.csv", id=chain.ids, **columns)
+    long = table(
+        chain.folder / "long.csv",
+        id=[*chain.ids] * 3,
+        annotator=np.repeat(["a", "b", "c"], 300),
+        label=np.concatenate([*columns.values()]),
+    )
+    made = ("--probe", "knn", "-o", chain.out, "--overwrite")
+    for path, read in ((wide, "label_1, label_2, label_3"), (long, "label")):
+        result = probekit("filter", chain.acts, "--labels", path, *made)
+        assert result.exit_code == 0, result.output
+        first, note = result.stderr.splitlines()[:2]
+        assert f"300 labels, read from the votes in {read}: " in first
+        assert note.endswith("combined by share of votes.")
+        verdicts = Verdicts.load(chain.out)
+        assert np.array_equal(verdicts.weak.argmax(axis=1), weak)
+        assert verdicts.weak.max(axis=1) == pytest.approx(np.full(300, 2 / 3))
+        about = verdicts.provenance["annotators"]
+        assert (about["method"], about["annotators"], about["all_agree"]) == ("votes", 3, 0)
+    pytest.importorskip("crowdkit")
+    for command in ("filter", "relabel"):
+        result = probekit(
+            command, chain.acts, "--labels", wide, "--annotators", "dawid-skene", *made
+        )
+        assert result.exit_code == 0, result.output
+        # It sees that the third annotator is always wrong, and so as good as the others.
+        verdicts = Verdicts.load(chain.out)
+        assert np.array_equal(verdicts.weak.argmax(axis=1), weak)
+        assert verdicts.weak.max(axis=1).min() > 0.99
+        assert verdicts.provenance["annotators"]["accuracy"]["label_3"] < 0.01
+    result = probekit("diagnose", chain.acts, "--labels", long, "--annotators", "dawid-skene")
+    assert result.exit_code == 0, result.output
+    assert "--annotators dawid-skene" in result.stdout  # in the command that it suggests
+    single = refused("diagnose", chain.acts, "--labels", chain.weak, "--annotators", "votes")
+    assert "has one label a row" in single
