@@ -79,7 +79,7 @@ class AuditOptions(DiagnosedOptions):
 @click.command("audit", cls=SectionedCommand)
 @options_of(AuditOptions)
 def command(**options: Unpack[AuditOptions]) -> None:
-    """Ask for true labels where probe and weak label disagree, and conclude what to do.
+    """Ask for a few true labels, and conclude what to do.
 
     One key per row; the screen does not show which label is whose. Every answer is saved at once:
     stop at any time, and the same command resumes.

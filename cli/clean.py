@@ -37,14 +37,20 @@ SUSPECTS, TEXT_WIDTH = 8, 60
 class CleanOptions(TypedDict):
     """Options of ``probekit clean``."""
 
-    data: Annotated[str, argument()]
+    data: Annotated[str, argument("Table with a column of texts and a column of labels.")]
     model: Annotated[
-        str | None, option("Hub name or folder.  [default: all-MiniLM-L6-v2]", "-m", "--model")
+        str | None,
+        option(
+            "Name on Hugging Face or folder; a larger one knows more.  "
+            "[default: all-MiniLM-L6-v2, a small encoder that needs no GPU]",
+            "-m",
+            "--model",
+        ),
     ]
     text: Annotated[str | None, option("Column of the text.  [default: guessed]")]
     label: Annotated[str | None, option("Column of the label.  [default: guessed]")]
     id_column: Annotated[
-        str | None, option("Column of ids, if not id.  [default: row numbers]", "--id")
+        str | None, option("Column of ids.  [default: id, else row numbers from 0]", "--id")
     ]
     output: Annotated[
         Path,
@@ -85,7 +91,7 @@ class CleanOptions(TypedDict):
 @click.command("clean", cls=SectionedCommand)
 @options_of(CleanOptions)
 def command(**options: Unpack[CleanOptions]) -> None:
-    """Clean the labels of a table: one command from a file to a training set.
+    """Clean a table's labels, from one file to a training set.
 
     DATA is a CSV, TSV, JSONL, Parquet or Excel file, a saved data set, hf:org/name@split or a task.
     A strong model's hidden states are stored (and resume after a stop), the labels are diagnosed,
@@ -182,9 +188,11 @@ def _short(text: str) -> str:
 def _next(result: CleanResult) -> str:
     """What to do next, a line each."""
     files, kept = result.files, int(result.verdicts.keep.sum())
+    copies = [str(path) for name, path in files.items() if name.startswith("train.")]
     lines = [
         f"Look      {files['report']} shows every row, the most doubtful first.",
-        f"Train     {files['train']} holds {kept:,} rows with label, probs and weight.",
+        f"Train     {files['train']} holds {kept:,} rows: their columns, label, probs and weight"
+        + (f"; {copies[0]} the same." if copies else "."),
     ]
     if result.audit is not None:
         lines.append(f"Be sure   20 true labels settle what to do:\n  {result.audit}")

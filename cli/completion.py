@@ -17,13 +17,15 @@ SHELLS = ("bash", "zsh", "fish")
 class CompletionOptions(TypedDict):
     """Options of ``probekit completion``."""
 
-    shell: Annotated[Literal["bash", "zsh", "fish"], argument(type=click.Choice(SHELLS))]
+    shell: Annotated[
+        Literal["bash", "zsh", "fish"], argument("The shell.", type=click.Choice(SHELLS))
+    ]
 
 
 @click.command("completion", cls=SectionedCommand)
 @options_of(CompletionOptions)
 def command(**options: Unpack[CompletionOptions]) -> None:
-    """Print the script that completes commands and options in a shell.
+    """Print the script that completes commands in a shell.
 
     For bash: add `eval "$(probekit completion bash)"` to ~/.bashrc. For zsh: the same with zsh, in
     ~/.zshrc. For fish: probekit completion fish > ~/.config/fish/completions/probekit.fish

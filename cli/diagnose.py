@@ -53,7 +53,7 @@ class DiagnoseOptions(DiagnosedOptions):
 @click.command("diagnose", cls=SectionedCommand)
 @options_of(DiagnoseOptions)
 def command(**options: Unpack[DiagnoseOptions]) -> None:
-    """Advise, without ground truth, whether to filter, to relabel or to leave the labels alone.
+    """Advise without ground truth: filter, relabel or leave labels.
 
     ACTS is an activation store; several layers (extract --layers all) are better evidence than
     one. At most 2,000 rows are read, in seconds.

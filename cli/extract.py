@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class RequestOptions(TypedDict):
     """What is extracted: the fields of :class:`probekit.activations.extraction.Request`."""
 
-    rows: Annotated[str, argument()]
+    rows: Annotated[str, argument("Task, file or data set of rows.")]
     model: Annotated[
         str,
         option(

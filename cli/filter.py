@@ -24,8 +24,8 @@ class AmountOptions(TypedDict):
     contamination: Annotated[
         float | str | None,
         option(
-            "Share to drop (0.2; with --global 0.1); or estimated: auto for each class, "
-            "confident for each pair of classes (confident learning).",
+            "Share to drop, or estimated: auto for each class, confident for each pair of "
+            "classes (confident learning).  [default: 0.2; with --global 0.1]",
             type=WordOrNumber("auto", "confident"),
         ),
     ]
@@ -35,13 +35,16 @@ class AmountOptions(TypedDict):
     threshold: Annotated[
         float | None, option("Instead of a share: drop rows whose disagreement is above it.")
     ]
-    zeta: Annotated[float | None, option("topofilter paper: share of votes needed (0.5).")]
+    zeta: Annotated[
+        float | None, option("topofilter paper: share of votes needed.  [default: 0.5]")
+    ]
     cap: Annotated[
         bool | None,
         option("topofilter eleuther: never drop more than the contamination.", default=None),
     ]
     rank: Annotated[
-        bool | None, option("topofilter paper: drop exactly the contamination (0.2).", default=None)
+        bool | None,
+        option("topofilter paper: drop exactly the contamination.  [default: off]", default=None),
     ]
 
 
@@ -52,7 +55,7 @@ class FilterOptions(CleanedOptions, ProbeOptions, AmountOptions, ResultOptions):
 @click.command("filter", cls=SectionedCommand)
 @options_of(FilterOptions, Probe=ProbeOptions, Amount=AmountOptions)
 def command(**options: Unpack[FilterOptions]) -> None:
-    """Drop the rows whose weak label the probe disagrees with most.
+    """Drop the rows whose label the probe disagrees with most.
 
     The probe never predicts a row whose label it was fitted on. ACTS is an activation store.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
 
 import click
 
@@ -71,16 +71,21 @@ KEPT = {
 }
 
 
-class FinetuneOptions(LabelsOptions):
-    """Options of ``probekit finetune``."""
+class TrainingSetOptions(TypedDict):
+    """The rows, the model and the labels."""
 
-    rows: Annotated[str, argument()]
+    rows: Annotated[str, argument("Task, file or data set of rows.")]
     model: Annotated[
         str, option("Model; NAME@layers=K is its first K blocks.", "-m", "--model", required=True)
     ]
     labels: Annotated[
         str | None, option("Weak labels, or verdicts of filter or relabel, joined by id.")
     ]
+
+
+class FinetuneOptions(TrainingSetOptions, LabelsOptions):
+    """Options of ``probekit finetune``."""
+
     output: Annotated[Path, option("Folder to write.", "-o", "--output", required=True)]
     objective: Annotated[
         Literal["classify", "reward", "lm", "completion"],
@@ -103,7 +108,7 @@ class FinetuneOptions(LabelsOptions):
     ]
     epochs: Annotated[float, option("Passes over the rows.", default=2.0)]
     max_steps: Annotated[int | None, option("Optimizer steps, instead of epochs.")]
-    lr: Annotated[float | None, option("Peak learning rate (5e-5; with --lora 2e-4).")]
+    lr: Annotated[float | None, option("Peak learning rate.  [default: 5e-5; with --lora 2e-4]")]
     batch_size: Annotated[int, option("Rows per forward and device.", default=32)]
     grad_accum: Annotated[int, option("Forwards per optimizer step.", default=1)]
     lora: Annotated[bool, option("Train low-rank adapters and the head only.")]
@@ -114,7 +119,8 @@ class FinetuneOptions(LabelsOptions):
         option("bfloat16: mixed precision; auto: that if the GPU has it.", default="auto"),
     ]
     validation_share: Annotated[
-        float | None, option("Share of the labelled rows that is held out (with --early-stop 0.1).")
+        float | None,
+        option("Share of the labelled rows that is held out.  [default: 0; with --early-stop 0.1]"),
     ]
     early_stop: Annotated[
         Literal["log_loss", "accuracy", "auroc"] | None,
@@ -151,7 +157,7 @@ class FinetuneOptions(LabelsOptions):
 def command(**options: Unpack[FinetuneOptions]) -> None:
     """Finetune a model on rows and their weak labels.
 
-    ROWS is a task, a file or hf:org/name@split; a column with the truth is not read. LABELS may be
+    ROWS is a task, a file or hf:org/name@split; a column with the truth is not read. Labels may be
     soft; of verdicts, what to keep, labels and weights are honoured. After a stop, the same command
     resumes from the last checkpoint.
 

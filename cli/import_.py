@@ -28,7 +28,7 @@ __all__ = ["command"]
 class ImportOptions(TypedDict):
     """Options of ``probekit import``."""
 
-    states: Annotated[Path, argument(type=FILE)]
+    states: Annotated[Path, argument("File of the states.", type=FILE)]
     rows: Annotated[
         str | None,
         option("Rows of the states, in the same order.  [default: STATES, if it is Parquet]"),
@@ -49,7 +49,7 @@ class ImportOptions(TypedDict):
 @click.command("import", cls=SectionedCommand)
 @options_of(ImportOptions)
 def command(**options: Unpack[ImportOptions]) -> None:
-    """Make a store of states that were computed elsewhere, such as embeddings from an API.
+    """Make a store of states that were computed elsewhere.
 
     STATES is a NumPy file (.npy), safetensors with an array for each layer, or Parquet with a
     column of lists. Every command that reads a store works on it.

@@ -24,7 +24,9 @@ POOLED = {
 class InfoOptions(TypedDict):
     """Options of ``probekit info``."""
 
-    store: Annotated[Path, argument(type=FILE)]
+    store: Annotated[
+        Path, argument("Activation store, as `probekit extract` writes it.", type=FILE)
+    ]
     as_json: AsJson
 
 

@@ -126,7 +126,7 @@ class LabelsOptions(TypedDict):
 class StoreOptions(TypedDict):
     """A store and weak labels of its rows."""
 
-    acts: Annotated[Path, argument(type=FILE)]
+    acts: Annotated[Path, argument("Activation store, as `probekit extract` writes it.", type=FILE)]
     labels: Annotated[
         str,
         option(

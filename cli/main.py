@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from textwrap import shorten
 from types import FrameType
 from typing import Any
 
@@ -39,37 +38,41 @@ from probekit.files import written
 from probekit.kinds import shown
 from probekit.safe import printable
 
-# Name of a command -> its line in `probekit --help`, which imports none of them. Each command lives
-# in the module of probekit.cli with its name.
-COMMANDS = {
-    "audit": "Ask for true labels where probe and weak label disagree, and conclude what to do.",
-    "clean": "Clean the labels of a table: one command from a file to a training set.",
-    "completion": "Print the script that completes commands and options in a shell.",
-    "demo": "Run an experiment on real text in a minute and show whether cleaning labels helped.",
-    "diagnose": "Advise, without ground truth, whether to filter, to relabel or to leave the "
-    "labels alone.",
-    "extract": "Store a model's hidden states of every row.",
-    "filter": "Drop the rows whose weak label the probe disagrees with most.",
-    "finetune": "Finetune a model on rows and their weak labels.",
-    "import": "Make a store of states that were computed elsewhere, such as embeddings from an "
-    "API.",
-    "info": "Report what an activation store holds, complete or not.",
-    "merge": "Join stores of one model into one.",
-    "predict": "Label rows with a classifier that was finetuned, or a store's rows with a saved "
-    "probe.",
-    "readmit": "Re-admit dropped rows of whose class students trained on the rest are sure.",
-    "relabel": "Relabel every row by a blend of its weak label and a probe.",
-    "report": "Write one HTML page that opens from disk: tables, figures, provenance, the rows "
-    "themselves.",
-    "review": "Write the most disagreeing rows for human review, and merge the corrected labels.",
-    "run": "Measure what a student recovers of the gap between weak supervisor and ceiling.",
-    "saliency": "Compare linear probes with finetuning: how salient a concept is in the strong "
-    "model.",
-    "sweep": "Try every probe at every strength on every layer, out of fold, and choose without "
-    "the truth.",
-    "tasks": "List, show and export tasks with ground truth.",
-    "weak-labels": "Label rows with a probe trained on some true labels.",
+# Section of `probekit --help` -> name of a command -> its line there, which imports none of them.
+# Each command lives in the module of probekit.cli with its name.
+SECTIONS = {
+    "Start here": {
+        "demo": "Show on real text, in a minute, what cleaning is worth.",
+        "clean": "Clean a table's labels, from one file to a training set.",
+    },
+    "Step by step": {
+        "extract": "Store a model's hidden states of every row.",
+        "import": "Make a store of states that were computed elsewhere.",
+        "diagnose": "Advise without ground truth: filter, relabel or leave labels.",
+        "audit": "Ask for a few true labels, and conclude what to do.",
+        "filter": "Drop the rows whose label the probe disagrees with most.",
+        "relabel": "Relabel every row by a blend of its weak label and a probe.",
+        "review": "Write the most doubtful rows for a person; merge the answers.",
+        "readmit": "Re-admit dropped rows of whose class students are sure.",
+        "report": "Write one HTML page: tables, figures, and the rows.",
+        "sweep": "Try every probe, strength and layer, and choose one.",
+    },
+    "Students and experiments": {
+        "weak-labels": "Label rows with a probe trained on some true labels.",
+        "finetune": "Finetune a model on rows and their weak labels.",
+        "predict": "Label rows with a finetuned classifier or a saved probe.",
+        "run": "Measure a student between weak supervisor and ceiling.",
+        "saliency": "Compare linear probes with finetuning on one concept.",
+        "tasks": "List, show and export tasks with ground truth.",
+    },
+    "Other": {
+        "info": "Report what an activation store holds, complete or not.",
+        "merge": "Join stores of one model into one.",
+        "completion": "Print the script that completes commands in a shell.",
+    },
 }
+COMMANDS = {name: line for section in SECTIONS.values() for name, line in section.items()}
+NAME_WIDTH = max(map(len, COMMANDS))
 
 
 class Group(click.Group):
@@ -78,8 +81,8 @@ class Group(click.Group):
     _running: click.Command | None = None
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
-        """Name every command, sorted."""
-        return sorted(COMMANDS)
+        """Name every command, section by section."""
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import one command."""
@@ -94,14 +97,11 @@ class Group(click.Group):
         self._running = check_values(command)
         return self._running
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        names = self.list_commands(ctx)
-        limit = formatter.width - 6 - max(map(len, names))
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, shorten(COMMANDS[name], limit, placeholder="...")) for name in names]
-            )
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands by section, without importing them."""
+        for title, lines in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{NAME_WIDTH}}", line) for name, line in lines.items()])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command, or name the nearest one."""
@@ -247,9 +247,12 @@ def _last_written() -> Path:
 )
 @click.version_option(__version__)
 def cli() -> None:
-    """Filter and relabel weak labels with probes on a strong model's hidden states.
+    """Find, drop and repair wrong labels with a pretrained model's hidden states.
 
-    Example: probekit clean reviews.csv -m MODEL -o cleaned &&
+    A command's --help lists its options and their defaults. MODEL is a name on Hugging Face, such
+    as Qwen/Qwen3-0.6B, or a folder.
+
+    Example: probekit demo && probekit clean reviews.csv -m MODEL -o cleaned &&
     probekit extract rows.jsonl -m MODEL -o acts.h5 &&
     probekit filter acts.h5 --labels weak.csv -o verdicts.parquet --write-data clean.jsonl
     """

@@ -24,7 +24,10 @@ __all__ = ["command"]
 class MergeOptions(TypedDict):
     """Options of ``probekit merge``."""
 
-    parts: Annotated[tuple[Path, ...], argument(nargs=-1, required=True, type=FILE)]
+    parts: Annotated[
+        tuple[Path, ...],
+        argument("Activation stores of one model.", nargs=-1, required=True, type=FILE),
+    ]
     output: Annotated[Path, output_file("Store to write.")]
     overwrite: Overwrite
     as_json: AsJson

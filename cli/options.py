@@ -73,9 +73,20 @@ def option(help_text: str, *flags: str, **attributes: Any) -> Callable[..., Any]
     return declare
 
 
-def argument(**attributes: Any) -> Callable[..., Any]:
+class _Argument(click.Argument):
+    """An argument with a line in ``--help``, which click has from 8.5 on."""
+
+    def __init__(self, *args: Any, about: str, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.about = about
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        return self.make_metavar(ctx), self.about
+
+
+def argument(help_text: str, **attributes: Any) -> Callable[..., Any]:
     """Declare a field as an argument, with attributes of :func:`click.argument`."""
-    return lambda name, _: click.argument(name, **attributes)
+    return lambda name, _: click.argument(name, cls=_Argument, about=help_text, **attributes)
 
 
 def options_of(group: type, **sections: type) -> Callable[[F], F]:

@@ -33,7 +33,7 @@ __all__ = ["command"]
 class PredictOptions(TypedDict):
     """Options of ``probekit predict``."""
 
-    rows: Annotated[str, argument()]
+    rows: Annotated[str, argument("Task, file or data set of rows; with --probe a store.")]
     model: Annotated[str | None, option("Folder `model` of `probekit finetune`.", "-m", "--model")]
     saved_probe: Annotated[
         Path | None,
@@ -59,7 +59,7 @@ class PredictOptions(TypedDict):
 @click.command("predict", cls=SectionedCommand)
 @options_of(PredictOptions)
 def command(**options: Unpack[PredictOptions]) -> None:
-    """Label rows with a classifier that was finetuned, or a store's rows with a saved probe.
+    """Label rows with a finetuned classifier or a saved probe.
 
     The predictions are weak labels for whoever comes next: filter, relabel, or another student.
 

@@ -29,7 +29,7 @@ __all__ = ["command"]
 class ReadmitOptions(TypedDict):
     """Options of ``probekit readmit``."""
 
-    verdicts: Annotated[Path, argument(type=OUTPUT_FILE)]
+    verdicts: Annotated[Path, argument("Verdicts of `probekit filter`.", type=OUTPUT_FILE)]
     predictions: Annotated[
         tuple[str, ...],
         option(
@@ -46,7 +46,7 @@ class ReadmitOptions(TypedDict):
 @click.command("readmit", cls=SectionedCommand)
 @options_of(ReadmitOptions)
 def command(**options: Unpack[ReadmitOptions]) -> None:
-    """Re-admit dropped rows of whose class students trained on the rest are sure.
+    """Re-admit dropped rows of whose class students are sure.
 
     Several students must agree on the class.
 

@@ -24,7 +24,7 @@ class FormOptions(TypedDict):
 
     blend: Annotated[
         float | None,
-        option("Soft labels: share of the probe, the rest being the weak label (0.75)."),
+        option("Soft labels: share of the probe, the rest being the weak label.  [default: 0.75]"),
     ]
     hard: Annotated[bool, option("Hard labels, with the class shares of the weak ones.")]
     threshold: Annotated[

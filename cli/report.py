@@ -48,7 +48,9 @@ ONLY = {
 class ReportOptions(TypedDict):
     """Options of ``probekit report``."""
 
-    what: Annotated[Path, argument(type=FILE)]
+    what: Annotated[
+        Path, argument("Folder of a run, or file of verdicts or of a sweep.", type=FILE)
+    ]
     output: Annotated[
         Path | None,
         option(
@@ -101,7 +103,7 @@ class ReportOptions(TypedDict):
 @click.command("report", cls=SectionedCommand)
 @options_of(ReportOptions)
 def command(**options: Unpack[ReportOptions]) -> None:
-    """Write one HTML page that opens from disk: tables, figures, provenance, the rows themselves.
+    """Write one HTML page: tables, figures, and the rows.
 
     WHAT is the folder of a run, or a file of verdicts or of a sweep. The page needs no network
     and sends nothing anywhere.

@@ -36,7 +36,9 @@ __all__ = ["command"]
 class ReviewOptions(TypedDict):
     """Options of ``probekit review``."""
 
-    verdicts: Annotated[Path, argument(type=FILE)]
+    verdicts: Annotated[
+        Path, argument("Verdicts of `probekit filter` or `probekit relabel`.", type=FILE)
+    ]
     output: Annotated[
         Path,
         output_file(
@@ -71,7 +73,7 @@ class ReviewOptions(TypedDict):
 @click.command("review", cls=SectionedCommand)
 @options_of(ReviewOptions)
 def command(**options: Unpack[ReviewOptions]) -> None:
-    """Write the most disagreeing rows for human review, and merge the corrected labels.
+    """Write the most doubtful rows for a person; merge the answers.
 
     JSONL has the record fields of Argilla. In the CSV, fill in the column label, or
     leave it empty.

@@ -65,14 +65,19 @@ class ExperimentOptions(TypedDict):
         str | None, option("Models of the weak supervisors, or bag-of-words, comma-separated.")
     ]
     strong: Annotated[str | None, option("Models of students and ceilings, comma-separated.")]
-    seeds: Annotated[str | None, option("Number of seeds, or a list such as 0,1,2 (1).")]
+    seeds: Annotated[str | None, option("Number of seeds, or a list such as 0,1,2.  [default: 1]")]
     lm_first: Annotated[bool, option("Language-model loss before students and ceilings.")]
     weak_on: Annotated[
-        str | None, option("heldout or train: whose rows the supervisor labels (heldout).")
+        str | None,
+        option("heldout or train: whose rows the supervisor labels.  [default: heldout]"),
     ]
-    supervisor_rows: Annotated[int | None, option("Rows with ground truth for the supervisor.")]
-    student_rows: Annotated[int | None, option("Rows with weak labels for the students.")]
-    test_rows: Annotated[int | None, option("Rows to test on.")]
+    supervisor_rows: Annotated[
+        int | None, option("Rows with ground truth for the supervisor.  [default: half]")
+    ]
+    student_rows: Annotated[
+        int | None, option("Rows with weak labels for the students.  [default: the other half]")
+    ]
+    test_rows: Annotated[int | None, option("Rows to test on.  [default: all]")]
     epochs: Annotated[float | None, option("Passes of every finetuning over its rows.")]
     weak_lr: Annotated[float | None, option("Learning rate of the supervisors.")]
     strong_lr: Annotated[float | None, option("Learning rate of students and ceilings.")]
@@ -246,22 +251,30 @@ class StudentOptions(TypedDict):
         str | None,
         option(
             "finetune, linear or memorising (linear ones read frozen states), "
-            "comma-separated (finetune)."
+            "comma-separated.  [default: finetune]"
         ),
     ]
     losses: Annotated[
         str | None,
-        option("Losses on plain weak labels; the first is also that of all other students (xent)."),
+        option(
+            "Losses on plain weak labels; the first is also that of all other students.  "
+            "[default: xent]"
+        ),
     ]
     probes: Annotated[
         str | None, option("knn, logreg, topofilter (these three), ensemble, mass-mean.")
     ]
-    actions: Annotated[str | None, option("filter, relabel, relabel-hard (filter,relabel).")]
-    layer: Annotated[str | None, option("Layer that the probes read: a number, mid or last (mid).")]
-    random_drops: Annotated[
-        int | None, option("Number of random drops per filter size, as a baseline (1).")
+    actions: Annotated[
+        str | None,
+        option("filter, relabel, relabel-hard, comma-separated.  [default: filter,relabel]"),
     ]
-    rounds: Annotated[int | None, option("Strong-to-strong rounds (1).")]
+    layer: Annotated[
+        str | None, option("Layer that the probes read: a number, mid or last.  [default: mid]")
+    ]
+    random_drops: Annotated[
+        int | None, option("Number of random drops per filter size, as a baseline.  [default: 1]")
+    ]
+    rounds: Annotated[int | None, option("Strong-to-strong rounds.  [default: 1]")]
     chain: Annotated[str | None, option("Bootstrapping: models, weakest first, comma-separated.")]
     curves: Annotated[bool, option("Keep predictions of every evaluation.")]
     output: Annotated[
@@ -282,7 +295,7 @@ class RunOptions(ExperimentOptions, StudentOptions, CourseOptions):
 @click.command("run", cls=SectionedCommand)
 @options_of(RunOptions, Experiment=ExperimentOptions, Students=StudentOptions, Course=CourseOptions)
 def command(**options: Unpack[RunOptions]) -> None:
-    """Measure what a student recovers of the gap between weak supervisor and ceiling.
+    """Measure a student between weak supervisor and ceiling.
 
     The weak model, finetuned on one half of the rows, labels the other; students of the strong
     model train on these labels, as they are and cleaned by probes, between floor and ceiling.

@@ -22,9 +22,9 @@ __all__ = ["command"]
 class ProbedOptions(TypedDict):
     """What is probed, and the loss of the student beside."""
 
-    losses: Annotated[str | None, option("Loss of the student on weak labels (xent).")]
+    losses: Annotated[str | None, option("Loss of the student on weak labels.  [default: xent]")]
     layers: Annotated[
-        str | None, option("Layers to probe: all, last, or numbers and ranges (all).")
+        str | None, option("Layers to probe: all, last, or numbers and ranges.  [default: all]")
     ]
     after_truth: Annotated[
         bool, option("Also by layer: probes on the states of the model finetuned on ground truth.")
@@ -49,7 +49,7 @@ class SaliencyOptions(ExperimentOptions, ProbedOptions, CourseOptions):
     SaliencyOptions, Experiment=ExperimentOptions, Probes=ProbedOptions, Course=CourseOptions
 )
 def command(**options: Unpack[SaliencyOptions]) -> None:
-    """Compare linear probes with finetuning: how salient a concept is in the strong model.
+    """Compare linear probes with finetuning on one concept.
 
     Five bars on the same rows: linear probes on weak labels and on ground truth, finetuning on
     weak labels, a linear probe with ground truth on that model's states, finetuning on ground

@@ -60,15 +60,21 @@ class GridOptions(TypedDict):
             default=",".join(PUBLISHED),
         ),
     ]
-    k: Annotated[str | None, option(f"knn: neighbours, LOW:HIGH[:N]:log|lin or a list ({K}).")]
-    l2: Annotated[str | None, option(f"logreg: penalties ({L2}).")]
+    k: Annotated[
+        str | None, option(f"knn: neighbours, LOW:HIGH[:N]:log|lin or a list.  [default: {K}]")
+    ]
+    l2: Annotated[str | None, option(f"logreg: penalties.  [default: {L2}]")]
     k_cc: Annotated[
-        str | None, option("topofilter: neighbours of the graph (4,8,16; eleuther 10,25,50).")
+        str | None,
+        option("topofilter: neighbours of the graph.  [default: 4,8,16; eleuther 10,25,50]"),
     ]
     k_zeta: Annotated[
-        str | None, option("topofilter: neighbours that vote (16,32,64; eleuther 10,25,50).")
+        str | None,
+        option("topofilter: neighbours that vote.  [default: 16,32,64; eleuther 10,25,50]"),
     ]
-    zeta: Annotated[str | None, option(f"topofilter paper: shares of votes needed ({ZETA}).")]
+    zeta: Annotated[
+        str | None, option(f"topofilter paper: shares of votes needed.  [default: {ZETA}]")
+    ]
     contaminations: Annotated[
         str,
         option(
@@ -94,7 +100,10 @@ class GridOptions(TypedDict):
     ]
     disagreement: Annotated[
         Literal["label", "distance"] | None,
-        option("What filtering ranks by, as filter has it (label; topofilter eleuther: distance)."),
+        option(
+            "What filtering ranks by, as in `probekit filter`.  "
+            "[default: label; topofilter eleuther: distance]"
+        ),
     ]
     folds: Annotated[int, option("logreg: folds.", default=5, type=click.IntRange(min=2))]
     seeds: Annotated[
@@ -113,7 +122,7 @@ class SweepOptions(LabelledStoreOptions, TruthOptions, GridOptions):
 @click.command("sweep", cls=SectionedCommand)
 @options_of(SweepOptions, Grid=GridOptions)
 def command(**options: Unpack[SweepOptions]) -> None:
-    """Try every probe at every strength on every layer, out of fold, and choose without the truth.
+    """Try every probe, strength and layer, and choose one.
 
     All k of a layer come from one neighbour search, all penalties and folds from one computation.
     The choice is the least out-of-fold log-loss on the weak labels, moved towards more

@@ -64,7 +64,7 @@ def list_tasks(**options: Unpack[ListOptions]) -> None:
 class ShowOptions(TypedDict):
     """Options of ``probekit tasks show``."""
 
-    name: Annotated[str, argument()]
+    name: Annotated[str, argument("Name of the task, as `probekit tasks list` shows it.")]
     seed: Seed
     as_json: AsJson
 
@@ -107,7 +107,7 @@ def show(**options: Unpack[ShowOptions]) -> None:
 class ExportOptions(TypedDict):
     """Options of ``probekit tasks export``."""
 
-    name: Annotated[str, argument()]
+    name: Annotated[str, argument("Name of the task, as `probekit tasks list` shows it.")]
     split: Annotated[str, option("Split to write; `tasks show` names them.", required=True)]
     output: Annotated[
         Path,

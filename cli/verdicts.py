@@ -105,38 +105,52 @@ class ProbeOptions(TypedDict):
             metavar=f"[{'|'.join(REGISTRY)}|package.module:Class]",
         ),
     ]
-    k: Annotated[int | None, option("knn, ensemble: neighbours (30).", type=click.IntRange(min=1))]
-    weights: Annotated[Literal["uniform", "cosine"] | None, option("knn: votes (uniform).")]
+    k: Annotated[
+        int | None, option("knn, ensemble: neighbours.  [default: 30]", type=click.IntRange(min=1))
+    ]
+    weights: Annotated[
+        Literal["uniform", "cosine"] | None, option("knn: votes.  [default: uniform]")
+    ]
     metric: Annotated[
         Literal["cosine", "euclidean"] | None,
-        option("knn, topofilter: distance (cosine, of centred rows)."),
+        option("knn, topofilter: distance of centred rows.  [default: cosine]"),
     ]
-    l2: Annotated[float | str | None, option("logreg: penalty (auto).", type=WordOrNumber("auto"))]
+    l2: Annotated[
+        float | str | None, option("logreg: penalty.  [default: auto]", type=WordOrNumber("auto"))
+    ]
     fit_intercept: Annotated[
         bool | None,
         option(
-            "logreg: with a bias or without (with; without for differences of pairs).",
+            "logreg: with a bias or without.  [default: with; without for differences of pairs]",
             "--intercept/--no-intercept",
             default=None,
         ),
     ]
-    folds: Annotated[int | None, option("logreg: folds (5).", type=click.IntRange(min=2))]
+    folds: Annotated[int | None, option("logreg: folds.  [default: 5]", type=click.IntRange(min=2))]
     variant: Annotated[
         Literal["paper", "eleuther"] | None,
-        option("topofilter: which of the two published ones (paper)."),
+        option("topofilter: which of the two published ones.  [default: paper]"),
     ]
     k_cc: Annotated[
-        int | None, option("topofilter: neighbours of the graph.", type=click.IntRange(min=1))
+        int | None,
+        option(
+            "topofilter: neighbours of the graph.  [default: 4; eleuther 50]",
+            type=click.IntRange(min=1),
+        ),
     ]
     k_zeta: Annotated[
-        int | None, option("topofilter: neighbours that vote.", type=click.IntRange(min=1))
+        int | None,
+        option(
+            "topofilter: neighbours that vote.  [default: 32; eleuther 50]",
+            type=click.IntRange(min=1),
+        ),
     ]
     disagreement: Annotated[
         Literal["label", "distance"] | None,
         option(
             "What rows are judged by: 1 - P(the weak label's class), or half the absolute "
-            "difference of P and weak label, as published; the same for hard labels "
-            "(label; with --preset distance)."
+            "difference of P and weak label, as published; the same for hard labels.  "
+            "[default: label; with --preset distance]"
         ),
     ]
     in_sample: Annotated[

@@ -31,7 +31,7 @@ __all__ = ["command"]
 class WeakLabelsOptions(TypedDict):
     """Options of ``probekit weak-labels``."""
 
-    acts: Annotated[Path, argument(type=FILE)]
+    acts: Annotated[Path, argument("Activation store of the weaker model.", type=FILE)]
     truth: Annotated[
         str, option("Ground truth: a file with id and label, or a task.", required=True)
     ]
@@ -42,7 +42,9 @@ class WeakLabelsOptions(TypedDict):
     train_ids: Annotated[
         Path | None, option("Rows to train on: a text file of ids, or a table with a column id.")
     ]
-    train_share: Annotated[float | None, option("Share of the rows with truth to train on (0.5).")]
+    train_share: Annotated[
+        float | None, option("Share of the rows with truth to train on.  [default: 0.5]")
+    ]
     train_rows: Annotated[int | None, option("Number of rows with truth to train on.")]
     layer: Annotated[int | None, option("Layer to read; required if several are stored.")]
     l2: Annotated[Any, option("Penalty of the probe.", type=WordOrNumber("auto"), default="auto")]

@@ -390,17 +390,23 @@ def _rows_and_labels(
     texts = list(table.columns[columns.text][:])
     empty = [i for i, value in enumerate(texts) if value is None or value == "" or value == []]
     if empty:
-        notes.append(f"{len(empty):,} rows have no text and are left out.")
+        notes.append(_left_out(len(empty), "text"))
         table = _select(table, sorted(set(range(len(texts))) - set(empty)))
     labels = load_labels(table, label_column=_asked(columns.label), text_column=columns.text)
     if labels.missing:
-        notes.append(f"{len(labels.missing):,} rows have no label and are left out.")
+        notes.append(_left_out(len(labels.missing), "label"))
         unlabelled = set(labels.missing)
         positions = [i for i, row_id in enumerate(_ids(table)) if row_id not in unlabelled]
         table = _select(table, positions)
         labels = load_labels(table, label_column=_asked(columns.label), text_column=columns.text)
     rows = Rows(table.columns, text_column=columns.text, id_column=id_column, source=table.source)
     return columns, rows, labels, tuple(dict.fromkeys((*notes, *labels.notes)))
+
+
+def _left_out(n_rows: int, what: str) -> str:
+    if n_rows == 1:
+        return f"1 row has no {what} and is left out."
+    return f"{n_rows:,} rows have no {what} and are left out."
 
 
 def _asked(label: str) -> str | None:
@@ -489,12 +495,29 @@ def _write(
         files[f"train{suffix}"] = folder / f"{TRAIN}{suffix}"
         _write_like(records, files[f"train{suffix}"])
     files["report"], files["summary"] = folder / REPORT, folder / SUMMARY
-    write_page(verdicts_page(result.verdicts, evidence, title=_source(data)), files["report"])
+    page = verdicts_page(result.verdicts, evidence, title=_source(data), notes=_explained(result))
+    write_page(page, files["report"])
     *commands, audit = _commands(result, folder, data, id_column, trusted)
     result = replace(result, files=files, commands=tuple(commands), audit=audit)
     with atomic_write(files["summary"], "w") as file:
         file.write(json.dumps(result.summary(), ensure_ascii=False, indent=1) + "\n")
     return result
+
+
+def _explained(result: CleanResult) -> list[str]:
+    """What the report's words mean, and what was done, for who opens it first."""
+    did = {
+        "filter": "Rows whose label the probe doubts most were dropped",
+        "relabel": "Every label was blended with what the probe predicts",
+        "leave": "All labels were left as they are",
+    }[result.action]
+    return [
+        f"{did}: {result.why}",
+        f"Weak label: the label in the column {result.columns.label}. Probe: a classifier on "
+        f"hidden states of {Path(result.model).name}, which predicts each row's label without "
+        "having seen it (out of fold). Disagreement, from 0 to 1: how much the two differ.",
+        f"{TRAIN}.jsonl beside this page is the training set.",
+    ]
 
 
 def _source(data: Any) -> str:

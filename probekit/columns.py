@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from probekit.errors import UsageError, first_few
+from probekit.errors import UsageError, did_you_mean, first_few
 
 __all__ = ["AmbiguousColumnError", "Columns", "guess_columns"]
 
@@ -99,8 +99,8 @@ def guess_columns(
     for role, name in (("text", text), ("label", label)):
         if name is not None and name not in columns:
             raise UsageError(
-                f"{source} has no column {name!r}; it has {', '.join(columns)}: name one with "
-                f"--{role}."
+                f"{source} has no column {name!r}{did_you_mean(name, columns)}; it has "
+                f"{', '.join(columns)}: name one with --{role}."
             )
     heads = {name: list(values[:SAMPLE_ROWS]) for name, values in columns.items()}
     text = text or _guess("text", {n: v for n, v in heads.items() if n != label}, source)
@@ -125,12 +125,14 @@ def _guess(role: Role, heads: Mapping[str, list[Any]], source: str) -> str:
             return chosen[0]
     candidates = named or fitting or list(heads)
     shown = "; ".join(f"{name} ({_shown(heads[name])})" for name in candidates)
-    number = "several columns" if len(candidates) > 1 and (named or fitting) else "no column"
-    raise AmbiguousColumnError(
-        role,
-        candidates,
-        f"{source} has {number} that could be the {role}; name one with --{role}: {shown}.",
-    )
+    if len(candidates) > 1 and (named or fitting):
+        what = f"several columns that could be the {role}; name one with"
+    elif fitting:  # its values repeat, but so do those of a column of countries
+        what = f"no column whose name suggests a {role}; if this is it, name it with"
+    else:
+        what = f"no column that could be the {role}; name one with"
+    message = f"{source} has {what} --{role}: {shown}."
+    raise AmbiguousColumnError(role, candidates, message)
 
 
 def _words(name: str) -> frozenset[str]:

@@ -188,7 +188,7 @@ def test_rows_without_a_text_or_a_label_are_left_out_and_counted(model: str) -> 
     result = probekit.clean(rows, model=model, action="leave")
     assert result.notes[:2] == (
         "2 rows have no text and are left out.",
-        "1 rows have no label and are left out.",
+        "1 row has no label and is left out.",
     )
     # Numbers are those in the table, so that a person finds the row.
     assert sorted({str(i) for i in range(N)} - {*result.verdicts.ids}) == ["11", "3", "7"]

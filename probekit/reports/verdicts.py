@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -176,9 +176,14 @@ def _estimates(verdicts: Verdicts) -> Table:
 
 
 def verdicts_page(
-    verdicts: Verdicts, evidence: RowEvidence, *, title: str, limit: int = SHOWN_ROWS
+    verdicts: Verdicts,
+    evidence: RowEvidence,
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    limit: int = SHOWN_ROWS,
 ) -> Page:
-    """Describe verdicts as a page; ``title`` is the name of their file."""
+    """Describe verdicts as a page; ``title`` is the name of their file, ``notes`` come first."""
     summary = summarize(verdicts)
     tables = [PageTable("What the verdicts do", _class_table(summary))]
     if evidence.truth is not None:
@@ -194,6 +199,7 @@ def verdicts_page(
         kind="verdicts",
         facts=_facts(verdicts, summary),
         alarms=(*summary.alarms, *provenance.get("notes", ())),
+        notes=tuple(notes),
         tables=tuple(tables),
         rows=rows_section(verdicts, evidence, limit=limit),
         commands=() if command is None else ((RECORDED, command),),
@@ -219,19 +225,20 @@ def _facts(verdicts: Verdicts, summary: Summary) -> tuple[tuple[str, str], ...]:
 
 
 def _class_table(summary: Summary) -> Table:
-    header = ("weak class", "rows", "dropped", "changed", "label moved by", "disagreement")
-    rows = tuple(
-        (
-            name,
-            f"{n:,}",
-            f"{part.dropped:,} ({share_of(part.dropped, n)})",
-            f"{part.changed:,} ({share_of(part.changed, n)})",
-            number(moved_by),
-            number(part.disagreement),
-        )
-        for name, part, n, moved_by in _parts(summary)
-    )
-    return Table(header, rows)
+    columns = {
+        "weak class": [name for name, *_ in _parts(summary)],
+        "rows": [f"{n:,}" for _, _, n, _ in _parts(summary)],
+    }
+    for what in ("dropped", "changed"):
+        if getattr(summary, what):
+            columns[what] = [
+                f"{getattr(part, what):,} ({share_of(getattr(part, what), n)})"
+                for _, part, n, _ in _parts(summary)
+            ]
+    if any(part.shift > 0 for part in summary.classes):
+        columns["label moved by"] = [number(moved_by) for *_, moved_by in _parts(summary)]
+    columns["disagreement"] = [number(part.disagreement) for _, part, _, _ in _parts(summary)]
+    return Table(tuple(columns), tuple(zip(*columns.values(), strict=True)))
 
 
 def _truth_tables(verdicts: Verdicts, truth: NDArray[Any]) -> list[PageTable]:

@@ -18,9 +18,11 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from probekit.cli.demo import _outcome as outcome
 from probekit.cli.main import cli
 from probekit.experiments.presets import demo
 from probekit.experiments.presets.demo import KEYWORDS, demo_configs
+from probekit.experiments.run import Run
 from probekit.labels import load_labels
 from probekit.tables import read_file
 from probekit.tasks import get_task
@@ -115,6 +117,66 @@ def test_one_short_table_on_stdout_and_the_commands_on_stderr(ran: Ran) -> None:
     # What to do with one's own rows, and where everything else stands.
     assert ran.result.stdout.count("\n  probekit ") == 3
     assert f"{ran.folder}/bag-of-words/report.html" in ran.result.stdout
+
+
+def test_the_advice_is_compared_with_what_was_better(ran: Ran) -> None:
+    lines = ran.result.stdout.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("advice on labels of"))
+    shown = [re.split(r"\s{2,}", line) for line in lines[start + 2 : start + 4]]
+    assert [name for name, *_ in shown] == ["bag of words", "keywords"]
+    for name, (_, diagnose, audit, better, named) in zip(RUNS, shown, strict=True):
+        gains = {
+            action: ran.arms(name)[f"{action} kNN"]["accuracy"]
+            - ran.arms(name)["weak labels"]["accuracy"]
+            for action in ("filter", "relabel")
+        }
+        best = max(gains, key=gains.__getitem__)
+        best = best if gains[best] > 0 else "leave"
+        assert better.split(",")[0] == best
+        right = [each.split(" ")[0] == best for each in (diagnose, audit)]
+        words = {(True, True): "both", (True, False): "diagnose", (False, True): "audit"}
+        assert named == words.get((right[0], right[1]), "neither")
+
+
+@pytest.mark.parametrize(
+    ("named", "gains", "shown"),
+    [
+        (("filter", "relabel"), (5.7, -0.4), ("filter, by 6.1 points", "diagnose")),
+        (("relabel", "relabel"), (1.9, 2.9), ("relabel, by 1.0 points", "both")),
+        (("leave", "filter"), (-1.0, -2.0), ("leave", "diagnose")),
+        (("filter", None), (1.0, 2.0), ("relabel, by 1.0 points", "neither")),
+    ],
+)
+def test_whose_advice_was_right(
+    named: tuple[str, str | None], gains: tuple[float, float], shown: tuple[str, str]
+) -> None:
+    best = "leave" if max(gains) <= 0 else ("filter", "relabel")[int(gains[1] > gains[0])]
+    each = {
+        "diagnose": named[0],
+        "audit": named[1],
+        "gains": dict(zip(("filter", "relabel"), gains, strict=True)),
+        "best": best,
+    }
+    assert outcome(each) == shown
+
+
+def test_the_advice_reads_no_test_row(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its audit is given the true labels of at most 20 training rows and of no others."""
+    asked: list[str] = []
+    audit = demo.audit
+
+    def spy(store: Any, labels: Any, answers: dict[str, str], **how: Any) -> Any:
+        asked.extend(answers)
+        return audit(store, labels, answers, **how)
+
+    monkeypatch.setattr(demo, "audit", spy)
+    monkeypatch.chdir(ran.folder)
+    runs = demo_configs(ran.model, student_rows=160, test_rows=200)
+    run_ = Run(runs["keywords"], Path("steps"), lambda _: None)
+    advice = demo.demo_advice(run_, ran.stored["keywords"], "kNN")
+    assert advice["error"] is None
+    assert 0 < len(asked) <= demo.AUDITED
+    assert set(asked) <= set(truth_of("student")) - set(truth_of("test"))
 
 
 def test_the_table_of_the_run_is_in_its_folder(ran: Ran) -> None:

