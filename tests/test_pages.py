@@ -299,6 +299,15 @@ def test_page(name: str, models: dict[str, str]) -> None:
     assert [part for part in page.instead if part not in text] == []
     reader.follow(name)
     page.check(reader.names)
+    if "how-to" in name:
+        assert missing(name) == []
+
+
+def missing(name: str) -> list[str]:
+    """Files of which a page's prose speaks and that are neither here nor in the repository."""
+    prose = BLOCK.sub("", (ROOT / name).read_text(encoding="utf-8"))
+    files = re.findall(r"`([\w./-]+\.(?:csv|jsonl|parquet|h5|py|yaml|toml|json|html))`", prose)
+    return [f for f in files if not (ROOT / f).is_file() and not list(Path().rglob(f))]
 
 
 def test_readme_is_short() -> None:
@@ -330,3 +339,14 @@ def test_a_wrong_block_is_found(block: str, models: dict[str, str]) -> None:
         (AssertionError, ImportError, SystemExit, subprocess.SubprocessError, pytest.fail.Exception)
     ):
         Reader(models, {}).follow(page)
+
+
+def test_a_file_that_nothing_writes_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control."""
+    monkeypatch.chdir(tmp_path)
+    Path("here.csv").touch()
+    page = tmp_path / "page.md"
+    page.write_text("`here.csv`, `there.csv` and `examples/pytorch.py`")
+    assert missing(str(page)) == ["there.csv"]

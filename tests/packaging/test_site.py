@@ -88,7 +88,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_explanations_are_read_in_one_go() -> None:
     pages = sorted(DOCS.glob("methods/*.md"))
-    assert len(pages) == 10
+    assert pages
     assert {page.name: n for page in pages if (n := len(page.read_text().split())) > 1500} == {}
 
 
