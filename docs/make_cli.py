@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
@@ -20,21 +19,13 @@ Written by `make docs` from `--help`; a test checks that it is up to date.
 def _pages(command: click.Command, name: str, parent: click.Context | None = None) -> list[str]:
     settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
     context = click.Context(command, info_name=name, parent=parent, **settings)
-    path, text = context.command_path, command.get_help(context).rstrip()
-    if not isinstance(command, click.Group):
-        return [f"## `{path}`\n\n```text\n{text}\n```\n"]
-    children = {sub: command.get_command(context, sub) for sub in command.list_commands(context)}
-    # A list of links instead of one whose sentences are cut.
-    text = re.sub(r"\n\nCommands:\n(?:  .*\n?)+", "\n", text).rstrip()
-    links = [
-        f"- [`{path} {sub}`](#{path.replace(' ', '-')}-{sub}): {child.get_short_help_str(200)}\n"
-        for sub, child in children.items()
-        if child is not None
-    ]
-    pages = [f"## `{path}`\n\n```text\n{text}\n```\n\n{''.join(links)}"]
-    for sub, child in children.items():
-        assert child is not None
-        pages += _pages(child, sub, context)
+    path = context.command_path
+    pages = [f"## `{path}`\n\n```text\n{command.get_help(context).rstrip()}\n```\n"]
+    if isinstance(command, click.Group):
+        for sub in command.list_commands(context):
+            child = command.get_command(context, sub)
+            assert child is not None
+            pages += _pages(child, sub, context)
     return pages
 
 

@@ -164,5 +164,7 @@ def test_the_site_builds_strictly_and_links_and_loads_nothing_from_elsewhere(
         found = FETCHED.search(page.read_text(encoding="utf-8"))
         assert found is None, f"{page.name}: {found}"
     assert dead_links(tmp_path) == []
+    # A table with a class does not scroll, and makes its page wider than a phone.
+    assert 'class="dataframe"' not in (tmp_path / "tutorials/find-wrong-labels.html").read_text()
     assert (tmp_path / "tutorials/find-wrong-labels.html").is_file()
     assert list(tmp_path.glob("tutorials/*.png"))
