@@ -34,6 +34,7 @@ from sklearn.preprocessing import StandardScaler
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.predict import score_rows
 from probekit.cleaning.trust import UNKNOWN, TrustModel
+from probekit.cleaning.trusted import other_probes
 from probekit.cuts import largest, prior_matched
 from probekit.labels import WeakLabels
 
@@ -62,8 +63,8 @@ def main() -> None:
     models = model_folders(options.models)
     lines = options.output.read_text("utf-8").splitlines() if options.output.exists() else []
     done = {tuple(json.loads(line)[key] for key in PLACE) for line in lines}
-    for name in options.tasks:
-        for seed in range(options.seeds):
+    for seed in range(options.seeds):
+        for name in options.tasks:
             for model, checkpoint in models.items():
                 for kind in options.kinds:
                     place = (model, name, kind, seed)
@@ -93,7 +94,7 @@ def measure(
     scored = score_rows(store, labels, seed=seed, only_labelled=True)
     supervisor = weaker.layer(WEAKER_LAYERS[seed % 2])[noisy.rows].astype(np.float64)
     # Of the components only the space counts, so they are found once, not in every draw.
-    strong, weak = leading(scored.X), leading(supervisor)
+    strong, weak, others = leading(scored.X), leading(supervisor), other_probes(scored, store)
     means: dict[str, list[dict[str, float]]] = {}
 
     def add(arm: str, P: Array) -> None:
@@ -109,17 +110,17 @@ def measure(
             known = np.full(n, UNKNOWN)
             known[chosen] = truth[chosen]
             given = (scored.proba, noisy.weak, known)
-            add(f"trust {m}", TrustModel().fit(*given, strong).proba_)
-            add(f"trust {m}, no components", TrustModel(components=0).fit(*given).proba_)
+            add(f"trust {m}", TrustModel().fit(*given, strong, others=others).proba_)
+            add(f"trust {m}, one probe", TrustModel().fit(*given, strong).proba_)
             if kind == "model":
-                both = TrustModel().fit(*given, strong, weak).proba_
+                both = TrustModel().fit(*given, strong, weak, others).proba_
                 add(f"trust {m}, supervisor's states", both)
             right = truth[chosen] == hard[chosen]
             if right.all() or not right.any():
                 continue
             free = no_offset(scored.proba, noisy.weak, chosen, right)
             add(f"no offset {m}", shared(free, scored.proba, hard))
-            if draw < PERCEPTRONS:
+            if draw < PERCEPTRONS and m == max(SIZES):
                 theirs = perceptron(supervisor[chosen], right, supervisor)
                 add(f"perceptron {m}", shared(theirs, scored.proba, hard))
     result: dict[str, Any] = {"rows": n, "weak right": round(float((hard == truth).mean()), 4)}

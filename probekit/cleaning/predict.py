@@ -316,8 +316,7 @@ def score_rows(
     )
     if trusted is None:
         return scored
-    rows = states.keys if hasattr(states, "keys") else aligned.keys
-    return with_trust(scored, trusted, rows, supervisor_states)
+    return with_trust(scored, trusted, states, supervisor_states)
 
 
 def filter_labels(

@@ -136,12 +136,12 @@ class TrustModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
     """P(the weak label is right) of every row, from a probe and the true labels of some rows.
 
     logit P(right) = z + b + w · f, where z is the probe's log-odds of the weak label. First b and
-    the weights of z, of the weak class and of the supervisor's confidence are fitted to the rows
-    whose true label is known, with the penalty λ (‖w‖² + b²); then, with that as offset, those of
-    the states' leading components, each times ±1 for the two weak classes (with more classes: one
-    weight for each class). λ of either fit is the strongest one whose leave-one-out log-loss is not
-    above the least one by more than 1.8 standard errors of the difference; an infinite one leaves
-    the probe as it is. Features are standardised over all rows.
+    the weights of z, of the weak class, of the supervisor's confidence and of what other probes say
+    beyond z are fitted to the rows whose true label is known, with the penalty λ (‖w‖² + b²); then,
+    with that as offset, those of the states' leading components, each times ±1 for the two weak
+    classes (with more classes: one weight for each class). λ of either fit is the strongest one
+    whose leave-one-out log-loss is not above the least one by more than 1.8 standard errors of the
+    difference; an infinite one leaves the probe as it is. Features are standardised over all rows.
 
     Parameters
     ----------
@@ -202,6 +202,7 @@ class TrustModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         truth: ArrayLike,
         states: ArrayLike | None = None,
         supervisor_states: ArrayLike | None = None,
+        others: Sequence[ArrayLike] = (),
     ) -> Self:
         """Fit to the rows whose true class is known.
 
@@ -216,6 +217,8 @@ class TrustModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         states, supervisor_states : array-like of shape (n, d), default=None
             Hidden states of the same rows, of the strong model and of the supervisor; None: no
             components of them.
+        others : sequence of array-like of shape (n, C), default=()
+            Class probabilities of other probes, out of fold, such as on other layers.
 
         Returns
         -------
@@ -240,8 +243,10 @@ class TrustModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         if len(known) < FEWEST:
             raise ProbeError(f"{len(known)} true labels are known; {FEWEST} are needed.")
         y = codes[known] == hard[known]
-        z = logit(np.clip(P[np.arange(len(P)), hard], CLOSEST, 1 - CLOSEST))
+        z = _log_odds(P, hard)
         features = _features(z, hard, Y)
+        for i, other in enumerate(others):
+            features[f"other {i}"] = _log_odds(np.asarray(other, float), hard) - z
         X = np.column_stack([np.ones(len(P)), *map(_standardised, features.values())])
         first = _choose(X[known], y, z[known], self.penalties)
         eta = z + X @ first.coef
@@ -282,6 +287,11 @@ class TrustModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
             return U * np.where(hard == 1, 1.0, -1.0)[:, None]
         of_class = np.eye(n_classes)[hard]
         return (U[:, :, None] * of_class[:, None, :]).reshape(len(U), -1)
+
+
+def _log_odds(P: NDArray[np.float64], hard: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The log-odds (n,) of the weak class."""
+    return np.asarray(logit(np.clip(P[np.arange(len(P)), hard], CLOSEST, 1 - CLOSEST)))
 
 
 def _features(

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.base import clone
 
 from probekit.cleaning.trust import FEWEST, UNKNOWN, TrustModel
+from probekit.cuts import disagreement_of, largest
 from probekit.errors import LabelsError, StatesError, first_few
 from probekit.joins import match, other_texts
 from probekit.labels import WeakLabels, load_labels
+from probekit.probes.ensemble import EnsembleProbe, ensemble_for, plan_for, stack_layers
 from probekit.states import as_states, check_finite
 
 if TYPE_CHECKING:
@@ -24,19 +27,25 @@ if TYPE_CHECKING:
 
     Trusted = WeakLabels | Mapping[str, str] | str | Path
 
-__all__ = ["join_trusted", "with_trust"]
+__all__ = ["join_trusted", "other_probes", "with_trust"]
+
+# Depths, and the share of each weak class that a second round leaves out.
+SHALLOWER = (0.5, 0.75)
+DOUBTED = 0.3
+NEXT_TO_NOTHING = 1e-6  # the weight of a row that is left out but still predicted
 
 
 def with_trust(
     scored: Scored,
     trusted: Trusted,
-    rows: Keys,
+    states: ActivationStore | ArrayLike,
     supervisor_states: ActivationStore | ArrayLike | None = None,
 ) -> Scored:
     """Return scored rows whose P the trusted labels have corrected; arguments as ``score_rows``.
 
     Of several copies of a text one is learned from.
     """
+    rows = states.keys if hasattr(states, "keys") else scored.labels.keys
     truth, notes = join_trusted(trusted, rows, scored.labels, scored.groups)
     known = np.flatnonzero(truth != UNKNOWN)
     used: dict[str, Any] = {"rows": len(known)}
@@ -49,7 +58,8 @@ def with_trust(
         learned = np.full(len(truth), UNKNOWN)
         learned[first] = truth[first]
         theirs = None if supervisor_states is None else _states_of(supervisor_states, scored)
-        trust = TrustModel().fit(proba, scored.labels.probs, learned, scored.X, theirs)
+        others = other_probes(scored, states)
+        trust = TrustModel().fit(proba, scored.labels.probs, learned, scored.X, theirs, others)
         proba = trust.proba_
         # None: infinite, the probe is left as it is; JSON has no number for that.
         penalties = (trust.penalty_, trust.components_penalty_)
@@ -58,6 +68,42 @@ def with_trust(
     if notes:
         provenance["notes"] = [*provenance.get("notes", ()), *notes]
     return replace(scored, truth=truth, trust=trust, proba=proba, provenance=provenance)
+
+
+def other_probes(scored: Scored, states: Any) -> list[NDArray[np.float64]]:
+    """P (n, C) of ensembles that may know better than the scored one; few labels tell.
+
+    They read the layers up to half and to three quarters of the depth, where some concepts are
+    clearer than at the end, or are fitted again without the 30 % of each weak class that the first
+    one doubts most, which helps where much is wrong and harms where the layers do not hold the
+    concept. None but for an ensemble that predicts out of fold.
+    """
+    if not isinstance(scored.probe, EnsembleProbe) or scored.provenance["in_sample"]:
+        return []
+    if scored.provenance.get("pairs"):
+        return []
+    Y, groups = scored.labels.probs, scored.groups
+    probas = []
+    if hasattr(states, "layers"):
+        place = {name: i for i, name in enumerate(states.ids)}
+        rows = np.array([place[name] for name in scored.labels.ids])
+        read = [plan_for(states).layers]
+        chosen = list(read[0]) != scored.provenance["layers"]  # a layer: then no others
+        for share in () if chosen else SHALLOWER:
+            layers = [i for i in states.layers if i <= share * max(states.layers)]
+            if layers and plan_for(states, layers).layers not in read:
+                read.append(plan_for(states, layers).layers)
+                parts = ensemble_for(states, layers).get_params(deep=False)
+                own = {name: parts[name] for name in ("widths", "ridge", "knn")}
+                probe = clone(scored.probe).set_params(**own)
+                X = stack_layers(states, read[-1], rows)
+                probas.append(probe.fit(X, Y, groups=groups).oof_proba_)
+    hard = scored.labels.hard
+    counts = [int(DOUBTED * n) for n in np.bincount(hard, minlength=Y.shape[1])]
+    doubted = largest(disagreement_of(scored.proba, Y), counts, hard, ties=scored.ties).selected
+    weight = np.where(doubted, NEXT_TO_NOTHING, 1.0)
+    again = clone(scored.probe).fit(scored.X, np.eye(Y.shape[1])[hard], weight, groups)
+    return [*probas, again.oof_proba_]
 
 
 def join_trusted(

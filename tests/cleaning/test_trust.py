@@ -137,6 +137,21 @@ def test_components_of_the_states_are_signed_by_the_weak_class(case):
     assert np.allclose(turned.right_, with_states.right_, atol=1e-4)
 
 
+def test_another_probe_takes_over_where_it_is_clearly_better(case):
+    """And is left alone where it knows nothing."""
+    data = case(m=100, slope=0.0)
+    other = np.empty((1000, 2))
+    lean = expit(np.where(data.right, 1.0, -1.0) + np.random.default_rng(0).normal(size=1000))
+    other[np.arange(1000), data.hard], other[np.arange(1000), 1 - data.hard] = lean, 1 - lean
+    given = (data.P, data.weak, data.known)
+    better = TrustModel().fit(*given, others=[other])
+    assert auroc(data.right, better.right_) > 0.8
+    assert auroc(data.right, TrustModel().fit(*given).right_) < 0.7
+    data = case(m=100)
+    model = TrustModel().fit(data.P, data.weak, data.known, others=[data.P[::-1]])
+    assert auroc(data.right, model.right_) > auroc(data.right, data.z) - 0.02
+
+
 def test_supervisor_states_add_components(case):
     data = case(m=200, direction=2.0)
     other = np.random.default_rng(1).normal(size=(1000, 5))

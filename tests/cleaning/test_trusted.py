@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from probekit.cleaning.predict import filter_labels, relabel, score_rows
+from probekit.cleaning.trusted import other_probes
 from probekit.errors import LabelsError, StatesError, UsageError
 from probekit.metrics import auroc
+from probekit.probes import EnsembleProbe
 from probekit.verdicts import Verdicts
 
 
@@ -79,6 +81,28 @@ def test_a_file_and_labels_are_the_same(data, make_store, as_labels, tmp_path):
     provenance = json.loads((tmp_path / "verdicts.jsonl.meta.json").read_text())["provenance"]
     assert provenance["trusted"] == one.provenance["trusted"]
     assert Verdicts.load(tmp_path / "verdicts.jsonl").provenance["trusted"]["rows"] == 60
+
+
+def test_an_ensemble_is_compared_with_shallower_layers_and_a_second_round(
+    data, make_store, as_labels
+):
+    store = make_store(data.X, layers=(1, 2, 3, 4))
+    weak = as_labels(data.weak)
+    scored = score_rows(store, weak)
+    half, deeper, second = other_probes(scored, store)
+    X = np.hstack([data.X, data.X])  # layers 1 and 2
+    alone = EnsembleProbe(widths=(8, 8), ridge=(0, 1), knn=(0, 1)).fit(X, weak.probs)
+    assert np.allclose(half, alone.oof_proba_, atol=1e-6)
+    assert half.shape == deeper.shape == second.shape == (600, 2)
+    assert np.abs(second - scored.proba).max() > 0.1
+    # A second round is surer: it has not seen the labels that the first one doubts most.
+    assert np.abs(second - 0.5).mean() > np.abs(scored.proba - 0.5).mean()
+    trusted = {f"r{i}": str(data.truth[i]) for i in range(60)}
+    assert "other 2" in score_rows(store, weak, trusted=trusted).trust.coef_
+    # A chosen layer is not exchanged for others, and one that is not an ensemble has none.
+    assert len(other_probes(score_rows(store, weak, "ensemble", layer=3), store)) == 1
+    assert other_probes(score_rows(store, weak, "knn", layer=3), store) == []
+    assert other_probes(score_rows(store, weak, in_sample=True), store) == []
 
 
 def test_copies_count_once(data):
