@@ -35,7 +35,7 @@ SCRIPTS = (
     "finetune",
 )
 # Not part of `make bench`.
-APART = ("gpu",)
+APART = ("gpu", "many_classes")
 REFUSED, WAIT_SECONDS = 3, 30
 
 

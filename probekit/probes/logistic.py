@@ -57,6 +57,7 @@ FALLBACK = 1e-2
 Precision = Literal["float32", "float64"]
 TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
 MAX_COLUMNS = 512  # fits x classes that are iterated at once; bounds memory with many classes
+WORSE = 2  # weaker penalties with a larger loss after which a search ends
 
 
 class LogisticProbe(BaseProbe):
@@ -69,7 +70,9 @@ class LogisticProbe(BaseProbe):
     l2 : float or "auto", default="auto"
         Penalty. ``"auto"``: the one of ``penalties`` with the smallest out-of-fold log-loss on the
         given (weak) labels, the larger of equals; 1e-2 unless two classes have two different rows
-        each. EleutherAI's numbers: ``l2=1e-2, standardize=False``.
+        each. With many classes (more than 512 fits x classes: eight classes by default) penalties
+        are tried from the largest on, until two in a row raise that loss. EleutherAI's numbers:
+        ``l2=1e-2, standardize=False``.
     standardize : bool, default=True
         Penalise the coefficients of columns divided by their spread, so that the scale of a column
         does not matter; ``coef_`` is in the space of X all the same. Columns that are constant up
@@ -114,7 +117,7 @@ class LogisticProbe(BaseProbe):
     l2_ : float
         Penalty in use.
     penalties_, l2_scores_ : ndarray of shape (P,)
-        Candidates for the penalty, and the out-of-fold log-loss of each.
+        Candidates for the penalty, and the out-of-fold log-loss of each, NaN if it was not tried.
     n_iter_ : int
         Number of passes over X.
     grad_max_ : float
@@ -216,18 +219,16 @@ class LogisticProbe(BaseProbe):
         folds = self._folds(data)
         if folds is None and self.l2 == "auto":
             candidates = np.array([FALLBACK])
-        path = logistic_path(
-            data.X,
-            data.Y,
+        path = _fit_path(
+            _check(data.X, data.Y, data.weight, folds),
             candidates,
-            sample_weight=data.weight,
-            folds=folds,
             standardize=self.standardize,
             fit_intercept=self.fit_intercept,
             dtype=self.dtype,
             tol=self.tol,
             max_iter=self.max_iter,
             device=self.device,
+            search=self.l2 == "auto",
         )
         weight = np.ones(len(data.Y)) if data.weight is None else data.weight
         self.penalties_ = path.penalties
@@ -242,7 +243,7 @@ class LogisticProbe(BaseProbe):
         else:
             self.fold_ = folds
             self.l2_scores_ = np.array([_log_loss(z, data.Y, weight) for z in path.oof_logits])
-            equals = np.flatnonzero(self.l2_scores_ == self.l2_scores_.min())
+            equals = np.flatnonzero(self.l2_scores_ == np.nanmin(self.l2_scores_))
             best = int(equals[np.argmax(path.penalties[equals])])
             self.oof_proba_ = logits_to_proba(path.oof_logits[best])
         self.l2_ = float(path.penalties[best])
@@ -438,7 +439,32 @@ def logistic_path(
     led to it: Böhning (1988), https://doi.org/10.1007/BF00049423, and Böhning (1992),
     https://doi.org/10.1007/BF00048682.
     """
-    task = _check(X, y, sample_weight, folds)
+    return _fit_path(
+        _check(X, y, sample_weight, folds),
+        penalties,
+        standardize=standardize,
+        fit_intercept=fit_intercept,
+        dtype=dtype,
+        tol=tol,
+        max_iter=max_iter,
+        device=device,
+        search=False,
+    )
+
+
+def _fit_path(
+    task: _Task,
+    penalties: ArrayLike,
+    *,
+    standardize: bool,
+    fit_intercept: bool,
+    dtype: Precision,
+    tol: float | None,
+    max_iter: int,
+    device: str,
+    search: bool,
+) -> LogisticPath:
+    """:func:`logistic_path` of a checked task; see :meth:`_Path.solve` for ``search``."""
     l2 = _check_penalties(penalties)
     if dtype not in TOLERANCE:
         raise ProbeError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
@@ -460,8 +486,8 @@ def logistic_path(
             return Design(rows, task.weight)
 
         solver = _Path(task, design(precision), l2, bias=fit_intercept)
-        solution = solver.solve(tol=tol, max_iter=max_iter)
-        stuck = ~solution.converged & (solution.n_iter < max_iter)
+        solution = solver.solve(tol=tol, max_iter=max_iter, search=search)
+        stuck = ~solution.converged & (solution.n_iter > 0) & (solution.n_iter < max_iter)
         if precision != torch.float64 and stuck.any():
             states = solver.states(solution.theta)
             del solver  # frees its copy of the states for a wider one
@@ -492,14 +518,57 @@ class _Path:
             bias=bias,
         )
 
-    def solve(self, *, tol: float, max_iter: int) -> Solution:
+    def solve(self, *, tol: float, max_iter: int, search: bool) -> Solution:
+        """Minimise every fit; in ``search`` only those that the choice of a penalty needs.
+
+        Fits that are too many to be iterated at once go from the strongest penalty to the weakest,
+        and start at the solution for the one before. A search then tries one penalty at a time
+        without each fold, ends once ``WORSE`` in a row have a larger out-of-fold loss than the
+        best, and fits all rows with the best. What it leaves out has 0 passes and NaN.
+        """
+        vectors, (count, fits) = len(self.task.targets), (len(self.penalties), self.fits)
+        search = search and self.fits > 1 and count * fits * vectors > MAX_COLUMNS
+        at_once = 1 if search else max(1, MAX_COLUMNS // (fits * vectors))
+        order = torch.as_tensor(np.argsort(-self.penalties, kind="stable"))
+        some = torch.arange(int(search), fits)  # fit 0 is that to all rows
+        solution = Solution.empty(self.objective)
+        loss = np.full(count, np.inf)
+        start, best = None, 0
+        for tried, group in enumerate(torch.split(order, at_once)):
+            where = (group[:, None] * fits + some).flatten()
+            repeated = None if start is None else start.repeat(len(group), 1, 1)
+            self.refine(solution, where, start=repeated, tol=tol, max_iter=max_iter)
+            start = solution.theta[where[-len(some) :]]
+            if search:
+                place = int(group[0])
+                loss[place] = self._loss(start)
+                best = place if tried == 0 or loss[place] < loss[best] else best
+                if (loss[order[max(0, tried + 1 - WORSE) : tried + 1]] > loss[best]).all():
+                    break
+        if search:
+            start = solution.theta[best * fits + some].mean(0, keepdim=True)
+            where = torch.tensor([best * fits])
+            self.refine(solution, where, start=start, tol=tol, max_iter=max_iter)
+        return solution
+
+    def refine(
+        self, solution: Solution, where: Tensor, *, start: Tensor | None, tol: float, max_iter: int
+    ) -> None:
+        """Minimise the fits ``where`` (J,) from ``start`` (J, V, width + 1) into ``solution``."""
         block = max(1, MAX_COLUMNS // len(self.task.targets))
-        fits = torch.arange(len(self.objective.l2), device=self.design.device)
-        parts = [
-            vars(minimise(self.objective.pick(fits[i : i + block]), tol=tol, max_iter=max_iter))
-            for i in range(0, len(fits), block)
-        ]
-        return Solution(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+        for part in torch.split(torch.arange(len(where)), block):
+            fits = where[part].to(self.design.device)
+            begin = None if start is None else start[part.to(start.device)]
+            result = minimise(self.objective.pick(fits), tol=tol, max_iter=max_iter, start=begin)
+            for name, value in vars(result).items():
+                getattr(solution, name)[fits] = value
+
+    def _loss(self, theta: Tensor) -> float:
+        """Out-of-fold log-loss of the fits theta (F, V, width + 1) without each fold."""
+        assert self.task.folds is not None
+        targets = self.task.targets
+        Y = np.column_stack([1 - targets[0], targets[0]]) if len(targets) == 1 else targets.T
+        return _log_loss(self._logits(theta[None], self.task.folds)[0], Y, self.task.weight)
 
     def states(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Coef (J, V, d) and intercept (J, V) in the space of X."""
@@ -515,13 +584,16 @@ class _Path:
 
     def finish(self, solution: Solution, some: Tensor, *, tol: float, max_iter: int) -> None:
         """Continue ``some`` of the fits (J,) from their solution, which is overwritten."""
-        before = solution.n_iter[some]
-        passes = max(max_iter - int(before.max()), 1)
-        start = solution.theta[some]
-        more = minimise(self.objective.pick(some), tol=tol, max_iter=passes, start=start)
-        more.n_iter += before
-        for name, value in vars(more).items():
-            getattr(solution, name)[some] = value
+        before = solution.n_iter.clone()
+        passes = max(max_iter - int(before[some].max()), 1)
+        self.refine(
+            solution,
+            torch.nonzero(some)[:, 0].cpu(),
+            start=solution.theta[some],
+            tol=tol,
+            max_iter=passes,
+        )
+        solution.n_iter[some] += before[some]
 
     def result(self, solution: Solution) -> LogisticPath:
         theta = solution.theta
@@ -537,7 +609,7 @@ class _Path:
         )
         theta = theta.view(*shape, -1)
         converged &= ~self._separable(theta[:, 0])[:, None]
-        self._warn(converged, error)
+        self._warn(converged | (n_iter == 0), error)
         path = LogisticPath(
             self.penalties,
             self.task.classes,
@@ -582,6 +654,8 @@ class _Path:
         if (self.penalties > 0).all() or not np.isin(targets, (0, 1)).all():
             return separable
         free = np.flatnonzero(self.penalties == 0)
+        if theta[free].isnan().any():  # a search that ended before
+            return separable
         logits = self._logits(theta[free[:1]][:, None], np.zeros(self.design.n, dtype=np.int64))
         proba = logits_to_proba(logits[0, self.task.weight > 0])
         own = targets[0] if len(targets) == 1 else targets.argmax(axis=0)

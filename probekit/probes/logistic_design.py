@@ -216,12 +216,12 @@ class Design:
         self.variance, self.other_variance = self._new_rows()
 
     def logit_change(self, theta: Tensor) -> Tensor:
-        """Root mean square change (J,) of a new row's logits by a step theta (J, K, width + 1)."""
+        """Root mean square changes (J, K) of a new row's logits by theta (J, K, width + 1)."""
         weights, bias = theta[..., :-1], theta[..., -1]
         inside = (weights.to(self.basis.dtype) @ self.basis).double().square()
-        total = (inside @ self.variance).sum(1) + bias.square().sum(1)
+        total = inside @ self.variance + bias.square()
         if self.basis.shape[1] < self.width:
-            outside = weights.square().sum((1, 2)) - inside.sum((1, 2))
+            outside = weights.square().sum(2) - inside.sum(2)
             total += self.other_variance * outside.clamp(min=0)
         return total.sqrt()
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, xlogy
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -12,6 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from probekit.errors import ProbeError
 from probekit.probes import LogisticProbe, load_probe, out_of_fold
+from probekit.probes import logistic as module
 from probekit.probes.logistic import FALLBACK, PENALTIES, logistic_path
 
 EXACT = {"dtype": "float64", "tol": 1e-12}
@@ -131,6 +133,34 @@ def test_equal_losses_go_to_the_larger_penalty():
     constant = np.ones_like(X) + np.arange(len(X))[:, None] * 0.0
     groups = np.arange(len(X))
     assert LogisticProbe(penalties=[1.0, 10.0, 0.1]).fit(constant, y, groups=groups).l2_ == 10.0
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0], ids=["clean", "noisy", "without signal"])
+def test_the_search_of_many_classes_finds_the_penalty_of_the_whole_path(noise, monkeypatch):
+    X, y = problem(300, 12, classes=9)
+    rng = np.random.default_rng(1)
+    y = np.where(rng.random(len(y)) < noise, rng.integers(0, 9, len(y)), y)
+    probe = LogisticProbe(**EXACT).fit(X, y)
+    monkeypatch.setattr(module, "MAX_COLUMNS", 10_000)
+    whole = LogisticProbe(**EXACT).fit(X, y)
+    assert np.isfinite(whole.l2_scores_).all()
+    assert probe.l2_ == whole.l2_
+    # Tried are the best, all stronger ones and two weaker ones.
+    best = int(np.argmin(whole.l2_scores_))
+    assert np.isnan(probe.l2_scores_).tolist() == [i < best - 2 for i in range(len(PENALTIES))]
+    assert np.nanmin(probe.l2_scores_) == pytest.approx(whole.l2_scores_[best], abs=1e-10)
+    # Both are the optimum to tol.
+    assert np.allclose(probe.coef_, whole.coef_, rtol=0, atol=1e-7)
+    assert np.allclose(probe.oof_proba_, whole.oof_proba_, rtol=0, atol=1e-8)
+
+
+def test_a_search_without_convergence_warns_of_tried_penalties_only():
+    X, y = problem(300, 12, classes=9)
+    with pytest.warns(ConvergenceWarning, match="l2 = ") as caught:
+        probe = LogisticProbe(max_iter=2).fit(X, y)
+    tried = probe.penalties_[np.isfinite(probe.l2_scores_)]
+    named = str(caught[0].message).split("l2 = ")[1].split(" (")[0]
+    assert set(named.split(", ")) <= {f"{l2:g}" for l2 in tried}
 
 
 def test_score_is_weighted():

@@ -91,6 +91,8 @@ CASES = {
     "about square": {"n": 200, "d": 190},
     "three classes": {"n": 300, "d": 40, "classes": 3},
     "three classes, wide": {"n": 50, "d": 80, "classes": 3},
+    "twelve classes": {"n": 150, "d": 15, "classes": 12},
+    "twelve classes, wide, soft": {"n": 30, "d": 40, "classes": 12, "labels": "soft"},
     "five classes, soft": {"n": 50, "d": 70, "classes": 5, "labels": "soft"},
     "unequal columns, tall": {"n": 300, "d": 60, "span": 3},
     "unequal columns, wide": {"n": 60, "d": 150, "span": 3},

@@ -361,6 +361,8 @@ def test_many_columns_are_iterated_in_blocks(monkeypatch):
     blocks = logistic_path(X, y, PENALTIES, folds=folds, **EXACT)
     assert np.allclose(blocks.coef_, whole.coef_, rtol=0, atol=1e-8)
     assert np.allclose(blocks.oof_logits, whole.oof_logits, rtol=0, atol=1e-7)
+    # Each starts at the solution of the next stronger penalty.
+    assert blocks.n_iter_.sum() < whole.n_iter_.sum()
 
 
 def test_gram_matrix_of_a_sample_serves_as_well(monkeypatch):
