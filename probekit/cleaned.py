@@ -62,6 +62,7 @@ REPORT, SUMMARY = "report.html", "summary.json"
 # Formats that the training set is written in beside JSONL, where the input has them.
 TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
 WEAK_LABEL = "weak_label"
+DEFAULT = "all-MiniLM-L6-v2"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -329,7 +330,7 @@ def default_model() -> str:
     try:
         return demo_model()
     except ProbekitError:  # its wheel is not installed
-        return "sentence-transformers/all-MiniLM-L6-v2"
+        return f"sentence-transformers/{DEFAULT}"
 
 
 @contextmanager
@@ -511,10 +512,12 @@ def _explained(result: CleanResult) -> list[str]:
         "relabel": "Every label was blended with what the probe predicts",
         "leave": "All labels were left as they are",
     }[result.action]
+    # The folder in the default model's wheel is called "model".
+    name = DEFAULT if result.model == default_model() else Path(result.model).name
     return [
         f"{did}: {result.why}",
         f"Weak label: the label in the column {result.columns.label}. Probe: a classifier on "
-        f"hidden states of {Path(result.model).name}, which predicts each row's label without "
+        f"hidden states of {name}, which predicts each row's label without "
         "having seen it (out of fold). Disagreement, from 0 to 1: how much the two differ.",
         f"{TRAIN}.jsonl beside this page is the training set.",
     ]

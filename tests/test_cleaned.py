@@ -87,6 +87,11 @@ def test_one_command_cleans_an_odd_csv(odd_csv: str, model: str) -> None:
     assert json.loads(table[0]["probs"]) == train[0]["probs"]
     assert "probekit audit" in result.stdout
     assert str(folder / "report.html") in result.stdout
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Rows whose label the probe doubts most were dropped: as asked" in page
+    assert "Weak label: the label in the column stars_class." in page
+    assert '<th scope="col">changed' not in page
+    assert "label moved by" not in page
 
 
 def test_the_plain_commands_do_the_same(odd_csv: str, model: str) -> None:

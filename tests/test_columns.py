@@ -61,13 +61,18 @@ def test_labels_without_a_telling_name_are_asked_for() -> None:
 
 def test_a_single_column_that_repeats_is_not_taken_for_labels_by_content_alone() -> None:
     """A language or a split repeats as labels do; only a name says that it is one."""
-    with pytest.raises(AmbiguousColumnError):
+    with pytest.raises(AmbiguousColumnError, match="no column whose name suggests a label"):
         guess_columns({"text": TEXTS, "language": ["en", "de"] * 6})
 
 
 def test_numbers_that_never_repeat_are_no_labels() -> None:
     with pytest.raises(AmbiguousColumnError):
         guess_columns({"text": TEXTS, "target": list(range(12))})
+
+
+def test_a_misspelt_column_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"no column 'Einschatzung' \(did you mean Einschätzung"):
+        guess_columns({"text": TEXTS, "Einschätzung": STARS}, label="Einschatzung")
 
 
 def test_columns_named_are_checked() -> None:

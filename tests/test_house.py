@@ -251,6 +251,17 @@ def test_help_imports_no_command_and_says_what_each_does() -> None:
         assert " ".join(str(command.help).split("\n\n")[0].split()) == COMMANDS[name]
 
 
+def test_help_fits_a_terminal_of_80_columns() -> None:
+    from probekit.cli.main import COMMANDS
+
+    done = subprocess.run(
+        [sys.executable, "-m", "probekit", "--help"], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    for name, line in COMMANDS.items():
+        assert f"  {name:11}  {line}" in lines, "the line is cut or wrapped"
+
+
 def test_heavy_import_check_can_fail() -> None:
     code = f"import sys, sklearn\nprint([m for m in {HEAVY!r} if m in sys.modules])\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
