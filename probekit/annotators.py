@@ -438,4 +438,5 @@ def _one_line_each(
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a is b or bool(a == b) or (a != a and b != b)
+    """Whether two cells are equal, NaN and lists of arrays too."""
+    return bool(a == b) if isinstance(a, str) and isinstance(b, str) else repr(a) == repr(b)

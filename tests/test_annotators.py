@@ -162,10 +162,12 @@ def test_a_line_for_each_row_keeps_the_columns_that_its_votes_agree_on() -> None
         "worker": ["ann", "ann", "bob"],
         "label": ["good", "bad", "bad"],
         "seconds": [1.0, 2.0, 3.0],
+        "score": [float("nan"), [1], float("nan")],
     }
     combined = combine(Table(lines))
     assert combined is not None
-    assert dict(combined.columns) == {
+    assert list(map(str, combined.columns["score"])) == ["nan", "[1]"]
+    assert {k: v for k, v in combined.columns.items() if k != "score"} == {
         "id": [7, 8],
         "text": ["x", "y"],
         "probs": [[0.5, 0.5], [1, 0]],
