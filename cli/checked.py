@@ -304,6 +304,7 @@ OPTIONS: dict[str, Kind] = {
     "random_drops": Whole(0, 1000),
     "run.supervisor_rows": ROWS,
     "run.student_rows": ROWS,
+    "run.trusted_rows": ROWS,
     "run.test_rows": ROWS,
     "saliency.supervisor_rows": ROWS,
     "saliency.student_rows": ROWS,
@@ -456,7 +457,7 @@ CLEANING = (
 CLASSES = ("classify", "reward")
 RUN_ONLY = (
     *("probes", "actions", "action_options", "layer", "linear_students", "random_drops"),
-    *("rounds", "curves"),
+    *("rounds", "curves", "trusted_rows"),
 )
 
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")

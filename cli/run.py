@@ -38,6 +38,7 @@ PLAIN = (
     "weak_on",
     "rounds",
     "supervisor_rows",
+    "trusted_rows",
     "student_rows",
     "test_rows",
     "random_drops",
@@ -244,6 +245,13 @@ def raise_failures(results: Mapping[str, Any], folder: Path) -> None:
 class StudentOptions(TypedDict):
     """How labels are cleaned, and which students learn from them."""
 
+    trusted_rows: Annotated[
+        int | None,
+        option(
+            "Of the supervisor's rows, that many join the students' instead, and probes know their "
+            "ground truth.",
+        ),
+    ]
     weak_labels: Annotated[
         str | None, option("File of weak labels (id and label, prob or probs), instead of --weak.")
     ]

@@ -108,6 +108,9 @@ class RunConfig:
     """Seeds of the split, of initialisation and of the order of rows; one repetition each."""
     supervisor_rows: Annotated[int | None, ROWS] = None
     """Maximum number of rows with ground truth for the supervisor; None: its half."""
+    trusted_rows: Annotated[int | None, ROWS] = None
+    """Number of these that the supervisor labels instead of learning from them: they join the
+    student's rows, and probes know their ground truth (see ``filter_labels``' ``trusted``)."""
     student_rows: Annotated[int | None, ROWS] = None
     """Maximum number of rows with weak labels for the student; None: its half."""
     test_rows: Annotated[int | None, ROWS] = None
@@ -170,6 +173,11 @@ class RunConfig:
         if self.weak and self.weak_labels is not None:
             raise UsageError(
                 "weak and weak_labels both give the weak labels; leave one of them out."
+            )
+        if self.trusted_rows is not None and (self.weak_on == "train" or self.chain):
+            raise UsageError(
+                "trusted_rows are taken from the supervisor's rows and given to the student; leave "
+                "them out with weak_on: train, and with a chain."
             )
         if FINETUNE not in self.student:
             for name, default in FINETUNED_ONLY.items():

@@ -52,9 +52,10 @@ class _Reachable(Sources):
             student = config.student_rows or UNKNOWN_ROWS
             share = round(student * config.validation_share)
             held_out = share if config.validation_rows is None else config.validation_rows
+            moved = config.trusted_rows or 0
             sizes = {
-                "supervisor": config.supervisor_rows or UNKNOWN_ROWS,
-                "student": student - (share if config.validation_rows is None else 0),
+                "supervisor": (config.supervisor_rows or UNKNOWN_ROWS) - moved,
+                "student": student - (share if config.validation_rows is None else 0) + moved,
                 **({"validation": held_out} if held_out else {}),
                 "test": config.test_rows or UNKNOWN_ROWS,
             }

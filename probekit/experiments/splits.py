@@ -38,6 +38,23 @@ class Splits:
     classes: tuple[str, ...]
     rows: dict[str, Rows] = field(default_factory=dict)
     truth: dict[str, WeakLabels] = field(default_factory=dict)
+    trusted: frozenset[str] = frozenset()
+    """Ids of the student's rows that the supervisor's ground truth holds."""
+
+    def trusted_labels(self) -> WeakLabels | None:
+        """The true labels of these rows; None if there are none."""
+        truth = self.truth["student"]
+        rows = [i for i, name in enumerate(truth.ids) if name in self.trusted]
+        if not rows:
+            return None
+        hashes = None if truth.hashes is None else [truth.hashes[i] for i in rows]
+        return replace(
+            truth,
+            ids=[truth.ids[i] for i in rows],
+            hashes=hashes,
+            probs=truth.probs[rows],
+            key=None,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +74,7 @@ def run_splits(task: str, config: RunConfig, seed: int) -> Splits:
 
     The training rows are halved by seed; copies of a text and rows of a group (such as a question)
     go to one half. Texts and groups of the test set are left out of both. Validation rows come from
-    the student's half.
+    the student's half, and ``trusted_rows`` of the supervisor's join it after that.
     """
     source = _open(task, seed, config.group_column)
     rng = np.random.default_rng([seed, 0])
@@ -71,13 +88,20 @@ def run_splits(task: str, config: RunConfig, seed: int) -> Splits:
         ]
     else:
         parts = _deal(source.halves[0], list(limits), rng)
-    train, validation = _hold_out(parts[1], config, rng)
+    train, validation = _hold_out(
+        parts[1], "validation", config.validation_rows, rng, share=config.validation_share
+    )
+    trusted: frozenset[str] = frozenset()
+    if config.trusted_rows is not None:
+        parts[0], moved = _hold_out(parts[0], "trusted", config.trusted_rows, rng)
+        assert moved is not None  # a number was given
+        train, trusted = _joined([train, moved]), frozenset(moved.ids)
     dealt = {"supervisor": parts[0], "student": train}
     if validation is not None:
         dealt["validation"] = validation
     if config.weak_on == "train":
         dealt["student"] = parts[0]
-    return _split(source, dealt, config.test_rows, seed)
+    return replace(_split(source, dealt, config.test_rows, seed), trusted=trusted)
 
 
 def chain_splits(task: str, config: RunConfig, seed: int) -> Splits:
@@ -105,7 +129,7 @@ def labelled(splits: Splits, labels: WeakLabels) -> tuple[Splits, dict[str, Weak
         If the labels have other classes or texts than the task, or too few rows have one.
     """
     labels = _in_classes(labels, splits)
-    chosen = Splits(splits.task, splits.kind, splits.classes, dict(splits.rows), dict(splits.truth))
+    chosen = replace(splits, rows=dict(splits.rows), truth=dict(splits.truth))
     parts: dict[str, WeakLabels] = {}
     notes: list[str] = []
     for part in (name for name in ("student", "validation", "test") if name in splits.rows):
@@ -211,9 +235,15 @@ def _deal(rows: Rows, limits: Sequence[int | None], rng: np.random.Generator) ->
     return dealt
 
 
-def _hold_out(rows: Rows, config: RunConfig, rng: np.random.Generator) -> tuple[Rows, Rows | None]:
-    """Split off validation rows, each text and group on one side."""
-    share, n_rows = config.validation_share, config.validation_rows
+def _hold_out(
+    rows: Rows,
+    name: str,
+    n_rows: int | None,
+    rng: np.random.Generator,
+    *,
+    share: float = 0.0,
+) -> tuple[Rows, Rows | None]:
+    """Split off ``n_rows`` or a share of the rows, each text and group on one side."""
     if not share and n_rows is None:
         return rows, None
     groups = duplicate_groups(hashes=rows.hashes, groups=rows.groups)
@@ -230,8 +260,8 @@ def _hold_out(rows: Rows, config: RunConfig, rng: np.random.Generator) -> tuple[
     if chosen.all() or not chosen.any():
         asked = f"share of {share}" if n_rows is None else f"set of {n_rows}"
         raise UsageError(
-            f"A validation {asked} of {len(rows)} rows leaves one side empty; give more "
-            f"rows or another {'validation_share' if n_rows is None else 'validation_rows'}."
+            f"A {name} {asked} of {len(rows)} rows leaves one side empty; give more "
+            f"rows or another {name}_{'share' if n_rows is None else 'rows'}."
         )
     train, held_out = (np.flatnonzero(each).tolist() for each in (~chosen, chosen))
     return rows.select(train), rows.select(held_out)

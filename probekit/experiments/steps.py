@@ -413,6 +413,7 @@ def verdicts_step(
     if command == "filter" and getattr(make_probe(probe, **params), "decides_itself", False):
         options.pop("contamination", None)
         options.pop("per_class", None)
+    trusted = context.splits.trusted_labels()
 
     def make(folder: Path, given: Mapping[str, Path]) -> None:
         from probekit.activations.store import ActivationStore
@@ -422,7 +423,8 @@ def verdicts_step(
         weak = context.read_weak(labels, "student", given["labels"])
         fitted = make_probe(probe, seed=context.seed, **params)
         with ActivationStore(given["states"] / STORE) as store:
-            act(store, weak, probe=fitted, seed=context.seed, **options).save(folder / VERDICTS)
+            how = {**options, "trusted": trusted, "seed": context.seed}
+            act(store, weak, probe=fitted, **how).save(folder / VERDICTS)
 
     return Step(
         context.title(f"{action} with {probe}"),
@@ -434,6 +436,7 @@ def verdicts_step(
             "options": options,
             "labels": labels.name,
             "seed": context.seed,
+            **({} if trusted is None else {"trusted": trusted.fingerprint}),
         },
         make,
         inputs=_inputs(states=states, labels=labels.step),

@@ -115,6 +115,23 @@ def test_nothing_is_finetuned_and_each_student_has_a_table(done: Done, fields: A
     ].keys()
 
 
+def test_trusted_rows_have_their_true_label_after_cleaning(fields: Any, tmp_path: Path) -> None:
+    some = {"student": ["linear"], "random_drops": 0, "trusted_rows": 15}
+    found = Done(RunConfig.from_mapping({**fields, **some}), tmp_path / "run")
+    assert found.results["failures"] == []
+    splits = found.experiment.context.splits
+    assert len(splits.trusted) == 15
+    truth = splits.truth["student"]
+    for name in ("filter kNN", "relabel kNN"):
+        step = found.planned[name].labels.step
+        verdicts = Verdicts.load(found.run.cache.path(step) / VERDICTS)
+        assert verdicts.provenance["trusted"]["rows"] == 15
+        known = np.isin(verdicts.ids, list(splits.trusted))
+        assert list(verdicts.ids) == list(truth.ids)
+        assert np.array_equal(verdicts.hard[known], truth.hard[known])
+        assert verdicts.keep[known].all()
+
+
 @pytest.mark.parametrize("number", [0, 1], ids=list(STUDENTS))
 def test_students_are_logistic_probes_on_the_states_of_what_is_kept(
     done: Done, number: int

@@ -61,6 +61,30 @@ def test_so_many_validation_rows_beside_the_students() -> None:
     assert own.rows["validation"].ids == splits.rows["validation"].ids
 
 
+def test_trusted_rows_are_moved_from_the_supervisor_to_the_student() -> None:
+    settings = config(supervisor_rows=50, student_rows=80, test_rows=30)
+    before = run_splits("docstrings", settings, 0)
+    splits = run_splits("docstrings", settings.changed(trusted_rows=20), 0)
+    assert len(splits.rows["supervisor"]) == 30
+    assert len(splits.trusted) == 20
+    check_disjoint(splits)
+    # All else is as it was: the same rows, these among the student's.
+    everyone = {*before.rows["supervisor"].ids, *before.rows["student"].ids}
+    assert everyone == {*splits.rows["supervisor"].ids, *splits.rows["student"].ids}
+    assert splits.trusted == {*splits.rows["student"].ids} - {*before.rows["student"].ids}
+    assert splits.rows["validation"].ids == before.rows["validation"].ids
+    trusted = splits.trusted_labels()
+    assert trusted is not None
+    truth = dict(zip(before.truth["supervisor"].ids, before.truth["supervisor"].hard, strict=True))
+    assert [truth[name] for name in trusted.ids] == trusted.hard.tolist()
+    assert before.trusted_labels() is None
+    with pytest.raises(UsageError, match=r"trusted set of 50 .* another trusted_rows"):
+        run_splits("docstrings", settings.changed(trusted_rows=50), 0)
+    for more in ({"weak_on": "train"}, {"chain": ["a", "b"]}):
+        with pytest.raises(UsageError, match="trusted_rows are taken from the supervisor"):
+            config(trusted_rows=20, **more)
+
+
 def test_copies_do_not_part_for_the_sake_of_a_number(rows_file: Path) -> None:
     splits = run_splits(str(rows_file), config(validation_rows=15, test_rows=20), 0)
     assert len(splits.rows["validation"]) == 14, "each text stands twice"
