@@ -4,6 +4,7 @@ Tasks x strong models x six kinds of wrong labels x seeds (label_noise.py); the 
 label_methods.py. Each method's figures of a case are one line of results/label_errors.jsonl;
 finished lines are not repeated. Needs the extra ``bench``. ``--models minilm=FOLDER mpnet=FOLDER``
 reads checkpoints from folders, by default from the hub; ``--cache`` keeps their states.
+``--methods members rounds`` tries changes of the ensemble (label_candidates.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from _harness import RESULTS
+from label_candidates import FAMILIES as CANDIDATES
 from label_methods import FAMILIES, Case, Found
 from label_noise import KINDS, weak_labels
 from label_states import CACHE, MODELS, TASKS, label_task, model_folders, task_store
@@ -34,7 +36,8 @@ def main() -> None:
     )
     parser.add_argument("--tasks", nargs="*", default=TASKS)
     parser.add_argument("--kinds", nargs="*", default=KINDS)
-    parser.add_argument("--methods", nargs="*", default=tuple(FAMILIES), choices=tuple(FAMILIES))
+    methods = FAMILIES | CANDIDATES
+    parser.add_argument("--methods", nargs="*", default=tuple(FAMILIES), choices=tuple(methods))
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--models", nargs="*", metavar="NAME=FOLDER", help="default: from the hub")
     parser.add_argument("--only", choices=tuple(MODELS), help="one of the models as the strong one")
@@ -53,7 +56,7 @@ def main() -> None:
                     left = [
                         family
                         for family in options.methods
-                        if not all((*place, method) in done for method in FAMILIES[family].methods)
+                        if not all((*place, method) in done for method in methods[family].methods)
                     ]
                     if not left:
                         continue
@@ -64,7 +67,7 @@ def main() -> None:
                     case = Case(store, noisy.rows, noisy.weak, seed)
                     wrong = noisy.hard != task.truth[noisy.rows]
                     for family in left:
-                        found = FAMILIES[family].find(case)
+                        found = methods[family].find(case)
                         append(options.output, place, found, case, wrong)
 
 
