@@ -23,12 +23,13 @@ __all__ = ["FAMILIES"]
 Array = np.ndarray[Any, Any]
 
 VOTERS = 30
+UPPER, PENALTY = (5 / 6, 1.0), 3.0
 DROPPED = 0.2  # of each weak class, before the second round
 # Name -> depths of the layers with a ridge fit, with a kNN vote, and with a mass-mean probe.
 COMBINED: dict[str, tuple[tuple[float, ...], ...]] = {
     "kNN on the last layer": (RIDGE_DEPTHS, (1,), ()),
-    "upper layers": ((5 / 6, 1), (1,), ()),
-    "upper layers, mass-mean": ((5 / 6, 1), (1,), (1,)),
+    "upper layers": (UPPER, (1,), ()),
+    "upper layers, mass-mean": (UPPER, (1,), (1,)),
     "mass-mean": (RIDGE_DEPTHS, KNN_DEPTHS, (1,)),
     "last layer, mass-mean": ((1,), (1,), (1,)),
 }
@@ -69,6 +70,9 @@ def members(case: Case) -> dict[str, Found]:
             for i in _nearest(list(layers), of)
         ]
         found[name] = Found(disagreement_of(average(scores, Y).proba, Y))
+    upper = _nearest(list(layers), UPPER)
+    strong = [layers[i].ridge.leave_out(Y, PENALTY) for i in upper] + [knn[max(layers)]]
+    found["upper layers, penalty 3"] = Found(disagreement_of(average(strong, Y).proba, Y))
     every = [*ridge.values(), *knn.values()]
     found["stacked, all layers"] = Found(disagreement_of(_stacked(every, Y), Y))
     return found
@@ -109,6 +113,6 @@ def rounds(case: Case) -> dict[str, Found]:
 
 
 FAMILIES = {
-    "members": Family((*COMBINED, "stacked, all layers"), members),
+    "members": Family((*COMBINED, "upper layers, penalty 3", "stacked, all layers"), members),
     "rounds": Family(("second round",), rounds),
 }

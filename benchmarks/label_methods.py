@@ -46,6 +46,12 @@ class Case:
         """States (n, d) of the last layer."""
         return np.asarray(self.store.read(self.store.layers[-1], self.rows))
 
+    @property
+    def unit(self) -> Array:
+        """The same of unit length, as sentence-transformers gives them for some models."""
+        X = self.last
+        return np.asarray(X / np.linalg.norm(X, axis=1, keepdims=True))
+
 
 class Found(NamedTuple):
     """A score (n,) of how likely each label is wrong, and the rows (n,) that a method calls so."""
@@ -67,34 +73,47 @@ def cleanlab(case: Case) -> dict[str, Found]:
     https://docs.cleanlab.ai/stable/tutorials/clean_learning/text.html and, for the scores,
     https://docs.cleanlab.ai/stable/cleanlab/rank.html.
     """
+    return {
+        "cleanlab": _recipe(case.last, case.hard, "self_confidence"),
+        "cleanlab, margin": _recipe(case.last, case.hard, "normalized_margin"),
+    }
+
+
+def cleanlab_unit(case: Case) -> dict[str, Found]:
+    """The same recipe, and Datalab, on states of unit length."""
+    return {
+        "cleanlab, unit length": _recipe(case.unit, case.hard, "self_confidence"),
+        "Datalab, unit length": _datalab(case.unit, case.hard),
+    }
+
+
+def _recipe(X: Array, hard: Array, score: str) -> Found:
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
     model = LogisticRegression(max_iter=400)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that 400 iterations were not enough
-        P = cross_val_predict(model, case.last, case.hard, method="predict_proba", cv=5)
-    flagged = find_label_issues(case.hard, P, n_jobs=1)
-    return {
-        name: Found(1 - get_label_quality_scores(case.hard, P, method=method), flagged)
-        for name, method in (
-            ("cleanlab", "self_confidence"),
-            ("cleanlab, margin", "normalized_margin"),
-        )
-    }
+        P = cross_val_predict(model, X, hard, method="predict_proba", cv=5)
+    quality = get_label_quality_scores(hard, P, method=score)
+    return Found(1 - quality, find_label_issues(hard, P, n_jobs=1))
 
 
 def datalab(case: Case) -> dict[str, Found]:
     """cleanlab's Datalab on features alone: votes of its nearest neighbours."""
+    return {"Datalab": _datalab(case.last, case.hard)}
+
+
+def _datalab(X: Array, hard: Array) -> Found:
     from cleanlab import Datalab
 
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lab = Datalab({"label": case.hard}, label_name="label", verbosity=0)
-        lab.find_issues(features=case.last, issue_types={"label": {}})
+        lab = Datalab({"label": hard}, label_name="label", verbosity=0)
+        lab.find_issues(features=X, issue_types={"label": {}})
     issues = lab.get_issues("label")
     score = 1 - issues["label_score"].to_numpy()
-    return {"Datalab": Found(score, issues["is_label_issue"].to_numpy())}
+    return Found(score, issues["is_label_issue"].to_numpy())
 
 
 def simifeat(case: Case) -> dict[str, Found]:
@@ -120,6 +139,7 @@ def ensemble(case: Case) -> dict[str, Found]:
 
 FAMILIES = {
     "cleanlab": Family(("cleanlab", "cleanlab, margin"), cleanlab),
+    "unit": Family(("cleanlab, unit length", "Datalab, unit length"), cleanlab_unit),
     "datalab": Family(("Datalab",), datalab),
     "simifeat": Family(("SimiFeat",), simifeat),
     "ensemble": Family(("ensemble",), ensemble),

@@ -12,16 +12,28 @@ from _harness import RESULTS
 from label_noise import KINDS
 from label_states import MODELS, TASKS
 
-__all__ = ["FIGURES", "KIND_NAMES", "METHODS", "draw", "margins", "read", "summarize"]
+__all__ = ["METHODS", "candidates", "draw", "margins", "read", "summarize"]
 
 FILE = RESULTS / "label_errors.jsonl"
 FIGURE = Path(__file__).parents[1] / "docs" / "label_errors.png"
-PEER, OURS = "cleanlab", "ensemble"
+PEER, UNIT, OURS = "cleanlab", "cleanlab, unit length", "ensemble"
 METHODS = {
-    PEER: "cleanlab, text recipe",
-    "Datalab": "cleanlab, Datalab on features",
+    PEER: "cleanlab, text recipe, states as they are",
+    UNIT: "cleanlab, text recipe, states of unit length",
+    "Datalab, unit length": "cleanlab, Datalab, states of unit length",
     "SimiFeat": "SimiFeat, vote of 10",
     OURS: "ensemble",
+}
+BEST = "upper layers, penalty 3"
+CANDIDATES = {
+    "kNN on the last layer",
+    "last layer, mass-mean",
+    "mass-mean",
+    "second round",
+    "stacked, all layers",
+    "upper layers",
+    "upper layers, mass-mean",
+    BEST,
 }
 KIND_NAMES = {
     "model": "weaker model",
@@ -58,13 +70,15 @@ def mean(cases: Sequence[Mapping[str, Line]], method: str, figure: str) -> float
 
 
 def margins(
-    cases: Mapping[Case, Mapping[str, Line]], models: Sequence[str] | None = None
+    cases: Mapping[Case, Mapping[str, Line]],
+    models: Sequence[str] | None = None,
+    peer: str = PEER,
 ) -> dict[tuple[str, str], float]:
     """Points of the ensemble over cleanlab within the weak classes, of each task and kind."""
     each: dict[tuple[str, str], list[float]] = defaultdict(list)
     for (model, task, kind, _), found in cases.items():
         if models is None or model in models:
-            each[task, kind].append(100 * (found[OURS]["within"] - found[PEER]["within"]))
+            each[task, kind].append(100 * (found[OURS]["within"] - found[peer]["within"]))
     return {pair: float(np.mean(values)) for pair, values in each.items()}
 
 
@@ -87,64 +101,96 @@ def summarize(lines: Sequence[Line]) -> tuple[list[str], list[list[str]], str]:
         cells = [mean(of_kind[kind], method, "within") for kind in KINDS if of_kind[kind]]
         cells += [mean(list(cases.values()), method, figure) for figure in ("within", *FIGURES)]
         values.append(cells)
-    places = list(METHODS)
-    over = np.subtract(values[places.index(OURS)], values[places.index(PEER)])
     rows = [
         [name, *(f"{value:.1f}" for value in cells)]
         for name, cells in zip(METHODS.values(), values, strict=True)
     ]
-    rows.append(["ensemble over cleanlab's recipe", *(f"{value:+.1f}" for value in over)])
     return header, rows, _conclusion(cases)
 
 
+def candidates(lines: Sequence[Line]) -> tuple[list[str], list[list[str]], str]:
+    """Changes of the ensemble beside it, on the cases where all of them were tried."""
+    cases = {case: found for case, found in read(lines).items() if found.keys() >= CANDIDATES}
+    tasks = sorted({case[1] for case in cases}, key=TASKS.index)
+    ruled = [found for case, found in cases.items() if case[2] == "rule"]
+    others = [found for case, found in cases.items() if case[2] != "rule"]
+    header = ["change", "within", "errors by a rule", "other kinds", *FIGURES.values()]
+    rows = []
+    for method in (OURS, *sorted(CANDIDATES), UNIT):
+        every = list(cases.values())
+        cells = [mean(part, method, "within") for part in (every, ruled, others)]
+        cells += [mean(every, method, figure) for figure in FIGURES]
+        rows.append([METHODS.get(method, method), *(f"{value:.1f}" for value in cells)])
+    models = " and ".join(MODEL_NAMES[model] for model in sorted({case[0] for case in cases}))
+    gains = []
+    for task in tasks:
+        part = [found for case, found in cases.items() if case[1] == task]
+        gains.append(f"{task} {mean(part, BEST, 'within') - mean(part, OURS, 'within'):+.1f}")
+    text = f"{len(cases)} cases; {models}. *{BEST}* over the ensemble: {', '.join(gains)}."
+    return header, rows, text
+
+
 def _conclusion(cases: Mapping[Case, Mapping[str, Line]]) -> str:
-    pairs = margins(cases)
-    below = {pair: value for pair, value in pairs.items() if value < ALLOWED}
-    worst = min(pairs, key=lambda pair: pairs[pair])
+    tasks, models = {case[1] for case in cases}, sorted({case[0] for case in cases})
     holding = held(cases)
-    parts = []
-    for inside in (True, False):
-        points = [
-            100 * (found[OURS]["within"] - found[PEER]["within"])
-            for case, found in cases.items()
-            if (case[:2] in holding) == inside
-        ]
-        parts.append(float(np.mean(points)) if points else float("nan"))
-    tasks, models = {case[1] for case in cases}, {case[0] for case in cases}
-    return (
-        f"{len(cases)} cases: {len(tasks)} tasks, {len(models)} strong models, six kinds, two "
-        f"seeds. Mean margin of the ensemble: {np.mean(list(pairs.values())):+.1f} points over "
-        f"pairs of a task and a kind; {parts[0]:+.1f} where the states hold the concept "
-        f"(symmetric errors found with an AUROC of at least {HELD:.0f}: {len(holding)} of "
-        f"{len({case[:2] for case in cases})} pairs of a model and a task), {parts[1]:+.1f} "
-        f"elsewhere. It is more than a point below cleanlab on {len(below)} of {len(pairs)} pairs "
-        f"of a task and a kind, most on {worst[0]}, {KIND_NAMES[worst[1]]} ({pairs[worst]:+.1f})."
+    parts = [
+        f"{len(cases)} cases: {len(tasks)} tasks, strong models "
+        f"{' and '.join(MODEL_NAMES[model] for model in models)}, six kinds, two seeds."
+    ]
+    for peer, name in ((PEER, "as they are"), (UNIT, "of unit length")):
+        pairs = margins(cases, peer=peer)
+        below = sum(value < ALLOWED for value in pairs.values())
+        worst = min(pairs, key=lambda pair: pairs[pair])
+        inside = _mean_margin(cases, peer, {case for case in cases if case[:2] in holding})
+        outside = _mean_margin(cases, peer, {case for case in cases if case[:2] not in holding})
+        parts.append(
+            f"Over cleanlab's recipe on states {name} the ensemble is "
+            f"{_mean_margin(cases, peer, set(cases))} points in the mean of all cases "
+            f"({inside} where the states hold the concept, {outside} elsewhere), and more than a "
+            f"point below it on {below} of {len(pairs)} pairs of a task and a kind, at worst "
+            f"{pairs[worst]:+.1f} ({worst[0]}, {KIND_NAMES[worst[1]]})."
+        )
+    parts.append(
+        f"States hold a concept, here, if symmetric errors are found with an AUROC of at least "
+        f"{HELD:.0f}: {len(holding)} of {len({case[:2] for case in cases})} pairs of a model and a "
+        "task."
     )
+    return "\n".join(parts)
+
+
+def _mean_margin(cases: Mapping[Case, Mapping[str, Line]], peer: str, chosen: set[Case]) -> str:
+    """Mean points of the ensemble over a peer, of some of the cases."""
+    points = [100 * (cases[c][OURS]["within"] - cases[c][peer]["within"]) for c in chosen]
+    return f"{np.mean(points):+.1f}" if points else "no case"
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
-    """Draw the margin over cleanlab by task and kind, a panel for each strong model."""
+    """Draw the margins over cleanlab by task and kind, a panel for each strong model and form."""
     from probekit.reports.figures import FAINT, INK, below, blank, plain_axes, write_figure
 
     colors = ("#0b69a3", "#2f7d4f", "#7a4fa3", "#b4540a", "#8a8a00", "#b3261e")
     cases = read(lines)
     models = [model for model in MODELS if any(case[0] == model for case in cases)]
     tasks = [task for task in TASKS if any(case[1] == task for case in cases)][::-1]
-    each = [value for model in models for value in margins(cases, [model]).values()]
-    figure = blank(3.6 * len(models) + 3, 1.8 + 0.34 * len(tasks))
-    for place, model in enumerate(models):
-        axes = figure.add_subplot(1, len(models), place + 1)
+    panels = [(model, peer) for peer in (PEER, UNIT) for model in models]
+    each = [value for m, peer in panels for value in margins(cases, [m], peer).values()]
+    figure = blank(10.5, 2 * (1.6 + 0.28 * len(tasks)))
+    for place, (model, peer) in enumerate(panels):
+        axes = figure.add_subplot(2, len(models), place + 1)
         plain_axes(axes, len(tasks))
-        axes.set_yticks(range(len(tasks)), tasks if place == 0 else [""] * len(tasks), fontsize=9)
+        left = place % len(models) == 0
+        axes.set_yticks(range(len(tasks)), tasks if left else [""] * len(tasks), fontsize=9)
         axes.set_xlim(min(each) - 1, max(each) + 1)
         axes.axvline(0, color=INK, linewidth=1)
-        margin = margins(cases, [model])
+        margin = margins(cases, [model], peer)
         for kind, color in zip(KINDS, colors, strict=True):
             known = [(margin[t, kind], y) for y, t in enumerate(tasks) if (t, kind) in margin]
             if known:
                 axes.plot(*zip(*known, strict=True), "o", color=color, label=KIND_NAMES[kind])
-        axes.set_title(MODEL_NAMES[model], fontsize=11, color=INK, loc="left")
-        axes.set_xlabel("points of AUROC over cleanlab", fontsize=10, color=INK)
+        form = "states as they are" if peer == PEER else "states of unit length"
+        axes.set_title(f"{MODEL_NAMES[model]}, {form}", fontsize=10, color=INK, loc="left")
+        if peer == UNIT:
+            axes.set_xlabel("points of AUROC over cleanlab", fontsize=10, color=INK)
         if place == len(models) - 1:
             axes.legend(
                 loc="center left",
@@ -153,7 +199,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
                 frameon=False,
                 labelcolor=FAINT,
             )
-        elif place == 0:
+        if place == len(panels) - len(models):
             below(axes, "Within the weak classes; means of two seeds.", points=40)
     write_figure(figure, path)
 

@@ -260,12 +260,19 @@ def annotators() -> str:
     )
 
 
+def label_candidates() -> str:
+    """Changes of the ensemble that were tried for finding wrong labels."""
+    header, rows, cases = label_summary.candidates(rows_of("label_errors"))
+    return f"{markdown(header, rows)}\n\n{cases}"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "advice": advice,
     "annotators": annotators,
     "candidates": candidates,
     "finetuned": finetuned,
     "following": following,
+    "label-candidates": label_candidates,
     "label-errors": label_errors,
     "methods": methods,
     "speed": speed,

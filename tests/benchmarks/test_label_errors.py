@@ -135,8 +135,9 @@ def test_the_page_says_where_the_goal_is_missed():
     lines = list(lines_of(margin))
     header, rows, text = label_summary.summarize(lines)
     assert len(rows) == 5
-    assert rows[-1][header.index("by a rule")] == "-4.0"
-    assert rows[-1][header.index("mean")] == "+5.0"
-    assert "on 1 of 6 pairs of a task and a kind, most on sst2, by a rule (-4.0)" in text
-    unfinished = [line for line in lines if line["kind"] != "rule" or line["method"] != "Datalab"]
-    assert label_summary.summarize(unfinished)[1][-1][-1] == "+6.8"  # a whole case is left out
+    assert rows[-1][header.index("by a rule")] == "76.0"
+    assert rows[-1][header.index("mean")] == "85.0"
+    assert "+5.0 points in the mean of all cases" in text
+    assert "on 1 of 6 pairs of a task and a kind, at worst -4.0 (sst2, by a rule)" in text
+    unfinished = [line for line in lines if line["kind"] != "rule" or line["method"] != "SimiFeat"]
+    assert "+6.8 points in" in label_summary.summarize(unfinished)[2]  # the whole case is left out
