@@ -129,6 +129,9 @@ ALL = sorted(
     and path.name != "format.md"  # tests/test_format_page.py
 )
 
+# Take more than three seconds of one core.
+SLOW = ("docs/how-to/several-annotators.md",)
+
 
 def blocks(page: str | Path) -> list[tuple[str, str, str]]:
     """Language, title and text of each block of a page of the repository, or of a test's own."""
@@ -290,7 +293,9 @@ def models(
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in ALL]
+)
 def test_page(name: str, models: dict[str, str]) -> None:
     page = PAGES.get(name, Page())
     reader = Reader(models, page.instead)

@@ -23,6 +23,8 @@ SOURCES = [
 OTHERS = {
     "--repo-type": "hf download",
     "--local-dir": "hf download",
+    "--force-reinstall": "pip install",
+    "--no-deps": "pip install",
     "--hidden-legend": "a colour of the page's style",
 }
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
@@ -104,7 +106,8 @@ def test_what_messages_name_exists(path: Path) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_what_pages_name_exists(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
-    shown = re.findall(r"^probekit .*$", text, flags=re.M)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, flags=re.M | re.S)
+    shown = re.findall(r"^probekit .*$", "\n".join(blocks), flags=re.M)
     assert [each for line in shown for each in wrong(line)] == []
 
 
