@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from probekit.cleaning.audit import Disputed, Finding
     from probekit.cleaning.review import AuditFile
 
-__all__ = ["Screen", "class_keys", "command", "wrapped"]
+__all__ = ["Screen", "class_keys", "command", "listed", "wrapped"]
 
 LINES = 14
 WIDEST = 100
@@ -171,7 +171,7 @@ def _text(finding: Finding, disputed: Disputed, file: AuditFile, options: AuditO
     if open_rows:
         lines.append(
             f"{len(open_rows)} rows in {file.path} wait for an answer (column true_label: "
-            f"{_listed(disputed.classes)}, or ? if you cannot tell).\n"
+            f"{listed(disputed.classes)}, or ? if you cannot tell).\n"
         )
     foreign = len(set(file.answers) - set(disputed.ids))
     if foreign:
@@ -213,7 +213,8 @@ def _bar(probability: float, width: int = 20) -> str:
     return f"{'█' * full}{'░' * (width - full)} {probability:4.2f}"
 
 
-def _listed(classes: Sequence[str]) -> str:
+def listed(classes: Sequence[str]) -> str:
+    """The first ten classes."""
     shown = ", ".join(classes[:10])
     return shown if len(classes) <= 10 else f"{shown}, …"
 

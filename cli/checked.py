@@ -293,6 +293,8 @@ OPTIONS: dict[str, Kind] = {
     "train_share": Number(0, 1, above=True),
     "train_rows": Whole(2),
     "confidence": Number(0.5, 1),
+    "certify.confidence": Number(0.5, 1, below=True),
+    "max_error": KINDS["max_error"],
     "validation_share": Number(0, 1, below=True),
     "epochs": RATE,
     "lr": RATE,

@@ -50,6 +50,7 @@ SECTIONS = {
         "import": "Make a store of states that were computed elsewhere.",
         "diagnose": "Advise without ground truth: filter, relabel or leave labels.",
         "audit": "Ask for a few true labels, and conclude what to do.",
+        "certify": "Bound the wrong labels left, with few true labels.",
         "filter": "Drop the rows whose label the probe disagrees with most.",
         "relabel": "Relabel every row by a blend of its weak label and a probe.",
         "review": "Write the most doubtful rows for a person; merge the answers.",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.cleaned import clean
     from probekit.cleaning.audit import audit
+    from probekit.cleaning.certify import certify
     from probekit.cleaning.diagnose import diagnose
     from probekit.cleaning.evaluate import evaluate
     from probekit.cleaning.predict import filter_labels, relabel, score_rows
@@ -45,6 +46,7 @@ _HOMES = {
     "Verdicts": "probekit.verdicts",
     "WeakLabels": "probekit.labels",
     "audit": "probekit.cleaning.audit",
+    "certify": "probekit.cleaning.certify",
     "clean": "probekit.cleaned",
     "diagnose": "probekit.cleaning.diagnose",
     "evaluate": "probekit.cleaning.evaluate",
@@ -73,6 +75,7 @@ __all__ = [
     "Verdicts",
     "WeakLabels",
     "audit",
+    "certify",
     "clean",
     "diagnose",
     "evaluate",

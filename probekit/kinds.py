@@ -456,6 +456,7 @@ KINDS: dict[str, Kind] = {
     "only_above": Maybe(Number(0, 1, below=True)),
     "trusted_accuracy": Maybe(Number(0, 1, above=True)),
     "confidence": Number(0.5, 1),
+    "max_error": Number(0, 1, above=True, below=True),
     "max_length": Maybe(COUNT),
     "batch_tokens": Maybe(COUNT),
     "limit": Maybe(COUNT),

@@ -51,6 +51,12 @@ METADATA = {
         "form?": str,
         "contamination?": (*NUMBER, str),
         **dict.fromkeys(("threshold?", "blend?", "only_above?", "flip?"), NUMBER),
+        "certificate?": {
+            **dict.fromkeys(("max_error", "confidence", "failure"), NUMBER),
+            **dict.fromkeys(("rows", "max_wrong", "sample", "labelled", "unreviewed"), int),
+            **dict.fromkeys(("wrong_in_sample", "corrected", "cannot_tell", "seed"), int),
+            "bound": str,
+        },
         "estimates?": {"hoc": [NUMBER], "confident_joint": [NUMBER]},
     },
 }

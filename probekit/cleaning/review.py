@@ -350,6 +350,8 @@ class AuditFile:
         Id -> text hash of every row of the store.
     classes
         Classes that an answer may be.
+    what, flag
+        What the file is, and the option that names another, for messages.
 
     Raises
     ------
@@ -357,14 +359,22 @@ class AuditFile:
         If the file is not an audit of these rows, or holds an answer that is not a class.
     """
 
-    def __init__(self, path: str | Path, hashes: Mapping[str, str], classes: Sequence[str]) -> None:
-        self.path = Path(path)
+    def __init__(
+        self,
+        path: str | Path,
+        hashes: Mapping[str, str],
+        classes: Sequence[str],
+        *,
+        what: str = "an audit",
+        flag: str = "-o",
+    ) -> None:
+        self.path, self._what, self._flag = Path(path), what, flag
         self.classes = tuple(classes)
         self.answers: dict[str, str] = {}
         """Id -> class, or ``?``, in the order of the file."""
         self.records: dict[str, dict[str, str]] = {}
         if self.path.suffix.lower() != ".csv":
-            raise DataError(f"{self.path} must end in .csv, the format of an audit.")
+            raise DataError(f"{self.path} must end in .csv, the format of {what}.")
         if self.path.exists():
             self._read(hashes)
 
@@ -398,7 +408,7 @@ class AuditFile:
         if lacking:
             raise DataError(
                 f"{self.path} has no column {' and no '.join(map(repr, lacking))}, so it is not "
-                "an audit; name another file with -o."
+                f"{self._what}; name another file with {self._flag}."
             )
         names = list(columns)
         for values in zip(*columns.values(), strict=True):
@@ -410,7 +420,8 @@ class AuditFile:
         if unknown:
             raise DataError(
                 f"{self.path} has {len(unknown)} ids that are not in the store (ids "
-                f"{first_few(unknown)}): it is an audit of other rows; name another file with -o."
+                f"{first_few(unknown)}): it is {self._what} of other rows; name another "
+                f"file with {self._flag}."
             )
         other = [
             name
@@ -420,7 +431,8 @@ class AuditFile:
         if other:
             raise DataError(
                 f"{self.path} has another text than the store in {len(other)} rows (ids "
-                f"{first_few(other)}): it is an audit of other rows; name another file with -o."
+                f"{first_few(other)}): it is {self._what} of other rows; name another "
+                f"file with {self._flag}."
             )
         for name, record in self.records.items():
             answer = self._class_of(name, record[ANSWER])

@@ -6,6 +6,7 @@ Every member predicts a row exactly as without the row and its duplicates, witho
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -114,6 +115,38 @@ def average(
     mean = log_odds.mean(axis=0)
     last = calibrate(mean, Y, weight)
     return Average(calibrations, last, log_odds, softmax(last.log_odds(mean), axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Refits:
+    """The members of a fitted ensemble, ready for other labels of its rows.
+
+    States are decomposed and neighbours searched once; the penalties stay as they are.
+    """
+
+    states: list[RidgeStates]
+    penalties: list[float]
+    near: list[NDArray[np.int64]]
+    k: int
+    weight: NDArray[np.float64] | None
+
+    def __call__(self, Y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``oof_proba_`` (n, C) of a fit to labels Y (n, C)."""
+        fits = zip(self.states, self.penalties, strict=True)
+        scores = [part.leave_out(Y, penalty) for part, penalty in fits]
+        scores += [neighbor_means(each, Y, [self.k], weight=self.weight)[0] for each in self.near]
+        return average(scores, Y, self.weight).proba
+
+    def components(self, count: int) -> NDArray[np.float64]:
+        """Leading components (n, layers · count) of the states of each ridge fit.
+
+        The standard deviations within a layer have the mean 1.
+        """
+        parts = []
+        for layer in self.states:
+            Z = layer.projected[:, np.argsort(-layer.values)[:count]]
+            parts.append(Z / max(float(Z.std(axis=0).mean()), 1e-12))
+        return np.hstack(parts)
 
 
 class EnsembleProbe(BaseProbe):
@@ -268,6 +301,16 @@ class EnsembleProbe(BaseProbe):
         pairs = zip(self._calibrations, scores, strict=True)
         mean = np.mean([calibration.log_odds(score) for calibration, score in pairs], axis=0)
         return np.asarray(softmax(self._last.log_odds(mean), axis=1))
+
+    def refits(self) -> Refits:
+        """Prepare fits to other labels of the same rows."""
+        data = self._data
+        states = [
+            RidgeStates(data.X[:, part], groups=data.groups, weight=data.weight)
+            for part in self._parts(data.X.shape[1])[0]
+        ]
+        near = [index.others(self._k, groups=data.groups).index for index in self._indexes]
+        return Refits(states, self.penalties_, near, self._k, data.weight)
 
     def _store(self, data: Training) -> None:
         """Index the rows of each layer for the neighbour search."""

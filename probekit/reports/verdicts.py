@@ -186,6 +186,8 @@ def verdicts_page(
     """Describe verdicts as a page; ``title`` is the name of their file, ``notes`` come first."""
     summary = summarize(verdicts)
     tables = [PageTable("What the verdicts do", _class_table(summary))]
+    if "certificate" in verdicts.provenance:
+        tables.insert(0, _certificate(verdicts.provenance["certificate"]))
     if evidence.truth is not None:
         tables += _truth_tables(verdicts, evidence.truth)
     if "estimates" in verdicts.provenance:
@@ -239,6 +241,26 @@ def _class_table(summary: Summary) -> Table:
         columns["label moved by"] = [number(moved_by) for *_, moved_by in _parts(summary)]
     columns["disagreement"] = [number(part.disagreement) for _, part, _, _ in _parts(summary)]
     return Table(tuple(columns), tuple(zip(*columns.values(), strict=True)))
+
+
+def _certificate(certificate: Mapping[str, Any]) -> PageTable:
+    rows = (
+        ("labels", f"{certificate['rows']:,}"),
+        ("labelled by people", f"{certificate['labelled']:,}"),
+        ("of them drawn at random", f"{certificate['sample']:,}"),
+        ("wrong among those drawn", f"{certificate['wrong_in_sample']:,}"),
+        ("corrected in all", f"{certificate['corrected']:,}"),
+        ("left out, nobody could tell", f"{certificate['cannot_tell']:,}"),
+        ("not reviewed", f"{certificate['unreviewed']:,}"),
+        ("wrong at most", f"{certificate['max_wrong']:,}"),
+        ("chance that more are wrong, at most, %", percent(certificate["failure"])),
+    )
+    share, sure = certificate["max_error"], certificate["confidence"]
+    note = (
+        f"At most {share:.4g} of the labels are wrong with confidence {sure:.4g}, if people are "
+        f"right. Bound: {certificate['bound']}."
+    )
+    return PageTable("Certificate", Table(("", "rows"), rows, (note,)))
 
 
 def _truth_tables(verdicts: Verdicts, truth: NDArray[Any]) -> list[PageTable]:

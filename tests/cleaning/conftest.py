@@ -31,19 +31,20 @@ def blobs():
 
 @pytest.fixture
 def make_store(tmp_path):
-    def make(X, *, hashes=None, name="acts.h5", layers=(3,), ids=None, source=None, **more):
+    def make(
+        X, *, hashes=None, name="acts.h5", layers=(3,), ids=None, source=None, spec=None, **more
+    ):
         n = len(X)
         ids = [f"r{i}" for i in range(n)] if ids is None else ids
         hashes = [f"{i:016x}" for i in range(n)] if hashes is None else hashes
         widths = dict.fromkeys(layers, X.shape[1])
         with StoreWriter.open(
             tmp_path / name,
-            spec={"model": "blobs"},
+            spec={"model": "blobs", **(spec or {})},
             ids=ids,
             hashes=hashes,
             widths=widths,
             store_dtype="float32",
-            source=source,
             **more,
         ) as writer:
             states = dict.fromkeys(layers, X)

@@ -1,0 +1,342 @@
+"""``probekit certify``: have people label what a bound on the wrong labels left over needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
+
+import click
+from click.core import ParameterSource
+
+from probekit.cli.audit import Screen, listed
+from probekit.cli.labels import LabelledStoreOptions, read_labels
+from probekit.cli.options import (
+    OUTPUT_FILE,
+    AsJson,
+    Overwrite,
+    Rows,
+    SectionedCommand,
+    Seed,
+    TextColumn,
+    at_terminal,
+    emit,
+    option,
+    options_of,
+    say,
+    source_of,
+    typed_again,
+)
+from probekit.cli.outputs import check_suffix, claim
+from probekit.errors import DataError, UsageError
+from probekit.files import atomic_write, check_format
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from probekit.activations.store import ActivationStore
+    from probekit.cleaning.certify import Certification, Certifier
+    from probekit.cleaning.review import AuditFile
+    from probekit.labels import WeakLabels
+    from probekit.verdicts import Verdicts
+
+__all__ = ["command"]
+
+FORMAT, VERSION = "probekit-certify", 1
+# What may not change once a sample is drawn -> the option that sets it.
+FIXED = {
+    "max_error": "--max-error",
+    "confidence": "--confidence",
+    "sample": "--sample",
+    "sitting": "--sitting",
+    "seed": "--seed",
+}
+
+
+class CertifyOptions(LabelledStoreOptions):
+    """Options of ``probekit certify``."""
+
+    max_error: Annotated[
+        float | None,
+        option("Share of wrong labels that may be left, in (0, 1).  [default: 0.05]"),
+    ]
+    confidence: Annotated[
+        float | None, option("Probability with which that holds, in [0.5, 1).  [default: 0.95]")
+    ]
+    sample: Annotated[
+        int | None,
+        option(
+            "Rows drawn at random.  [default: what should need the fewest labels in all]",
+            type=click.IntRange(min=1),
+        ),
+    ]
+    sitting: Annotated[
+        int | None,
+        option(
+            "Rows to label before the order of the others is chosen again.  [default: 3 % of "
+            "the rows]",
+            type=click.IntRange(min=1),
+        ),
+    ]
+    answers: Annotated[
+        Path | None,
+        option(
+            "CSV that keeps rows and answers; resumed if it exists.  [default: "
+            "LABELS.certify.csv here]",
+            type=OUTPUT_FILE,
+        ),
+    ]
+    output: Annotated[
+        Path | None,
+        option(
+            "Verdicts: .parquet or .jsonl.  [default: LABELS.certified.parquet here]",
+            "-o",
+            "--output",
+            type=OUTPUT_FILE,
+        ),
+    ]
+    no_ask: Annotated[
+        bool, option("Write the CSV to be filled in, or read it back, instead of asking.")
+    ]
+    rows: Rows
+    text_column: TextColumn
+    overwrite: Overwrite
+    seed: Seed
+    as_json: AsJson
+
+
+@click.command("certify", cls=SectionedCommand)
+@options_of(CertifyOptions)
+def command(**options: Unpack[CertifyOptions]) -> None:
+    """Have people label as few rows as needed for at most a share of all labels to be wrong.
+
+    First a random sample, then the most doubtful rows, in sittings: stop at any time, and the same
+    command resumes. LABELS are weak labels, or verdicts, whose kept rows and new labels are
+    certified. At the end the verdicts have people's labels and the certificate.
+
+    Example: probekit certify acts.h5 --labels weak.csv --max-error 0.05 --confidence 0.95
+    """
+    from probekit.activations.store import ActivationStore
+    from probekit.cleaning.certify import Certifier
+    from probekit.cleaning.review import AuditFile
+
+    stem = Path(options["labels"]).stem
+    answers = options["answers"] or Path(f"{stem}.certify.csv")
+    output = options["output"] or Path(f"{stem}.certified.parquet")
+    _check(answers, output, options)
+    plan_file = answers.with_suffix(".json")
+    plan = _read_plan(plan_file, answers)
+    source = click.get_current_context().get_parameter_source
+    typed = {
+        name: value
+        for name, value in options.items()
+        if name in FIXED and source(name) is ParameterSource.COMMANDLINE
+    }
+    _check_plan(plan, typed, answers)
+    with ActivationStore(options["acts"]) as store:
+        certifier = Certifier(
+            store,
+            _labels(options, store),
+            **{name: plan[name] for name in FIXED if name in plan} | typed,
+            only_labelled=options["only_labelled"],
+        )
+        _check_plan(plan, certifier.settings, answers)
+        if not plan:
+            _write_plan(plan_file, certifier.settings)
+        hashes = dict(zip(certifier.ids, certifier.hashes, strict=True))
+        file = AuditFile(
+            answers, hashes, certifier.base.classes, what="a certificate", flag="--answers"
+        )
+        now = _label(file, store, certifier, options)
+    if now.verdicts is not None:
+        _save(now.verdicts, output, answers)
+    result = {**_summary(now), "answers": str(answers)}
+    result["output"] = None if now.verdicts is None else str(output)
+    emit(result, _text(now, certifier, answers, output), as_json=options["as_json"])
+
+
+def _check(answers: Path, output: Path, options: CertifyOptions) -> None:
+    check_suffix(output, ".parquet", ".jsonl")
+    named = {**options, "answers": answers, "output": output}
+    claim(named, "output")
+    claim(named, "answers", resumes=True)
+    if not options["no_ask"] and not at_terminal():
+        raise UsageError(
+            f"There is no terminal to ask in; add --no-ask, fill in the column true_label of "
+            f"{answers}, and run the same command again."
+        )
+
+
+def _labels(options: CertifyOptions, store: ActivationStore) -> WeakLabels | Verdicts:
+    """Weak labels, or verdicts if the file holds those."""
+    from probekit.sources import read_table
+    from probekit.verdicts import FORMAT as VERDICTS
+    from probekit.verdicts import Verdicts
+
+    if Path(options["labels"]).suffix.lower() in (".parquet", ".jsonl"):
+        table = read_table(options["labels"])
+        if table.metadata.get("format") == VERDICTS:
+            verdicts = Verdicts.load(table)
+            say(f"{options['labels']}: verdicts; the labels of {verdicts.keep.sum():,} kept rows.")
+            return verdicts
+    return read_labels(options, store.keys)
+
+
+def _read_plan(path: Path, answers: Path) -> dict[str, Any]:
+    """What was chosen before the first answer; empty before that.
+
+    Raises
+    ------
+    DataError
+        If there are answers, and nothing says how their rows were drawn.
+    """
+    from probekit.safe import read_json
+
+    if path.exists():
+        plan = read_json(path)
+        if not isinstance(plan, dict):
+            raise DataError(f"{path} is not the plan of a certificate; name other --answers.")
+        check_format(plan, path, FORMAT, VERSION, repair="`probekit certify`")
+        return plan
+    if answers.exists():
+        raise DataError(
+            f"{answers} exists without {path}, which says how its rows were drawn; put that back, "
+            "or name other --answers."
+        )
+    return {}
+
+
+def _write_plan(path: Path, settings: Mapping[str, Any]) -> None:
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps({"format": FORMAT, "version": VERSION, **settings}) + "\n")
+
+
+def _check_plan(plan: Mapping[str, Any], settings: Mapping[str, Any], answers: Path) -> None:
+    """Raise UsageError for a setting that is not what it was when the sample was drawn."""
+    for name, value in settings.items() if plan else ():
+        if plan.get(name) != value:
+            then = f"{FIXED[name]} {plan.get(name)}" if name in FIXED else f"other {name}"
+            raise UsageError(
+                f"{answers} was begun with {then}, and a sample holds for one certificate only; "
+                "run the command as it was, or name other --answers for a new sample."
+            )
+
+
+def _label(
+    file: AuditFile, store: ActivationStore, certifier: Certifier, options: CertifyOptions
+) -> Certification:
+    """List the rows to label, and ask; until the reader stops, or nothing is left to ask."""
+    said = None
+    while True:
+        now = certifier.status(file.answers, source=str(file.path))
+        if not now.ask:
+            return now
+        texts = _texts(file, store, certifier, now.ask, options)
+        if options["no_ask"]:
+            return now
+        if said != now.stage:
+            say(_what_for(now))
+            said = now.stage
+        _Screen(file, texts, certifier.base.classes).run(now.ask)
+        if any(name not in file.answers for name in now.ask):
+            return certifier.status(file.answers, source=str(file.path))
+
+
+def _texts(
+    file: AuditFile,
+    store: ActivationStore,
+    certifier: Certifier,
+    ask: Sequence[str],
+    options: CertifyOptions,
+) -> dict[str, str]:
+    """Texts of these rows, which the file lists from now on."""
+    from probekit.cleaning.review import plain_text
+    from probekit.cleaning.source_rows import find_rows
+    from probekit.joins import Keys, match
+
+    new = [name for name in ask if name not in file.records]
+    if new:
+        rows = find_rows(store, **source_of(options), purpose="People label the rows' texts")
+        place = match(Keys(new, id_column=store.keys.id_column), rows.keys).place
+        hashes = dict(zip(certifier.ids, certifier.hashes, strict=True))
+        contents = map(plain_text, rows.select(place).contents())
+        file.add(new, [hashes[name] for name in new], list(contents))
+        file.write()
+    return {name: file.records[name].get("text", "") for name in ask}
+
+
+class _Screen(Screen):
+    """The screen of an audit without its estimate."""
+
+    def __init__(self, file: AuditFile, texts: Mapping[str, str], classes: Sequence[str]) -> None:
+        super().__init__(file, texts, SimpleNamespace(classes=classes))  # type: ignore[arg-type]
+
+    def settled(self) -> bool:
+        """Never: every row that is asked about is needed."""
+        return False
+
+
+def _save(verdicts: Verdicts, output: Path, answers: Path) -> None:
+    """Save the verdicts; the certificate names the file of the answers by its content."""
+    digest = hashlib.sha256(answers.read_bytes()).hexdigest()
+    certificate = {
+        **verdicts.provenance["certificate"],
+        "answers": {"source": answers.name, "sha256": digest},
+    }
+    provenance = {**verdicts.provenance, "certificate": certificate}
+    replace(verdicts, provenance=provenance).save(output)
+    say(f"{len(verdicts):,} verdicts written to {output}")
+
+
+def _summary(now: Certification) -> dict[str, Any]:
+    return {
+        "stage": now.stage,
+        "rows": now.rows,
+        "max_wrong": now.max_wrong,
+        "sample": now.plan.sample,
+        "labelled": now.labelled,
+        "waiting": len(now.ask),
+        "more": now.more,
+        "expected": now.plan.expected,
+        "by_chance": now.plan.by_chance,
+        "certificate": None if now.certificate is None else dict(now.certificate),
+    }
+
+
+def _what_for(now: Certification) -> str:
+    if now.stage == "sample":
+        return (
+            f"About {now.plan.expected:,} of {now.rows:,} rows to label, of which "
+            f"{now.plan.sample:,} drawn at random come first; by chance alone "
+            f"{now.plan.by_chance:,}. Both are estimates from the probe's P(wrong)."
+        )
+    return (
+        f"{now.labelled:,} rows are labelled; about {now.more:,} more (an estimate), the most "
+        "doubtful first."
+    )
+
+
+def _text(now: Certification, certifier: Certifier, answers: Path, output: Path) -> str:
+    share = f"{now.max_wrong:,} of {now.rows:,} labels"
+    sure = f"{certifier.confidence:.4g}"
+    if now.certificate is not None:
+        found = now.certificate
+        left_out = f", {found['cannot_tell']:,} cannot be told and are left out"
+        return (
+            f"Certified: at most {share} are wrong ({certifier.max_error:.4g}), with confidence "
+            f"{sure}, if people are right.\nPeople labelled {found['labelled']:,} rows: "
+            f"{found['corrected']:,} labels corrected{left_out if found['cannot_tell'] else ''}; "
+            f"{found['unreviewed']:,} labels stay unreviewed.\nNext: probekit report {output} -o "
+            "report.html"
+        )
+    again = typed_again(without=("no_ask",))
+    return (
+        f"To certify: at most {share} are wrong ({certifier.max_error:.4g}), with confidence "
+        f"{sure}.\n{_what_for(now)}\n\n{len(now.ask)} rows in {answers} wait for an answer (column "
+        f"true_label: {listed(certifier.base.classes)}, or ? if you cannot tell). Then: {again} "
+        "--no-ask"
+    )
