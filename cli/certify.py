@@ -34,6 +34,7 @@ from probekit.cli.options import (
 from probekit.cli.outputs import check_suffix, claim
 from probekit.errors import DataError, UsageError
 from probekit.files import atomic_write, check_format
+from probekit.safe import open_regular, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,11 +113,12 @@ class CertifyOptions(LabelledStoreOptions):
 @click.command("certify", cls=SectionedCommand)
 @options_of(CertifyOptions)
 def command(**options: Unpack[CertifyOptions]) -> None:
-    """Have people label as few rows as needed for at most a share of all labels to be wrong.
+    """Bound the wrong labels left, with few true labels.
 
-    First a random sample, then the most doubtful rows, in sittings: stop at any time, and the same
-    command resumes. LABELS are weak labels, or verdicts, whose kept rows and new labels are
-    certified. At the end the verdicts have people's labels and the certificate.
+    People label as few rows as needed for at most a share of all labels to be wrong: first a random
+    sample, then the most doubtful rows, in sittings. Stop at any time, and the same command
+    resumes. LABELS are weak labels, or verdicts, whose kept rows and new labels are certified. At
+    the end the verdicts have people's labels and the certificate.
 
     Example: probekit certify acts.h5 --labels weak.csv --max-error 0.05 --confidence 0.95
     """
@@ -194,8 +196,6 @@ def _read_plan(path: Path, answers: Path) -> dict[str, Any]:
     DataError
         If there are answers, and nothing says how their rows were drawn.
     """
-    from probekit.safe import read_json
-
     if path.exists():
         plan = read_json(path)
         if not isinstance(plan, dict):
@@ -282,7 +282,8 @@ class _Screen(Screen):
 
 def _save(verdicts: Verdicts, output: Path, answers: Path) -> None:
     """Save the verdicts; the certificate names the file of the answers by its content."""
-    digest = hashlib.sha256(answers.read_bytes()).hexdigest()
+    with open_regular(answers) as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
     certificate = {
         **verdicts.provenance["certificate"],
         "answers": {"source": answers.name, "sha256": digest},

@@ -328,10 +328,49 @@ def label_candidates() -> str:
     return f"{markdown(header, rows)}\n\n{cases}"
 
 
+def certified() -> str:
+    """Rows that people label for a certificate, in several orders under one bound."""
+    cases = rows_of("certify")
+    orders = {"random": "random order", "cleanlab": "cleanlab's order", "ensemble": "ensemble's"}
+    header = ["ε", *orders.values(), "`certify`", "of cleanlab's order", "sample"]
+    header.append("estimate / cost")
+    rows = []
+    for error in cases[0]["errors"]:
+        of_error = [case["errors"][error] for case in cases]
+        means = [fmean(figures[name] for figures in of_error) for name in (*orders, "certify")]
+        ratio = fmean(figures["certify"] / figures["cleanlab"] for figures in of_error)
+        sample = fmean(figures["sample"] for figures in of_error)
+        guess = [figures["expected"] / figures["certify"] for figures in of_error]
+        cells = [f"{100 * float(error):g} %", *(f"{mean:,.0f}" for mean in means)]
+        rows.append([*cells, f"{ratio:.0%}", f"{sample:.0f}", f"{fmean(guess):.2f}"])
+    kinds = list(dict.fromkeys(case["kind"] for case in cases))
+    of_kind = [
+        fmean(
+            case["errors"]["0.05"]["certify"] / case["errors"]["0.05"]["cleanlab"]
+            for case in cases
+            if case["kind"] == kind
+        )
+        for kind in kinds
+    ]
+    by_kind = markdown(["", *kinds], [["of cleanlab's order", *(f"{x:.0%}" for x in of_kind)]])
+    figures = [figures for case in cases for figures in case["errors"].values()]
+    broken = sum(left > f["max_wrong"] for f in figures for left in f["left"])
+    files = sum(len(f["left"]) for f in figures)
+    tasks = list(dict.fromkeys(case["task"] for case in cases))
+    return (
+        f"{markdown(header, rows)}\n\nAt ε = 5 % by kind of error:\n\n{by_kind}\n\n"
+        f"{len(cases)} cases on {', '.join(tasks)} of {fmean(case['rows'] for case in cases):,.0f} "
+        f"rows in the mean, {fmean(case['wrong'] / case['rows'] for case in cases):.0%} of their "
+        f"labels wrong. More errors than promised were left in {broken} of {files} files "
+        f"({broken / files:.1%}; at most 5 % are promised)."
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "advice": advice,
     "annotators": annotators,
     "candidates": candidates,
+    "certified": certified,
     "finetuned": finetuned,
     "following": following,
     "label-candidates": label_candidates,
