@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 from _harness import RESULTS, hardware
+from audit_disputed import audit_disputed, disputed_rows
 from grid_arms import SUPERVISORS, SURE, Condition, make_condition, training_sets
 from grid_states import MAX_LENGTH, POOL, TEST, task_states
 from grid_summary import ACTION_ARMS, POLICIES, summarize
 from grid_tasks import available_tasks
 
 from probekit.cleaning.advice import advise
-from probekit.cleaning.audit import Disputed, conclude, find_disputed, tally
+from probekit.cleaning.audit import draw_rows
 from probekit.cuts import prior_matched
 from probekit.metrics import auroc
 from probekit.probes import LogisticProbe
@@ -219,29 +220,25 @@ def pooled(
 
 
 def ask(condition: Condition) -> dict[str, Any]:
-    """The rule's advice, and audits of several sizes, which see the labels that they ask for."""
+    """The rule's advice, and audits of disputed rows, which see the labels that they ask for."""
     store, labels = condition.states.pool, condition.labels
     if len(np.unique(labels.hard)) < 2:  # nothing to advise on, as the commands say
         return dict.fromkeys(("rule", *(f"audit {m}" for m in AUDITS)), "leave")
     with contextlib.redirect_stderr(io.StringIO()):
         advice = advise(store, labels, seed=condition.seed, only_labelled=True)
-        disputed = find_disputed(store, labels, seed=condition.seed, only_labelled=True)
+        draw = draw_rows(store, labels, seed=condition.seed, only_labelled=True)
     answers = dict(zip(labels.ids, map(str, condition.truth.tolist()), strict=True))
+    disputed = disputed_rows(draw, condition.seed)
+    probe_right = np.array([answers[draw.ids[i]] == str(draw.probe[i]) for i in disputed])
     said: dict[str, Any] = {
         "rule": advice.action,
         "pc": round(advice.signals.pc, 4),
         "A": round(advice.signals.agreement, 4),
         "c": round(advice.signals.confidence, 4),
         "disputed": len(disputed),
-        "probe_right": round(tally(disputed, answers).probe / max(len(disputed), 1), 4),
+        "probe_right": round(float(probe_right.mean()), 4) if len(disputed) else 0.0,
     }
-    return said | {f"audit {m}": audit(disputed, answers, m) for m in AUDITS}
-
-
-def audit(disputed: Disputed, answers: Mapping[str, str], n_answers: int) -> str:
-    """The action after an audit of the first ``n_answers`` disputed rows."""
-    asked = {name: answers[name] for name in disputed.ids[:n_answers]}
-    return conclude(tally(disputed, asked), len(disputed)).action or "leave"
+    return said | {f"audit {m}": audit_disputed(draw, disputed, answers, m) for m in AUDITS}
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""``probekit audit``: some true labels, asked for in the terminal, settle what to do."""
+"""``probekit audit``: some true labels, asked for in the terminal: how many are wrong."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from string import ascii_lowercase, digits
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Unpack
 
 import click
 
@@ -35,13 +36,16 @@ from probekit.safe import printable
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
-    from probekit.cleaning.audit import Disputed, Finding
+    from probekit.cleaning.audit import Draw, Finding
     from probekit.cleaning.review import AuditFile
+    from probekit.cleaning.shares import Share
 
 __all__ = ["Screen", "class_keys", "command", "listed", "wrapped"]
 
 LINES = 14
 WIDEST = 100
+# The estimate is shown after this number of answers each.
+SHOW_EVERY = 5
 
 
 class AuditOptions(DiagnosedOptions):
@@ -79,36 +83,36 @@ class AuditOptions(DiagnosedOptions):
 @click.command("audit", cls=SectionedCommand)
 @options_of(AuditOptions)
 def command(**options: Unpack[AuditOptions]) -> None:
-    """Ask for a few true labels, and conclude what to do.
+    """Ask for a few true labels: how many labels are wrong, and what to do.
 
-    One key per row; the screen does not show which label is whose. Every answer is saved at once:
+    Rows are drawn at random, suspicious ones more often. Estimates with 95 % intervals: the share
+    of wrong labels as they are, after a filter, after a relabel, and of each class. One key per
+    row; the screen shows neither the weak label nor the probe's. Every answer is saved at once:
     stop at any time, and the same command resumes.
 
-    Example: probekit audit acts.h5 --labels weak.parquet -m 20
+    Example: probekit audit acts.h5 --labels weak.parquet -m 50
     """
     from probekit.activations.store import ActivationStore
-    from probekit.cleaning.audit import find_disputed
+    from probekit.cleaning.audit import draw_rows
     from probekit.cleaning.review import AuditFile, audit_path
+    from probekit.reports.tables import finite
 
     output = options["output"] or audit_path(options["labels"])
     _check(output, options)
     with ActivationStore(options["acts"]) as store:
         labels = read_labels(options, store.keys)
-        disputed = find_disputed(
+        draw = draw_rows(
             store,
             labels,
             layers=chosen_layers(store, options["layers"]),
             seed=options["seed"],
             only_labelled=options["only_labelled"],
         )
-        known = dict(zip(store.ids, store.hashes, strict=True))
-        file = AuditFile(output, known, disputed.classes)
-        if len(disputed):
-            _run(file, store, disputed, options)
-    finding = disputed.conclude(file.answers)
-    foreign = len(set(file.answers) - set(disputed.ids))
-    result = _as_json(finding, disputed, output, foreign)
-    emit(result, _text(finding, disputed, file, options), as_json=options["as_json"])
+        file = AuditFile(output, dict(zip(store.ids, store.hashes, strict=True)), draw.classes)
+        _run(file, store, draw, options)
+    finding = draw.conclude(file.answers)
+    result = {**finite(asdict(finding)), "output": str(output)}
+    emit(result, _text(finding, draw, file, options), as_json=options["as_json"])
 
 
 def _check(output: Path, options: AuditOptions) -> None:
@@ -120,81 +124,63 @@ def _check(output: Path, options: AuditOptions) -> None:
         )
 
 
-def _run(
-    file: AuditFile, store: ActivationStore, disputed: Disputed, options: AuditOptions
-) -> None:
+def _run(file: AuditFile, store: ActivationStore, draw: Draw, options: AuditOptions) -> None:
     """List the rows to ask about, and ask."""
     from probekit.cleaning.review import plain_text
     from probekit.cleaning.source_rows import find_rows
     from probekit.joins import Keys, match
 
-    n_asked = min(options["many"], len(disputed))
-    wanted = disputed.ids[:n_asked]
+    n_asked = min(options["many"], len(draw))
+    wanted = draw.ids[:n_asked]
     if any(name not in file.records for name in wanted) or not options["no_ask"]:
         purpose = "An audit shows the rows' texts"
         rows = find_rows(store, **source_of(options), purpose=purpose)
         place = match(Keys(wanted, id_column=store.keys.id_column), rows.keys).place
         contents = rows.select(place).contents()
         texts = dict(zip(wanted, map(plain_text, contents), strict=True))
-        if file.add(wanted, disputed.hashes[:n_asked], list(texts.values())):
+        if file.add(wanted, draw.hashes[:n_asked], list(texts.values())):
             file.write()
     if options["no_ask"]:
         return
 
     say(
-        f"{len(disputed):,} of {disputed.rows:,} rows are disputed: probe and weak label differ.\n"
-        f"What is the true label? You are asked about a stratified sample of {n_asked}; the screen "
-        "does not show which label is whose."
+        f"What is the true label? You are asked about {n_asked} of {len(draw):,} texts, drawn at "
+        "random, suspicious ones more often.\nThe screen shows neither the weak label nor the "
+        "probe's."
     )
-    Screen(file, texts, disputed).run(wanted)
+    Screen(file, texts, draw.classes, progress=_Progress(file, draw)).run(wanted)
 
 
-def _as_json(finding: Finding, disputed: Disputed, output: Path, foreign: int) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    result = asdict(finding)
-    if finding.action is None:
-        result["probability"] = None
-    result |= {"rows": disputed.rows, "disputed": len(disputed), "output": str(output)}
-    return {**result, "answers_not_disputed": foreign}
-
-
-def _text(finding: Finding, disputed: Disputed, file: AuditFile, options: AuditOptions) -> str:
-    from probekit.cleaning.audit import FILTER_WRONG
-
-    if not len(disputed):
-        return "Probe and weak labels agree on every row: nothing is disputed, leave them alone."
-    counts = finding.tally
+def _text(finding: Finding, draw: Draw, file: AuditFile, options: AuditOptions) -> str:
     again = typed_again(without=("many", "no_ask"))
-    open_rows = [name for name in file.records if name not in file.answers]
     lines = []
-    if open_rows:
+    waiting = [name for name in file.records if name not in file.answers]
+    if waiting:
         lines.append(
-            f"{len(open_rows)} rows in {file.path} wait for an answer (column true_label: "
-            f"{listed(disputed.classes)}, or ? if you cannot tell).\n"
+            f"{len(waiting)} rows in {file.path} wait for an answer (column true_label: "
+            f"{listed(draw.classes)}, or ? if you cannot tell).\n"
         )
-    foreign = len(set(file.answers) - set(disputed.ids))
-    if foreign:
-        lines.append(f"{foreign} answers are for rows that are not disputed; they do not count.\n")
+    if finding.not_drawn:
+        lines.append(
+            f"{finding.not_drawn} answers come after the first row without one "
+            f"({draw.ids[finding.answers + finding.unsure]!r}) and do not count yet: the order of "
+            "the draw decides, and an audit by an earlier version asked about other rows.\n"
+        )
     if finding.action is None:
         return "\n".join([*lines, f"No answer yet. Fill them in, then: {again} --no-ask"])
-    score = f"the probe is right {counts.probe:g}, the weak label {counts.weak:g}"
-    score += f", neither {counts.neither:g}" if counts.neither else ""
-    score += f", cannot tell {counts.unsure:g}" if counts.unsure else ""
+    told = f", {finding.unsure} more that cannot be told" if finding.unsure else ""
     lines += [
-        f"{len(disputed):,} disputed rows of {disputed.rows:,}; of those asked about {score}.",
+        f"{finding.rows:,} texts with a weak label; true labels of {finding.answers}{told}.",
         "",
-        f"  relabel  {_bar(finding.relabel)}  the probe is right on most disputed rows",
-        f"  filter   {_bar(finding.filter)}  more than {FILTER_WRONG:.0%} of their weak labels are "
-        "wrong",
-        f"  leave    {_bar(1 - finding.filter)}  they are mostly right",
+        *_table(finding),
         "",
-        f"Answer: {finding.action}. It is right with probability {finding.probability:.2f}.",
+        f"Answer: {finding.action}. With probability {finding.probability:.2f} nothing else leaves "
+        "fewer wrong labels (by more than a point).",
     ]
     if finding.settled:
         lines.append("The answers settle it.")
     else:
-        total = int(counts.known + counts.unsure) + finding.more
+        total = finding.answers + finding.unsure + finding.more
         lines.append(
             f"{finding.more} more true labels would settle it, at the rate so far: "
             f"{again} -m {total}"
@@ -208,9 +194,27 @@ def _text(finding: Finding, disputed: Disputed, file: AuditFile, options: AuditO
     return "\n".join(lines)
 
 
-def _bar(probability: float, width: int = 20) -> str:
-    full = round(probability * width)
-    return f"{'█' * full}{'░' * (width - full)} {probability:4.2f}"
+SHARES = {"leave": "as they are", "filter": "after filter", "relabel": "after relabel --hard"}
+
+
+def _table(finding: Finding) -> list[str]:
+    """A line for every estimated share of wrong labels."""
+    shares = {SHARES[name]: share for name, share in finding.shares.items()}
+    shares |= {f"weak class {printable(name)}": s for name, s in finding.by_class.items()}
+    width = max(map(len, shares))
+    return [
+        f"{'wrong labels':<{width}}  share and 95 % interval",
+        *(f"{name:<{width}}  {_bar(share)}" for name, share in shares.items()),
+    ]
+
+
+def _bar(share: Share, width: int = 40) -> str:
+    """The interval from 0 to 100 %, and its figures."""
+    low, high = (round(bound * (width - 1)) for bound in (share.low, share.high))
+    cells = ["─" if low <= i <= high else "·" for i in range(width)]
+    if share.answers:
+        cells[round(share.value * (width - 1))] = "●"
+    return f"{''.join(cells)}  {share}"
 
 
 def listed(classes: Sequence[str]) -> str:
@@ -260,8 +264,23 @@ def wrapped(text: str, width: int) -> list[str]:
     return lines
 
 
+class _Progress:
+    """Shows the estimate so far, and once that the answers settle what to do."""
+
+    def __init__(self, file: AuditFile, draw: Draw) -> None:
+        self.file, self.draw = file, draw
+        self.settled = draw.conclude(file.answers, more=False).settled
+
+    def __call__(self) -> None:
+        finding = self.draw.conclude(self.file.answers, more=False)
+        click.secho(f"\nwrong labels so far  {_bar(finding.shares['leave'])}", dim=True, err=True)
+        if finding.settled and not self.settled:
+            click.secho("These answers settle what to do; q stops here.", fg="green", err=True)
+        self.settled = finding.settled
+
+
 class Screen:
-    """Asks about disputed rows, one key each, until all are answered or the reader stops.
+    """Asks about drawn rows, one key each, until all are answered or the reader stops.
 
     Parameters
     ----------
@@ -269,15 +288,20 @@ class Screen:
         Where every answer is saved at once.
     texts
         Id -> text.
+    progress
+        Called after every five answers, while others wait.
     """
 
-    def __init__(self, file: AuditFile, texts: Mapping[str, str], disputed: Disputed) -> None:
-        self.file, self.texts, self.disputed = file, texts, disputed
-        self.keys = class_keys(disputed.classes)
-
-    def settled(self) -> bool:
-        """Whether the answers so far settle what to do."""
-        return self.disputed.conclude(self.file.answers).settled
+    def __init__(
+        self,
+        file: AuditFile,
+        texts: Mapping[str, str],
+        classes: Sequence[str],
+        *,
+        progress: Callable[[], None] | None = None,
+    ) -> None:
+        self.file, self.texts, self.progress = file, texts, progress
+        self.keys = class_keys(classes)
 
     def run(self, ids: Sequence[str]) -> None:
         """Ask about ``ids`` in their order, those already answered left out."""
@@ -287,7 +311,6 @@ class Screen:
         if done:
             click.echo(f"{len(done)} of {len(ids)} are answered already.", err=True)
         click.echo(self._help(), err=True)
-        was_settled = self.settled()
         while True:
             waiting = [name for name in ids if name not in self.file.answers]
             if not waiting:
@@ -306,10 +329,9 @@ class Screen:
             self.file.answer(waiting[0], answer)
             done.append(waiting[0])
             click.echo("cannot tell" if answer == UNSURE else printable(answer), err=True)
-            now = self.settled()
-            if now and not was_settled and len(waiting) > 1:
-                click.secho("These answers settle it; q stops here.", fg="green", err=True)
-            was_settled = now
+            # Not after every row, where it would tell whether the weak label was wrong.
+            if self.progress and len(done) % SHOW_EVERY == 0 and len(waiting) > 1:
+                self.progress()
 
     def _help(self) -> str:
         classes = "   ".join(f"{key} = {printable(name)}" for key, name in self.keys.items())

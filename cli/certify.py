@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import click
@@ -241,7 +240,7 @@ def _label(
         if said != now.stage:
             say(_what_for(now))
             said = now.stage
-        _Screen(file, texts, certifier.base.classes).run(now.ask)
+        Screen(file, texts, certifier.base.classes).run(now.ask)
         if any(name not in file.answers for name in now.ask):
             return certifier.status(file.answers, source=str(file.path))
 
@@ -267,17 +266,6 @@ def _texts(
         file.add(new, [hashes[name] for name in new], list(contents))
         file.write()
     return {name: file.records[name].get("text", "") for name in ask}
-
-
-class _Screen(Screen):
-    """The screen of an audit without its estimate."""
-
-    def __init__(self, file: AuditFile, texts: Mapping[str, str], classes: Sequence[str]) -> None:
-        super().__init__(file, texts, SimpleNamespace(classes=classes))  # type: ignore[arg-type]
-
-    def settled(self) -> bool:
-        """Never: every row that is asked about is needed."""
-        return False
 
 
 def _save(verdicts: Verdicts, output: Path, answers: Path) -> None:

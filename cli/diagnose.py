@@ -176,7 +176,7 @@ def _signals(diagnosis: Diagnosis) -> str:
     }[signals.confidence_from]
     lines.append(f"confidence       {known}")
     if signals.confidence_from == "unknown" and margins:
-        allowed = confidence_allowed(signals.agreement)
+        allowed = confidence_allowed(signals.agreement, signals.n_classes)
         at_most = "no confidence would do" if math.isnan(allowed) else f"at most {allowed:.2f}"
         lines.append(f"                   relabel would need, at this label agreement: {at_most}")
     elif margins:
@@ -204,7 +204,7 @@ def _what_would(diagnosis: Diagnosis) -> str:
         means.append("the supervisor's confidences (a column prob instead of label)")
     if source != "trusted accuracy":
         means.append("its accuracy on rows whose truth you know (--trusted-accuracy)")
-    means.append("best of all, twenty true labels where probe and weak label disagree")
+    means.append("best of all, some true labels of rows drawn at random")
     what = {
         "unknown": "Hard weak labels alone cannot settle this: wrong labels and a concept that the "
         "states do not hold look alike.",

@@ -232,8 +232,7 @@ def clean(
         Folder for the states (which resume), verdicts, training set and summary; None: nothing is
         kept on disk.
     action : {"auto", "filter", "relabel", "leave"}, default="auto"
-        ``auto``: what :func:`probekit.diagnose` advises; above two classes, for which it has no
-        rule, filter.
+        ``auto``: what :func:`probekit.diagnose` advises.
     contamination : float, default=0.2
         Share that a filter drops of each weak class, in (0, 1).
     annotators : {"votes", "dawid-skene"}, default=None
@@ -438,14 +437,8 @@ def _layers(model: str, *, trust_remote_code: bool) -> tuple[int, ...]:
 
 def _choose(
     action: Action, store: ActivationStore, labels: WeakLabels, *, seed: int
-) -> tuple[str, str, Diagnosis | None]:
+) -> tuple[str, str, Diagnosis]:
     """The action, why, and the diagnosis it rests on."""
-    if len(labels.classes) > 2:
-        why = (
-            f"there is no rule yet for {len(labels.classes)} classes, so a filter takes the most "
-            "doubtful rows of each."
-        )
-        return ("filter", why, None) if action == "auto" else (action, "as asked.", None)
     diagnosis = diagnose(store, labels, seed=seed)
     advice = diagnosis.advice
     line = advice.relabel if advice.action == "relabel" else advice.filter

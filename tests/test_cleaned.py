@@ -166,25 +166,23 @@ def test_a_relabelled_row_keeps_its_old_label_in_a_column_of_its_own(model: str)
     assert hard != [row["weak_label"] for row in train]
 
 
-def test_more_than_two_classes_are_filtered_and_it_says_why(model: str) -> None:
-    message: list[str] = []
-    result = probekit.clean(records(150, classes=3), model=model, report=message.append)
-    assert result.action == "filter"
-    assert "no rule yet for 3 classes" in result.why
-    assert any(line.startswith("filter: there is no rule yet") for line in message)
-    weak = result.verdicts.weak.argmax(axis=1)
-    dropped = np.bincount(weak[~result.verdicts.keep], minlength=3)
-    np.testing.assert_array_equal(dropped, np.floor(0.2 * np.bincount(weak)))
-
-
-def test_two_classes_follow_the_diagnosis(model: str) -> None:
-    result = probekit.clean(records(), model=model)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_action_follows_the_diagnosis(model: str, classes: int) -> None:
+    rows = records(40 * classes, classes=classes)
+    result = probekit.clean(rows, model=model)
     assert result.diagnosis is not None
     assert result.action == result.diagnosis.advice.action
     other = next(action for action in ACTIONS if action != result.action)
-    asked = probekit.clean(records(), model=model, action=other)
+    asked = probekit.clean(rows, model=model, action=other)
     assert asked.action == other
     assert f"the advice is {result.action}" in asked.why
+
+
+def test_a_filter_of_three_classes_drops_a_fifth_of_each(model: str) -> None:
+    result = probekit.clean(records(150, classes=3), model=model, action="filter")
+    weak = result.verdicts.weak.argmax(axis=1)
+    dropped = np.bincount(weak[~result.verdicts.keep], minlength=3)
+    np.testing.assert_array_equal(dropped, np.floor(0.2 * np.bincount(weak)))
 
 
 def test_rows_without_a_text_or_a_label_are_left_out_and_counted(model: str) -> None:

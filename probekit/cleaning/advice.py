@@ -263,7 +263,7 @@ class Signals:
     """Number of rows read."""
     n_classes: int
     pc: float
-    """Agreement of two kinds of probe beyond the weak label; NaN for more than two classes."""
+    """Agreement of two kinds of probe beyond the weak label; NaN if no layer has both."""
     pc_interval: tuple[float, float]
     """Central 95 % over bootstrap draws of the rows."""
     agreement: float
@@ -374,7 +374,7 @@ def advice_on(
             if finding.action != action:
                 warning = (
                     f"{action} is not what the audit found: {finding.action} is right with "
-                    f"probability {finding.probability:.2f}, from {finding.tally.known:g} true "
+                    f"probability {finding.probability:.2f}, from {finding.answers} true "
                     f"labels in {audit}."
                 )
             return {"action": finding.action, "by": str(audit), "warning": warning}
@@ -424,16 +424,22 @@ def read_signals(
 def concord(evidence: Evidence, rows: NDArray[np.int64] | None = None) -> float:
     """pc: mean over the last two layers of Σ_k P(w=k) · corr(ridge score, kNN votes | w=k).
 
-    NaN unless there are two classes. A class where one of the two is constant counts 0.
+    Scores and votes are those of class k itself; for two classes those of either give the same. A
+    class where one of the two is constant counts 0. NaN if no layer has both kinds.
     """
-    if evidence.proba.shape[1] != 2 or not evidence.both:
+    if not evidence.both:
         return float("nan")
     hard = evidence.hard if rows is None else evidence.hard[rows]
     by_layer = []
     for layer in evidence.both:
-        pair = np.stack([evidence.scores[kind, layer][:, 1] for kind in ("ridge", "knn")])
-        pair = pair if rows is None else pair[:, rows]
-        by_layer.append(sum((hard == k).mean() * _correlation(pair[:, hard == k]) for k in (0, 1)))
+        both = np.stack([evidence.scores[kind, layer] for kind in ("ridge", "knn")])
+        both = both if rows is None else both[:, rows]
+        by_layer.append(
+            sum(
+                (hard == k).mean() * _correlation(both[:, hard == k, k])
+                for k in range(both.shape[2])
+            )
+        )
     return float(np.mean(by_layer))
 
 
@@ -456,39 +462,47 @@ def _interval(evidence: Evidence, seed: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def agreement_needed(confidence: float) -> float:
-    """Agreement from which relabelling may help: c² + (1 − c)² + 0.05.
+def agreement_needed(confidence: float, n_classes: int = 2) -> float:
+    """Agreement from which relabelling may help: c² + (1 − c)² / (C − 1) + 0.05.
 
-    c² + (1 − c)² is the rate at which two independent sources of accuracy c agree on two classes.
+    Without the 0.05 it is the rate at which two independent sources of accuracy c agree on C
+    classes, their errors evenly spread.
     """
-    return confidence**2 + (1 - confidence) ** 2 + AGREEMENT_MARGIN
+    return confidence**2 + (1 - confidence) ** 2 / (n_classes - 1) + AGREEMENT_MARGIN
 
 
-def confidence_allowed(agreement: float) -> float:
+def confidence_allowed(agreement: float, n_classes: int = 2) -> float:
     """Largest c whose needed agreement is reached: a bound for an unknown c; NaN if none is."""
-    spare = 2 * (agreement - AGREEMENT_MARGIN) - 1
-    return 0.5 + 0.5 * spare**0.5 if spare >= 0 else float("nan")
+    # C c² − 2 c + 1 = (C − 1) (A − 0.05), solved for c.
+    spare = 1 - n_classes * (1 - (n_classes - 1) * (agreement - AGREEMENT_MARGIN))
+    return (1 + spare**0.5) / n_classes if spare >= 0 else float("nan")
+
+
+def least_confidence(n_classes: int) -> float:
+    """Mean confidence below which labels are left alone: as far above chance as for two classes."""
+    chance = 1 / n_classes
+    return chance + (2 * LEAST_CONFIDENCE - 1) * (1 - chance)
 
 
 def decide(signals: Signals) -> Advice:
     """Apply the rule."""
     if np.isnan(signals.pc):
         line = (
-            f"leave the labels alone: the rule was measured on two classes and does not apply to "
-            f"{signals.n_classes}; `probekit audit` decides."
+            "leave the labels alone: no layer has both kinds of probe, so the rule does not apply; "
+            "`probekit audit` decides."
         )
         return Advice("leave", line, line, signals, {}, close=False)
     few = signals.rows < FEW_ROWS
     strict = few or signals.cautious
     leave, relabel = (PC_CAUTIOUS,) * 2 if strict else (PC_LEAVE, PC_RELABEL)
-    needed = agreement_needed(signals.confidence)
+    needed = agreement_needed(signals.confidence, signals.n_classes)
     margins = {
         "pc_filter": signals.pc - leave,
         "pc_relabel": signals.pc - relabel,
         "agreement_relabel": signals.agreement - needed,
     }
     if signals.confidence_from == "confidences":
-        margins["confidence"] = signals.confidence - LEAST_CONFIDENCE
+        margins["confidence"] = signals.confidence - least_confidence(signals.n_classes)
     action: Literal["leave", "filter", "relabel"] = "leave"
     if margins["pc_filter"] >= 0 and margins.get("confidence", 0) >= 0:
         both = margins["pc_relabel"] >= 0 and margins["agreement_relabel"] >= 0
@@ -507,11 +521,12 @@ def decide(signals: Signals) -> Advice:
 
 
 def _unsure_line(signals: Signals) -> str | None:
-    if signals.confidence_from != "confidences" or signals.confidence >= LEAST_CONFIDENCE:
+    least = least_confidence(signals.n_classes)
+    if signals.confidence_from != "confidences" or signals.confidence >= least:
         return None
     return (
         f"leave the labels alone: the supervisor is unsure of its own labels, mean confidence "
-        f"{signals.confidence:.2f} is below {LEAST_CONFIDENCE:.2f}, and probes that learn from "
+        f"{signals.confidence:.2f} is below {least:.2f}, and probes that learn from "
         "them have little to correct them with."
     )
 

@@ -150,7 +150,7 @@ def diagnose(
         layers=findings,
         predictable=predictable,
         concord=agreed,
-        agreement_needed=agreement_needed(signals.confidence),
+        agreement_needed=agreement_needed(signals.confidence, signals.n_classes),
         alarms=(
             *_state_alarms(sample, findings),
             *_label_alarms(sample, evidence, predictable, classes),

@@ -17,6 +17,7 @@ from probekit.cleaning.advice import (
     confidence_allowed,
     decide,
     draw_sample,
+    least_confidence,
     read_signals,
     weigh,
 )
@@ -53,7 +54,11 @@ BASE = Signals(
         ({"confidence": LEAST_CONFIDENCE - 0.01}, "leave"),
         ({"confidence": LEAST_CONFIDENCE}, "relabel"),
         ({"confidence": 0.5, "confidence_from": "trusted accuracy"}, "relabel"),
-        ({"n_classes": 3, "pc": float("nan")}, "leave"),
+        ({"pc": float("nan")}, "leave"),
+        ({"n_classes": 12, "agreement": agreement_needed(0.8, 12)}, "relabel"),
+        ({"n_classes": 12, "agreement": agreement_needed(0.8, 12) - 0.001}, "filter"),
+        ({"n_classes": 12, "confidence": least_confidence(12), "agreement": 0.9}, "relabel"),
+        ({"n_classes": 12, "confidence": least_confidence(12) - 0.01, "agreement": 0.9}, "leave"),
     ],
 )
 def test_the_rule(changes, action):
@@ -79,6 +84,17 @@ def test_agreement_needed_is_that_of_two_independent_sources_and_a_margin():
     assert agreement_needed(1.0) > 1
     assert agreement_needed(confidence_allowed(0.8)) == pytest.approx(0.8)
     assert np.isnan(confidence_allowed(0.5))
+
+
+def test_agreement_of_two_sources_on_more_classes_spreads_their_errors():
+    rng = np.random.default_rng(0)
+    # Class 0 is right in 0.7, the other four in equal parts.
+    one, two = (
+        np.where(rng.random(200_000) < 0.7, 0, rng.integers(1, 5, 200_000)) for _ in range(2)
+    )
+    assert agreement_needed(0.7, 5) - 0.05 == pytest.approx((one == two).mean(), abs=0.005)
+    assert agreement_needed(confidence_allowed(0.8, 5), 5) == pytest.approx(0.8)
+    assert np.isnan(confidence_allowed(0.2, 5))
 
 
 def test_a_close_call_is_one_whose_interval_holds_a_bound():

@@ -5,19 +5,9 @@ import doctest
 
 import numpy as np
 import pytest
-from scipy.stats import beta, betabinom
 
 from probekit.cleaning import audit as module
-from probekit.cleaning.audit import (
-    FILTER_WRONG,
-    SETTLED,
-    UNSURE,
-    Tally,
-    conclude,
-    find_disputed,
-    stratified_order,
-    tally,
-)
+from probekit.cleaning.audit import TOLERANCE, UNSURE, draw_rows
 from probekit.cleaning.review import AuditFile, plain_text
 from probekit.cuts import prior_matched
 from probekit.errors import DataError
@@ -25,150 +15,154 @@ from probekit.probes import EnsembleProbe
 
 
 @pytest.fixture
-def disputed(blobs, make_store, as_labels):
+def drawn(blobs, make_store, as_labels):
     data = blobs(n=300, noise=(0.2, 0.2))
-    found = find_disputed(make_store(data.X), as_labels(data.weak))
-    return found, data
+    return draw_rows(make_store(data.X), as_labels(data.weak)), data
 
 
-def test_disputed_rows_are_those_where_the_matched_probe_differs(disputed):
-    found, data = disputed
+def answers_of(draw, truth, m):
+    return {name: str(truth[int(name[1:])]) for name in draw.ids[:m]}
+
+
+def test_the_draw_holds_every_row_with_the_classes_of_weak_label_and_probe(drawn):
+    draw, data = drawn
     P = EnsembleProbe().fit(data.X, data.weak).oof_proba_
     decided = prior_matched(P, np.bincount(data.weak) / 300)
-    expected = {f"r{i}" for i in np.flatnonzero(decided != data.weak)}
-    assert set(found.ids) == expected
-    assert found.rows == 300
-    for name, weak, probe in zip(found.ids, found.weak, found.probe, strict=True):
-        row = int(name[1:])
-        assert (weak, probe) == (str(data.weak[row]), str(decided[row]))
+    rows = [int(name[1:]) for name in draw.ids]
+    assert sorted(rows) == list(range(300))
+    assert np.array_equal(draw.weak, data.weak[rows])
+    assert np.array_equal(draw.probe, decided[rows])
+    assert np.allclose(draw.suspicion, 1 - P[rows, data.weak[rows]])
+    # The default filter drops a fifth of each class, the most suspicious rows.
+    for c in (0, 1):
+        mine = draw.weak == c
+        assert (~draw.keep[mine]).sum() == mine.sum() // 5
+        assert draw.suspicion[mine & ~draw.keep].min() >= draw.suspicion[mine & draw.keep].max()
+    assert np.array_equal(np.sort(draw.key), draw.key)
 
 
-def test_every_beginning_of_the_order_is_a_stratified_sample():
-    strata = np.repeat([0, 1, 5], [60, 30, 10])
-    order = stratified_order(strata, 0)
-    assert sorted(order) == list(range(100))
-    for m in range(1, 101):
-        counts = [(strata[order[:m]] == s).sum() for s in (0, 1, 5)]
-        assert np.abs(counts - m * np.array([0.6, 0.3, 0.1])).max() <= 1
-    assert np.array_equal(order, stratified_order(strata, 0))
-    assert not np.array_equal(order, stratified_order(strata, 1))
-    rows = [stratified_order(strata, seed)[:10] for seed in range(200)]
-    # Rows of one stratum come first equally often: 20 of 200 draws, 4.3 is a standard error.
-    first = np.bincount(np.concatenate(rows), minlength=100)
-    assert first.min() > 3
-    assert first.max() < 45
+def test_suspicious_rows_come_earlier_and_another_seed_draws_others(blobs, make_store, as_labels):
+    data = blobs(n=300, noise=(0.2, 0.2))
+    store, labels = make_store(data.X), as_labels(data.weak)
+    draws = [draw_rows(store, labels, seed=seed) for seed in range(20)]
+    first = np.concatenate([draw.suspicion[:30] for draw in draws])
+    assert first.mean() > draws[0].suspicion.mean() + 0.05
+    assert draws[0].ids == draw_rows(store, labels).ids
+    assert draws[0].ids != draws[1].ids
 
 
 def test_a_text_that_stands_twice_is_asked_about_once(blobs, make_store, as_labels):
     data = blobs(n=200, noise=(0.2, 0.2))
     X, weak = np.vstack([data.X, data.X]), np.concatenate([data.weak, data.weak])
     hashes = [f"{i % 200:016x}" for i in range(400)]
-    found = find_disputed(make_store(X, hashes=hashes), as_labels(weak))
-    assert len(set(found.hashes)) == len(found) > 10
+    draw = draw_rows(make_store(X, hashes=hashes), as_labels(weak))
+    assert len(set(draw.hashes)) == len(draw) == 200
 
 
-def test_answers_are_counted_by_who_was_right(disputed):
-    found, _ = disputed
-    answers = {
-        found.ids[0]: found.probe[0],
-        found.ids[1]: found.weak[1],
-        found.ids[2]: "another class",
-        found.ids[3]: UNSURE,
-        "not disputed": "0",
-    }
-    assert tally(found, answers) == Tally(probe=1, weak=1, neither=1, unsure=1)
+def test_a_suspicion_of_ones_own_decides_who_is_asked(blobs, make_store, as_labels):
+    data = blobs(n=300, noise=(0.2, 0.2))
+    wrong = (data.weak != data.truth).astype(float)
+    draw = draw_rows(make_store(data.X), as_labels(data.weak), suspicion=wrong)
+    place = {name: i for i, name in enumerate(draw.ids)}
+    asked = [place[f"r{i}"] for i in np.flatnonzero(wrong)]
+    assert np.mean(asked) < 120
+    assert sorted(draw.suspicion.tolist()) == sorted(wrong.tolist())
 
 
-@pytest.mark.parametrize(("won", "lost"), [(14, 6), (3, 9), (1, 0), (10, 10)])
-def test_with_many_rows_the_probabilities_are_those_of_the_beta_posterior(won, lost):
-    found = conclude(Tally(won, lost), 200_000)
-    # Among 200,000 rows the share is known to 0.001.
-    assert found.relabel == pytest.approx(beta(1 + won, 1 + lost).sf(0.5), abs=2e-3)
-    assert found.filter == pytest.approx(beta(1 + won, 1 + lost).sf(FILTER_WRONG), abs=2e-3)
+def test_the_shares_are_those_of_the_truth_if_all_is_answered(drawn):
+    draw, data = drawn
+    found = draw.conclude(answers_of(draw, data.truth, 300))
+    rows = [int(name[1:]) for name in draw.ids]
+    truth = data.truth[rows]
+    wrong = draw.weak != truth
+    assert found.shares["leave"].value == pytest.approx(wrong.mean())
+    assert found.shares["filter"].value == pytest.approx(wrong[draw.keep].mean())
+    assert found.shares["relabel"].value == pytest.approx((draw.probe != truth).mean())
+    for c in (0, 1):
+        assert found.by_class[str(c)].value == pytest.approx(wrong[draw.weak == c].mean())
+    for share in (*found.shares.values(), *found.by_class.values()):
+        assert share.low == share.value == share.high
+    assert (found.answers, found.unsure, found.not_drawn, found.rows) == (300, 0, 0, 300)
 
 
-def test_with_few_rows_they_are_those_of_the_rows_left():
-    found = conclude(Tally(4, 2), 11)
-    # 6 of 11 decide: 2 of the 5 left, each distributed as beta-binomial.
-    assert found.relabel == pytest.approx(betabinom(5, 5, 3).sf(1))
-    # A share above 0.45 of 11 is 5 rows: 1 of the 5 left.
-    assert found.filter == pytest.approx(betabinom(5, 5, 3).sf(0))
+def test_only_the_beginning_of_the_order_counts(drawn):
+    draw, data = drawn
+    answers = answers_of(draw, data.truth, 60)
+    del answers[draw.ids[40]]
+    found = draw.conclude(answers)
+    assert (found.answers, found.not_drawn) == (40, 19)
+    assert found.shares == draw.conclude(answers_of(draw, data.truth, 40)).shares
+    # Answers of an earlier version's audit, to rows that are not first in the order.
+    old = dict.fromkeys(draw.ids[5:30], "0")
+    assert draw.conclude(old).action is None
+    assert draw.conclude(old).not_drawn == 25
+    assert np.isnan(draw.conclude({}).shares["leave"].value)
 
 
-def test_the_limit_of_many_rows_meets_the_exact_figure():
-    few, many = conclude(Tally(12, 8), 5019), conclude(Tally(12, 8), 5022)
-    assert few.relabel == pytest.approx(many.relabel, abs=1e-3)
-    assert few.filter == pytest.approx(many.filter, abs=1e-3)
-
-
-def test_simulated_posteriors_are_calibrated():
-    rng = np.random.default_rng(0)
-    hits, said = [], []
-    for _ in range(3000):
-        n = 60
-        wins = rng.binomial(n, rng.random())
-        seen = rng.hypergeometric(wins, n - wins, 8)
-        found = conclude(Tally(int(seen), 8 - int(seen)), n)
-        hits.append((wins > n / 2) + 0.5 * (wins == n / 2))
-        said.append(found.relabel)
-    said, hits = np.array(said), np.array(hits)
-    for low, high in ((0, 0.2), (0.2, 0.8), (0.8, 1)):
-        part = (said >= low) & (said < high)
-        # 300 and more draws in each: three standard errors are 0.08.
-        assert hits[part].mean() == pytest.approx(said[part].mean(), abs=0.08)
+def test_rows_that_cannot_be_told_are_left_out(drawn):
+    draw, data = drawn
+    answers = answers_of(draw, data.truth, 60) | dict.fromkeys(draw.ids[:10], UNSURE)
+    found = draw.conclude(answers)
+    assert (found.answers, found.unsure) == (50, 10)
+    assert found.shares["leave"].answers == 50
 
 
 @pytest.mark.parametrize(
-    ("counts", "rows", "action"),
+    ("noise", "distance", "action"),
     [
-        (Tally(14, 6), 400, "relabel"),
-        (Tally(10, 10), 400, "filter"),  # an even score is no majority
-        (Tally(10, 10), 20, "filter"),
-        (Tally(6, 14), 400, "leave"),
-        (Tally(5, 5, neither=10), 400, "filter"),
-        (Tally(2, 1, unsure=17), 400, "relabel"),
-        (Tally(unsure=3), 400, None),
-        (Tally(), 0, None),
+        ((0.25, 0.25), 4.0, "relabel"),  # the probe is right where it differs
+        ((0.0, 0.0), 0.5, "leave"),  # right labels, and a probe that knows little
+        ((0.3, 0.3), 1.4, "filter"),  # it finds wrong labels, and has errors of its own
     ],
 )
-def test_answers(counts, rows, action):
-    found = conclude(counts, rows)
-    assert found.action == action
-    if action is not None:
-        right = {"relabel": found.relabel, "filter": found.filter, "leave": 1 - found.filter}
-        assert found.probability == right[action] > 0.5
-        assert found.settled == (found.probability >= SETTLED)
-        assert (found.more == 0) == found.settled
+def test_what_leaves_the_fewest_wrong_labels_is_advised(
+    blobs, make_store, as_labels, noise, distance, action
+):
+    data = blobs(n=1500, noise=noise, distance=distance)
+    draw = draw_rows(make_store(data.X), as_labels(data.weak))
+    everything = draw.conclude(answers_of(draw, data.truth, 1500))
+    assert everything.action == action
+    assert everything.settled
+    assert draw.conclude(answers_of(draw, data.truth, 100)).action == action
 
 
-def test_all_rows_asked_about_leave_no_doubt():
-    assert conclude(Tally(11, 9), 20).relabel == 1
-    assert conclude(Tally(9, 11), 20).relabel == 0
-    assert conclude(Tally(11, 9), 21).relabel == pytest.approx(1)
-    assert conclude(Tally(11, 9), 22).relabel < 1
+def test_a_third_class_is_wrong_for_both(blobs, make_store, as_labels):
+    data = blobs(n=600, noise=(0.3, 0.3, 0.3))
+    draw = draw_rows(make_store(data.X), as_labels(data.weak))
+    found = draw.conclude(answers_of(draw, data.truth, 120))
+    assert found.action == "relabel"
+    assert set(found.by_class) == {"0", "1", "2"}
+    # A class that no weak label has.
+    other = draw.conclude(dict.fromkeys(draw.ids[:30], "none of them"))
+    assert other.shares["leave"].high == other.shares["relabel"].high == 1
 
 
-@pytest.mark.parametrize("counts", [Tally(13, 7), Tally(8, 12), Tally(2, 1), Tally(6, 4, 2)])
-def test_so_many_more_settle_it_if_they_go_on_alike(counts):
-    found = conclude(counts, 500)
-    assert not found.settled
-    weight = np.array([counts.probe + 1, counts.weak + 1, counts.neither + (counts.neither > 0)])
-
-    def later(more):
-        extra = more * weight / weight.sum()
-        more_counts = Tally(
-            counts.probe + extra[0], counts.weak + extra[1], counts.neither + extra[2]
-        )
-        return conclude(more_counts, 500).probability
-
-    assert later(found.more) >= SETTLED
-    if found.more <= 100:
-        assert later(found.more - 1) < SETTLED
+def test_so_many_more_settle_it_if_they_go_on_alike(drawn):
+    draw, data = drawn
+    early = draw.conclude(answers_of(draw, data.truth, 8))
+    assert not early.settled
+    assert early.more > 0
+    late = draw.conclude(answers_of(draw, data.truth, 200))
+    assert late.settled
+    assert late.more == 0
 
 
-def test_more_answers_than_rows_are_refused():
-    with pytest.raises(DataError, match="6 answers do not fit 5 disputed rows"):
-        conclude(Tally(4, 2), 5)
+def test_the_probability_is_calibrated(blobs, make_store, as_labels):
+    """Over draws: of conclusions with a probability p, p are right to within a point."""
+    data = blobs(n=800, noise=(0.3, 0.3), distance=1.7)
+    store, labels = make_store(data.X), as_labels(data.weak)
+    first = draw_rows(store, labels)
+    best = {
+        k: s.value for k, s in first.conclude(answers_of(first, data.truth, 800)).shares.items()
+    }
+    right, said = [], []
+    for seed in range(40):
+        draw = draw_rows(store, labels, seed=seed)
+        found = draw.conclude(answers_of(draw, data.truth, 30), more=False)
+        right.append(best[found.action] <= min(best.values()) + TOLERANCE)
+        said.append(found.probability)
+    # 40 draws have a standard error below 0.08; a probability that is too low does no harm.
+    assert np.mean(right) > np.mean(said) - 0.15
 
 
 @pytest.fixture
@@ -269,13 +263,13 @@ def test_any_content_is_a_text():
     assert plain_text(messages) == "[user] Hi\n\n[assistant] Yes?"
 
 
-def test_audit_concludes_from_the_answers_to_disputed_rows(blobs, make_store, as_labels):
+def test_audit_concludes_from_the_answers(blobs, make_store, as_labels):
     data = blobs(n=300, noise=(0.2, 0.2))
     store, labels = make_store(data.X), as_labels(data.weak)
-    disputed = find_disputed(store, labels)
-    answers = dict(zip(disputed.ids[:9], disputed.probe[:9], strict=True))
+    draw = draw_rows(store, labels)
+    answers = answers_of(draw, data.truth, 20)
     finding = module.audit(store, labels, {**answers, "nothing": "0"})
-    assert finding == conclude(Tally(probe=9), len(disputed))
+    assert finding.shares == draw.conclude(answers).shares
     assert module.audit(store, labels, {}).action is None
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from probekit.activations.extraction import extract
 from probekit.activations.store import ActivationStore
-from probekit.cleaning.audit import Tally, conclude, find_disputed
+from probekit.cleaning.audit import draw_rows
 from probekit.cleaning.diagnose import diagnose
 from probekit.cuts import prior_matched
 from probekit.labels import WeakLabels
@@ -95,14 +95,19 @@ def test_constant_states_are_alarming(make_store, as_labels):
     assert found.advice.action == "leave"
 
 
-def test_three_classes_have_figures_but_no_rule(blobs, make_store, as_labels):
-    data = blobs(n=600, noise=(0.2, 0.2, 0.2))
+def test_three_classes_have_the_same_rule(blobs, make_store, as_labels):
+    data = blobs(n=1200, noise=(0.2, 0.2, 0.2))
     found = diagnose(make_store(data.X), as_labels(data.weak), permutations=9)
     assert len(found.classes) == 3
     assert found.predictable.value > found.predictable.interval[1]
-    assert np.isnan(found.concord.value)
-    assert found.advice.action == "leave"
-    assert "two classes and does not apply to 3" in found.advice.filter
+    assert found.concord.value > found.concord.interval[1]
+    assert found.advice.action == "filter"  # hard labels: never relabel
+    trusted = diagnose(
+        make_store(data.X), as_labels(data.weak), permutations=2, trusted_accuracy=0.7
+    )
+    assert trusted.advice.action == "relabel"
+    shuffled = as_labels(np.random.default_rng(1).permutation(data.weak))
+    assert diagnose(make_store(data.X), shuffled, permutations=2).advice.action == "leave"
 
 
 def test_same_seed_same_diagnosis(blobs, make_store, as_labels):
@@ -142,11 +147,9 @@ def _judge(store, weak, truth):
 
 
 def _audit(store, weak, truth, asked):
-    disputed = find_disputed(store, weak)
+    draw = draw_rows(store, weak)
     true = dict(zip(weak.ids, map(str, truth), strict=True))
-    pairs = list(zip(disputed.ids, disputed.weak, disputed.probe, strict=True))[:asked]
-    won = sum(true[i] == p for i, _, p in pairs)
-    return conclude(Tally(probe=won, weak=len(pairs) - won), len(disputed))
+    return draw.conclude({name: true[name] for name in draw.ids[:asked]})
 
 
 def _labels(p):

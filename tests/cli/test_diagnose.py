@@ -88,7 +88,7 @@ def test_three_classes(probekit, chain, write_rows):
     labels = write_rows("three.jsonl", rows)
     result = probekit("diagnose", chain.acts, "--labels", labels)
     assert result.exit_code == 0, result.output
-    assert "filter    leave the labels alone: the rule was measured on two classes" in result.stdout
+    assert "filter    leave the labels alone: two kinds of probe agree too little" in result.stdout
 
 
 def test_bad_input_gets_one_sentence(refused, chain, write_rows):

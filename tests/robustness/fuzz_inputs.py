@@ -213,7 +213,7 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "filter_labels": ("probekit.cleaning.predict", {"labels": "weak.jsonl", "probe": "knn"}),
     "relabel": ("probekit.cleaning.predict", {"labels": "weak.jsonl", "probe": "knn"}),
     "diagnose": ("probekit.cleaning.diagnose", {}),
-    "find_disputed": ("probekit.cleaning.audit", {}),
+    "draw_rows": ("probekit.cleaning.audit", {}),
     "weak_labels": ("probekit.cleaning.weak_supervisor", {}),
     "extract": ("probekit.activations.extraction", {"output": "new.h5"}),
     "make_loss": ("probekit.students.losses", {"total_steps": 5}),
@@ -275,7 +275,7 @@ def call(name: str, argument: str, value: str) -> None:
             function(**replaced).fit(X, y)
         elif name in ("filter_labels", "relabel"):
             function(store, **{"layer": 1, **replaced})
-        elif name in ("diagnose", "find_disputed"):
+        elif name in ("diagnose", "draw_rows"):
             function(store, **{"labels": load_labels("weak.jsonl"), **replaced})
         elif name == "weak_labels":
             function(store, **{"truth": load_labels("truth.jsonl"), "layer": 1, **replaced})

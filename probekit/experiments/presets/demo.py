@@ -14,7 +14,7 @@ from typing import Any
 
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.advice import advise
-from probekit.cleaning.audit import audit, find_disputed
+from probekit.cleaning.audit import audit, draw_rows
 from probekit.errors import DataError, OutputExistsError, ProbekitError
 from probekit.experiments.config import RunConfig, write_config
 from probekit.experiments.presets import read_preset
@@ -177,7 +177,7 @@ def _advise(run: Run) -> dict[str, Any]:
     states = run.cache.path(pair.states("knn", "student"))
     with ActivationStore(states / STORE) as store:
         named = advise(store, labels, seed=context.seed).action
-        asked = find_disputed(store, labels, seed=context.seed).ids[:AUDITED]
+        asked = draw_rows(store, labels, seed=context.seed).ids[:AUDITED]
         answers = {row_id: right[row_id] for row_id in asked}
         finding = audit(store, labels, answers, seed=context.seed)
     return {"diagnose": named, "audit": finding.action, "probability": finding.probability}
