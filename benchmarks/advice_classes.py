@@ -38,7 +38,8 @@ def main() -> None:
     if options.output.exists():
         lines = options.output.read_text(encoding="utf-8").splitlines()
         done = {json.loads(line)["case"] for line in lines}
-    for case in read_cases(options.cache):
+    more_first = sorted(read_cases(options.cache), key=lambda case: case.proba.shape[1] == 2)
+    for case in more_first:
         if case.name in done or case.model not in models:
             continue
         known = label_task(case.task, options.cache)

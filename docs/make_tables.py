@@ -17,6 +17,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import advice_classes as classes_bench  # noqa: E402
+import audit_intervals as audit_bench  # noqa: E402
 import grid_summary as grid  # noqa: E402
 import label_summary  # noqa: E402
 import regularisation  # noqa: E402
@@ -76,6 +78,7 @@ IN_SHORT = {
 CANDIDATES = ("filter, label spreading", "relabel, label spreading", "filter, SimiFeat")
 CANDIDATES += ("filter, FINE", "filter, kNN", "filter, ensemble")
 ENSEMBLE = grid.ALWAYS
+STRONG = {"minilm": "all-MiniLM", "mpnet": "MPNet", "smollm2": "SmolLM2"}
 # Tasks whose concept all-MiniLM's states hold: on the others the ceiling is near chance.
 HELD = ("docstrings", "sst2", "twitter-sentiment")
 
@@ -196,6 +199,80 @@ def following() -> str:
             named = dict(zip(grid.AIMS_HEADER, row, strict=True))
             cells += [f"{named['worse']} of {named['pairs']}", row[-1]]
     return markdown(header, rows)
+
+
+def audit_intervals() -> str:
+    """Coverage and width of the audit's intervals, by strong model and number of classes."""
+    lines = rows_of("audit_intervals")
+    shares = {"weak labels": "as they are", "after relabel": "after relabel"}
+    shares |= {"after filter": "after filter"}
+    header = ["strong model, classes", "cases", "answers"]
+    for name in shares.values():
+        header += [f"{name}: covered", "width"]
+    rows = []
+    for name, some in _groups(lines).items():
+        by_share = {share: _of_share(some, share) for share in shares}
+        for m in audit_bench.SIZES:
+            cells = [name, str(len(some)), str(m)]
+            for share in shares:
+                _, _, mean, worst, _, width = by_share[share][m]
+                cells += [f"{mean[:-2]}, worst {worst}", width]
+            rows.append(cells)
+    every = [_of_share(lines, share) for share in shares]
+    worst = min(float(of[m][4][:-2]) for of in every for m in (50, 100) if of[m][4] != "-")
+    control = dict(audit_bench.control_rows(lines))
+    width = _of_share(lines, "weak labels")[100][-1]
+    by_task = {
+        task: _of_share([x for x in lines if x["task"] == task], "weak labels")[100][-1]
+        for task in sorted({x["task"] for x in lines})
+    }
+    return (
+        f"{markdown(header, rows)}\n\n"
+        f"The worst case of any share with at least 50 answers covers {worst:.1f} % (aim: 94). At "
+        f"100 answers the interval of the weak labels has {width} of chance's width over all cases "
+        f"(aim: 0.70): {', '.join(f'{task} {ratio}' for task, ratio in by_task.items())}. A draw "
+        "where wrong labels come up twice as often as their probabilities say is caught: its "
+        f"intervals cover {control['50']} at 50 answers and {control['100']} at 100."
+    )
+
+
+def _groups(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Cases by strong model, and by two classes or more."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for line in sorted(lines, key=lambda line: (line["classes"] > 2, line["model"])):
+        classes = "two" if line["classes"] == 2 else "more"
+        groups.setdefault(f"{STRONG[line['model']]}, {classes}", []).append(line)
+    return groups
+
+
+def _of_share(lines: Sequence[Mapping[str, Any]], share: str) -> dict[int, list[str]]:
+    """Number of answers -> the row of the benchmark's table."""
+    rows = audit_bench.interval_rows(list(lines))
+    return {int(row[1]): row for row in rows if row[0] == share}
+
+
+def audit_advice() -> str:
+    """Advice of 20 and 40 answers, beside the earlier audit's."""
+    names = {f"audit {m}": f"audit, {m} answers" for m in audit_bench.AUDITS}
+    names |= {f"disputed {m}": f"disputed rows, {m} answers" for m in audit_bench.AUDITS}
+    rows = []
+    for group, some in _groups(rows_of("audit_intervals")).items():
+        for policy, *cells in audit_bench.advice_rows(list(some)):
+            rows.append([group, names.get(policy, policy), *cells])
+    header = [
+        "strong model, classes",
+        "advice",
+        "right",
+        "within a point of the best",
+        "harm",
+        "lost",
+    ]
+    return markdown(header, rows)
+
+
+def advice_classes() -> str:
+    """The rule of diagnose on two classes and on more."""
+    return markdown(classes_bench.HEADER, classes_bench.rows_of(RESULTS / "advice_classes.jsonl"))
 
 
 def strengths() -> str:
@@ -368,6 +445,9 @@ def certified() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "advice": advice,
+    "advice-classes": advice_classes,
+    "audit-advice": audit_advice,
+    "audit-intervals": audit_intervals,
     "annotators": annotators,
     "candidates": candidates,
     "certified": certified,
