@@ -77,7 +77,7 @@ def rows_of(path: Path) -> list[list[str]]:
     """One row for two classes and one for more: what was advised and what came of it."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     rows = []
-    for name, some in (("two", lambda c: c == 2), ("three, five, twelve", lambda c: c > 2)):
+    for name, some in (("two", lambda c: c == 2), ("more", lambda c: c > 2)):
         mine = [line for line in lines if some(line["classes"])]
         if not mine:
             continue
