@@ -112,7 +112,7 @@ PAGES = {
         before=f"{EXTRACT}{FILTER}",
         instead={
             "weak.parquet": "weak.csv",
-            "-m 20": "-m 20 --no-ask",
+            "-m 40": "-m 40 --no-ask",
             "1:500": "1:99",
             **SMALL_RUN,
         },
