@@ -83,7 +83,7 @@ class AuditOptions(DiagnosedOptions):
 @click.command("audit", cls=SectionedCommand)
 @options_of(AuditOptions)
 def command(**options: Unpack[AuditOptions]) -> None:
-    """Ask for a few true labels: how many labels are wrong, and what to do.
+    """Ask for a few true labels: how many are wrong, and what to do.
 
     Rows are drawn at random, suspicious ones more often. Estimates with 95 % intervals: the share
     of wrong labels as they are, after a filter, after a relabel, and of each class. One key per

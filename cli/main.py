@@ -49,7 +49,7 @@ SECTIONS = {
         "extract": "Store a model's hidden states of every row.",
         "import": "Make a store of states that were computed elsewhere.",
         "diagnose": "Advise without ground truth: filter, relabel or leave labels.",
-        "audit": "Ask for a few true labels: how many labels are wrong, and what to do.",
+        "audit": "Ask for a few true labels: how many are wrong, and what to do.",
         "certify": "Bound the wrong labels left, with few true labels.",
         "filter": "Drop the rows whose label the probe disagrees with most.",
         "relabel": "Relabel every row by a blend of its weak label and a probe.",
