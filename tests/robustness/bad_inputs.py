@@ -347,6 +347,21 @@ BAD_INPUTS: dict[str, list[tuple[str, str]]] = {
         ("--rows nothing.jsonl", "does not exist"),
         ("--labels nothing.jsonl", "does not exist"),
     ],
+    # The store is too small to certify, which comes after all of these.
+    "certify acts.h5 --labels weak.jsonl --no-ask --rows rows.jsonl --answers new.csv": [
+        *_SEEDS,
+        ("--max-error 0", SHARE),
+        ("--max-error 1.5", SHARE),
+        ("--max-error x", SHARE),
+        ("--confidence 0.2", "a number in [0.5, 1)"),
+        ("--confidence 1", "a number in [0.5, 1)"),
+        ("--sample 0", COUNT),
+        (f"--sample {BIG}", COUNT),
+        ("--sitting 0", COUNT),
+        ("--annotators best", "dawid-skene"),
+        ("--answers model", "is a directory"),
+        ("--labels nothing.jsonl", "does not exist"),
+    ],
     SWEEP: [
         ("--k 500:1:log", "empty range"),
         ("--k ''", "empty"),

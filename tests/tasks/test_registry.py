@@ -160,17 +160,16 @@ def test_a_package_whose_tasks_cannot_be_used_is_named(
 
 
 def test_the_example_of_the_docs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
-    (module,) = re.findall(r"```python\n(# birds_tasks.py\n.*?)```", page, re.DOTALL)
-    (points,) = re.findall(
-        r'```toml\n\[project.entry-points."probekit.tasks"\]\n(.*?)```', page, re.DOTALL
-    )
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "how-to" / "your-own-task.md").read_text(encoding="utf-8")
+    (module,) = re.findall(r'```python title="birds_tasks.py"\n(.*?)```', page, re.DOTALL)
+    (points,) = re.findall(r'\[project.entry-points."probekit.tasks"\]\n(.*?)\n\n', page, re.DOTALL)
     name, _, target = points.strip().partition(" = ")
     install(monkeypatch, tmp_path, "", f"{name} = {target.strip(chr(34))}")
     (tmp_path / "birds_tasks.py").write_text(module)
     monkeypatch.delitem(sys.modules, "birds_tasks", raising=False)
     assert load_task_rows("birds@test").columns["label"] == [0, 1]
-    assert len(load_task_rows("birds")) == 5
+    assert len(load_task_rows("birds")) == 6
 
 
 def test_every_class_keeps_as_many_rows_as_the_smallest_and_its_first_ones() -> None:
