@@ -532,20 +532,19 @@ class _Path:
         order = torch.as_tensor(np.argsort(-self.penalties, kind="stable"))
         some = torch.arange(int(search), fits)  # fit 0 is that to all rows
         solution = Solution.empty(self.objective)
-        loss = np.full(count, np.inf)
-        start, best = None, 0
-        for tried, group in enumerate(torch.split(order, at_once)):
+        losses: list[float] = []
+        start = None
+        for group in torch.split(order, at_once):
             where = (group[:, None] * fits + some).flatten()
             repeated = None if start is None else start.repeat(len(group), 1, 1)
             self.refine(solution, where, start=repeated, tol=tol, max_iter=max_iter)
             start = solution.theta[where[-len(some) :]]
             if search:
-                place = int(group[0])
-                loss[place] = self._loss(start)
-                best = place if tried == 0 or loss[place] < loss[best] else best
-                if (loss[order[max(0, tried + 1 - WORSE) : tried + 1]] > loss[best]).all():
+                losses.append(self._loss(start))
+                if min(losses[-WORSE:]) > min(losses):
                     break
         if search:
+            best = int(order[np.argmin(losses)])  # of equals the strongest
             start = solution.theta[best * fits + some].mean(0, keepdim=True)
             where = torch.tensor([best * fits])
             self.refine(solution, where, start=start, tol=tol, max_iter=max_iter)
@@ -678,7 +677,7 @@ class _Path:
             f"The logistic fit did not converge for l2 = {', '.join(f'{p:g}' for p in lost)} "
             f"({reason}): {repair}.",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=5,  # who called logistic_path or fit
         )
 
 

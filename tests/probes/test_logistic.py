@@ -158,6 +158,7 @@ def test_a_search_without_convergence_warns_of_tried_penalties_only():
     X, y = problem(300, 12, classes=9)
     with pytest.warns(ConvergenceWarning, match="l2 = ") as caught:
         probe = LogisticProbe(max_iter=2).fit(X, y)
+    assert caught[0].filename == __file__  # the caller's line, not ours
     tried = probe.penalties_[np.isfinite(probe.l2_scores_)]
     named = str(caught[0].message).split("l2 = ")[1].split(" (")[0]
     assert set(named.split(", ")) <= {f"{l2:g}" for l2 in tried}
