@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from string import ascii_lowercase, digits
-from typing import TYPE_CHECKING, Annotated, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import click
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from probekit.cleaning.review import AuditFile
     from probekit.cleaning.shares import Share
 
-__all__ = ["Screen", "class_keys", "command", "listed", "wrapped"]
+__all__ = ["Screen", "class_keys", "command", "listed", "texts_of", "wrapped"]
 
 LINES = 14
 WIDEST = 100
@@ -126,18 +126,10 @@ def _check(output: Path, options: AuditOptions) -> None:
 
 def _run(file: AuditFile, store: ActivationStore, draw: Draw, options: AuditOptions) -> None:
     """List the rows to ask about, and ask."""
-    from probekit.cleaning.review import plain_text
-    from probekit.cleaning.source_rows import find_rows
-    from probekit.joins import Keys, match
-
     n_asked = min(options["many"], len(draw))
     wanted = draw.ids[:n_asked]
     if any(name not in file.records for name in wanted) or not options["no_ask"]:
-        purpose = "An audit shows the rows' texts"
-        rows = find_rows(store, **source_of(options), purpose=purpose)
-        place = match(Keys(wanted, id_column=store.keys.id_column), rows.keys).place
-        contents = rows.select(place).contents()
-        texts = dict(zip(wanted, map(plain_text, contents), strict=True))
+        texts = texts_of(wanted, store, options, purpose="An audit shows the rows' texts")
         if file.add(wanted, draw.hashes[:n_asked], list(texts.values())):
             file.write()
     if options["no_ask"]:
@@ -149,6 +141,19 @@ def _run(file: AuditFile, store: ActivationStore, draw: Draw, options: AuditOpti
         "probe's."
     )
     Screen(file, texts, draw.classes, progress=_Progress(file, draw)).run(wanted)
+
+
+def texts_of(
+    ids: Sequence[str], store: ActivationStore, options: Mapping[str, Any], *, purpose: str
+) -> dict[str, str]:
+    """Texts of these rows, read from where the store's rows came from or ``--rows`` says."""
+    from probekit.cleaning.review import plain_text
+    from probekit.cleaning.source_rows import find_rows
+    from probekit.joins import Keys, match
+
+    rows = find_rows(store, **source_of(options), purpose=purpose)
+    place = match(Keys(ids, id_column=store.keys.id_column), rows.keys).place
+    return dict(zip(ids, map(plain_text, rows.select(place).contents()), strict=True))
 
 
 def _text(finding: Finding, draw: Draw, file: AuditFile, options: AuditOptions) -> str:

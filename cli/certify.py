@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 import click
 from click.core import ParameterSource
 
-from probekit.cli.audit import Screen, listed
+from probekit.cli.audit import Screen, listed, texts_of
 from probekit.cli.labels import LabelledStoreOptions, read_labels
 from probekit.cli.options import (
     OUTPUT_FILE,
@@ -27,7 +27,6 @@ from probekit.cli.options import (
     option,
     options_of,
     say,
-    source_of,
     typed_again,
 )
 from probekit.cli.outputs import check_suffix, claim
@@ -253,17 +252,11 @@ def _texts(
     options: CertifyOptions,
 ) -> dict[str, str]:
     """Texts of these rows, which the file lists from now on."""
-    from probekit.cleaning.review import plain_text
-    from probekit.cleaning.source_rows import find_rows
-    from probekit.joins import Keys, match
-
     new = [name for name in ask if name not in file.records]
     if new:
-        rows = find_rows(store, **source_of(options), purpose="People label the rows' texts")
-        place = match(Keys(new, id_column=store.keys.id_column), rows.keys).place
+        texts = texts_of(new, store, options, purpose="People label the rows' texts")
         hashes = dict(zip(certifier.ids, certifier.hashes, strict=True))
-        contents = map(plain_text, rows.select(place).contents())
-        file.add(new, [hashes[name] for name in new], list(contents))
+        file.add(new, [hashes[name] for name in new], list(texts.values()))
         file.write()
     return {name: file.records[name].get("text", "") for name in ask}
 
