@@ -11,11 +11,11 @@ import numpy as np
 from sklearn.base import clone
 
 from probekit.cleaning.trust import FEWEST, UNKNOWN, TrustModel
-from probekit.cuts import disagreement_of, largest
+from probekit.cuts import count_of, disagreement_of, largest
 from probekit.errors import LabelsError, StatesError, first_few
 from probekit.joins import match, other_texts
 from probekit.labels import WeakLabels, load_labels
-from probekit.probes.ensemble import EnsembleProbe, ensemble_for, plan_for, stack_layers
+from probekit.probes.ensemble import EnsembleProbe, plan_for, stack_layers
 from probekit.states import as_states, check_finite
 
 if TYPE_CHECKING:
@@ -91,15 +91,13 @@ def other_probes(scored: Scored, states: Any) -> list[NDArray[np.float64]]:
         chosen = list(read[0]) != scored.provenance["layers"]  # a layer: then no others
         for share in () if chosen else SHALLOWER:
             layers = [i for i in states.layers if i <= share * max(states.layers)]
-            if layers and plan_for(states, layers).layers not in read:
-                read.append(plan_for(states, layers).layers)
-                parts = ensemble_for(states, layers).get_params(deep=False)
-                own = {name: parts[name] for name in ("widths", "ridge", "knn")}
-                probe = clone(scored.probe).set_params(**own)
-                X = stack_layers(states, read[-1], rows)
+            if layers and (planned := plan_for(states, layers).layers) not in read:
+                read.append(planned)
+                probe = scored.probe.for_layers(states, layers)
+                X = stack_layers(states, planned, rows)
                 probas.append(probe.fit(X, Y, groups=groups).oof_proba_)
     hard = scored.labels.hard
-    counts = [int(DOUBTED * n) for n in np.bincount(hard, minlength=Y.shape[1])]
+    counts = [count_of(DOUBTED, n) for n in np.bincount(hard, minlength=Y.shape[1])]
     doubted = largest(disagreement_of(scored.proba, Y), counts, hard, ties=scored.ties).selected
     weight = np.where(doubted, NEXT_TO_NOTHING, 1.0)
     again = clone(scored.probe).fit(scored.X, np.eye(Y.shape[1])[hard], weight, groups)

@@ -238,9 +238,14 @@ class EnsembleProbe(BaseProbe):
         planned = plan_layers(store.layers).layers
         if self.widths is not None:
             return self, planned
-        parts = ensemble_for(store).get_params(deep=False)
+        return self.for_layers(store), planned
+
+    def for_layers(self, store: ActivationStore, layers: Sequence[int] | None = None) -> Self:
+        """Return a clone that reads some layers of a store, as ``plan_for`` chooses them."""
+        parts = ensemble_for(store, layers).get_params(deep=False)
         given = {name: parts[name] for name in ("widths", "ridge", "knn")}
-        return clone(self).set_params(**given), planned
+        probe: Self = clone(self).set_params(**given)
+        return probe
 
     def fit(
         self,
