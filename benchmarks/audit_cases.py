@@ -7,7 +7,6 @@ is missing. To the tasks of :mod:`label_states` come three with more than two cl
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from label_noise import KINDS, weak_labels
-from label_states import CACHE, ROWS, TASKS, label_task, model_folders, task_store
+from label_states import CACHE, ROWS, TASKS, label_task, model_folders, task_store, write_task
 
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.predict import score_rows
@@ -81,13 +80,7 @@ def write_multiclass(name: str, cache: Path) -> None:
     texts, labels = multiclass_rows(name)
     first = np.sort(np.unique(texts, return_index=True)[1])
     chosen = np.sort(np.random.default_rng(0).permutation(first)[:ROWS]).tolist()
-    rows = cache / "rows" / f"{name}.jsonl"
-    for path in (rows, truth):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"id": f"{name}-{i}", "text": texts[i]}) for i in chosen]
-    rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    lines = ["id,label", *(f"{name}-{i},{int(labels[i])}" for i in chosen)]
-    truth.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_task(cache, name, texts, labels, chosen)
 
 
 def make_cases(

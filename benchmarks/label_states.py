@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache as remembered
 from pathlib import Path
@@ -19,7 +20,16 @@ from grid_tasks import real_tasks
 
 from probekit.activations.store import ActivationStore
 
-__all__ = ["CACHE", "MODELS", "TASKS", "LabelTask", "label_task", "model_folders", "task_store"]
+__all__ = [
+    "CACHE",
+    "MODELS",
+    "TASKS",
+    "LabelTask",
+    "label_task",
+    "model_folders",
+    "task_store",
+    "write_task",
+]
 
 # From short texts to long ones.
 TASKS = (
@@ -61,6 +71,19 @@ class LabelTask:
     """Classes (N,) from 0."""
 
 
+def write_task(
+    cache: Path, name: str, texts: Sequence[str], labels: Sequence[int], chosen: list[int]
+) -> None:
+    """Write the chosen rows of a task, and their truth, into the cache."""
+    rows, truth = cache / "rows" / f"{name}.jsonl", cache / "truth" / f"{name}.csv"
+    for path in (rows, truth):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"id": f"{name}-{i}", "text": texts[i]}) for i in chosen]
+    rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = ["id,label", *(f"{name}-{i},{int(labels[i])}" for i in chosen)]
+    truth.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 @remembered
 def label_task(name: str, cache: Path) -> LabelTask:
     """Read a task's rows from the cache; draw at most 2,000 (seed 0) if they are not there."""
@@ -70,12 +93,7 @@ def label_task(name: str, cache: Path) -> LabelTask:
         first = np.sort(np.unique(texts, return_index=True)[1])
         short = np.array([i for i in first.tolist() if len(texts[i]) <= LONGEST])
         chosen = np.sort(np.random.default_rng(0).permutation(short)[:ROWS]).tolist()
-        for path in (rows, truth):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({"id": f"{name}-{i}", "text": texts[i]}) for i in chosen]
-        rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        lines = ["id,label", *(f"{name}-{i},{int(labels[i])}" for i in chosen)]
-        truth.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_task(cache, name, texts, labels, chosen)
     read = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     with truth.open(encoding="utf-8", newline="") as file:
         labels = np.array([int(line["label"]) for line in csv.DictReader(file)])
