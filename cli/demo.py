@@ -66,7 +66,7 @@ class DemoOptions(TypedDict):
 @click.command("demo", cls=SectionedCommand)
 @options_of(DemoOptions)
 def command(**options: Unpack[DemoOptions]) -> None:
-    """Show on real text, in a minute, what cleaning is worth.
+    """Show on real text, in two minutes, what cleaning is worth.
 
     Offline. A bag of words that saw 500 true labels, then ten keywords, label docstrings; probes on
     a pretrained model's states filter and relabel them, and linear students train on the results.

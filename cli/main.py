@@ -42,7 +42,7 @@ from probekit.safe import printable
 # Each command lives in the module of probekit.cli with its name.
 SECTIONS = {
     "Start here": {
-        "demo": "Show on real text, in a minute, what cleaning is worth.",
+        "demo": "Show on real text, in two minutes, what cleaning is worth.",
         "clean": "Clean a table's labels, from one file to a training set.",
     },
     "Step by step": {
