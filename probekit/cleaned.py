@@ -319,7 +319,9 @@ def clean(
             notes=(*notes, *verdicts.provenance.get("notes", ())),
             diagnosis=diagnosis,
         )
-        return result if evidence is None else _write(result, evidence, folder, data, id, trusted)
+        if evidence is None:
+            return result
+        return _write(result, evidence, folder, data, id, trusted, separator=table.separator)
 
 
 def default_model() -> str:
@@ -476,6 +478,8 @@ def _write(
     data: Any,
     id_column: str | None,
     trusted: Any,
+    *,
+    separator: str,
 ) -> CleanResult:
     """Write verdicts, training set, report and summary into the folder."""
     files = {"states": folder / STORE, "verdicts": folder / VERDICTS}
@@ -487,7 +491,7 @@ def _write(
     suffix = suffix_of(data) if isinstance(data, str | Path) else ""
     if suffix in TABLES:
         files[f"train{suffix}"] = folder / f"{TRAIN}{suffix}"
-        _write_like(records, files[f"train{suffix}"])
+        _write_like(records, files[f"train{suffix}"], separator)
     files["report"], files["summary"] = folder / REPORT, folder / SUMMARY
     page = verdicts_page(result.verdicts, evidence, title=_source(data), notes=_explained(result))
     write_page(page, files["report"])
@@ -521,8 +525,8 @@ def _source(data: Any) -> str:
     return Path(data).name if isinstance(data, str | Path) else "cleaned labels"
 
 
-def _write_like(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write the training set in the input's own format."""
+def _write_like(records: Sequence[Mapping[str, Any]], path: Path, separator: str) -> None:
+    """Write the training set in the input's own format, a CSV file with its separator."""
     columns = record_columns(records)
     if path.suffix == ".parquet":
         write_table(columns, path)
@@ -533,7 +537,7 @@ def _write_like(records: Sequence[Mapping[str, Any]], path: Path) -> None:
             write_sheet(list(columns), rows, file)
         return
     with atomic_write(path, "w") as file:
-        writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else separator)
         writer.writerow(columns)
         writer.writerows(rows)
 

@@ -94,6 +94,8 @@ class Table:
     """Column to class names, if the file's features have a ClassLabel."""
     note: str = ""
     """A sentence for the user about an unusual file; empty for others."""
+    separator: str = ","
+    """What stands between the fields of a CSV file."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -257,7 +259,7 @@ def _read_delimited(path: Path, file: IO[str]) -> Table:
         if mark == ","
         else f"{path}: fields are separated by {SEPARATORS.get(mark, repr(mark))}."
     )
-    return Table(columns, str(path), note=note)
+    return Table(columns, str(path), note=note, separator=mark)
 
 
 def _read_tabbed(path: Path, file: IO[str]) -> Table:

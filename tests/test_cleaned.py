@@ -82,7 +82,7 @@ def test_one_command_cleans_an_odd_csv(odd_csv: str, model: str) -> None:
     kept = [records()[i] for i in np.flatnonzero(verdicts.keep)]
     assert [{k: row[k] for k in kept[0]} for row in train] == kept
     with (folder / "train.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
+        table = list(csv.DictReader(file, delimiter=";"))  # as in the input
     assert [row["Review Body"] for row in table] == [row["Review Body"] for row in train]
     assert json.loads(table[0]["probs"]) == train[0]["probs"]
     assert "probekit audit" in result.stdout

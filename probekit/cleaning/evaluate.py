@@ -86,7 +86,8 @@ def summarize(verdicts: Verdicts) -> Summary:
 def _alarms(verdicts: Verdicts, weak: NDArray[np.int64], changed: NDArray[np.bool_]) -> list[str]:
     alarms = []
     kept = np.unique(verdicts.hard[verdicts.keep])
-    if verdicts.keep.all() and not changed.any():
+    unchanged = verdicts.keep.all() and not changed.any()
+    if unchanged and verdicts.provenance.get("action") != "leave":
         alarms.append(
             "The relabels equal the weak labels: no row changes its class. A probe that has seen "
             "the labels repeats them (in_sample), or there is nothing to change."

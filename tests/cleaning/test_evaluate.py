@@ -54,6 +54,8 @@ def test_alarms(blobs):
     assert "relabels equal the weak labels" in same.alarms[0]
     filtered = filter_labels(data.X, data.weak, threshold=1)
     assert "No row is dropped" in summarize(filtered).alarms[0]
+    left = dataclasses.replace(filtered, provenance={**filtered.provenance, "action": "leave"})
+    assert summarize(left).alarms == ()  # nobody meant to drop one
     assert summarize(verdicts).alarms == ()
 
 
