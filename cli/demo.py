@@ -100,7 +100,7 @@ def command(**options: Unpack[DemoOptions]) -> None:
     Run(first, steps, lambda _: None).check()  # before anything is written
     claim_folder(output)
     commands = prepare_demo(output, configs, in_wheel=model is None, overwrite=options["overwrite"])
-    say("Two runs, a minute in all on two quiet cores; the same command resumes them.")
+    say("Two runs, under two minutes in all on two quiet cores; the same command resumes them.")
     results, advice = {}, {}
     with contextlib.chdir(output):
         for shown, (name, config) in zip(commands, configs.items(), strict=True):
