@@ -179,7 +179,7 @@ def measure_advice(case: Case) -> dict[str, Any]:
     settled: dict[str, list[bool]] = {}
     for _ in range(DECISIONS):
         ties = rng.integers(0, 2**63, len(wrong), dtype=np.uint64) * 2
-        draw: Draw = make_draw(ids, ids, classes, case.weak, case.proba, case.keep, ties)
+        draw: Draw = make_draw(ids, classes, case.weak, case.proba, case.keep, ties)
         for m in AUDITS:
             finding = draw.conclude({name: truth[name] for name in draw.ids[:m]}, more=False)
             advised.setdefault(f"audit {m}", []).append(finding.action or "leave")

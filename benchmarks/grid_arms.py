@@ -11,7 +11,8 @@ from grid_candidates import fine, simifeat_vote, spread_labels
 from grid_states import TaskStates
 
 from probekit.cleaning.filter import prune_by_noise_rate
-from probekit.cleaning.predict import Scored, score_rows
+from probekit.cleaning.predict import score_rows
+from probekit.cleaning.scored import Scored
 from probekit.cuts import disagreement_of, largest, prior_matched
 from probekit.labels import WeakLabels
 from probekit.probes import LogisticProbe

@@ -130,7 +130,7 @@ def _run(file: AuditFile, store: ActivationStore, draw: Draw, options: AuditOpti
     wanted = draw.ids[:n_asked]
     if any(name not in file.records for name in wanted) or not options["no_ask"]:
         texts = texts_of(wanted, store, options, purpose="An audit shows the rows' texts")
-        if file.add(wanted, draw.hashes[:n_asked], list(texts.values())):
+        if file.add(wanted, list(texts.values())):
             file.write()
     if options["no_ask"]:
         return

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from probekit.cli.audit import Screen, listed, texts_of
-from probekit.cli.labels import LabelledStoreOptions, read_labels
+from probekit.cli.labels import LabelledStoreOptions, TrustedRows, read_labels, read_trusted
 from probekit.cli.options import (
     OUTPUT_FILE,
     AsJson,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 FORMAT, VERSION = "probekit-certify", 1
+TRUSTED = "trusted_labels"
 # What may not change once a sample is drawn -> the option that sets it.
 FIXED = {
     "max_error": "--max-error",
@@ -56,7 +57,7 @@ FIXED = {
 }
 
 
-class CertifyOptions(LabelledStoreOptions):
+class CertifyOptions(LabelledStoreOptions, TrustedRows):
     """Options of ``probekit certify``."""
 
     max_error: Annotated[
@@ -79,6 +80,14 @@ class CertifyOptions(LabelledStoreOptions):
             "Rows to label before the order of the others is chosen again.  [default: 3 % of "
             "the rows]",
             type=click.IntRange(min=1),
+        ),
+    ]
+    audit: Annotated[
+        Path | None,
+        option(
+            "Answers of `probekit audit`, which are trusted without --trusted.  [default: "
+            "LABELS.audit.csv here, if it exists]",
+            type=OUTPUT_FILE,
         ),
     ]
     answers: Annotated[
@@ -138,15 +147,19 @@ def command(**options: Unpack[CertifyOptions]) -> None:
     }
     _check_plan(plan, typed, answers)
     with ActivationStore(options["acts"]) as store:
+        labels = _labels(options, store)
         certifier = Certifier(
             store,
-            _labels(options, store),
+            labels,
             **{name: plan[name] for name in FIXED if name in plan} | typed,
             only_labelled=options["only_labelled"],
+            trusted=_trusted(options, store, labels.classes, plan),
         )
+        for note in certifier.notes:
+            say(f"Note: {note}")
         _check_plan(plan, certifier.settings, answers)
         if not plan:
-            _write_plan(plan_file, certifier.settings)
+            _write_plan(plan_file, {**certifier.settings, TRUSTED: certifier.trusted})
         hashes = dict(zip(certifier.ids, certifier.hashes, strict=True))
         file = AuditFile(
             answers, hashes, certifier.base.classes, what="a certificate", flag="--answers"
@@ -186,6 +199,18 @@ def _labels(options: CertifyOptions, store: ActivationStore) -> WeakLabels | Ver
     return read_labels(options, store.keys)
 
 
+def _trusted(
+    options: CertifyOptions, store: ActivationStore, classes: Sequence[str], plan: Mapping[str, Any]
+) -> WeakLabels | dict[str, str] | None:
+    """The true labels that were known when the sample was drawn: later ones may depend on it."""
+    from probekit.cleaning.review import audit_path
+
+    if plan and options["trusted"] is None and options["audit"] is None:
+        return plan.get(TRUSTED) or None
+    audit = options["audit"] or audit_path(options["labels"])
+    return read_trusted(options, store, classes, audit)
+
+
 def _read_plan(path: Path, answers: Path) -> dict[str, Any]:
     """What was chosen before the first answer; empty before that.
 
@@ -218,6 +243,7 @@ def _check_plan(plan: Mapping[str, Any], settings: Mapping[str, Any], answers: P
     for name, value in settings.items() if plan else ():
         if plan.get(name) != value:
             then = f"{FIXED[name]} {plan.get(name)}" if name in FIXED else f"other {name}"
+            then += " labels" if name == "trusted" else ""
             raise UsageError(
                 f"{answers} was begun with {then}, and a sample holds for one certificate only; "
                 "run the command as it was, or name other --answers for a new sample."
@@ -233,7 +259,7 @@ def _label(
         now = certifier.status(file.answers, source=str(file.path))
         if not now.ask:
             return now
-        texts = _texts(file, store, certifier, now.ask, options)
+        texts = _texts(file, store, now.ask, options)
         if options["no_ask"]:
             return now
         if said != now.stage:
@@ -247,7 +273,6 @@ def _label(
 def _texts(
     file: AuditFile,
     store: ActivationStore,
-    certifier: Certifier,
     ask: Sequence[str],
     options: CertifyOptions,
 ) -> dict[str, str]:
@@ -255,8 +280,7 @@ def _texts(
     new = [name for name in ask if name not in file.records]
     if new:
         texts = texts_of(new, store, options, purpose="People label the rows' texts")
-        hashes = dict(zip(certifier.ids, certifier.hashes, strict=True))
-        file.add(new, [hashes[name] for name in new], list(texts.values()))
+        file.add(new, list(texts.values()))
         file.write()
     return {name: file.records[name].get("text", "") for name in ask}
 
@@ -307,10 +331,11 @@ def _text(now: Certification, certifier: Certifier, answers: Path, output: Path)
     sure = f"{certifier.confidence:.4g}"
     if now.certificate is not None:
         found = now.certificate
+        trusted = f", {found['trusted']:,} trusted ones among them" if found["trusted"] else ""
         left_out = f", {found['cannot_tell']:,} cannot be told and are left out"
         return (
             f"Certified: at most {share} are wrong ({certifier.max_error:.4g}), with confidence "
-            f"{sure}, if people are right.\nPeople labelled {found['labelled']:,} rows: "
+            f"{sure}, if people are right.\nPeople labelled {found['labelled']:,} rows{trusted}: "
             f"{found['corrected']:,} labels corrected{left_out if found['cannot_tell'] else ''}; "
             f"{found['unreviewed']:,} labels stay unreviewed.\nNext: probekit report {output} -o "
             "report.html"

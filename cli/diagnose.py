@@ -90,7 +90,12 @@ def chosen_layers(store: ActivationStore, asked: str | None) -> tuple[int, ...] 
 
 
 def _text(diagnosis: Diagnosis, acts: str) -> str:
-    parts = [_head(diagnosis, acts), _class_table(diagnosis.classes), _signals(diagnosis)]
+    parts = [
+        _first(diagnosis),
+        _head(diagnosis, acts),
+        _class_table(diagnosis.classes),
+        _signals(diagnosis),
+    ]
     if diagnosis.alarms:
         parts.append("\n".join(f"ALARM     {alarm}" for alarm in diagnosis.alarms))
     advice = diagnosis.advice
@@ -98,6 +103,16 @@ def _text(diagnosis: Diagnosis, acts: str) -> str:
     parts.append(f"filter    {advice.filter}{close}\nrelabel   {advice.relabel}")
     parts.append(_what_would(diagnosis))
     return "\n\n".join(parts)
+
+
+def _first(diagnosis: Diagnosis) -> str:
+    """What to do, in words that need no page of explanations."""
+    what = {
+        "leave": "leave these labels as they are: nothing here shows which of them are wrong",
+        "filter": "filter: drop the labels that the states contradict most",
+        "relabel": "relabel: let a probe of the states correct these labels",
+    }[diagnosis.advice.action]
+    return f"Advice: {what}. It rests on no true label; why, and what would settle it, is below."
 
 
 def _head(diagnosis: Diagnosis, acts: str) -> str:

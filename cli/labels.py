@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
@@ -29,6 +29,7 @@ __all__ = [
     "LabelsOptions",
     "Trusted",
     "TrustedOptions",
+    "TrustedRows",
     "Truth",
     "TruthColumn",
     "TruthOptions",
@@ -95,11 +96,16 @@ Trusted = Annotated[
 ]
 
 
-class TrustedOptions(TypedDict):
-    """True labels of some rows to learn from."""
+class TrustedRows(TypedDict):
+    """True labels of some rows."""
 
     trusted: Trusted
     trusted_column: Annotated[str | None, option("Column of the trusted labels, if not label.")]
+
+
+class TrustedOptions(TrustedRows):
+    """True labels of some rows to learn from, and the supervisor's states."""
+
     supervisor_acts: Annotated[
         Path | None,
         option(
@@ -185,23 +191,26 @@ def _read_true(options: Mapping[str, Any], name: str, rows: Keys | None) -> Weak
 
 
 def read_trusted(
-    options: Mapping[str, Any], store: ActivationStore, labels: WeakLabels, audit: Path
+    options: Mapping[str, Any], store: ActivationStore, classes: Sequence[str], audit: Path
 ) -> WeakLabels | dict[str, str] | None:
-    """Read ``--trusted``, or else the answers of an audit of these rows; None without either."""
+    """Read ``--trusted``, or else the answers of an audit of these rows; None without either.
+
+    An audit that was not named and is of other rows is passed over, which is said.
+    """
     from probekit.cleaning.audit import UNSURE
     from probekit.cleaning.review import AuditFile
 
+    answers: dict[str, str] = {}
+    if audit.is_file():
+        hashes = dict(zip(store.ids, store.hashes, strict=True))
+        try:
+            answers = AuditFile(audit, hashes, classes, flag="--audit").answers
+        except DataError as error:
+            if options["audit"] is not None:
+                raise
+            say(f"Passed over: {error}")
     if options["trusted"] is not None:
         return _read_true(options, "trusted", store.keys)
-    if not audit.is_file():
-        return None
-    hashes = dict(zip(store.ids, store.hashes, strict=True))
-    try:
-        answers = AuditFile(audit, hashes, labels.classes).answers
-    except DataError:
-        if options["audit"] is not None:
-            raise
-        return None  # of other rows
     known = {name: answer for name, answer in answers.items() if answer != UNSURE}
     if known:
         say(f"{audit}: {len(known)} true labels, which are trusted.")

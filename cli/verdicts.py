@@ -239,7 +239,7 @@ def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: An
                 layer=options["layer"],
                 seed=options["seed"],
                 only_labelled=options["only_labelled"],
-                trusted=read_trusted(options, store, labels, audit),
+                trusted=read_trusted(options, store, labels.classes, audit),
                 supervisor_states=supervisor,
                 **settings,
             )

@@ -49,7 +49,7 @@ from probekit.tasks.reward import are_preferences, preference_columns
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.diagnose import Diagnosis
-    from probekit.cleaning.predict import Scored
+    from probekit.cleaning.scored import Scored
     from probekit.cleaning.trusted import Trusted
     from probekit.verdicts import Verdicts
 

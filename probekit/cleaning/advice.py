@@ -61,6 +61,7 @@ FEW_ROWS = 1000
 LEAST_CONFIDENCE = 0.65
 # Relabelling needs an agreement that exceeds that of two independent sources by this margin.
 AGREEMENT_MARGIN = 0.05
+VIEWS = "a linear fit and the votes of neighbours, neither of which saw the row,"
 
 DRAWS = 200
 
@@ -536,13 +537,13 @@ def _filter_line(signals: Signals, bound: float, bounds: str) -> str:
         return unsure
     if signals.pc < bound:
         return (
-            "leave the labels alone: two kinds of probe agree too little beyond the weak label, "
-            f"probe agreement {signals.pc:.2f} is below {bound:.2f}{bounds}, so the labels that "
-            "they contradict need not be wrong."
+            f"leave the labels alone: {VIEWS} seldom doubt the same labels, so those that they "
+            f"doubt need not be wrong (probe agreement {signals.pc:.2f} is below "
+            f"{bound:.2f}{bounds})."
         )
     return (
-        "do it: two kinds of probe agree beyond the weak label, probe agreement "
-        f"{signals.pc:.2f} is at least {bound:.2f}{bounds}."
+        f"do it: {VIEWS} doubt the same labels (probe agreement {signals.pc:.2f} is at least "
+        f"{bound:.2f}{bounds})."
     )
 
 

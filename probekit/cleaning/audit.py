@@ -44,7 +44,6 @@ class Draw:
     """Distinct texts with weak labels, in the order to ask about them."""
 
     ids: Sequence[str]
-    hashes: Sequence[str]
     classes: tuple[str, ...]
     weak: NDArray[np.int64]
     """Weak class of each row (n,)."""
@@ -228,7 +227,6 @@ class Finding:
 
 def make_draw(
     ids: Sequence[str],
-    hashes: Sequence[str],
     classes: tuple[str, ...],
     weak: NDArray[np.int64],
     proba: NDArray[np.float64],
@@ -254,7 +252,6 @@ def make_draw(
     order, key = ask_order(rates, (ties.astype(np.float64) + 0.5) / 2.0**64)
     return Draw(
         ids=[ids[i] for i in order],
-        hashes=[hashes[i] for i in order],
         classes=classes,
         weak=weak[order],
         probe=probe[order],
@@ -311,7 +308,6 @@ def draw_rows(
     single = np.sort(first[np.unique(groups[first], return_index=True)[1]])
     return make_draw(
         [aligned.ids[i] for i in single],
-        [store.hashes[i] for i in rows[single]],
         aligned.classes,
         aligned.hard[single],
         proba[single],

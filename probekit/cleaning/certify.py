@@ -23,6 +23,8 @@ from probekit.cleaning.audit import UNSURE
 from probekit.cleaning.bound import Plan, failure, least_wrong, plan_sample
 from probekit.cleaning.predict import score_rows
 from probekit.cleaning.review import QUESTION, merge_review
+from probekit.cleaning.trust import UNKNOWN
+from probekit.cleaning.trusted import join_trusted
 from probekit.cuts import by_id, count_of, disagreement_of
 from probekit.errors import DataError, UsageError, first_few
 from probekit.kinds import COUNT, KINDS, Maybe, Number, check, checked
@@ -32,7 +34,8 @@ from probekit.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
-    from probekit.cleaning.predict import Scored
+    from probekit.cleaning.scored import Scored
+    from probekit.cleaning.trusted import Trusted
 
 Matrix = NDArray[np.float64]
 
@@ -79,6 +82,8 @@ class Certifier:
         The labels as they are.
     plan : Plan
         Size of the sample, and the estimated number of rows to label.
+    notes : tuple of str
+        What is to be said about the trusted labels.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class Certifier:
         sitting: int | None = None,
         seed: int = 0,
         only_labelled: bool = False,
+        trusted: Trusted | None = None,
     ) -> None:
         check(store=store, seed=seed, only_labelled=only_labelled)
         checked(("max_error",), KINDS["max_error"], max_error)
@@ -113,7 +119,13 @@ class Certifier:
         self._features = np.column_stack([np.eye(len(self.base.classes))[self._given], components])
         self._fitted: dict[bytes, Matrix] = {}  # of the sittings before
         self._ties = scored.ties
+        self._true, self.notes = np.full(n, UNKNOWN), ()
+        if trusted is not None:
+            self._true, self.notes = join_trusted(trusted, store.keys, scored.labels, scored.groups)
+        self._known = self._true != UNKNOWN
         self.doubt = _doubt(scored.proba, self._given)
+        if self._known.any():
+            self.doubt = self._doubt_after(self._true, self._known)
         self.draw(max_error, confidence, sample, seed)
 
     def draw(self, max_error: float, confidence: float, sample: int | None, seed: int) -> None:
@@ -122,7 +134,9 @@ class Certifier:
         n, alpha = len(self.ids), 1 - confidence
         self.max_wrong = count_of(max_error, n)
         _check_error(n, self.max_wrong, max_error, sample)
-        later = expit(LATER * logit(np.clip(np.sort(self.doubt), 1e-9, 1 - 1e-9)))
+        # Trusted rows leave first and cost nothing: as if they had no error.
+        doubt = np.sort(np.where(self._known, 0, self.doubt))
+        later = expit(LATER * logit(np.clip(doubt, 1e-9, 1 - 1e-9)))
         self.plan = plan_sample(later, self.max_wrong, alpha, sample)
         if self.plan.allowed < 0:
             least = least_wrong(n, self.plan.sample, alpha)
@@ -140,7 +154,7 @@ class Certifier:
     @property
     def settings(self) -> dict[str, Any]:
         """What a certificate that was begun depends on."""
-        provenance = self.base.provenance
+        provenance, known = self.base.provenance, np.flatnonzero(self._known)
         return {
             "max_error": self.max_error,
             "confidence": self.confidence,
@@ -149,10 +163,21 @@ class Certifier:
             "sitting": self.sitting,
             "rows": len(self.ids),
             "store": provenance.get("store", {}).get("fingerprint"),
-            "labels": WeakLabels(
-                self.ids, None, np.eye(len(self.base.classes))[self._given], self.base.classes
-            ).fingerprint,
+            "labels": self._fingerprint(np.arange(len(self.ids)), self._given),
+            "trusted": self._fingerprint(known, self._true[known]) if len(known) else None,
         }
+
+    @property
+    def trusted(self) -> dict[str, str]:
+        """Id -> true class of the rows that are trusted."""
+        names = self.base.classes
+        return {self.ids[i]: names[self._true[i]] for i in np.flatnonzero(self._known).tolist()}
+
+    def _fingerprint(self, rows: NDArray[np.int64], codes: NDArray[np.int64]) -> str:
+        """Of rows and their class numbers."""
+        names = self.base.classes
+        ids = [self.ids[i] for i in rows.tolist()]
+        return WeakLabels(ids, None, np.eye(len(names))[codes], names).fingerprint
 
     def status(self, answers: Mapping[str, str], *, source: str = "answers") -> Certification:
         """Say what to label next, or certify, from answers (id -> class, or ``"?"``).
@@ -165,15 +190,18 @@ class Certifier:
         DataError
             If an answer is of an unknown row or not a class.
         """
-        code = self._codes(answers)
+        code = np.where(self._known, self._true, self._codes(answers))
         waiting = [i for i in self._drawn_rows.tolist() if code[i] == OPEN]
         if waiting:
-            more = max(self.plan.expected - int((code != OPEN).sum()), len(waiting))
+            answered = int(((code != OPEN) & (self._drawn | ~self._known)).sum())
+            more = max(self.plan.expected - answered, len(waiting))
             return self._now("sample", waiting, code, more)
         # e_i = 1: another label than people's. Known of drawn and of reviewed rows only.
         wrong = code != self._given
-        inside = np.ones(len(code), bool)  # rows still in the file
-        left = int(wrong[self._drawn].sum())  # drawn errors still in the file
+        # Rows still in the file. The trusted ones leave first, drawn or not: to choose among them
+        # by whether they were drawn would break the bound.
+        inside = ~self._known
+        left = int(wrong[self._drawn & inside].sum())  # drawn errors still in the file
         doubt = self.doubt
         while left > self.plan.allowed:
             if not inside.all():
@@ -272,7 +300,7 @@ class Certifier:
         plan, n, names = self.plan, len(self.ids), self.base.classes
         unsure = [self.ids[i] for i in np.flatnonzero(code == CANNOT_TELL).tolist()]
         certificate = {
-            **self.settings,
+            **{k: v for k, v in self.settings.items() if k != "trusted"},
             "max_wrong": self.max_wrong,
             "bound": "hypergeometric, without replacement",
             "failure": float(failure(n, plan.sample, self.max_wrong, plan.allowed)),
@@ -281,6 +309,7 @@ class Certifier:
             "left_in_sample": left,
             "labelled": int((code != OPEN).sum()),
             "unreviewed": int((code == OPEN).sum()),
+            "trusted": int(self._known.sum()),
             "corrected": int(((code >= 0) & (code != self._given)).sum()),
             "cannot_tell": len(unsure),
             "estimated": plan.expected,
@@ -310,6 +339,7 @@ def certify(
     sitting: int | None = None,
     seed: int = 0,
     only_labelled: bool = False,
+    trusted: Trusted | None = None,
 ) -> Certification:
     """Ask for true labels until at most a share of a file's labels is wrong, with a confidence.
 
@@ -335,6 +365,10 @@ def certify(
         Rows to label before the order of the others is chosen again; by default 3 % of the rows.
     seed : int, default=0
         Seed of the sample. Choose it and all others before the first answer.
+    trusted : WeakLabels, path or mapping of id to class, optional
+        True labels of some rows that are known before the sample is drawn, such as the answers of
+        an audit, and that nobody has to give again: the order of the others is learned from them
+        from the start. Not answers to this sample, which would break the bound.
 
     Raises
     ------
@@ -380,6 +414,7 @@ def certify(
         sitting=sitting,
         seed=seed,
         only_labelled=only_labelled,
+        trusted=trusted,
     )
     return certifier.status(answers)
 

@@ -369,6 +369,7 @@ class AuditFile:
         flag: str = "-o",
     ) -> None:
         self.path, self._what, self._flag = Path(path), what, flag
+        self._hashes = hashes
         self.classes = tuple(classes)
         self.answers: dict[str, str] = {}
         """Id -> class, or ``?``, in the order of the file."""
@@ -376,14 +377,14 @@ class AuditFile:
         if self.path.suffix.lower() != ".csv":
             raise DataError(f"{self.path} must end in .csv, the format of {what}.")
         if self.path.exists():
-            self._read(hashes)
+            self._read()
 
-    def add(self, ids: Sequence[str], hashes: Sequence[str], texts: Sequence[str]) -> int:
-        """List further rows and return the number of new ones."""
+    def add(self, ids: Sequence[str], texts: Sequence[str]) -> int:
+        """List further rows of the store and return the number of new ones."""
         before = len(self.records)
-        for name, digest, text in zip(ids, hashes, texts, strict=True):
-            record = {"id": name, "text_hash": _hash_cell(digest), "text": text, ANSWER: ""}
-            self.records.setdefault(name, record)
+        for name, text in zip(ids, texts, strict=True):
+            cell = _hash_cell(self._hashes[name])
+            self.records.setdefault(name, {"id": name, "text_hash": cell, "text": text, ANSWER: ""})
         return len(self.records) - before
 
     def answer(self, name: str, answer: str | None) -> None:
@@ -402,7 +403,8 @@ class AuditFile:
         rows = ([record.get(name, "") for name in columns] for record in self.records.values())
         _write_csv(self.path, list(columns), rows)
 
-    def _read(self, hashes: Mapping[str, str]) -> None:
+    def _read(self) -> None:
+        hashes = self._hashes
         columns = _csv_columns(self.path)
         lacking = [name for name in ("id", ANSWER) if name not in columns]
         if lacking:

@@ -18,7 +18,7 @@ from probekit.safe import expand, misfit, read_json
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
-    from probekit.cleaning.predict import Scored
+    from probekit.cleaning.scored import Scored
 
 __all__ = ["check_new_folder", "check_savable", "label_store", "save_fitted"]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from probekit.activations.store import ActivationStore
-    from probekit.cleaning.predict import Scored
+    from probekit.cleaning.scored import Scored
     from probekit.joins import Keys
 
     Trusted = WeakLabels | Mapping[str, str] | str | Path

@@ -150,6 +150,47 @@ def test_violations_are_as_rare_as_the_confidence_says(case):
     assert sum(count > now.max_wrong for count in bold) > 21
 
 
+def test_what_is_trusted_beforehand_is_not_asked_again_and_orders_the_rest(case):
+    store, labels, true = case()
+    trusted = {f"r{i}": true[f"r{i}"] for i in range(0, 300, 5)}
+    certifier = Certifier(store, labels, trusted=trusted)
+    assert certifier.trusted == trusted
+    now, answers = answered(certifier, true)
+    assert not answers.keys() & trusted.keys()
+    assert now.certificate["trusted"] == 60
+    assert now.certificate["labelled"] == len(answers) + 60
+    plain = Certifier(store, labels)
+    assert not np.array_equal(certifier.doubt, plain.doubt)
+    assert certifier.settings["trusted"] != plain.settings["trusted"]
+    for name, label in zip(now.verdicts.ids, now.verdicts.hard.tolist(), strict=True):
+        if name in trusted:
+            assert str(label) == trusted[name]
+
+
+def test_trusted_labels_leave_the_bound_as_it_is_unless_they_are_of_the_sample(case):
+    store, labels, true = case(n=200, noise=(0.4, 0.3), distance=1.5)
+    rng = np.random.default_rng(0)
+
+    def violated(seed, trusted):
+        certifier = Certifier(
+            *(store, labels), max_error=0.1, confidence=0.8, seed=seed, sitting=40, trusted=trusted
+        )
+        now, _ = answered(certifier, true)
+        pairs = zip(now.verdicts.ids, now.verdicts.hard, strict=True)
+        return sum(str(k) != true[name] for name, k in pairs) > now.max_wrong
+
+    beforehand, of_sample = [], []
+    for seed in range(60):
+        some = [f"r{i}" for i in rng.permutation(200)[:40]]
+        beforehand.append(violated(seed, {name: true[name] for name in some}))
+        # The control: answers to the sample itself, taken for labels known beforehand.
+        drawn = certify(store, labels, {}, max_error=0.1, confidence=0.8, seed=seed).ask
+        of_sample.append(violated(seed, {name: true[name] for name in drawn}))
+    # 12 of 60 expected at most; three standard errors are 9.
+    assert sum(beforehand) <= 21
+    assert sum(of_sample) > 40
+
+
 def test_true_labels_correct_what_the_probe_misses():
     rng = np.random.default_rng(0)
     P = np.full((400, 2), 0.5)

@@ -156,6 +156,25 @@ def test_what_was_fixed_with_the_sample_stays(certify, chain, tmp_path, write_ro
     assert certify("--answers", "new.csv", "--seed", "1").exit_code == 0
 
 
+def test_an_audit_that_came_first_is_trusted_and_a_later_one_is_not(certify, true, tmp_path):
+    audit = tmp_path / "weak.audit.csv"
+    lines = ["id,true_label", *(f"r{i},{true[f'r{i}']}" for i in range(40)), "r41,?"]
+    audit.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    first = certify()
+    assert "weak.audit.csv: 40 true labels, which are trusted." in first.stderr
+    path = tmp_path / "weak.certify.csv"
+    # Its answers may depend on the sample now, so that it is not read again.
+    audit.write_text("\n".join([*lines, f"r50,{true['r50']}"]) + "\n", encoding="utf-8")
+    state, _ = finish(certify, path, true)
+    assert state["certificate"]["trusted"] == 40
+    rows = rewrite(path, lambda rows: rows)
+    assert not {row["id"] for row in rows} & {f"r{i}" for i in range(40)}
+    assert len(rows) == state["labelled"] - 40
+    again = certify("--audit", "weak.audit.csv", "--overwrite")
+    assert again.exit_code == 2
+    assert "was begun with other trusted labels" in again.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -21,6 +21,8 @@ def test_it_prints_everything_and_one_line_for_each_action(probekit, chain):
     result = probekit("diagnose", chain.acts, "--labels", chain.weak)
     assert result.exit_code == 0, result.output
     text = result.stdout
+    action = json.loads(probekit("diagnose", chain.acts, "--labels", chain.weak, "--json").stdout)
+    assert text.startswith(f"Advice: {action['advice']['action']}")
     for word in ("effective rank", "copies", "confident joint", "HOC", "expansion", "predictable"):
         assert word in text
     for word in ("probe agreement  ", "label agreement  ", "confidence   ", "shuffled labels"):
@@ -88,7 +90,7 @@ def test_three_classes(probekit, chain, write_rows):
     labels = write_rows("three.jsonl", rows)
     result = probekit("diagnose", chain.acts, "--labels", labels)
     assert result.exit_code == 0, result.output
-    assert "filter    leave the labels alone: two kinds of probe agree too little" in result.stdout
+    assert "filter    leave the labels alone: a linear fit and the votes of" in result.stdout
 
 
 def test_bad_input_gets_one_sentence(refused, chain, write_rows):

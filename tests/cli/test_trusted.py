@@ -70,9 +70,14 @@ def test_the_answers_of_an_audit_are_trusted_by_themselves(run, chain, tmp_path,
     said, verdicts = run("filter")
     assert "weak.audit.csv: 40 true labels, which are trusted." in said.stderr
     assert verdicts.provenance["trusted"]["rows"] == 40
-    # Of other rows it is ignored, unless it was named.
+    # Of other rows it is passed over, unless it was named.
     (tmp_path / "weak.audit.csv").write_text("id,true_label\nzzz,1\n", encoding="utf-8")
-    assert "trusted" not in run("filter")[1].provenance
+    said, verdicts = run("filter")
+    assert "trusted" not in verdicts.provenance
+    passed = [line for line in said.stderr.splitlines() if line.startswith("Passed over: ")]
+    assert len(passed) == 1
+    assert "weak.audit.csv has 1 ids that are not in the store (ids 'zzz')" in passed[0]
+    assert passed[0].endswith("name another file with --audit.")
 
 
 def test_what_cannot_be_trusted_is_refused_in_one_sentence(refused, chain, write_rows, make_acts):
