@@ -221,7 +221,7 @@ def _read_plan(path: Path, answers: Path) -> dict[str, Any]:
     """
     if path.exists():
         plan = read_json(path)
-        if not isinstance(plan, dict):
+        if not isinstance(plan, dict) or not isinstance(plan.get(TRUSTED, {}), dict):
             raise DataError(f"{path} is not the plan of a certificate; name other --answers.")
         check_format(plan, path, FORMAT, VERSION, repair="`probekit certify`")
         return plan

@@ -132,6 +132,8 @@ def parse_labels(
         column_values, named=names or (), class_label=label_names is not None, hard=hard
     )
     rows = [i for i in range(len(column_values)) if i not in words]
+    if not column_values:
+        raise LabelsError(f"{source} has columns and no row; give one label a row.")
     if not rows:
         raise LabelsError(
             f"{source} has no label in any of its {len(column_values)} rows ({name!r} has only "

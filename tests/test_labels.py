@@ -155,6 +155,11 @@ def test_labels_that_are_none(write, columns, sentence):
     assert str(caught.value).count("\n") == 0
 
 
+def test_a_header_alone_holds_no_labels(write):
+    with pytest.raises(LabelsError, match="has columns and no row; give one label a row"):
+        load_labels(write("l.csv", "id,label\n"))
+
+
 def test_columns_that_are_not_there(write):
     path = write("l.csv", "id,label\n1,0\n2,1\n")
     with pytest.raises(LabelsError, match=r"no column 'y'; it has id, label.*--label-column"):

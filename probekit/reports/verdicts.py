@@ -247,7 +247,8 @@ def _certificate(certificate: Mapping[str, Any]) -> PageTable:
     rows = (
         ("labels", f"{certificate['rows']:,}"),
         ("labelled by people", f"{certificate['labelled']:,}"),
-        ("of them drawn at random", f"{certificate['sample']:,}"),
+        ("of them known beforehand", f"{certificate.get('trusted', 0):,}"),
+        ("drawn at random", f"{certificate['sample']:,}"),
         ("wrong among those drawn", f"{certificate['wrong_in_sample']:,}"),
         ("corrected in all", f"{certificate['corrected']:,}"),
         ("left out, nobody could tell", f"{certificate['cannot_tell']:,}"),

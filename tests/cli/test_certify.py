@@ -149,6 +149,8 @@ def test_what_was_fixed_with_the_sample_stays(certify, chain, tmp_path, write_ro
     ]
     write_rows("weak.jsonl", flipped)
     assert "was begun with other labels" in certify().stderr
+    (tmp_path / "weak.certify.json").write_text('{"trusted_labels": 3}', encoding="utf-8")
+    assert "weak.certify.json is not the plan of a certificate" in certify().stderr
     (tmp_path / "weak.certify.json").unlink()
     result = certify()
     assert result.exit_code == 1
