@@ -24,6 +24,7 @@ Array = np.ndarray[Any, Any]
 
 VOTERS = 30
 UPPER, PENALTY = (5 / 6, 1.0), 3.0
+SHRUNK = "penalty 3, kNN on the last layer"
 DROPPED = 0.2  # of each weak class, before the second round
 # Name -> depths of the layers with a ridge fit, with a kNN vote, and with a mass-mean probe.
 COMBINED: dict[str, tuple[tuple[float, ...], ...]] = {
@@ -112,7 +113,32 @@ def rounds(case: Case) -> dict[str, Found]:
     return {"second round": Found(disagreement_of(again, case.weak))}
 
 
+def shrunk(case: Case) -> dict[str, Found]:
+    """The ensemble's ridge fits with one strong penalty, and the votes of the last layer only."""
+    prepared = _shrunk_layers(str(case.store.path), case.rows.astype(np.int64).tobytes())
+    scores = [ridge.leave_out(case.weak, PENALTY) for ridge in prepared.ridge]
+    scores.append(neighbor_means(prepared.near, case.weak, [VOTERS])[0])
+    return {SHRUNK: Found(disagreement_of(average(scores, case.weak).proba, case.weak))}
+
+
+class Shrunk(NamedTuple):
+    """Three layers with a ridge fit, and the neighbours on the last one."""
+
+    ridge: list[RidgeStates]
+    near: Array
+
+
+@lru_cache(maxsize=1)
+def _shrunk_layers(path: str, rows: bytes) -> Shrunk:
+    number = np.frombuffer(rows, np.int64)
+    with ActivationStore(path) as store:
+        ridge = [RidgeStates(store.read(i, number)) for i in _nearest(store.layers, RIDGE_DEPTHS)]
+        near = nearest_others(store.read(max(store.layers), number), VOTERS).index
+    return Shrunk(ridge, near)
+
+
 FAMILIES = {
+    "shrunk": Family((SHRUNK,), shrunk),
     "members": Family((*COMBINED, "upper layers, penalty 3", "stacked, all layers"), members),
     "rounds": Family(("second round",), rounds),
 }

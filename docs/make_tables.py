@@ -405,6 +405,12 @@ def label_candidates() -> str:
     return f"{markdown(header, rows)}\n\n{cases}"
 
 
+def label_shrunk() -> str:
+    """The ensemble with a strong penalty and votes of the last layer only."""
+    header, rows, cases = label_summary.shrunk(rows_of("label_errors"))
+    return f"{markdown(header, rows)}\n\n{cases}"
+
+
 def certified() -> str:
     """Rows that people label for a certificate, in several orders under one bound."""
     cases = rows_of("certify")
@@ -455,6 +461,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "following": following,
     "label-candidates": label_candidates,
     "label-errors": label_errors,
+    "label-shrunk": label_shrunk,
     "methods": methods,
     "speed": speed,
     "speed-in-short": speed_in_short,

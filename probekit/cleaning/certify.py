@@ -119,7 +119,8 @@ class Certifier:
         self._features = np.column_stack([np.eye(len(self.base.classes))[self._given], components])
         self._fitted: dict[bytes, Matrix] = {}  # of the sittings before
         self._ties = scored.ties
-        self._true, self.notes = np.full(n, UNKNOWN), ()
+        self._true = np.full(n, UNKNOWN, np.int64)
+        self.notes: tuple[str, ...] = ()
         if trusted is not None:
             self._true, self.notes = join_trusted(trusted, store.keys, scored.labels, scored.groups)
         self._known = self._true != UNKNOWN
