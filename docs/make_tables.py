@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import advice_classes as classes_bench  # noqa: E402
 import audit_intervals as audit_bench  # noqa: E402
 import grid_summary as grid  # noqa: E402
+import label_relabels  # noqa: E402
 import label_summary  # noqa: E402
 import regularisation  # noqa: E402
 from _harness import RESULTS, seconds  # noqa: E402
@@ -411,6 +412,14 @@ def label_shrunk() -> str:
     return f"{markdown(header, rows)}\n\n{cases}"
 
 
+def relabels() -> str:
+    """How many labels are right after each form of a relabel."""
+    lines = rows_of("label_relabels")
+    pairs = list(dict.fromkeys(f"{line['task']} ({line['model']})" for line in lines))
+    table = markdown(label_relabels.HEADER, label_relabels.rows_of(lines))
+    return f"{table}\n\n{len(lines)} cases: {', '.join(pairs)}; six kinds, at most two seeds."
+
+
 def certified() -> str:
     """Rows that people label for a certificate, in several orders under one bound."""
     cases = rows_of("certify")
@@ -463,6 +472,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "label-errors": label_errors,
     "label-shrunk": label_shrunk,
     "methods": methods,
+    "relabels": relabels,
     "speed": speed,
     "speed-in-short": speed_in_short,
     "store": store,
