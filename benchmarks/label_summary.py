@@ -12,7 +12,16 @@ from _harness import RESULTS
 from label_noise import KINDS
 from label_states import MODELS, TASKS
 
-__all__ = ["METHODS", "candidates", "draw", "margins", "read", "shrunk", "summarize"]
+__all__ = [
+    "METHODS",
+    "candidates",
+    "draw",
+    "many_classes",
+    "margins",
+    "read",
+    "shrunk",
+    "summarize",
+]
 
 FILE = RESULTS / "label_errors.jsonl"
 FIGURE = Path(__file__).parents[1] / "docs" / "label_errors.png"
@@ -51,6 +60,7 @@ MODEL_NAMES = {
 }
 HEADER = ["method", *KIND_NAMES.values(), "mean", *FIGURES.values()]
 SHRUNK = "penalty 3, kNN on the last layer"
+TWELVE = "docstrings-12"
 HELD = 75.0  # symmetric errors found at least this well: the states hold the concept
 ALLOWED = -1.0  # points below cleanlab
 
@@ -108,6 +118,16 @@ def _by_kind(cases: Mapping[Case, Mapping[str, Line]], methods: Iterable[str]) -
         cells += [mean(list(cases.values()), method, figure) for figure in ("within", *FIGURES)]
         rows.append([METHODS.get(method, method), *(f"{value:.1f}" for value in cells)])
     return rows
+
+
+def many_classes(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Methods that were run on ``docstrings`` with twelve packages as classes."""
+    cases: dict[Case, dict[str, Line]] = defaultdict(dict)
+    for line in lines:
+        if line["task"] == TWELVE:
+            place = (line["model"], line["task"], line["kind"], line["seed"])
+            cases[place][line["method"]] = line
+    return HEADER, _by_kind(cases, ("SimiFeat", OURS, SHRUNK))
 
 
 def shrunk(lines: Sequence[Line]) -> tuple[list[str], list[list[str]], str]:

@@ -406,6 +406,11 @@ def label_candidates() -> str:
     return f"{markdown(header, rows)}\n\n{cases}"
 
 
+def label_classes() -> str:
+    """Who finds wrong labels among twelve classes."""
+    return markdown(*label_summary.many_classes(rows_of("label_errors")))
+
+
 def label_shrunk() -> str:
     """The ensemble with a strong penalty and votes of the last layer only."""
     header, rows, cases = label_summary.shrunk(rows_of("label_errors"))
@@ -417,7 +422,7 @@ def relabels() -> str:
     lines = rows_of("label_relabels")
     pairs = list(dict.fromkeys(f"{line['task']} ({line['model']})" for line in lines))
     table = markdown(label_relabels.HEADER, label_relabels.rows_of(lines))
-    return f"{table}\n\n{len(lines)} cases: {', '.join(pairs)}; six kinds, at most two seeds."
+    return f"{table}\n\n{len(lines)} cases: {', '.join(pairs)}; six kinds, two seeds."
 
 
 def certified() -> str:
@@ -469,6 +474,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "finetuned": finetuned,
     "following": following,
     "label-candidates": label_candidates,
+    "label-classes": label_classes,
     "label-errors": label_errors,
     "label-shrunk": label_shrunk,
     "methods": methods,

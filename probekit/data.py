@@ -19,6 +19,7 @@ from probekit.safe import load_json, repaired
 from probekit.tables import dataset_table, frame_columns, read_file, record_columns
 
 __all__ = [
+    "HASH",
     "Content",
     "Kind",
     "Rows",
@@ -29,6 +30,9 @@ __all__ = [
     "text_hash",
     "without_none",
 ]
+
+# A hash of 16 digits, or of digits and one e, is a number to a spreadsheet; with this it is not.
+HASH = "hash:"
 
 Messages: TypeAlias = list[dict[str, Any]]
 Content: TypeAlias = "str | tuple[str, str] | Messages"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from probekit.annotators import Method, combine
-from probekit.data import Kind, holds_messages, normalised, text_hash
+from probekit.data import HASH, Kind, holds_messages, normalised, text_hash
 from probekit.errors import LabelsError, first_few, repeated
 from probekit.files import check_format, save_table
 from probekit.joins import Keys, Match, find_ids, match, other_texts, unknown_ids
@@ -445,7 +445,7 @@ def _at(values: Sequence[Any], rows: Iterable[int]) -> list[Any]:
 def _hashes(columns: Mapping[str, Sequence[Any]], text_column: str | None) -> list[str] | None:
     """Text hashes of the file, else computed from its text, else None."""
     if "text_hash" in columns:
-        return [value or "" for value in columns["text_hash"][:]]
+        return [str(value or "").removeprefix(HASH) for value in columns["text_hash"][:]]
     wanted = (text_column, "text", "messages")
     name = next((n for n in wanted if n is not None and n in columns), None)
     if name is None:

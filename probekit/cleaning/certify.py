@@ -125,6 +125,9 @@ class Certifier:
             self._true, self.notes = join_trusted(trusted, store.keys, scored.labels, scored.groups)
         self._known = self._true != UNKNOWN
         self.doubt = _doubt(scored.proba, self._given)
+        # Trusted rows leave first and cost nothing: as if they had no error. The others count as
+        # the first fit has them, since LATER is of that.
+        self._planned = np.where(self._known, 0, self.doubt)
         if self._known.any():
             self.doubt = self._doubt_after(self._true, self._known)
         self.draw(max_error, confidence, sample, seed)
@@ -135,9 +138,7 @@ class Certifier:
         n, alpha = len(self.ids), 1 - confidence
         self.max_wrong = count_of(max_error, n)
         _check_error(n, self.max_wrong, max_error, sample)
-        # Trusted rows leave first and cost nothing: as if they had no error.
-        doubt = np.sort(np.where(self._known, 0, self.doubt))
-        later = expit(LATER * logit(np.clip(doubt, 1e-9, 1 - 1e-9)))
+        later = expit(LATER * logit(np.clip(np.sort(self._planned), 1e-9, 1 - 1e-9)))
         self.plan = plan_sample(later, self.max_wrong, alpha, sample)
         if self.plan.allowed < 0:
             least = least_wrong(n, self.plan.sample, alpha)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probekit.cleaning.audit import UNSURE
-from probekit.data import Content, text_hash
+from probekit.data import HASH, Content, text_hash
 from probekit.errors import DataError, UsageError, first_few
 from probekit.files import atomic_write, json_line
 from probekit.sources import read_table
@@ -48,8 +48,6 @@ METADATA = ("weak_label", "weak_prob", "probe_label", "probe_prob", "disagreemen
 # before it marks it as text. Text that begins with an apostrophe itself gets one more.
 FORMULA = re.compile("[\\s\u200b\ufeff]*['=+\\-@＝＋－＠|%]")
 BREAKS = ("\t", "\r", "\n")
-# 16 digits, or digits and one e, are a number to a spreadsheet; with this prefix they are not.
-HASH = "hash:"
 WHOLE_HASH = re.compile("[0-9a-f]{16}")
 
 

@@ -165,6 +165,10 @@ def test_a_csv_is_written_filled_in_and_read_back(probekit, chain, drawn, true, 
     result = json.loads(probekit(*base, "--json").stdout)
     assert result["answers"] == 8
     assert path.read_bytes() == before
+    # The file is one of true labels, too.
+    cleaned = ("filter", chain.acts, "--labels", chain.weak, "-o", tmp_path / "kept.parquet")
+    read = probekit(*cleaned, "--trusted", path, "--trusted-column", "true_label")
+    assert read.exit_code == 0, read.output
 
 
 def test_what_it_suggests_works_and_the_warning_goes(probekit, chain, drawn, true, tmp_path):
