@@ -61,6 +61,7 @@ Variant = Literal["paper", "eleuther"]
 CONNECTION: dict[str, Connection] = {"paper": "weak", "eleuther": "strong"}
 K_CC = {"paper": 4, "eleuther": 50}
 K_ZETA = {"paper": 32, "eleuther": 50}
+FEW = "k_zeta is {k_zeta}, as the component step left only {n_rows} rows."
 ZETA = 0.5
 CONTAMINATION = {"paper": 0.2, "eleuther": 0.1}
 
@@ -107,7 +108,8 @@ class TopoFilterProbe(BaseProbe):
           disagree most with their neighbours are dropped until ``contamination`` is reached.
     k_cc, k_zeta : int, default=None
         Number of neighbours in the graph, and of neighbours that vote; None: 4 and 32 (paper), 50
-        (eleuther).
+        (eleuther), and a third of L, which ``notes_`` reports, if L has too few rows for that many
+        votes.
     zeta : float, default=None
         Share of votes that a row needs to be kept (``paper`` only); None: 0.5.
     contamination : float, default=None
@@ -270,7 +272,10 @@ class TopoFilterProbe(BaseProbe):
         component, notes = largest_components(
             wide.index[:, : self._number("k_cc")], hard, connection=CONNECTION[self.variant]
         )
-        near = self._among(index, component, wide, apart)
+        k_zeta = self._votes(component)
+        few = [Note(FEW.format(k_zeta=k_zeta, n_rows=int(component.sum())))]
+        few = few if k_zeta < self._number("k_zeta") else []
+        near = self._among(index, component, wide, apart, k_zeta)
         proba = self._mean(near, data)
         form = ranked_by(self.variant, self.disagreement)
         disagreement = disagreement_of(proba, data.Y, form)
@@ -286,7 +291,7 @@ class TopoFilterProbe(BaseProbe):
         else:
             candidates = component if candidates is None else component | candidates
             if not np.array_equal(candidates, component):
-                near = self._among(index, candidates, wide, apart)
+                near = self._among(index, candidates, wide, apart, k_zeta)
             zeta = ZETA if self.zeta is None else self.zeta
             keep, more = candidates & majority(near, hard, len(self.classes_), zeta=zeta), []
             disagreement = disagreement_of(proba, data.Y, form)
@@ -294,7 +299,7 @@ class TopoFilterProbe(BaseProbe):
             if self.rank:
                 cut = drop_ranked(keep, disagreement, hard, ties=order, **self._amount())
         keep = ~cut.selected
-        self._notes = [*with_outcome(notes, component, keep, hard), *more]
+        self._notes = [*few, *with_outcome(notes, component, keep, hard), *more]
         dropped = _dropped(keep, component, hard, self.classes_)
         sentences = tuple(self.notes_for(self.classes_.tolist()))
         self._store(data, index, component)
@@ -333,7 +338,7 @@ class TopoFilterProbe(BaseProbe):
         return self._topolabel(self._check_predict(X))
 
     def _topolabel(self, X: NDArray[Any]) -> NDArray[np.float64]:
-        near = self._index.query(X, self._number("k_zeta"), among=self._component)
+        near = self._index.query(X, self._votes(self._component), among=self._component)
         return self._mean(near.index, self._data)
 
     def _mean(self, index: NDArray[np.int64], data: Training) -> NDArray[np.float64]:
@@ -355,7 +360,7 @@ class TopoFilterProbe(BaseProbe):
             component=component,
             connection=CONNECTION[self.variant],
         )
-        near = nearest_hidden(index, wide, hidden, self._number("k_zeta"))
+        near = nearest_hidden(index, wide, hidden, self._votes(component))
         return hidden_means(near, data.Y, data.weight)
 
     def _wide(self, index: NeighborIndex, groups: NDArray[np.int64] | None) -> Neighbors:
@@ -371,12 +376,21 @@ class TopoFilterProbe(BaseProbe):
         kept: NDArray[np.bool_],
         wide: Neighbors,
         groups: NDArray[np.int64] | None,
+        k_zeta: int,
     ) -> NDArray[np.int64]:
-        k_cc, k_zeta = self._number("k_cc"), self._number("k_zeta")
+        k_cc = self._number("k_cc")
         check_kept(kept, k_zeta, k_cc=k_cc, own=self.self_neighbor)
         # If the row votes too, k_zeta may be the number of all rows kept: one fewer are others.
         others = min(k_zeta, max(1, int(kept.sum()) - 1))
         return nearest_kept(index, wide, kept, others, groups=groups)
+
+    def _votes(self, component: NDArray[np.bool_]) -> int:
+        """Return k_zeta; of a default that is too large for the component (n,), a third of it."""
+        size, k_zeta = int(component.sum()), self._number("k_zeta")
+        most = size if self.self_neighbor else size - 1
+        if self.k_zeta is not None or k_zeta <= most:
+            return k_zeta
+        return max(1, most // 3)
 
     def _number(self, name: str) -> int:
         given = getattr(self, name)

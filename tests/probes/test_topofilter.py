@@ -386,3 +386,26 @@ def test_memory_does_not_grow_with_the_square(noisy):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < n * n  # a dense matrix of booleans
+
+
+@pytest.mark.parametrize("variant", ["paper", "eleuther"])
+def test_a_default_neighbourhood_is_a_third_of_few_rows(variant):
+    """What it does, it does with that number given too; a number that is given stays."""
+    rng = np.random.default_rng(3)
+    y = np.arange(30) % 2
+    X = rng.normal(size=(30, 4)) + 2 * y[:, None]
+    given = {"variant": variant, "k_cc": 6}
+    probe = TopoFilterProbe(**given).fit(X, y)
+    kept = int(probe.result_.component.sum())
+    third = (kept - 1) // 3
+    sentence = f"k_zeta is {third}, as the component step left only {kept} rows."
+    assert sentence in probe.notes_for([0, 1])
+    same = TopoFilterProbe(**given, k_zeta=third).fit(X, y)
+    np.testing.assert_array_equal(probe.oof_proba_, same.oof_proba_)
+    np.testing.assert_array_equal(probe.keep_, same.keep_)
+    np.testing.assert_array_equal(probe.predict_proba(X[:5]), same.predict_proba(X[:5]))
+    assert not any("k_zeta is" in note for note in same.notes_for([0, 1]))
+    # The control: the default itself is refused if it is asked for.
+    default = 32 if variant == "paper" else 50
+    with pytest.raises(ProbeError, match=f"k_zeta = {default} is too large"):
+        TopoFilterProbe(**given, k_zeta=default).fit(X, y)
