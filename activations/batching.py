@@ -23,8 +23,10 @@ __all__ = [
     "Batch",
     "Encoded",
     "Evenness",
+    "bucket",
     "by_length",
     "cut_batches",
+    "cut_buckets",
     "default_batch_tokens",
     "equal_lengths",
     "mixes_padding",
@@ -48,6 +50,9 @@ GPU_BATCH_TOKENS = 32768
 OVERHEAD_SHARE = 64
 # Maximum number of different lengths in a batch; more would be mostly padding.
 LOOKBACK = 256
+
+# Shortest length to which batches are padded where each new shape costs a kernel.
+SHORTEST_BUCKET = 8
 
 # Families known to read padding, so that the spec can state it before the weights are loaded
 # (benchmarks/families.py finds them); any other is detected when it runs.
@@ -196,10 +201,46 @@ def _segments(
     return runs[::-1]
 
 
+def bucket(length: int, longest: int | None = None) -> int:
+    """Return the length to which rows of ``length`` tokens are padded: 8, 16, 24, 32, 48, 64, ….
+
+    Powers of two and their halfway points, so that at most a third is padding above 8, and a text
+    of any length has one of few shapes. ``longest`` is what the model can read.
+    """
+    power = max(SHORTEST_BUCKET, 1 << (length - 1).bit_length())
+    half = power * 3 // 4
+    wide = half if half >= max(length, 2 * SHORTEST_BUCKET) else power
+    return wide if longest is None else max(length, min(wide, longest))
+
+
+def cut_buckets(lengths: Array, budget: int, longest: int | None = None) -> list[Array]:
+    """Split rows into batches of few shapes, the longest first.
+
+    All rows of a batch are padded to one :func:`bucket`, and the number of rows is a power of two:
+    the largest that ``budget`` padded tokens allow, for the rest smaller ones.
+    """
+    if budget < 1:
+        raise UsageError(f"A batch has at least one token, not {budget}.")
+    widths = np.array([bucket(max(int(n), 1), longest) for n in lengths.tolist()])
+    batches = []
+    for width in np.unique(widths)[::-1].tolist():
+        mine = np.flatnonzero(widths == width)
+        mine = mine[np.argsort(-lengths[mine], kind="stable")]
+        size = 1 << (max(budget // width, 1).bit_length() - 1)
+        while len(mine):
+            while size > len(mine):
+                size //= 2
+            batches.append(mine[:size])
+            mine = mine[size:]
+    return batches
+
+
 def pad(
-    encoded: Encoded, positions: Array, *, pad_id: int
+    encoded: Encoded, positions: Array, *, pad_id: int, width: int | None = None
 ) -> tuple[Array, Array | None, Array | None]:
     """Put the rows at ``positions`` of a window into arrays, padded on the right.
+
+    ``width`` is the length to pad to; None: that of the longest row.
 
     Right, whatever the tokenizer's setting, so that a model's own position numbers are right too.
 
@@ -210,7 +251,7 @@ def pad(
         token types (b, s) int64, or None.
     """
     lengths, starts = encoded.lengths[positions], encoded.starts[positions]
-    width = int(lengths.max())
+    width = int(lengths.max()) if width is None else width
     mask = np.arange(width) < lengths[:, None]
     # Token j of the row that begins at s lies at flat[s + j]; real tokens come in row order.
     ends = np.cumsum(lengths)
@@ -258,18 +299,25 @@ class Evenness:
         self._tolerance = TOLERANCE.get(dtype, HALF_TOLERANCE)
         self._checked = 0
 
-    def due(self, batch: Batch) -> bool:
-        """Whether the model must be tested before this batch is run."""
+    def due(self, batch: Batch, *, width: int | None = None) -> bool:
+        """Whether the model must be tested before this batch is run, padded to ``width``."""
         longest, shortest = int(batch.lengths.max()), int(batch.lengths.min())
-        return not self.needed and shortest < longest and longest > 2 * self._checked
+        padded = shortest < (longest if width is None else width)
+        return not self.needed and padded and longest > 2 * self._checked
 
-    def test(self, batch: Batch, run: Callable[[Batch], States | None]) -> bool:
+    def test(
+        self,
+        batch: Batch,
+        run: Callable[[Batch], States | None],
+        padded_run: Callable[[Batch], States | None] | None = None,
+    ) -> bool:
         """Run the shortest row alone and padded; return whether its states differ.
 
-        ``run`` returns pooled states by layer, or None if memory does not suffice.
+        ``run`` returns pooled states by layer, or None if memory does not suffice; ``padded_run``
+        does so with the padding of a bucket.
         """
         ends = np.array([int(batch.lengths.argmax()), int(batch.lengths.argmin())])
-        alone, padded = run(batch.take(ends[1:])), run(batch.take(ends))
+        alone, padded = run(batch.take(ends[1:])), (padded_run or run)(batch.take(ends))
         if alone is None or padded is None:
             return False
         self._checked = int(batch.lengths.max())

@@ -31,6 +31,7 @@ from probekit.activations.create import Plan
 from probekit.activations.encoding import Encoder, Survey, read_template, refusal
 from probekit.activations.forward import (
     Ahead,
+    Buckets,
     Counts,
     Feed,
     Sink,
@@ -40,6 +41,7 @@ from probekit.activations.forward import (
 )
 from probekit.activations.hooks import Tap, pooler
 from probekit.activations.loading import Placement, input_device, kind_of, resolve_device, tapped
+from probekit.activations.precision import extraction_precision
 from probekit.activations.progress import Progress
 from probekit.activations.quiet import quiet
 from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS, ExtractionSpec, parse_layers
@@ -146,11 +148,20 @@ class Job:
     batch_tokens: int
     notes: tuple[str, ...] = ()
     """Sentences for the user about the rows and settings."""
+    precision: str = ""
+    """A sentence about the dtype that was chosen, if it was not asked for."""
 
     @property
     def widths(self) -> dict[int, int]:
         """Layer to width of its states."""
         return {layer: self.checkpoint.widths[layer] for layer in self.spec.layers}
+
+    @property
+    def buckets(self) -> Buckets | None:
+        """The lengths to which batches are padded, where each new shape costs a kernel."""
+        device = torch.device(kind_of(self.placement.device))
+        limit = self.checkpoint.position_limit
+        return Buckets.of(device, self.checkpoint.dtype, limit)
 
     @property
     def store_plan(self) -> Plan:
@@ -193,6 +204,7 @@ def prepare(request: Request) -> Job:
             dtype=request.dtype,
             trust_remote_code=request.trust_remote_code,
         )
+    checkpoint, precision = _in_precision(request, checkpoint, path)
     request, begun = _with_stored_settings(request, checkpoint, path)
     max_length = checkpoint.length(request.max_length)
     with quiet():
@@ -220,6 +232,7 @@ def prepare(request: Request) -> Job:
         placement,
         batch_tokens=request.batch_tokens or default_batch_tokens(kind),
         notes=notes,
+        precision=precision,
     )
     # A loaded model's widths are measured here, before hooks can stop it half-way.
     needed = job.store_plan.nbytes
@@ -286,6 +299,18 @@ def _loaded(request: Request) -> Checkpoint:
     if wrong := [name for name, is_given in given.items() if is_given]:
         raise UsageError(f"A loaded model is used as it is; leave out {', '.join(wrong)}.")
     return open_loaded(*request.model)
+
+
+def _in_precision(request: Request, checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, str]:
+    """Return the checkpoint in the dtype that the device computes in, and a sentence about it."""
+    if checkpoint.loaded or request.dtype != "auto" or request.quantization is not None:
+        return checkpoint, ""
+    chosen = extraction_precision("auto", resolve_device(request.device), checkpoint.dtype)
+    own = str(checkpoint.dtype).removeprefix("torch.")
+    begun = None if request.overwrite else stored_spec(path)
+    if begun is not None and begun.get("dtype") == own != chosen.dtype:
+        return checkpoint, f"Computing in {own}, as the store was begun."
+    return replace(checkpoint, dtype=getattr(torch, chosen.dtype)), str(chosen)
 
 
 def _placement(request: Request, checkpoint: Checkpoint) -> Placement:
@@ -514,6 +539,7 @@ def job_windows(job: Job, done: Array, share: tuple[int, int] = (0, 1)) -> Itera
         batch_tokens=job.batch_tokens,
         vocabulary=job.checkpoint.vocabulary,
         share=share,
+        buckets=job.buckets,
     )
 
 
@@ -551,7 +577,7 @@ def forward_job(
         progress.note(f"Resuming {job.path}: {before:,} of {len(job.rows):,} rows are done.")
     if writer.changed:
         progress.note(f"{writer.changed:,} of the rows that were not done have another text now.")
-    feed = Feed(tap, input_device(tap.root), checkpoint.pad_id)
+    feed = Feed(tap, input_device(tap.root), checkpoint.pad_id, job.buckets)
     dtype = getattr(torch, job.spec.store_dtype)
     sink = Sink(writer, dtype=dtype, flush_rows=request.flush_rows)
     try:

@@ -18,7 +18,9 @@ from probekit.activations.batching import (
     Batch,
     Encoded,
     Evenness,
+    bucket,
     cut_batches,
+    cut_buckets,
     equal_lengths,
     pad,
     windows,
@@ -34,6 +36,7 @@ from probekit.errors import ModelError
 __all__ = [
     "Ahead",
     "Behind",
+    "Buckets",
     "Counts",
     "Feed",
     "Sink",
@@ -189,8 +192,11 @@ def read_windows(
     batch_tokens: int,
     vocabulary: int,
     share: tuple[int, int] = (0, 1),
+    buckets: Buckets | None = None,
 ) -> Iterator[Window]:
     """Tokenise the windows with rows that are not done, and split them into batches.
+
+    With ``buckets`` they are of few shapes.
 
     Of several processes, process ``share[0]`` gets every ``share[1]``-th batch: all plan the same
     batches, sorted by length, so that each has the same amount of work.
@@ -211,15 +217,35 @@ def read_windows(
                 f"The tokenizer returns ids up to {largest} and the model has {vocabulary} "
                 "embeddings; they do not belong together."
             )
+        cuts = (
+            cut_batches(encoded.lengths, batch_tokens)
+            if buckets is None
+            else cut_buckets(encoded.lengths, batch_tokens, buckets.longest)
+        )
         yield Window(
             encoded,
             [
                 Batch(start + positions, positions, encoded.lengths[positions])
-                for positions in cut_batches(encoded.lengths, batch_tokens)[
-                    (first - number) % step :: step
-                ]
+                for positions in cuts[(first - number) % step :: step]
             ],
         )
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Lengths to which batches are padded, where each new shape costs a kernel."""
+
+    longest: int | None
+    """Maximum number of tokens that the model reads; None: any number."""
+
+    @classmethod
+    def of(cls, device: torch.device, dtype: torch.dtype, longest: int | None) -> Buckets | None:
+        """Return the buckets of a device and dtype: bfloat16 on a CPU has them."""
+        return cls(longest) if device.type == "cpu" and dtype == torch.bfloat16 else None
+
+    def width(self, batch: Batch) -> int:
+        """Return the length to which a batch is padded."""
+        return bucket(int(batch.lengths.max()), self.longest)
 
 
 @dataclass(frozen=True)
@@ -229,10 +255,18 @@ class Feed:
     tap: Tap
     device: torch.device
     pad_id: int
+    buckets: Buckets | None = None
 
-    def states(self, window: Window, batch: Batch) -> dict[int, torch.Tensor]:
-        """Return pooled states of a batch, by layer, on the device."""
-        ids, mask, types = pad(window.encoded, batch.positions, pad_id=self.pad_id)
+    def width(self, batch: Batch) -> int | None:
+        """Return the length to which a batch is padded; None: that of its longest row."""
+        return None if self.buckets is None else self.buckets.width(batch)
+
+    def states(
+        self, window: Window, batch: Batch, *, exact: bool = False
+    ) -> dict[int, torch.Tensor]:
+        """Return pooled states of a batch, by layer, on the device; ``exact``: without a bucket."""
+        width = None if exact else self.width(batch)
+        ids, mask, types = pad(window.encoded, batch.positions, pad_id=self.pad_id, width=width)
         return self.tap(
             self._move(ids),
             None if mask is None else self._move(mask),
@@ -355,7 +389,7 @@ def forward_all(
             if even is not None and _uneven(even, feed, window, batch, progress):
                 todo.extendleft(reversed(equal_lengths(batch)))
                 continue
-            states = _try(feed, window, batch)
+            states = _try(feed, window, batch, exact=even is not None and even.needed)
             if states is None:
                 counts.batch_tokens = _halve(batch, ids, progress)
                 todo.appendleft(batch)
@@ -372,17 +406,23 @@ def forward_all(
 
 def _uneven(even: Evenness, feed: Feed, window: Window, batch: Batch, progress: Progress) -> bool:
     """Whether a batch must be split into rows of equal length."""
-    if even.due(batch) and even.test(batch, lambda part: _try(feed, window, part)):
+    if even.due(batch, width=feed.width(batch)) and even.test(
+        batch,
+        lambda part: _try(feed, window, part, exact=True),
+        lambda part: _try(feed, window, part),
+    ):
         progress.note(
             "This model's states depend on padding, so only rows of equal length are run together."
         )
     return even.needed and bool(batch.lengths.min() < batch.lengths.max())
 
 
-def _try(feed: Feed, window: Window, batch: Batch) -> dict[int, torch.Tensor] | None:
+def _try(
+    feed: Feed, window: Window, batch: Batch, *, exact: bool = False
+) -> dict[int, torch.Tensor] | None:
     """Return states of a batch, or None if memory does not suffice."""
     try:
-        return feed.states(window, batch)
+        return feed.states(window, batch, exact=exact)
     except (MemoryError, *CANNOT_RUN) as error:
         if not _out_of_memory(error):
             raise ModelError(

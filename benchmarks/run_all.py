@@ -35,7 +35,7 @@ SCRIPTS = (
     "finetune",
 )
 # Not part of `make bench`.
-APART = ("gpu", "many_classes")
+APART = ("gpu", "many_classes", "precision")
 REFUSED, WAIT_SECONDS = 3, 30
 
 

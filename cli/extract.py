@@ -66,7 +66,8 @@ class RequestOptions(TypedDict):
     dtype: Annotated[
         str,
         option(
-            "Number type of the computation; auto: that of the checkpoint.",
+            "Number type of the computation; auto: that of the checkpoint, or float32 where the "
+            "CPU has no instructions for it.",
             type=click.Choice(["auto", *DTYPES]),
             default="auto",
         ),
@@ -182,7 +183,7 @@ def command(**options: Unpack[ExtractOptions]) -> None:
     if report is None:
         _print_share(job.path, ranks)
         return
-    say(_report_text(report))
+    say(" ".join(filter(None, (_report_text(report), job.precision))))
     if options["as_json"]:
         emit(asdict(report), "", as_json=True)
 
@@ -206,7 +207,7 @@ def _compare(request: Request, log: Any, ranks: Ranks | None, options: ExtractOp
         emit(counts, _estimate_text(counts), as_json=options["as_json"])
         return
     report = run_differences(work, on_batch=log)
-    say(_pairs_text(report))
+    say(" ".join(filter(None, (_pairs_text(report), work.texts.precision))))
     if report.equal:
         say(
             f"{report.equal:,} pairs have identical states on both sides, which no probe can use: "

@@ -116,7 +116,10 @@ class FinetuneOptions(TrainingSetOptions, LabelsOptions):
     max_length: Annotated[int | None, option("Tokens per row.  [default: the model's]")]
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        option("bfloat16: mixed precision; auto: that if the GPU has it.", default="auto"),
+        option(
+            "bfloat16: mixed precision; auto: that if GPU or CPU has instructions for it.",
+            default="auto",
+        ),
     ]
     validation_share: Annotated[
         float | None,
@@ -182,6 +185,10 @@ def command(**options: Unpack[FinetuneOptions]) -> None:
         _check_one_truth(predict)
     if options["overwrite"]:
         refuse_inside(options["output"], read_by(options, ("output",)))
+    if config.dtype == "auto":
+        from probekit.students.trainer import precision_of
+
+        say(str(precision_of(config)))
     if config.objective == "lm":
         _train_texts(config, rows, options)
     elif config.objective == "completion":

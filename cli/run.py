@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, Unpack
 
 import click
 
@@ -83,6 +83,13 @@ class ExperimentOptions(TypedDict):
     weak_lr: Annotated[float | None, option("Learning rate of the supervisors.")]
     strong_lr: Annotated[float | None, option("Learning rate of students and ceilings.")]
     lora: Annotated[bool, option("Train low-rank adapters instead of all weights.")]
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"] | None,
+        option(
+            "Number type of trainings (bfloat16: mixed precision) and of states; auto: by device "
+            "and checkpoint.  [default: auto]"
+        ),
+    ]
     settings: Annotated[
         tuple[str, ...],
         option(
@@ -127,6 +134,8 @@ def read_run_config(options: Mapping[str, Any], make: Callable[[Mapping[str, Any
         ("weak_lr", "weak_finetune.lr"),
         ("strong_lr", "strong_finetune.lr"),
         ("lora", "finetune.lora"),
+        ("dtype", "finetune.dtype"),
+        ("dtype", "extract.dtype"),
     ):
         if options[flag] not in (None, False):
             _put(content, path, options[flag])
@@ -220,10 +229,21 @@ def open_experiment(
         return None
     run = kind(config, steps, (lambda _: None) if options["quiet"] else say)
     run.check()  # before anything is written
+    if not options["quiet"]:
+        say(_precision(config))
     claim_folder(folder)
     open_folder(folder, config)
     make_folder(steps)
     return run
+
+
+def _precision(config: Any) -> str:
+    """The number type of an experiment's trainings, and why."""
+    from probekit.activations.loading import resolve_device
+    from probekit.activations.precision import training_precision
+
+    device = resolve_device(config.finetune.get("device", "auto"))
+    return str(training_precision(config.finetune.get("dtype", "auto"), device))
 
 
 def raise_failures(results: Mapping[str, Any], folder: Path) -> None:

@@ -81,7 +81,8 @@ class FinetuneConfig:
     max_length: Annotated[int | None, Maybe(COUNT)] = None
     """Maximum number of tokens per row; None: what tokenizer and model are made for."""
     dtype: Annotated[str, Choice("auto", "float32", "bfloat16")] = "auto"
-    """``bfloat16``: mixed precision; ``auto``: bfloat16 if the GPU supports it, else float32."""
+    """``bfloat16``: mixed precision; ``auto``: that if GPU or CPU has instructions for it, else
+    float32."""
     early_stop: Annotated[str | None, Maybe(Choice("log_loss", "accuracy", "auroc"))] = None
     """Keep the model that is best on held-out weak labels by log_loss, accuracy or auroc."""
     patience: Annotated[int | None, Maybe(COUNT)] = None

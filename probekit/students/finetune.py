@@ -43,6 +43,8 @@ from probekit.students.predict import as_labels, proba_of
 from probekit.students.trainer import (
     FiniteTrainer,
     check_finite_weights,
+    in_buckets,
+    precision_of,
     total_steps,
     wait_for_all,
 )
@@ -376,25 +378,30 @@ def _train(
             watched[VALIDATION] = held_out
     steps = total_steps(config, len(train))
     loss = make_loss(config.loss, total_steps=steps, weak=train.Y, **config.loss_options)
+    mixes = mixes_padding(checkpoint.config.model_type)
+    buckets = in_buckets(config) and not mixes
     trainer = ClassTrainer(
         config,
         folder.work,
         config.every(steps),
         model=model,
         rows=rows,
-        collator=lambda items: collate(items, checkpoint.pad_id),
+        collator=lambda items: collate(
+            items, checkpoint.pad_id, buckets=buckets, longest=checkpoint.position_limit
+        ),
         **_evaluation(config, config.every(steps), watched=bool(watched)),
     )
     trainer.loss, trainer.watched = loss, watched
     trainer.validation_labels = None if validation is None else validation.Y
     trainer.curves = folder.work / "curves" if curves else None
-    trainer.mixes_padding = mixes_padding(checkpoint.config.model_type)
+    trainer.mixes_padding = mixes
     folder.begin()
     with quiet(python_warnings=False):
         trainer.train(resume_from_checkpoint=folder.last_checkpoint())
     check_finite_weights(model, checkpoint.label)
     _write_predictions(trainer, info, targets, predict, folder)
     metrics = {
+        "dtype": precision_of(config).dtype,
         "rows": len(train),
         "steps": trainer.state.global_step,
         "train_loss": trainer.mean_loss,

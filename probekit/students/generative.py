@@ -39,6 +39,8 @@ from probekit.students.language_model import (
 from probekit.students.trainer import (
     FiniteTrainer,
     check_finite_weights,
+    in_buckets,
+    precision_of,
     total_steps,
     wait_for_all,
 )
@@ -243,7 +245,10 @@ def _train(
         rows=_Dataset(rows),
         # Of a masked model other tokens are hidden each time, by torch's global generator.
         collator=lambda items: collate(
-            _to_predict(language, [item["row"] for item in items]), checkpoint.pad_id
+            _to_predict(language, [item["row"] for item in items]),
+            checkpoint.pad_id,
+            buckets=in_buckets(config),
+            longest=checkpoint.position_limit,
         ),
     )
 
@@ -266,6 +271,7 @@ def _train(
     model = cast(Any, trainer.model)
     check_finite_weights(model, checkpoint.label)
     metrics = {
+        "dtype": precision_of(config).dtype,
         "rows": len(rows),
         "tokens": sum(len(row.ids) for row in rows),
         "max_length": checkpoint.length(config.max_length),

@@ -25,6 +25,8 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from probekit.activations.loading import resolve_device
+from probekit.activations.precision import Precision, training_precision
 from probekit.activations.progress import MovingBar, duration
 from probekit.activations.quiet import quiet
 from probekit.errors import ModelError, disk_errors
@@ -36,6 +38,8 @@ __all__ = [
     "LengthGroups",
     "TrainingLine",
     "check_finite_weights",
+    "in_buckets",
+    "precision_of",
     "total_steps",
     "wait_for_all",
 ]
@@ -233,12 +237,20 @@ def total_steps(config: FinetuneConfig, rows: int) -> int:
     return max(1, math.ceil(per_epoch * config.epochs))
 
 
+def precision_of(config: FinetuneConfig) -> Precision:
+    """Return how a training computes, and why."""
+    return training_precision(config.dtype, resolve_device(config.device))
+
+
+def in_buckets(config: FinetuneConfig) -> bool:
+    """Return whether batches are padded to few lengths: on a CPU in bfloat16 a shape costs time."""
+    on_cpu = resolve_device(config.device) == "cpu"
+    return on_cpu and precision_of(config).dtype == "bfloat16"
+
+
 def _arguments(config: FinetuneConfig, folder: Path, every: int, **more: Any) -> TrainingArguments:
     """Return a configuration as the Trainer's arguments; ``every``: steps between evaluations."""
     cuda = config.device != "cpu" and torch.cuda.is_available()
-    half = config.dtype == "bfloat16" or (
-        config.dtype == "auto" and cuda and torch.cuda.is_bf16_supported()
-    )
     settings: dict[str, Any] = {
         "output_dir": str(folder / "checkpoints"),
         "per_device_train_batch_size": config.batch_size,
@@ -250,7 +262,7 @@ def _arguments(config: FinetuneConfig, folder: Path, every: int, **more: Any) ->
         "warmup_steps": config.warmup,
         "weight_decay": config.weight_decay,
         "adam_beta2": config.adam_beta2,
-        "bf16": half,
+        "bf16": precision_of(config).dtype == "bfloat16",
         "use_cpu": config.device == "cpu",
         "seed": config.seed,
         "report_to": config.report_to or "none",

@@ -189,6 +189,7 @@ def script(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
         ("logistic_path", [], 12),
         ("topofilter", [], 3),
         ("many_classes", [], 1),
+        ("precision", ["--rows", "40", "--steps", "2"], 2),
     ],
 )
 def test_scripts_run_and_agree_at_small_size(
