@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 
 from probekit.activations.loading import kind_of
+from probekit.errors import DataError
+from probekit.safe import read_bytes
 
 __all__ = ["Precision", "extraction_precision", "has_bfloat16", "training_precision"]
 
@@ -52,8 +54,8 @@ def has_bfloat16(device: str) -> tuple[bool, str]:
 def _cpu_flags() -> frozenset[str]:
     """Return the CPU's features as Linux names them; none on other systems."""
     try:
-        lines = CPU_INFO.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
+        lines = read_bytes(CPU_INFO).decode("ascii", "replace").splitlines()
+    except DataError:  # another system
         return frozenset()
     # "flags" on x86, "Features" on ARM.
     named = (line.partition(":") for line in lines)

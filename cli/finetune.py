@@ -185,7 +185,7 @@ def command(**options: Unpack[FinetuneOptions]) -> None:
         _check_one_truth(predict)
     if options["overwrite"]:
         refuse_inside(options["output"], read_by(options, ("output",)))
-    if config.dtype == "auto":
+    if config.dtype == "auto" and not options["quiet"]:
         from probekit.students.trainer import precision_of
 
         say(str(precision_of(config)))

@@ -43,7 +43,7 @@ def read(folder: Path) -> tuple[Verdicts, list[str], NDArray[np.int64]]:
         run = Run(config, Path("steps"), lambda _: None)
         pair: Any = run.experiments[0].source
         context, weak = pair.context, pair.weak_labels
-        labels: WeakLabels = context.read_weak(weak, "student", run.cache.path(weak.step))
+        labels: WeakLabels = context.read(weak, "student", run.cache.path(weak.step))
         states = run.cache.path(pair.states("knn", "student")) / STORE
         with ActivationStore(states) as store:
             verdicts = score_rows(store, labels, seed=context.seed).filter()

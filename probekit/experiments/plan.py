@@ -7,8 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from probekit.data import Rows
 from probekit.errors import ModelError, human_bytes
 from probekit.experiments.cache import Step, in_order
@@ -16,8 +14,9 @@ from probekit.experiments.config import RunConfig
 from probekit.experiments.run import Run, Sources
 from probekit.experiments.splits import Splits, chain_splits, run_splits
 from probekit.experiments.steps import Model, describe_model
-from probekit.labels import WeakLabels
+from probekit.experiments.task_kinds import task_kind
 from probekit.tasks.hub import UnreachedError
+from probekit.tasks.registry import get_task
 
 __all__ = ["plan", "plan_text"]
 
@@ -155,16 +154,22 @@ def _tokens(steps: list[Step], sources: _Reachable) -> tuple[int, int]:
 
 def _stand_in(task: str, sizes: dict[str, int], seed: int) -> Splits:
     """Return rows of the right number without content."""
-    splits = Splits(task, "classify", ("0", "1"))
+    kind = task_kind(get_task(task).kind)
+    splits = Splits(task, kind.name, ("0", "1") if kind.probes_predict else ())
     for name, n_rows in sizes.items():
-        rows = Rows({"text": [f"{task} {name} {i} {seed}" for i in range(n_rows)]}, source=task)
+        if name == "validation" and not kind.stops_early:
+            continue
+        texts = [f"{task} {name} {i} {seed}" for i in range(n_rows)]
+        columns: dict[str, list[Any]] = {
+            "text": texts,
+            "label": [i % 2 for i in range(n_rows)],
+            "completion": texts,
+        }
+        if kind.pairs:
+            columns["text_pair"] = [f"{text} second" for text in texts]
+        rows = Rows(columns, source=task)
         splits.rows[name] = rows
-        splits.truth[name] = WeakLabels(
-            ids=list(rows.ids),
-            hashes=list(rows.hashes),
-            probs=np.eye(2)[np.arange(n_rows) % 2],
-            classes=splits.classes,
-        )
+        splits.truth[name] = kind.truth(rows, splits.classes, task)
     return splits
 
 

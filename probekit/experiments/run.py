@@ -21,7 +21,7 @@ from probekit.cleaning.evaluate import summarize
 from probekit.cuts import by_key
 from probekit.errors import DataError, OutputExistsError, ProbekitError, UsageError, first_few
 from probekit.experiments.cache import Cache, Step, versions
-from probekit.experiments.config import FINETUNE, RunConfig, write_config
+from probekit.experiments.config import BAG_OF_WORDS, FINETUNE, RunConfig, write_config
 from probekit.experiments.scores import (
     PERPLEXITY,
     Arm,
@@ -32,10 +32,12 @@ from probekit.experiments.scores import (
     spread,
 )
 from probekit.experiments.splits import Splits, chain_splits, labelled, run_splits
-from probekit.experiments.steps import VERDICTS, Context, Model, describe_model, predictions_file
+from probekit.experiments.steps import Context, Model, describe_model, predictions_file
+from probekit.experiments.task_kinds import Codes
+from probekit.experiments.task_kinds.base import VERDICTS
 from probekit.experiments.weak_to_strong import Chain, Pair, PlannedArm
 from probekit.files import TEMPORARY, atomic_write
-from probekit.labels import WeakLabels, load_labels
+from probekit.labels import load_labels
 from probekit.metrics import pgr, pgr_undefined
 from probekit.safe import read_json
 from probekit.settings import read_settings
@@ -144,7 +146,9 @@ class Run:
             if config.chain:
                 with self._open(f"{where}, chain"):
                     splits = self._sources.chain_splits(task, config, seed)
-                    chain = Chain(Context(config, splits, seed, describe), tuple(config.chain))
+                    context = Context(config, splits, seed, describe)
+                    self._check_task(context, config.chain)
+                    chain = Chain(context, tuple(config.chain))
                     first, last = (describe(chain.models[i]).label for i in (0, -1))
                     experiments.append(Experiment(chain, first, f"{last} (chain)"))
         return experiments
@@ -153,6 +157,7 @@ class Run:
         """Pair every weak supervisor with every student's model, on one task and seed."""
         config = self.config
         splits, given, weak_names = self._sources.splits(task, config, seed), None, config.weak
+        self._check_task(Context(config, splits, seed, self._sources.describe), ())
         if config.weak_labels is not None:
             labels = load_labels(config.weak_labels, one_class=True)
             splits, given, notes = labelled(splits, labels)
@@ -162,9 +167,22 @@ class Run:
         experiments = []
         for weak, strong, student in product(weak_names, config.strong, config.student):
             with self._open(f"{task}, seed {seed}, {weak} → {strong}"):
+                models = [strong] if weak == BAG_OF_WORDS or given else [weak, strong]
+                self._check_task(context, models)
                 pair = Pair(context, weak, strong, student, given)
                 experiments.append(Experiment(pair, *pair.names, student))
         return experiments
+
+    def _check_task(self, context: Context, models: Sequence[str]) -> None:
+        """Raise UsageError if configuration or models do not fit a task; note what is left out."""
+        config, task, kind = context.config, context.splits.task, context.kind
+        kind.check(config, task)
+        for model in models:
+            described = context.describe(model)
+            kind.check_model(described.label, task, writes=described.writes)
+        note = kind.note(config, task)
+        if note and note not in self._notes:
+            self._notes.append(note)
 
     @contextmanager
     def _open(self, where: str) -> Iterator[None]:
@@ -235,6 +253,7 @@ class Run:
                     "task": task,
                     "weak": weak,
                     "strong": strong,
+                    "kind": seeds[0]["kind"],
                     "student": seeds[0]["student"],
                     "parameters": seeds[0]["parameters"],
                     "seeds": [result["seed"] for result in seeds],
@@ -252,14 +271,19 @@ class Run:
 
     def _score(self, experiment: Experiment, folder: Path) -> dict[str, Any]:
         context, arms = experiment.context, self.arms(experiment)
-        truth, weak = context.splits.truth, self._weak_labels(experiment, arms)
-        prior = None if weak is None else np.bincount(weak, minlength=len(truth["test"].classes))
-        shares = None if prior is None else prior / prior.sum()
+        weak = self._weak_labels(experiment, arms)
+        shares = None if weak is None else context.kind.prior(weak)
+        predicted, truth, classes = context.kind.grade(
+            [self._tests(context, arm) for arm in arms], context.splits.truth["test"]
+        )
         scored = score_arms(
-            [self._arm(context, arm, weak) for arm in arms],
-            truth=truth["test"].hard,
+            [
+                self._arm(context, arm, weak, draws)
+                for arm, draws in zip(arms, predicted, strict=True)
+            ],
+            truth=truth,
             weak_prior=shares,
-            classes=context.splits.classes,
+            classes=classes,
             ties=by_key(context.splits.rows["test"].keys, seed=context.seed),
             seed=context.seed,
         )
@@ -268,6 +292,7 @@ class Run:
         steps = [step for arm in arms for step in arm.steps if self.cache.done(step)]
         result = {
             "task": task,
+            "kind": context.splits.kind,
             "weak": weak_name,
             "strong": strong,
             "student": experiment.student,
@@ -296,34 +321,42 @@ class Run:
         metrics = read_json(self.cache.path(step) / "model" / METRICS)
         return {name: metrics[name] for name in PERPLEXITY}
 
-    def _arm(self, context: Context, arm: PlannedArm, weak: NDArray[np.int64] | None) -> Any:
+    def _tests(self, context: Context, arm: PlannedArm) -> list[Any]:
+        """Return an arm's predictions of the test rows, one per draw that has them."""
+        rows = context.splits.rows["test"]
+        return [
+            context.kind.read(self._file(step, "test"), rows, "the test rows")
+            for step in arm.steps
+            if self.cache.failure(step) is None and self._tested(step)
+        ]
+
+    def _arm(
+        self,
+        context: Context,
+        arm: PlannedArm,
+        weak: Codes | None,
+        predicted: Sequence[NDArray[Any]],
+    ) -> Arm:
         """Return an arm with its predictions of the test rows and its alarms."""
-        rows, alarms = context.splits.rows["test"], {}
+        alarms = {}
         reasons = [reason for step in arm.steps if (reason := self.cache.failure(step))]
         if reasons:
             alarms["failed"] = reasons[0]
-        probs = []
-        for step in arm.steps:
-            if self.cache.failure(step) is None and not self._tested(step):
-                alarms["missing"] = "the file has no labels for the test rows"
-            elif self.cache.failure(step) is None:
-                predicted = self._predictions(step, "test")
-                aligned = predicted.align(rows.keys, rows_name="the test rows")
-                probs.append(aligned.labels.probs)
+        if any(self.cache.failure(s) is None and not self._tested(s) for s in arm.steps):
+            alarms["missing"] = "the file has no labels for the test rows"
         labels = self._training_labels(context, arm)
         right = n_rows = None
-        if labels is not None and len(labels):
-            hard, truth = labels.T
-            right, n_rows = float(np.mean(hard == truth)), len(hard)
-        codes = weak if arm.kind == "floor" else None if labels is None else labels[:, 0]
-        if codes is not None and len(np.unique(codes)) == 1:
-            one = context.splits.classes[int(codes[0])]
+        if labels is not None and len(labels.hard):
+            right, n_rows = float(np.mean(labels.hard == labels.truth)), len(labels.hard)
+        codes = weak if arm.kind == "floor" else labels
+        if codes is not None and len(np.unique(codes.hard)) == 1:
+            one = codes.classes[int(codes.hard[0])]
             which = "that it gives the student" if arm.kind == "floor" else "to train on"
-            alarms["degenerate"] = f"all {len(codes)} labels {which} are {one!r}"
+            alarms["degenerate"] = f"all {len(codes.hard)} labels {which} are {one!r}"
         return Arm(
             name=arm.name,
             kind=arm.kind,
-            probs=probs,
+            probs=predicted,
             label_accuracy=right,
             rows=n_rows,
             notes={},
@@ -334,28 +367,23 @@ class Run:
         """Return whether a step predicts the test rows; labels of a file may not."""
         return step.kind != "labels" or "test" in step.params
 
-    def _predictions(self, step: Step, part: str) -> WeakLabels:
-        return load_labels(self.cache.path(step) / predictions_file(part), one_class=True)
+    def _file(self, step: Step, part: str) -> Path:
+        return self.cache.path(step) / predictions_file(part)
 
-    def _training_labels(self, context: Context, arm: PlannedArm) -> NDArray[np.int64] | None:
-        """Return the class that each row trains on and its true class (m, 2); None if unknown."""
+    def _training_labels(self, context: Context, arm: PlannedArm) -> Codes | None:
+        """Return the class that each row trains on, and its true class; None if unknown."""
         if arm.labels is None:
             return None
-        step, truth = arm.labels.step, context.splits.truth[arm.part].hard
+        step, truth = arm.labels.step, context.splits.truth[arm.part]
         if step is not None and not self.cache.done(step):
             return None
         folder = None if step is None else self.cache.path(step)
-        labels = context.read(arm.labels, arm.part, folder)
-        keep = getattr(labels, "keep", np.ones(len(truth), dtype=bool))
-        return np.column_stack([labels.hard, truth])[keep]
+        return context.kind.codes(context.read(arm.labels, arm.part, folder), truth)
 
-    def _weak_labels(
-        self, experiment: Experiment, arms: list[PlannedArm]
-    ) -> NDArray[np.int64] | None:
-        """Return the classes (n,) of the plain student's labels; None if its supervisor failed."""
+    def _weak_labels(self, experiment: Experiment, arms: list[PlannedArm]) -> Codes | None:
+        """Return the classes of the plain student's labels; None if its supervisor failed."""
         plain = next(arm for arm in arms if arm.kind in ("plain", "naive", "chain"))
-        labels = self._training_labels(experiment.context, plain)
-        return None if labels is None else labels[:, 0]
+        return self._training_labels(experiment.context, plain)
 
     def _parameters(self, experiment: Experiment) -> dict[str, int]:
         source, describe = experiment.source, self._sources.describe
@@ -384,14 +412,14 @@ class Run:
     def _training_set_pgr(self, pair: Pair, arms: list[PlannedArm]) -> list[dict[str, Any]]:
         """Return the accuracy of each round's labels, between weak labels and ceiling."""
         context = pair.context
-        truth = context.splits.truth["student"].hard
-        rows = context.splits.rows["student"]
+        truth, rows = context.splits.truth["student"], context.splits.rows["student"]
 
         def right(step: Step) -> float:
             if self.cache.failure(step) is not None:
                 return float("nan")
-            predicted = self._predictions(step, "student").align(rows.keys)
-            return float(np.mean(predicted.labels.hard == truth))
+            predicted = context.kind.read(self._file(step, "student"), rows, "the student's rows")
+            codes = context.kind.codes(predicted, truth)
+            return float(np.mean(codes.hard == codes.truth))
 
         weak, ceiling = right(pair.floor), right(pair.ceiling)
         steps = [pair.plain, *(arm.steps[0] for arm in arms if arm.kind == "round")]
@@ -427,13 +455,14 @@ class Run:
             folder = self.cache.path(arm.steps[0]) / "model"
             steps, test = read_curve(folder, "test")
             _, held_out = read_curve(folder, "validation")
-            weak = self._predictions(source.floor, "validation").align(rows["validation"].keys)
+            path = self._file(source.floor, "validation")
+            weak = context.kind.read(path, rows["validation"], "the validation rows")
             curves[arm.name] = score_curve(
                 steps,
                 test,
                 context.splits.truth["test"].hard,
                 held_out,
-                weak.labels.probs,
+                weak.probs,
                 floor=np.nan if floor is None else floor,
                 ceiling=np.nan if ceiling is None else ceiling,
             )

@@ -326,7 +326,7 @@ class Saliency(Run):
     def _label_accuracy(self, bars: Bars) -> float:
         labels = bars.pair.weak_labels
         assert labels.step is not None
-        weak = bars.context.read_weak(labels, "student", self.cache.path(labels.step))
+        weak = bars.context.read(labels, "student", self.cache.path(labels.step))
         return float(np.mean(weak.hard == bars.context.splits.truth["student"].hard))
 
 
@@ -408,7 +408,7 @@ def linear_step(
         train, validation = (
             context.splits.truth[part]
             if each.step is None
-            else context.read_weak(each, part, places[f"{part} labels"])
+            else context.read(each, part, places[f"{part} labels"])
             for part, each in given.items()
         )
         train_states, validation_states, test_states = (

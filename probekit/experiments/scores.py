@@ -62,6 +62,7 @@ FIGURES = (
     "ece",
     "recall_at_1pct_fpr",
 )
+OF_PROBABILITIES = ("log_loss", "brier", "ece", "recall_at_1pct_fpr")
 # Figures that are combined over seeds.
 COMBINED = ("rows", "label_accuracy", *FIGURES)
 GAINS = ("gain", "gain_prior_matched")
@@ -79,8 +80,9 @@ class Arm:
     kind: str
     """``floor``, ``plain``, ``loss``, ``filter``, ``relabel``, ``random``, ``probe``, ``round``,
     ``chain``, ``naive`` or ``ceiling``."""
-    probs: Sequence[NDArray[np.float64]]
-    """Class probabilities (t, C), one array per draw; figures are means over draws."""
+    probs: Sequence[NDArray[Any]]
+    """Class probabilities (t, C), or where there are none class numbers (t,), one array per draw;
+    figures are means over draws."""
     label_accuracy: float | None = None
     """Share of the training labels that are right."""
     rows: int | None = None
@@ -103,8 +105,9 @@ class _Scored:
         ties: NDArray[Any] | None,
     ) -> None:
         self.arm = arm
-        draws = [np.asarray(probs, np.float64) for probs in arm.probs]
-        self.decided = [probs.argmax(axis=1) for probs in draws]
+        self.graded_only = _decided(arm)
+        draws = [] if self.graded_only else [np.asarray(p, np.float64) for p in arm.probs]
+        self.decided = list(arm.probs) if self.graded_only else [p.argmax(axis=1) for p in draws]
         self.right = np.mean([d == truth for d in self.decided], axis=0)
         matched = [] if prior is None else [prior_matched(p, prior, ties=ties) for p in draws]
         self.right_matched = np.mean([d == truth for d in matched], axis=0) if matched else None
@@ -116,6 +119,9 @@ class _Scored:
         self.alarms = dict(arm.alarms)
         if self.constant[""] is not None:
             self.alarms["collapsed"] = f"every test row gets the class {self.constant['']!r}"
+        if self.graded_only:  # no figure of probabilities is defined
+            self.auroc, self.score, self.figures = np.nan, np.empty((len(truth), 0)), {}
+            return
         self.auroc = float(np.mean([auroc(truth, probs) for probs in draws]))
         # Draws of a random drop are averaged; their mean score stands for them in the bootstrap.
         self.score = np.mean(draws, axis=0)
@@ -127,6 +133,11 @@ class _Scored:
             if draws[0].shape[1] == 2
             else np.nan,
         }
+
+
+def _decided(arm: Arm) -> bool:
+    """Return whether an arm has class numbers, not probabilities."""
+    return bool(arm.probs) and all(np.ndim(draw) == 1 for draw in arm.probs)
 
 
 def _constant(
@@ -203,8 +214,10 @@ def score_arms(
     ]
 
 
-def _checked(arm: Arm, shape: tuple[int, int]) -> Arm:
+def _checked(arm: Arm, shape: tuple[int, ...]) -> Arm:
     shapes = [np.shape(probs) for probs in arm.probs]
+    if _decided(arm) and all(each == shape[:1] for each in shapes):
+        return arm
     if not shapes or any(each != shape for each in shapes):
         raise DataError(
             f"The predictions of {arm.name!r} must be of {shape[0]} test rows and {shape[1]} "
@@ -254,6 +267,7 @@ class _Compared:
             "accuracy": float(each.right.mean()),
             "accuracy_prior_matched": _mean(each.right_matched),
             "auroc": each.auroc,
+            **dict.fromkeys(OF_PROBABILITIES),
             **each.figures,
             "notes": dict(each.arm.notes),
             "alarms": dict(each.alarms),
@@ -263,12 +277,14 @@ class _Compared:
             shares = [asdict(agreement(self.truth, floor.decided[0], d)) for d in each.decided]
             row["agreement"] = {key: np.mean([s[key] for s in shares]) for key in shares[0]}
         for values, suffix in (("right", ""), ("right_matched", "_prior_matched")):
+            if suffix and each.graded_only:
+                continue
             if student:
                 row[f"pgr{suffix}"] = self._pgr(each, values, suffix)
             if plain is not None and each is not plain and each is not floor:
                 gained = self._means(plain, each, values)
                 row[f"gain{suffix}"] = {k: gained[k] for k in ("gain", "gain_low", "gain_high")}
-        if student:
+        if student and not each.graded_only:
             row["pgr_auroc"] = self._auroc(each)
         plain_row: dict[str, Any] = plain_numbers(row)
         return plain_row

@@ -12,6 +12,7 @@ import numpy as np
 from probekit.cuts import by_id
 from probekit.data import Rows, text_hash
 from probekit.errors import DataError, LabelsError, UsageError, first_few
+from probekit.experiments.task_kinds import task_kind
 from probekit.groups import duplicate_groups
 from probekit.labels import WeakLabels
 from probekit.sources import read_table
@@ -34,16 +35,20 @@ class Splits:
 
     task: str
     kind: str
-    """``classify`` or ``reward``."""
+    """As :func:`probekit.experiments.task_kinds.task_kind` has it."""
     classes: tuple[str, ...]
+    """Names of the classes; none if the task asks for completions."""
     rows: dict[str, Rows] = field(default_factory=dict)
-    truth: dict[str, WeakLabels] = field(default_factory=dict)
+    truth: dict[str, Any] = field(default_factory=dict)
+    """Ground truth in the form of the task's kind, WeakLabels where it has classes."""
     trusted: frozenset[str] = frozenset()
     """Ids of the student's rows that the supervisor's ground truth holds."""
 
     def trusted_labels(self) -> WeakLabels | None:
         """The true labels of these rows; None if there are none."""
-        truth = self.truth["student"]
+        if not self.trusted:
+            return None
+        truth: WeakLabels = self.truth["student"]
         rows = [i for i, name in enumerate(truth.ids) if name in self.trusted]
         if not rows:
             return None
@@ -89,7 +94,12 @@ def run_splits(task: str, config: RunConfig, seed: int) -> Splits:
     else:
         parts = _deal(source.halves[0], list(limits), rng)
     train, validation = _hold_out(
-        parts[1], "validation", config.validation_rows, rng, share=config.validation_share
+        parts[1],
+        "validation",
+        config.validation_rows,
+        rng,
+        # Held-out rows choose checkpoints, where a task has class probabilities.
+        share=config.validation_share if task_kind(source.kind).stops_early else 0.0,
     )
     trusted: frozenset[str] = frozenset()
     if config.trusted_rows is not None:
@@ -200,19 +210,10 @@ def _split(source: _Source, parts: dict[str, Rows], limit: int | None, seed: int
                 "needed; give it more rows."
             )
         splits.rows[name] = contents_only(rows)
-        splits.truth[name] = _truth(rows, source)
+        splits.truth[name] = task_kind(source.kind).truth(
+            rows, source.classes, f"the ground truth of {source.task}"
+        )
     return splits
-
-
-def _truth(rows: Rows, source: _Source) -> WeakLabels:
-    codes = list(rows.columns["label"])
-    return WeakLabels(
-        ids=list(rows.ids),
-        hashes=list(rows.hashes),
-        probs=np.eye(len(source.classes))[codes],
-        classes=source.classes,
-        source=f"the ground truth of {source.task}",
-    )
 
 
 def _deal(rows: Rows, limits: Sequence[int | None], rng: np.random.Generator) -> list[Rows]:
@@ -281,11 +282,6 @@ def _open(name: str, seed: int, group_column: str | None) -> _Source:
 
     if not Path(name).exists() and name.partition(":")[0] in task_names():
         task = get_task(name)
-        if task.kind not in ("classify", "reward"):
-            raise UsageError(
-                f"The task {name!r} asks for completions; `probekit run` takes those that ask for "
-                "a class or a preference."
-            )
         halves = (
             (task.rows(task.pool, seed=seed),)
             if task.halves is None
@@ -300,12 +296,18 @@ def _open(name: str, seed: int, group_column: str | None) -> _Source:
 
 
 def _open_file(name: str, group_column: str | None) -> _Source:
-    """Open a file of labelled rows; column split names the test rows, else a quarter is drawn."""
+    """Open a file of rows with a column label, or completion, or a pair chosen and rejected.
+
+    Column split names the test rows, else a quarter is drawn.
+    """
     from probekit.sources import load_rows
 
     table = read_table(name)
     rows = load_rows(table)
     rows = rows if group_column is None else rows.grouped(group_column)
+    if "label" not in rows.columns and "completion" in rows.columns:
+        columns = {**contents_only(rows).columns, "completion": rows.columns["completion"]}
+        return _dealt_file(name, rows, columns, kind="completion", classes=())
     if "label" not in rows.columns:
         raise LabelsError(
             f"{name} has no column 'label' with the ground truth; it has {', '.join(rows.columns)}."
@@ -322,6 +324,15 @@ def _open_file(name: str, group_column: str | None) -> _Source:
         )
     codes: NDArray[np.int64] = labels.hard
     columns = {**contents_only(rows).columns, "label": codes.tolist()}
+    preferences = rows.kind == "pair" and are_preferences(table.columns)
+    kind = "reward" if preferences else "classify"
+    return _dealt_file(name, rows, columns, kind=kind, classes=labels.classes)
+
+
+def _dealt_file(
+    name: str, rows: Rows, columns: dict[str, Any], *, kind: str, classes: tuple[str, ...]
+) -> _Source:
+    """Divide the rows of a file, with ``columns``, into rows to train on and to test on."""
     groups = rows.groups
     rows = Rows({**columns, "split": _test_column(rows)}, source=name)
     rows.groups = groups
@@ -332,9 +343,7 @@ def _open_file(name: str, group_column: str | None) -> _Source:
             f"{name} has {len(train)} rows to train on and {len(test)} to test on; a column split "
             "holds train and test, or is left out."
         )
-    preferences = rows.kind == "pair" and are_preferences(table.columns)
-    kind = "reward" if preferences else "classify"
-    return _Source(Path(name).name, kind, labels.classes, (rows.select(train),), rows.select(test))
+    return _Source(Path(name).name, kind, classes, (rows.select(train),), rows.select(test))
 
 
 def _test_column(rows: Rows) -> list[str]:

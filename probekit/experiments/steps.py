@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,10 @@ from probekit.errors import DataError, UsageError
 from probekit.experiments.cache import Step
 from probekit.experiments.config import ACTIONS, RunConfig
 from probekit.experiments.splits import Splits
-from probekit.labels import WeakLabels, load_labels
-from probekit.probes.registry import make_probe, pair_settings
+from probekit.experiments.task_kinds import TaskKind, task_kind
+from probekit.experiments.task_kinds.base import VERDICTS
+from probekit.labels import WeakLabels
+from probekit.probes.registry import make_probe, probe_spec
 from probekit.safe import read_json
 from probekit.students.config import FinetuneConfig
 from probekit.students.folder import plain_settings
@@ -42,8 +44,8 @@ __all__ = [
     "verdicts_step",
 ]
 
-# Files of a step's folder.
-VERDICTS, STORE = "verdicts.parquet", "acts.h5"
+# File of a step's folder.
+STORE = "acts.h5"
 # Parameters of probes that are a number of neighbours.
 NEIGHBORS = ("k", "k_cc", "k_zeta")
 
@@ -61,6 +63,8 @@ class Model(NamedTuple):
     width: int
     longest: int | None = None
     """Maximum number of tokens of a row; None: any number."""
+    writes: bool = True
+    """Whether it writes text from left to right."""
 
 
 @cache
@@ -72,7 +76,12 @@ def describe_model(name: str, revision: str | None = None) -> Model:
     parameters = sum(parameter.numel() for parameter in checkpoint.skeleton.parameters())
     width = max(checkpoint.widths.values())
     longest = checkpoint.position_limit
-    return Model(checkpoint.label, checkpoint.weights, parameters, checkpoint.depth, width, longest)
+    try:
+        writes = checkpoint.causal
+    except UsageError:  # a family that is not known to be either
+        writes = False
+    label, weights, depth = checkpoint.label, checkpoint.weights, checkpoint.depth
+    return Model(label, weights, parameters, depth, width, longest, writes)
 
 
 def predictions_file(part: str) -> str:
@@ -105,24 +114,21 @@ class Context:
     describe: Callable[..., Model] = describe_model
     """Describes a model by its name and revision."""
 
+    @property
+    def kind(self) -> TaskKind:
+        """How rows of the task are trained on, predicted, cleaned and graded."""
+        return task_kind(self.splits.kind)
+
     def title(self, text: str) -> str:
         """Return a step's name with task and seed."""
         return f"{self.splits.task}, seed {self.seed}: {text}"
 
-    def read(self, labels: Labels, part: str, folder: Path | None) -> WeakLabels | Verdicts:
+    def read(self, labels: Labels, part: str, folder: Path | None) -> Any:
         """Read labels of a part, in the order of its rows; verdicts as they are."""
         if labels.step is None:
             return self.splits.truth[part]
         assert folder is not None
-        if labels.file == VERDICTS:
-            return Verdicts.load(folder / labels.file)
-        return self.read_weak(labels, part, folder)
-
-    def read_weak(self, labels: Labels, part: str, folder: Path) -> WeakLabels:
-        """Read weak labels of a part, in the order of its rows."""
-        rows = self.splits.rows[part]
-        weak = load_labels(folder / labels.file, one_class=True)
-        return weak.align(rows.keys, rows_name=part).labels
+        return self.kind.read(folder / labels.file, self.splits.rows[part], part)
 
 
 def bag_of_words_step(context: Context, predict: Sequence[str]) -> Step:
@@ -132,11 +138,7 @@ def bag_of_words_step(context: Context, predict: Sequence[str]) -> Step:
     their defaults.
     """
     splits = context.splits
-    if splits.kind == "reward":
-        raise UsageError(
-            f"A bag of words cannot compare the two completions of {splits.task}; name a model as "
-            "the weak supervisor."
-        )
+    context.kind.check_bag_of_words(splits.task)
 
     def make(folder: Path, given: Mapping[str, Path]) -> None:  # noqa: ARG001 (it reads no step)
         from sklearn.feature_extraction.text import CountVectorizer
@@ -242,18 +244,17 @@ def finetune_step(
     inputs["held_out"] = None if held_out is None else held_out.step
 
     def make(folder: Path, given: Mapping[str, Path]) -> None:
-        from probekit.students.finetune import finetune, training_rows
-
         start = str(given["base"] / "model" / "model") if base is not None else model
         validation = None
         if held_out is not None:
             weak = context.read(held_out, "validation", given.get("held_out"))
-            validation = training_rows(splits.rows["validation"], weak)
-        finetune(
+            validation = splits.rows["validation"], weak
+        context.kind.train(
             _config(context, start, settings, loss),
-            training_rows(splits.rows[part], context.read(labels, part, given.get("labels"))),
+            splits.rows[part],
+            context.read(labels, part, given.get("labels")),
             folder / "model",
-            validation=validation,
+            held_out=validation,
             predict={each: splits.rows[each] for each in predict},
             curves=curves,
         )
@@ -289,7 +290,7 @@ def language_model_step(context: Context, model: str, part: str) -> Step:
     settings = {**config.strong_finetune, **config.lm_finetune, "objective": "lm", "save": "model"}
     trained = _config(context, model, settings, "xent")
     _check_length(context, trained)
-    rows = context.splits.rows[part]
+    rows = context.kind.texts(context.splits.rows[part])
     params = {
         "config": plain_settings(trained),
         "weights": context.describe(model, trained.revision).weights,
@@ -319,7 +320,7 @@ def _config(context: Context, model: str, settings: Mapping[str, Any], loss: str
     fields = {
         "loss": loss,
         "loss_options": dict(config.loss_options.get(loss, {})),
-        "objective": "reward" if context.splits.kind == "reward" else "classify",
+        "objective": context.kind.objective,
         "seed": context.seed,
         "save": "none",
         **config.finetune,
@@ -345,15 +346,15 @@ def states_step(
     base: Step | None = None,
     *,
     layers: str | int | None = None,
+    labels: Labels | None = None,
 ) -> Step:
     """Extract a part's hidden states at ``layers``, by default the configuration's layer.
 
     For preference pairs: the difference between the two completions' states. ``base`` is a step
-    whose folder has the model.
+    whose folder has the model; ``labels`` are the weak labels of rows that are read with them.
     """
-    options, rows = _extraction(context), context.splits.rows[part]
+    options, rows, kind = _extraction(context), context.splits.rows[part], context.kind
     layers = context.config.layer if layers is None else layers
-    pairs = context.splits.kind == "reward"
     described = context.describe(model, options.get("revision"))
     # A plan does not know the depth of a model that it cannot reach.
     n_layers = len(parse_layers(layers, described.depth)) if described.depth else 1
@@ -362,27 +363,25 @@ def states_step(
         "layer": layers,
         "options": options,
         "rows": rows.fingerprint,
-        "pairs": pairs,
+        **kind.states_key,
+        **({} if labels is None else {"labels": labels.name}),
     }
 
     def make(folder: Path, given: Mapping[str, Path]) -> None:
-        from probekit.activations.differences import extract_differences
-        from probekit.activations.extraction import extract
-
-        extract_states: Any = extract_differences if pairs else extract
         source = model if base is None else str(given["base"] / "model" / "model")
-        extract_states(rows, source, output=folder / STORE, layers=layers, **options).close()
+        known = None if labels is None else context.read(labels, part, given.get("labels"))
+        kind.extract(rows, known, source, output=folder / STORE, layers=layers, **options)
 
     return Step(
         context.title(f"states of the {part} rows, {described.label}{', trained' if base else ''}"),
         "states",
         params,
         make,
-        inputs={} if base is None else {"base": base},
-        rows=len(rows) * (1 + pairs),
+        inputs=_inputs(base=base, labels=None if labels is None else labels.step),
+        rows=len(rows) * kind.texts_per_row,
         model=model,
         task=context.splits.task,
-        disk=len(rows) * described.width * 4 * n_layers,
+        disk=len(rows) * (1 + kind.states_of_labels) * described.width * 4 * n_layers,
         remark=_truncated_in_states,
     )
 
@@ -409,22 +408,24 @@ def verdicts_step(
     """Filter or relabel the student's rows with a probe on their states."""
     command, fixed = ACTIONS[action]
     params, how = _probe_params(context, probe)
+    asked = "k" in context.config.probe_options.get(probe, {})
     options = {**fixed, **how, **context.config.action_options.get(action, {})}
     if command == "filter" and getattr(make_probe(probe, **params), "decides_itself", False):
         options.pop("contamination", None)
         options.pop("per_class", None)
-    trusted = context.splits.trusted_labels()
+    trusted, kind = context.splits.trusted_labels(), context.kind
 
     def make(folder: Path, given: Mapping[str, Path]) -> None:
         from probekit.activations.store import ActivationStore
         from probekit.cleaning.predict import filter_labels, relabel
 
         act = filter_labels if command == "filter" else relabel
-        weak = context.read_weak(labels, "student", given["labels"])
-        fitted = make_probe(probe, seed=context.seed, **params)
+        weak = context.read(labels, "student", given["labels"])
+        how = {**options, "trusted": trusted, "seed": context.seed}
+        how["probe"] = make_probe(probe, seed=context.seed, **params)
         with ActivationStore(given["states"] / STORE) as store:
-            how = {**options, "trusted": trusted, "seed": context.seed}
-            act(store, weak, probe=fitted, **how).save(folder / VERDICTS)
+            verdicts = kind.clean(act, store, context.splits.rows["student"], weak, **how)
+        kind.save_verdicts(folder, verdicts, weak)
 
     return Step(
         context.title(f"{action} with {probe}"),
@@ -440,15 +441,26 @@ def verdicts_step(
         },
         make,
         inputs=_inputs(states=states, labels=labels.step),
+        remark=partial(_noted, smaller=params["k"] if "k" in params and not asked else None),
     )
+
+
+def _noted(folder: Path, *, smaller: int | None) -> str:
+    """Report what a probe notes, such as a neighbourhood that few rows make smaller."""
+    notes = list(Verdicts.load(folder / VERDICTS).provenance.get("notes", ()))
+    if smaller is not None:
+        notes.append(f"k is {smaller}, as there are too few rows for the default")
+    return "; ".join(str(note).rstrip(".") for note in notes)
 
 
 def random_step(context: Context, dropped: Sequence[int], draw: int, labels: Labels) -> Step:
     """Drop ``dropped[c]`` rows of weak class c at random: the control of a filter's size."""
 
     def make(folder: Path, given: Mapping[str, Path]) -> None:
-        weak = context.read_weak(labels, "student", given["labels"])
-        random_verdicts(weak, dropped, seed=context.seed, draw=draw).save(folder / VERDICTS)
+        weak = context.read(labels, "student", given["labels"])
+        classes = context.kind.as_classes(weak)
+        verdicts = random_verdicts(classes, dropped, seed=context.seed, draw=draw)
+        context.kind.save_verdicts(folder, verdicts, weak)
 
     return Step(
         context.title(f"random drop of {sum(dropped)} rows, draw {draw + 1}"),
@@ -571,15 +583,18 @@ def _probe_params(
     """Return a probe's parameters, by default the configuration's, and arguments of actions."""
     params = dict(context.config.probe_options.get(probe, {}) if options is None else options)
     how = {name: params.pop(name) for name in ("in_sample",) if name in params}
-    if context.splits.kind == "reward":
-        params = {**pair_settings(probe), **params}
-    _check_sizes(context, probe, params)
+    params = {**context.kind.probe_settings(probe), **params}
+    others = len(context.splits.rows["student"]) - 1
+    if "k" not in params and not probe_spec(probe).several_layers:  # an ensemble takes fewer itself
+        default = make_probe(probe).get_params().get("k")
+        if isinstance(default, int) and default > others:
+            params["k"] = max(1, others // 3)  # as TopoFilter's default
+    _check_sizes(context, probe, params, others)
     return params, how
 
 
-def _check_sizes(context: Context, probe: str, params: Mapping[str, Any]) -> None:
-    """Raise UsageError if a probe needs more neighbours than a student's row has others."""
-    others = len(context.splits.rows["student"]) - 1
+def _check_sizes(context: Context, probe: str, params: Mapping[str, Any], others: int) -> None:
+    """Raise UsageError if a probe needs more neighbours than a student's row has ``others``."""
     for name in NEIGHBORS:
         if isinstance(params.get(name), int) and params[name] > others:
             raise UsageError(

@@ -218,9 +218,13 @@ class Pair:
         )
 
     def states(self, probe: str, part: str) -> Step:
-        """Return the frozen states of a part that a probe reads; the ensemble reads all layers."""
+        """Return the frozen states of a part that a probe reads; the ensemble reads all layers.
+
+        Where a row is read with its weak label, only the student's rows are read.
+        """
         layers = "all" if probe_spec(probe).several_layers else None
-        return states_step(self.context, self.strong, part, self.base, layers=layers)
+        labels = self.weak_labels if self.context.kind.states_of_labels else None
+        return states_step(self.context, self.strong, part, self.base, layers=layers, labels=labels)
 
     @cached_property
     def verdicts(self) -> dict[tuple[str, str], Step]:
@@ -233,7 +237,7 @@ class Pair:
                 states=self.states(probe, "student"),
                 labels=self.weak_labels,
             )
-            for action in self.context.config.actions
+            for action in self.context.kind.actions(self.context.config.actions)
             for probe in self.context.config.probes
         }
 
@@ -286,7 +290,7 @@ class Pair:
                 yield PlannedArm(name, "random", tuple(steps), drops[0])
 
     def _linear_arms(self) -> Iterator[PlannedArm]:
-        if not self.context.config.linear_students:
+        if not (self.context.config.linear_students and self.context.kind.probes_predict):
             return
         for probe in self.context.config.probes:
             step = self._probe(probe, self.weak_labels)

@@ -8,7 +8,6 @@ import numpy as np
 
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.evidence import NEIGHBORS, RowEvidence, with_states
-from probekit.cleaning.source_rows import texts_of
 from probekit.errors import UsageError
 from probekit.reports.page import RowsSection
 
@@ -69,7 +68,8 @@ def _cleaning_arms(pair: Pair) -> dict[str, tuple[str, str]]:
 def _pair_rows(
     run: Run, pair: Pair, name: str, *, neighbors: int, limit: int | None
 ) -> RowsSection | None:
-    from probekit.experiments.steps import STORE, VERDICTS
+    from probekit.experiments.steps import STORE
+    from probekit.experiments.task_kinds.base import VERDICTS
     from probekit.verdicts import Verdicts
 
     step = pair.verdicts[_cleaning_arms(pair)[name]]
@@ -77,11 +77,14 @@ def _pair_rows(
     if not (run.cache.done(step) and path.is_file()):
         return None
     verdicts = Verdicts.load(path)
-    splits = pair.context.splits
-    truth = splits.truth["student"].align(verdicts.keys).labels.codes(verdicts.classes)
-    evidence = RowEvidence(texts=texts_of(verdicts, splits.rows["student"]), truth=truth)
+    splits, kind = pair.context.splits, pair.context.kind
+    texts, truth = kind.evidence(
+        verdicts, splits.rows["student"], splits.truth["student"], path.parent
+    )
+    evidence = RowEvidence(texts=texts, truth=truth)
     acts = run.cache.path(step.inputs["states"]) / STORE
-    if acts.is_file():
+    # A store with each row twice has neighbours that the page does not list.
+    if acts.is_file() and not kind.states_of_labels:
         with ActivationStore(acts) as store:
             evidence = with_states(evidence, verdicts, store, neighbors=neighbors)
     title = f"Rows: {name}; {splits.task}, {' → '.join(pair.names)}, seed {pair.context.seed}"

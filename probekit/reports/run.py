@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,22 @@ GRID_PANELS = (
     ("wrong", "supervisor's errors repeated, %"),
 )
 ENDS = {"floor": "weak supervisor", "ceiling": "ground truth"}
+# Columns of figures that need class probabilities.
+OF_PROBABILITIES = ("acc*", "PGR*", "AUROC")
+MEANINGS = {
+    "classes": (
+        "labels: training labels that are right, %. acc: test rows right at 0.5, %; acc*, PGR*:",
+        "with the class shares of the weak labels. PGR: recovered share of the gap between weak",
+        "supervisor and ceiling. gain: points over the student on plain weak labels. A_w: of the",
+        "rows where the supervisor is wrong, those where the student repeats it, %.",
+    ),
+    "completion": (
+        "labels: completions to learn that are right, %. acc: test rows completed exactly as the",
+        "truth, %. PGR: recovered share of the gap between weak supervisor and ceiling. gain:",
+        "points over the student on all of the supervisor's completions. A_w: of the rows where",
+        "the supervisor is wrong, those where the student repeats it, %.",
+    ),
+}
 NEAR = 0.15  # of the axis: ticks of sizes nearer than this would run into each other
 
 
@@ -224,8 +241,15 @@ def run_table(group: Mapping[str, Any]) -> Table:
     ``group`` is an entry of ``groups`` in metrics.json.
     """
     header = ("trained on", "rows", "labels", "acc", "PGR", "gain", "acc*", "PGR*", "AUROC", "A_w")
-    rows = tuple(_row(arm) for arm in group["arms"])
-    return Table(header, rows, tuple(_notes(group)))
+    rows = [_row(arm) for arm in group["arms"]]
+    kept = [name not in OF_PROBABILITIES or not _written(group) for name in header]
+    rows = [tuple(compress(row, kept)) for row in rows]
+    return Table(tuple(compress(header, kept)), tuple(rows), tuple(_notes(group)))
+
+
+def _written(group: Mapping[str, Any]) -> bool:
+    """Return whether models write completions, which are right or wrong and have no probability."""
+    return bool(group.get("kind") == "completion")  # older files have no such key
 
 
 def brief_table(groups: Mapping[str, Mapping[str, Any]], probe: str) -> Table:
@@ -342,10 +366,7 @@ def _gain(gain: Mapping[str, Any] | None) -> str:
 
 def _notes(group: Mapping[str, Any]) -> Iterator[str]:
     several = len(group["seeds"]) > 1
-    yield "labels: training labels that are right, %. acc: test rows right at 0.5, %; acc*, PGR*:"
-    yield "with the class shares of the weak labels. PGR: recovered share of the gap between weak"
-    yield "supervisor and ceiling. gain: points over the student on plain weak labels. A_w: of the"
-    yield "rows where the supervisor is wrong, those where the student repeats it, %."
+    yield from MEANINGS["completion" if _written(group) else "classes"]
     if several:
         yield f"Medians of {len(group['seeds'])} seeds ± standard error of the mean."
     else:

@@ -179,7 +179,9 @@ def test_one_broken_task_of_two_ends_with_exit_code_1(
     assert outcome.exit_code == 1
     result = json.loads(outcome.stdout)
     assert [group["task"] for group in result["groups"]] == ["rows.jsonl"]
-    assert outcome.stderr.splitlines()[0].startswith(f"Warning: {broken}, seed 0: failed: ")
+    first, warning = outcome.stderr.splitlines()[:2]
+    assert first.startswith("Computing in ")
+    assert warning.startswith(f"Warning: {broken}, seed 0: failed: ")
     listed = outcome.stderr.split("Error: ")[1]
     assert "has no column 'label'" in listed
     assert "the same command tries what failed again" in listed

@@ -171,7 +171,7 @@ def _advise(run: Run) -> dict[str, Any]:
     assert isinstance(pair, Pair)
     context, weak = pair.context, pair.weak_labels
     assert weak.step is not None
-    labels = context.read_weak(weak, "student", run.cache.path(weak.step))
+    labels = context.read(weak, "student", run.cache.path(weak.step))
     truth = context.splits.truth["student"]
     right = dict(zip(truth.ids, (truth.classes[i] for i in truth.hard), strict=True))
     states = run.cache.path(pair.states("knn", "student"))
