@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -43,7 +44,7 @@ from probekit.probes.base import (
     label_matrix,
 )
 from probekit.probes.logistic_design import Design, StandardRows
-from probekit.probes.logistic_solver import Objective, Solution, minimise
+from probekit.probes.logistic_solver import MANY, Objective, Solution, minimise
 from probekit.states import as_array, as_states, row_chunks
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ Precision = Literal["float32", "float64"]
 TOLERANCE = {"float32": 1e-6, "float64": 1e-10}
 MAX_COLUMNS = 512  # fits x classes that are iterated at once; bounds memory with many classes
 WORSE = 2  # weaker penalties with a larger loss after which a search ends
+LARGE = 10**8  # rows x columns x classes from which on a search costs minutes
+FEW_FOLDS = 2  # that a large search asks
+SEARCH_TOL = 3  # times tol; 30 chose wrongly where classes have two rows: their bias moves last
 
 
 class LogisticProbe(BaseProbe):
@@ -71,7 +75,8 @@ class LogisticProbe(BaseProbe):
         Penalty. ``"auto"``: the one of ``penalties`` with the smallest out-of-fold log-loss on the
         given (weak) labels, the larger of equals; 1e-2 unless two classes have two different rows
         each. With many classes (more than 512 fits x classes: eight classes by default) penalties
-        are tried from the largest on, until two in a row raise that loss. EleutherAI's numbers:
+        are tried from the largest on, until two in a row raise that loss; from 10^8 rows x columns
+        x classes on two folds only are asked, until one raises it. EleutherAI's numbers:
         ``l2=1e-2, standardize=False``.
     standardize : bool, default=True
         Penalise the coefficients of columns divided by their spread, so that the scale of a column
@@ -117,7 +122,8 @@ class LogisticProbe(BaseProbe):
     l2_ : float
         Penalty in use.
     penalties_, l2_scores_ : ndarray of shape (P,)
-        Candidates for the penalty, and the out-of-fold log-loss of each, NaN if it was not tried.
+        Candidates for the penalty, and the out-of-fold log-loss of each, NaN if it was not tried;
+        with many classes of fits exact to 3 ``tol``, and of the rows of the folds asked.
     n_iter_ : int
         Number of passes over X.
     grad_max_ : float
@@ -219,7 +225,7 @@ class LogisticProbe(BaseProbe):
         folds = self._folds(data)
         if folds is None and self.l2 == "auto":
             candidates = np.array([FALLBACK])
-        path = _fit_path(
+        path, search = _fit_path(
             _check(data.X, data.Y, data.weight, folds),
             candidates,
             standardize=self.standardize,
@@ -231,7 +237,7 @@ class LogisticProbe(BaseProbe):
             search=self.l2 == "auto",
         )
         weight = np.ones(len(data.Y)) if data.weight is None else data.weight
-        self.penalties_ = path.penalties
+        self.penalties_, self._search = candidates, search
         if folds is None or path.oof_logits is None:
             self.fold_ = np.full(len(data.Y), -1, dtype=np.int16)
             self.l2_scores_ = np.full(len(candidates), np.nan)
@@ -242,14 +248,26 @@ class LogisticProbe(BaseProbe):
             self.oof_proba_ = np.tile(share, (len(data.Y), 1))
         else:
             self.fold_ = folds
-            self.l2_scores_ = np.array([_log_loss(z, data.Y, weight) for z in path.oof_logits])
-            equals = np.flatnonzero(self.l2_scores_ == np.nanmin(self.l2_scores_))
+            scores = np.array([_log_loss(z, data.Y, weight) for z in path.oof_logits])
+            self.l2_scores_ = scores if search is None else search.scores
+            equals = np.flatnonzero(scores == scores.min())
             best = int(equals[np.argmax(path.penalties[equals])])
             self.oof_proba_ = logits_to_proba(path.oof_logits[best])
         self.l2_ = float(path.penalties[best])
         self.coef_, self.intercept_ = path.coef_[best], path.intercept_[best]
         self.n_iter_, self.grad_max_ = int(path.n_iter_[best]), float(path.grad_max_[best])
         return self
+
+    def notes_for(self, classes: Sequence[Any], _: Sequence[str] | None = None) -> list[str]:
+        """A sentence for the user if the search for a penalty was cut short; classes (C,)."""
+        search: _Search | None = getattr(self, "_search", None)
+        if search is None or search.n_folds == self.fold_.max() + 1:
+            return []
+        return [
+            f"{len(classes):,} classes and {len(self.fold_):,} rows: the penalty {self.l2_:.3g} "
+            f"was chosen on {search.n_folds} of {self.fold_.max() + 1} folds, from the strongest "
+            "on until one was worse; --l2 sets it."
+        ]
 
     def _candidates(self) -> NDArray[np.float64]:
         if self.l2 == "auto":
@@ -449,7 +467,7 @@ def logistic_path(
         max_iter=max_iter,
         device=device,
         search=False,
-    )
+    )[0]
 
 
 def _fit_path(
@@ -463,8 +481,8 @@ def _fit_path(
     max_iter: int,
     device: str,
     search: bool,
-) -> LogisticPath:
-    """:func:`logistic_path` of a checked task; see :meth:`_Path.solve` for ``search``."""
+) -> tuple[LogisticPath, _Search | None]:
+    """:func:`logistic_path` of a checked task; in a ``search`` of many fits of the best penalty."""
     l2 = _check_penalties(penalties)
     if dtype not in TOLERANCE:
         raise ProbeError(f"dtype must be 'float32' or 'float64', got {dtype!r}.")
@@ -483,10 +501,17 @@ def _fit_path(
                 device=place,
                 centre=fit_intercept,
             )
-            return Design(rows, task.weight)
+            return Design(rows, task.weight, turn=len(task.targets) >= MANY)
 
         solver = _Path(task, design(precision), l2, bias=fit_intercept)
-        solution = solver.solve(tol=tol, max_iter=max_iter, search=search)
+        found = None
+        if search and task.n_folds and solver.many:
+            found = solver.search(tol=tol, max_iter=max_iter)
+            solver, l2 = solver.only(found.best), l2[[found.best]]
+            solution, every = Solution.empty(solver.objective), torch.arange(solver.fits)
+            solver.refine(solution, every, start=found.theta, tol=tol, max_iter=max_iter)
+        else:
+            solution = solver.solve(tol=tol, max_iter=max_iter)
         stuck = ~solution.converged & (solution.n_iter > 0) & (solution.n_iter < max_iter)
         if precision != torch.float64 and stuck.any():
             states = solver.states(solution.theta)
@@ -494,7 +519,21 @@ def _fit_path(
             solver = _Path(task, design(torch.float64), l2, bias=fit_intercept)
             solution.theta = solver.theta(*states)
             solver.finish(solution, stuck, tol=tol, max_iter=max_iter)
-        return solver.result(solution)
+        return solver.result(solution), found
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What a search for the best penalty found."""
+
+    best: int
+    """Place of the penalty."""
+    scores: NDArray[np.float64]
+    """(P,) out-of-fold log-loss of each penalty, NaN if it was not tried."""
+    n_folds: int
+    """Number of folds that were asked."""
+    theta: Tensor
+    """(1 + F, V, width + 1) where the fits of that penalty may start."""
 
 
 class _Path:
@@ -518,37 +557,64 @@ class _Path:
             bias=bias,
         )
 
-    def solve(self, *, tol: float, max_iter: int, search: bool) -> Solution:
-        """Minimise every fit; in ``search`` only those that the choice of a penalty needs.
+    def solve(self, *, tol: float, max_iter: int) -> Solution:
+        """Minimise every fit.
 
         Fits that are too many to be iterated at once go from the strongest penalty to the weakest,
-        and start at the solution for the one before. A search then tries one penalty at a time
-        without each fold, ends once ``WORSE`` in a row have a larger out-of-fold loss than the
-        best, and fits all rows with the best. What it leaves out has 0 passes and NaN.
+        and start at the solution for the one before.
         """
-        vectors, (count, fits) = len(self.task.targets), (len(self.penalties), self.fits)
-        search = search and self.fits > 1 and count * fits * vectors > MAX_COLUMNS
-        at_once = 1 if search else max(1, MAX_COLUMNS // (fits * vectors))
-        order = torch.as_tensor(np.argsort(-self.penalties, kind="stable"))
-        some = torch.arange(int(search), fits)  # fit 0 is that to all rows
         solution = Solution.empty(self.objective)
-        losses: list[float] = []
-        start = None
-        for group in torch.split(order, at_once):
-            where = (group[:, None] * fits + some).flatten()
+        every, start = torch.arange(self.fits), None
+        at_once = max(1, MAX_COLUMNS // (self.fits * len(self.task.targets)))
+        for group in torch.split(self._from_strongest(), at_once):
+            where = (group[:, None] * self.fits + every).flatten()
             repeated = None if start is None else start.repeat(len(group), 1, 1)
             self.refine(solution, where, start=repeated, tol=tol, max_iter=max_iter)
-            start = solution.theta[where[-len(some) :]]
-            if search:
-                losses.append(self._loss(start))
-                if min(losses[-WORSE:]) > min(losses):
-                    break
-        if search:
-            best = int(order[np.argmin(losses)])  # of equals the strongest
-            start = solution.theta[best * fits + some].mean(0, keepdim=True)
-            where = torch.tensor([best * fits])
-            self.refine(solution, where, start=start, tol=tol, max_iter=max_iter)
+            start = solution.theta[where[-self.fits :]]
         return solution
+
+    @property
+    def many(self) -> bool:
+        """Whether the fits are too many to be iterated at once."""
+        return len(self.penalties) * self.fits * len(self.task.targets) > MAX_COLUMNS
+
+    def search(self, *, tol: float, max_iter: int) -> _Search:
+        """Choose a penalty by the out-of-fold loss of fits that are no more exact than that needs.
+
+        Penalties are tried from the strongest on, each from the solution for the one before, until
+        ``WORSE`` in a row have a larger loss than the best. A large search asks some folds only,
+        and ends at the first larger loss.
+        """
+        large = self.design.n * self.design.width * len(self.task.targets) > LARGE
+        asked = min(FEW_FOLDS, self.fits - 1) if large else self.fits - 1
+        worse = 1 if large else WORSE
+        some = torch.arange(1, asked + 1)  # fit 0 is that to all rows
+        solution, scores = Solution.empty(self.objective), np.full(len(self.penalties), np.nan)
+        start, losses, order = None, list[float](), self._from_strongest()
+        for penalty in order:
+            where = penalty * self.fits + some
+            self.refine(solution, where, start=start, tol=SEARCH_TOL * tol, max_iter=max_iter)
+            start = solution.theta[where]
+            losses.append(self._loss(start))
+            scores[penalty] = losses[-1]
+            if min(losses[-worse:]) > min(losses):
+                break
+        best = int(order[np.argmin(losses)])  # of equals the strongest
+        theta = solution.theta[best * self.fits + some]
+        rest = theta.mean(0, keepdim=True)
+        others = rest.repeat(self.fits - 1 - asked, 1, 1)
+        return _Search(best, scores, asked, torch.cat([rest, theta, others]))
+
+    def only(self, penalty: int) -> _Path:
+        """The fits of one penalty."""
+        one = copy(self)
+        one.penalties = self.penalties[penalty : penalty + 1]
+        place = torch.arange(self.fits, device=self.design.device) + penalty * self.fits
+        one.objective = self.objective.pick(place)
+        return one
+
+    def _from_strongest(self) -> Tensor:
+        return torch.as_tensor(np.argsort(-self.penalties, kind="stable"))
 
     def refine(
         self, solution: Solution, where: Tensor, *, start: Tensor | None, tol: float, max_iter: int
@@ -563,11 +629,13 @@ class _Path:
                 getattr(solution, name)[fits] = value
 
     def _loss(self, theta: Tensor) -> float:
-        """Out-of-fold log-loss of the fits theta (F, V, width + 1) without each fold."""
+        """Log-loss of the first F folds' rows by the fits theta (F, V, width + 1) without them."""
         assert self.task.folds is not None
         targets = self.task.targets
         Y = np.column_stack([1 - targets[0], targets[0]]) if len(targets) == 1 else targets.T
-        return _log_loss(self._logits(theta[None], self.task.folds)[0], Y, self.task.weight)
+        inside = self.task.folds < len(theta)
+        logits = self._logits(theta[None], np.where(inside, self.task.folds, 0))[0]
+        return _log_loss(logits[inside], Y[inside], self.task.weight[inside])
 
     def states(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Coef (J, V, d) and intercept (J, V) in the space of X."""
@@ -608,7 +676,7 @@ class _Path:
         )
         theta = theta.view(*shape, -1)
         converged &= ~self._separable(theta[:, 0])[:, None]
-        self._warn(converged | (n_iter == 0), error)
+        self._warn(converged, error)
         path = LogisticPath(
             self.penalties,
             self.task.classes,
@@ -653,8 +721,6 @@ class _Path:
         if (self.penalties > 0).all() or not np.isin(targets, (0, 1)).all():
             return separable
         free = np.flatnonzero(self.penalties == 0)
-        if theta[free].isnan().any():  # a search that ended before
-            return separable
         logits = self._logits(theta[free[:1]][:, None], np.zeros(self.design.n, dtype=np.int64))
         proba = logits_to_proba(logits[0, self.task.weight > 0])
         own = targets[0] if len(targets) == 1 else targets.argmax(axis=0)

@@ -197,10 +197,14 @@ class Design:
     for more than a few rows), x is an isometric image instead: the Cholesky factor (n, rank) of the
     rows' inner products. ``basis`` (width, r) are orthonormal directions in which the second
     moments are nearly diagonal, with values ``spread`` (r,); in all other directions they are about
-    ``rest``.
+    ``rest``. With ``turn``, if the rows are in memory and the basis is complete, x are the
+    coordinates in that basis (``turned``): steps then need no product with it, which with many
+    classes costs as much as a pass over a few thousand rows.
     """
 
-    def __init__(self, rows: StandardRows, weight: NDArray[np.float64]) -> None:
+    def __init__(
+        self, rows: StandardRows, weight: NDArray[np.float64], *, turn: bool = False
+    ) -> None:
         self.rows, self.n, self.dtype, self.device = rows, rows.n, rows.dtype, rows.device
         self.image, self.width = None, rows.d
         if rows.n < rows.d and (rows.n <= WHOLE or self._halves_passes()):
@@ -214,14 +218,33 @@ class Design:
         floor = 10 * torch.finfo(self.dtype).eps * spread[-1].clamp(min=1e-30)
         self.spread = torch.maximum(spread, floor).double()
         self.variance, self.other_variance = self._new_rows()
+        self.turned = turn and self.width <= WHOLE and self._turn()
+
+    def _turn(self) -> bool:
+        """Replace x by its coordinates in the basis; False if the rows are read in every pass."""
+        x = self.rows.data
+        if self.image is None and x is None:
+            return False
+        # In double precision, so that narrow directions keep their digits; orthonormal to these.
+        self.exact_basis = torch.linalg.qr(self.basis.double())[0]
+        if self.image is not None:
+            self.image = (self.factor @ self.exact_basis).to(self.dtype)
+            return True
+        assert x is not None
+        for start in range(0, self.n, self.rows.step):
+            rows = slice(start, start + self.rows.step)
+            x[rows] = (x[rows].double() @ self.exact_basis).to(self.dtype)
+        return True
 
     def logit_change(self, theta: Tensor) -> Tensor:
         """Root mean square changes (J, K) of a new row's logits by theta (J, K, width + 1)."""
         weights, bias = theta[..., :-1], theta[..., -1]
-        inside = (weights.to(self.basis.dtype) @ self.basis).double().square()
+        if not self.turned:
+            weights = weights.to(self.basis.dtype) @ self.basis
+        inside = weights.double().square()
         total = inside @ self.variance + bias.square()
         if self.basis.shape[1] < self.width:
-            outside = weights.square().sum(2) - inside.sum(2)
+            outside = theta[..., :-1].square().sum(2) - inside.sum(2)
             total += self.other_variance * outside.clamp(min=0)
         return total.sqrt()
 
@@ -262,6 +285,8 @@ class Design:
     def to_states(self, weights: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
         """Coef (m, d) and intercept (m,) in the space of X of weights (m, width), float64."""
         weights = weights.double()
+        if self.turned:
+            weights = weights @ self.exact_basis.T
         if self.image is not None:
             # Rows X_i = L Q' with L triangular and Q orthonormal; the weights Q w are X_i' L⁻ᵀ w.
             triangle = self.factor[self.independent]
@@ -277,14 +302,17 @@ class Design:
     def from_states(self, coef: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
         """Undo ``to_states``: weights (m, width) and intercept (m,), float64."""
         coef, intercept = self.rows.from_states(coef, intercept)
-        if self.image is None:
-            return coef, intercept
+        weights = coef if self.image is None else self._image_weights(coef)
+        return weights @ self.exact_basis if self.turned else weights, intercept
+
+    def _image_weights(self, coef: Tensor) -> Tensor:
         # x = L Q' w for the weights w of the states; as many independent rows as L has columns do.
         product = torch.cat([x.double() @ coef.T for _, x in self.rows.chunks()])
         triangle = self.factor[self.independent]
-        return torch.linalg.solve_triangular(
+        weights: Tensor = torch.linalg.solve_triangular(
             triangle, product[self.independent], upper=False
-        ).T, intercept
+        ).T
+        return weights
 
     def _whole(self, weight: Tensor) -> tuple[Tensor, Tensor, float]:
         """All directions, by an eigendecomposition."""

@@ -128,6 +128,14 @@ class Objective:
             self.sign = torch.zeros_like(self.targets)
             self.sign.scatter_(0, targets.argmax(0, keepdim=True), 1.0)
 
+    @property
+    def step_dtype(self) -> torch.dtype:
+        """Precision in which steps are proposed, which need not be exact.
+
+        With few classes steps take little time; with many, they would cost as much as the passes.
+        """
+        return self.design.dtype if len(self.targets) >= MANY else torch.float64
+
     def pick(self, keep: Tensor) -> Objective:
         """The objective of some of the fits."""
         some = copy(self)
@@ -159,23 +167,25 @@ class Objective:
             bias -= bias.sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1) * seen
         return torch.cat([step[..., :-1], bias[..., None]], -1)
 
-    def __call__(self, theta: Tensor) -> Point:
-        """Evaluate every fit at theta (J, K, width + 1) in one pass over the rows."""
+    def __call__(self, theta: Tensor, curvature: Tensor | None = None) -> Point:
+        """Evaluate every fit at theta (J, K, width + 1) in one pass over the rows.
+
+        A ``curvature`` (J, K, K) that is given is kept, not measured.
+        """
         fits, vectors, _ = theta.shape
         columns = fits * vectors
         weights, bias = self._columns(theta)
         loss = theta.new_zeros(fits)
-        curvature = theta.new_zeros(fits, vectors, vectors)
+        measured = theta.new_zeros(fits, vectors, vectors) if curvature is None else None
         slope, bias_slope = theta.new_zeros(columns, self.design.width), theta.new_zeros(columns)
         part = _binary if vectors == 1 else _softmax
         for rows, x in self.design.chunks(columns):
             logits = torch.addmm(bias, weights, x.T).view(fits, vectors, -1)
             row_weight = self.row_weight[:, rows][self.fold]
-            some_loss, residual, some_curvature = part(
-                logits, self.targets[:, rows], self.sign[..., rows], row_weight
+            some_loss, residual = part(
+                logits, self.targets[:, rows], self.sign[..., rows], row_weight, measured
             )
             loss += some_loss
-            curvature += some_curvature
             residual = residual.reshape(columns, -1)
             slope += residual @ x
             if self.bias:  # else its gradient is 0, and no step ever moves it
@@ -187,6 +197,8 @@ class Objective:
         if vectors > 1:
             # Adding the same to every class changes nothing: only rounding points there.
             grad -= grad.mean(1, keepdim=True)
+        curvature = measured if curvature is None else curvature
+        assert curvature is not None
         return Point(theta, loss, grad, grad.abs().amax((1, 2)), curvature)
 
     def hessian(self, theta: Tensor) -> Tensor:
@@ -220,27 +232,39 @@ class Objective:
         return flat[:, :-1], flat[:, -1:]
 
 
-def _binary(z: Tensor, y: Tensor, sign: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, residuals and curvature; rows of ``sign`` -1 are reversed: their y is 1 - y."""
+def _binary(
+    z: Tensor, y: Tensor, sign: Tensor, weight: Tensor, curvature: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Loss and residuals; rows of ``sign`` -1 are reversed: their y is 1 - y.
+
+    The curvature (J, 1, 1) is added to ``curvature``, unless that is None.
+    """
     z = z[:, 0].mul_(sign)
     p = torch.sigmoid(z)
     # Above the threshold softplus(z) equals z in float64.
     loss = weight * (functional.softplus(z, threshold=40) - y * z)
-    curvature = (weight * p).mul_(1 - p).sum(1, dtype=torch.float64)
+    if curvature is not None:
+        curvature += (weight * p).mul_(1 - p).sum(1, dtype=torch.float64)[:, None, None]
     residual = (p - y).mul_(weight).mul_(sign)
-    return loss.sum(1, dtype=torch.float64), residual, curvature[:, None, None]
+    return loss.sum(1, dtype=torch.float64), residual
 
 
-def _softmax(z: Tensor, y: Tensor, top: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, residuals and curvature; ``top`` (K, b) is 1 at each row's likeliest label."""
+def _softmax(
+    z: Tensor, y: Tensor, top: Tensor, weight: Tensor, curvature: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Loss and residuals; ``top`` (K, b) is 1 at each row's likeliest label.
+
+    The curvature (J, K, K) is added to ``curvature``, unless that is None.
+    """
     log_p = torch.log_softmax(z, 1)
     p = log_p.exp()
     loss = (weight * (y * log_p).sum(1)).sum(1, dtype=torch.float64).neg_()
-    weighted = p * weight[:, None]
-    curvature = torch.diag_embed(weighted.sum(2)) - weighted @ p.mT
+    if curvature is not None:
+        weighted = p * weight[:, None]
+        curvature += torch.diag_embed(weighted.sum(2)) - weighted @ p.mT
     residual = (p - y).mul_(weight[:, None]).mul_(1 - top)
     residual -= residual.sum(1, keepdim=True) * top
-    return loss, residual, curvature.double()
+    return loss, residual
 
 
 class MeanHessian:
@@ -252,29 +276,42 @@ class MeanHessian:
 
     def __init__(self, objective: Objective, curvature: Tensor) -> None:
         design = objective.design
-        self.basis = design.basis
+        self.basis = None if design.turned else design.basis
         # With more than one vector the smallest is 0, but no gradient ever points there.
         value, self.vectors = torch.linalg.eigh(curvature)
         value = value.clamp(min=LEAST_CURVATURE)
-        self.bias = 1 / value
+        kind = objective.step_dtype
+        self.vectors, self.bias = self.vectors.to(kind), (1 / value).to(kind)
         value, penalty = value[..., None], 2 * objective.l2[:, None, None]
-        self.inverse = 1 / (value * design.spread + penalty)
+        self.inverse = (1 / (value * design.spread + penalty)).to(kind)
         # Directions that the basis leaves out, if any.
-        self.other: Tensor | float = 0.0
-        if self.basis.shape[1] < design.width:
+        self.other: Tensor | None = None
+        if design.basis.shape[1] < design.width:
             floor = float(design.spread[0]) * 1e-3
-            self.other = 1 / (value * max(design.rest, floor) + penalty)
+            self.other = (1 / (value * max(design.rest, floor) + penalty)).to(kind)
+
+    def pick(self, keep: Tensor) -> MeanHessian:
+        """The Hessians of some of the fits."""
+        some = copy(self)
+        some.vectors, some.bias, some.inverse = (
+            value[keep] for value in (self.vectors, self.bias, self.inverse)
+        )
+        some.other = None if self.other is None else self.other[keep]
+        return some
 
     def solve(self, g: Tensor) -> Tensor:
         """The inverse times g (J, K, width + 1)."""
-        g = self.vectors.mT @ g
-        weights = g[..., :-1]
-        inside = (weights.to(self.basis.dtype) @ self.basis).double()
-        inside = ((self.inverse - self.other) * inside).to(self.basis.dtype)
-        weights = self.other * weights + (inside @ self.basis.T).double()
-        g = torch.cat([weights, (self.bias * g[..., -1])[..., None]], -1)
-        product: Tensor = self.vectors @ g
-        return product
+        g = self.vectors.mT @ g.to(self.vectors.dtype)
+        weights, bias = g[..., :-1], self.bias * g[..., -1]
+        if self.basis is None:
+            weights = self.inverse * weights
+        else:
+            other = 0.0 if self.other is None else self.other
+            inside = (weights.to(self.basis.dtype) @ self.basis).to(g.dtype)
+            inside = ((self.inverse - other) * inside).to(self.basis.dtype)
+            weights = other * weights + (inside @ self.basis.T).to(g.dtype)
+        product: Tensor = self.vectors @ torch.cat([weights, bias[..., None]], -1)
+        return product.double()
 
 
 class OwnHessian:
@@ -367,7 +404,9 @@ class _Run:
         self.fresh = torch.ones_like(point.loss, dtype=torch.bool)
         self.loss, self.peak, self.idle = point.loss, point.peak, torch.zeros_like(point.loss)
         self.memory, self.since = _Memory(), 0
-        self.own: OwnHessian | None = None
+        self.hessian: MeanHessian | OwnHessian = MeanHessian(objective, point.curvature)
+        self.passes, self.measured = 0, True
+        self.patience = IDLE if len(point.theta[0]) < MANY else 2 * IDLE
         self.eps = torch.finfo(objective.design.dtype).eps
         self.sizes: list[Tensor] = []
         self.aim()
@@ -375,8 +414,7 @@ class _Run:
     def pick(self, keep: Tensor) -> None:
         """Keep some of the fits only."""
         self.objective, self.point = self.objective.pick(keep), self.point.pick(keep)
-        self.memory = self.memory.pick(keep)
-        self.own = self.own.pick(keep) if self.own else None
+        self.memory, self.hessian = self.memory.pick(keep), self.hessian.pick(keep)
         self.sizes = [size[keep] for size in self.sizes]
         for name in ("number", "ahead", "direction", "step", "fresh", "loss", "peak", "idle"):
             setattr(self, name, getattr(self, name)[keep])
@@ -385,10 +423,11 @@ class _Run:
         """Propose a step from the point of each fit, and record its size."""
         delay = OwnHessian.delay(self.objective)
         if delay is not None and self.since > delay:
-            self.own = OwnHessian(self.objective, self.point.theta)
+            self.hessian = OwnHessian(self.objective, self.point.theta)
             self.memory, self.since = _Memory(), 0
-        hessian = self.own or MeanHessian(self.objective, self.point.curvature)
-        self.ahead = self.memory.direction(self.point.grad, hessian)
+        elif self.measured and isinstance(self.hessian, MeanHessian):
+            self.hessian = MeanHessian(self.objective, self.point.curvature)
+        self.ahead = self.memory.direction(self.point.grad, self.hessian)
         seen = self.objective.seen(self.ahead)
         size = _dot(seen, seen).sqrt()
         self.sizes = [*self.sizes[-LAST_STEPS:], size]
@@ -416,7 +455,7 @@ class _Run:
 
     def state(self, tol: float, *, last: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Masks (J,) of fits that end now, and of those that have converged; errors of P (J,)."""
-        peak, stuck = self.point.peak, self.idle >= IDLE
+        peak, stuck = self.point.peak, self.idle >= self.patience
         if not (last or ((peak <= tol) | stuck).any()):
             return stuck, stuck, peak
         error = self.error()
@@ -425,10 +464,15 @@ class _Run:
 
     def advance(self) -> None:
         """Take one step, or shorten the last one if it made no progress."""
-        point, self.since = self.point, self.since + 1
+        point, self.since, self.passes = self.point, self.since + 1, self.passes + 1
+        # Of many classes the mean curvature and its eigenvectors cost more than a pass.
+        self.measured = len(point.theta[0]) < MANY or self.passes.bit_count() == 1
         self.direction = torch.where(self.fresh[:, None, None], self.ahead, self.direction)
         self.step = torch.where(self.fresh, 1.0, self.step)
-        trial = self.objective(point.theta + self.step[:, None, None] * self.direction)
+        trial = self.objective(
+            point.theta + self.step[:, None, None] * self.direction,
+            None if self.measured else point.curvature,
+        )
         before, after = _dot(point.grad, self.direction), _dot(trial.grad, self.direction)
         rounding = self.eps * point.loss.abs()
         fell = trial.loss <= point.loss + DECREASE * self.step * before + rounding

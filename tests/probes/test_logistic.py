@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 from scipy.special import expit, xlogy
@@ -12,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from probekit.errors import ProbeError
-from probekit.probes import LogisticProbe, load_probe, out_of_fold
+from probekit.probes import LogisticProbe, load_probe, logistic_solver, out_of_fold
 from probekit.probes import logistic as module
 from probekit.probes.logistic import FALLBACK, PENALTIES, logistic_path
 
@@ -148,10 +150,50 @@ def test_the_search_of_many_classes_finds_the_penalty_of_the_whole_path(noise, m
     # Tried are the best, all stronger ones and two weaker ones.
     best = int(np.argmin(whole.l2_scores_))
     assert np.isnan(probe.l2_scores_).tolist() == [i < best - 2 for i in range(len(PENALTIES))]
-    assert np.nanmin(probe.l2_scores_) == pytest.approx(whole.l2_scores_[best], abs=1e-10)
+    # Fits of the search are exact to 3 tol.
+    assert np.nanmin(probe.l2_scores_) == pytest.approx(whole.l2_scores_[best], abs=1e-8)
     # Both are the optimum to tol.
     assert np.allclose(probe.coef_, whole.coef_, rtol=0, atol=1e-7)
     assert np.allclose(probe.oof_proba_, whole.oof_proba_, rtol=0, atol=1e-8)
+
+
+def test_a_large_search_asks_few_folds_and_ends_at_the_first_larger_loss(monkeypatch):
+    X, y = problem(600, 12, classes=9)
+    usual = LogisticProbe(**EXACT).fit(X, y)
+    assert usual.notes_for(range(9)) == []
+    monkeypatch.setattr(module, "LARGE", 1)
+    probe = LogisticProbe(**EXACT).fit(X, y)
+    best = PENALTIES.index(probe.l2_)
+    # One weaker penalty was worse; usually there are two.
+    assert 0 < best < usual.penalties_.argmax()
+    assert np.isnan(probe.l2_scores_).tolist() == [i < best - 1 for i in range(len(PENALTIES))]
+    (note,) = probe.notes_for(range(9))
+    assert note.startswith(f"9 classes and 600 rows: the penalty {probe.l2_:.3g} was chosen on 2")
+    # Loss over the rows of these two folds.
+    some = probe.fold_ < 2
+    loss = -np.log(probe.oof_proba_[some, y[some]]).mean()
+    assert probe.l2_scores_[best] == pytest.approx(loss, abs=1e-7)
+    # All five folds are fitted with it, to the same optimum.
+    fixed = LogisticProbe(l2=probe.l2_, **EXACT).fit(X, y)
+    assert np.allclose(probe.oof_proba_, fixed.oof_proba_, rtol=0, atol=1e-8)
+    assert np.allclose(probe.coef_, fixed.coef_, rtol=0, atol=1e-7)
+
+
+def test_ctrl_c_ends_a_fit_between_two_passes(monkeypatch):
+    passes = []
+    evaluate = logistic_solver.Objective.__call__
+
+    def interrupted(self, *arguments):
+        passes.append(arguments)
+        if len(passes) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return evaluate(self, *arguments)
+
+    monkeypatch.setattr(logistic_solver.Objective, "__call__", interrupted)
+    X, y = problem(300, 12, classes=9)
+    with pytest.raises(KeyboardInterrupt):
+        LogisticProbe().fit(X, y)
+    assert len(passes) == 3  # none after it
 
 
 def test_a_search_without_convergence_warns_of_tried_penalties_only():
@@ -359,3 +401,15 @@ def test_one_class_is_refused():
     X, _ = problem()
     with pytest.raises(ProbeError, match="one class only"):
         LogisticProbe().fit(X, np.zeros(len(X), dtype=int))
+
+
+def test_a_search_over_classes_of_two_rows_is_exact_enough(monkeypatch):
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 40, 80)
+    X = 0.7 * rng.standard_normal((40, 60))[y] + rng.standard_normal((80, 60))
+    probe = LogisticProbe().fit(X, y)
+    assert probe.l2_ == PENALTIES[0]
+    assert np.isfinite(probe.l2_scores_).all()
+    # A tolerance that many rows a class allow ends the search at the strongest penalty here.
+    monkeypatch.setattr(module, "SEARCH_TOL", 30)
+    assert LogisticProbe().fit(X, y).l2_ == PENALTIES[-1]

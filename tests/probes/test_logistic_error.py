@@ -205,3 +205,22 @@ def test_the_default_probe_has_the_probabilities_of_float64():
         assert quick.l2_ == exact.l2_
         assert np.abs(quick.predict_proba(Q) - exact.predict_proba(Q)).max() <= TOLERATED
         assert np.abs(quick.oof_proba_ - exact.oof_proba_).max() <= TOLERATED
+
+
+GOLDEN = ["knn_branches", "probes_hard", "probes_soft", "topo_A", "topo_B", "topo_C"]
+
+
+@pytest.mark.parametrize("unequal", [False, True], ids=["equal columns", "unequal columns"])
+@pytest.mark.parametrize("name", [*(f"eleuther_{each}" for each in GOLDEN), "topofilter_orig3"])
+def test_float32_is_within_the_tolerance_on_every_golden_set(golden, name, unequal):
+    data = golden(name)
+    X, y = data["X"].astype(np.float64), data["y"]
+    if unequal:
+        X = X * np.geomspace(1e-2, 1e2, X.shape[1])
+    Y = np.eye(int(y.max()) + 1)[y] if y.dtype.kind == "i" else np.column_stack([1 - y, y])
+    penalties = np.logspace(-4, 1, 11)
+    assert (off(logistic_path(X, Y, penalties), X, Y, X, penalties) <= TOLERATED).all()
+    # The control: after three passes they are further off.
+    with pytest.warns(ConvergenceWarning):
+        early = logistic_path(X, Y, penalties, max_iter=3)
+    assert off(early, X, Y, X, penalties).max() > TOLERATED

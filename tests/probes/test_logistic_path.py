@@ -129,8 +129,9 @@ def test_scikit_learn_soft_labels_by_stacking():
         )
 
 
-def test_scikit_learn_many_classes():
-    X, y = problem(classes=4)
+@pytest.mark.parametrize("classes", [4, 9])  # from eight on rows are turned
+def test_scikit_learn_more_classes(classes):
+    X, y = problem(classes=classes)
     path = logistic_path(X, y, PENALTIES, **EXACT)
     for l2, coef, intercept in zip(PENALTIES, path.coef_, path.intercept_, strict=True):
         peer = LogisticRegression(C=1 / (2 * l2 * len(X)), solver="newton-cholesky", tol=1e-12)
@@ -363,6 +364,34 @@ def test_many_columns_are_iterated_in_blocks(monkeypatch):
     assert np.allclose(blocks.oof_logits, whole.oof_logits, rtol=0, atol=1e-7)
     # Each starts at the solution of the next stronger penalty.
     assert blocks.n_iter_.sum() < whole.n_iter_.sum()
+
+
+@pytest.mark.parametrize(("n", "d"), [(300, 12), (60, 90)], ids=["tall", "wide"])
+def test_turned_rows_have_the_same_logits(n, d):
+    X, _ = problem(n, d)
+    weight = np.full(n, 1 / n)
+    how = {"standardize": True, "dtype": torch.float64, "device": torch.device("cpu")}
+    plain, turned = (
+        logistic_design.Design(logistic_design.StandardRows(X, weight, **how), weight, turn=turn)
+        for turn in (False, True)
+    )
+    assert (plain.turned, turned.turned) == (False, True)
+    rng = np.random.default_rng(0)
+    weights = torch.as_tensor(rng.standard_normal((3, turned.width)))
+    bias = torch.as_tensor(rng.standard_normal(3))
+    x = torch.cat([x for _, x in turned.chunks(3)])
+    coef, intercept = turned.to_states(weights, bias)
+    assert np.allclose(X @ coef.T.numpy() + intercept.numpy(), x @ weights.T + bias, atol=1e-8)
+    back, back_bias = turned.from_states(coef, intercept)
+    assert np.allclose(back, weights, rtol=0, atol=1e-8)
+    assert np.allclose(back_bias, bias, rtol=0, atol=1e-8)
+    # The second moments are diagonal now, as they were not.
+    off = [
+        (rows := torch.cat([x for _, x in design.chunks(3)])).T @ rows / n
+        for design in (plain, turned)
+    ]
+    assert torch.allclose(off[1], torch.diag(turned.spread), atol=1e-8)
+    assert not torch.allclose(off[0], torch.diag(off[0].diagonal()), atol=1e-2)
 
 
 def test_gram_matrix_of_a_sample_serves_as_well(monkeypatch):
