@@ -284,6 +284,7 @@ OPTIONS: dict[str, Kind] = {
     "sweep.contaminations": Grid("--contaminations", high=1, open_ends=True),
     "sweep.probes": Names(probe_names),
     "probe": ProbeName(classes=True),
+    **dict.fromkeys(("filter.probe", "relabel.probe"), ProbeName(classes=True, several=True)),
     "contamination": Words("auto", "confident", other=SHARE),
     "filter.threshold": Number(0, 1),
     "relabel.threshold": SHARE,

@@ -203,7 +203,12 @@ def emit(result: dict[str, Any], text: str, *, as_json: bool) -> None:
 SHOWN_ONLY = ("as_json", "quiet")
 
 
-def typed_again(command: str | None = None, *, without: Sequence[str] = ()) -> str:
+def typed_again(
+    command: str | None = None,
+    *,
+    without: Sequence[str] = (),
+    instead: Mapping[str, Any] | None = None,
+) -> str:
     """Return the running command as it was typed, or another one with the same options.
 
     Parameters
@@ -212,6 +217,8 @@ def typed_again(command: str | None = None, *, without: Sequence[str] = ()) -> s
         Name of another command; options that it does not have are left out.
     without
         Names of options to leave out.
+    instead
+        Other values of some options; None leaves the option out.
     """
     context = click.get_current_context()
     names = {param.name for param in context.command.params}
@@ -225,7 +232,8 @@ def typed_again(command: str | None = None, *, without: Sequence[str] = ()) -> s
     for param in context.command.params:
         typed = context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
         if typed and param.name in names and param.name not in (*without, *SHOWN_ONLY):
-            words += _words(param, context.params[str(param.name)])
+            value = {**context.params, **(instead or {})}[str(param.name)]
+            words += [] if value is None else _words(param, value)
     return shlex.join(words)
 
 

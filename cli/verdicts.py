@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, cast
 
 import click
 
@@ -41,6 +42,8 @@ from probekit.safe import plain_command
 from probekit.tables import SUFFIXES, suffix_of
 
 if TYPE_CHECKING:
+    from probekit.activations.store import ActivationStore
+    from probekit.labels import WeakLabels
     from probekit.verdicts import Verdicts
 
 __all__ = [
@@ -100,8 +103,8 @@ class ProbeOptions(TypedDict):
         option(
             "What predicts each row without having seen its label: one of these, a probe "
             "of an installed package, or any scikit-learn classifier as "
-            "package.module:Class.  [default: ensemble if several layers are stored and "
-            "none is chosen, else knn]",
+            "package.module:Class; of several, knn,logreg, each writes OUTPUT.NAME.  [default: "
+            "ensemble if several layers are stored and none is chosen, else knn]",
             metavar=f"[{'|'.join(REGISTRY)}|package.module:Class]",
         ),
     ]
@@ -194,6 +197,8 @@ class CleaningOptions(CleanedOptions, ProbeOptions, ResultOptions):
 def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: Any) -> None:
     """Make verdicts, write them and the training set, and only then read the truth.
 
+    Several probes are fitted in turn; they share the states and the searches for neighbours.
+
     Parameters
     ----------
     act
@@ -206,45 +211,31 @@ def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: An
     with rare_collection():
         from probekit.activations.store import ActivationStore
         from probekit.cleaning.advice import advice_on
-        from probekit.cleaning.predict import ELEUTHER, default_probe
+        from probekit.cleaning.predict import shared_rows
         from probekit.cleaning.review import audit_path
-        from probekit.cleaning.saved import check_savable, save_fitted
         from probekit.cleaning.source_rows import find_rows
 
-        _check_files(options)
-        preset, name = options["preset"] is not None, options["probe"]
-        if name is not None:
-            _probe(name, options)  # raises before anything is read
-    if preset:
-        settings = {**ELEUTHER["both"], **settings}
-    elif options["in_sample"]:
-        settings["in_sample"] = True
-    settings |= pick({**options, "n_folds": options["folds"]}, "disagreement", "n_folds")
-    rows = written = None
-    with ActivationStore(options["acts"]) as store:
-        name = name or ("knn" if preset else default_probe(store, options["layer"]))
-        probe = _probe(name, options, pairs=store.differences)
+        each = _of_each_probe(options)
+        for own in each:
+            _check_files(own)
+            if own["probe"] is not None:
+                _probe(own["probe"], own)  # raises before anything is read
+    made: list[tuple[Verdicts, CleaningOptions]] = []
+    rows = None
+    # Verdicts must not depend on the probes beside: cosine votes use the last digit of distances.
+    share = shared_rows() if len(each) > 1 and options["weights"] != "cosine" else nullcontext()
+    with ActivationStore(options["acts"]) as store, share:
         if options["write_data"] is not None:
             rows = find_rows(store, **source_of(options))
-        if options["save_probe"] is not None:
-            check_savable(probe, store, options["save_probe"])
-            settings["on_scored"] = partial(save_fitted, store=store, folder=options["save_probe"])
         labels = read_labels(options, store.keys)
         audit = options["audit"] or audit_path(options["labels"])
+        trusted = read_trusted(options, store, labels.classes, audit)
         with supervisor_store(options) as supervisor:
-            verdicts = act(
-                store,
-                labels,
-                probe=probe,
-                layer=options["layer"],
-                seed=options["seed"],
-                only_labelled=options["only_labelled"],
-                trusted=read_trusted(options, store, labels.classes, audit),
-                supervisor_states=supervisor,
-                **settings,
-            )
+            for own in each:
+                given = {"trusted": trusted, "supervisor_states": supervisor, **settings}
+                made.append((_judge(act, own, store, labels, **given), own))
         advice = advice_on(
-            verdicts.provenance["action"],
+            made[0][0].provenance["action"],
             store,
             labels,
             audit=audit,
@@ -252,14 +243,86 @@ def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: An
             seed=options["seed"],
             only_labelled=options["only_labelled"],
         )
-    _with_command(verdicts).save(options["output"])
+    results = [_finish(verdicts, own, advice, rows) for verdicts, own in made]
+    if len(results) == 1:
+        emit(*results[0], as_json=options["as_json"])
+        return
+    emit(
+        {"verdicts": [result for result, _ in results]},
+        "\n\n".join(text for _, text in results),
+        as_json=options["as_json"],
+    )
+
+
+def _of_each_probe(options: CleaningOptions) -> list[CleaningOptions]:
+    """The options of each probe named: its outputs, and without options of the others' alone."""
+    names = (options["probe"] or "").split(",")
+    if len(names) == 1:
+        return [options]
+    given = set(_given(options))
+    known = {name: given & set(_known(name)) for name in names}
+    if foreign := given.difference(*known.values()):
+        listed = ", ".join(map(_flag, sorted(foreign)))
+        raise UsageError(f"None of the probes {', '.join(names)} has {listed}; leave it out.")
+    every: list[CleaningOptions] = []
+    for name in names:
+        own: dict[str, Any] = {**options, "probe": name}
+        own |= dict.fromkeys("folds" if x == "n_folds" else x for x in given - known[name])
+        for place in ("output", "write_data", "save_probe"):
+            if own[place] is not None:
+                path = Path(own[place])
+                own[place] = path.with_name(f"{path.stem}.{name.replace(':', '.')}{path.suffix}")
+        every.append(cast(CleaningOptions, own))
+    return every
+
+
+def _judge(
+    act: Callable[..., Verdicts],
+    options: CleaningOptions,
+    store: ActivationStore,
+    labels: WeakLabels,
+    **settings: Any,
+) -> Verdicts:
+    """Fit one probe, write its verdicts and the probe itself."""
+    from probekit.cleaning.predict import ELEUTHER, default_probe
+    from probekit.cleaning.saved import check_savable, save_fitted
+
+    preset = options["preset"] is not None
+    if preset:
+        settings = {**ELEUTHER["both"], **settings}
+    elif options["in_sample"]:
+        settings["in_sample"] = True
+    settings |= pick({**options, "n_folds": options["folds"]}, "disagreement", "n_folds")
+    name = options["probe"] or ("knn" if preset else default_probe(store, options["layer"]))
+    probe = _probe(name, options, pairs=store.differences)
+    if options["save_probe"] is not None:
+        check_savable(probe, store, options["save_probe"])
+        settings["on_scored"] = partial(save_fitted, store=store, folder=options["save_probe"])
+    verdicts = act(
+        store,
+        labels,
+        probe=probe,
+        layer=options["layer"],
+        seed=options["seed"],
+        only_labelled=options["only_labelled"],
+        **settings,
+    )
+    return _with_command(verdicts, options)
+
+
+def _finish(
+    verdicts: Verdicts, options: CleaningOptions, advice: Any, rows: Any
+) -> tuple[dict[str, Any], str]:
+    """Write verdicts and training set, print warnings, and return the result as JSON and text."""
+    written = None
+    verdicts.save(options["output"])
     say(f"{len(verdicts):,} verdicts written to {options['output']}")
     if options["save_probe"] is not None:
         say(f"The probe is in {options['save_probe']}")
     if rows is not None and options["write_data"] is not None:
         written = verdicts.write_data(rows, options["write_data"])
         say(f"{written:,} rows written to {options['write_data']}")
-    _report(verdicts, options, advice, written)
+    return _report(verdicts, options, advice, written)
 
 
 def _check_files(options: CleaningOptions) -> None:
@@ -275,17 +338,11 @@ def _check_files(options: CleaningOptions) -> None:
 
 def _probe(name: str, options: CleaningOptions, *, pairs: bool = False) -> Any:
     """Make a probe from the preset's settings and the options; options overrule the preset."""
-    from probekit.probes.registry import make_probe, parameter_kinds, probe_spec
+    from probekit.probes.registry import make_probe, probe_spec
 
     spec = probe_spec(name)
     own = spec.name in REGISTRY
-    names = dict.fromkeys(name for each in REGISTRY.values() for name in each.options)
-    given = pick({**options, "n_folds": options["folds"]}, *names)
-    known = (
-        spec.options
-        if own
-        else (*filter(parameter_kinds(spec.name).__contains__, names), "n_folds")
-    )
+    given, known = _given(options), _known(name)
     foreign = [_flag(name) for name in given if name not in known]
     if foreign:
         listed = ", ".join(map(_flag, known)) or "none"
@@ -302,21 +359,46 @@ def _probe(name: str, options: CleaningOptions, *, pairs: bool = False) -> Any:
     return make_probe(spec.name, seed=options["seed"], pairs=pairs, **given)
 
 
+NAMES = tuple(dict.fromkeys(name for each in REGISTRY.values() for name in each.options))
+
+
+def _given(options: CleaningOptions) -> dict[str, Any]:
+    """Parameters of probes that were given, by name."""
+    return pick({**options, "n_folds": options["folds"]}, *NAMES)
+
+
+def _known(name: str) -> tuple[str, ...]:
+    """Names of the parameters that a probe has."""
+    from probekit.probes.registry import parameter_kinds, probe_spec
+
+    spec = probe_spec(name)
+    if spec.name in REGISTRY:
+        return tuple(spec.options)
+    return (*filter(parameter_kinds(spec.name).__contains__, NAMES), "n_folds")
+
+
 def _flag(name: str) -> str:
     flag = {"fit_intercept": "no-intercept", "n_folds": "folds"}.get(name, name)
     return "--" + flag.replace("_", "-")
 
 
-def _with_command(verdicts: Verdicts) -> Verdicts:
-    """The verdicts with the running command, as it was typed, in their provenance."""
-    command = plain_command(typed_again(without=BESIDE), "filter", "relabel")
+def _with_command(verdicts: Verdicts, options: CleaningOptions) -> Verdicts:
+    """The verdicts with the command that makes them, as it was typed, in their provenance.
+
+    Of several probes it is the one of this probe alone.
+    """
+    changed = {name: value for name, value in options.items() if name in ("probe", "output")}
+    changed |= {name: None for name in ("folds", *NAMES) if options.get(name, 0) is None}
+    command = plain_command(typed_again(without=BESIDE, instead=changed), "filter", "relabel")
     if command is None:  # it holds line breaks or control characters
         return verdicts
     return replace(verdicts, provenance={**verdicts.provenance, "command": command})
 
 
-def _report(verdicts: Verdicts, options: CleaningOptions, advice: Any, written: int | None) -> None:
-    """Print warnings, then counts, and metrics if there is a truth."""
+def _report(
+    verdicts: Verdicts, options: CleaningOptions, advice: Any, written: int | None
+) -> tuple[dict[str, Any], str]:
+    """Print warnings; return counts, and metrics if there is a truth, as JSON and as text."""
     from probekit.cleaning.evaluate import evaluate, summarize
     from probekit.reports.verdicts import verdicts_json, verdicts_text
 
@@ -332,4 +414,4 @@ def _report(verdicts: Verdicts, options: CleaningOptions, advice: Any, written: 
         evaluation = evaluate(verdicts, read_truth_codes(options, verdicts))
     result = verdicts_json(verdicts, summary, evaluation)
     result |= {"output": str(options["output"]), "rows_written": written, "advice": advice}
-    emit(result, verdicts_text(verdicts, summary, evaluation), as_json=options["as_json"])
+    return result, verdicts_text(verdicts, summary, evaluation)

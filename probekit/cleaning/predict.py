@@ -6,7 +6,9 @@ are verdicts from that fit. :func:`filter_labels` and :func:`relabel` do both st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -27,6 +29,7 @@ from probekit.kinds import Like, check, checked
 from probekit.labels import WeakLabels, load_labels
 from probekit.probes.base import BaseProbe, label_matrix, out_of_fold
 from probekit.probes.ensemble import stack_layers
+from probekit.probes.neighbors import shared_searches
 from probekit.probes.pairs import PairProbe
 from probekit.probes.registry import make_probe, parameter_kinds, probe_class
 from probekit.states import as_states, check_finite
@@ -44,6 +47,7 @@ __all__ = [
     "read_states",
     "relabel",
     "score_rows",
+    "shared_rows",
     "with_layers",
 ]
 
@@ -414,7 +418,51 @@ class _Joined(NamedTuple):
         return by_id(self.names, seed=seed)
 
 
+_ROWS: ContextVar[dict[Any, tuple[Any, _Joined]] | None] = ContextVar("shared rows", default=None)
+
+
+@contextmanager
+def shared_rows() -> Iterator[None]:
+    """Within it, calls with the same store and labels read the states once, and search once.
+
+    Their results are those of separate calls, except that distances between neighbours, which the
+    votes of ``KNNProbe(weights="cosine")`` use, may differ in the last digit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from probekit import filter_labels
+    >>> X = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
+    >>> y = (X[:, 0] > 0).astype(int)
+    >>> with shared_rows():
+    ...     kept = [filter_labels(X, y, probe=name).keep.sum() for name in ("knn", "topofilter")]
+    >>> len(kept)
+    2
+    """
+    token = _ROWS.set({})
+    try:
+        with shared_searches():
+            yield
+    finally:
+        _ROWS.reset(token)
+
+
 def _join(
+    states: Any, labels: Any, layer: int | tuple[int, ...] | None, *, only_labelled: bool
+) -> _Joined:
+    """Join rows and labels; within ``shared_rows`` once, of several layers the last."""
+    known = _ROWS.get()
+    key = (id(states), id(labels), layer, only_labelled)
+    if known is not None and key in known:
+        return known[key][1]
+    joined = _join_once(states, labels, layer, only_labelled=only_labelled)
+    if known is not None:
+        known.clear()
+        known[key] = (states, labels), joined  # kept, so that no other has its place
+    return joined
+
+
+def _join_once(
     states: Any, labels: Any, layer: int | tuple[int, ...] | None, *, only_labelled: bool
 ) -> _Joined:
     if isinstance(labels, str | Path):

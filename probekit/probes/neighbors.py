@@ -21,8 +21,10 @@ time than ``faiss.knn`` at 64 columns. docs/speed.md and docs/LOG.md have times 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,13 +38,16 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Metric", "NeighborIndex", "Neighbors", "nearest_others"]
+__all__ = ["Metric", "NeighborIndex", "Neighbors", "nearest_others", "shared_searches"]
 
 Metric = Literal["cosine", "euclidean"]
 METRICS = ("cosine", "euclidean")
 
 # Candidates beyond k: they show whether the order is open, and replace excluded duplicates.
 MARGIN = 16
+
+# Width of a shared list: kNN asks for 30 neighbours, TopoFilter for 48.
+SHARED_K = 48
 
 BACKENDS = ("auto", "faiss", "torch")
 
@@ -66,6 +71,50 @@ class Neighbors:
     distance: NDArray[np.float32]
 
 
+class _Shared:
+    """Spaces and lists of neighbours by what was asked; X is kept, so that no other has its place.
+
+    One of each is kept, the last.
+    """
+
+    def __init__(self) -> None:
+        self._spaces: dict[tuple[Any, ...], tuple[NDArray[Any], Space]] = {}
+        self._lists: dict[tuple[Any, ...], Neighbors] = {}
+
+    def space(self, X: NDArray[Any], metric: str) -> Space:
+        """The space of these rows: one for all arrays at the same place in memory."""
+        place = X.__array_interface__
+        key = (place["data"][0], place["strides"], X.shape, X.dtype.str, metric)
+        if key not in self._spaces:
+            self._spaces, self._lists = {key: (X, Space(X, metric=metric))}, {}
+        return self._spaces[key][1]
+
+    def found(self, key: tuple[Any, ...], k: int, search: Callable[[], Neighbors]) -> Neighbors:
+        """The first k of the list ``key``, which is searched unless one as wide is known."""
+        known = self._lists.get(key)
+        if known is None or known.index.shape[1] < k:
+            known = search()
+            self._lists = {key: known}
+        index, distance = known.index[:, :k], known.distance[:, :k]
+        return Neighbors(np.ascontiguousarray(index), np.ascontiguousarray(distance))
+
+
+_SHARED: ContextVar[_Shared | None] = ContextVar("shared searches", default=None)
+
+
+@contextmanager
+def shared_searches() -> Iterator[None]:
+    """Within it, indexes of the same rows prepare them once, and search once for their others.
+
+    Row numbers are those of separate searches; of distances the last digit may differ.
+    """
+    token = _SHARED.set(_Shared())
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
 class NeighborIndex:
     """Rows X, prepared once for many searches.
 
@@ -85,7 +134,11 @@ class NeighborIndex:
             raise ProbeError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}.")
         self.X = _rows(X)
         self.backend = backend
-        self.space = Space(self.X, metric=metric)
+        shared = _SHARED.get()
+        if shared is None:
+            self.space = Space(self.X, metric=metric)
+        else:
+            self.space = shared.space(self.X, metric)
 
     def __len__(self) -> int:
         return len(self.X)
@@ -122,6 +175,14 @@ class NeighborIndex:
             raise ProbeError(
                 f"k = {k} is too large: row {row} has {left[row]} others that are not duplicates "
                 f"of it (n = {len(chosen)}); use a smaller k or leave duplicates out."
+            )
+        shared = _SHARED.get()
+        if shared is not None and rows is None and among is None:
+            # Enough for each probe's default; a list's beginning is the list of a smaller k.
+            wide = max(k, min(SHARED_K, int(left.min())))
+            key = (id(self.space), self.backend, numbers.tobytes())
+            return shared.found(
+                key, k, lambda: self._search(self.space, self.space, wide, (numbers, numbers))
             )
         space = self.space if among is None else self.space.subset(chosen)
         asked = self.space if rows is None else self.space.subset(rows)

@@ -242,19 +242,28 @@ def make_probe(name: str, *, seed: int = 0, pairs: bool = False, **params: Any) 
 
 
 class ProbeName(Kind):
-    """Name of a probe; with ``classes`` also ``package.module:Class``."""
+    """Name of a probe; with ``classes`` also ``package.module:Class``.
 
-    def __init__(self, *, classes: bool = False) -> None:
-        self.classes = classes
+    With ``several`` also different ones, commas between; the text itself is kept.
+    """
+
+    def __init__(self, *, classes: bool = False, several: bool = False) -> None:
+        self.classes, self.several = classes, several
 
     @property
     def words(self) -> str:  # type: ignore[override]
         """What is allowed."""
         more = " or package.module:Class" if self.classes else ""
-        return f"one of {', '.join(probe_names())}{more}"
+        several = ", or several, each once, commas between" if self.several else ""
+        return f"one of {', '.join(probe_names())}{more}{several}"
 
     def read(self, value: Any) -> str:
         """Take a name."""
+        if self.several and isinstance(value, str) and "," in value:
+            names = [ProbeName(classes=self.classes).read(name) for name in value.split(",")]
+            if len(set(names)) < len(names):
+                raise ValueError(self.words)
+            return value
         # Installed packages are searched for other names only.
         if isinstance(value, str) and (value in REGISTRY or (self.classes and ":" in value)):
             return value

@@ -16,7 +16,13 @@ from probekit.activations.store import ActivationStore
 from probekit.cleaning.predict import filter_labels
 from probekit.data import Rows
 from probekit.labels import load_labels
-from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe, logistic_solver
+from probekit.probes import (
+    KNNProbe,
+    LogisticProbe,
+    TopoFilterProbe,
+    logistic_solver,
+    neighbors,
+)
 from probekit.tasks import registry
 from probekit.verdicts import Verdicts
 
@@ -152,6 +158,62 @@ def test_truth_is_opened_only_after_the_verdicts_are_written(run, chain, monkeyp
     monkeypatch.setattr(probekit.labels, "read_table", watched)
     run("--truth", chain.truth)
     assert opened == [(str(chain.weak), False), (str(chain.truth), True)]
+
+
+def searches(monkeypatch):
+    """Numbers of neighbours of each search of all rows."""
+    widths = []
+    search = neighbors.NeighborIndex._search
+
+    def counted(self, space, asked, k, groups=None):
+        if asked is space:
+            widths.append(k)
+        return search(self, space, asked, k, groups)
+
+    monkeypatch.setattr(neighbors.NeighborIndex, "_search", counted)
+    return widths
+
+
+@pytest.mark.parametrize("more", [(), ("--weights", "cosine")], ids=["shared", "not shared"])
+def test_several_probes_write_what_each_writes_alone(run, chain, monkeypatch, more):
+    names, data = ("knn", "logreg", "topofilter"), chain.folder / "train.jsonl"
+    widths = searches(monkeypatch)
+    together = run("--probe", ",".join(names), "--k", "20", "--write-data", data, *more)
+    # kNN's 20 and TopoFilter's 48 come from one search, unless distances count; the last is that
+    # of the advice.
+    assert widths[:-1] == ([20, 48] if more else [48])
+    assert not chain.out.exists()
+    assert not data.exists()
+    written = {}
+    for name in names:
+        output, rows = (
+            chain.folder / f"verdicts.{name}.parquet",
+            chain.folder / f"train.{name}.jsonl",
+        )
+        assert f"verdicts written to {output}" in together.stderr
+        written[name] = output.read_bytes(), rows.read_bytes()
+        own = ("--k", "20", *more) if name == "knn" else ()
+        run("--probe", name, *own, "--write-data", rows, "--overwrite", output=output)
+        assert written[name] == (output.read_bytes(), rows.read_bytes()), name
+    assert len({verdicts for verdicts, _ in written.values()}) == 3
+    result = json.loads(
+        run(
+            "--probe", "knn,logreg", "--json", "--overwrite", output=chain.folder / "v.jsonl"
+        ).stdout
+    )
+    assert [each["output"] for each in result["verdicts"]] == [
+        str(chain.folder / f"v.{name}.jsonl") for name in ("knn", "logreg")
+    ]
+
+
+def test_several_probes_that_cannot_be(no, chain):
+    assert "or several, each once, commas between" in no("--probe", "knn,knn")
+    assert "it is one of knn, logreg" in no("--probe", "knn,")
+    assert "None of the probes knn, topofilter has --l2" in no(
+        "--probe", "knn,topofilter", "--l2", "1"
+    )
+    (chain.folder / "verdicts.logreg.parquet").write_bytes(b"mine")
+    assert "verdicts.logreg.parquet" in no("--probe", "knn,logreg")
 
 
 def test_truth_changes_nothing_but_what_is_printed(run, chain, write_rows):
