@@ -26,7 +26,7 @@ from probekit.files import refuse_reads
 from probekit.joins import Keys
 from probekit.safe import regular_file
 
-__all__ = ["merge"]
+__all__ = ["copy_rows", "merge"]
 
 CHUNK = 4096
 
@@ -77,7 +77,7 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
         )
         try:
             for store, (rows, targets) in zip(stores, positions, strict=True):
-                _copy(store, rows, targets, writer)
+                copy_rows([store], rows, targets, writer)
         except KeyboardInterrupt as error:
             error.add_note(
                 f"{int(writer.done.sum()):,} of {len(ids):,} rows are in {output}; the same "
@@ -181,16 +181,21 @@ def _one_after_the_other(
     return ids, hashes, positions
 
 
-def _copy(store: ActivationStore, rows: Array, targets: Array, writer: StoreWriter) -> None:
-    n_tokens, truncated = store.n_tokens, store.truncated
-    bits = {layer: store.info(layer).dtype == "bfloat16" for layer in store.layers}
+def copy_rows(
+    stores: Sequence[ActivationStore], rows: Array, targets: Array, writer: StoreWriter
+) -> None:
+    """Copy rows of stores, which hold different layers of the same rows, to rows of ``writer``."""
+    n_tokens, truncated = stores[0].n_tokens, stores[0].truncated
+    places = [(layer, store) for store in stores for layer in store.layers]
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
         states = {}
-        for layer in store.layers:
-            block = store.read(layer, part)
-            if bits[layer]:  # float32 holds bfloat16's bits in its upper half
+        for layer, store in places:
+            block, dtype = store.read(layer, part), store.info(layer).dtype
+            if dtype == "bfloat16":  # float32 holds its bits in the upper half
                 block = (np.ascontiguousarray(block).view(np.uint32) >> 16).astype(np.uint16)
-            states[layer] = block.astype(np.uint16 if bits[layer] else store.info(layer).dtype)
+                states[layer] = block
+            else:
+                states[layer] = block.astype(dtype)
         writer.write(targets[start : start + CHUNK], states, n_tokens[part], truncated[part])
         writer.flush()

@@ -131,6 +131,13 @@ class ExtractOptions(RequestOptions):
         bool,
         option("Rows are pairs (text, text_pair or chosen, rejected): store second minus first."),
     ]
+    add_layers: Annotated[
+        bool,
+        option(
+            "Add the layers to the store that is there: only those that it lacks are run and "
+            "stored; the other settings must be the same."
+        ),
+    ]
     dry_run: Annotated[bool, option("Count rows, tokens and bytes; load no weights.")]
     as_json: AsJson
     forward_log: Annotated[Path | None, option("", hidden=True)]
@@ -167,7 +174,12 @@ def command(**options: Unpack[ExtractOptions]) -> None:
     request = Request(**fields, quantization=quantization)
     log = None if options["forward_log"] is None else _logger(options["forward_log"])
     if options["compare"]:
+        if options["add_layers"]:
+            raise UsageError("--add-layers cannot add to differences of pairs; leave it out.")
         _compare(request, log, ranks, options)
+        return
+    if options["add_layers"]:
+        _add(request, log, ranks, options)
         return
     job = prepare(request)
     for note in (*job.notes, *_without_ids(job.rows)):
@@ -184,6 +196,19 @@ def command(**options: Unpack[ExtractOptions]) -> None:
         _print_share(job.path, ranks)
         return
     say(" ".join(filter(None, (_report_text(report), job.precision))))
+    if options["as_json"]:
+        emit(asdict(report), "", as_json=True)
+
+
+def _add(request: Request, log: Any, ranks: Ranks | None, options: ExtractOptions) -> None:
+    """Add layers to a store."""
+    from probekit.activations.adding import add_layers
+    from probekit.errors import UsageError
+
+    if ranks is not None or options["dry_run"]:
+        raise UsageError("--add-layers has no --dry-run and works in one process, not many.")
+    report = add_layers(request, on_batch=log)
+    say(_report_text(report))
     if options["as_json"]:
         emit(asdict(report), "", as_json=True)
 
