@@ -75,10 +75,10 @@ bench: $(VENV)/.installed  ## run the speed benchmarks (under 20 minutes on 2 qu
 bench-gpu: $(VENV)/.installed  ## the same for a GPU, under 8 minutes
 	$(BIN)/python benchmarks/gpu.py
 
-bench-grid: $(VENV)/.installed  ## compare all methods on real tasks (PROBEKIT_DATA; about two hours on 2 cores)
+bench-grid: $(VENV)/.installed  ## when does cleaning pay? linear, then finetuned students (PROBEKIT_DATA; many hours on 2 cores; goes on where it stopped)
 	$(BIN)/python benchmarks/regularisation.py
-	$(BIN)/python benchmarks/weak_to_strong_grid.py
-	$(BIN)/python benchmarks/weak_to_strong_finetuned.py
+	$(BIN)/python benchmarks/weak_to_strong.py $(GRID)
+	$(BIN)/python benchmarks/weak_to_strong.py --students finetuned $(GRID)
 
 bench-errors: $(VENV)/.bench  ## compare ways to find wrong labels on real tasks (PROBEKIT_DATA; about an hour on 2 cores)
 	$(BIN)/python benchmarks/label_errors.py

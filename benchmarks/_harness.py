@@ -205,6 +205,13 @@ def record(name: str, row: Mapping[str, Any], *, folder: Path = RESULTS) -> Path
     return path
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read what :func:`record` and its like wrote; nothing where there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay a small table out: the first column to the left, figures to the right."""
     widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]

@@ -6,43 +6,14 @@ are wrong, else leave. Kept for comparison.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import numpy as np
 
-from probekit.cleaning.audit import Draw
-
-__all__ = ["audit_disputed", "conclude", "disputed_rows"]
+__all__ = ["conclude"]
 
 FILTER_WRONG = 0.45
 EXACT_ROWS = 5000
-
-Array = np.ndarray[Any, Any]
-
-
-def disputed_rows(draw: Draw, seed: int) -> Array:
-    """Numbers in the draw of its disputed rows: every beginning holds each stratum in its share."""
-    rows = np.flatnonzero(draw.weak != draw.probe)
-    strata = (draw.weak * len(draw.classes) + draw.probe)[rows]
-    shuffled = np.random.default_rng(seed).permutation(len(rows))
-    place = np.empty(len(rows))
-    for number in np.unique(strata):
-        mine = shuffled[strata[shuffled] == number]
-        place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
-    return rows[shuffled[np.argsort(place[shuffled], kind="stable")]]
-
-
-def audit_disputed(draw: Draw, rows: Array, answers: Mapping[str, str], n_answers: int) -> str:
-    """The action after true labels of the first disputed rows."""
-    asked = rows[:n_answers]
-    truth = [answers[draw.ids[i]] for i in asked]
-    weak = [draw.classes[c] for c in draw.weak[asked]]
-    probe = [draw.classes[c] for c in draw.probe[asked]]
-    won = sum(t == p for t, p in zip(truth, probe, strict=True))
-    lost = sum(t == w for t, w in zip(truth, weak, strict=True))
-    return conclude(won, lost, len(asked) - won - lost, len(rows)) if len(asked) else "leave"
 
 
 @cache

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from grid_tasks import real_tasks
+from real_tasks import real_tasks
 
 from probekit.activations.store import ActivationStore
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import RESULTS
+from _harness import RESULTS, read_lines
 from label_noise import KINDS
 from label_states import MODELS, TASKS
 
@@ -246,6 +246,4 @@ def draw(lines: Sequence[Line], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from grid_summary import read as read_lines
-
     draw(read_lines(FILE), FIGURE)

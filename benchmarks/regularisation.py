@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from _harness import RESULTS, record, table
-from grid_tasks import real_tasks
+from real_tasks import real_tasks
 
 NAME = "regularisation"
 ROWS, TRUSTED, WEAK_LAYER, MAX_LENGTH = 1200, 200, 1, 128

@@ -19,40 +19,16 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import advice_classes as classes_bench  # noqa: E402
 import audit_intervals as audit_bench  # noqa: E402
-import grid_summary as grid  # noqa: E402
 import label_relabels  # noqa: E402
 import label_summary  # noqa: E402
 import regularisation  # noqa: E402
-from _harness import RESULTS, seconds  # noqa: E402
+import weak_to_strong_summary as grid  # noqa: E402
+from _harness import RESULTS, read_lines, seconds  # noqa: E402
 from run_all import APART, SCRIPTS, newest_claims, readme_table  # noqa: E402
 
 from probekit.reports.tables import Table  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- benchmarks: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-STUDENTS = ("regularised", "memorising")
-# Arm of the grid -> name in the page.
-METHODS = {
-    "weak labels": "weak labels",
-    "random drop": "random drop of 20 %",
-    "filter, kNN": "filter, kNN",
-    "filter, logistic": "filter, logistic",
-    "filter, TopoFilter": "filter, TopoFilter",
-    "filter, ensemble": "filter, ensemble",
-    "filter confident, ensemble": "filter, ensemble, confident learning",
-    "relabel, kNN": "relabel, kNN",
-    "relabel, logistic": "relabel, logistic",
-    "relabel, ensemble": "relabel, ensemble",
-    "follow rule": "follow `diagnose`",
-    "follow audit 20": "follow `audit -m 20`",
-}
-POLICIES = {
-    "rule": "`diagnose`",
-    "audit 10": "audit of 10",
-    "audit 20": "audit of 20",
-    "audit 40": "audit of 40",
-    "filter, ensemble": "always filter",
-    "relabel, ensemble": "always relabel",
-}
 ANNOTATORS = {
     "mixed": "right in 90, 80, 65, 60 and 55 %",
     "alike": "all right in 75 %",
@@ -76,17 +52,12 @@ IN_SHORT = {
     "TopoFilter (paper) of 10,000 × 512": ("TopoFilter, 10,000 × 512, beside dense", True),
     "256 random rows": ("256 random rows of a store, beside chunked HDF5", True),
 }
-CANDIDATES = ("filter, label spreading", "relabel, label spreading", "filter, SimiFeat")
-CANDIDATES += ("filter, FINE", "filter, kNN", "filter, ensemble")
-ENSEMBLE = grid.ALWAYS
 STRONG = {"minilm": "all-MiniLM", "mpnet": "MPNet", "smollm2": "SmolLM2"}
-# Tasks whose concept all-MiniLM's states hold: on the others the ceiling is near chance.
-HELD = ("docstrings", "sst2", "twitter-sentiment")
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
     """The lines of a results file."""
-    return grid.read(RESULTS / f"{name}.jsonl")
+    return read_lines(RESULTS / f"{name}.jsonl")
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -109,97 +80,6 @@ def speed_in_short() -> str:
         value = float(ratio.split()[0])
         rows.append([what, ours, peer, f"{value if faster else 1 / value:.1f} ×"])
     return markdown(["what", "probekit", "instead", "as fast"], rows)
-
-
-def of_methods(arms: Mapping[str, str], *, counts: bool) -> str:
-    """One line per arm of the grid: label accuracy and gains of two linear students."""
-    pairs = rows_of("weak_to_strong_grid")
-    header, columns = ["method", "labels right"], []
-    for student in STUDENTS:
-        header += [student, "better / worse"] if counts else [student]
-        columns.append({row[0]: row for row in grid.methods(pairs, student)})
-    rows = []
-    for arm, name in arms.items():
-        cells = [name, columns[0][arm][grid.METHODS_HEADER.index("labels")]]
-        for column in columns:
-            row = dict(zip(grid.METHODS_HEADER, column[arm], strict=True))
-            both = (row["gain"], f"{row['better']} / {row['worse']}")
-            cells += (("-", "-") if arm == "weak labels" else both)[: 1 + counts]
-        rows.append(cells)
-    return markdown(header, rows)
-
-
-def methods() -> str:
-    """The grid: every method of the library, and where anything helps at all."""
-    held, others = [], []
-    for pair in rows_of("weak_to_strong_grid"):
-        (held if pair["task"] in HELD else others).append(pair)
-    ceilings = [100 * pair["ceiling"]["regularised"] for pair in others]
-    arms = [(pair["arms"][name], pair["arms"]["weak labels"]) for pair in held for name in ENSEMBLE]
-    labels = [100 * (arm["labels"] - plain["labels"]) for arm, plain in arms]
-    best = max(100 * arm["memorising"]["gain"] for arm, _ in arms)
-    return (
-        f"{of_methods(METHODS, counts=True)}\n\n"
-        "On most of these tasks nothing helps, because all-MiniLM's states do not hold the concept "
-        f"(ceilings of {min(ceilings):.0f} to {max(ceilings):.0f} %). On `docstrings`, SST-2 and "
-        f"Twitter sentiment the ensemble makes the labels {min(labels):.0f} to {max(labels):.0f} "
-        f"points better, and a student that memorises gains up to {best:.0f} points."
-    )
-
-
-def candidates() -> str:
-    """Methods that were tried on the grid and left out, beside two that were kept."""
-    return of_methods({name: name for name in CANDIDATES}, counts=False)
-
-
-def finetuned() -> str:
-    """Students finetuned whole."""
-    rows, gains = [], []
-    outcomes: dict[str, Counter[str]] = {"gain": Counter(), "gain*": Counter()}
-    for pair in rows_of("weak_to_strong_finetuned"):
-        plain, *arms = (pair["arms"][name] for name in ("weak labels", *ENSEMBLE))
-        labels = ", ".join(f"{100 * arm['labels']:.1f}" for arm in (plain, *arms))
-        cells = [f"{pair['task']}, {pair['supervisor']}", labels]
-        for arm in arms:
-            student = arm["finetuned"]
-            gains.append(100 * (arm["labels"] - plain["labels"]))
-            for key, counter in outcomes.items():
-                counter[grid.outcome(student, key)] += 1
-            at_half, matched = (
-                f"{100 * student[key]:+.1f} ± {100 * grid.Z * student[f'{key} se']:.1f}"
-                for key in outcomes
-            )
-            cells.append(f"{at_half} ({matched})")
-        rows.append(cells)
-    header = ["task, supervisor", "labels: plain, filtered, relabelled", *ENSEMBLE]
-    half, matched = outcomes.values()
-    return (
-        f"{markdown(header, rows)}\n\n"
-        f"The labels get up to {max(gains):.0f} points better, the students hardly. Beyond their "
-        f"intervals, of {half.total()} students: {half['better']} better and {half['worse']} worse "
-        f"at 0.5; {matched['better']} better and {matched['worse']} worse with the class shares "
-        "matched."
-    )
-
-
-def advice() -> str:
-    """Advice by outcome on the tasks that no constant was fixed on."""
-    header = ["advice", *grid.ACTION_ARMS, "labels right", "labels worse by a point"]
-    header += ["student better", "same", "worse", "mean gain"]
-    rows = grid.confusion(grid.held_out(rows_of("weak_to_strong_grid")))
-    return markdown(header, [[POLICIES[policy], *cells] for policy, *cells in rows])
-
-
-def following() -> str:
-    """The pairs where following the advice is worse, and where it is better, acting helping."""
-    pairs = rows_of("weak_to_strong_grid")
-    header, rows = ["advice"], [[name] for name in POLICIES.values()]
-    for student in STUDENTS:
-        header += [f"{student}: worse", "better where acting helps"]
-        for cells, row in zip(rows, grid.aims(pairs, student), strict=True):
-            named = dict(zip(grid.AIMS_HEADER, row, strict=True))
-            cells += [f"{named['worse']} of {named['pairs']}", row[-1]]
-    return markdown(header, rows)
 
 
 def audit_intervals() -> str:
@@ -353,6 +233,36 @@ def trust() -> str:
     )
 
 
+def weak_to_strong() -> str:
+    """Linear students of weak labels, cleaned ones and the truth, and the goals."""
+    lines = rows_of("weak_to_strong")
+    parts = []
+    for student in grid.STUDENTS:
+        header, rows = grid.linear_rows(lines, student)
+        parts.append(f"A {student} student:\n\n{markdown(header, rows)}")
+    goals = [grid.goals(lines, student).cells() for student in grid.STUDENTS]
+    parts.append(f"Pairs with a gap:\n\n{markdown(grid.GOALS_HEADER, goals)}")
+    cells = {(line["pair"], line["task"], line["seed"]) for line in lines}
+    parts.append(f"Finished so far: {len(cells)} cells (pair of models, task, seed).")
+    return "\n\n".join(parts)
+
+
+def weak_to_strong_taught() -> str:
+    """What fifty true labels add to the students' training sets."""
+    return markdown(grid.TAUGHT_HEADER, grid.taught_rows(rows_of("weak_to_strong")))
+
+
+def weak_to_strong_advice() -> str:
+    """What following the advice is worth to students."""
+    lines = rows_of("weak_to_strong")
+    rows = [
+        [f"{student}: {policy}", *cells]
+        for student in grid.STUDENTS
+        for policy, *cells in grid.advice_rows(lines, student)
+    ]
+    return markdown(["student: advice", *grid.ADVICE_HEADER[1:]], rows)
+
+
 def store() -> str:
     """Times of the activation store beside other ways to keep an array."""
     newest: dict[str, dict[str, str]] = {}
@@ -464,26 +374,24 @@ def certified() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "advice": advice,
     "advice-classes": advice_classes,
     "audit-advice": audit_advice,
     "audit-intervals": audit_intervals,
     "annotators": annotators,
-    "candidates": candidates,
     "certified": certified,
-    "finetuned": finetuned,
-    "following": following,
     "label-candidates": label_candidates,
     "label-classes": label_classes,
     "label-errors": label_errors,
     "label-shrunk": label_shrunk,
-    "methods": methods,
     "relabels": relabels,
     "speed": speed,
     "speed-in-short": speed_in_short,
     "store": store,
     "strengths": strengths,
     "trust": trust,
+    "weak-to-strong": weak_to_strong,
+    "weak-to-strong-advice": weak_to_strong_advice,
+    "weak-to-strong-taught": weak_to_strong_taught,
 }
 
 

@@ -1,4 +1,4 @@
-"""Tasks of the grid and the regularisation benchmark, from real files if there are any."""
+"""Tasks with true labels that can be read here, from real files if there are any."""
 
 from __future__ import annotations
 

@@ -1,0 +1,191 @@
+"""When does cleaning pay? Weak supervisors and strong models that really are weak and strong.
+
+    python benchmarks/weak_to_strong.py --pairs minilm@1:mpnet --tasks sst2 --seeds 0 --output OWN
+    python benchmarks/weak_to_strong.py                        all linear students
+    python benchmarks/weak_to_strong.py --students finetuned   a training per arm: many hours
+    python benchmarks/weak_to_strong.py --summary              tables and figure of what is done
+
+A cell is a pair of a supervisor and a strong model, a task and a seed; an arm is what its student
+trains on. Every finished arm is a line of results/weak_to_strong.jsonl, or of the file that
+``--output`` names, and is not done again: a killed run goes on where it was. A supervisor is
+written ``words`` (a bag of words), MODEL or MODEL@LAYER (a logistic probe on its frozen states).
+Tasks are read from ``PROBEKIT_DATA``; without it there is only `docstrings`. ``--models FOLDER``
+holds the models in folders of the names here; without it they come from the hub.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from _harness import RESULTS, hardware
+from real_tasks import available_tasks
+from weak_to_strong_arms import Cell, Place, advised, draw_cell, known_models, training_sets
+from weak_to_strong_rows import MODELS, TASKS
+from weak_to_strong_students import (
+    FINETUNED,
+    LINEAR,
+    LOSSES,
+    answers,
+    finetuned_student,
+    linear_student,
+)
+
+FILE = RESULTS / "weak_to_strong.jsonl"
+CACHE = Path.home() / ".cache" / "probekit-weak-to-strong"
+PAIRS = ("minilm@1:mpnet", "minilm:mpnet", "words:mpnet", "smollm2:qwen")
+SUPERVISOR = "supervisor"
+
+
+class Grid(NamedTuple):
+    """What is done for a kind of student, unless options say otherwise."""
+
+    pairs: tuple[str, ...]
+    tasks: tuple[str, ...]
+    seeds: int
+    rows: int
+    """Rows of a student."""
+    held_out: int
+    """Rows with weak labels that it is stopped by."""
+
+
+GRIDS = {
+    "linear": Grid(PAIRS, TASKS, 3, 1200, 0),
+    FINETUNED: Grid(PAIRS[:1], ("sst2", "twitter-sentiment", "docstrings", "cola"), 2, 800, 150),
+}
+ARMS = ("plain", "plain, hard", "plain, 50 true", "random drop", "filter", "relabel, soft")
+ARMS += ("relabel, hard", "filter, 50 true", "relabel, 50 true", "ceiling")
+# Arms that finetuned students leave out.
+LINEAR_ONLY = ("plain, hard", "plain, 50 true", "relabel, 50 true")
+KEY = ("pair", "task", "seed", "student", "arm")
+
+
+def main() -> None:
+    """Run what is missing, then print the summary."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--students", choices=tuple(GRIDS), default="linear")
+    parser.add_argument("--pairs", nargs="*", metavar="WEAK:STRONG", help=", ".join(PAIRS))
+    parser.add_argument("--tasks", nargs="*", help=f"by default {', '.join(TASKS)}")
+    parser.add_argument("--seeds", nargs="*", type=int, help="by default 0 1 2")
+    parser.add_argument("--models", type=Path, metavar="FOLDER", help="default: from the hub")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder for rows and states")
+    parser.add_argument("--output", type=Path, default=FILE)
+    parser.add_argument("--summary", action="store_true", help="print the results, run nothing")
+    options = parser.parse_args()
+    for pair in options.pairs or ():
+        weak, _, strong = pair.partition(":")
+        if weak.partition("@")[0] not in known_models() or strong not in MODELS:
+            parser.error(
+                f"{pair}: give pairs as WEAK:STRONG, WEAK one of {', '.join(known_models())} or "
+                f"MODEL@LAYER, STRONG one of {', '.join(MODELS)}"
+            )
+    if not options.summary:
+        for place in places(options):
+            run_cell(place, options)
+    from weak_to_strong_summary import summarize
+
+    print(summarize(options.output))
+
+
+def places(options: argparse.Namespace) -> Iterator[Place]:
+    """Cells in the order in which they are done: seed by seed if each takes hours."""
+    grid = GRIDS[options.students]
+    there = available_tasks()
+    for asked in options.tasks or ():
+        if asked not in there or asked not in TASKS:
+            raise SystemExit(
+                f"{asked}: tasks are {', '.join(TASKS)}; all but docstrings need PROBEKIT_DATA."
+            )
+    tasks = options.tasks or [task for task in grid.tasks if task in there]
+    numbers = list(range(grid.seeds)) if options.seeds is None else options.seeds
+    split = [pair.split(":") for pair in options.pairs or grid.pairs]
+    every = [
+        Place(weak, strong, task, seed)
+        for weak, strong in split
+        for task in tasks
+        for seed in numbers
+    ]
+    yield from sorted(every, key=lambda each: each.seed) if options.students == FINETUNED else every
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """Lines of the results file; one that a kill cut off is removed."""
+    if not path.exists():
+        return []
+    whole, _, cut = path.read_text(encoding="utf-8").rpartition("\n")
+    if cut:
+        path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
+    """What a line is about."""
+    return tuple(line[name] for name in KEY)
+
+
+def run_cell(place: Place, options: argparse.Namespace) -> None:
+    """Append a line for every arm of a cell that the file lacks."""
+    grid = GRIDS[options.students]
+    done = {key_of(line) for line in read_results(options.output)}
+    here = (place.pair, place.task, place.seed)
+    students = list(LINEAR) if options.students == "linear" else [FINETUNED]
+    names = list(arm_names(options.students))
+    wanted = [(SUPERVISOR, SUPERVISOR), *((s, a) for a in names for s in students)]
+    left = [each for each in wanted if (*here, *each) not in done]
+    if not left:
+        return
+    cell = draw_cell(place, grid.rows, grid.held_out, options.models, options.cache)
+    start = time.perf_counter()
+    sets = training_sets(cell)
+    cleaning = time.perf_counter() - start
+    for student, arm in left:
+        start = time.perf_counter()
+        line: dict[str, Any] = dict(zip(KEY, (*here, student, arm), strict=True))
+        if student == SUPERVISOR:
+            start -= cleaning  # the training sets of all arms; not the states
+            line |= answers(cell.floor, cell.parts["test"].truth) | {"advice": advised(cell)}
+        else:
+            labels = sets["plain" if arm in LOSSES else arm]
+            keep = getattr(labels, "keep", np.ones(len(cell.rows), dtype=bool))
+            line["rows"] = int(keep.sum())
+            line["labels"] = round(float(np.mean((labels.hard == cell.truth)[keep])), 5)
+            line |= train(cell, student, arm, labels, options)
+        line |= {"test_rows": len(cell.parts["test"].ids)}
+        line |= {"seconds": round(time.perf_counter() - start, 2), "hardware": hardware()}
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        with options.output.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if student == FINETUNED:
+            print(f"{place}, {arm}: {line['seconds']:.0f} s", flush=True)
+    print(f"{place}: {len(left)} arms", flush=True)
+
+
+def arm_names(students: str) -> Iterator[str]:
+    """Arms of a kind of student."""
+    linear = students != FINETUNED
+    yield from (name for name in ARMS if linear or name not in LINEAR_ONLY)
+    yield from () if linear else LOSSES
+
+
+def train(
+    cell: Cell, student: str, arm: str, labels: Any, options: argparse.Namespace
+) -> dict[str, Any]:
+    """One student of one arm."""
+    if student in LINEAR:
+        return linear_student(cell, labels, LINEAR[student])
+    place = cell.place
+    name = "-".join((place.weak, place.strong, place.task, str(place.seed), arm))
+    folder = options.cache / "trainings" / name.replace(", ", "-")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return finetuned_student(cell, labels, LOSSES.get(arm, "xent"), options.models, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Students of the weak-to-strong grid: linear ones on frozen states, and finetuned ones."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from weak_to_strong_arms import Cell
+from weak_to_strong_rows import MODELS
+
+from probekit.data import Rows
+from probekit.experiments.scores import score_curve
+from probekit.labels import WeakLabels
+from probekit.metrics import auroc, log_loss
+from probekit.probes import LogisticProbe
+from probekit.verdicts import Verdicts
+
+__all__ = ["EPOCHS", "FINETUNED", "LINEAR", "LOSSES", "finetuned_student", "linear_student"]
+
+Array = np.ndarray[Any, Any]
+
+# One chosen out of fold on the labels that it trains on, as a careful user does; one that memorises
+# wrong labels, as a network does: its penalty.
+LINEAR = {"regularised": "auto", "memorising": 1e-5}
+FINETUNED = "finetuned"
+# Losses of further arms, on plain weak labels.
+LOSSES = {"log-confidence": "logconf", "entropy": "entropy", "window": "window"}
+EPOCHS, RATE = 6, 5e-5
+LONGEST = 96  # tokens
+
+
+def linear_student(cell: Cell, labels: WeakLabels | Verdicts, l2: Any) -> dict[str, Any]:
+    """Fit logistic regression to the labels; its answers on the test rows."""
+    X = cell.pool.read(cell.layer, cell.rows)
+    kept = np.flatnonzero(getattr(labels, "keep", np.ones(len(X), dtype=bool)))
+    if isinstance(labels, Verdicts):
+        Y, weight = labels.label[kept].astype(np.float64), labels.weight[kept]
+        Y /= Y.sum(axis=1, keepdims=True)  # they are float32
+    else:
+        Y, weight = labels.probs, None
+    probe = LogisticProbe(l2=l2, random_state=cell.place.seed).fit(X[kept], Y, weight)
+    P = probe.predict_proba(cell.test.layer(cell.layer))
+    return {"layer": cell.layer, "l2": float(probe.l2_), **answers(P, cell.parts["test"].truth)}
+
+
+def answers(P: Array, truth: Array) -> dict[str, Any]:
+    """Figures of predictions P (m, 2), and which are right, as hexadecimal bits."""
+    right = P.argmax(axis=1) == truth
+    return {
+        "acc": round(float(right.mean()), 5),
+        "auroc": round(float(auroc(truth, P)), 5),
+        "log_loss": round(float(log_loss(truth, P)), 5),
+        "right": np.packbits(right).tobytes().hex(),
+    }
+
+
+def finetuned_student(
+    cell: Cell,
+    labels: WeakLabels | Verdicts,
+    loss: str,
+    models: Path | None,
+    folder: Path,
+) -> dict[str, Any]:
+    """Finetune all weights at a constant rate; the answers on the test rows after every epoch.
+
+    A killed training goes on in ``folder``, which is removed at the end.
+    """
+    from probekit.students.config import FinetuneConfig
+    from probekit.students.finetune import finetune, training_rows
+    from probekit.students.predict import read_curve
+
+    pool, test = cell.parts["pool"], cell.parts["test"]
+    hub = MODELS[cell.place.strong][0]
+    config = FinetuneConfig(
+        model=hub if models is None else str(models / cell.place.strong),
+        loss=loss,
+        epochs=EPOCHS,
+        evals=EPOCHS,
+        lr=RATE,
+        lr_schedule="constant",
+        max_length=LONGEST,
+        save="none",
+        seed=cell.place.seed,
+    )
+
+    def shown(rows: Array) -> Rows:
+        return Rows({"id": [pool.ids[i] for i in rows], "text": [pool.texts[i] for i in rows]})
+
+    weak = cell.labels(cell.proba[cell.held_out], cell.held_out)
+    with contextlib.redirect_stderr(io.StringIO()):
+        done = finetune(
+            config,
+            training_rows(shown(cell.rows), labels),
+            folder,
+            validation=training_rows(shown(cell.held_out), weak),
+            predict={"test": Rows({"id": test.ids, "text": test.texts})},
+            curves=True,
+        )
+    steps, tested = read_curve(folder, "test")
+    held_out = read_curve(folder, "validation")[1]
+    curve = score_curve(
+        steps, tested, test.truth, held_out, weak.probs, floor=float("nan"), ceiling=float("nan")
+    )
+    losses = [entry for entry in done.metrics["history"] if "loss" in entry]
+    epochs = [
+        {
+            "weak_agreement": round(curve["weak_agreement"][i], 5),
+            "weak_log_loss": round(curve["weak_log_loss"][i], 5),
+            "train_loss": round(
+                float(np.mean([e["loss"] for e in losses if i < e["epoch"] <= i + 1 + 1e-6])), 5
+            ),
+            **answers(P, test.truth),
+        }
+        for i, P in enumerate(tested)
+    ]
+    stop = steps.index(curve["stops"]["weak_early_stop"]["step"]) + 1
+    shutil.rmtree(folder)
+    return {"epochs": epochs, "stop": stop}

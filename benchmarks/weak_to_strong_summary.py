@@ -1,0 +1,374 @@
+"""Tables and figure of weak_to_strong.py: ``python benchmarks/weak_to_strong_summary.py`` draws."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _harness import RESULTS, read_lines, table
+
+from probekit.metrics import pgr
+
+__all__ = [
+    "ADVICE_HEADER",
+    "GOALS_HEADER",
+    "STUDENTS",
+    "TAUGHT_HEADER",
+    "Goals",
+    "Group",
+    "advice_rows",
+    "draw",
+    "finetuned_rows",
+    "goals",
+    "groups",
+    "linear_rows",
+    "readings",
+    "summarize",
+    "taught_rows",
+]
+
+Array = np.ndarray[Any, Any]
+
+Z = 1.96
+# A gap that is worth recovering, in points of accuracy between plain weak labels and the ceiling.
+GAP = 3.0
+LEAST_PGR = 0.15
+FEWEST = 10  # pairs with a gap: one in 20 of fewer is none
+PLAIN, CEILING, SUPERVISOR = "plain", "ceiling", "supervisor"
+# Arms that need no true label, and of these the ones that act.
+CLEANED = ("filter", "relabel, soft", "relabel, hard")
+ARMS = ("random drop", *CLEANED)
+TAUGHT = ("plain, 50 true", "filter, 50 true", "relabel, 50 true")
+STUDENTS = ("regularised", "memorising")
+# What to do -> its arm, and who says so.
+ACTION_ARMS = {"leave": PLAIN, "filter": "filter", "relabel": "relabel, soft"}
+ADVISED = ("diagnose", "audit 20", "audit 40")
+POLICIES = {"diagnose": "`diagnose`", "audit 20": "audit of 20", "audit 40": "audit of 40"}
+POLICIES |= {"filter": "always filter", "relabel": "always relabel"}
+ADVICE_HEADER = ["advice", *ACTION_ARMS, "better", "worse", "mean gain", "least"]
+READ = (1, 2, 4, 6)  # epochs at which finetuned students are read
+STOP = "early stop"
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Points over plain weak labels, paired over test rows and seeds."""
+
+    points: float
+    error: float
+    """Standard error, of the test rows and of the seeds."""
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % interval."""
+        return self.points - Z * self.error
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95 % interval."""
+        return self.points + Z * self.error
+
+    def __str__(self) -> str:
+        return f"{self.points:+.1f} ± {Z * self.error:.1f}"
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Lines of one pair, task and student: seed -> arm -> line."""
+
+    pair: str
+    task: str
+    student: str
+    seeds: dict[int, dict[str, Line]]
+
+    @property
+    def name(self) -> str:
+        """Models and task, as tables and the figure have them."""
+        seeds = "" if len(self.seeds) > 2 else f" ({_seeds(self)})"
+        return f"{self.pair.replace(':', ' → ')}, {self.task}{seeds}"
+
+    def right(self, arm: str | Sequence[str], at: Callable[[Line], Line]) -> Array:
+        """Right answers (seeds, test rows) of an arm, or of one for each seed."""
+        names = [arm] * len(self.seeds) if isinstance(arm, str) else arm
+        lines = [at(arms[n]) for n, arms in zip(names, self.seeds.values(), strict=True)]
+        rows = next(iter(self.seeds.values()))[SUPERVISOR]["test_rows"]
+        bits = [np.frombuffer(bytes.fromhex(line["right"]), np.uint8) for line in lines]
+        return np.stack([np.unpackbits(own, count=rows) for own in bits]).astype(float)
+
+    def accuracy(self, arm: str, at: Callable[[Line], Line] = dict) -> float:
+        """Percent right, mean of the seeds."""
+        return 100 * float(self.right(arm, at).mean())
+
+    def gain(self, arm: str | Sequence[str], at: Callable[[Line], Line] = dict) -> Gain:
+        """Points over the same student of plain weak labels, of an arm, or of one for each seed."""
+        more = 100 * (self.right(arm, at) - self.right(PLAIN, at))
+        of_rows = more.mean(axis=0).var(ddof=1) / more.shape[1]
+        of_seeds = more.mean(axis=1).var(ddof=1) / len(more) if len(more) > 1 else 0.0
+        return Gain(float(more.mean()), float(np.sqrt(of_rows + of_seeds)))
+
+    def labels(self, arm: str) -> float:
+        """Percent of the labels trained on that are right."""
+        return 100 * float(np.mean([arms[arm]["labels"] for arms in self.seeds.values()]))
+
+    def recovered(self, arm: str, at: Callable[[Line], Line] = dict) -> float:
+        """PGR of the mean accuracies."""
+        floor = self.accuracy(SUPERVISOR)
+        return pgr(floor, self.accuracy(arm, at), self.accuracy(CEILING, at))
+
+    def gap(self, at: Callable[[Line], Line] = dict) -> float:
+        """Points between plain weak labels and the ceiling."""
+        return self.accuracy(CEILING, at) - self.accuracy(PLAIN, at)
+
+
+def groups(lines: Sequence[Line], student: str) -> list[Group]:
+    """Pairs and tasks of a student in the file's order, with the seeds that are complete."""
+    found: dict[tuple[str, str], dict[int, dict[str, Line]]] = {}
+    for line in lines:
+        if line["student"] in (student, SUPERVISOR):
+            seeds = found.setdefault((line["pair"], line["task"]), {})
+            seeds.setdefault(line["seed"], {})[line["arm"]] = line
+    needed = {SUPERVISOR, PLAIN, *CLEANED, CEILING}
+    whole = {
+        place: {seed: arms for seed, arms in seeds.items() if needed <= arms.keys()}
+        for place, seeds in found.items()
+    }
+    return [Group(*place, student, seeds) for place, seeds in whole.items() if seeds]
+
+
+def linear_rows(lines: Sequence[Line], student: str) -> tuple[list[str], list[list[str]]]:
+    """Header, and one row per pair and task: labels, accuracies, gains, PGR."""
+    header = ["supervisor → strong, task", "labels right: weak, kept, relabelled"]
+    header += ["supervisor", PLAIN, *ARMS, CEILING, "PGR: plain", "best"]
+    rows = []
+    for each in groups(lines, student):
+        shown = (PLAIN, "filter", "relabel, hard")
+        cells = [each.name]
+        cells.append(", ".join(f"{each.labels(arm):.1f}" for arm in shown))
+        cells += [f"{each.accuracy(arm):.1f}" for arm in (SUPERVISOR, PLAIN)]
+        cells += [str(each.gain(arm)) if _all_have(each, arm) else "-" for arm in ARMS]
+        cells.append(f"{each.accuracy(CEILING):.1f}")
+        values = [each.recovered(arm) for arm in (PLAIN, *CLEANED)]
+        cells += [f"{v:.2f}" if np.isfinite(v) else "-" for v in (values[0], max(values[1:]))]
+        rows.append(cells)
+    return header, rows
+
+
+def _all_have(group: Group, arm: str) -> bool:
+    return all(arm in arms for arms in group.seeds.values())
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What acting does on the pairs with a gap."""
+
+    student: str
+    pairs: int
+    by_arm: dict[str, tuple[int, int]]
+    """Arm -> number of pairs whose interval is above 0, and below."""
+    above: int
+    """Pairs where that of any arm is above 0."""
+    below: int
+    recovered: tuple[float, ...]
+    """PGR of the best arm less that of plain weak labels, where both are defined."""
+
+    @property
+    def met(self) -> bool | None:
+        """Above 0 on half of the pairs, below 0 on 1 in 20, PGR +0.15; None: too few pairs."""
+        if self.pairs < FEWEST:
+            return None
+        enough = self.above >= self.pairs / 2 and self.below <= self.pairs / 20
+        return enough and bool(self.recovered) and float(np.mean(self.recovered)) >= LEAST_PGR
+
+    def cells(self) -> list[str]:
+        """As GOALS_HEADER names them."""
+        mean = f"{np.mean(self.recovered):+.2f}" if self.recovered else "-"
+        counts = [f"{up} / {down}" for up, down in self.by_arm.values()]
+        met = {True: "yes", False: "no", None: f"fewer than {FEWEST} pairs"}[self.met]
+        ends = [str(self.above), str(self.below), mean, met]
+        return [self.student, str(self.pairs), *counts, *ends]
+
+
+def goals(lines: Sequence[Line], student: str, at: Callable[[Line], Line] = dict) -> Goals:
+    """Count the pairs whose ceiling is three points above plain weak labels."""
+    gapped = [each for each in groups(lines, student) if each.gap(at) >= GAP]
+    gains = [[each.gain(arm, at) for arm in CLEANED] for each in gapped]
+    more = [
+        max(each.recovered(arm, at) for arm in CLEANED) - each.recovered(PLAIN, at)
+        for each in gapped
+    ]
+    return Goals(
+        student,
+        len(gapped),
+        {
+            arm: (sum(own[i].low > 0 for own in gains), sum(own[i].high < 0 for own in gains))
+            for i, arm in enumerate(CLEANED)
+        },
+        sum(any(gain.low > 0 for gain in own) for own in gains),
+        sum(any(gain.high < 0 for gain in own) for own in gains),
+        tuple(value for value in more if np.isfinite(value)),
+    )
+
+
+GOALS_HEADER = [
+    "student",
+    f"pairs with a gap of {GAP:.0f} points",
+    *(f"{arm}: above / below 0" for arm in CLEANED),
+    "any above",
+    "any below",
+    "PGR, best arm less plain",
+    "goals met",
+]
+
+
+def taught_rows(lines: Sequence[Line]) -> list[list[str]]:
+    """One row per student: what 50 true labels are worth alone, and to a filter and a relabel."""
+    rows = []
+    for student in STUDENTS:
+        every = [
+            each for each in groups(lines, student) if all(_all_have(each, arm) for arm in TAUGHT)
+        ]
+        cells = [student, str(len(every))]
+        for arm in (*TAUGHT, "filter", "relabel, hard"):
+            gains = [each.gain(arm) for each in every]
+            above, below = sum(g.low > 0 for g in gains), sum(g.high < 0 for g in gains)
+            mean = f"{np.mean([g.points for g in gains]):+.2f}" if gains else "-"
+            cells.append(f"{mean} ({above} / {below})")
+        rows.append(cells)
+    return rows
+
+
+TAUGHT_HEADER = ["student", "pairs", *TAUGHT, "filter", "relabel, hard"]
+
+
+def advice_rows(lines: Sequence[Line], student: str) -> list[list[str]]:
+    """One row per policy: its actions, and what following it is worth to a student."""
+    every = groups(lines, student)
+    rows = []
+    for policy, name in POLICIES.items():
+        actions = [[_action(arms, policy) for arms in each.seeds.values()] for each in every]
+        gains = [
+            each.gain([ACTION_ARMS[action] for action in own])
+            for each, own in zip(every, actions, strict=True)
+        ]
+        counts = Counter(action for own in actions for action in own)
+        rows.append(
+            [
+                name,
+                *(str(counts[action]) for action in ACTION_ARMS),
+                str(sum(g.low > 0 for g in gains)),
+                str(sum(g.high < 0 for g in gains)),
+                f"{np.mean([g.points for g in gains]):+.2f}",
+                f"{min(g.points for g in gains):+.1f}",
+            ]
+        )
+    return rows
+
+
+def _action(arms: Mapping[str, Line], policy: str) -> str:
+    return str(arms[SUPERVISOR]["advice"][policy]) if policy in ADVISED else policy
+
+
+def of_epoch(epoch: int) -> Callable[[Line], Line]:
+    """Read a finetuned student after an epoch; the supervisor's line is as it is."""
+    return lambda line: line["epochs"][epoch - 1] if "epochs" in line else line
+
+
+def at_stop(line: Line) -> Line:
+    """Read a finetuned student where it agreed best with held-out weak labels."""
+    return line["epochs"][line["stop"] - 1] if "epochs" in line else line
+
+
+def readings() -> dict[str, Callable[[Line], Line]]:
+    """Name -> where a finetuned student is read."""
+    return {f"epoch {e}": of_epoch(e) for e in READ} | {STOP: at_stop}
+
+
+def finetuned_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Header, and one row per task and arm: accuracy of plain and gains, by epoch."""
+    header = ["supervisor → strong, task", "arm", "labels right", *readings()]
+    rows = []
+    for each in groups(lines, "finetuned"):
+        first = next(iter(each.seeds.values()))
+        for arm in (arm for arm in first if arm != SUPERVISOR and _all_have(each, arm)):
+            cells = [each.name, arm, f"{each.labels(arm):.1f}"]
+            for at in readings().values():
+                known = arm in (PLAIN, CEILING)
+                cells.append(f"{each.accuracy(arm, at):.1f}" if known else str(each.gain(arm, at)))
+            rows.append(cells)
+    return header, rows
+
+
+def _seeds(group: Group) -> str:
+    return f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}"
+
+
+def summarize(path: Path) -> str:
+    """All tables as text."""
+    lines = read_lines(path)
+    parts = []
+    for student in STUDENTS:
+        header, rows = linear_rows(lines, student)
+        parts += [f"{student} linear student", table(header, rows)]
+    parts.append(table(GOALS_HEADER, [goals(lines, student).cells() for student in STUDENTS]))
+    parts.append(table(TAUGHT_HEADER, taught_rows(lines)))
+    for student in STUDENTS:
+        parts.append(f"following advice, {student} student")
+        parts.append(table(ADVICE_HEADER, advice_rows(lines, student)))
+    header, rows = finetuned_rows(lines)
+    if rows:
+        parts += ["finetuned student", table(header, rows)]
+    return "\n\n".join(parts)
+
+
+FIGURE = Path(__file__).parents[1] / "docs" / "weak_to_strong.png"
+
+
+def draw(lines: Sequence[Line], path: Path) -> None:
+    """Gains of a filter and two relabels, pair by pair, with intervals, for two students."""
+    from probekit.reports.figures import COLORS, FAINT, INK, below, blank, plain_axes, write_figure
+
+    shown = dict(zip(CLEANED, (COLORS["filter"], "#7fb2d4", COLORS["relabel"]), strict=True))
+    both = [groups(lines, student) for student in STUDENTS]
+    figure = blank(11.0, 1.6 + 0.34 * len(both[0]))
+    for place, (student, order) in enumerate(zip(STUDENTS, both, strict=True)):
+        axes = figure.add_subplot(1, 2, place + 1)
+        plain_axes(axes, len(order))
+        names = [each.name for each in order]
+        axes.set_yticks(range(len(order)), names if place == 0 else [""] * len(order), fontsize=8)
+        axes.axvline(0, color=INK, linewidth=1)
+        for shift, (arm, color) in zip((-0.24, 0, 0.24), shown.items(), strict=True):
+            gains = [each.gain(arm) for each in order]
+            axes.errorbar(
+                [gain.points for gain in gains],
+                np.arange(len(order)) + shift,
+                xerr=[Z * gain.error for gain in gains],
+                fmt="o",
+                markersize=3,
+                elinewidth=1,
+                color=color,
+                label=arm,
+            )
+        gaps = [each.gap() for each in order]
+        axes.plot(gaps, range(len(order)), "|", color=INK, markersize=8, label="ceiling")
+        axes.set_title(f"{student} linear student", fontsize=11, color=INK, loc="left")
+        axes.set_xlabel("points over plain weak labels", fontsize=10, color=INK)
+        if place == 1:
+            axes.legend(
+                loc="center left",
+                bbox_to_anchor=(1.02, 0.5),
+                fontsize=8,
+                frameon=False,
+                labelcolor=FAINT,
+            )
+        else:
+            below(axes, "Bars: 95 %, of test rows and seeds.", points=40)
+    write_figure(figure, path)
+
+
+if __name__ == "__main__":
+    draw(read_lines(RESULTS / "weak_to_strong.jsonl"), FIGURE)
