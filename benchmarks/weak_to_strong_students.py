@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 LINEAR = {"regularised": "auto", "memorising": 1e-5}
 FINETUNED = "finetuned"
 # Losses of further arms, on plain weak labels.
-LOSSES = {"log-confidence": "logconf", "entropy": "entropy", "window": "window"}
+LOSSES = {"log-confidence": "logconf", "entropy": "entropy", "window": "window_midweak"}
 EPOCHS, RATE = 6, 5e-5
 LONGEST = 96  # tokens
 
