@@ -292,7 +292,7 @@ def test_figures_of_the_pages_come_from_the_benchmarks() -> None:
         assert text == script.render(text), f"{page.name}: run `make docs`"
         names += script.names_in(text)
     assert sorted(names) == sorted(script.BLOCKS)
-    stale = "<!-- benchmarks: advice -->\n| 99 |\n<!-- end -->"
+    stale = "<!-- benchmarks: advice-classes -->\n| 99 |\n<!-- end -->"
     assert script.render(stale) != stale  # the control
 
 
