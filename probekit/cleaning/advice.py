@@ -521,13 +521,21 @@ def decide(signals: Signals) -> Advice:
     )
 
 
+def _compared(value: float, bound: float) -> tuple[str, str]:
+    """Both numbers with two decimals, or as many as show that they differ (0.7196 and 0.7200)."""
+    apart = (d for d in range(2, 7) if f"{value:.{d}f}" != f"{bound:.{d}f}")
+    digits = next(apart, 2)
+    return f"{value:.{digits}f}", f"{bound:.{digits}f}"
+
+
 def _unsure_line(signals: Signals) -> str | None:
     least = least_confidence(signals.n_classes)
     if signals.confidence_from != "confidences" or signals.confidence >= least:
         return None
+    confidence, bound = _compared(signals.confidence, least)
     return (
         f"leave the labels alone: the supervisor is unsure of its own labels, mean confidence "
-        f"{signals.confidence:.2f} is below {least:.2f}, and probes that learn from "
+        f"{confidence} is below {bound}, and probes that learn from "
         "them have little to correct them with."
     )
 
@@ -535,25 +543,25 @@ def _unsure_line(signals: Signals) -> str | None:
 def _filter_line(signals: Signals, bound: float, bounds: str) -> str:
     if unsure := _unsure_line(signals):
         return unsure
+    pc, least = _compared(signals.pc, bound)
     if signals.pc < bound:
         return (
             f"leave the labels alone: {VIEWS} seldom doubt the same labels, so those that they "
-            f"doubt need not be wrong (probe agreement {signals.pc:.2f} is below "
-            f"{bound:.2f}{bounds})."
+            f"doubt need not be wrong (probe agreement {pc} is below {least}{bounds})."
         )
     return (
-        f"do it: {VIEWS} doubt the same labels (probe agreement {signals.pc:.2f} is at least "
-        f"{bound:.2f}{bounds})."
+        f"do it: {VIEWS} doubt the same labels (probe agreement {pc} is at least {least}{bounds})."
     )
 
 
 def _relabel_line(signals: Signals, bound: float, needed: float, bounds: str) -> str:
     if unsure := _unsure_line(signals):
         return unsure
+    pc, least = _compared(signals.pc, bound)
     if signals.pc < bound:
         return (
-            f"leave the labels alone: probe agreement {signals.pc:.2f} is below "
-            f"{bound:.2f}{bounds}, so the probes are not known to be better than the labels."
+            f"leave the labels alone: probe agreement {pc} is below {least}{bounds}, so the "
+            "probes are not known to be better than the labels."
         )
     if signals.confidence_from == "unknown":
         return (
@@ -561,14 +569,15 @@ def _relabel_line(signals: Signals, bound: float, needed: float, bounds: str) ->
             "without that a probe is never known to be better than they are."
         )
     source = signals.confidence_from.removesuffix("s")
+    agreement, enough = _compared(signals.agreement, needed)
     if signals.agreement < needed:
         return (
-            f"leave the labels alone: the probe agrees with {signals.agreement:.2f} of them; to be "
-            f"known as better it must agree with {needed:.2f} at a {source} of "
+            f"leave the labels alone: the probe agrees with {agreement} of them; to be "
+            f"known as better it must agree with {enough} at a {source} of "
             f"{signals.confidence:.2f}."
         )
     return (
-        f"do it: probe agreement {signals.pc:.2f} is at least {bound:.2f}{bounds}, and the probe "
-        f"agrees with {signals.agreement:.2f} of the labels, at least the {needed:.2f} needed at a "
+        f"do it: probe agreement {pc} is at least {least}{bounds}, and the probe "
+        f"agrees with {agreement} of the labels, at least the {enough} needed at a "
         f"{source} of {signals.confidence:.2f}; use soft labels, or --hard at the weak prior."
     )

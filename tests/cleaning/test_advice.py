@@ -76,6 +76,16 @@ def test_the_rule(changes, action):
         assert line.endswith(".")
 
 
+def test_numbers_that_are_compared_are_printed_apart():
+    near = decide(replace(BASE, pc=PC_LEAVE - 0.0004))
+    bound = f"{PC_LEAVE:.2f}"
+    assert f"agreement {PC_LEAVE - 0.0004:.4f} is below {bound}00" in near.filter
+    far = decide(replace(BASE, pc=PC_LEAVE - 0.1))
+    assert f"agreement {PC_LEAVE - 0.1:.2f} is below {bound}" in far.filter
+    met = decide(replace(BASE, pc=PC_LEAVE))
+    assert f"agreement {bound} is at least {bound}" in met.filter
+
+
 def test_agreement_needed_is_that_of_two_independent_sources_and_a_margin():
     rng = np.random.default_rng(0)
     one, two = (rng.random((2, 200_000)) < 0.7).astype(int)
