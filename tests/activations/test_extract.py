@@ -183,12 +183,12 @@ def test_a_stopped_run_resumes_and_gives_the_same_bytes(
     true_states = Feed.states
     calls = 0
 
-    def failing(self: Feed, *arguments: Any) -> Any:
+    def failing(self: Feed, *arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls % 4 == 0:
             raise KeyboardInterrupt
-        return true_states(self, *arguments)
+        return true_states(self, *arguments, **options)
 
     monkeypatch.setattr(Feed, "states", failing)
     forwarded, before = [], 0

@@ -91,11 +91,11 @@ class Scarce:
         self.true_states = Feed.states
         self.sizes: list[int] = []
 
-    def __call__(self, feed: Feed, window: Any, batch: Any) -> Any:
+    def __call__(self, feed: Feed, window: Any, batch: Any, *, exact: bool = False) -> Any:
         if batch.padded_tokens > self.tokens:
             raise self.error
         self.sizes.append(batch.padded_tokens)
-        return self.true_states(feed, window, batch)
+        return self.true_states(feed, window, batch, exact=exact)
 
 
 OUT_OF_MEMORY = [
@@ -118,7 +118,7 @@ def test_the_budget_halves_itself_and_says_so(
     (size,) = {len(ids) for ids in AutoTokenizer.from_pretrained(folder)(texts)["input_ids"]}
     extract(texts, folder, output=tmp_path / "whole.h5", layers=2, batch_tokens=size)
     scarce = Scarce(10 * size, error)
-    monkeypatch.setattr(Feed, "states", lambda *a: scarce(*a))
+    monkeypatch.setattr(Feed, "states", lambda *a, **options: scarce(*a, **options))
     job = prepare(Request(texts, folder, tmp_path / "a.h5", layers=2, batch_tokens=1000))
     report = run(job)
     assert report.rows_forwarded == 40
@@ -139,7 +139,7 @@ def test_a_row_that_never_fits_is_named_and_the_others_stay(
     tiny_model: Folder, texts: list[str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scarce = Scarce(20, OUT_OF_MEMORY[0])
-    monkeypatch.setattr(Feed, "states", lambda *a: scarce(*a))
+    monkeypatch.setattr(Feed, "states", lambda *a, **options: scarce(*a, **options))
     with pytest.raises(ModelError, match=r"row with id '\d+' \(\d+ tokens\) does not fit"):
         extract(texts, tiny_model("gpt2"), output=out, layers=1)
 
@@ -148,7 +148,7 @@ def test_another_failure_of_the_model_is_one_sentence(
     tiny_model: Folder, texts: list[str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scarce = Scarce(0, RuntimeError("mat1 and mat2\nshapes cannot be multiplied"))
-    monkeypatch.setattr(Feed, "states", lambda *a: scarce(*a))
+    monkeypatch.setattr(Feed, "states", lambda *a, **options: scarce(*a, **options))
     with pytest.raises(ModelError, match=r"cannot run \d+ rows of .* mat2 shapes cannot") as caught:
         extract(texts, tiny_model("gpt2"), output=out, layers=1)
     assert caught.value.__notes__ == [
