@@ -229,11 +229,11 @@ def open_experiment(
         return None
     run = kind(config, steps, (lambda _: None) if options["quiet"] else say)
     run.check()  # before anything is written
-    if not options["quiet"]:
-        say(_precision(config))
     claim_folder(folder)
     open_folder(folder, config)
     make_folder(steps)
+    if not options["quiet"]:
+        say(_precision(config))
     return run
 
 

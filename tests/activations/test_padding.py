@@ -57,7 +57,7 @@ def test_states_are_those_of_each_row_alone(
     reported = "depend on padding" in capsys.readouterr().err
     assert reported == (mixes and not known)
     # Control: padded, such a family gives other states.
-    monkeypatch.setattr(Evenness, "due", lambda *_: False)
+    monkeypatch.setattr(Evenness, "due", lambda *_, **__: False)
     monkeypatch.setattr(batching, "MIXERS", ())
     with extract(TEXTS, folder, output=tmp_path / "b.h5", layers="last", pool="mean") as store:
         padded = np.array(store.layer(store.layers[-1]))
