@@ -29,8 +29,8 @@ demo: $(VENV)/.installed  ## run an experiment offline on a real model and real 
 test: $(VENV)/.installed  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-test-slow: $(VENV)/.release $(VENV)/.docs  ## run the tests that take minutes: the built package in an empty environment, the site, the notebooks
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.release $(VENV)/.docs  ## run the tests that take long: kills, real tasks, the built package in an empty environment, the site, the notebooks
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 smoke: $(VENV)/.installed  ## the short check for other systems: help, and README's commands on tiny models
 	$(BIN)/probekit --help

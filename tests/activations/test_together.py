@@ -92,6 +92,7 @@ def test_two_processes_make_the_store_of_one(
     assert not list(tmp_path.glob("two.h5.*"))
 
 
+@pytest.mark.slow
 def test_killed_rank_resumes(rows: Path, tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     model = str(tiny_model("llama"))
     extract(rows, model, layers="all", output=tmp_path / "one.h5", batch_tokens=64).close()
@@ -113,6 +114,7 @@ def test_killed_rank_resumes(rows: Path, tiny_model: Callable[..., Path], tmp_pa
     assert again < 400  # the control: what was marked done is not forwarded again
 
 
+@pytest.mark.slow
 def test_disks_of_their_own_are_merged(
     rows: Path, tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:

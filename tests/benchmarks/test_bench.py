@@ -186,10 +186,10 @@ def script(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
             ["--device", "cpu", "--tiny", "--only", "extraction,neighbors,logistic,topofilter"],
             4,
         ),
-        ("logistic_path", [], 12),
+        pytest.param("logistic_path", [], 12, marks=pytest.mark.slow),
         ("topofilter", [], 3),
-        ("many_classes", [], 1),
-        ("precision", ["--rows", "40", "--steps", "2"], 2),
+        pytest.param("many_classes", [], 1, marks=pytest.mark.slow),
+        pytest.param("precision", ["--rows", "40", "--steps", "2"], 2, marks=pytest.mark.slow),
     ],
 )
 def test_scripts_run_and_agree_at_small_size(

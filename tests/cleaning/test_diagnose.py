@@ -159,6 +159,7 @@ def _labels(p):
 
 
 @pytest.mark.realdata
+@pytest.mark.slow
 def test_planted_noise_on_sst2_asks_for_a_filter_only(realdata, minilm, tmp_path):
     path = realdata.data / "sst2" / "train.tsv"
     lines = path.read_text(encoding="utf-8").splitlines()[1:]
@@ -177,6 +178,7 @@ def test_planted_noise_on_sst2_asks_for_a_filter_only(realdata, minilm, tmp_path
 
 
 @pytest.mark.realdata
+@pytest.mark.slow
 def test_sciq_labels_of_gpt2_are_left_alone(realdata, minilm, tmp_path):
     import pyarrow as pa
 
@@ -201,6 +203,7 @@ def test_sciq_labels_of_gpt2_are_left_alone(realdata, minilm, tmp_path):
 
 
 @pytest.mark.realdata
+@pytest.mark.slow
 def test_docstrings_are_relabelled(realdata, minilm, tmp_path):
     from probekit.tasks.registry import load_task_rows
 

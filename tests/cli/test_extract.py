@@ -480,6 +480,7 @@ def wait_for_rows(store: Path, more_than: int, *, pid: int) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_kill_nine_at_ten_random_moments_costs_at_most_a_flush_each(
     forks: Forks,
     tiny_model: Callable[..., Path],

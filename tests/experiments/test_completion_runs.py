@@ -199,6 +199,7 @@ class TestCompletions:
         # Supervisor, plain student, random drop, filter, ceiling.
         assert counts["finetune"] == 5
 
+    @pytest.mark.slow
     def test_a_killed_run_resumes(self, done: Done, fields: Any, tmp_path: Path) -> None:
         write_config(RunConfig.from_mapping(fields), tmp_path / "config.yaml")
         command = [sys.executable, "-m", "probekit", "run", "--config", "config.yaml"]

@@ -334,6 +334,7 @@ def test_preference_pairs(fields: Any, write_jsonl: Files, tmp_path: Path) -> No
     assert arms["weak labels"]["accuracy"] > 0.7
 
 
+@pytest.mark.slow
 def test_cleaning_mends_real_labels_and_their_student(minilm: str, tmp_path: Path) -> None:
     """The demo's claim on its own model and task, at half its size.
 

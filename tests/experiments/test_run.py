@@ -281,6 +281,7 @@ class TestOnlyOnce:
         with pytest.raises(OutputExistsError, match=r"holds other files \('thesis\.tex'\)"):
             open_folder(tmp_path / "other", config)
 
+    @pytest.mark.slow
     def test_a_killed_run_goes_on(self, base: dict[str, Any], tmp_path: Path) -> None:
         config = RunConfig.from_mapping({**base, "probes": ["knn"], "actions": ["filter"]})
         whole, _ = carry_out(config, tmp_path / "whole")
@@ -500,6 +501,7 @@ class TestPresets:
             assert set(read_preset(name)["task"]) <= set(task_names())
 
     @pytest.mark.parametrize("name", ["burns", "eleuther"])
+    @pytest.mark.slow
     def test_whole_with_other_models_data_and_rows(
         self,
         name: str,
@@ -572,6 +574,7 @@ def test_plan_counts_what_the_run_does(base: dict[str, Any], tmp_path: Path) -> 
 
 
 @pytest.mark.realdata
+@pytest.mark.slow
 def test_chain_and_rounds_on_real_text(realdata: Any, minilm: str, tmp_path: Path) -> None:
     """Bootstrapping 1 → 2 → 3 → 6 layers and two strong-to-strong rounds on SST-2."""
     rows = []

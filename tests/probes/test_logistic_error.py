@@ -100,7 +100,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("twelve classes", "twelve classes, wide, soft")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] if c in SLOW else []) for c in CASES]
+)
 def test_new_rows_are_within_what_is_owed(case):
     X, Q, Y = problem(**CASES[case])
     path = logistic_path(X, Y, PENALTIES)
@@ -156,6 +161,7 @@ class LogisticPathOf:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.slow
 def test_fits_without_a_fold_too(classes):
     X, _, Y = problem(60, 80, classes=classes)
     folds = np.arange(len(X)) % 3

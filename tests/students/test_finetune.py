@@ -459,6 +459,7 @@ class TestResume:
         """
     )
 
+    @pytest.mark.slow
     def test_a_killed_training_ends_like_an_unbroken_one(
         self, tiny_model: Callable[..., Path], tmp_path: Path
     ) -> None:

@@ -381,6 +381,7 @@ def test_a_real_mate_in_one_has_no_second_mate_as_wrong_answer(
 
 @pytest.mark.realdata
 @pytest.mark.usefixtures("one_thread", "real_puzzles")
+@pytest.mark.slow
 def test_both_forms_train_a_real_decoder_on_real_puzzles(realdata: Any, tmp_path: Path) -> None:
     found = train_both_forms(
         realdata.models / "stories260K", tmp_path, count=8, epochs=25.0, lr=5e-3
