@@ -196,20 +196,29 @@ def _status_mib(key: str) -> float:
 
 def record(name: str, row: Mapping[str, Any], *, folder: Path = RESULTS) -> Path:
     """Append ``row`` with the hardware and the date to ``<folder>/<name>.jsonl``."""
-    folder.mkdir(exist_ok=True, parents=True)
     path = folder / f"{name}.jsonl"
     when = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%MZ")
-    line = json.dumps({**row, "when": when, "hardware": hardware()}, ensure_ascii=False)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    append_line(path, {**row, "when": when, "hardware": hardware()})
     return path
 
 
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append a line to a results file; its folder is made if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read what :func:`record` and its like wrote; nothing where there is no file."""
+    """Read what :func:`append_line` wrote; nothing where there is no file."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def done_places(path: Path, keys: Sequence[str]) -> set[tuple[Any, ...]]:
+    """What the lines of a results file are about: their values of ``keys``."""
+    return {tuple(line[key] for key in keys) for line in read_lines(path)}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

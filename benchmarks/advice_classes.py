@@ -8,15 +8,14 @@ results/advice_classes.jsonl; finished cases are not repeated.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import RESULTS, table
+from _harness import RESULTS, append_line, done_places, read_lines, table
 from audit_cases import read_cases
 from label_noise import weak_labels
-from label_states import CACHE, label_task, model_folders, task_store
+from label_states import CACHE, case_states, model_folders
 
 from probekit.cleaning.advice import advise
 from probekit.labels import WeakLabels
@@ -34,17 +33,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FILE)
     options = parser.parse_args()
     models = model_folders(options.models)
-    done = set()
-    if options.output.exists():
-        lines = options.output.read_text(encoding="utf-8").splitlines()
-        done = {json.loads(line)["case"] for line in lines}
+    done = done_places(options.output, ("case",))
     more_first = sorted(read_cases(options.cache), key=lambda case: case.proba.shape[1] == 2)
     for case in more_first:
-        if case.name in done or case.model not in models:
+        if (case.name,) in done or case.model not in models:
             continue
-        known = label_task(case.task, options.cache)
-        store = task_store(case.task, case.model, models[case.model], options.cache)
-        weaker = task_store(case.task, "minilm", models["minilm"], options.cache)
+        known, weaker, store = case_states(case.task, case.model, models, options.cache)
         noisy = weak_labels(case.kind, known.texts, known.truth, weaker, case.seed)
         ids = [known.ids[i] for i in noisy.rows]
         names = tuple(str(c) for c in range(noisy.weak.shape[1]))
@@ -68,14 +62,13 @@ def main() -> None:
             "confidence": round(advice.signals.confidence, 4),
             "left": {name: round(float(share), 5) for name, share in left.items()},
         }
-        with options.output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(options.output, line)
     print(table(HEADER, rows_of(options.output)))
 
 
 def rows_of(path: Path) -> list[list[str]]:
     """One row for two classes and one for more: what was advised and what came of it."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = read_lines(path)
     rows = []
     for name, some in (("two", lambda c: c == 2), ("more", lambda c: c > 2)):
         mine = [line for line in lines if some(line["classes"])]

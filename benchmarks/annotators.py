@@ -14,14 +14,13 @@ Rows are cleaned by the defaults of filter and relabel with kNN on all-MiniLM's 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import RESULTS
+from _harness import RESULTS, append_line, done_places
 from label_noise import bag_of_words
 from label_states import CACHE, label_task, model_folders, task_store
 
@@ -116,11 +115,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--results", type=Path, default=RESULTS / "annotators.jsonl")
     options = parser.parse_args()
-    options.results.touch()
-    done = {
-        (x["task"], x["kind"], x["method"], x["seed"])
-        for x in map(json.loads, options.results.read_text(encoding="utf-8").splitlines())
-    }
+    done = done_places(options.results, ("task", "kind", "method", "seed"))
     checkpoint = model_folders(options.models)["minilm"]
     for seed, name in product(range(SEEDS), options.tasks):
         task = label_task(name, options.cache)
@@ -130,8 +125,7 @@ def main() -> None:
                     continue
                 result = measure(task, store, kind, method, seed)
                 about = {"task": name, "kind": kind, "method": method, "seed": seed}
-                with options.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(about | result) + "\n")
+                append_line(options.results, about | result)
         print(name, seed, flush=True)
 
 

@@ -10,14 +10,13 @@ draws for the advice, beside the audit of disputed rows.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import RESULTS, table
+from _harness import RESULTS, append_line, read_lines, table
 from audit_cases import Case, read_cases
 from audit_disputed import conclude as conclude_disputed
 from label_states import CACHE
@@ -44,7 +43,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--summary", action="store_true", help="print the results, run nothing")
     options = parser.parse_args()
-    done = {line["case"] for line in read(options.output)}
+    done = {line["case"] for line in read_lines(options.output)}
     for case in () if options.summary else read_cases(options.cache):
         if case.name in done or (options.models and case.model not in options.models):
             continue
@@ -62,16 +61,8 @@ def main() -> None:
             "advice": measure_advice(case),
         }
         line["seconds"] = round(time.perf_counter() - began, 1)
-        with options.output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-    print(summary(read(options.output)))
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Lines of the results file, if there is one."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        append_line(options.output, line)
+    print(summary(read_lines(options.output)))
 
 
 def suspicion_of(case: Case, classes: Array) -> Array:

@@ -12,14 +12,13 @@ is best for the truth, `certify` its own. A line is written per case; those in t
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import RESULTS
+from _harness import RESULTS, append_line, done_places
 from label_noise import KINDS, weak_labels
 from label_states import CACHE, label_task
 
@@ -147,8 +146,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
     parser.add_argument("--results", type=Path, default=RESULTS / "certify.jsonl")
     options = parser.parse_args()
-    lines = options.results.read_text(encoding="utf-8") if options.results.exists() else ""
-    done = {tuple(case[key] for key in KEY) for case in map(json.loads, lines.splitlines())}
+    done = done_places(options.results, KEY)
     for seed in options.seeds:
         for task in options.tasks:
             for kind in options.kinds:
@@ -156,8 +154,7 @@ def main() -> None:
                     if (model, task, kind, seed) in done:
                         continue
                     case = measure(model, task, kind, seed, options.cache)
-                    with options.results.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(case) + "\n")
+                    append_line(options.results, case)
                     five = case["errors"]["0.05"]
                     shown = {k: round(v) for k, v in five.items() if isinstance(v, float)}
                     print(model, task, kind, seed, shown, case["seconds"], "s", flush=True)

@@ -10,16 +10,15 @@ reads checkpoints from folders, by default from the hub; ``--cache`` keeps their
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import RESULTS
+from _harness import RESULTS, append_line, done_places
 from label_candidates import FAMILIES as CANDIDATES
 from label_methods import FAMILIES, Case, Found
 from label_noise import KINDS, weak_labels
-from label_states import CACHE, MODELS, TASKS, label_task, model_folders, task_store
+from label_states import CACHE, MODELS, TASKS, case_states, model_folders
 from sklearn.metrics import average_precision_score
 
 from probekit.metrics import auroc
@@ -27,6 +26,7 @@ from probekit.metrics import auroc
 Array = np.ndarray[Any, Any]
 
 FILE = RESULTS / "label_errors.jsonl"
+PLACE = ("model", "task", "kind", "seed")
 
 
 def main() -> None:
@@ -45,9 +45,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FILE)
     options = parser.parse_args()
     models = model_folders(options.models)
-    done = read_done(options.output)
+    done = done_places(options.output, (*PLACE, "method"))
     for name in options.tasks:
-        for model, checkpoint in models.items():
+        for model in models:
             if options.only not in (None, model):
                 continue
             for seed in range(options.seeds):
@@ -60,9 +60,7 @@ def main() -> None:
                     ]
                     if not left:
                         continue
-                    task = label_task(name, options.cache)
-                    weaker = task_store(name, "minilm", models["minilm"], options.cache)
-                    store = task_store(name, model, checkpoint, options.cache)
+                    task, weaker, store = case_states(name, model, models, options.cache)
                     noisy = weak_labels(kind, task.texts, task.truth, weaker, seed)
                     case = Case(store, noisy.rows, noisy.weak, seed)
                     wrong = noisy.hard != task.truth[noisy.rows]
@@ -71,27 +69,18 @@ def main() -> None:
                         append(options.output, place, found, case, wrong)
 
 
-def read_done(path: Path) -> set[tuple[Any, ...]]:
-    """Model, task, kind, seed and method of the lines that are there."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    keys = ("model", "task", "kind", "seed", "method")
-    return {tuple(json.loads(line)[key] for key in keys) for line in lines}
-
-
 def append(
     path: Path, place: tuple[Any, ...], found: dict[str, Found], case: Case, wrong: Array
 ) -> None:
     """Write one line for each method."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        for method, one in found.items():
-            line = dict(zip(("model", "task", "kind", "seed"), place, strict=True))
-            line |= {"method": method, "rows": len(wrong), "wrong": int(wrong.sum())}
-            line |= figures(one.score, case.hard, wrong)
-            if one.flagged is not None:
-                line["flagged"] = int(one.flagged.sum())
-                line["flagged wrong"] = int((one.flagged & wrong).sum())
-            file.write(json.dumps(line) + "\n")
+    for method, one in found.items():
+        line = dict(zip(PLACE, place, strict=True))
+        line |= {"method": method, "rows": len(wrong), "wrong": int(wrong.sum())}
+        line |= figures(one.score, case.hard, wrong)
+        if one.flagged is not None:
+            line["flagged"] = int(one.flagged.sum())
+            line["flagged wrong"] = int((one.flagged & wrong).sum())
+        append_line(path, line)
 
 
 def figures(score: Array, hard: Array, wrong: Array) -> dict[str, float]:

@@ -8,15 +8,14 @@ results/label_relabels.jsonl; finished lines are not repeated.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import RESULTS
+from _harness import RESULTS, append_line, done_places
 from label_noise import KINDS, weak_labels
-from label_states import CACHE, TASKS, label_task, model_folders, task_store
+from label_states import CACHE, TASKS, case_states, model_folders
 
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.predict import score_rows
@@ -44,10 +43,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FILE)
     options = parser.parse_args()
     models = model_folders(options.models)
-    lines = options.output.read_text("utf-8").splitlines() if options.output.exists() else []
-    done = {tuple(json.loads(line)[key] for key in PLACE) for line in lines}
+    done = done_places(options.output, PLACE)
     for name in options.tasks:
-        for model, checkpoint in models.items():
+        for model in models:
             if options.only not in (None, model):
                 continue
             for seed in range(options.seeds):
@@ -55,14 +53,10 @@ def main() -> None:
                     place = (model, name, kind, seed)
                     if place in done:
                         continue
-                    task = label_task(name, options.cache)
-                    weaker = task_store(name, "minilm", models["minilm"], options.cache)
-                    store = task_store(name, model, checkpoint, options.cache)
+                    task, weaker, store = case_states(name, model, models, options.cache)
                     noisy = weak_labels(kind, task.texts, task.truth, weaker, seed)
                     right = measure(store, noisy.rows, noisy.weak, task.truth[noisy.rows], seed)
-                    with options.output.open("a", encoding="utf-8") as file:
-                        line = dict(zip(PLACE, place, strict=True)) | right
-                        file.write(json.dumps(line) + "\n")
+                    append_line(options.output, dict(zip(PLACE, place, strict=True)) | right)
 
 
 def measure(

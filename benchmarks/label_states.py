@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as remembered
 from pathlib import Path
@@ -25,6 +25,7 @@ __all__ = [
     "MODELS",
     "TASKS",
     "LabelTask",
+    "case_states",
     "label_task",
     "model_folders",
     "task_store",
@@ -98,6 +99,14 @@ def label_task(name: str, cache: Path) -> LabelTask:
     with truth.open(encoding="utf-8", newline="") as file:
         labels = np.array([int(line["label"]) for line in csv.DictReader(file)])
     return LabelTask(name, [r["id"] for r in read], [r["text"] for r in read], labels)
+
+
+def case_states(
+    name: str, model: str, models: Mapping[str, str], cache: Path
+) -> tuple[LabelTask, ActivationStore, ActivationStore]:
+    """A task, states of all-MiniLM for its weaker models, and those of the strong model."""
+    weaker, strong = (task_store(name, each, models[each], cache) for each in ("minilm", model))
+    return label_task(name, cache), weaker, strong
 
 
 @remembered

@@ -13,14 +13,13 @@ a finished fit is written down, and not timed again.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 import warnings
 
 import numpy as np
 from _bench import Bench, Claim, parser, run
-from _harness import peak_memory, record
+from _harness import peak_memory, read_lines, record
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -52,8 +51,7 @@ def peer_fits(
 ) -> tuple[dict[float, float], dict[float, np.ndarray]]:
     """Seconds of scikit-learn's ``count`` strongest fits, and P (n, C) of those made now."""
     path, size = bench.results / "many_classes_fits.jsonl", [*X.shape, int(y.max()) + 1]
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    known = [row for row in map(json.loads, lines) if row["size"] == size]
+    known = [row for row in read_lines(path) if row["size"] == size]
     took, proba = {row["l2"]: row["seconds"] for row in known}, {}
     scaled = StandardScaler().fit_transform(X)
     for l2 in sorted(PENALTIES, reverse=True)[:count]:

@@ -13,7 +13,6 @@ per task holds every layer, probe and strength with its figures; finished tasks 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import RESULTS, record, table
+from _harness import RESULTS, read_lines, record, table
 from real_tasks import real_tasks
 
 NAME = "regularisation"
@@ -52,7 +51,7 @@ def main() -> None:
     options.add_argument("--table", action="store_true", help="print the results, run nothing")
     given = options.parse_args()
     path = given.results / f"{NAME}.jsonl"
-    lines = read(path)
+    lines = read_lines(path)
     if not given.table:
         known = real_tasks()
         for task in given.tasks or known:
@@ -63,7 +62,7 @@ def main() -> None:
             line["seconds"] = round(time.perf_counter() - start, 1)
             record(NAME, line, folder=given.results)
             print(f"{task}: {line['seconds']:.0f} s", flush=True)
-        lines = read(path)
+        lines = read_lines(path)
     print(summary(lines))
     if lines:
         draw(lines, path.with_suffix(".png"))
@@ -162,13 +161,6 @@ def unlike(texts: Sequence[str]) -> np.ndarray[Any, Any]:
 def rounded(value: Any) -> Any:
     """Five decimals, which hold all the information of a share."""
     return round(value, 5) if isinstance(value, float) else value
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of the results file, or none."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def summary(lines: Sequence[Mapping[str, Any]]) -> str:

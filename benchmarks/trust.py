@@ -13,16 +13,15 @@ states: trained on the same true labels, and on the supervisor's own labelled ro
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import RESULTS
+from _harness import RESULTS, append_line, done_places
 from label_errors import figures
 from label_noise import KINDS, WEAKER_LAYERS, NoisyLabels, weak_labels
-from label_states import CACHE, TASKS, LabelTask, label_task, model_folders, task_store
+from label_states import CACHE, TASKS, LabelTask, case_states, model_folders
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -61,23 +60,18 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     models = model_folders(options.models)
-    lines = options.output.read_text("utf-8").splitlines() if options.output.exists() else []
-    done = {tuple(json.loads(line)[key] for key in PLACE) for line in lines}
+    done = done_places(options.output, PLACE)
     for seed in range(options.seeds):
         for name in options.tasks:
-            for model, checkpoint in models.items():
+            for model in models:
                 for kind in options.kinds:
                     place = (model, name, kind, seed)
                     if place in done:
                         continue
-                    task = label_task(name, options.cache)
-                    weaker = task_store(name, "minilm", models["minilm"], options.cache)
-                    store = task_store(name, model, checkpoint, options.cache)
+                    task, weaker, store = case_states(name, model, models, options.cache)
                     line = dict(zip(PLACE, place, strict=True))
                     line |= measure(task, store, weaker, kind, seed)
-                    options.output.parent.mkdir(parents=True, exist_ok=True)
-                    with options.output.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(line) + "\n")
+                    append_line(options.output, line)
 
 
 PLACE = ("model", "task", "kind", "seed")

@@ -16,14 +16,13 @@ holds the models in folders of the names here; without it they come from the hub
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from _harness import RESULTS, hardware
+from _harness import RESULTS, append_line, hardware, read_lines
 from real_tasks import available_tasks
 from weak_to_strong_arms import Cell, Place, advised, draw_cell, known_models, training_sets
 from weak_to_strong_rows import MODELS, TASKS
@@ -117,23 +116,17 @@ def places(options: argparse.Namespace) -> Iterator[Place]:
 
 def read_results(path: Path) -> list[dict[str, Any]]:
     """Lines of the results file; one that a kill cut off is removed."""
-    if not path.exists():
-        return []
-    whole, _, cut = path.read_text(encoding="utf-8").rpartition("\n")
-    if cut:
-        path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    """What a line is about."""
-    return tuple(line[name] for name in KEY)
+    if path.exists():
+        whole, _, cut = path.read_text(encoding="utf-8").rpartition("\n")
+        if cut:
+            path.write_text(f"{whole}\n" if whole else "", encoding="utf-8")
+    return read_lines(path)
 
 
 def run_cell(place: Place, options: argparse.Namespace) -> None:
     """Append a line for every arm of a cell that the file lacks."""
     grid = GRIDS[options.students]
-    done = {key_of(line) for line in read_results(options.output)}
+    done = {tuple(line[name] for name in KEY) for line in read_results(options.output)}
     here = (place.pair, place.task, place.seed)
     students = list(LINEAR) if options.students == "linear" else [FINETUNED]
     names = list(arm_names(options.students))
@@ -159,9 +152,7 @@ def run_cell(place: Place, options: argparse.Namespace) -> None:
             line |= train(cell, student, arm, labels, options)
         line |= {"test_rows": len(cell.parts["test"].ids)}
         line |= {"seconds": round(time.perf_counter() - start, 2), "hardware": hardware()}
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        with options.output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(options.output, line)
         if student == FINETUNED:
             print(f"{place}, {arm}: {line['seconds']:.0f} s", flush=True)
     print(f"{place}: {len(left)} arms", flush=True)

@@ -52,10 +52,8 @@ def run(monkeypatch, tmp_path):
     truth = np.arange(40) % 2
     noisy = SimpleNamespace(rows=np.arange(40), weak=np.eye(2)[truth])
     noisy.hard = np.where(np.arange(40) < 8, 1 - truth, truth)
-    monkeypatch.setattr(
-        label_errors, "label_task", lambda *_: SimpleNamespace(texts=[], truth=truth)
-    )
-    monkeypatch.setattr(label_errors, "task_store", lambda *_: None)
+    task = SimpleNamespace(texts=[], truth=truth)
+    monkeypatch.setattr(label_errors, "case_states", lambda *_: (task, None, None))
     monkeypatch.setattr(label_errors, "weak_labels", lambda *_: noisy)
 
     def family(name):
