@@ -21,6 +21,7 @@ from probekit.errors import UsageError
 
 __all__ = [
     "Batch",
+    "Buckets",
     "Encoded",
     "Evenness",
     "bucket",
@@ -211,6 +212,23 @@ def bucket(length: int, longest: int | None = None) -> int:
     half = power * 3 // 4
     wide = half if half >= max(length, 2 * SHORTEST_BUCKET) else power
     return wide if longest is None else max(length, min(wide, longest))
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Lengths to which batches are padded, where each new shape costs a kernel."""
+
+    longest: int | None
+    """Maximum number of tokens that the model reads; None: any number."""
+
+    @classmethod
+    def of(cls, device: torch.device, dtype: torch.dtype, longest: int | None) -> Buckets | None:
+        """Return the buckets of a device and dtype: bfloat16 on a CPU has them."""
+        return cls(longest) if device.type == "cpu" and dtype == torch.bfloat16 else None
+
+    def width(self, length: int) -> int:
+        """Return the length to which rows of at most ``length`` tokens are padded."""
+        return bucket(length, self.longest)
 
 
 def cut_buckets(lengths: Array, budget: int, longest: int | None = None) -> list[Array]:

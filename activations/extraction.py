@@ -16,6 +16,7 @@ import torch
 from probekit.activations.batching import (
     Array,
     Batch,
+    Buckets,
     Evenness,
     default_batch_tokens,
     mixes_padding,
@@ -31,7 +32,6 @@ from probekit.activations.create import Plan
 from probekit.activations.encoding import Encoder, Survey, read_template, refusal
 from probekit.activations.forward import (
     Ahead,
-    Buckets,
     Counts,
     Feed,
     Sink,
@@ -159,9 +159,8 @@ class Job:
     @property
     def buckets(self) -> Buckets | None:
         """The lengths to which batches are padded, where each new shape costs a kernel."""
-        device = torch.device(kind_of(self.placement.device))
-        limit = self.checkpoint.position_limit
-        return Buckets.of(device, self.checkpoint.dtype, limit)
+        device, checkpoint = torch.device(kind_of(self.placement.device)), self.checkpoint
+        return Buckets.of(device, checkpoint.dtype, checkpoint.position_limit)
 
     @property
     def store_plan(self) -> Plan:

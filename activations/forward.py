@@ -16,9 +16,9 @@ import torch
 from probekit.activations.batching import (
     Array,
     Batch,
+    Buckets,
     Encoded,
     Evenness,
-    bucket,
     cut_batches,
     cut_buckets,
     equal_lengths,
@@ -36,7 +36,6 @@ from probekit.errors import ModelError
 __all__ = [
     "Ahead",
     "Behind",
-    "Buckets",
     "Counts",
     "Feed",
     "Sink",
@@ -232,23 +231,6 @@ def read_windows(
 
 
 @dataclass(frozen=True)
-class Buckets:
-    """Lengths to which batches are padded, where each new shape costs a kernel."""
-
-    longest: int | None
-    """Maximum number of tokens that the model reads; None: any number."""
-
-    @classmethod
-    def of(cls, device: torch.device, dtype: torch.dtype, longest: int | None) -> Buckets | None:
-        """Return the buckets of a device and dtype: bfloat16 on a CPU has them."""
-        return cls(longest) if device.type == "cpu" and dtype == torch.bfloat16 else None
-
-    def width(self, batch: Batch) -> int:
-        """Return the length to which a batch is padded."""
-        return bucket(int(batch.lengths.max()), self.longest)
-
-
-@dataclass(frozen=True)
 class Feed:
     """Turns a batch into the model's input and runs the model."""
 
@@ -259,7 +241,7 @@ class Feed:
 
     def width(self, batch: Batch) -> int | None:
         """Return the length to which a batch is padded; None: that of its longest row."""
-        return None if self.buckets is None else self.buckets.width(batch)
+        return None if self.buckets is None else self.buckets.width(int(batch.lengths.max()))
 
     def states(
         self, window: Window, batch: Batch, *, exact: bool = False

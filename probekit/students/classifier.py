@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from probekit.activations.batching import Encoded, bucket, pad
+from probekit.activations.batching import Buckets, Encoded, pad
 from probekit.activations.checkpoint import Checkpoint, text_root, why
 from probekit.activations.encoding import Encoder
 from probekit.activations.hooks import POOLERS, Pooler, pooler
@@ -337,19 +337,17 @@ def encode_rows(
 def collate(
     items: Sequence[dict[str, Any]],
     pad_id: int,
-    *,
-    buckets: bool = False,
-    longest: int | None = None,
+    buckets: Buckets | None = None,
 ) -> dict[str, torch.Tensor]:
     """Pad rows on the right; the two texts of a pair are consecutive rows of the batch.
 
-    ``buckets``: to one of few lengths, of at most ``longest`` tokens.
+    ``buckets``: to one of few lengths.
     """
     rows: TokenRows = items[0]["rows"]
     positions = np.array([item["position"] for item in items])
     sides = [pad(part, positions, pad_id=pad_id) for part in rows.parts]
     width = max(ids.shape[1] for ids, _, _ in sides)
-    width = bucket(width, longest) if buckets else width
+    width = width if buckets is None else buckets.width(width)
 
     def padded(arrays: Sequence[Any], filler: int) -> torch.Tensor:
         wide = [

@@ -42,8 +42,8 @@ from probekit.students.losses import Loss, make_loss
 from probekit.students.predict import as_labels, proba_of
 from probekit.students.trainer import (
     FiniteTrainer,
+    buckets_of,
     check_finite_weights,
-    in_buckets,
     precision_of,
     total_steps,
     wait_for_all,
@@ -379,16 +379,14 @@ def _train(
     steps = total_steps(config, len(train))
     loss = make_loss(config.loss, total_steps=steps, weak=train.Y, **config.loss_options)
     mixes = mixes_padding(checkpoint.config.model_type)
-    buckets = in_buckets(config) and not mixes
+    buckets = None if mixes else buckets_of(config, checkpoint.position_limit)
     trainer = ClassTrainer(
         config,
         folder.work,
         config.every(steps),
         model=model,
         rows=rows,
-        collator=lambda items: collate(
-            items, checkpoint.pad_id, buckets=buckets, longest=checkpoint.position_limit
-        ),
+        collator=lambda items: collate(items, checkpoint.pad_id, buckets),
         **_evaluation(config, config.every(steps), watched=bool(watched)),
     )
     trainer.loss, trainer.watched = loss, watched

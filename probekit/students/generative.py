@@ -38,8 +38,8 @@ from probekit.students.language_model import (
 )
 from probekit.students.trainer import (
     FiniteTrainer,
+    buckets_of,
     check_finite_weights,
-    in_buckets,
     precision_of,
     total_steps,
     wait_for_all,
@@ -237,6 +237,7 @@ def _train(
     loaded = language.load(frozen=config.lora)
     use_cache = loaded.config.use_cache if hasattr(loaded.config, "use_cache") else None
     model = with_adapters(loaded, checkpoint, config) if config.lora else loaded
+    buckets = buckets_of(config, checkpoint.position_limit)
     trainer = FiniteTrainer(
         config,
         folder.work,
@@ -247,8 +248,7 @@ def _train(
         collator=lambda items: collate(
             _to_predict(language, [item["row"] for item in items]),
             checkpoint.pad_id,
-            buckets=in_buckets(config),
-            longest=checkpoint.position_limit,
+            buckets,
         ),
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probekit.activations.batching import bucket
+from probekit.activations.batching import Buckets
 from probekit.activations.checkpoint import Checkpoint, open_checkpoint, why
 from probekit.activations.encoding import Encoder
 from probekit.activations.quiet import quiet
@@ -142,14 +142,14 @@ def _kind(checkpoint: Checkpoint) -> str:
 
 
 def collate(
-    rows: Sequence[Tokens], pad_id: int, *, buckets: bool = False, longest: int | None = None
+    rows: Sequence[Tokens], pad_id: int, buckets: Buckets | None = None
 ) -> dict[str, torch.Tensor]:
     """Pad rows on the right: input_ids, attention_mask, labels, each (B, width).
 
-    ``buckets``: to one of few widths, of at most ``longest`` tokens; else to the longest row.
+    ``buckets``: to one of few widths; else to the longest row.
     """
     width = max(len(row.ids) for row in rows)
-    width = bucket(width, longest) if buckets else width
+    width = width if buckets is None else buckets.width(width)
 
     def padded(parts: Sequence[Sequence[int]], value: int) -> torch.Tensor:
         return torch.tensor([[*part, *[value] * (width - len(part))] for part in parts])

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from probekit.activations.batching import Buckets
 from probekit.activations.loading import resolve_device
 from probekit.activations.precision import Precision, training_precision
 from probekit.activations.progress import MovingBar, duration
@@ -37,8 +38,8 @@ __all__ = [
     "FiniteTrainer",
     "LengthGroups",
     "TrainingLine",
+    "buckets_of",
     "check_finite_weights",
-    "in_buckets",
     "precision_of",
     "total_steps",
     "wait_for_all",
@@ -242,10 +243,10 @@ def precision_of(config: FinetuneConfig) -> Precision:
     return training_precision(config.dtype, resolve_device(config.device))
 
 
-def in_buckets(config: FinetuneConfig) -> bool:
-    """Return whether batches are padded to few lengths: on a CPU in bfloat16 a shape costs time."""
-    on_cpu = resolve_device(config.device) == "cpu"
-    return on_cpu and precision_of(config).dtype == "bfloat16"
+def buckets_of(config: FinetuneConfig, longest: int | None) -> Buckets | None:
+    """Return the lengths to which batches of at most ``longest`` tokens are padded, if to few."""
+    dtype = getattr(torch, precision_of(config).dtype)
+    return Buckets.of(torch.device(resolve_device(config.device)), dtype, longest)
 
 
 def _arguments(config: FinetuneConfig, folder: Path, every: int, **more: Any) -> TrainingArguments:

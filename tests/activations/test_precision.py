@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from probekit.activations import precision
-from probekit.activations.batching import Batch, Evenness, bucket, cut_buckets
+from probekit.activations.batching import Batch, Buckets, Evenness, bucket, cut_buckets
 from probekit.activations.extraction import Request, extract, prepare
-from probekit.activations.forward import Buckets
 from probekit.activations.precision import extraction_precision, training_precision
 from probekit.probes import LogisticProbe
 
