@@ -512,7 +512,7 @@ def _fit_path(
             solver.refine(solution, every, start=found.theta, tol=tol, max_iter=max_iter)
         else:
             solution = solver.solve(tol=tol, max_iter=max_iter)
-        stuck = ~solution.converged & (solution.n_iter > 0) & (solution.n_iter < max_iter)
+        stuck = ~solution.converged & (solution.n_iter < max_iter)
         if precision != torch.float64 and stuck.any():
             states = solver.states(solution.theta)
             del solver  # frees its copy of the states for a wider one
