@@ -207,7 +207,7 @@ def _mean_margin(cases: Mapping[Case, Mapping[str, Line]], peer: str, chosen: se
 
 def draw(lines: Sequence[Line], path: Path) -> None:
     """Draw the margins over cleanlab by task and kind, a panel for each strong model and form."""
-    from probekit.reports.figures import FAINT, INK, below, blank, plain_axes, write_figure
+    from probekit.reports.figures import INK, below, blank, legend_beside, plain_axes, write_figure
 
     colors = ("#0b69a3", "#2f7d4f", "#7a4fa3", "#b4540a", "#8a8a00", "#b3261e")
     cases = read(lines)
@@ -233,13 +233,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         if peer == UNIT:
             axes.set_xlabel("points of AUROC over cleanlab", fontsize=10, color=INK)
         if place == len(models) - 1:
-            axes.legend(
-                loc="center left",
-                bbox_to_anchor=(1.02, 0.5),
-                fontsize=9,
-                frameon=False,
-                labelcolor=FAINT,
-            )
+            legend_beside(axes, size=9)
         if place == len(panels) - len(models):
             below(axes, "Within the weak classes; means of two seeds.", points=40)
     write_figure(figure, path)

@@ -330,7 +330,15 @@ FIGURE = Path(__file__).parents[1] / "docs" / "weak_to_strong.png"
 
 def draw(lines: Sequence[Line], path: Path) -> None:
     """Gains of a filter and two relabels, pair by pair, with intervals, for two students."""
-    from probekit.reports.figures import COLORS, FAINT, INK, below, blank, plain_axes, write_figure
+    from probekit.reports.figures import (
+        COLORS,
+        INK,
+        below,
+        blank,
+        legend_beside,
+        plain_axes,
+        write_figure,
+    )
 
     shown = dict(zip(CLEANED, (COLORS["filter"], "#7fb2d4", COLORS["relabel"]), strict=True))
     both = [groups(lines, student) for student in STUDENTS]
@@ -358,13 +366,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         axes.set_title(f"{student} linear student", fontsize=11, color=INK, loc="left")
         axes.set_xlabel("points over plain weak labels", fontsize=10, color=INK)
         if place == 1:
-            axes.legend(
-                loc="center left",
-                bbox_to_anchor=(1.02, 0.5),
-                fontsize=8,
-                frameon=False,
-                labelcolor=FAINT,
-            )
+            legend_beside(axes, size=8)
         else:
             below(axes, "Bars: 95 %, of test rows and seeds.", points=40)
     write_figure(figure, path)

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["above", "below", "blank", "plain_axes", "png", "soft_axes", "write", "write_figure"]
+__all__ = [
+    "above",
+    "below",
+    "blank",
+    "legend_beside",
+    "plain_axes",
+    "png",
+    "soft_axes",
+    "write",
+    "write_figure",
+]
 
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 COLORS = {"plain": "#52606d", "random": "#9aa5b1", "filter": "#b4540a", "relabel": "#0b69a3"}
@@ -113,6 +123,12 @@ def below(axes: Axes, text: str, *, points: float) -> None:
     """Write a caption this number of points below the axes."""
     place: dict[str, Any] = {"coords": "axes fraction", "ha": "left", "va": "top"}
     write(axes, text, (0, 0), (0, -points), size=10, color=FAINT, **place)
+
+
+def legend_beside(axes: Axes, *, size: float) -> None:
+    """Put the legend to the right of the axes, in letters of this size."""
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5)}
+    axes.legend(**place, fontsize=size, frameon=False, labelcolor=FAINT)
 
 
 def above(axes: Axes, text: str, x: float, *, left: bool = False, align: str | None = None) -> None:
