@@ -16,17 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from probekit.activations.batching import Batch
-from probekit.activations.extraction import (
-    Job,
-    Report,
-    Request,
-    open_writer,
-    prepare,
-    report_on,
-    run,
-    stored_spec,
-)
+from probekit.activations.extraction import prepare, run, stored_spec
 from probekit.activations.forward import Counts
+from probekit.activations.job import Job, Report, Request, is_folder, open_writer, report_on
 from probekit.activations.merge import copy_rows
 from probekit.activations.store import ActivationStore
 from probekit.errors import StoreError, UsageError, human_bytes
@@ -67,6 +59,11 @@ def add_layers(
     start = time.monotonic()
     if request.overwrite:
         raise UsageError("--add-layers keeps the store, and --overwrite replaces it; give one.")
+    if is_folder(request.output):
+        raise UsageError(
+            f"--add-layers adds to a file, and {request.output} is a folder; make a file of it "
+            "with `probekit merge`, or extract the further layers into another folder."
+        )
     path = Path(os.path.realpath(request.output))
     stored = stored_spec(path)
     if stored is None:

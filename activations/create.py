@@ -30,6 +30,7 @@ __all__ = [
     "create_store",
     "lock",
     "open_to_write",
+    "portable_source",
     "reserve",
     "store_disk_errors",
     "sync",
@@ -206,7 +207,7 @@ def _write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
         store.attrs["id_column"] = _name(plan.keys.id_column)
         store.attrs["text_column"] = _name(plan.keys.text_column)
     if plan.source is not None:
-        store.attrs["source"] = _portable_source(plan.source, folder)
+        store.attrs["source"] = portable_source(plan.source, folder)
 
 
 def _in_one_piece(
@@ -220,7 +221,7 @@ def _in_one_piece(
     return store.create_dataset(name, shape, dtype, dcpl=options)
 
 
-def _portable_source(source: str, folder: Path) -> str:
+def portable_source(source: str, folder: Path) -> str:
     """Return the source without this machine's paths: relative to ``folder``, else the file's name.
 
     A source that is not a path here (a task, ``hf:…``) stays as it is.

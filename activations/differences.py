@@ -19,17 +19,9 @@ import torch
 
 from probekit.activations.batching import Array, Batch
 from probekit.activations.create import Plan
-from probekit.activations.extraction import (
-    Job,
-    Report,
-    Request,
-    estimate,
-    prepare,
-    read_rows,
-    run,
-    stored_spec,
-)
+from probekit.activations.extraction import estimate, prepare, read_rows, run, stored_spec
 from probekit.activations.forward import as_stored
+from probekit.activations.job import Job, Report, Request, is_folder
 from probekit.activations.spec import DIFFERENCE
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
@@ -164,6 +156,8 @@ def prepare_differences(request: Request) -> PairJob:
             "--skip-refused leaves out rows and --compare reads both texts of each; remove the "
             "pairs that the template refuses from the file."
         )
+    if is_folder(request.output):
+        raise OutputExistsError(f"--compare writes a file, and {request.output} is a folder.")
     path, pairs = Path(request.output), read_rows(request)
     real = Path(os.path.realpath(path))  # a link points to the disk that has room
     texts, positions = texts_of_pairs(pairs)

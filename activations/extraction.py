@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from probekit.activations.batching import (
-    Array,
-    Batch,
-    Buckets,
-    Evenness,
-    default_batch_tokens,
-    mixes_padding,
-)
+from probekit.activations.batching import Batch, default_batch_tokens, mixes_padding
 from probekit.activations.checkpoint import (
     Checkpoint,
     hashed,
@@ -28,169 +20,54 @@ from probekit.activations.checkpoint import (
     open_loaded,
     tokenizer_fingerprint,
 )
-from probekit.activations.create import Plan
 from probekit.activations.encoding import Encoder, Survey, read_template, refusal
-from probekit.activations.forward import (
-    Ahead,
-    Counts,
-    Feed,
-    Sink,
-    Window,
-    forward_all,
-    read_windows,
+from probekit.activations.forward import Ahead, Counts
+from probekit.activations.hooks import pooler
+from probekit.activations.index import read_index
+from probekit.activations.job import (
+    Job,
+    Report,
+    Request,
+    forward_job,
+    is_folder,
+    job_windows,
+    open_writer,
+    report_on,
+    resumable,
+    warn_nonfinite,
 )
-from probekit.activations.hooks import Tap, pooler
 from probekit.activations.loading import Placement, input_device, kind_of, resolve_device, tapped
 from probekit.activations.precision import extraction_precision
 from probekit.activations.progress import Progress
 from probekit.activations.quiet import quiet
-from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS, ExtractionSpec, parse_layers
+from probekit.activations.spec import DTYPES, ExtractionSpec, parse_layers
 from probekit.activations.store import ActivationStore
-from probekit.activations.writer import StoreWriter
+from probekit.activations.units import run_units
 from probekit.data import Rows
 from probekit.errors import (
     DataError,
-    OutputExistsError,
     StoreError,
     UsageError,
     first_few,
     human_bytes,
 )
 from probekit.files import refuse_reads
-from probekit.kinds import COUNT, Choice, Flag, Layers, Maybe, Name, Settings, Text, checked
-from probekit.settings import configuration
 from probekit.sources import load_rows
 
-__all__ = [
-    "Job",
-    "Report",
-    "Request",
-    "estimate",
-    "extract",
-    "forward_job",
-    "job_windows",
-    "open_writer",
-    "prepare",
-    "read_rows",
-    "report_on",
-    "run",
-    "stored_spec",
-]
-
-MODEL = Name("a model's name")
-COLUMN = Maybe(Text("a column's name"))
+__all__ = ["estimate", "extract", "prepare", "read_rows", "run", "stored_spec"]
 
 
-@configuration
-class Request:
-    """All settings of an extraction; see ``probekit extract -h``."""
-
-    rows: Any
-    """Task name, path, ``hf:…``, Rows, data set, DataFrame or list."""
-    model: Any
-    """Hub name, folder, or a loaded pair (model, tokenizer)."""
-    output: str | Path
-    """Store to write."""
-    layers: Annotated[Any, Layers()] = "mid"
-    """See ``parse_layers``."""
-    pool: Annotated[str, Choice("auto", *POOLS)] = "auto"
-    """``auto``: last token for models that read left to right, mean for the others."""
-    dtype: Annotated[str, Choice("auto", *DTYPES)] = "auto"
-    """Dtype the model computes in; ``auto``: that of the checkpoint."""
-    store_dtype: Annotated[str, Choice("same", *DTYPES)] = "same"
-    """Dtype that is stored; ``same``: the model's."""
-    max_length: Annotated[int | None, Maybe(COUNT)] = None
-    """Maximum number of tokens per row; None: what tokenizer and model are made for."""
-    batch_tokens: Annotated[int | None, Maybe(COUNT)] = None
-    """Padded tokens per batch; None: depends on the kind of device."""
-    device: Annotated[str, Text("a device, such as auto, cpu or cuda:0,")] = "auto"
-    """See ``Placement``."""
-    template: str | Path | None = None
-    """File with a Jinja2 template."""
-    revision: Annotated[str | None, Maybe(Text("a revision"))] = None
-    """Branch, tag or commit on the hub."""
-    text_column: Annotated[str | None, COLUMN] = None
-    id_column: Annotated[str | None, COLUMN] = None
-    group_column: Annotated[str | None, COLUMN] = None
-    """Column of what rows belong to: a question, dialogue or user."""
-    limit: Annotated[int | None, Maybe(COUNT)] = None
-    """Only the first rows."""
-    skip_refused: Annotated[bool, Flag()] = False
-    """Leave out rows that the template refuses."""
-    trust_remote_code: Annotated[bool, Flag()] = False
-    """Run code that a checkpoint contains."""
-    quantization: Annotated[dict[str, Any] | None, Maybe(Settings())] = None
-    """See ``Placement``."""
-    compression: Annotated[str | None, Maybe(Choice(*COMPRESSIONS))] = None
-    """``gzip`` or ``lzf``; a compressed store is smaller and cannot be memory-mapped."""
-    overwrite: Annotated[bool, Flag()] = False
-    flush_rows: Annotated[int | None, Maybe(COUNT)] = None
-    """Mark rows done at least this often, besides every two seconds."""
-
-    def __post_init__(self) -> None:
-        """Raise UsageError if the model is neither a name nor loaded."""
-        if not isinstance(self.model, tuple | list):
-            name = str(self.model) if isinstance(self.model, Path) else self.model
-            checked(("model",), MODEL, name)
-
-
-@dataclass(frozen=True)
-class Job:
-    """An extraction that is ready to run."""
-
-    request: Request
-    path: Path
-    rows: Rows
-    checkpoint: Checkpoint
-    encoder: Encoder
-    spec: ExtractionSpec
-    placement: Placement
-    batch_tokens: int
-    notes: tuple[str, ...] = ()
-    """Sentences for the user about the rows and settings."""
-    precision: str = ""
-    """A sentence about the dtype that was chosen, if it was not asked for."""
-
-    @property
-    def widths(self) -> dict[int, int]:
-        """Layer to width of its states."""
-        return {layer: self.checkpoint.widths[layer] for layer in self.spec.layers}
-
-    @property
-    def buckets(self) -> Buckets | None:
-        """The lengths to which batches are padded, where each new shape costs a kernel."""
-        device, checkpoint = torch.device(kind_of(self.placement.device)), self.checkpoint
-        return Buckets.of(device, checkpoint.dtype, checkpoint.position_limit)
-
-    @property
-    def store_plan(self) -> Plan:
-        """What the store will hold."""
-        return Plan(
-            self.spec.to_json(),
-            self.rows.ids,
-            self.rows.hashes,
-            self.widths,
-            self.spec.store_dtype,
-            self.rows.source,
-            self.rows.keys,
-            self.rows.groups,
-        )
-
-    @property
-    def free_bytes(self) -> int:
-        """Free bytes on the output's disk."""
-        return shutil.disk_usage(self.path.parent).free
-
-
-def prepare(request: Request) -> Job:
+def prepare(request: Request, *, device: str | None = None) -> Job:
     """Read rows, configuration and tokenizer, and check all that can be checked without weights.
+
+    ``device`` is that of workers elsewhere, which this machine need not have.
 
     Raises
     ------
     ProbekitError
         If anything is wrong, with one sentence about it.
     """
-    path = _checked_output(Path(request.output))
+    path, folder = _checked_output(Path(request.output)), is_folder(request.output)
     named = [each for each in (request.rows, request.model) if isinstance(each, str | Path)]
     refuse_reads([path], [*named, request.template], overwrite=request.overwrite)
     rows = read_rows(request)
@@ -203,7 +80,7 @@ def prepare(request: Request) -> Job:
             dtype=request.dtype,
             trust_remote_code=request.trust_remote_code,
         )
-    checkpoint, precision = _in_precision(request, checkpoint, path)
+    checkpoint, precision = _in_precision(request, checkpoint, path, device)
     request, begun = _with_stored_settings(request, checkpoint, path)
     max_length = checkpoint.length(request.max_length)
     with quiet():
@@ -218,9 +95,9 @@ def prepare(request: Request) -> Job:
     if checkpoint.sentence is not None:
         used = {"pooling": request.pool == "auto", "max_length": request.max_length is None}
         notes += tuple(filter(None, [begun, checkpoint.sentence.describe(**used)]))
-    placement = _placement(request, checkpoint)
+    placement = _placement(request, checkpoint, device)
     spec = _keep_label(_spec(request, checkpoint, encoder, survey), path)
-    kind = kind_of(placement.device)
+    kind = "cuda" if device not in (None, "cpu") else kind_of(placement.device)
     job = Job(
         request,
         path,
@@ -232,6 +109,7 @@ def prepare(request: Request) -> Job:
         batch_tokens=request.batch_tokens or default_batch_tokens(kind),
         notes=notes,
         precision=precision,
+        folder=folder,
     )
     # A loaded model's widths are measured here, before hooks can stop it half-way.
     needed = job.store_plan.nbytes
@@ -244,8 +122,6 @@ def prepare(request: Request) -> Job:
 
 
 def _checked_output(path: Path) -> Path:
-    if path.is_dir():
-        raise OutputExistsError(f"{path} is a folder; name a file to write.")
     if not path.parent.is_dir():
         raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")
     return path
@@ -300,11 +176,16 @@ def _loaded(request: Request) -> Checkpoint:
     return open_loaded(*request.model)
 
 
-def _in_precision(request: Request, checkpoint: Checkpoint, path: Path) -> tuple[Checkpoint, str]:
+def _in_precision(
+    request: Request, checkpoint: Checkpoint, path: Path, device: str | None
+) -> tuple[Checkpoint, str]:
     """Return the checkpoint in the dtype that the device computes in, and a sentence about it."""
-    if checkpoint.loaded or request.dtype != "auto" or request.quantization is not None:
+    asked = checkpoint.loaded or request.dtype != "auto" or request.quantization is not None
+    if asked or device not in (None, "cpu"):  # GPUs compute in the checkpoint's dtype
         return checkpoint, ""
-    chosen = extraction_precision("auto", resolve_device(request.device), checkpoint.dtype)
+    chosen = extraction_precision(
+        "auto", device or resolve_device(request.device), checkpoint.dtype
+    )
     own = str(checkpoint.dtype).removeprefix("torch.")
     begun = None if request.overwrite else stored_spec(path)
     if begun is not None and begun.get("dtype") == own != chosen.dtype:
@@ -312,7 +193,7 @@ def _in_precision(request: Request, checkpoint: Checkpoint, path: Path) -> tuple
     return replace(checkpoint, dtype=getattr(torch, chosen.dtype)), str(chosen)
 
 
-def _placement(request: Request, checkpoint: Checkpoint) -> Placement:
+def _placement(request: Request, checkpoint: Checkpoint, device: str | None) -> Placement:
     if checkpoint.loaded:
         return Placement(str(input_device(checkpoint.root)))
     quantization = request.quantization
@@ -320,7 +201,7 @@ def _placement(request: Request, checkpoint: Checkpoint) -> Placement:
         # The default of transformers is float32.
         name = str(checkpoint.dtype).removeprefix("torch.")
         quantization = {"bnb_4bit_compute_dtype": name, **quantization}
-    return Placement(resolve_device(request.device), quantization)
+    return Placement(device or resolve_device(request.device), quantization)
 
 
 def _spec(
@@ -385,39 +266,12 @@ def _keep_label(spec: ExtractionSpec, path: Path) -> ExtractionSpec:
 def stored_spec(path: Path) -> dict[str, Any] | None:
     """Return the spec of the store at ``path``, complete or not; None without a store."""
     try:
+        if path.is_dir():
+            return read_index(path).spec
         with ActivationStore(path, allow_incomplete=True) as store:
             return store.spec
     except StoreError:
         return None
-
-
-@dataclass(frozen=True)
-class Report:
-    """Summary of an extraction."""
-
-    path: str
-    rows: int
-    """Number of rows in the store."""
-    rows_forwarded: int
-    """Number of rows that this run forwarded; the others were done before."""
-    tokens: int
-    """Number of tokens of all rows in the store, without padding."""
-    tokens_forwarded: int
-    truncated: int
-    """Number of rows longer than ``max_length``."""
-    batches: int
-    seconds: float
-    """From the start to the finished store."""
-    forward_seconds: float
-    """The part of ``seconds`` with the model loaded."""
-    batch_tokens: int
-    """Padded tokens per batch, after any halving."""
-    layers: list[int]
-    pooling: str
-    store_dtype: str
-    device: str
-    nonfinite: dict[int, int]
-    """Layer to number of rows, of those forwarded, with inf or NaN."""
 
 
 def extract(
@@ -439,7 +293,7 @@ def extract(
     model
         Hub name or folder, or a loaded pair (model, tokenizer).
     output
-        HDF5 file to write (docs/format.md).
+        HDF5 file to write, or a folder of such files if it ends with ``/`` (docs/format.md).
     layers
         Numbers as in ``hidden_states``, ranges, ``mid``, ``last``, ``all``.
     pool
@@ -464,10 +318,10 @@ def extract(
 def estimate(job: Job) -> dict[str, Any]:
     """Count rows, tokens and bytes on disk of an extraction, without loading weights."""
     plan = job.store_plan
-    nothing_done = np.zeros(len(job.rows), bool)
+    windows = job_windows(job, np.zeros(len(job.rows), bool))
     tokens = truncated = longest = batches = 0
     with quiet():
-        for window in job_windows(job, nothing_done):
+        for window in windows:
             tokens += int(window.encoded.lengths.sum())
             truncated += int(window.encoded.truncated.sum())
             longest = max(longest, int(window.encoded.lengths.max()))
@@ -506,6 +360,10 @@ def run(
     on_batch
         Called with every batch after its forward pass.
     """
+    if job.folder:
+        report = run_units(job, show=show, on_batch=on_batch)
+        assert report is not None, "a single process makes every part"
+        return report
     start = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(quiet(python_warnings=False))
@@ -524,114 +382,13 @@ def run(
         if writer is None:
             writer = stack.enter_context(open_writer(job))
         loaded = time.monotonic()
-        counts = forward_job(job, tap, source, writer, show=show, on_batch=on_batch)
+        total, before = len(job.rows), int(writer.done.sum())
+        progress = Progress(total, done=before, show=show)
+        if before:
+            progress.note(f"Resuming {job.path}: {before:,} of {total:,} rows are done.")
+        with resumable(progress, lambda: int(writer.done.sum()), total, job.path):
+            counts = forward_job(job, tap, source, writer, progress, on_batch=on_batch)
+        progress.clear()
+        warn_nonfinite(job, counts, progress)
         writer.finish()
     return report_on(job, counts, (start, loaded))
-
-
-def job_windows(job: Job, done: Array, share: tuple[int, int] = (0, 1)) -> Iterator[Window]:
-    """Yield tokenised windows of the rows not done; ``share`` as in ``read_windows``."""
-    return read_windows(
-        job.rows,
-        job.encoder,
-        done,
-        batch_tokens=job.batch_tokens,
-        vocabulary=job.checkpoint.vocabulary,
-        share=share,
-        buckets=job.buckets,
-    )
-
-
-def open_writer(job: Job) -> StoreWriter:
-    """Create or resume the store of a job."""
-    return StoreWriter.open(
-        job.path,
-        spec=job.spec.to_json(),
-        ids=job.rows.ids,
-        hashes=job.rows.hashes,
-        widths=job.widths,
-        store_dtype=job.spec.store_dtype,
-        source=job.rows.source,
-        keys=job.rows.keys,
-        groups=job.rows.groups,
-        overwrite=job.request.overwrite,
-        compression=job.request.compression,
-    )
-
-
-def forward_job(
-    job: Job,
-    tap: Tap,
-    source: Ahead[Window],
-    writer: StoreWriter,
-    *,
-    show: bool | None,
-    on_batch: Callable[[Batch], None] | None,
-) -> Counts:
-    """Forward the windows of ``source`` and write the states; rows done stay done on errors."""
-    checkpoint, request = job.checkpoint, job.request
-    before = int(writer.done.sum())
-    progress = Progress(len(job.rows), done=before, show=show)
-    if before:
-        progress.note(f"Resuming {job.path}: {before:,} of {len(job.rows):,} rows are done.")
-    if writer.changed:
-        progress.note(f"{writer.changed:,} of the rows that were not done have another text now.")
-    feed = Feed(tap, input_device(tap.root), checkpoint.pad_id, job.buckets)
-    dtype = getattr(torch, job.spec.store_dtype)
-    sink = Sink(writer, dtype=dtype, flush_rows=request.flush_rows)
-    try:
-        counts = forward_all(
-            source,
-            feed,
-            sink,
-            ids=job.rows.ids,
-            batch_tokens=job.batch_tokens,
-            progress=progress,
-            even=Evenness(checkpoint.dtype, known=job.spec.batches is not None),
-            on_batch=on_batch,
-        )
-    except BaseException as error:
-        source.close()
-        # The first error is the one to report.
-        with suppress(StoreError, OSError):
-            sink.close()
-        progress.clear()
-        # The same row would stop the same command again.
-        first = "once such rows are repaired (not removed) " if isinstance(error, DataError) else ""
-        error.add_note(
-            f"{int(writer.done.sum()):,} of {len(job.rows):,} rows are stored in {job.path}; "
-            f"{first}the same command resumes from there."
-        )
-        raise
-    sink.close()
-    progress.clear()
-    for layer, wrong in sorted(sink.nonfinite.items()):
-        progress.note(
-            f"{wrong:,} rows have inf or NaN in layer {layer}: too large for "
-            f"{job.spec.dtype} (model) or {job.spec.store_dtype} (file); use bfloat16 or float32."
-        )
-    return replace(counts, nonfinite=dict(sorted(sink.nonfinite.items())))
-
-
-def report_on(job: Job, counts: Counts, times: tuple[float, float]) -> Report:
-    """Summarize a job whose store is complete; ``times``: its start, and the model loaded."""
-    end = time.monotonic()
-    with ActivationStore(job.path) as store:
-        tokens, truncated = int(store.n_tokens.sum(dtype=np.int64)), int(store.truncated.sum())
-    return Report(
-        path=str(job.path),
-        rows=len(job.rows),
-        rows_forwarded=counts.rows,
-        tokens=tokens,
-        tokens_forwarded=counts.tokens,
-        truncated=truncated,
-        batches=counts.batches,
-        seconds=end - times[0],
-        forward_seconds=end - times[1],
-        batch_tokens=counts.batch_tokens,
-        layers=list(job.spec.layers),
-        pooling=job.spec.pooling,
-        store_dtype=job.spec.store_dtype,
-        device=job.placement.device,
-        nonfinite=counts.nonfinite,
-    )

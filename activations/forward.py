@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -182,6 +182,16 @@ class Counts:
     nonfinite: dict[int, int] = field(default_factory=dict)
     """Layer to number of rows with inf or NaN, if any."""
 
+    def __add__(self, later: Counts) -> Counts:
+        wrong = Counter(self.nonfinite) + Counter(later.nonfinite)
+        return Counts(
+            self.rows + later.rows,
+            self.tokens + later.tokens,
+            self.batches + later.batches,
+            later.batch_tokens,
+            dict(sorted(wrong.items())),
+        )
+
 
 def read_windows(
     rows: Rows,
@@ -190,23 +200,18 @@ def read_windows(
     *,
     batch_tokens: int,
     vocabulary: int,
-    share: tuple[int, int] = (0, 1),
     buckets: Buckets | None = None,
 ) -> Iterator[Window]:
     """Tokenise the windows with rows that are not done, and split them into batches.
 
     With ``buckets`` they are of few shapes.
 
-    Of several processes, process ``share[0]`` gets every ``share[1]``-th batch: all plan the same
-    batches, sorted by length, so that each has the same amount of work.
-
     Raises
     ------
     ModelError
         If the tokenizer returns ids that the model has no embedding for.
     """
-    first, step = share
-    for number, (start, contents) in enumerate(windows(rows)):
+    for start, contents in windows(rows):
         stop = start + len(contents)
         if done[start:stop].all():
             continue
@@ -223,10 +228,7 @@ def read_windows(
         )
         yield Window(
             encoded,
-            [
-                Batch(start + positions, positions, encoded.lengths[positions])
-                for positions in cuts[(first - number) % step :: step]
-            ],
+            [Batch(start + positions, positions, encoded.lengths[positions]) for positions in cuts],
         )
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "FORMAT",
     "GROUP",
     "HEAD_BYTES",
+    "LAYER",
     "ROW_COLUMNS",
     "STORE_DTYPES",
     "VERSION",

@@ -1,4 +1,4 @@
-"""Merge stores: shares of the same rows, or different rows one after the other."""
+"""Merge stores of different rows, or the parts of a folder, into one file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from probekit.errors import (
 )
 from probekit.files import refuse_reads
 from probekit.joins import Keys
-from probekit.safe import regular_file
+from probekit.safe import expand
 
 __all__ = ["copy_rows", "merge"]
 
@@ -32,35 +31,30 @@ CHUNK = 4096
 
 
 def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = False) -> int:
-    """Merge several stores of the same spec into one; returns its number of rows.
+    """Merge complete stores of one spec into one file; returns its number of rows.
 
-    Stores of the same rows, each with another share done (by processes that wrote to their own
-    disks), become one store of these rows. Complete stores of different rows become one with the
-    rows of the first, then of the second, and so on.
+    It has the rows of the first, then of the second, and so on. A folder of parts is one store.
 
     Raises
     ------
     StaleStoreError
-        If the parts differ in model, spec or groups.
+        If the stores differ in model, spec or groups.
     StoreError
-        If rows are done in none of the parts, or are in two.
+        If a store is incomplete, or an id is in two of them.
     """
-    if len(parts) < 2:
-        raise UsageError("Merging takes two stores or more.")
-    paths = [regular_file(part, error=NotAStoreError) for part in parts]
+    paths = [expand(part, error=NotAStoreError) for part in parts]
+    if len(paths) < 2 and not all(path.is_dir() for path in paths):
+        raise UsageError("Merging takes a folder of parts, or two stores or more.")
     names = {os.path.realpath(path) for path in paths}
     if len(names) < len(paths):
         raise UsageError("A store is given twice among those to merge.")
     refuse_reads([Path(output)], paths, overwrite=overwrite)
     with ExitStack() as stack:
-        stores = [
-            stack.enter_context(ActivationStore(path, allow_incomplete=True)) for path in paths
-        ]
-        for store in stores[1:]:
-            _check_spec(stores[0], store)
-        same = len({store.rows_fingerprint for store in stores}) == 1
-        ids, hashes, positions = _shares(stores) if same else _one_after_the_other(stores)
+        stores = [stack.enter_context(ActivationStore(path)) for path in paths]
         first = stores[0]
+        for store in stores[1:]:
+            _check_spec(first, store)
+        ids, hashes = _rows(stores)
         writer = stack.enter_context(
             StoreWriter.open(
                 output,
@@ -69,15 +63,18 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
                 hashes=hashes,
                 widths={layer: first.info(layer).width for layer in first.layers},
                 store_dtype=first.info(first.layers[0]).dtype,
-                source=first.source if same else None,
-                keys=_keys(stores, ids, hashes, same=same),
-                groups=_groups(stores, same=same),
+                source=first.source if len(stores) == 1 else None,
+                keys=_keys(stores, ids, hashes),
+                groups=_groups(stores),
                 overwrite=overwrite,
             )
         )
         try:
-            for store, (rows, targets) in zip(stores, positions, strict=True):
-                copy_rows([store], rows, targets, writer)
+            start = 0
+            for store in stores:
+                rows = np.arange(len(store))
+                copy_rows([store], rows, rows + start, writer)
+                start += len(store)
         except KeyboardInterrupt as error:
             error.add_note(
                 f"{int(writer.done.sum()):,} of {len(ids):,} rows are in {output}; the same "
@@ -88,37 +85,30 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
     return len(ids)
 
 
-def _keys(
-    stores: Sequence[ActivationStore], ids: list[str], hashes: list[str], *, same: bool
-) -> Keys:
+def _keys(stores: Sequence[ActivationStore], ids: list[str], hashes: list[str]) -> Keys:
     """Return what the merged rows can be joined by: what all stores have."""
-    first = stores[0].keys
-    columns: dict[str, Sequence[Any]] = dict(first.columns)
-    if not same:
-        parts = [store.keys.columns for store in stores]
-        shared = [name for name in first.columns if all(name in part for part in parts)]
-        columns = {name: [v for part in parts for v in part[name]] for name in shared}
-    return replace(first, ids=ids, hashes=hashes, columns=columns)
+    parts = [store.keys.columns for store in stores]
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    columns = {name: [v for part in parts for v in part[name]] for name in shared}
+    return replace(stores[0].keys, ids=ids, hashes=hashes, columns=columns)
 
 
-def _groups(stores: Sequence[ActivationStore], *, same: bool) -> list[str] | None:
+def _groups(stores: Sequence[ActivationStore]) -> list[str] | None:
     """Return the groups of the merged rows; a group's name means the same in all stores.
 
     Raises
     ------
     StaleStoreError
-        If some stores have groups and others have none, or shares of the same rows differ in them.
+        If some stores have groups and others have none.
     """
-    first, parts = stores[0], [store.groups for store in stores]
-    for store, groups in zip(stores, parts, strict=True):
-        if (groups is None) != (first.groups is None) or (same and groups != first.groups):
+    first = stores[0]
+    for store in stores:
+        if (store.groups is None) != (first.groups is None):
             raise StaleStoreError(
                 f"{store.path} differs from {first.path} in the groups of its rows; extract both "
                 "with the same --group-column, or both without."
             )
-    if same or first.groups is None:
-        return first.groups
-    return [name for groups in parts for name in groups or ()]
+    return None if first.groups is None else [g for store in stores for g in store.groups or ()]
 
 
 def _check_spec(first: ActivationStore, other: ActivationStore) -> None:
@@ -130,55 +120,22 @@ def _check_spec(first: ActivationStore, other: ActivationStore) -> None:
         )
 
 
-Place = tuple[Array, Array]
-
-
-def _shares(stores: Sequence[ActivationStore]) -> tuple[list[str], list[str], list[Place]]:
-    """Return the rows to take from each store: those done in it and in none before it."""
-    first = stores[0]
-    left = np.ones(len(first), dtype=bool)
-    positions = []
-    for store in stores:
-        rows = np.flatnonzero(store.done & left)
-        left[rows] = False
-        positions.append((rows, rows))
-    if left.any():
-        missing = [first.ids[i] for i in np.flatnonzero(left)[:4]]
-        raise StoreError(
-            f"{int(left.sum()):,} of {len(first):,} rows are done in none of the stores (ids "
-            f"{first_few(missing)}); run the missing extraction again, then merge."
-        )
-    return first.ids, first.hashes, positions
-
-
-def _one_after_the_other(
-    stores: Sequence[ActivationStore],
-) -> tuple[list[str], list[str], list[Place]]:
-    ids: list[str] = []
-    hashes: list[str] = []
-    positions: list[Place] = []
-    if numbered := [str(store.path) for store in stores if store.keys.id_column is None]:
+def _rows(stores: Sequence[ActivationStore]) -> tuple[list[str], list[str]]:
+    """Return ids and text hashes of all stores, one after the other."""
+    numbered = [str(store.path) for store in stores if store.keys.id_column is None]
+    if numbered and len(stores) > 1:
         raise StoreError(
             f"The rows of {' and '.join(numbered)} have numbers and no ids, and row 0 of one "
             "is not row 0 of another; extract from rows with a column id (or name one with "
             "--id-column), then merge."
         )
-    for store in stores:
-        if not store.complete:
-            raise StoreError(
-                f"{store.path} is not complete and its rows are not those of {stores[0].path}; "
-                "finish its extraction first."
-            )
-        rows = np.arange(len(store))
-        positions.append((rows, rows + len(ids)))
-        ids += store.ids
-        hashes += store.hashes
+    ids = [name for store in stores for name in store.ids]
     if twice := repeated(ids):
         raise StoreError(
             f"{len(twice)} ids are in two of the stores (ids {first_few(twice)}); merge stores "
             "whose ids differ."
         )
-    return ids, hashes, positions
+    return ids, [text_hash for store in stores for text_hash in store.hashes]
 
 
 def copy_rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-import os
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,33 +14,23 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from probekit.activations.layout import (
-    GROUP,
-    Array,
-    LayerInfo,
-    StoreFile,
-    damaged,
-    open_hdf5,
-    read_header,
-    read_keys,
-    read_strings,
-    widen,
-)
+from probekit.activations.index import read_index
+from probekit.activations.layout import GROUP, STORE_DTYPES, Array, LayerInfo, widen
+from probekit.activations.part import Part, single
 from probekit.activations.spec import DIFFERENCE
 from probekit.data import rows_fingerprint
-from probekit.errors import IncompleteStoreError, StoreError, UsageError
+from probekit.errors import IncompleteStoreError, NotAStoreError, StoreError, UsageError
 from probekit.groups import joined, row_digests, row_keys, shared
 from probekit.joins import Keys
+from probekit.safe import expand
 
 __all__ = ["ActivationStore", "LayerSummary", "summarize_layer"]
 
 Selection: TypeAlias = "slice | Array | list[int]"
 
-BLOCK_BYTES = 1 << 23
 READ_DTYPES = ("float16", "float32", "float64")
-# Whether the system can read ahead on request, and the number of rows probed before the request.
-CAN_PREFETCH = hasattr(os, "posix_fadvise") and hasattr(os, "RWF_NOWAIT")
-PROBES = 4
+# Parts of a folder that are open at once: each takes two of the files that a process may open.
+OPEN_PARTS = max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 
 
 class ActivationStore:
@@ -51,9 +41,9 @@ class ActivationStore:
     Parameters
     ----------
     path
-        The file that ``probekit extract`` wrote.
+        The file or folder that ``probekit extract`` wrote.
     allow_incomplete
-        Also open a store whose extraction has not finished; see ``done``.
+        Also open a file whose extraction has not finished; see ``done``.
 
     Attributes
     ----------
@@ -80,32 +70,35 @@ class ActivationStore:
 
     def __init__(self, path: str | Path, *, allow_incomplete: bool = False) -> None:
         self.path = Path(path)
-        self._stream = StoreFile(self.path)
-        try:
-            self._file = open_hdf5(self.path, self._stream)
-            header = read_header(self._file, self.path)
-            self.spec = header.spec
-            self.complete = header.complete
-            self.source = header.source
-            self._named = header.id_column, header.text_column
-            self.rows_fingerprint = header.rows_fingerprint
-            self.fingerprint = header.fingerprint
-            self._groups_fingerprint = header.groups_fingerprint
-            self.layers = list(header.layers)
-            self._n_rows = header.n_rows
-            self._layers = header.layers
-            self._maps: dict[int, Array] = {}
-            if not (header.complete or allow_incomplete):
-                raise IncompleteStoreError(
-                    f"{self.path} is incomplete: {int(self.done.sum())} of {len(self)} rows are "
-                    "done; run the same extract command again to finish it."
-                )
-        except BaseException:
-            self._stream.close()
-            raise
+        folder = expand(path, error=NotAStoreError)
+        self._index = read_index(folder) if folder.is_dir() else None
+        self._open: dict[int, Part] | None = {}
+        if self._index is None:
+            header = self._part(0).header
+            self._starts = np.array([0, header.n_rows])
+        else:
+            self._starts = self._index.starts
+            self._index.check_complete(self.path)
+            header = self._index.header(self._part(0).header)
+        self.spec = header.spec
+        self.complete = header.complete
+        self.source = header.source
+        self._named = header.id_column, header.text_column
+        self.rows_fingerprint = header.rows_fingerprint
+        self.fingerprint = header.fingerprint
+        self._groups_fingerprint = header.groups_fingerprint
+        self.layers = list(header.layers)
+        self._layers = header.layers
+        if not (header.complete or allow_incomplete):
+            done = int(self.done.sum())
+            self.close()
+            raise IncompleteStoreError(
+                f"{self.path} is incomplete: {done} of {len(self)} rows are done; run the same "
+                "extract command again to finish it."
+            )
 
     def __len__(self) -> int:
-        return self._n_rows
+        return int(self._starts[-1])
 
     def __repr__(self) -> str:
         return f"ActivationStore({str(self.path)!r}, rows={len(self)}, layers={self.layers})"
@@ -113,7 +106,10 @@ class ActivationStore:
     @cached_property
     def ids(self) -> list[str]:
         """N row ids."""
-        return read_strings(self._open(), "id", self.path)
+        ids = self._strings("id")
+        if len(self._starts) > 2 and len(set(ids)) < len(ids):
+            raise StoreError(self._repeated(ids))
+        return ids
 
     @cached_property
     def keys(self) -> Keys:
@@ -125,7 +121,7 @@ class ActivationStore:
             ids=self.ids,
             hashes=self.hashes,
             id_column=id_column or None,
-            columns=read_keys(self._open(), self.path),
+            columns=self._keys(),
             text_column=text_column or None,
             name=str(self.path),
         )
@@ -133,14 +129,14 @@ class ActivationStore:
     @cached_property
     def hashes(self) -> list[str]:
         """N text hashes, 16 hex digits each."""
-        return read_strings(self._open(), "text_hash", self.path)
+        return self._strings("text_hash")
 
     @cached_property
     def groups(self) -> list[str] | None:
         """N names of what the rows belong to (question, user), "" for none; None: not stored."""
         if self._groups_fingerprint is None:
             return None
-        return read_strings(self._open(), GROUP, self.path)
+        return self._strings(GROUP)
 
     @cached_property
     def n_tokens(self) -> Array:
@@ -156,6 +152,11 @@ class ActivationStore:
     def done(self) -> Array:
         """(n,) bool, rows whose states are stored; the states of other rows are undefined."""
         return self._column("done").astype(bool)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self._places)
 
     def copies(self, rows: Array | None = None) -> Array:
         """Return group numbers (n,) of all rows or ``rows``, equal for rows that belong together.
@@ -175,7 +176,8 @@ class ActivationStore:
 
     def _digests(self, numbers: Array, *, all_rows: bool) -> list[bytes | None]:
         """Return digests of states in the deepest layer; None if no other row can be equal."""
-        deepest, size = max(self.layers), self._block_rows(max(self.layers))
+        deepest = max(self.layers)
+        size = self._part(0).block_rows(deepest)
         blocks = [numbers[start : start + size] for start in range(0, len(numbers), size)]
         chosen = np.ones(len(numbers), dtype=bool)
         if not all_rows and blocks:
@@ -214,35 +216,50 @@ class ActivationStore:
     def layer(self, layer: int | None = None, *, dtype: str | None = "float32") -> Array:
         """Return all states of one layer, (n, width).
 
-        A layer stored in ``dtype`` comes as a read-only memory map; any other is converted block by
-        block, so that memory holds no more than the result. ``dtype=None`` returns the stored
-        numbers: for bfloat16 its bits, as uint16. ``layer`` is optional if only one is stored.
+        A layer of a file stored in ``dtype`` comes as a read-only memory map. Any other, and one of
+        a folder, is copied block by block, so that memory holds no more than the result.
+        ``dtype=None`` returns the stored numbers: for bfloat16 its bits, as uint16. ``layer`` is
+        optional if only one is stored.
         """
         layer = self._choose(layer)
-        raw = self._raw(layer)
-        if dtype is None or dtype == self._layers[layer].dtype:
-            return raw if isinstance(raw, np.ndarray) else self._slice(layer, 0, len(self))
-        if dtype not in READ_DTYPES:
+        stored = self._layers[layer].dtype
+        if dtype not in (None, stored, *READ_DTYPES):
             raise UsageError(
-                f"States can be read as {', '.join(READ_DTYPES)}, or as {self._layers[layer].dtype}"
-                f" as they are stored, not as {dtype!r}."
+                f"States can be read as {', '.join(READ_DTYPES)}, or as {stored} as they are "
+                f"stored, not as {dtype!r}."
             )
-        out = np.empty((len(self), self._layers[layer].width), dtype)
-        for start, block in self._blocks(layer):
-            widen(block, out[start : start + len(block)])
+        as_stored = dtype is None or dtype == stored
+        if as_stored and self._index is None:
+            part = self._part(0)
+            raw = part.raw(layer)
+            return raw if isinstance(raw, np.ndarray) else part.slice(layer, 0, len(self))
+        kind = STORE_DTYPES[stored] if as_stored else dtype
+        out = np.empty((len(self), self._layers[layer].width), kind)
+        for start, part in self._parts():
+            size = part.block_rows(layer)
+            for at in range(0, len(part), size):
+                block = part.slice(layer, at, min(at + size, len(part)))
+                target = out[start + at : start + at + len(block)]
+                if as_stored:
+                    target[...] = block
+                else:
+                    widen(block, target)
         return out
 
     def read(self, layer: int | None, rows: Selection) -> Array:
         """Return states of some rows, float32; ``rows`` is a slice, row numbers or a (n,) mask.
 
-        A slice of a float32 layer is a view of its memory map; anything else is a copy.
+        A slice of a float32 layer within one file is a view of its memory map; anything else is a
+        copy.
         """
         layer = self._choose(layer)
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
-            if step != 1:
+            number = int(np.searchsorted(self._starts, start, "right")) - 1
+            if step != 1 or not start < stop <= self._starts[number + 1]:
                 return self._gather(layer, np.arange(start, stop, step))
-            return _single(self._slice(layer, start, max(start, stop)))
+            first = int(self._starts[number])
+            return single(self._part(number).slice(layer, start - first, stop - first))
         return self._gather(layer, self._numbers(rows))
 
     def batches(
@@ -266,7 +283,8 @@ class ActivationStore:
         parts = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
         for rows, following in itertools.zip_longest(parts, parts[1:], fillvalue=order[:0]):
             states = self._gather(layer, rows)
-            self._prefetch(layer, following)  # the disk reads while the caller works
+            for part, _, places in self._by_part(following):
+                part.prefetch(layer, places)  # the disk reads while the caller works
             yield rows, states
 
     def rows_intact(self) -> bool:
@@ -277,8 +295,9 @@ class ActivationStore:
 
     def close(self) -> None:
         """Close the file; arrays read before, memory maps too, stay usable."""
-        self._file.close()
-        self._stream.close()
+        for part in (self._open or {}).values():
+            part.close()
+        self._open = None
 
     def __enter__(self) -> ActivationStore:
         return self
@@ -300,75 +319,74 @@ class ActivationStore:
             raise UsageError(f"{self.path} has no layer {layer}; it has {stored}.")
         return int(layer)
 
-    def _open(self) -> Any:
-        if not self._file:
+    @property
+    def _places(self) -> list[Path]:
+        """Paths of the parts: of a file, the file itself."""
+        return [self.path] if self._index is None else self._index.paths(self.path)
+
+    def _part(self, number: int) -> Part:
+        """Return an open part; one that is dropped for it closes when nothing uses it."""
+        if self._open is None:
             raise StoreError(f"{self.path} is closed; open it again to read more of it.")
-        return self._file
+        if number not in self._open:
+            part = Part(self._places[number])
+            if self._index is not None:
+                self._index.check(number, part)
+            while len(self._open) >= OPEN_PARTS:
+                self._open.pop(next(iter(self._open)))
+            self._open[number] = part
+        return self._open[number]
+
+    def _parts(self) -> Iterator[tuple[int, Part]]:
+        """Yield the number of each part's first row, and the part."""
+        for number, start in enumerate(self._starts[:-1].tolist()):
+            yield start, self._part(number)
+
+    def _by_part(self, rows: Array) -> Iterator[tuple[Part, Array, Array]]:
+        """Yield each part that holds some of ``rows``, their positions there, and in the part."""
+        if len(self._starts) == 2:
+            yield self._part(0), np.arange(len(rows)), rows
+            return
+        numbers = np.searchsorted(self._starts, rows, "right") - 1
+        for number in np.unique(numbers).tolist():
+            positions = np.flatnonzero(numbers == number)
+            yield self._part(number), positions, rows[positions] - self._starts[number]
+
+    def _strings(self, name: str) -> list[str]:
+        return [value for _, part in self._parts() for value in part.strings(name)]
 
     def _column(self, name: str) -> Array:
-        file = self._open()
-        with damaged(self.path):
-            values: Array = file["rows"][name][...]
-            return values
+        return np.concatenate([part.column(name) for _, part in self._parts()])
 
-    def _raw(self, layer: int) -> Any:
-        """Return the stored numbers: a read-only memory map if possible, else the HDF5 data set."""
-        if layer in self._maps:
-            return self._maps[layer]
-        data = self._open()["layers"][str(layer)]
-        offset = self._layers[layer].offset
-        if offset is None or data.size == 0:
-            return data
-        # Through the open file: its name may belong to another file by now.
-        with open(self._stream.fileno(), "rb", closefd=False) as file, damaged(self.path):
-            mapped = np.memmap(file, data.dtype, "r", offset=offset, shape=data.shape)
-        self._maps[layer] = np.asarray(mapped)
-        return self._maps[layer]
+    def _keys(self) -> dict[str, list[str]]:
+        """Return the columns that all parts have."""
+        keys = self._part(0).keys()
+        for _, part in itertools.islice(self._parts(), 1, None):
+            further = part.keys()
+            keys = {name: keys[name] + further[name] for name in keys if name in further}
+        return keys
 
-    def _slice(self, layer: int, start: int, stop: int) -> Array:
-        with damaged(self.path):
-            block: Array = self._raw(layer)[start:stop]
-            return block
-
-    def _blocks(self, layer: int) -> Iterator[tuple[int, Array]]:
-        """Yield the stored numbers with their first row, in blocks of some megabytes."""
-        size = self._block_rows(layer)
-        for start in range(0, len(self), size):
-            yield start, self._slice(layer, start, min(start + size, len(self)))
-
-    def _block_rows(self, layer: int) -> int:
-        """Return a number of rows that take some megabytes; of a layer in chunks, whole chunks."""
-        rows = max(1, BLOCK_BYTES // max(1, self._layers[layer].width * 4))
-        chunks = getattr(self._raw(layer), "chunks", None)
-        return rows if chunks is None else -(-rows // int(chunks[0])) * int(chunks[0])
-
-    def _prefetch(self, layer: int, rows: Array) -> None:
-        info, raw = self._layers[layer], self._raw(layer)
-        if isinstance(raw, np.ndarray):
-            stride = info.width * raw.itemsize
-            _prefetch(self._stream.fileno(), rows, offset=info.offset or 0, stride=stride)
+    def _repeated(self, ids: list[str]) -> str:
+        """Return a sentence that names two parts with one id."""
+        first: dict[str, int] = {}
+        for row, name in enumerate(ids):
+            if first.setdefault(name, row) != row:
+                rows = first[name], row
+                break
+        numbers = (np.searchsorted(self._starts, rows, "right") - 1).tolist()
+        one, other = (self._places[number].name for number in numbers)
+        return (
+            f"{one} and {other} of {self.path} both have the id {name!r}, and ids are unique in a "
+            "store; extract rows with unique ids into another folder."
+        )
 
     def _gather(self, layer: int, rows: Array) -> Array:
         """Return states of ``rows`` in their order."""
-        raw, size = self._raw(layer), self._block_rows(layer)
+        if len(self._starts) == 2:
+            return self._part(0).gather(layer, rows)
         out = np.empty((len(rows), self._layers[layer].width), np.float32)
-        if isinstance(raw, np.ndarray):
-            for start in range(0, len(rows), size):
-                part = rows[start : start + size]
-                self._prefetch(layer, part)
-                if raw.dtype == np.float32:
-                    # Row numbers are in range, and with "clip" NumPy needs no copy in between.
-                    np.take(raw, part, axis=0, out=out[start : start + size], mode="clip")
-                else:
-                    widen(raw[part], out[start : start + size])
-            return out
-        # In the order of the file, so that each chunk is decompressed once.
-        order = np.argsort(rows, kind="stable")
-        block_of = rows[order] // size
-        for block in np.unique(block_of).tolist():
-            members = order[block_of == block]
-            first, last = int(rows[members].min()), int(rows[members].max())
-            out[members] = _single(self._slice(layer, first, last + 1)[rows[members] - first])
+        for part, positions, places in self._by_part(rows):
+            out[positions] = part.gather(layer, places)
         return out
 
     def _numbers(self, rows: Any) -> Array:
@@ -390,39 +408,6 @@ class ActivationStore:
             )
         numbers: Array = np.where(rows < 0, rows + len(self), rows)
         return numbers
-
-
-def _single(raw: Array) -> Array:
-    """Return stored numbers as float32; float32 is not copied."""
-    if raw.dtype == np.float32:
-        return raw
-    out = np.empty(raw.shape, np.float32)
-    widen(raw, out)
-    return out
-
-
-def _prefetch(handle: int, rows: Array, *, offset: int, stride: int) -> None:
-    """Start reading ``rows`` of ``stride`` bytes from ``offset`` on, unless they are in memory.
-
-    Reading through the map alone waits for one page after the other (docs/format.md has times).
-    """
-    if not CAN_PREFETCH or not len(rows):
-        return
-    probes = rows[:: -(-len(rows) // PROBES)] * stride + offset
-    if all(_is_cached(handle, start) for start in probes.tolist()):
-        return
-    for start in (rows * stride + offset).tolist():
-        os.posix_fadvise(handle, start, stride, os.POSIX_FADV_WILLNEED)
-
-
-def _is_cached(handle: int, offset: int) -> bool:
-    try:
-        os.preadv(handle, [bytearray(1)], offset, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # not supported by this file system; the map reads by itself
-    return True
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,6 @@ from probekit.activations.layout import (
     read_strings,
     spec_json,
 )
-from probekit.activations.notes import all_notes, read_notes
 from probekit.activations.spec import COMPRESSIONS
 from probekit.errors import (
     DataError,
@@ -175,10 +174,7 @@ class StoreWriter:
                     temporary_name(path).unlink(missing_ok=True)
                     writer = cls(old, path, plan, compression, changed)
                     old = None
-                    writer.take_notes()
                     return writer
-            for notes in all_notes(path):  # of a store that was removed
-                notes.unlink()
             return cls(create_store(path, plan), path, plan, compression)
         finally:
             if old is not None:
@@ -237,22 +233,10 @@ class StoreWriter:
         with store_disk_errors(self.path, self._plan.nbytes):
             self._write_column("n_tokens", rows)
             self._write_column("truncated", rows)
-            self._sync()
+            sync(self._file)
             self._columns["done"][rows] = 1
             self._write_column("done", rows)
         self._pending.clear()
-
-    def take_notes(self) -> None:
-        """Mark the rows done that other processes have written and noted; remove the notes."""
-        for notes in all_notes(self.path):
-            columns = read_notes(notes, self._columns)
-            if columns is not None:
-                rows = np.flatnonzero((columns["done"] == 1) & (self._columns["done"] == 0))
-                for name in ("n_tokens", "truncated"):
-                    self._columns[name][rows] = columns[name][rows]
-                self._pending.append(rows)
-                self.flush()
-            notes.unlink()
 
     def finish(self) -> None:
         """Flush, compress if requested, and mark the store complete.
@@ -305,13 +289,7 @@ class StoreWriter:
         for piece in np.unique(rows // PIECE).tolist():
             part = np.ascontiguousarray(values[piece * PIECE : (piece + 1) * PIECE])
             offset = self._places[name] + piece * PIECE * values.itemsize
-            write_at(self._column_file(), part.view(np.uint8).data, offset)
-
-    def _column_file(self) -> BinaryIO:
-        return self._file
-
-    def _sync(self) -> None:
-        sync(self._file)
+            write_at(self._file, part.view(np.uint8).data, offset)
 
     def _check(self, rows: Array, states: Mapping[int, Array]) -> None:
         n = len(self._plan.ids)
@@ -402,7 +380,6 @@ def _difference(store: h5py.File, file: BinaryIO, path: Path, header: Header, pl
         ids, hashes = (read_strings(store, name, path) for name in ("id", "text_hash"))
         certain = (
             not header.complete
-            and not any(all_notes(path))
             and store["rows/text_hash"].id.get_offset() is not None
             and _fingerprint_place(file, header.rows_fingerprint) is not None
         )

@@ -29,8 +29,9 @@ from _harness import Seconds, Times, interleaved, table
 
 from probekit.activations.batching import cut_batches, default_batch_tokens, pad
 from probekit.activations.encoding import Encoder
-from probekit.activations.extraction import Request, prepare
+from probekit.activations.extraction import prepare
 from probekit.activations.extraction import run as run_job
+from probekit.activations.job import Request
 from probekit.activations.loading import resolve_device
 from probekit.activations.store import ActivationStore
 from probekit.data import Rows

@@ -141,8 +141,9 @@ def extraction(bench: Bench, card: Card) -> None:
     """Token rate beside the bare forward pass, and its share of the matmul rate."""
     from extraction import Bare
 
-    from probekit.activations.extraction import Request, prepare
+    from probekit.activations.extraction import prepare
     from probekit.activations.extraction import run as run_job
+    from probekit.activations.job import Request
     from probekit.activations.store import ActivationStore
 
     sizes = card.sizes

@@ -27,9 +27,10 @@ from _harness import peak_memory
 
 from probekit.activations.batching import pad
 from probekit.activations.encoding import Encoder
-from probekit.activations.extraction import Request, prepare
+from probekit.activations.extraction import prepare
 from probekit.activations.extraction import run as run_job
 from probekit.activations.forward import read_windows
+from probekit.activations.job import Request
 from probekit.activations.store import ActivationStore
 from probekit.data import Rows
 

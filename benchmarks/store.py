@@ -282,8 +282,9 @@ def extracting(bench: Bench, folder: Path) -> None:
     from extraction import FOLDER, rows_of
     from transformers import AutoModel, AutoTokenizer
 
-    from probekit.activations.extraction import Request, prepare
+    from probekit.activations.extraction import prepare
     from probekit.activations.extraction import run as run_job
+    from probekit.activations.job import Request
 
     rows = rows_of(64 if bench.quick else 2000)
     pair = (AutoModel.from_pretrained(FOLDER).eval(), AutoTokenizer.from_pretrained(FOLDER))

@@ -20,7 +20,6 @@ from probekit.cli.options import (
     emit,
     option,
     options_of,
-    output_file,
     pick,
     say,
 )
@@ -28,7 +27,7 @@ from probekit.cli.options import (
 if TYPE_CHECKING:
     from probekit.activations.batching import Batch
     from probekit.activations.differences import PairReport
-    from probekit.activations.extraction import Report, Request
+    from probekit.activations.job import Report, Request
     from probekit.activations.ranks import Ranks
     from probekit.data import Rows
 
@@ -46,7 +45,16 @@ class RequestOptions(TypedDict):
             required=True,
         ),
     ]
-    output: Annotated[Path, output_file("HDF5 file to write.")]
+    output: Annotated[
+        str,
+        option(
+            "HDF5 file to write, or a folder of them (acts/).",
+            "-o",
+            "--output",
+            required=True,
+            type=click.Path(),
+        ),
+    ]
     layers: Annotated[
         str,
         option(
@@ -163,9 +171,10 @@ def command(**options: Unpack[ExtractOptions]) -> None:
     from probekit.activations.quiet import rare_collection
 
     with rare_collection():
-        from probekit.activations.extraction import Request, estimate, prepare, run
+        from probekit.activations.extraction import estimate, prepare, run
+        from probekit.activations.job import Request
         from probekit.activations.ranks import local_device, ranks_from_environment
-        from probekit.activations.together import run_together
+        from probekit.activations.units import run_units
 
     fields = pick(options, *RequestOptions.__annotations__)
     ranks = ranks_from_environment()
@@ -181,6 +190,8 @@ def command(**options: Unpack[ExtractOptions]) -> None:
     if options["add_layers"]:
         _add(request, log, ranks, options)
         return
+    if ranks is not None:
+        _check_shared(request)
     job = prepare(request)
     for note in (*job.notes, *_without_ids(job.rows)):
         say(note)
@@ -191,13 +202,31 @@ def command(**options: Unpack[ExtractOptions]) -> None:
     if ranks is None:
         report: Report | None = run(job, on_batch=log)
     else:
-        report = run_together(job, ranks, on_batch=log)
+        report = run_units(job, share=(ranks.rank, ranks.world), on_batch=log)
     if report is None:
-        _print_share(job.path, ranks)
+        say(f"{job.path}: process {ranks.rank if ranks else 0} has written its parts.")
         return
     say(" ".join(filter(None, (_report_text(report), job.precision))))
     if options["as_json"]:
         emit(asdict(report), "", as_json=True)
+
+
+def _check_shared(request: Request) -> None:
+    """Raise UsageError unless several processes can write the output."""
+    from probekit.activations.job import is_folder
+    from probekit.errors import UsageError
+
+    output = Path(request.output)
+    if not is_folder(request.output):
+        raise UsageError(
+            f"{output} would have several writers; name a folder, to which each process adds "
+            f"parts: -o {output.with_suffix('')}/"
+        )
+    if request.overwrite:
+        raise UsageError(
+            "--overwrite would remove the parts that another process has just written; leave it "
+            f"out, and remove {output} first."
+        )
 
 
 def _add(request: Request, log: Any, ranks: Ranks | None, options: ExtractOptions) -> None:
@@ -258,19 +287,6 @@ def _without_ids(rows: Rows) -> list[str]:
         f"{rows.source} has no column id: its rows are known by their numbers{also}. Name a column "
         "of ids with --id-column to join and merge by it."
     ]
-
-
-def _print_share(path: Path, ranks: Ranks | None) -> None:
-    """Print, once per disk, what to do with a store that holds a share of the rows."""
-    from probekit.activations.store import ActivationStore
-
-    with ActivationStore(path, allow_incomplete=True) as store:
-        if store.complete or ranks is None or ranks.local:
-            return
-        say(
-            f"{path} holds {int(store.done.sum()):,} of {len(store):,} rows, the share of this "
-            "disk's processes; join the shares with `probekit merge`."
-        )
 
 
 def _quantization(load_in: str | None, path: Path | None) -> dict[str, Any] | None:

@@ -57,7 +57,7 @@ def _describe(store: ActivationStore, layers: list[LayerSummary]) -> dict[str, A
         "groups": None if store.groups is None else len({*store.groups} - {""}),
         "rows_truncated": int(store.truncated[done].sum()),
         "tokens": int(store.n_tokens[done].sum(dtype="int64")),
-        "bytes": store.path.stat().st_size,
+        "bytes": store.nbytes,
         "source": store.source,
         "fingerprint": store.fingerprint,
         "rows_fingerprint": store.rows_fingerprint,

@@ -68,7 +68,7 @@ SECTIONS = {
     },
     "Other": {
         "info": "Report what an activation store holds, complete or not.",
-        "merge": "Join stores of one model into one.",
+        "merge": "Join stores of one model into one file.",
         "completion": "Print the script that completes commands in a shell.",
     },
 }

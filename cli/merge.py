@@ -1,4 +1,4 @@
-"""``probekit merge``: one activation store from parts."""
+"""``probekit merge``: one file from a folder, or from several stores."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class MergeOptions(TypedDict):
 
     parts: Annotated[
         tuple[Path, ...],
-        argument("Activation stores of one model.", nargs=-1, required=True, type=FILE),
+        argument("A folder of parts, or stores of one model.", nargs=-1, required=True, type=FILE),
     ]
-    output: Annotated[Path, output_file("Store to write.")]
+    output: Annotated[Path, output_file("HDF5 file to write.")]
     overwrite: Overwrite
     as_json: AsJson
 
@@ -36,17 +36,18 @@ class MergeOptions(TypedDict):
 @click.command("merge", cls=SectionedCommand)
 @options_of(MergeOptions)
 def command(**options: Unpack[MergeOptions]) -> None:
-    """Join stores of one model into one.
+    """Join stores of one model into one file.
 
-    PARTS are the stores that machines without a shared disk have each written their share of, or
-    complete stores of different rows, which come one behind the other.
+    PARTS are a folder of parts, or complete stores of different rows, which come one behind the
+    other.
 
-    Example: probekit merge node0/acts.h5 node1/acts.h5 -o acts.h5
+    Example: probekit merge acts/ -o acts.h5
     """
     from probekit.activations.merge import merge
 
     parts, output = options["parts"], options["output"]
     rows = merge(parts, output, overwrite=options["overwrite"])
     result: dict[str, Any] = {"path": str(output), "rows": rows, "parts": [*map(str, parts)]}
-    text = f"{output}: {rows:,} rows of {len(parts)} stores."
+    what = f"{len(parts)} stores" if len(parts) > 1 else str(parts[0])
+    text = f"{output}: {rows:,} rows of {what}."
     emit(result, text, as_json=options["as_json"])

@@ -120,9 +120,10 @@ def _source(path: Path) -> str | None:
     from probekit.activations.store import ActivationStore
 
     try:
-        with open_regular(path) as file:
-            if file.read(len(HDF5)) != HDF5:
-                return None
+        if not path.is_dir():
+            with open_regular(path) as file:
+                if file.read(len(HDF5)) != HDF5:
+                    return None
         with ActivationStore(path, allow_incomplete=True) as store:
             return store.source
     except (OSError, ProbekitError):

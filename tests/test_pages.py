@@ -103,11 +103,6 @@ SMALL_RUN = {"--task docstrings": "--task mine.jsonl", "-o runs/": "--dry-run -o
 PAGES = {
     "README.md": Page(check=check_readme),
     "docs/how-to/from-your-csv.md": Page(check=check_csv),
-    "docs/how-to/clusters.md": Page(
-        before="probekit extract half0.jsonl -m MODEL -o node0/acts.h5\n"
-        "probekit extract half1.jsonl -m MODEL -o node1/acts.h5",
-        instead={"node1/acts.h5 -o acts.h5": "node1/acts.h5 -o merged.h5"},
-    ),
     "docs/decide.md": Page(
         before=f"{EXTRACT}{FILTER}",
         instead={

@@ -156,7 +156,7 @@ def store_beside(verdicts: Verdicts, path: Path) -> Path | None:
     name = Path(str(recorded.get("name", ""))).name
     for folder in (Path(os.path.realpath(path)).parent, Path.cwd()):
         candidate = folder / name
-        if not name or not candidate.is_file():
+        if not name or not candidate.exists():
             continue
         try:
             with ActivationStore(candidate) as store:

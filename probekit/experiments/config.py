@@ -230,7 +230,7 @@ class RunConfig:
     def _check_extraction(self) -> None:
         if not self.extract:
             return
-        from probekit.activations.extraction import Request
+        from probekit.activations.job import Request
 
         for name in NOT_EXTRACTED:
             if name in self.extract:

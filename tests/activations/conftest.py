@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from probekit.activations.create import Plan
+from probekit.activations.index import Index
 from probekit.activations.writer import StoreWriter
 from probekit.data import text_hash
+from probekit.joins import Keys
 
 
 class Example:
@@ -63,6 +66,26 @@ class Example:
                 writer.flush()
             writer.finish()
         return path
+
+    def make_folder(self, folder: Path, size: int = 30, **changes: Any) -> Path:
+        """Write the same rows as a folder of parts of ``size`` rows."""
+        options = self.options(**changes)
+        compression = options.pop("compression", None)
+        folder.mkdir()
+        index = Index.of(Plan(**options), folder, size)
+        index.write(folder)
+        for first, path in zip(index.starts, index.paths(folder), strict=False):
+            rows = slice(int(first), int(first) + size)
+            part = {k: options[k][rows] for k in ("ids", "hashes", "groups") if options.get(k)}
+            keys = {"keys": Keys(part["ids"], columns={"k": part["ids"]}), "source": None}
+            options_of_part = {**options, **part, **keys, "compression": compression}
+            with StoreWriter.open(path, **options_of_part) as writer:
+                numbers = np.arange(self.n)[rows]
+                states = {layer: self.stored(layer, numbers) for layer in self.widths}
+                places = np.arange(len(numbers))
+                writer.write(places, states, self.n_tokens[rows], self.truncated[rows])
+                writer.finish()
+        return folder
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 
 from probekit.activations import adding, extraction
 from probekit.activations.adding import add_layers
-from probekit.activations.extraction import Request, extract
+from probekit.activations.extraction import extract
+from probekit.activations.job import Request
 from probekit.activations.store import ActivationStore
 from probekit.errors import StaleStoreError, StoreError, UsageError
 

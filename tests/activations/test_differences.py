@@ -20,7 +20,8 @@ from probekit.activations.differences import (
     run_differences,
     texts_of_pairs,
 )
-from probekit.activations.extraction import Request, extract
+from probekit.activations.extraction import extract
+from probekit.activations.job import Request
 from probekit.activations.store import ActivationStore
 from probekit.cli.main import cli
 from probekit.data import Rows
@@ -263,7 +264,7 @@ def test_plain_states_and_differences_are_not_confused(
     with pytest.raises(UsageError, match="--compare needs two texts"):
         extract_differences(["one", "two"], model, output=tmp_path / "e.h5")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputExistsError, match="not a plain file"):
+    with pytest.raises(OutputExistsError, match="--compare writes a file"):
         extract_differences(rows, model, output=tmp_path / "folder")
 
 

@@ -14,8 +14,9 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from probekit.activations import forward
-from probekit.activations.extraction import Request, estimate, extract, prepare, run
+from probekit.activations.extraction import estimate, extract, prepare, run
 from probekit.activations.forward import Feed
+from probekit.activations.job import Request
 from probekit.activations.store import ActivationStore
 from probekit.data import Rows, text_hash
 from probekit.errors import (

@@ -13,8 +13,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from probekit.activations.extraction import Request, extract, prepare, run
+from probekit.activations.extraction import extract, prepare, run
 from probekit.activations.forward import Feed
+from probekit.activations.job import Request
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.errors import (

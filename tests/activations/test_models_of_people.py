@@ -14,8 +14,9 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from probekit.activations.checkpoint import open_checkpoint
-from probekit.activations.extraction import Request, extract, prepare
+from probekit.activations.extraction import extract, prepare
 from probekit.activations.folder import local_reader, read_settings
+from probekit.activations.job import Request
 from probekit.errors import ModelError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,7 +11,8 @@ import torch
 
 from probekit.activations import precision
 from probekit.activations.batching import Batch, Buckets, Evenness, bucket, cut_buckets
-from probekit.activations.extraction import Request, extract, prepare
+from probekit.activations.extraction import extract, prepare
+from probekit.activations.job import Request
 from probekit.activations.precision import extraction_precision, training_precision
 from probekit.probes import LogisticProbe
 

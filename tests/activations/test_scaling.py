@@ -16,8 +16,9 @@ from transformers import AutoModel, AutoTokenizer
 from probekit.activations import batching, create
 from probekit.activations.batching import Batch, cut_batches, pad
 from probekit.activations.encoding import Encoder
-from probekit.activations.extraction import Request, prepare, run
+from probekit.activations.extraction import prepare, run
 from probekit.activations.forward import Window, read_windows
+from probekit.activations.job import Request
 from probekit.data import Rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
