@@ -30,7 +30,7 @@ test: $(VENV)/.installed  ## run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-slow: $(VENV)/.release $(VENV)/.docs  ## run the tests that take long: kills, real tasks, the built package in an empty environment, the site, the notebooks
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 --dist loadfile
 
 smoke: $(VENV)/.installed  ## the short check for other systems: help, and README's commands on tiny models
 	$(BIN)/probekit --help

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
-# Before torch: threads that wait by spinning make small fits fifty times slower on shared cores.
+# Before torch. Two workers fill two cores, and tests are small: a second thread costs more than it
+# brings, and one that waits by spinning makes small fits fifty times slower on shared cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import json
@@ -299,6 +301,16 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any], Callable[[], Any]]] = {
         roberta_tokenizer,
     ),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_sync() -> Iterator[None]:
+    """No power fails here: files are not waited for until they are on the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("fsync", "fdatasync"):
+            if hasattr(os, name):
+                patch.setattr(os, name, lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -181,6 +181,7 @@ def test_what_is_learned_is_what_the_verdicts_say(
         assert list(result.values())[-1][1] < 30
 
 
+@pytest.mark.slow
 def test_hf_trainer(run: Run, files: list[Path], minilm: str, tmp_path: Path, n_kept: int) -> None:
     rows, right = run("hf_trainer.py", *files, minilm, tmp_path / "out", "logconf")["logconf"]
     assert rows == n_kept
@@ -197,6 +198,7 @@ def test_hf_trainer_with_a_decoder(
     assert result["xent"][0] == n_kept
 
 
+@pytest.mark.slow
 def test_trl(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

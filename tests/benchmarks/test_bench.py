@@ -181,10 +181,11 @@ def script(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("name", "flags", "claims"),
     [
-        (
+        pytest.param(
             "gpu",
             ["--device", "cpu", "--tiny", "--only", "extraction,neighbors,logistic,topofilter"],
             4,
+            marks=pytest.mark.slow,
         ),
         pytest.param("logistic_path", [], 12, marks=pytest.mark.slow),
         ("topofilter", [], 3),

@@ -167,6 +167,7 @@ def test_what_is_trusted_beforehand_is_not_asked_again_and_orders_the_rest(case)
             assert str(label) == trusted[name]
 
 
+@pytest.mark.slow
 def test_trusted_labels_leave_the_bound_as_it_is_unless_they_are_of_the_sample(case):
     store, labels, true = case(n=200, noise=(0.4, 0.3), distance=1.5)
     rng = np.random.default_rng(0)

@@ -250,6 +250,7 @@ def test_results_say_with_what_they_were_made(ran: Ran) -> None:
         assert [result["student"] for result in results["results"]] == ["linear", "memorising"]
 
 
+@pytest.mark.slow
 def test_the_script_repeats_the_runs(ran: Ran, tmp_path: Path) -> None:
     """Bash itself reads the script; a stand-in for Python writes down what it is handed."""
     recorder = tmp_path / "recorder"
@@ -293,6 +294,7 @@ def test_again_it_resumes_and_prints_the_same(ran: Ran) -> None:
     assert {p: p.stat().st_mtime_ns for p in ran.folder.glob("steps/*/done.json")} == done
 
 
+@pytest.mark.slow
 def test_another_demo_is_replaced_only_if_asked_for(ran: Ran, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(ran.folder, folder)

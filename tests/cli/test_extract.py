@@ -298,6 +298,7 @@ def test_nothing_but_the_last_line_is_said(
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_taken_from_its_cache_by_commit(
     rows: Path, tiny_model: Callable[..., Path], out: Path, tmp_path: Path
 ) -> None:
@@ -413,6 +414,7 @@ def wait_for(log: Path, batches: int, *, pid: int) -> None:
             return
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_is_told_before_the_first_row_is_forwarded(
     forks: Forks, rows: Path, tiny_model: Callable[..., Path], out: Path, tmp_path: Path
 ) -> None:

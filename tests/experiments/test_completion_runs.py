@@ -294,6 +294,7 @@ def test_relabel_is_left_out_with_a_note(fields: Any, tmp_path: Path) -> None:
     assert ["relabel is left out" in note for note in run._notes] == [True]
 
 
+@pytest.mark.slow
 def test_chains_rounds_and_language_models_are_of_completions_too(
     fields: Any, tmp_path: Path
 ) -> None:
@@ -332,6 +333,7 @@ def pair_lines(n: int) -> list[dict[str, Any]]:
 
 
 class TestPreferences:
+    @pytest.mark.slow
     def test_pairs_end_to_end_after_a_language_model(
         self, fields: Any, write_jsonl: Files, tmp_path: Path
     ) -> None:

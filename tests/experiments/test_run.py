@@ -136,6 +136,7 @@ class TestWeakToStrong:
         for name in ("table.md", "arms.png", "curves.png", "metrics.json", "config.yaml"):
             assert (tmp_path / "run" / name).stat().st_size > 100
 
+    @pytest.mark.slow
     def test_the_ensemble_reads_all_layers_and_others_one(
         self, base: dict[str, Any], tmp_path: Path
     ) -> None:
@@ -189,6 +190,7 @@ class TestWeakToStrong:
             assert losses[0][name] == losses[1][name]
         assert losses[0]["ground truth"] != losses[1]["ground truth"]
 
+    @pytest.mark.slow
     def test_seeds_are_combined(self, base: dict[str, Any], tmp_path: Path) -> None:
         config = RunConfig.from_mapping({**base, "seeds": [0, 1], "probes": [], "actions": []})
         results, _ = carry_out(config, tmp_path / "run")
@@ -206,6 +208,7 @@ class TestWeakToStrong:
         splits = run.experiments[0].context.splits
         assert splits.rows["student"].ids == splits.rows["supervisor"].ids
 
+    @pytest.mark.slow
     def test_preference_pairs(
         self, base: dict[str, Any], write_jsonl: Files, tmp_path: Path
     ) -> None:
@@ -223,6 +226,7 @@ class TestWeakToStrong:
         assert arms["ground truth"] > 0.8
         assert arms["probe logistic"] > 0.5
 
+    @pytest.mark.slow
     def test_grid_of_models(self, base: dict[str, Any], tmp_path: Path) -> None:
         strong = base["strong"]
         config = RunConfig.from_mapping(

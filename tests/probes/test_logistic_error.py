@@ -100,7 +100,13 @@ CASES = {
 }
 
 
-SLOW = ("twelve classes", "twelve classes, wide, soft")
+SLOW = (
+    "three classes, wide",
+    "twelve classes",
+    "twelve classes, wide, soft",
+    "five classes, soft",
+    "unequal columns, three classes",
+)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +223,13 @@ GOLDEN = ["knn_branches", "probes_hard", "probes_soft", "topo_A", "topo_B", "top
 
 
 @pytest.mark.parametrize("unequal", [False, True], ids=["equal columns", "unequal columns"])
-@pytest.mark.parametrize("name", [*(f"eleuther_{each}" for each in GOLDEN), "topofilter_orig3"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"eleuther_{each}" for each in GOLDEN),
+        pytest.param("topofilter_orig3", marks=pytest.mark.slow),
+    ],
+)
 def test_float32_is_within_the_tolerance_on_every_golden_set(golden, name, unequal):
     data = golden(name)
     X, y = data["X"].astype(np.float64), data["y"]

@@ -145,8 +145,22 @@ def test_training_rows_have_no_place_for_the_truth() -> None:
     assert (train.Y == 0.5).all()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+# Adapters of the others are slow: an encoder, a decoder and one of both stand for them.
+ADAPTED = ("bert", "llama", "bart")
+
+
+@pytest.mark.parametrize(
+    ("name", "lora"),
+    [
+        pytest.param(
+            *(name, lora),
+            id=f"{name}-{'lora' if lora else 'full'}",
+            marks=[pytest.mark.slow] if lora and name not in ADAPTED else [],
+        )
+        for name in ARCHITECTURES
+        for lora in (False, True)
+    ],
+)
 def test_predictions_are_the_head_on_extracted_states(
     name: str, lora: bool, tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -512,7 +526,7 @@ class TestResume:
         assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
         assert not (tmp_path / "broken" / "checkpoints").exists()
 
-    @pytest.mark.parametrize("grad_accum", [1, 2])
+    @pytest.mark.parametrize("grad_accum", [pytest.param(1, marks=pytest.mark.slow), 2])
     def test_figures_are_of_the_whole_training(
         self, grad_accum: int, config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -348,7 +348,14 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(FiniteTrainer, "training_step", stopping)
 
 
-@pytest.mark.parametrize("kind", ["causal", "masked", "adapters"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "causal",
+        pytest.param("masked", marks=pytest.mark.slow),
+        pytest.param("adapters", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_training_resumes_to_the_same_weights(
     kind: str,
     tiny_model: Callable[..., Path],

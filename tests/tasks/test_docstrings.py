@@ -215,6 +215,7 @@ def test_a_missing_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         docstrings._science_roots()
 
 
+@pytest.mark.slow
 def test_packages_are_classes_in_the_order_of_the_name() -> None:
     task = get_task("docstrings:click, scipy,numpy")
     assert (task.name, task.classes) == (
