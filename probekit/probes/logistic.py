@@ -61,6 +61,7 @@ MAX_COLUMNS = 512  # fits x classes that are iterated at once; bounds memory wit
 WORSE = 2  # weaker penalties with a larger loss after which a search ends
 LARGE = 10**8  # rows x columns x classes from which on a search costs minutes
 FEW_FOLDS = 2  # that a large search asks
+HUGE = 4 * 10**8  # rows x columns x classes from which on it tries every second penalty only
 SEARCH_TOL = 3  # times tol; 30 chose wrongly where classes have two rows: their bias moves last
 
 
@@ -76,8 +77,8 @@ class LogisticProbe(BaseProbe):
         given (weak) labels, the larger of equals; 1e-2 unless two classes have two different rows
         each. With many classes (more than 512 fits x classes: eight classes by default) penalties
         are tried from the largest on, until two in a row raise that loss; from 10^8 rows x columns
-        x classes on two folds only are asked, until one raises it. EleutherAI's numbers:
-        ``l2=1e-2, standardize=False``.
+        x classes on two folds only are asked, until one raises it; from 4 · 10^8 on every second
+        penalty. EleutherAI's numbers: ``l2=1e-2, standardize=False``.
     standardize : bool, default=True
         Penalise the coefficients of columns divided by their spread, so that the scale of a column
         does not matter; ``coef_`` is in the space of X all the same. Columns that are constant up
@@ -265,8 +266,9 @@ class LogisticProbe(BaseProbe):
             return []
         return [
             f"{len(classes):,} classes and {len(self.fold_):,} rows: the penalty {self.l2_:.3g} "
-            f"was chosen on {search.n_folds} of {self.fold_.max() + 1} folds, from the strongest "
-            "on until one was worse; --l2 sets it."
+            f"was chosen on {search.n_folds} of {self.fold_.max() + 1} folds"
+            f"{', of every second one' if search.every > 1 else ''}, from the strongest on until "
+            "one was worse; --l2 sets it."
         ]
 
     def _candidates(self) -> NDArray[np.float64]:
@@ -532,6 +534,8 @@ class _Search:
     """(P,) out-of-fold log-loss of each penalty, NaN if it was not tried."""
     n_folds: int
     """Number of folds that were asked."""
+    every: int
+    """1, or 2 if only every second penalty was allowed."""
     theta: Tensor
     """(1 + F, V, width + 1) where the fits of that penalty may start."""
 
@@ -585,12 +589,14 @@ class _Path:
         ``WORSE`` in a row have a larger loss than the best. A large search asks some folds only,
         and ends at the first larger loss.
         """
-        large = self.design.n * self.design.width * len(self.task.targets) > LARGE
+        size = self.design.n * self.design.width * len(self.task.targets)
+        large = size > LARGE
         asked = min(FEW_FOLDS, self.fits - 1) if large else self.fits - 1
         worse = 1 if large else WORSE
         some = torch.arange(1, asked + 1)  # fit 0 is that to all rows
         solution, scores = Solution.empty(self.objective), np.full(len(self.penalties), np.nan)
-        start, losses, order = None, list[float](), self._from_strongest()
+        every = 2 if size > HUGE else 1
+        start, losses, order = None, list[float](), self._from_strongest()[::every]
         for penalty in order:
             where = penalty * self.fits + some
             self.refine(solution, where, start=start, tol=SEARCH_TOL * tol, max_iter=max_iter)
@@ -603,7 +609,7 @@ class _Path:
         theta = solution.theta[best * self.fits + some]
         rest = theta.mean(0, keepdim=True)
         others = rest.repeat(self.fits - 1 - asked, 1, 1)
-        return _Search(best, scores, asked, torch.cat([rest, theta, others]))
+        return _Search(best, scores, asked, every, torch.cat([rest, theta, others]))
 
     def only(self, penalty: int) -> _Path:
         """The fits of one penalty."""

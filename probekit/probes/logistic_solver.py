@@ -42,9 +42,11 @@ PER_CLASS = 3  # by the mathematics 2, with which 1 of 64 estimates was 0.7 of t
 TOLERATED = 1e-4  # error of a probability without a warning
 LEAST_CURVATURE = 1e-7
 LEAST_RIDGE = 1e-12
+SMALLEST = 1e-37  # of a number that is divided by, in float32
 OWN_BYTES = 1 << 29
 WAIT = 25
 MANY = 8  # classes from which on steps are scaled: halves the passes at 12, costs 7 % at 3
+APART = 64  # classes from which on their coupling is left out of the mean Hessian
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Point:
     loss: Tensor  # (J,)
     grad: Tensor  # (J, K, width + 1)
     peak: Tensor  # (J,) largest entry of the gradient
-    curvature: Tensor  # (J, K, K) mean of diag(p) - pp'
+    curvature: Tensor  # (J, K, K) mean of diag(p) - pp'; its diagonal (J, K) of APART classes
 
     def pick(self, keep: Tensor) -> Point:
         return Point(*(value[keep] for value in vars(self).values()))
@@ -170,13 +172,14 @@ class Objective:
     def __call__(self, theta: Tensor, curvature: Tensor | None = None) -> Point:
         """Evaluate every fit at theta (J, K, width + 1) in one pass over the rows.
 
-        A ``curvature`` (J, K, K) that is given is kept, not measured.
+        A ``curvature`` as :class:`Point` has it that is given is kept, not measured.
         """
         fits, vectors, _ = theta.shape
         columns = fits * vectors
         weights, bias = self._columns(theta)
         loss = theta.new_zeros(fits)
-        measured = theta.new_zeros(fits, vectors, vectors) if curvature is None else None
+        shape = (fits, vectors) if vectors >= APART else (fits, vectors, vectors)
+        measured = theta.new_zeros(shape) if curvature is None else None
         slope, bias_slope = theta.new_zeros(columns, self.design.width), theta.new_zeros(columns)
         part = _binary if vectors == 1 else _softmax
         for rows, x in self.design.chunks(columns):
@@ -254,14 +257,17 @@ def _softmax(
 ) -> tuple[Tensor, Tensor]:
     """Loss and residuals; ``top`` (K, b) is 1 at each row's likeliest label.
 
-    The curvature (J, K, K) is added to ``curvature``, unless that is None.
+    The curvature (J, K, K), or its diagonal (J, K), is added to ``curvature``, unless that is None.
     """
     log_p = torch.log_softmax(z, 1)
     p = log_p.exp()
     loss = (weight * (y * log_p).sum(1)).sum(1, dtype=torch.float64).neg_()
     if curvature is not None:
         weighted = p * weight[:, None]
-        curvature += torch.diag_embed(weighted.sum(2)) - weighted @ p.mT
+        if curvature.ndim == 2:
+            curvature += weighted.mul_(1 - p).sum(2)
+        else:
+            curvature += torch.diag_embed(weighted.sum(2)) - weighted @ p.mT
     residual = (p - y).mul_(weight[:, None]).mul_(1 - top)
     residual -= residual.sum(1, keepdim=True) * top
     return loss, residual
@@ -271,17 +277,22 @@ class MeanHessian:
     """Inverse of curvature ⊗ second moments + 2 l2, the bias unpenalised.
 
     ``curvature`` (J, K, K) is the mean of diag(p) - pp' over the rows: one decomposition of the
-    second moments serves all fits at any point.
+    second moments serves all fits at any point. Of many classes it is the diagonal (J, K): each
+    pair is then coupled little, and decomposing the whole costs more than it saves.
     """
 
     def __init__(self, objective: Objective, curvature: Tensor) -> None:
         design = objective.design
         self.basis = None if design.turned else design.basis
-        # With more than one vector the smallest is 0, but no gradient ever points there.
-        value, self.vectors = torch.linalg.eigh(curvature)
-        value = value.clamp(min=LEAST_CURVATURE)
+        self.vectors: Tensor | None = None
         kind = objective.step_dtype
-        self.vectors, self.bias = self.vectors.to(kind), (1 / value).to(kind)
+        value = curvature
+        if curvature.ndim == 3:
+            # With more than one vector the smallest is 0, but no gradient ever points there.
+            value, vectors = torch.linalg.eigh(curvature)
+            self.vectors = vectors.to(kind)
+        value = value.clamp(min=LEAST_CURVATURE)
+        self.bias = (1 / value).to(kind)
         value, penalty = value[..., None], 2 * objective.l2[:, None, None]
         self.inverse = (1 / (value * design.spread + penalty)).to(kind)
         # Directions that the basis leaves out, if any.
@@ -293,15 +304,15 @@ class MeanHessian:
     def pick(self, keep: Tensor) -> MeanHessian:
         """The Hessians of some of the fits."""
         some = copy(self)
-        some.vectors, some.bias, some.inverse = (
-            value[keep] for value in (self.vectors, self.bias, self.inverse)
-        )
+        some.bias, some.inverse = self.bias[keep], self.inverse[keep]
+        some.vectors = None if self.vectors is None else self.vectors[keep]
         some.other = None if self.other is None else self.other[keep]
         return some
 
     def solve(self, g: Tensor) -> Tensor:
-        """The inverse times g (J, K, width + 1)."""
-        g = self.vectors.mT @ g.to(self.vectors.dtype)
+        """The inverse times g (J, K, width + 1), g in the precision of steps."""
+        if self.vectors is not None:
+            g = self.vectors.mT @ g
         weights, bias = g[..., :-1], self.bias * g[..., -1]
         if self.basis is None:
             weights = self.inverse * weights
@@ -310,8 +321,12 @@ class MeanHessian:
             inside = (weights.to(self.basis.dtype) @ self.basis).to(g.dtype)
             inside = ((self.inverse - other) * inside).to(self.basis.dtype)
             weights = other * weights + (inside @ self.basis.T).to(g.dtype)
-        product: Tensor = self.vectors @ torch.cat([weights, bias[..., None]], -1)
-        return product.double()
+        product = torch.cat([weights, bias[..., None]], -1)
+        if self.vectors is None:
+            product -= product.mean(1, keepdim=True)  # as every gradient: only rounding is lost
+        else:
+            product = self.vectors @ product
+        return product
 
 
 class OwnHessian:
@@ -355,13 +370,16 @@ class OwnHessian:
 
     def solve(self, g: Tensor) -> Tensor:
         """The inverse times g (J, K, width + 1)."""
-        return torch.cholesky_solve(g.reshape(len(g), -1, 1), self.factor).view_as(g)
+        product = torch.cholesky_solve(g.double().reshape(len(g), -1, 1), self.factor)
+        return product.view_as(g).to(g.dtype)
 
 
 @dataclass
 class _Memory:
     """Last steps s and changes of gradient y of every fit; zeros for rejected steps."""
 
+    kind: torch.dtype
+    """Precision of both, and of the steps that they propose."""
     pairs: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
     def add(self, s: Tensor, y: Tensor, where: Tensor) -> None:
@@ -369,16 +387,18 @@ class _Memory:
         s, y = torch.where(mask, s, 0.0), torch.where(mask, y, 0.0)
         curvature = _dot(s, y)
         scale = torch.where(curvature > 0, 1 / curvature, 0.0)
-        self.pairs = [*self.pairs[1 - HISTORY :], (s, y, scale)]
+        pair = s.to(self.kind), y.to(self.kind), scale.to(self.kind)
+        self.pairs = [*self.pairs[1 - HISTORY :], pair]
 
     def pick(self, keep: Tensor) -> _Memory:
-        return _Memory([(s[keep], y[keep], scale[keep]) for s, y, scale in self.pairs])
+        pairs = [(s[keep], y[keep], scale[keep]) for s, y, scale in self.pairs]
+        return _Memory(self.kind, pairs)
 
     def direction(self, grad: Tensor, hessian: MeanHessian | OwnHessian) -> Tensor:
-        q, used = grad.clone(), []
+        q, used = grad.to(self.kind, copy=True), []
         for s, y, scale in reversed(self.pairs):
             a = (scale * _dot(s, q))[:, None, None]
-            q -= a * y
+            q.addcmul_(a, y, value=-1)  # in place: with many classes, memory decides the speed
             used.append(a)
         q = hessian.solve(q)
         if self.pairs and grad.shape[1] >= MANY:
@@ -386,11 +406,11 @@ class _Memory:
             # more the mean curvature of all rows falls short there, and steps become too long. The
             # last step measures it (equation 7.20 with H for the identity): γ = s'y / y'H⁻¹y.
             s, y, _ = self.pairs[-1]
-            size = _dot(s, y) / _dot(y, hessian.solve(y)).clamp(min=1e-300)
+            size = _dot(s, y) / _dot(y, hessian.solve(y)).clamp(min=SMALLEST)
             q *= torch.where(size > 0, size, 1.0)[:, None, None]
         for (s, y, scale), a in zip(self.pairs, reversed(used), strict=True):
-            q += (a - (scale * _dot(y, q))[:, None, None]) * s
-        return -q
+            q.addcmul_(a - (scale * _dot(y, q))[:, None, None], s)
+        return -q.double()
 
 
 class _Run:
@@ -403,7 +423,7 @@ class _Run:
         self.direction, self.step = torch.zeros_like(point.theta), torch.ones_like(point.loss)
         self.fresh = torch.ones_like(point.loss, dtype=torch.bool)
         self.loss, self.peak, self.idle = point.loss, point.peak, torch.zeros_like(point.loss)
-        self.memory, self.since = _Memory(), 0
+        self.memory, self.since = _Memory(objective.step_dtype), 0
         self.hessian: MeanHessian | OwnHessian = MeanHessian(objective, point.curvature)
         self.passes, self.measured = 0, True
         self.patience = IDLE if len(point.theta[0]) < MANY else 2 * IDLE
@@ -424,7 +444,7 @@ class _Run:
         delay = OwnHessian.delay(self.objective)
         if delay is not None and self.since > delay:
             self.hessian = OwnHessian(self.objective, self.point.theta)
-            self.memory, self.since = _Memory(), 0
+            self.memory, self.since = _Memory(self.objective.step_dtype), 0
         elif self.measured and isinstance(self.hessian, MeanHessian):
             self.hessian = MeanHessian(self.objective, self.point.curvature)
         self.ahead = self.memory.direction(self.point.grad, self.hessian)
@@ -527,4 +547,5 @@ def minimise(
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum((1, 2))
+    """Inner products (J,) of a and b (J, K, w), without their elementwise product in memory."""
+    return torch.bmm(a.flatten(1)[:, None], b.flatten(1)[:, :, None])[:, 0, 0]

@@ -179,6 +179,22 @@ def test_a_large_search_asks_few_folds_and_ends_at_the_first_larger_loss(monkeyp
     assert np.allclose(probe.coef_, fixed.coef_, rtol=0, atol=1e-7)
 
 
+def test_a_huge_search_tries_every_second_penalty_and_says_so(monkeypatch):
+    X, y = problem(600, 12, classes=9)
+    monkeypatch.setattr(module, "LARGE", 1)
+    large = LogisticProbe().fit(X, y)
+    assert "every second" not in large.notes_for(range(9))[0]
+    monkeypatch.setattr(module, "HUGE", 1)
+    probe = LogisticProbe().fit(X, y)
+    tried = np.flatnonzero(np.isfinite(probe.l2_scores_))
+    assert len(tried) > 1
+    assert (np.diff(tried) == 2).all()
+    assert tried[-1] == len(PENALTIES) - 1  # from the strongest on
+    # At most one step from the penalty that the whole list gives.
+    assert abs(PENALTIES.index(probe.l2_) - PENALTIES.index(large.l2_)) <= 1
+    assert "on 2 of 5 folds, of every second one, from" in probe.notes_for(range(9))[0]
+
+
 def test_ctrl_c_ends_a_fit_between_two_passes(monkeypatch):
     passes = []
     evaluate = logistic_solver.Objective.__call__

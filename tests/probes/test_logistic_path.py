@@ -129,7 +129,7 @@ def test_scikit_learn_soft_labels_by_stacking():
         )
 
 
-@pytest.mark.parametrize("classes", [4, 9])  # from eight on rows are turned
+@pytest.mark.parametrize("classes", [4, 9, 70])  # rows turned from 8 on, classes apart from 64 on
 def test_scikit_learn_more_classes(classes):
     X, y = problem(classes=classes)
     path = logistic_path(X, y, PENALTIES, **EXACT)
