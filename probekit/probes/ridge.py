@@ -17,7 +17,7 @@ from probekit.errors import ProbeError
 from probekit.states import constant_columns, row_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,6 +25,10 @@ __all__ = ["PENALTIES", "RidgeStates", "choose_penalty"]
 
 # λ in units of s², the mean eigenvalue of Σ.
 PENALTIES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
+
+# Projections of more rows are kept in float32: each row's leverage is then far from 1, so that
+# rounding stays as small as it is.
+EXACT_BYTES = 1 << 30
 
 
 class RidgeStates:
@@ -88,7 +92,8 @@ class RidgeStates:
         self.values = np.maximum(values, 0) / self.scale**2
         self.vectors = vectors / self.scale
         # Z = (X − x̄) V / s (n, r), with Zᵀ W Z = n diag(σ² / s²)
-        self.projected = np.empty((n, len(values)))
+        exact = 8 * n * len(values) <= EXACT_BYTES
+        self.projected = np.empty((n, len(values)), np.float64 if exact else np.float32)
         for rows in row_chunks(n, 8 * d):
             self.projected[rows] = self._centred(X[rows]) @ self.vectors
         self._groups_by_size = _groups_by_size(groups, self.weight)
@@ -154,14 +159,16 @@ class RidgeStates:
         # ȳ = Σ w_i y_i / n, what the intercept alone predicts
         y_mean = self.weight @ Y / n
         # Y − F = Y − ȳ − Z D Zᵀ W (Y − ȳ)
-        moment = self.projected.T @ (self.weight[:, None] * (Y - y_mean))
-        residual = Y - y_mean - self.projected @ (shrink[:, None] * moment)
-        # Rows alone: h_i = w_i (Σ_r z_ir² D_r + 1/n), and y_i − (y_i − F_i) / (1 − h_i)
-        leverage = self.weight * (self.projected**2 @ shrink + 1 / n)
-        scores = Y - residual / (1 - leverage)[:, None]
+        fitted = shrink[:, None] * self._moment(Y - y_mean)
+        residual, scores = Y - y_mean, np.empty_like(Y)
+        for part, Z in self._chunks():
+            residual[part] -= Z @ fitted
+            # Rows alone: h_i = w_i (Σ_r z_ir² D_r + 1/n), and y_i − (y_i − F_i) / (1 − h_i)
+            leverage = self.weight[part] * (Z**2 @ shrink + 1 / n)
+            scores[part] = Y[part] - residual[part] / (1 - leverage)[:, None]
         for rows in self._groups_by_size:
             # K_GG = Z_G D Z_Gᵀ + 1/n (groups, |G|, |G|), all groups G of one size at once
-            Z = self.projected[rows]
+            Z = self.projected[rows].astype(np.float64)
             K = (Z * shrink) @ Z.transpose(0, 2, 1) + 1 / n
             # Y_G − (I − K_GG W_G)⁻¹ (Y_G − F_G)
             without = np.eye(rows.shape[1]) - K * self.weight[rows][:, None, :]
@@ -171,12 +178,23 @@ class RidgeStates:
     def fit(self, Y: NDArray[np.float64], penalty: float) -> tuple[NDArray[np.float64], Any]:
         """Fit all rows: coefficients (d, c) and intercept (c,) for labels Y (n, c)."""
         y_mean = self.weight @ Y / len(self)
-        moment = self.projected.T @ (self.weight[:, None] * (Y - y_mean))
         shrink = 1 / ((self.values + penalty) * len(self))
         # b = V D Zᵀ W (Y − ȳ) / s
-        coef = self.vectors @ (shrink[:, None] * moment)
+        coef = self.vectors @ (shrink[:, None] * self._moment(Y - y_mean))
         # a = ȳ − x̄ · b
         return coef, y_mean - self.mean @ coef
+
+    def _moment(self, Y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Zᵀ W Y (r, c) of labels Y (n, c)."""
+        moment = np.zeros((len(self.values), Y.shape[1]))
+        for part, Z in self._chunks():
+            moment += Z.T @ (self.weight[part, None] * Y[part])
+        return moment
+
+    def _chunks(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """Some rows at a time, and their Z in float64."""
+        for part in row_chunks(len(self), 8 * len(self.values)):
+            yield part, self.projected[part].astype(np.float64, copy=False)
 
 
 def choose_penalty(
@@ -204,15 +222,18 @@ def choose_penalty(
         ``states.leave_out(Y, penalty)``.
     """
     candidates = sorted(penalties)
-    scores = [states.leave_out(Y, penalty) for penalty in candidates]
-    # e_i = w_i ‖ŷ_i − y_i‖²
-    errors = [states.weight * ((score - Y) ** 2).sum(axis=1) for score in scores]
+    # e_i = w_i ‖ŷ_i − y_i‖². Scores are computed again for the one that is chosen: with many
+    # classes those of all penalties would need several times the memory of the labels.
+    errors = [
+        states.weight * ((states.leave_out(Y, penalty) - Y) ** 2).sum(axis=1)
+        for penalty in candidates
+    ]
     means = np.array([error.mean() for error in errors])
     best = int(means.argmin())
     # The smallest mean error, plus its standard error.
     bound = means[best] + errors[best].std() / np.sqrt(len(Y))
     chosen = int(np.flatnonzero(means <= bound)[-1])
-    return candidates[chosen], scores[chosen]
+    return candidates[chosen], states.leave_out(Y, candidates[chosen])
 
 
 def _groups_by_size(

@@ -59,6 +59,23 @@ def test_leaving_out_single_rows_is_not_enough_for_copies():
     assert np.allclose(together[:40], together[40:])
 
 
+def test_many_rows_are_kept_in_float32(monkeypatch):
+    X, Y = problem(400, 10)
+    groups = np.arange(400)
+    groups[1::40] -= 1  # some copies
+    exact, small = RidgeStates(X, groups=groups), None
+    with monkeypatch.context() as patch:
+        patch.setattr("probekit.probes.ridge.EXACT_BYTES", 0)
+        small = RidgeStates(X, groups=groups)
+    assert small.projected.dtype == np.float32
+    assert exact.projected.dtype == np.float64
+    one, other = exact.leave_out(Y, 1e-3), small.leave_out(Y, 1e-3)
+    # Scores are about 1; a projection is rounded by 6e-8 of itself, and a score sums ten of them.
+    np.testing.assert_allclose(other, one, atol=1e-6)
+    assert np.abs(exact.leave_out(Y, 3e-3) - one).max() > 1e-6
+    assert choose_penalty(exact, Y)[0] == choose_penalty(small, Y)[0]
+
+
 def test_states_and_labels_may_be_scaled_and_moved():
     X, Y = problem(50, 6)
     plain = RidgeStates(X).leave_out(Y, 0.1)
