@@ -55,6 +55,8 @@ __all__ = [
     "clean",
 ]
 
+LONG_SECONDS = 600  # of a search for neighbours that is announced
+
 # Options that do not change the verdicts themselves.
 BESIDE = ("overwrite", "truth", "truth_column", "write_data", "save_probe", "rows")
 
@@ -117,6 +119,15 @@ class ProbeOptions(TypedDict):
     metric: Annotated[
         Literal["cosine", "euclidean"] | None,
         option("knn, topofilter: distance of centred rows.  [default: cosine]"),
+    ]
+    approximate: Annotated[
+        bool | None,
+        option(
+            "knn, ensemble: search neighbours in inverted lists, for a million rows; the share of "
+            "exact neighbours found is printed.  [default: exact]",
+            "--approximate",
+            default=None,
+        ),
     ]
     l2: Annotated[
         float | str | None, option("logreg: penalty.  [default: auto]", type=WordOrNumber("auto"))
@@ -232,6 +243,7 @@ def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: An
         trusted = read_trusted(options, store, labels.classes, audit)
         with supervisor_store(options) as supervisor:
             for own in each:
+                _say_if_slow(own, store)
                 given = {"trusted": trusted, "supervisor_states": supervisor, **settings}
                 made.append((_judge(act, own, store, labels, **given), own))
         advice = advice_on(
@@ -274,6 +286,33 @@ def _of_each_probe(options: CleaningOptions) -> list[CleaningOptions]:
                 own[place] = path.with_name(f"{path.stem}.{name.replace(':', '.')}{path.suffix}")
         every.append(cast(CleaningOptions, own))
     return every
+
+
+def _say_if_slow(options: CleaningOptions, store: ActivationStore) -> None:
+    """Print an estimate of a search for neighbours that takes long, and what is faster."""
+    from probekit.cleaning.predict import default_probe
+    from probekit.probes.ensemble import plan_for
+    from probekit.probes.neighbors import exact_seconds
+
+    preset = options["preset"] is not None
+    name = options["probe"] or ("knn" if preset else default_probe(store, options["layer"]))
+    if name not in ("knn", "ensemble", "topofilter") or options["approximate"]:
+        return
+    layers = [store.layers[-1] if options["layer"] is None else options["layer"]]
+    if name == "ensemble" and options["layer"] is None:
+        plan = plan_for(store)
+        layers = [plan.layers[i] for i in plan.knn]
+    rows = len(store)
+    seconds = sum(exact_seconds(rows, store.info(layer).width) for layer in layers)
+    if seconds < LONG_SECONDS:
+        return
+    ways = ["a GPU", "--probe logreg"]
+    if name != "topofilter":
+        ways.insert(1, "--approximate")
+    say(
+        f"Note: searching the exact neighbours of {rows:,} rows takes about "
+        f"{seconds / 60:,.0f} minutes here; {', '.join(ways[:-1])} or {ways[-1]} is faster."
+    )
 
 
 def _judge(

@@ -15,11 +15,11 @@ from scipy.special import softmax
 from sklearn.base import clone
 
 from probekit.errors import ProbeError
-from probekit.kinds import BACKEND, COUNT, Kind, Listed, Maybe, Number, Whole
+from probekit.kinds import BACKEND, COUNT, FLAG, Kind, Listed, Maybe, Number, Whole
 from probekit.probes.base import BaseProbe, Training
 from probekit.probes.calibration import Calibration, calibrate
 from probekit.probes.knn import neighbor_means
-from probekit.probes.neighbors import NeighborIndex
+from probekit.probes.neighbors import NeighborIndex, recall_notes
 from probekit.probes.ridge import PENALTIES, RidgeStates, choose_penalty
 
 if TYPE_CHECKING:
@@ -166,6 +166,8 @@ class EnsembleProbe(BaseProbe):
         one-standard-error rule.
     backend : {"auto", "faiss", "torch"}, default="auto"
         Library of the neighbour search; all give the same neighbours.
+    approximate : bool, default=False
+        Search neighbours of the fitted rows in inverted lists, as :class:`KNNProbe`.
 
     Attributes
     ----------
@@ -212,6 +214,7 @@ class EnsembleProbe(BaseProbe):
         "k": COUNT,
         "penalties": Listed(Number(0, 1e12, above=True), least=1, each_once=False),
         "backend": BACKEND,
+        "approximate": FLAG,
     }
 
     def __init__(
@@ -223,6 +226,7 @@ class EnsembleProbe(BaseProbe):
         k: int = 30,
         penalties: Sequence[float] = PENALTIES,
         backend: str = "auto",
+        approximate: bool = False,
     ) -> None:
         self.widths = widths
         self.ridge = ridge
@@ -230,6 +234,7 @@ class EnsembleProbe(BaseProbe):
         self.k = k
         self.penalties = penalties
         self.backend = backend
+        self.approximate = approximate
 
     def for_store(self, store: ActivationStore) -> tuple[Self, tuple[int, ...] | None]:
         """Return the probe with the widths of the layers of a store that it reads, and these."""
@@ -281,6 +286,7 @@ class EnsembleProbe(BaseProbe):
             self.penalties_.append(float(penalty))
             self._coef.append(coef)
             self._intercept.append(intercept)
+            del states  # as large as the layer, and so is the index
         self._store(data)
         for index in self._indexes:
             near = index.others(self._k, groups=data.groups).index
@@ -307,6 +313,10 @@ class EnsembleProbe(BaseProbe):
         mean = np.mean([calibration.log_odds(score) for calibration, score in pairs], axis=0)
         return np.asarray(softmax(self._last.log_odds(mean), axis=1))
 
+    def notes_for(self, *_: Any) -> list[str]:
+        """A sentence for the user about approximate searches."""
+        return recall_notes(self._indexes)
+
     def refits(self) -> Refits:
         """Prepare fits to other labels of the same rows."""
         data = self._data
@@ -326,7 +336,11 @@ class EnsembleProbe(BaseProbe):
             )
         self._data, self._k = data, min(int(self.k), left)
         self._indexes = [
-            NeighborIndex(np.ascontiguousarray(data.X[:, part]), backend=self.backend)
+            NeighborIndex(
+                np.ascontiguousarray(data.X[:, part]),
+                backend=self.backend,
+                approximate=self.approximate,
+            )
             for part in self._parts(data.X.shape[1])[1]
         ]
 

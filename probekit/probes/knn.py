@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from probekit.errors import ProbeError
 from probekit.kinds import BACKEND, COUNT, FLAG, METRIC, Choice, Kind
 from probekit.probes.base import BaseProbe, Training
-from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
+from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors, recall_notes
 from probekit.states import row_chunks
 
 if TYPE_CHECKING:
@@ -102,6 +102,9 @@ class KNNProbe(BaseProbe):
         Let each row vote for itself in ``oof_proba_``, to reproduce EleutherAI's numbers.
     backend : {"auto", "faiss", "torch"}, default="auto"
         Library of the neighbour search; all give the same neighbours.
+    approximate : bool, default=False
+        Search neighbours of the fitted rows in inverted lists: faster from some 100,000 rows on,
+        with about 95 % of the exact neighbours (``recall_``). New rows are searched exactly.
 
     Attributes
     ----------
@@ -111,6 +114,8 @@ class KNNProbe(BaseProbe):
         Number of columns d of X.
     oof_proba_ : ndarray of shape (n, C)
         Leave-one-out class probabilities: neither a row nor its group votes for it.
+    recall_ : float or None
+        Share of the exact neighbours that an approximate search found, measured on 512 rows.
 
     See Also
     --------
@@ -120,7 +125,8 @@ class KNNProbe(BaseProbe):
 
     Notes
     -----
-    Neighbours are exact: equal distances in float32 go to the smaller row number.
+    Neighbours are exact unless ``approximate`` is set: equal distances in float32 go to the smaller
+    row number.
 
     References
     ----------
@@ -146,6 +152,7 @@ class KNNProbe(BaseProbe):
         "weights": Choice(*WEIGHTS),
         "self_neighbor": FLAG,
         "backend": BACKEND,
+        "approximate": FLAG,
     }
 
     def __init__(
@@ -156,12 +163,14 @@ class KNNProbe(BaseProbe):
         weights: Weights = "uniform",
         self_neighbor: bool = False,
         backend: str = "auto",
+        approximate: bool = False,
     ) -> None:
         self.k = k
         self.metric = metric
         self.weights = weights
         self.self_neighbor = self_neighbor
         self.backend = backend
+        self.approximate = approximate
 
     def fit(
         self,
@@ -203,7 +212,18 @@ class KNNProbe(BaseProbe):
 
     def _store(self, data: Training) -> None:
         self._data = data
-        self._index = NeighborIndex(data.X, metric=self.metric, backend=self.backend)
+        self._index = NeighborIndex(
+            data.X, metric=self.metric, backend=self.backend, approximate=self.approximate
+        )
+
+    @property
+    def recall_(self) -> float | None:
+        """Share of the exact neighbours that an approximate search found."""
+        return self._index.recall
+
+    def notes_for(self, *_: Any) -> list[str]:
+        """A sentence for the user about an approximate search."""
+        return recall_notes([self._index])
 
     def oof_path(self, ks: Sequence[int]) -> NDArray[np.float64]:
         """Leave-one-out class probabilities for several k, from one search.

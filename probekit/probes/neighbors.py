@@ -1,5 +1,7 @@
 """Exact nearest neighbours, ties included: one search at the largest k serves every smaller k.
 
+The neighbours of all rows can be searched approximately (:mod:`probekit.probes.approximate`).
+
 Distance is Euclidean between rows that are centred and, for ``cosine``, then scaled to unit length
 (the default: in Euclidean distance a few rows of real hidden states are neighbours of almost all
 others). Equal float32 distances go to the smaller row number.
@@ -21,6 +23,7 @@ time than ``faiss.knn`` at 64 columns. docs/speed.md and docs/LOG.md have times 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,14 +34,23 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from probekit.errors import ProbeError
+from probekit.probes.approximate import search_lists
 from probekit.probes.ties import Found, Pair, Space, first_of, in_parallel, settle
-from probekit.states import as_states, check_finite
+from probekit.states import as_states, check_finite, row_chunks
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Metric", "NeighborIndex", "Neighbors", "nearest_others", "shared_searches"]
+__all__ = [
+    "Metric",
+    "NeighborIndex",
+    "Neighbors",
+    "exact_seconds",
+    "nearest_others",
+    "recall_notes",
+    "shared_searches",
+]
 
 Metric = Literal["cosine", "euclidean"]
 METRICS = ("cosine", "euclidean")
@@ -61,6 +73,9 @@ TILE_BYTES_CUDA = 1 << 30
 TILE = 512
 # The limit of BLAS threads is global: two searches would undo each other's.
 _ALONE = threading.Lock()
+# Rows² x columns up to which no search takes ten minutes; and rows of the one that is timed.
+QUICK = 10**13
+TIMED_ROWS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +142,28 @@ class NeighborIndex:
         Distance of centred unit rows, or of centred rows.
     backend : {"auto", "faiss", "torch"}, default="auto"
         Library of the search; all give the same neighbours.
+    approximate : bool, default=False
+        Search :meth:`others` of all rows in inverted lists; other searches are exact.
+
+    Attributes
+    ----------
+    recall
+        Share of the exact neighbours of a sample that an approximate search found; None: exact.
     """
 
-    def __init__(self, X: ArrayLike, *, metric: Metric = "cosine", backend: str = "auto") -> None:
+    def __init__(
+        self,
+        X: ArrayLike,
+        *,
+        metric: Metric = "cosine",
+        backend: str = "auto",
+        approximate: bool = False,
+    ) -> None:
         if metric not in METRICS:
             raise ProbeError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}.")
         self.X = _rows(X)
-        self.backend = backend
+        self.backend, self.approximate = backend, approximate
+        self.recall: float | None = None
         shared = _SHARED.get()
         if shared is None:
             self.space = Space(self.X, metric=metric)
@@ -176,6 +206,8 @@ class NeighborIndex:
                 f"k = {k} is too large: row {row} has {left[row]} others that are not duplicates "
                 f"of it (n = {len(chosen)}); use a smaller k or leave duplicates out."
             )
+        if self.approximate and rows is None and among is None:
+            return self._approximate(k, numbers)
         shared = _SHARED.get()
         if shared is not None and rows is None and among is None:
             # Enough for each probe's default; a list's beginning is the list of a smaller k.
@@ -211,6 +243,31 @@ class NeighborIndex:
         space = self.space if among is None else self.space.subset(chosen)
         nearest = self._search(space, space.of(queries), k)
         return nearest if among is None else Neighbors(chosen[nearest.index], nearest.distance)
+
+    def _approximate(self, k: int, numbers: NDArray[np.int64]) -> Neighbors:
+        """Others of all rows from inverted lists; exact where these hold fewer than k."""
+        rows, n = self.space.rows, len(self)
+        if rows is None:
+            raise ProbeError(
+                f"An approximate search keeps all {n:,} rows in memory, which is too small for "
+                "them; filter a part of the rows at a time, or use the logistic probe."
+            )
+        result = search_lists(rows, k, min(n, k + MARGIN + 1))
+        (square, index), self.recall = result.found, result.recall
+        near, distance = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
+        for part in row_chunks(n, 32 * index.shape[1]):
+            own = numbers[index[part]] == numbers[part, None]
+            square[part][own] = np.inf
+            first = np.argsort(np.isinf(square[part]), axis=1, kind="stable")[:, :k]
+            near[part] = np.take_along_axis(index[part], first, axis=1)
+            nearest = np.take_along_axis(square[part], first, axis=1)
+            distance[part] = np.sqrt(nearest, dtype=np.float64) * self.space.scale
+        short = np.flatnonzero(np.isinf(distance[:, -1]))
+        if len(short):
+            asked, pair = self.space.subset(short), (numbers[short], numbers)
+            exact = self._search(self.space, asked, k, pair)
+            near[short], distance[short] = exact.index, exact.distance
+        return Neighbors(near, distance)
 
     def _search(self, space: Space, asked: Space, k: int, groups: Pair | None = None) -> Neighbors:
         """Nearest rows of ``space`` for those of ``asked``, block by block of both."""
@@ -268,6 +325,31 @@ def nearest_others(
         unknown.
     """
     return NeighborIndex(X, metric=metric, backend=backend).others(k, groups=groups)
+
+
+def recall_notes(indexes: Sequence[NeighborIndex]) -> list[str]:
+    """A sentence for the user about approximate searches of these indexes, if there were any."""
+    recalls = [index.recall for index in indexes if index.recall is not None]
+    if not recalls:
+        return []
+    return [
+        f"Neighbours were searched approximately: {min(recalls):.1%} of the exact ones were found, "
+        "measured on 512 rows."
+    ]
+
+
+def exact_seconds(n: int, d: int, *, k: int = 30) -> float:
+    """Estimate the time of an exact search among n rows of d columns on this machine.
+
+    It is measured on a few rows, and grows with n². 0 where it is below ten minutes anyway.
+    """
+    if n * n * d < QUICK:
+        return 0.0
+    rows = np.random.default_rng(0).standard_normal((TIMED_ROWS, d), dtype=np.float32)
+    search_among(rows[: TIMED_ROWS // 4], k + MARGIN)  # starts threads, imports libraries
+    start = time.perf_counter()
+    search_among(rows, k + MARGIN)
+    return (time.perf_counter() - start) * (n / TIMED_ROWS) ** 2
 
 
 def _rows(X: ArrayLike) -> NDArray[Any]:

@@ -206,6 +206,29 @@ def test_several_probes_write_what_each_writes_alone(run, chain, monkeypatch, mo
     ]
 
 
+def test_approximate_neighbours_and_the_share_found_are_printed(run, no, chain, monkeypatch):
+    run("--probe", "knn", "--k", "10")
+    exact = Verdicts.load(chain.out)
+    said = run("--probe", "knn", "--k", "10", "--approximate", "--overwrite").stderr
+    assert re.search(r"Note: Neighbours were searched approximately: [0-9.]+% of the exact", said)
+    verdicts = Verdicts.load(chain.out)
+    assert verdicts.provenance["probe"]["parameters"]["approximate"] is True
+    assert (verdicts.keep == exact.keep).mean() > 0.9
+    assert "has no --approximate" in no(
+        "--probe", "logreg", "--approximate", output=chain.folder / "other.parquet"
+    )
+
+
+def test_a_long_search_is_announced_with_what_is_faster(run, monkeypatch):
+    assert "minutes here" not in run("--probe", "knn").stderr
+    monkeypatch.setattr("probekit.probes.neighbors.exact_seconds", lambda *_: 3600.0)
+    said = run("--probe", "knn", "--overwrite").stderr
+    assert "takes about 60 minutes here; a GPU, --approximate or --probe logreg is faster" in said
+    assert "60 minutes here; a GPU or --probe" in run("--probe", "topofilter", "--overwrite").stderr
+    for other in (("--probe", "knn", "--approximate"), ("--probe", "logreg")):
+        assert "minutes here" not in run(*other, "--overwrite").stderr
+
+
 def test_several_probes_that_cannot_be(no, chain):
     assert "or several, each once, commas between" in no("--probe", "knn,knn")
     assert "it is one of knn, logreg" in no("--probe", "knn,")

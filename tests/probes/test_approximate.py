@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from probekit.errors import ProbeError
+from probekit.probes import EnsembleProbe, KNNProbe, approximate, neighbors
+from probekit.probes.neighbors import NeighborIndex, exact_seconds
+
+
+def clustered(n=3000, d=16):
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.standard_normal((40, d))
+    return (centres[rng.integers(0, 40, n)] + rng.standard_normal((n, d))).astype(np.float32)
+
+
+def hits(found, exact):
+    return np.mean([np.isin(a, b).mean() for a, b in zip(exact.index, found.index, strict=True)])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_most_neighbours_are_found_and_the_share_is_known(metric, monkeypatch):
+    X = clustered()
+    index = NeighborIndex(X, metric=metric, approximate=True)
+    found, exact = index.others(20), NeighborIndex(X, metric=metric).others(20)
+    assert (found.index != np.arange(len(X))[:, None]).all()
+    # Lists are visited until the sample finds 95 %; all rows find as many, up to chance.
+    assert index.recall >= 0.95
+    assert hits(found, exact) == pytest.approx(index.recall, abs=0.02)
+    # Distances of a row's list are those of float32 products, nearest first.
+    assert (np.diff(found.distance, axis=1) >= 0).all()
+    complete = (np.sort(found.index, axis=1) == np.sort(exact.index, axis=1)).all(axis=1)
+    assert np.mean(complete) > 0.3
+    np.testing.assert_allclose(
+        found.distance[complete], exact.distance[complete], rtol=1e-4, atol=1e-4
+    )
+    # Control: one list each finds fewer, and says so.
+    monkeypatch.setattr(approximate, "_visits", lambda *_: 1)
+    few = NeighborIndex(X, metric=metric, approximate=True)
+    least = hits(few.others(20), exact)
+    assert least < 0.9
+    assert few.recall == pytest.approx(least, abs=0.05)
+
+
+def test_fewer_pairs_are_compared():
+    X = clustered()
+    assert 0 < approximate.search_lists(X, 10, 20).share < 0.5
+
+
+def test_rows_without_clusters_are_searched_exactly():
+    X = np.random.default_rng(0).standard_normal((600, 40)).astype(np.float32)
+    index = NeighborIndex(X, approximate=True)
+    assert np.array_equal(index.others(5).index, NeighborIndex(X).others(5).index)
+    assert index.recall == 1
+
+
+def test_copies_are_left_out_also_where_they_fill_the_list():
+    X = clustered(1500)
+    groups = np.arange(1500)
+    X[:100], groups[:100] = X[0], 0  # more than the candidates of a row
+    found = NeighborIndex(X, approximate=True).others(10, groups=groups)
+    assert (groups[found.index] != groups[:, None]).all()
+    exact = NeighborIndex(X).others(10, groups=groups)
+    assert np.array_equal(found.index[:100], exact.index[:100])
+
+
+def test_all_rows_must_fit_into_memory(monkeypatch):
+    monkeypatch.setattr("probekit.probes.ties.COPY_SHARE", 0)
+    with pytest.raises(ProbeError, match="keeps all 1,500 rows in memory"):
+        NeighborIndex(clustered(1500), approximate=True).others(10)
+
+
+def test_probes_say_how_many_neighbours_were_found():
+    X = clustered(1500)
+    y = (X[:, 0] > 0).astype(int)
+    exact = KNNProbe().fit(X, y)
+    assert exact.recall_ is None
+    assert exact.notes_for(["0", "1"]) == []
+    probe = KNNProbe(approximate=True).fit(X, y)
+    (note,) = probe.notes_for(["0", "1"])
+    assert note.startswith(f"Neighbours were searched approximately: {probe.recall_:.1%} of the ")
+    # A twentieth of the votes differs, so P by less on average; new rows are searched exactly.
+    assert np.abs(probe.oof_proba_ - exact.oof_proba_).mean() < 0.05
+    assert np.array_equal(probe.predict_proba(X[:9]), exact.predict_proba(X[:9]))
+    assert EnsembleProbe(approximate=True).fit(X, y).notes_for(["0", "1"]) != []
+
+
+def test_the_estimate_grows_with_the_square_of_the_rows(monkeypatch):
+    assert exact_seconds(10_000, 100) == 0  # not timed
+    monkeypatch.setattr(neighbors, "QUICK", 0)
+    monkeypatch.setattr(neighbors, "TIMED_ROWS", 512)
+    clock = iter([0.0, 1.0, 5.0, 6.0])
+    monkeypatch.setattr(neighbors.time, "perf_counter", lambda: next(clock))
+    assert exact_seconds(5120, 8) == 100
+    assert exact_seconds(10_240, 8) == 400
