@@ -122,7 +122,8 @@ def join_trusted(
     ------
     LabelsError
         If no trusted row is known here, one has another text or another class than the weak
-        labels can have, or copies of one text have different true labels.
+        labels can have, copies of one text have different true labels, or all rows are trusted
+        with the weak labels they have.
     """
     if isinstance(trusted, Mapping):
         trusted = _of_mapping(trusted)
@@ -147,6 +148,17 @@ def join_trusted(
             f"{first_few(names)}; {len(twice)} such texts); correct them, or leave them out."
         )
     notes = list(aligned.notes)
+    if (truth[known] == labels.hard[known]).all():
+        if len(known) == len(truth):
+            raise LabelsError(
+                f"{trusted.source} has the weak label of each of the {len(truth):,} rows; name a "
+                "file of true labels, or leave the trusted labels out."
+            )
+        if len(known) >= FEWEST:
+            notes.append(
+                f"All {len(known):,} labels of {trusted.source} are the weak ones; unless people "
+                "gave them, leave them out, since they teach that no label is wrong."
+            )
     if without:
         notes.append(
             f"{trusted.source} has {len(without)} rows without a weak label (ids "

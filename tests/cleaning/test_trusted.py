@@ -162,6 +162,22 @@ def test_wrong_trusted_labels_are_refused_in_one_sentence(data, make_store, as_l
     assert "1 labels for ids that are not in" in notes[0]
 
 
+def test_the_weak_labels_themselves_are_not_trusted(data, make_store, as_labels):
+    store, weak = make_store(data.X), as_labels(data.weak)
+    own = {f"r{i}": str(label) for i, label in enumerate(data.weak.tolist())}
+    for trusted in (own, as_labels(data.weak)):
+        with pytest.raises(LabelsError, match="has the weak label of each of the 600 rows"):
+            score_rows(store, weak, trusted=trusted)
+    # A part of them may be what people said, so that only a note says so.
+    part = dict(list(own.items())[:50])
+    notes = score_rows(store, weak, trusted=part).provenance["notes"]
+    assert "All 50 labels of the trusted labels are the weak ones" in notes[0]
+    # Without any of the two: one label differs, or there are too few to learn from.
+    for fine in (own | {"r0": str(1 - data.weak[0])}, dict(list(own.items())[:9])):
+        notes = score_rows(store, weak, trusted=fine).provenance.get("notes", ())
+        assert not any("weak ones" in note for note in notes)
+
+
 def test_supervisor_states_must_be_of_the_same_rows(data, make_store, as_labels):
     store, weak = make_store(data.X), as_labels(data.weak)
     trusted = {f"r{i}": str(data.truth[i]) for i in range(60)}
