@@ -6,7 +6,9 @@ For each strong model, task, kind of wrong labels and seed: the mean number of r
 (sample and rest) for ε = 1, 2, 5 and 10 %, of `probekit certify` and, with the same bound, of three
 orders that stay as they are: at random; cleanlab's published recipe for text (self-confidence of a
 5-fold logistic regression on the last layer); the ensemble's. These three get the sample size that
-is best for the truth, `certify` its own. A line is written per case; those in the file are skipped.
+is best for the truth, `certify` its own, whose cost it estimates before and after the sample. The
+two supervisors label softly and, as kinds of their own, hard. A line is written per case; those in
+the file are skipped.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ ERRORS = {0.01: 1, 0.02: 1, 0.05: 3, 0.1: 1}
 CONFIDENCE = 0.95
 TASKS = ("sst2", "twitter-sentiment", "docstrings", "tweeteval-sentiment", "cola")
 KEY = ("model", "task", "kind", "seed")
+HARD = {"model, hard": "model", "words, hard": "words"}
 FIXED_DRAWS = 200
 
 Array = np.ndarray[Any, Any]
@@ -72,7 +75,7 @@ def certified(
     certifier: Certifier, error: float, true: dict[str, str], rng: np.random.Generator
 ) -> dict[str, Any]:
     """Certify with several samples: rows labelled, and how often too many wrong ones are left."""
-    labelled, left, sittings = [], [], []
+    labelled, left, sittings, after_sample = [], [], [], []
     for _ in range(ERRORS[error]):
         certifier.draw(error, CONFIDENCE, None, int(rng.integers(10**6)))
         answers: dict[str, str] = {}
@@ -80,6 +83,9 @@ def certified(
         while (now := certifier.status(answers)).verdicts is None:
             answers |= {name: true[name] for name in now.ask}
             rounds += 1
+            if rounds == 1:
+                then = certifier.status(answers)
+                after_sample.append(then.labelled + then.more)
         named = zip(now.verdicts.ids, now.verdicts.hard.tolist(), strict=True)
         classes = now.verdicts.classes
         labelled.append(len(answers))
@@ -87,9 +93,13 @@ def certified(
         sittings.append(rounds)
     return {
         "certify": float(np.mean(labelled)),
+        "labelled": labelled,
+        "after_sample": after_sample,
         "sittings": float(np.mean(sittings)),
         "sample": certifier.plan.sample,
         "expected": certifier.plan.expected,
+        "low": certifier.plan.low,
+        "high": certifier.plan.high,
         "by_chance": certifier.plan.by_chance,
         "left": left,
         "max_wrong": certifier.max_wrong,
@@ -102,13 +112,15 @@ def measure(model: str, task_name: str, kind: str, seed: int, cache: Path) -> di
     task = label_task(task_name, cache)
     store = ActivationStore(cache / model / f"{task_name}.h5")
     weaker = ActivationStore(cache / "minilm" / f"{task_name}.h5")
-    noisy = weak_labels(kind, task.texts, task.truth, weaker, seed)
-    rows, hard = noisy.rows, noisy.hard
+    noisy = weak_labels(HARD.get(kind, kind), task.texts, task.truth, weaker, seed)
+    rows, hard, weak = noisy.rows, noisy.hard, noisy.weak
+    if kind in HARD:
+        weak = np.eye(weak.shape[1])[hard]
     wrong = hard != task.truth[rows]
     ids = [task.ids[i] for i in rows]
-    names = tuple(map(str, range(noisy.weak.shape[1])))
+    names = tuple(map(str, range(weak.shape[1])))
     true = dict(zip(task.ids, map(str, task.truth.tolist()), strict=True))
-    certifier = Certifier(store, WeakLabels(ids, None, noisy.weak, names), only_labelled=True)
+    certifier = Certifier(store, WeakLabels(ids, None, weak, names), only_labelled=True)
     rng = np.random.default_rng(list(f"{model} {task_name} {kind} {seed}".encode()))
     last = np.asarray(store.read(store.layers[-1], rows))
     doubts = {
@@ -142,7 +154,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE, help="of benchmarks/label_states.py")
     parser.add_argument("--models", nargs="*", default=["minilm", "mpnet"])
     parser.add_argument("--tasks", nargs="*", default=TASKS)
-    parser.add_argument("--kinds", nargs="*", default=KINDS)
+    parser.add_argument("--kinds", nargs="*", default=(*KINDS, *HARD))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
     parser.add_argument("--results", type=Path, default=RESULTS / "certify.jsonl")
     options = parser.parse_args()

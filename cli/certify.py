@@ -308,6 +308,8 @@ def _summary(now: Certification) -> dict[str, Any]:
         "waiting": len(now.ask),
         "more": now.more,
         "expected": now.plan.expected,
+        "low": now.plan.low,
+        "high": now.plan.high,
         "by_chance": now.plan.by_chance,
         "certificate": None if now.certificate is None else dict(now.certificate),
     }
@@ -316,9 +318,10 @@ def _summary(now: Certification) -> dict[str, Any]:
 def _what_for(now: Certification) -> str:
     if now.stage == "sample":
         return (
-            f"About {now.plan.expected:,} of {now.rows:,} rows to label, of which "
-            f"{now.plan.sample:,} drawn at random come first; by chance alone "
-            f"{now.plan.by_chance:,}. Both are estimates from the probe's P(wrong)."
+            f"About {now.plan.expected:,} of {now.rows:,} rows to label, probably "
+            f"{now.plan.low:,} to {now.plan.high:,}, of which {now.plan.sample:,} drawn at random "
+            f"come first; by chance alone {now.plan.by_chance:,}. These are estimates: what the "
+            "sample shows makes them better."
         )
     return (
         f"{now.labelled:,} rows are labelled; about {now.more:,} more (an estimate), the most "

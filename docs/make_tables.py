@@ -10,6 +10,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import exp, log
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -340,16 +341,14 @@ def certified() -> str:
     cases = rows_of("certify")
     orders = {"random": "random order", "cleanlab": "cleanlab's order", "ensemble": "ensemble's"}
     header = ["ε", *orders.values(), "`certify`", "of cleanlab's order", "sample"]
-    header.append("estimate / cost")
     rows = []
     for error in cases[0]["errors"]:
         of_error = [case["errors"][error] for case in cases]
         means = [fmean(figures[name] for figures in of_error) for name in (*orders, "certify")]
         ratio = fmean(figures["certify"] / figures["cleanlab"] for figures in of_error)
         sample = fmean(figures["sample"] for figures in of_error)
-        guess = [figures["expected"] / figures["certify"] for figures in of_error]
         cells = [f"{100 * float(error):g} %", *(f"{mean:,.0f}" for mean in means)]
-        rows.append([*cells, f"{ratio:.0%}", f"{sample:.0f}", f"{fmean(guess):.2f}"])
+        rows.append([*cells, f"{ratio:.0%}", f"{sample:.0f}"])
     kinds = list(dict.fromkeys(case["kind"] for case in cases))
     of_kind = [
         fmean(
@@ -363,14 +362,44 @@ def certified() -> str:
     figures = [figures for case in cases for figures in case["errors"].values()]
     broken = sum(left > f["max_wrong"] for f in figures for left in f["left"])
     files = sum(len(f["left"]) for f in figures)
-    tasks = list(dict.fromkeys(case["task"] for case in cases))
+    pairs = list(dict.fromkeys(f"{case['task']} ({case['model']})" for case in cases))
     return (
         f"{markdown(header, rows)}\n\nAt ε = 5 % by kind of error:\n\n{by_kind}\n\n"
-        f"{len(cases)} cases on {', '.join(tasks)} of {fmean(case['rows'] for case in cases):,.0f} "
+        f"{len(cases)} cases, {', '.join(pairs)}, of {fmean(case['rows'] for case in cases):,.0f} "
         f"rows in the mean, {fmean(case['wrong'] / case['rows'] for case in cases):.0%} of their "
         f"labels wrong. More errors than promised were left in {broken} of {files} files "
         f"({broken / files:.1%}; at most 5 % are promised)."
     )
+
+
+def certify_estimates() -> str:
+    """How far certify's estimates of its cost are off, before and after the sample."""
+    cases = rows_of("certify")
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for case in cases:
+        for error, figures in case["errors"].items():
+            groups.setdefault(f"ε = {100 * float(error):g} %", []).append(figures)
+    for case in cases:
+        groups.setdefault(f"ε = 5 %, {case['kind']}", []).append(case["errors"]["0.05"])
+    rows = []
+    for name, group in groups.items():
+        each = [
+            (figures, labelled, later)
+            for figures in group
+            for labelled, later in zip(figures["labelled"], figures["after_sample"], strict=True)
+        ]
+        cells = [name, str(len(each))]
+        for guess in (
+            [figures["expected"] / labelled for figures, labelled, _ in each],
+            [later / labelled for _, labelled, later in each],
+        ):
+            off = exp(fmean(abs(log(ratio)) for ratio in guess))
+            cells += [f"{fmean(guess):.2f}", f"{off:.2f}"]
+        inside = fmean(f["low"] <= labelled <= f["high"] for f, labelled, _ in each)
+        above = fmean(labelled > f["high"] for f, labelled, _ in each)
+        rows.append([*cells, f"{inside:.0%}", f"{above:.0%}"])
+    header = ["", "files", "estimate / cost", "off by a factor of", "after the sample"]
+    return markdown([*header, "off by a factor of", "within the range", "above it"], rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -379,6 +408,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "audit-intervals": audit_intervals,
     "annotators": annotators,
     "certified": certified,
+    "certify-estimates": certify_estimates,
     "label-candidates": label_candidates,
     "label-classes": label_classes,
     "label-errors": label_errors,

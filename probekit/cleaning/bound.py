@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
@@ -35,12 +37,12 @@ __all__ = [
     "failure",
     "least_wrong",
     "plan_sample",
+    "reviews",
     "smallest_samples",
 ]
 
 LARGEST_ALLOWED, QUANTILES = 200, 11
-# With fewer drawn errors left than this the cost is a lottery: such a sample must save 10 %.
-FEW_ALLOWED, LOTTERY = 2, 1.1
+LIKELY = (0.1, 0.9)  # quantiles of the rows to label
 
 
 def failure(n: int, m: ArrayLike, wrong: ArrayLike, seen: ArrayLike) -> NDArray[np.float64]:
@@ -103,10 +105,12 @@ def least_wrong(n: int, m: int, alpha: float) -> int:
     return low
 
 
-def expected_reviews(
+def reviews(
     q: NDArray[np.float64], m: NDArray[np.int64], seen: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Expected number of rows that people label in all, sample and rest, for each size m.
+    """Rows (k, QUANTILES) that people label in all, sample and rest, for each size m.
+
+    They depend on where the errors of the sample happen to stand; here at points of equal chance.
 
     Parameters
     ----------
@@ -117,15 +121,21 @@ def expected_reviews(
     """
     from scipy.stats import gamma
 
-    n, sizes, left = len(q), np.asarray(m), np.asarray(seen)
+    n, sizes, left = len(q), np.asarray(m)[:, None], np.asarray(seen)[:, None]
     # An error is drawn with chance m / n, so that the (s + 1)th drawn one is about the
-    # Gamma(s + 1) · n / m-th of all: here at QUANTILES points of equal chance.
+    # Gamma(s + 1) · n / m-th of all.
     chance = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    nth = gamma.ppf(chance, np.maximum(left, 0)[:, None] + 1) * (n / sizes)[:, None]
-    cut = np.searchsorted(np.cumsum(q), nth).mean(axis=1)
-    cut = np.where(left < 0, 0, cut)
+    nth = gamma.ppf(chance, np.maximum(left, 0) + 1) * n / sizes
+    cut = np.where(left < 0, 0, np.searchsorted(np.cumsum(q), nth))
     # Rows of the sample have been labelled already.
     return np.asarray(sizes + (n - cut) * (1 - sizes / n))
+
+
+def expected_reviews(
+    q: NDArray[np.float64], m: NDArray[np.int64], seen: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Expected number of rows (k,) that people label; arguments as :func:`reviews`."""
+    return np.asarray(reviews(q, m, seen).mean(axis=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,36 +148,45 @@ class Plan:
     """s, the drawn errors that may be left."""
     expected: int
     """Rows to label in all, sample included: an estimate from P(wrong)."""
+    low: int
+    high: int
+    """In 8 of 10 cases it should be between these two."""
     by_chance: int
     """The same if rows are reviewed in random order, with its own best sample."""
 
 
 def plan_sample(
-    q: NDArray[np.float64], wrong: int, alpha: float, sample: int | None = None
+    guesses: Sequence[NDArray[np.float64]], wrong: int, alpha: float, sample: int | None = None
 ) -> Plan:
-    """Choose the sample size with the least expected number of rows to label, unless it is fixed.
+    """Choose the sample size with the fewest rows to label, expected and at worst, unless fixed.
 
     Parameters
     ----------
-    q
-        P(wrong) (n,), ascending.
+    guesses
+        P(wrong) (n,), ascending, as it may turn out; all are equally likely.
     wrong
         B, the wrong labels that may be left.
     sample
         m, if it is fixed.
     """
-    n = len(q)
+    n = len(guesses[0])
     sizes = smallest_samples(n, wrong, alpha)
     allowed = np.arange(len(sizes))
-    random = expected_reviews(np.full(n, q.mean()), sizes, allowed)
+    flat = [np.full(n, q.mean()) for q in guesses]
+    random = np.mean([expected_reviews(q, sizes, allowed) for q in flat], axis=0)
     if sample is not None:
         sizes = np.array([sample])
         allowed = allowed_in_sample(n, sizes, wrong, alpha)
-    cost = expected_reviews(q, sizes, allowed)
-    best = int((cost * np.where(allowed < FEW_ALLOWED, LOTTERY, 1)).argmin())
+    every = np.hstack([reviews(q, sizes, allowed) for q in guesses])
+    cost = every.mean(axis=1)
+    low, high = np.quantile(every, LIKELY, axis=1)
+    # A smaller sample may be cheaper in the mean by a little, and is a lottery.
+    best = int((2 * cost + high).argmin())
     return Plan(
         sample=int(sizes[best]),
         allowed=int(allowed[best]),
         expected=round(float(cost[best])),
+        low=round(float(low[best])),
+        high=round(float(high[best])),
         by_chance=round(float(random.min())),
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
 from scipy.special import expit, log_softmax, logit, softmax
 from sklearn.base import clone
 
@@ -44,10 +44,18 @@ __all__ = ["LEAST_ROWS", "Certification", "Certifier", "certify"]
 LEAST_ROWS = 100
 # Share of the rows that a sitting takes before the ensemble is fitted again.
 SITTING = 0.03
-# The log-odds of the first fit times this are about those of the later ones, on SST-2, Twitter
-# sentiment and docstrings: for the size of the sample and the estimated cost only.
-LATER = 5.0
+# For the cost beforehand. P(wrong) is learned from weak labels and not from the truth: it counts
+# errors at random too often, and those of a model, which a probe imitates, hardly at all. So it is
+# right in neither case: two of three guesses are that errors are random, so that this share of the
+# count is wrong and the log-odds grow by this factor until the end of the review; one is that a
+# model made them, so that at least this share of all labels is wrong and the order stays as it is.
+AT_RANDOM, GROWTH, BY_MODEL = 0.6, 8.0, 0.25
+# With as many trusted labels P(wrong) counts about right: up to these factors.
+ENOUGH, AROUND = 30, (0.75, 1.0, 1.33)
+# Once true labels of this share of the rows are learned from, log-odds hardly grow any more.
+SETTLED = 0.09
 COMPONENTS, COMPONENT_SCALE, FIT_STEPS = 40, 0.1, 60
+BETWEEN = (1e-6, 1 - 1e-6)
 OPEN, CANNOT_TELL = -1, -2
 
 
@@ -125,11 +133,11 @@ class Certifier:
             self._true, self.notes = join_trusted(trusted, store.keys, scored.labels, scored.groups)
         self._known = self._true != UNKNOWN
         self.doubt = _doubt(scored.proba, self._given)
-        # Trusted rows leave first and cost nothing: as if they had no error. The others count as
-        # the first fit has them, since LATER is of that.
-        self._planned = np.where(self._known, 0, self.doubt)
+        self._guesses = _guesses(self.doubt, self._known)
         if self._known.any():
             self.doubt = self._doubt_after(self._true, self._known)
+        if self._known.sum() >= ENOUGH:
+            self._guesses = _guesses_of_some(self.doubt, self._known)
         self.draw(max_error, confidence, sample, seed)
 
     def draw(self, max_error: float, confidence: float, sample: int | None, seed: int) -> None:
@@ -138,8 +146,7 @@ class Certifier:
         n, alpha = len(self.ids), 1 - confidence
         self.max_wrong = count_of(max_error, n)
         _check_error(n, self.max_wrong, max_error, sample)
-        later = expit(LATER * logit(np.clip(np.sort(self._planned), 1e-9, 1 - 1e-9)))
-        self.plan = plan_sample(later, self.max_wrong, alpha, sample)
+        self.plan = plan_sample(self._guesses, self.max_wrong, alpha, sample)
         if self.plan.allowed < 0:
             least = least_wrong(n, self.plan.sample, alpha)
             raise UsageError(
@@ -273,10 +280,12 @@ class Certifier:
         code: NDArray[np.int64],
     ) -> int:
         """Expected number of rows to label until s drawn errors are left."""
-        # The i-th of k drawn errors stands at about i / (k + 1) of the drawn rows' P(wrong).
-        hits = np.cumsum(doubt[order] * self._drawn[order])
-        target = hits[-1] * (left - self.plan.allowed) / (left + 1)
-        leaving = order[: int(np.searchsorted(hits, target)) + 1]
+        # As large a share of the rows that are left is wrong as of the drawn ones among them.
+        growth = _growth(len(doubt) - len(order), len(doubt))
+        q = sharpened(doubt[order], growth, left / self._drawn[order].sum())
+        # The i-th of k drawn errors stands at about i / (k + 1) of all.
+        share = (left - self.plan.allowed) / (left + 1)
+        leaving = order[: int(np.searchsorted(np.cumsum(q), share * q.sum())) + 1]
         return int((code[leaving] == OPEN).sum())
 
     def _now(
@@ -486,6 +495,37 @@ def corrected(P: Matrix, features: Matrix, Y: Matrix, rows: NDArray[np.int64]) -
     start = np.zeros(F.shape[1] * P.shape[1])
     found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": FIT_STEPS})
     return np.asarray(softmax(log_p + F @ found.x.reshape(F.shape[1], -1), axis=1))
+
+
+def _guesses(doubt: NDArray[np.float64], known: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
+    """P(wrong) (n,), ascending, as it may turn out, from that of the first fit."""
+    # Trusted rows leave first and cost nothing: as if they had no error.
+    planned = np.where(known, 0, doubt)
+    counted = float(planned.mean())
+    at_random = sharpened(planned, GROWTH, AT_RANDOM * counted)[::-1]
+    by_model = sharpened(planned, 1.0, max(counted, BY_MODEL))[::-1]
+    return [at_random, at_random, by_model]
+
+
+def _guesses_of_some(
+    doubt: NDArray[np.float64], known: NDArray[np.bool_]
+) -> list[NDArray[np.float64]]:
+    """The same from P(wrong) that trusted labels have corrected."""
+    planned, growth = np.where(known, 0, doubt), _growth(int(known.sum()), len(known))
+    return [sharpened(planned, growth, f * planned.mean())[::-1] for f in AROUND]
+
+
+def _growth(learned: int, n: int) -> float:
+    """What the log-odds of a fit grow by until the end, with true labels of some of n rows."""
+    return 1 + max(0.0, 1 - learned / (SETTLED * n))
+
+
+def sharpened(doubt: NDArray[np.float64], growth: float, mean: float) -> NDArray[np.float64]:
+    """P(wrong) (n,), descending, with log-odds ``growth`` times as large, shifted to this mean."""
+    z = growth * logit(np.clip(-np.sort(-doubt), *BETWEEN))
+    target = float(np.clip(mean, *BETWEEN))
+    reach = 2 * growth * logit(BETWEEN[1]) + 40.0  # beyond the largest shift that can be needed
+    return np.asarray(expit(z + brentq(lambda b: expit(z + b).mean() - target, -reach, reach)))
 
 
 def _doubt(proba: NDArray[np.float64], given: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -148,13 +148,31 @@ def test_the_expected_cost_is_that_of_simulated_files():
 
 def test_a_plan_costs_no_more_than_other_samples():
     q = np.sort(np.random.default_rng(0).beta(0.3, 2, 2000))
-    plan = plan_sample(q, 100, ALPHA)
+    plan = plan_sample([q], 100, ALPHA)
+    assert plan.low < plan.expected < plan.high
     assert plan.expected < plan.by_chance
     assert failure(2000, plan.sample, 100, plan.allowed) <= ALPHA
     for sample in (60, 300, 900):
-        other = plan_sample(q, 100, ALPHA, sample)
+        other = plan_sample([q], 100, ALPHA, sample)
         assert other.sample == sample
-        assert plan.expected <= 1.1 * other.expected
+        assert 2 * plan.expected + plan.high <= 2 * other.expected + other.high
+
+
+def test_a_small_sample_is_a_lottery():
+    # Of the errors that it allows, one or two decide when the review stops.
+    q = np.sort(np.random.default_rng(0).beta(0.3, 2, 2000))
+    sizes = smallest_samples(2000, 100, ALPHA)
+    small, large = (plan_sample([q], 100, ALPHA, int(sizes[s])) for s in (0, 8))
+    assert small.high / small.low > 1.5 * large.high / large.low
+
+
+def test_guesses_that_differ_widen_the_range_and_are_averaged():
+    q = np.sort(np.random.default_rng(0).beta(0.3, 2, 2000))
+    few, many = (plan_sample([part], 100, ALPHA, 300) for part in (0.8 * q, np.minimum(1.5 * q, 1)))
+    both = plan_sample([0.8 * q, np.minimum(1.5 * q, 1)], 100, ALPHA, 300)
+    assert both.expected == pytest.approx((few.expected + many.expected) / 2, abs=1)
+    assert few.high - few.low < both.high - both.low
+    assert few.low <= both.low < both.high <= many.high
 
 
 def test_the_examples_print_what_they_say():

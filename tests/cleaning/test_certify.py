@@ -4,10 +4,12 @@ import doctest
 
 import numpy as np
 import pytest
+from scipy.special import logit
 
 from probekit.activations.spec import DIFFERENCE
 from probekit.cleaning import certify as module
-from probekit.cleaning.certify import Certifier, certify, corrected
+from probekit.cleaning.bound import plan_sample
+from probekit.cleaning.certify import Certifier, certify, corrected, sharpened
 from probekit.cleaning.predict import relabel
 from probekit.errors import DataError, UsageError
 from probekit.labels import WeakLabels
@@ -190,6 +192,58 @@ def test_trusted_labels_leave_the_bound_as_it_is_unless_they_are_of_the_sample(c
     # 12 of 60 expected at most; three standard errors are 9.
     assert sum(beforehand) <= 21
     assert sum(of_sample) > 40
+
+
+def test_the_cost_is_within_the_range_whoever_made_the_errors(blobs, make_store, as_labels):
+    """Errors at random, and those of a model, with which a probe agrees."""
+    data = blobs(n=400, noise=(0.25, 0.25), width=100, distance=2.0)
+    tilted = (data.X[:, 1] + 2 * data.X[:, 2] > data.X[:, 0]).astype(int)
+    store = make_store(data.X)
+    true = {f"r{i}": str(c) for i, c in enumerate(data.truth.tolist())}
+    alone = []
+    for weak in (data.weak, tilted):
+        assert 0.15 < (weak != data.truth).mean() < 0.3
+        certifier = Certifier(store, as_labels(weak), sitting=33)
+        costs, after = [], []
+        for seed in range(4):
+            certifier.draw(0.05, 0.95, None, seed)
+            sample = {name: true[name] for name in certifier.status({}).ask}
+            then = certifier.status(sample)
+            after.append(then.labelled + then.more)
+            costs.append(len(answered(certifier, true)[1]))
+        plan, cost = certifier.plan, np.mean(costs)
+        assert plan.low < cost < plan.high
+        # The sample tells how many are wrong: half as much again or less, in the mean.
+        assert 2 / 3 < np.mean(after) / cost < 3 / 2
+        # Controls: P(wrong) as it is, and as it would be if all errors were random.
+        doubt = certifier.doubt
+        guesses = (np.sort(doubt), sharpened(doubt, 8, 0.6 * doubt.mean())[::-1])
+        each = (plan_sample([q], certifier.max_wrong, 0.05, plan.sample) for q in guesses)
+        alone.append([(one.low > cost, one.high < cost) for one in each])
+    assert alone[0][0] == (True, False)  # errors at random: too many
+    assert alone[1][1] == (False, True)  # a model's errors: too few
+
+
+def test_trusted_labels_narrow_the_range(case):
+    store, labels, true = case(n=400)
+    plain = Certifier(store, labels).plan
+    trusted = {f"r{i}": true[f"r{i}"] for i in range(0, 400, 8)}
+    told = Certifier(store, labels, trusted=trusted).plan
+    assert told.high - told.low < 0.8 * (plain.high - plain.low)
+    few = dict(list(trusted.items())[:20])
+    assert Certifier(store, labels, trusted=few).plan.high > told.high
+
+
+def test_log_odds_are_multiplied_and_shifted_to_a_mean():
+    doubt = np.random.default_rng(0).beta(0.5, 2, 300)
+    for growth, mean in ((1, 0.4), (8, 0.1), (2, 0.0)):
+        q = sharpened(doubt, growth, mean)
+        assert q.mean() == pytest.approx(max(mean, 1e-6))
+        assert np.all(np.diff(q) <= 0)
+        z = logit(np.sort(doubt)[::-1])
+        steps = np.diff(logit(q))[100:200] / np.diff(z)[100:200]
+        # Far out in the tail float64 leaves fewer digits.
+        assert steps == pytest.approx(np.full(100, growth), rel=1e-3)
 
 
 def test_true_labels_correct_what_the_probe_misses():
