@@ -28,7 +28,7 @@ import torch
 from _bench import Bench, Claim, parser, run
 
 from probekit.data import Rows
-from probekit.probes.logistic import logistic_path
+from probekit.probes.logistic_path import logistic_path
 from probekit.probes.neighbors import choose, nearest_others
 from probekit.probes.topofilter import TopoFilterProbe
 

@@ -29,7 +29,7 @@ from _bench import Bench, Claim, parser, run
 from sklearn.linear_model import LogisticRegression
 
 from probekit.probes import logistic_design
-from probekit.probes.logistic import logistic_path, logits_to_proba
+from probekit.probes.logistic_path import logistic_path, logits_to_proba
 
 PENALTIES = np.logspace(-4, 0, 9)
 TOL = 1e-5

@@ -25,7 +25,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from probekit.probes import LogisticProbe
-from probekit.probes.logistic import PENALTIES, logistic_path
+from probekit.probes.logistic import PENALTIES
+from probekit.probes.logistic_path import logistic_path
 
 CLASSES, WIDTH, NOISE = 77, 768, 0.2
 

@@ -15,7 +15,7 @@ from probekit.probes import (
     MassMeanProbe,
     TopoFilterProbe,
 )
-from probekit.probes.logistic import logistic_path
+from probekit.probes.logistic_path import logistic_path
 from probekit.probes.neighbors import nearest_others
 from probekit.probes.ridge import RidgeStates, choose_penalty
 from probekit.states import as_states, check_finite, constant_columns, finite_rows

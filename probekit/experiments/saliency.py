@@ -469,7 +469,7 @@ def _fits(
     held_out: WeakLabels,
     settings: Mapping[str, Any],
 ) -> Iterator[_Fit]:
-    from probekit.probes.logistic import logistic_path, logits_to_proba
+    from probekit.probes.logistic_path import logistic_path, logits_to_proba
 
     options = dict(settings)
     penalties = options.pop("penalties")

@@ -39,7 +39,7 @@ from probekit.kinds import (
 from probekit.labels import WeakLabels
 from probekit.probes.base import hard_labels
 from probekit.probes.knn import neighbor_means
-from probekit.probes.logistic import logistic_path
+from probekit.probes.logistic_path import logistic_path
 from probekit.probes.neighbors import Metric, NeighborIndex, Neighbors
 from probekit.probes.pairs import mirrored
 from probekit.probes.registry import PUBLISHED, ProbeName, ProbeSpec, probe_spec

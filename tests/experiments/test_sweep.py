@@ -28,7 +28,7 @@ from probekit.experiments.sweep_probes import SweepSettings, join_rows
 from probekit.labels import WeakLabels
 from probekit.metrics import accuracy, auroc
 from probekit.probes import KNNProbe, LogisticProbe, TopoFilterProbe
-from probekit.probes.logistic import logistic_path
+from probekit.probes.logistic_path import logistic_path
 from probekit.probes.neighbors import NeighborIndex
 
 N, LAYERS, CLASSES = 240, (1, 4), ("no", "yes")

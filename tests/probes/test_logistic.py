@@ -15,8 +15,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from probekit.errors import ProbeError
 from probekit.probes import LogisticProbe, load_probe, logistic_solver, out_of_fold
-from probekit.probes import logistic as module
-from probekit.probes.logistic import FALLBACK, PENALTIES, logistic_path
+from probekit.probes import logistic_path as module
+from probekit.probes.logistic import FALLBACK, PENALTIES
+from probekit.probes.logistic_path import logistic_path
 
 EXACT = {"dtype": "float64", "tol": 1e-12}
 

@@ -7,9 +7,10 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn.exceptions import ConvergenceWarning
 
-from probekit.probes import logistic as path_module
 from probekit.probes import logistic_design, logistic_solver
-from probekit.probes.logistic import LogisticProbe, logistic_path
+from probekit.probes import logistic_path as path_module
+from probekit.probes.logistic import LogisticProbe
+from probekit.probes.logistic_path import logistic_path
 
 PENALTIES = [1e-4, 1e-3, 1e-2, 1.0]
 TOLERATED = 1e-4

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from probekit.errors import ProbeError
 from probekit.probes import LogisticProbe, load_probe, logistic_design
-from probekit.probes.logistic import logistic_path
 from probekit.probes.logistic_design import Design, StandardRows
+from probekit.probes.logistic_path import logistic_path
 from probekit.probes.logistic_solver import Objective, OwnHessian
 
 PENALTIES = [1e-4, 1e-2, 1.0]

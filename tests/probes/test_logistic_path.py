@@ -11,9 +11,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from probekit.errors import ProbeError
-from probekit.probes import logistic as module
 from probekit.probes import logistic_design
-from probekit.probes.logistic import logistic_path
+from probekit.probes import logistic_path as module
+from probekit.probes.logistic_path import logistic_path
 
 PENALTIES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
 EXACT = {"dtype": "float64", "tol": 1e-12}
