@@ -15,12 +15,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "probekit needs Python >= 3.11 with venv (on Debian: apt install python3 python3-venv)."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,demo,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,cluster,demo,dev]'
 	@touch $@
 
 # What benchmarks, the site and a release need beside: most contributors never do.
 $(VENV)/.bench $(VENV)/.docs $(VENV)/.release: $(VENV)/.%: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,demo,dev,$*]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,cluster,demo,dev,$*]'
 	@touch $@
 
 demo: $(VENV)/.installed  ## run an experiment offline on a real model and real text

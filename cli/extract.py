@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from probekit.data import Rows
 
 
+RAY_ONLY = ("address", "workers", "gpus_per_worker")
+
+
 class RequestOptions(TypedDict):
     """What is extracted: the fields of :class:`probekit.activations.extraction.Request`."""
 
@@ -146,6 +149,26 @@ class ExtractOptions(RequestOptions):
             "stored; the other settings must be the same."
         ),
     ]
+    engine: Annotated[
+        str,
+        option(
+            "ray: workers of a Ray cluster make the parts of a folder (extra [cluster]).",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+        ),
+    ]
+    address: Annotated[
+        str | None,
+        option("Ray cluster: auto or HOST:PORT.  [default: one that runs here, or a new one]"),
+    ]
+    workers: Annotated[
+        int | None,
+        option("Workers on the cluster.  [default: all it has room for]", type=click.IntRange(1)),
+    ]
+    gpus_per_worker: Annotated[
+        float | None,
+        option("GPUs of each worker; 0: one CPU.  [default: 0]", type=click.FloatRange(0)),
+    ]
     dry_run: Annotated[bool, option("Count rows, tokens and bytes; load no weights.")]
     as_json: AsJson
     forward_log: Annotated[Path | None, option("", hidden=True)]
@@ -182,6 +205,11 @@ def command(**options: Unpack[ExtractOptions]) -> None:
         fields["device"] = local_device(options["device"], ranks)
     request = Request(**fields, quantization=quantization)
     log = None if options["forward_log"] is None else _logger(options["forward_log"])
+    if options["engine"] == "ray":
+        _on_ray(request, ranks, options)
+        return
+    if given := [name for name in RAY_ONLY if options[name] is not None]:  # type: ignore[literal-required]
+        raise UsageError(f"--{given[0].replace('_', '-')} is for --engine ray; add that.")
     if options["compare"]:
         if options["add_layers"]:
             raise UsageError("--add-layers cannot add to differences of pairs; leave it out.")
@@ -206,6 +234,32 @@ def command(**options: Unpack[ExtractOptions]) -> None:
     if report is None:
         say(f"{job.path}: process {ranks.rank if ranks else 0} has written its parts.")
         return
+    say(" ".join(filter(None, (_report_text(report), job.precision))))
+    if options["as_json"]:
+        emit(asdict(report), "", as_json=True)
+
+
+def _on_ray(request: Request, ranks: Ranks | None, options: ExtractOptions) -> None:
+    """Extract on a Ray cluster."""
+    from probekit.activations.cluster import run_on_ray, worker_device
+    from probekit.activations.extraction import prepare
+    from probekit.errors import UsageError
+
+    one = ("compare", "add_layers", "dry_run")
+    if wrong := [name for name in one if options[name]]:  # type: ignore[literal-required]
+        raise UsageError(
+            f"--{wrong[0].replace('_', '-')} works without --engine ray; leave it out."
+        )
+    if ranks is not None or options["device"] != "auto":
+        raise UsageError(
+            "--engine ray starts its own workers, on GPUs with --gpus-per-worker; leave out "
+            f"{'torchrun and accelerate' if ranks else '--device'}."
+        )
+    gpus = options["gpus_per_worker"] or 0.0
+    job = prepare(request, device=worker_device(gpus))
+    for note in (*job.notes, *_without_ids(job.rows)):
+        say(note)
+    report = run_on_ray(job, address=options["address"], workers=options["workers"], gpus=gpus)
     say(" ".join(filter(None, (_report_text(report), job.precision))))
     if options["as_json"]:
         emit(asdict(report), "", as_json=True)

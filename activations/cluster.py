@@ -1,0 +1,432 @@
+"""Extract into a folder on a Ray cluster: a pool of workers, each of which loads the model once.
+
+The driver plans the units, hands each with its rows to a free worker, and gives the unit of a
+worker that is lost to another one. A unit is done when its part has its name in the folder, which
+all nodes share: whatever is killed, the same command makes what is missing. Ray Core's actors, not
+Ray Data, because units are sorted by length within themselves and must not depend on the pool.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+
+from probekit import __version__
+from probekit.activations.checkpoint import open_checkpoint, split_model_name, tokenizer_fingerprint
+from probekit.activations.encoding import Encoder
+from probekit.activations.forward import Counts
+from probekit.activations.hooks import pooler
+from probekit.activations.index import INDEX, name_of
+from probekit.activations.job import Job, Report, Request, report_on, resumable, warn_nonfinite
+from probekit.activations.loading import Placement, tapped
+from probekit.activations.progress import MovingBar, Progress, duration
+from probekit.activations.quiet import quiet
+from probekit.activations.spec import ExtractionSpec
+from probekit.activations.units import (
+    begin,
+    clear_attempts,
+    plan_units,
+    run_unit,
+    unit_job,
+    unit_windows,
+)
+from probekit.data import Rows
+from probekit.errors import ModelError, ProbekitError, RunError, UsageError
+from probekit.extras import need
+from probekit.files import locked
+from probekit.safe import expand, one_line, read_text
+
+__all__ = ["run_on_ray", "worker_device"]
+
+CONNECT_SECONDS = 10.0
+# How often the pool is compared with the cluster.
+POLL_SECONDS = 1.0
+# A unit, or a loading model, may lose this many workers before the job stops.
+LOSSES = 3
+# After this the user is told why nothing happens.
+PATIENCE_SECONDS = 30.0
+# A shared file system may show a new name late.
+APPEAR_SECONDS = 60.0
+
+
+def worker_device(gpus: float) -> str:
+    """Return the device of workers that have so many GPUs each."""
+    return "cpu" if not gpus else "cuda:0" if gpus <= 1 else "map"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker needs to run units of a job."""
+
+    version: str
+    """Of the driver's probekit."""
+    request: Request
+    """Without rows; the model is a name on the hub or an absolute path."""
+    folder: Path
+    index: str
+    """The text of the driver's ``store.json``."""
+    spec: ExtractionSpec
+    template: str | None
+    placement: Placement
+    batch_tokens: int
+
+
+class Worker:
+    """Runs units on some node. Errors are returned, so that Ray adds no traceback to them."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._stack = ExitStack()
+
+    def load(self) -> Exception | None:
+        """Load the model; return what is wrong with this node, if anything is."""
+        try:
+            self._job = self._prepare()
+            take = pooler(self._job.spec.pooling)
+            job = self._job
+            self._stack.enter_context(quiet(python_warnings=False))
+            self._tap = self._stack.enter_context(
+                tapped(job.checkpoint, job.spec.layers, take, job.placement)
+            )
+        except (ProbekitError, OSError, MemoryError) as error:
+            return _on_this_node(error)
+        return None
+
+    def run(self, rows: Rows, path: Path, target: Path) -> Counts | Exception:
+        """Make one part."""
+        try:
+            unit = replace(self._job, rows=rows, path=path, target=target)
+            progress = Progress(len(rows), show=False)
+            return run_unit(unit, self._tap, unit_windows(unit), progress)
+        except (ProbekitError, OSError, MemoryError) as error:
+            path.unlink(missing_ok=True)
+            return _on_this_node(error)
+
+    def _prepare(self) -> Job:
+        setup = self._setup
+        if setup.version != __version__:
+            raise UsageError(
+                f"It has probekit {__version__} and the driver has {setup.version}; install the "
+                "same version on every node."
+            )
+        index = setup.folder / INDEX
+        if not index.exists() or read_text(index) != setup.index:
+            raise UsageError(
+                f"The folder {setup.folder} is not the driver's there; name one on a file system "
+                "that all nodes share."
+            )
+        if setup.placement.device != "cpu" and not torch.cuda.is_available():
+            raise UsageError("PyTorch finds no GPU there; install a build with CUDA.")
+        request, spec = setup.request, setup.spec
+        checkpoint = open_checkpoint(
+            str(request.model),
+            revision=request.revision,
+            dtype=spec.dtype,
+            trust_remote_code=request.trust_remote_code,
+        )
+        tokenizer = tokenizer_fingerprint(checkpoint.tokenizer)
+        if (checkpoint.weights, tokenizer) != (spec.weights, spec.tokenizer):
+            raise ModelError(
+                f"The model {request.model} is another one there than on the driver; copy the "
+                "same files to every node."
+            )
+        with quiet():
+            encoder = Encoder(
+                checkpoint.tokenizer,
+                kind=spec.kind,
+                max_length=spec.max_length,
+                template=setup.template,
+            )
+        return Job(
+            request,
+            setup.folder,
+            Rows({"text": ["-"]}),  # each unit brings its own
+            checkpoint,
+            encoder,
+            spec,
+            setup.placement,
+            setup.batch_tokens,
+        )
+
+
+def _on_this_node(error: Exception) -> Exception:
+    error.add_note(f"This happened on a worker on {socket.gethostname()}.")
+    return error
+
+
+def run_on_ray(
+    job: Job,
+    *,
+    address: str | None = None,
+    workers: int | None = None,
+    gpus: float = 0.0,
+    show: bool | None = None,
+) -> Report:
+    """Make the missing parts of a folder on a Ray cluster; the same call resumes after a stop.
+
+    Parameters
+    ----------
+    job
+        From ``prepare(request, device=worker_device(gpus))``.
+    address
+        ``auto`` or ``HOST:PORT`` of a cluster; None: that of ``RAY_ADDRESS``, one that runs here,
+        or else a new one on this machine.
+    workers
+        Number of workers; None: as many as the cluster has CPUs, or GPUs for.
+    gpus
+        GPUs per worker; with more than one the model is spread over them.
+    show
+        Whether to draw a progress line; None: on a terminal and in a notebook.
+
+    Raises
+    ------
+    ProbekitError
+        If anything is wrong, with one sentence about it; parts that are done stay.
+    """
+    if not job.folder:
+        raise UsageError(f"--engine ray writes a folder of parts; name one: -o {job.path}/")
+    if job.checkpoint.loaded:
+        raise UsageError("--engine ray loads the model on each worker; give its name or folder.")
+    start = time.monotonic()
+    counts = Counts(batch_tokens=job.batch_tokens)
+    with ExitStack() as stack:
+        stack.enter_context(quiet(python_warnings=False))
+        stack.enter_context(locked(job.path))
+        index, afresh = plan_units(job)
+        if not afresh:
+            begin(job, index, afresh=False)
+        loaded = time.monotonic()
+        if afresh or index.missing(job.path):
+            need("ray")
+            stack.callback(clear_attempts, job.path)
+            stack.enter_context(_connected(address))
+            _check_gpus(gpus)
+            if afresh:
+                begin(job, index, afresh=True)
+            clear_attempts(job.path)
+            loaded = time.monotonic()
+            total, todo = sum(index.counts), index.missing(job.path)
+
+            def done() -> int:
+                return total - sum(index.counts[i] for i in index.missing(job.path))
+
+            line = _Line(total, done(), show)
+            if done():
+                line.note(f"Resuming {job.path}: {done():,} of {total:,} rows are done.")
+            with resumable(line, done, total, job.path):
+                pool = _Pool(job, workers, gpus, line)
+                stack.callback(pool.close)
+                for part in pool.run(todo):
+                    counts += part
+            line.clear()
+            warn_nonfinite(job, counts, line)
+            deadline = time.monotonic() + APPEAR_SECONDS
+            while index.missing(job.path) and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS)
+    return report_on(job, counts, (start, loaded))
+
+
+class _Line(MovingBar):
+    """One line: rows per second in all and per worker, workers alive, time left."""
+
+    def __init__(self, total: int, done: int, show: bool | None) -> None:
+        super().__init__(total, done=done, show=show)
+        self._total, self._before, self._done = total, done, done
+        self._start = time.monotonic()
+
+    def advance(self, rows: int, workers: int) -> None:
+        """Count the rows of a part that is done."""
+        self._done += rows
+        rate = (self._done - self._before) / max(time.monotonic() - self._start, 1e-9)
+        left = duration((self._total - self._done) / rate) if rate else "?"
+        self.move(
+            self._done,
+            f"{self._done:,}/{self._total:,} rows · {rate:,.0f} rows/s · "
+            f"{rate / max(workers, 1):,.0f} per worker · {workers} workers · {left} left",
+        )
+
+
+class _Pool:
+    """Workers that come and go, and the units that they run."""
+
+    def __init__(self, job: Job, workers: int | None, gpus: float, line: _Line) -> None:
+        import ray
+
+        self._job = replace(job, path=job.path.absolute())
+        self._ray, self._workers, self._gpus, self._line = ray, workers, gpus, line
+        self._actor = ray.remote(Worker).options(num_cpus=1, num_gpus=gpus, max_restarts=0)
+        self._setup = ray.put(_setup(job))
+        self._index = plan_units(job)[0]
+        self._keys = list(job.store_plan.further_keys)
+        # What each worker was asked for last: to load the model (None), or a unit.
+        self._asked: dict[Any, tuple[Any, int | None]] = {}
+        self._alive: list[Any] = []
+
+    def run(self, todo: list[int]) -> Iterator[Counts]:
+        """Run the units, in any order, and yield what each has counted."""
+        waiting = deque(todo)
+        lost: Counter[int | None] = Counter()
+        patience = time.monotonic() + PATIENCE_SECONDS
+        while waiting or any(unit is not None for _, unit in self._asked.values()):
+            self._grow(len(waiting))
+            if not self._asked:  # the cluster has no room for a worker now
+                time.sleep(POLL_SECONDS)
+                continue
+            ready, _ = self._ray.wait([*self._asked], timeout=POLL_SECONDS)
+            alive = sum(unit is not None for _, unit in self._asked.values())
+            if not alive and not ready and time.monotonic() > patience:
+                self._line.note("No worker is ready yet: it loads the model, or waits for room.")
+                patience = float("inf")
+            for reply in ready:
+                worker, unit = self._asked.pop(reply)
+                counts = self._answer(reply)
+                if counts is None:
+                    self._end(worker)  # it may be alive, and only out of reach
+                    lost[unit] += 1
+                    self._mourn(unit, lost[unit])
+                    if unit is not None:
+                        waiting.appendleft(unit)
+                    continue
+                if unit is None:
+                    lost[None] = 0
+                else:
+                    self._line.advance(self._index.counts[unit], alive)
+                    yield counts
+                if waiting:
+                    self._ask(worker, waiting.popleft())
+                else:
+                    self._end(worker)
+
+    def close(self) -> None:
+        """End the workers: an error's traceback may hold them, and with them their CPUs."""
+        for worker in [*self._alive]:
+            self._end(worker)
+
+    def _end(self, worker: Any) -> None:
+        self._alive.remove(worker)
+        self._ray.kill(worker)
+
+    def _grow(self, waiting: int) -> None:
+        """Start workers, up to what is wanted, what there is room for, and what is to be done."""
+        busy = sum(unit is not None for _, unit in self._asked.values())
+        wanted = min(self._workers or self._capacity(), busy + waiting)
+        for _ in range(wanted - len(self._asked)):
+            worker = self._actor.remote(self._setup)
+            self._alive.append(worker)
+            self._asked[worker.load.remote()] = worker, None
+
+    def _capacity(self) -> int:
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        rooms = (
+            min(r.get("CPU", 0), r.get("GPU", 0) / self._gpus if self._gpus else float("inf"))
+            for r in nodes
+        )
+        return sum(map(int, rooms))
+
+    def _ask(self, worker: Any, number: int) -> None:
+        unit = unit_job(self._job, self._index, number, self._keys, f".{uuid4().hex[:8]}")
+        self._asked[worker.run.remote(unit.rows, unit.path, unit.target)] = worker, number
+
+    def _answer(self, reply: Any) -> Counts | None:
+        """Return what a worker has counted; None if the worker is lost."""
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            answer = self._ray.get(reply)
+        except RayError as error:
+            if isinstance(error, RayTaskError):  # a bug
+                raise
+            if "No module named" in str(error):
+                raise UsageError(
+                    f"probekit {__version__} is not installed on a worker: "
+                    f"{one_line(str(error).splitlines()[-1])}; install it on every node."
+                ) from None
+            return None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer or Counts()
+
+    def _mourn(self, unit: int | None, losses: int) -> None:
+        what = "loading the model" if unit is None else f"making {name_of(unit)}"
+        if losses >= LOSSES:
+            raise RunError(
+                f"{losses} workers were lost while {what}: each was killed, ran out of memory, or "
+                "its node went away; give them more memory, or lower --batch-tokens."
+            )
+        self._line.note(f"A worker was lost while {what}; another one does it again.")
+
+
+def _setup(job: Job) -> Setup:
+    model = str(job.request.model)
+    name, _ = split_model_name(model)
+    if (local := expand(name, error=ModelError)).is_dir():
+        model = str(local.absolute()) + model[len(name) :]
+    return Setup(
+        __version__,
+        replace(job.request, rows=None, model=model, overwrite=True),
+        job.path.absolute(),
+        read_text(job.path / INDEX),
+        job.spec,
+        job.encoder.template,
+        job.placement,
+        job.batch_tokens,
+    )
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start one here; one that the caller has connected to stays so."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    given = address or os.environ.get("RAY_ADDRESS")
+    if given not in (None, "auto", "local"):
+        _check_answers(str(given))
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise UsageError(
+            f"The Ray cluster {address or ''} cannot be joined: {one_line(str(error))[:300]}"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise UsageError unless something answers: Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition(":")
+    if "//" in address or not (host and colon and port.isdecimal()):
+        raise UsageError(f"The address of a Ray cluster is auto or HOST:PORT, not {address!r}.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"No Ray cluster answers at {address} ({error}); start one with `ray start --head`, "
+            "or leave --address out to work on this machine."
+        ) from None
+
+
+def _check_gpus(gpus: float) -> None:
+    import ray
+
+    most = max((n["Resources"].get("GPU", 0) for n in ray.nodes() if n["Alive"]), default=0)
+    if gpus > most:
+        raise UsageError(
+            f"--gpus-per-worker {gpus:g} needs a node with that many GPUs, and the largest of the "
+            f"cluster has {most:g}; give --gpus-per-worker {most:g}, or add a node."
+        )
