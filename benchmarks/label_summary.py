@@ -15,6 +15,7 @@ from label_states import MODELS, TASKS
 __all__ = [
     "METHODS",
     "candidates",
+    "decoder",
     "draw",
     "many_classes",
     "margins",
@@ -60,7 +61,8 @@ MODEL_NAMES = {
 }
 HEADER = ["method", *KIND_NAMES.values(), "mean", *FIGURES.values()]
 SHRUNK = "penalty 3, kNN on the last layer"
-TWELVE = "docstrings-12"
+TWELVE, DECODER = "docstrings-12", "smollm2"
+DECODED = (UNIT, "Datalab, unit length", "SimiFeat", OURS, SHRUNK)
 HELD = 75.0  # symmetric errors found at least this well: the states hold the concept
 ALLOWED = -1.0  # points below cleanlab
 
@@ -69,10 +71,11 @@ Case = tuple[str, str, str, int]
 
 
 def read(lines: Sequence[Line]) -> dict[Case, dict[str, Line]]:
-    """Lines of each case (model, task, kind, seed) by method, of the cases that are complete."""
+    """Lines of each case (model, task, kind, seed) by method, of the encoders' complete cases."""
     cases: dict[Case, dict[str, Line]] = defaultdict(dict)
     for line in lines:
-        cases[line["model"], line["task"], line["kind"], line["seed"]][line["method"]] = line
+        if line["model"] != DECODER:
+            cases[line["model"], line["task"], line["kind"], line["seed"]][line["method"]] = line
     return {case: found for case, found in cases.items() if METHODS.keys() <= found.keys()}
 
 
@@ -128,6 +131,21 @@ def many_classes(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
             place = (line["model"], line["task"], line["kind"], line["seed"])
             cases[place][line["method"]] = line
     return HEADER, _by_kind(cases, ("SimiFeat", OURS, SHRUNK))
+
+
+def decoder(lines: Sequence[Line]) -> tuple[list[str], list[list[str]], str]:
+    """Methods that were run on the decoder's states, of fewer tasks than the encoders'."""
+    cases: dict[Case, dict[str, Line]] = defaultdict(dict)
+    for line in lines:
+        if line["model"] == DECODER:
+            place = (line["model"], line["task"], line["kind"], line["seed"])
+            cases[place][line["method"]] = line
+    tasks, seeds = (sorted({case[i] for case in cases}) for i in (1, 3))
+    text = (
+        f"{len(cases)} cases: {MODEL_NAMES[DECODER]} on {', '.join(map(str, tasks))}; six kinds, "
+        f"{'one seed' if len(seeds) == 1 else 'two seeds'}."
+    )
+    return HEADER, _by_kind(cases, DECODED), text
 
 
 def shrunk(lines: Sequence[Line]) -> tuple[list[str], list[list[str]], str]:

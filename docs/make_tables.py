@@ -322,6 +322,12 @@ def label_classes() -> str:
     return markdown(*label_summary.many_classes(rows_of("label_errors")))
 
 
+def label_decoder() -> str:
+    """Who finds wrong labels from a decoder's states."""
+    header, rows, cases = label_summary.decoder(rows_of("label_errors"))
+    return f"{markdown(header, rows)}\n\n{cases}"
+
+
 def label_shrunk() -> str:
     """The ensemble with a strong penalty and votes of the last layer only."""
     header, rows, cases = label_summary.shrunk(rows_of("label_errors"))
@@ -411,6 +417,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "certify-estimates": certify_estimates,
     "label-candidates": label_candidates,
     "label-classes": label_classes,
+    "label-decoder": label_decoder,
     "label-errors": label_errors,
     "label-shrunk": label_shrunk,
     "relabels": relabels,

@@ -139,3 +139,18 @@ def test_the_page_says_where_the_goal_is_missed():
     assert "on 1 of 6 pairs of a task and a kind, at worst -4.0 (sst2, by a rule)" in text
     unfinished = [line for line in lines if line["kind"] != "rule" or line["method"] != "SimiFeat"]
     assert "+6.8 points in" in label_summary.summarize(unfinished)[2]  # the whole case is left out
+
+
+def test_a_decoder_has_a_table_of_its_own():
+    lines = list(lines_of(dict.fromkeys(KINDS, 7)))
+    methods = label_summary.DECODED
+    figures = dict.fromkeys(("within", "all", "ap", "precision"), 0.5)
+    decoded = [
+        {"model": "smollm2", "task": "sst2", "kind": kind, "seed": 0, "method": method, **figures}
+        for kind in KINDS
+        for method in methods
+    ]
+    header, rows, text = label_summary.decoder(lines + decoded)
+    assert [row[header.index("mean")] for row in rows] == ["50.0"] * len(methods)
+    assert text == "6 cases: SmolLM2-135M on sst2; six kinds, one seed."
+    assert label_summary.summarize(lines + decoded) == label_summary.summarize(lines)
