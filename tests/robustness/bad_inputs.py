@@ -225,7 +225,7 @@ BAD_INPUTS: dict[str, list[tuple[str, str]]] = {
         (f"-m model@layers={BIG}", "@layers"),
         ("-m ''", TEXT),
         ("-m rows.jsonl", "rows.jsonl"),
-        ("-o model", "is a directory"),
+        ("-o model", "model is read here; write to another file"),
         ("-o nowhere/new.h5", "does not exist"),
         ("-o rows.jsonl", "rows.jsonl"),
         ("-o ''", TEXT),
