@@ -43,6 +43,9 @@ WORSE = 2  # weaker penalties with a larger loss after which a search ends
 LARGE = 10**8  # rows x columns x classes from which on a search costs minutes
 FEW_FOLDS = 2  # that a large search asks
 HUGE = 4 * 10**8  # rows x columns x classes from which on it tries every second penalty only
+# Rows of a class from which on the mean of the folds' fits is a better start than none: with 100 it
+# saves a sixth of the time, with 2 to 20 it costs up to four times as much.
+ROWS_OF_A_CLASS = 50
 SEARCH_TOL = 3  # times tol; 30 chose wrongly where classes have two rows: their bias moves last
 
 
@@ -338,9 +341,11 @@ class _Path:
                 break
         best = int(order[np.argmin(losses)])  # of equals the strongest
         theta = solution.theta[best * self.fits + some]
-        rest = theta.mean(0, keepdim=True)
-        others = rest.repeat(self.fits - 1 - asked, 1, 1)
-        return Search(best, scores, asked, every, torch.cat([rest, theta, others]))
+        start = self.objective.start()[best * self.fits : (best + 1) * self.fits]
+        if self.design.n >= ROWS_OF_A_CLASS * len(self.task.targets):
+            start[:] = theta.mean(0)
+        start[1 : 1 + asked] = theta
+        return Search(best, scores, asked, every, start)
 
     def only(self, penalty: int) -> _Path:
         """The fits of one penalty."""
