@@ -53,6 +53,8 @@ CONNECT_SECONDS = 10.0
 POLL_SECONDS = 1.0
 # A unit, or a loading model, may lose this many workers before the job stops.
 LOSSES = 3
+# In Ray's reason for the loss of a worker that did nothing wrong.
+NODE_DIED = "node has died"
 # After this the user is told why nothing happens.
 PATIENCE_SECONDS = 30.0
 # A shared file system may show a new name late.
@@ -290,9 +292,9 @@ class _Pool:
             for reply in ready:
                 worker, unit = self._asked.pop(reply)
                 counts = self._answer(reply)
-                if counts is None:
+                if not isinstance(counts, Counts):
                     self._end(worker)  # it may be alive, and only out of reach
-                    lost[unit] += 1
+                    lost[unit] += NODE_DIED not in str(counts)
                     self._mourn(unit, lost[unit])
                     if unit is not None:
                         waiting.appendleft(unit)
@@ -337,8 +339,8 @@ class _Pool:
         unit = unit_job(self._job, self._index, number, self._keys, f".{uuid4().hex[:8]}")
         self._asked[worker.run.remote(unit.rows, unit.path, unit.target)] = worker, number
 
-    def _answer(self, reply: Any) -> Counts | None:
-        """Return what a worker has counted; None if the worker is lost."""
+    def _answer(self, reply: Any) -> Counts | Exception:
+        """Return what a worker has counted; if it is lost, the reason."""
         from ray.exceptions import RayError, RayTaskError
 
         try:
@@ -351,10 +353,11 @@ class _Pool:
                     f"probekit {__version__} is not installed on a worker: "
                     f"{one_line(str(error).splitlines()[-1])}; install it on every node."
                 ) from None
-            return None
+            return RunError(str(error))
         if isinstance(answer, Exception):
             raise answer
-        return answer or Counts()
+        counts: Counts = answer or Counts()
+        return counts
 
     def _mourn(self, unit: int | None, losses: int) -> None:
         what = "loading the model" if unit is None else f"making {name_of(unit)}"
