@@ -25,6 +25,7 @@ OTHERS = {
     "--local-dir": "hf download",
     "--force-reinstall": "pip install",
     "--no-deps": "pip install",
+    "--head": "ray start",
     "--hidden-legend": "a colour of the page's style",
 }
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
