@@ -17,9 +17,11 @@ import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from probekit.probes.heaps import Heaps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -145,20 +147,11 @@ def _by_list(lists: NDArray[np.int32], count: int) -> Iterator[NDArray[np.int64]
         yield order[start:stop] // lists.shape[1]
 
 
-class _Heaps:
+class _Heaps(Heaps):
     """FAISS's heaps of the ``k`` smallest values of n rows."""
 
     def __init__(self, n: int, k: int) -> None:
-        import faiss
-
-        self._pointer = faiss.swig_ptr
-        self._value = np.empty((n, k), dtype=np.float32)
-        self._index = np.empty((n, k), dtype=np.int64)
-        self._heaps: Any = faiss.float_maxheap_array_t()
-        self._heaps.nh, self._heaps.k = n, k
-        self._heaps.val = faiss.swig_ptr(self._value)
-        self._heaps.ids = faiss.swig_ptr(self._index)
-        self._heaps.heapify()
+        super().__init__(n, k)
         self._lock = threading.Lock()
 
     def add(
@@ -171,8 +164,3 @@ class _Heaps:
             self._heaps.addn_query_subset_with_ids(
                 len(rows), pointers[0], values.shape[1], pointers[1], pointers[2]
             )
-
-    def sorted(self) -> Found:
-        """Values, those that rounding made negative 0, and columns, smallest first."""
-        self._heaps.reorder()
-        return np.maximum(self._value, 0, out=self._value), self._index

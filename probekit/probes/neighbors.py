@@ -35,6 +35,7 @@ import numpy as np
 
 from probekit.errors import ProbeError
 from probekit.probes.approximate import search_lists
+from probekit.probes.heaps import Heaps
 from probekit.probes.ties import Found, Pair, Space, first_of, in_parallel, settle
 from probekit.states import as_states, check_finite, row_chunks
 
@@ -561,20 +562,11 @@ def search_halved(rows: NDArray[np.float32], k: int) -> Found:
     return nearest.sorted()
 
 
-class _Nearest:
+class _Nearest(Heaps):
     """FAISS's heaps of the ``k`` smallest values of n rows, filled by several threads."""
 
     def __init__(self, n: int, k: int) -> None:
-        import faiss
-
-        self._pointer = faiss.swig_ptr
-        self._value = np.empty((n, k), dtype=np.float32)
-        self._index = np.empty((n, k), dtype=np.int64)
-        self._heaps: Any = faiss.float_maxheap_array_t()
-        self._heaps.nh, self._heaps.k = n, k
-        self._heaps.val = faiss.swig_ptr(self._value)
-        self._heaps.ids = faiss.swig_ptr(self._index)
-        self._heaps.heapify()
+        super().__init__(n, k)
         self._locks = [threading.Lock() for _ in range(0, n, TILE)]
 
     def add(self, tile: NDArray[np.float32], row: int, column: int) -> None:
@@ -582,8 +574,3 @@ class _Nearest:
         count, width = tile.shape
         with self._locks[row // TILE]:
             self._heaps.addn(width, self._pointer(tile), column, row, count)
-
-    def sorted(self) -> Found:
-        """Values and column numbers, smallest first; values that rounding made negative are 0."""
-        self._heaps.reorder()
-        return np.maximum(self._value, 0, out=self._value), self._index

@@ -1,0 +1,33 @@
+"""FAISS's heaps: the smallest values of every row, filled piece by piece."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from probekit.probes.ties import Found
+
+__all__ = ["Heaps"]
+
+
+class Heaps:
+    """The ``k`` smallest values of n rows; how pieces are offered is a subclass's."""
+
+    def __init__(self, n: int, k: int) -> None:
+        import faiss
+
+        self._pointer = faiss.swig_ptr
+        self._value = np.empty((n, k), dtype=np.float32)
+        self._index = np.empty((n, k), dtype=np.int64)
+        self._heaps: Any = faiss.float_maxheap_array_t()
+        self._heaps.nh, self._heaps.k = n, k
+        self._heaps.val = faiss.swig_ptr(self._value)
+        self._heaps.ids = faiss.swig_ptr(self._index)
+        self._heaps.heapify()
+
+    def sorted(self) -> Found:
+        """Values and column numbers, smallest first; values that rounding made negative are 0."""
+        self._heaps.reorder()
+        return np.maximum(self._value, 0, out=self._value), self._index
