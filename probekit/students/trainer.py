@@ -26,7 +26,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from probekit.activations.batching import Buckets
-from probekit.activations.loading import resolve_device
+from probekit.activations.loading import kind_of, resolve_device
 from probekit.activations.precision import Precision, training_precision
 from probekit.activations.progress import MovingBar, duration
 from probekit.activations.quiet import quiet
@@ -251,7 +251,7 @@ def buckets_of(config: FinetuneConfig, longest: int | None) -> Buckets | None:
 
 def _arguments(config: FinetuneConfig, folder: Path, every: int, **more: Any) -> TrainingArguments:
     """Return a configuration as the Trainer's arguments; ``every``: steps between evaluations."""
-    cuda = config.device != "cpu" and torch.cuda.is_available()
+    kind = kind_of(resolve_device(config.device))
     settings: dict[str, Any] = {
         "output_dir": str(folder / "checkpoints"),
         "per_device_train_batch_size": config.batch_size,
@@ -264,7 +264,8 @@ def _arguments(config: FinetuneConfig, folder: Path, every: int, **more: Any) ->
         "weight_decay": config.weight_decay,
         "adam_beta2": config.adam_beta2,
         "bf16": precision_of(config).dtype == "bfloat16",
-        "use_cpu": config.device == "cpu",
+        # Without it the Trainer takes mixed precision for that of a GPU, and refuses it.
+        "use_cpu": kind == "cpu",
         "seed": config.seed,
         "report_to": config.report_to or "none",
         # Several processes must save at the same step, and their clocks differ.
@@ -277,7 +278,7 @@ def _arguments(config: FinetuneConfig, folder: Path, every: int, **more: Any) ->
         "logging_nan_inf_filter": False,
         "remove_unused_columns": False,
         "disable_tqdm": True,
-        "dataloader_pin_memory": cuda,
+        "dataloader_pin_memory": kind == "cuda",
         "gradient_checkpointing": config.gradient_checkpointing,
     }
     return TrainingArguments(**{**settings, **more})

@@ -89,7 +89,8 @@ def verdicts_of(rows: Rows, **columns: Any) -> Verdicts:
 @pytest.fixture
 def config(tiny_model: Callable[..., Path]) -> Callable[..., FinetuneConfig]:
     def make(**more: Any) -> FinetuneConfig:
-        settings: dict[str, Any] = {"lr": 3e-3, "epochs": 6, "batch_size": 8, "device": "cpu"}
+        # Exact, also where "auto" would take mixed precision.
+        settings = {"lr": 3e-3, "epochs": 6, "batch_size": 8, "device": "cpu", "dtype": "float32"}
         return FinetuneConfig(**{"model": str(tiny_model("bert")), **settings, **more})
 
     return make
@@ -104,6 +105,19 @@ def test_it_learns_what_it_is_taught(config: Any, tmp_path: Path) -> None:
     assert done.metrics["steps"] == 30
     assert done.predictions["t"].ids == test.ids
     assert done.predictions["t"].hashes == test.hashes
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_mixed_precision_needs_no_gpu(config: Any, tmp_path: Path, device: str) -> None:
+    """The Trainer refuses it unless it knows that a CPU is meant."""
+    rows = make_rows()
+    train, settings = training_rows(rows, labels_of(rows)), {"epochs": 1, "device": device}
+    mixed = finetune(config(dtype="bfloat16", **settings), train, tmp_path / "mixed")
+    plain = finetune(config(dtype="float32", **settings), train, tmp_path / "plain")
+    losses = [done.metrics["train_loss"] for done in (mixed, plain)]
+    # Eight bits of mantissa: near, and not the same.
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0] != losses[1]
 
 
 def test_to_look_at_a_training_does_not_change_it(config: Any, tmp_path: Path) -> None:
@@ -166,9 +180,8 @@ def test_predictions_are_the_head_on_extracted_states(
 ) -> None:
     """A second way: the saved folder, read by extract, times the saved head."""
     rows = make_rows(12)
-    config = FinetuneConfig(
-        model=str(tiny_model(name)), lr=1e-2, max_steps=3, batch_size=4, lora=lora, device="cpu"
-    )
+    settings = {"lr": 1e-2, "max_steps": 3, "batch_size": 4, "device": "cpu", "dtype": "float32"}
+    config = FinetuneConfig(model=str(tiny_model(name)), lora=lora, **settings)
     done = finetune(
         config, training_rows(rows, labels_of(rows)), tmp_path / "out", predict={"t": rows}
     )
