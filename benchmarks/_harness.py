@@ -125,7 +125,7 @@ class Others:
 
 BUSY_SHARE, BUSY_SECONDS = 0.10, 0.2
 # Slow functions run less often: their times vary little, and a benchmark must end.
-SLOW_SECONDS, SLOW_RUNS = 8.0, 3
+SLOW_SECONDS, SLOW_RUNS = 4.0, 3
 
 
 def interleaved(
