@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import operator
 import resource
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -23,6 +24,7 @@ from probekit.errors import IncompleteStoreError, NotAStoreError, StoreError, Us
 from probekit.groups import joined, row_digests, row_keys, shared
 from probekit.joins import Keys
 from probekit.safe import expand
+from probekit.states import COPY_BYTES, Streamed
 
 __all__ = ["ActivationStore", "LayerSummary", "summarize_layer"]
 
@@ -73,6 +75,7 @@ class ActivationStore:
         folder = expand(path, error=NotAStoreError)
         self._index = read_index(folder) if folder.is_dir() else None
         self._open: dict[int, Part] | None = {}
+        self._opening = threading.Lock()
         if self._index is None:
             header = self._part(0).header
             self._starts = np.array([0, header.n_rows])
@@ -99,6 +102,10 @@ class ActivationStore:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For processes on other nodes, which open it there.
+        return ActivationStore, (expand(self.path, error=NotAStoreError).absolute(),)
 
     def __repr__(self) -> str:
         return f"ActivationStore({str(self.path)!r}, rows={len(self)}, layers={self.layers})"
@@ -262,6 +269,19 @@ class ActivationStore:
             return single(self._part(number).slice(layer, start - first, stop - first))
         return self._gather(layer, self._numbers(rows))
 
+    def streamed(self, layers: Sequence[int], rows: Array | None = None) -> Streamed | None:
+        """Return layers side by side that are read, part by part, when rows are asked for.
+
+        None if that is not needed: a copy of ``rows`` (numbers (n,), by default all) takes at most
+        ``COPY_BYTES``, or the layer can be mapped.
+        """
+        infos = [self.info(layer) for layer in layers]
+        plain = len(infos) == 1 and infos[0].dtype == "float32" and infos[0].offset is not None
+        mapped = plain and self._index is None and rows is None
+        n, widths = len(self) if rows is None else rows, [info.width for info in infos]
+        X = Streamed([partial(self.read, layer) for layer in layers], widths, n)
+        return None if mapped or 4 * X.size <= COPY_BYTES else X
+
     def batches(
         self,
         layer: int | None = None,
@@ -326,16 +346,17 @@ class ActivationStore:
 
     def _part(self, number: int) -> Part:
         """Return an open part; one that is dropped for it closes when nothing uses it."""
-        if self._open is None:
-            raise StoreError(f"{self.path} is closed; open it again to read more of it.")
-        if number not in self._open:
-            part = Part(self._places[number])
-            if self._index is not None:
-                self._index.check(number, part)
-            while len(self._open) >= OPEN_PARTS:
-                self._open.pop(next(iter(self._open)))
-            self._open[number] = part
-        return self._open[number]
+        with self._opening:
+            if self._open is None:
+                raise StoreError(f"{self.path} is closed; open it again to read more of it.")
+            if number not in self._open:
+                part = Part(self._places[number])
+                if self._index is not None:
+                    self._index.check(number, part)
+                while len(self._open) >= OPEN_PARTS:
+                    self._open.pop(next(iter(self._open)))
+                self._open[number] = part
+            return self._open[number]
 
     def _parts(self) -> Iterator[tuple[int, Part]]:
         """Yield the number of each part's first row, and the part."""

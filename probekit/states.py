@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,18 +14,108 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "COPY_BYTES",
+    "Streamed",
     "as_array",
+    "as_rows",
     "as_states",
     "check_finite",
+    "column_means",
     "constant_columns",
+    "extremes",
     "finite_rows",
     "not_finite",
     "row_chunks",
 ]
 
 CHUNK_BYTES = 1 << 25
+COPY_BYTES = 1 << 30  # larger states that cannot be mapped are read again, not copied
 LARGEST = 1e150
 CONSTANT = 2  # units in the last place
+
+
+class Streamed:
+    """States (n, d) float32 of several files that are read when they are asked for.
+
+    ``X[rows]`` reads a slice of rows, or rows by number; ``X[:, columns]`` is a view of a slice of
+    columns. NumPy and other libraries read all of it.
+
+    Parameters
+    ----------
+    reads : sequence of callables
+        Each returns some rows (b, width) of a layer, for a slice or for row numbers (b,).
+    widths : sequence of int
+        Number of columns of each; they are side by side.
+    rows : int or ndarray of shape (n,)
+        Number of rows, or the numbers of those that are meant.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> numbers = np.arange(12, dtype=np.float32).reshape(4, 3)
+    >>> X = Streamed([numbers.__getitem__], [3], 4)
+    >>> X.shape, X[:, 1:][1:3].tolist()
+    ((4, 2), [[4.0, 5.0], [7.0, 8.0]])
+    """
+
+    dtype = np.dtype(np.float32)
+    ndim = 2
+
+    def __init__(
+        self,
+        reads: Sequence[Callable[[Any], NDArray[Any]]],
+        widths: Sequence[int],
+        rows: int | NDArray[np.int64],
+    ) -> None:
+        # A function, its columns that are meant, and where they stand here.
+        self._pieces = [(read, slice(0, width)) for read, width in zip(reads, widths, strict=True)]
+        self._rows = rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+        n = self._rows if isinstance(self._rows, int) else len(self._rows)
+        return n, sum(part.stop - part.start for _, part in self._pieces)
+
+    @property
+    def size(self) -> int:
+        """Number of numbers."""
+        return self.shape[0] * self.shape[1]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, tuple):
+            rows, columns = key
+            whole = isinstance(rows, slice) and rows == slice(None)
+            view = self._view(*columns.indices(self.shape[1])[:2])
+            return view if whole else view[rows]
+        rows = key if isinstance(self._rows, int) else self._rows[key]
+        blocks = [read(rows)[:, part] for read, part in self._pieces]
+        return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
+
+    def _view(self, start: int, stop: int) -> Streamed:
+        view, first = Streamed([], [], self._rows), 0
+        for read, part in self._pieces:
+            width = part.stop - part.start
+            a, b = max(start - first, 0), min(stop - first, width)
+            if a < b:
+                view._pieces.append((read, slice(part.start + a, part.start + b)))
+            first += width
+        return view
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        del copy
+        X = np.empty(self.shape, self.dtype if dtype is None else dtype)
+        for rows in row_chunks(len(self), 4 * self.shape[1]):
+            X[rows] = self[rows]
+        return X
+
+    @cached_property
+    def extremes(self) -> tuple[float, float]:
+        """Smallest and largest number."""
+        return _extremes(self)
 
 
 def as_array(values: Any, *, name: str = "X") -> NDArray[Any]:
@@ -134,6 +225,33 @@ def as_states(X: Any, *, name: str = "X") -> NDArray[Any]:
     return np.asarray(array, dtype=np.float32 if small else np.float64)
 
 
+def as_rows(X: Any) -> Any:
+    """:func:`as_states`, except that states which are streamed stay so."""
+    return X if isinstance(X, Streamed) else as_states(X)
+
+
+def column_means(X: Any) -> NDArray[np.float64]:
+    """Mean (d,) of every column of X (n, d), of the same bits for an array and streamed states."""
+    total = np.zeros(X.shape[1])
+    for rows in row_chunks(len(X), 4 * X.shape[1]):
+        total += X[rows].sum(axis=0, dtype=np.float64)
+    return total / len(X)
+
+
+def extremes(X: Any) -> tuple[float, float]:
+    """Smallest and largest number of X (n, d); NaN if any is, 0 if there is none."""
+    return X.extremes if isinstance(X, Streamed) else _extremes(X)
+
+
+def _extremes(X: Any) -> tuple[float, float]:
+    if not X.size:
+        return 0.0, 0.0
+    chunks = row_chunks(len(X), 4 * int(np.prod(X.shape[1:])))
+    both = [(block.min(), block.max()) for block in (X[rows] for rows in chunks)]
+    low, high = np.array(both, dtype=np.float64).T
+    return float(low.min()), float(high.max())
+
+
 def _objects(array: NDArray[Any], name: str) -> NDArray[Any]:
     try:
         return array.astype(np.float64)
@@ -151,7 +269,7 @@ def row_chunks(n: int, row_bytes: int, budget: int = CHUNK_BYTES) -> Iterator[sl
         yield slice(start, min(n, start + step))
 
 
-def finite_rows(X: NDArray[Any]) -> NDArray[np.bool_]:
+def finite_rows(X: Any) -> NDArray[np.bool_]:
     """Mask (n,) of the rows of X (n, d) without NaN and infinity."""
     finite = np.empty(len(X), dtype=bool)
     for rows in row_chunks(len(X), int(np.prod(X.shape[1:]))):
@@ -159,7 +277,7 @@ def finite_rows(X: NDArray[Any]) -> NDArray[np.bool_]:
     return finite
 
 
-def check_finite(X: NDArray[Any], ids: Sequence[str] | None = None, *, name: str = "X") -> None:
+def check_finite(X: Any, ids: Sequence[str] | None = None, *, name: str = "X") -> None:
     """Check that states (n, d) are finite, and small enough to be squared.
 
     Raises
@@ -168,7 +286,7 @@ def check_finite(X: NDArray[Any], ids: Sequence[str] | None = None, *, name: str
         If not; the message names the first rows.
     """
     # Minimum and maximum show NaN and infinity without a mask of the size of X.
-    largest = max(abs(float(X.max())), abs(float(X.min()))) if X.size else 0.0
+    largest = float(np.abs(extremes(X)).max())
     if np.isfinite(largest):
         if largest > LARGEST:
             raise StatesError(

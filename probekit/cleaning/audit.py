@@ -297,7 +297,7 @@ def draw_rows(
     check(store=store, labels=labels, layers=layers, seed=seed, only_labelled=only_labelled)
     read = plan_for(store, layers).layers
     rows, aligned = labels.align(store.keys, only_labelled=only_labelled)
-    X = read_states(store, read, rows)
+    X = read_states(store, read, rows, stream=True)
     groups = store.copies(rows)
     ties = by_key(aligned.keys, seed=seed)
     proba = ensemble_for(store, layers).fit(X, aligned.probs, groups=groups).oof_proba_

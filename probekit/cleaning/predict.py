@@ -375,8 +375,12 @@ def read_states(
     store: ActivationStore,
     layer: int | tuple[int, ...] | None,
     rows: NDArray[np.int64] | None = None,
-) -> NDArray[Any]:
+    *,
+    stream: bool = False,
+) -> Any:
     """Read states (n, d) of a layer, or of several side by side, for all rows or ``rows``.
+
+    With ``stream`` they are :class:`probekit.states.Streamed` if a copy would be large.
 
     Raises
     ------
@@ -385,7 +389,10 @@ def read_states(
     """
     if rows is not None and len(rows) == len(store):
         rows = None
-    if isinstance(layer, tuple):
+    X: Any = store.streamed(layers_read(store, layer), rows) if stream else None
+    if X is not None:
+        pass  # it reads by itself
+    elif isinstance(layer, tuple):
         X = stack_layers(store, layer, rows)
     else:
         X = store.layer(layer) if rows is None else store.read(layer, rows)
@@ -404,7 +411,7 @@ def layers_read(store: ActivationStore, layer: int | tuple[int, ...] | None) -> 
 class _Joined(NamedTuple):
     """States, labels, text hashes, copies and source of the joined rows, and their names if any."""
 
-    X: NDArray[Any]
+    X: Any
     labels: WeakLabels
     hashes: list[str]
     groups: NDArray[np.int64]
@@ -474,7 +481,7 @@ def _join_once(
             "Labels for a store are joined by id: give WeakLabels or a file, not an array."
         )
     rows, aligned = labels.align(states.keys, only_labelled=only_labelled)
-    X = read_states(states, layer, rows)
+    X = read_states(states, layer, rows, stream=True)
     where = {
         "id_column": states.keys.id_column,
         "layers": layers_read(states, layer),
@@ -507,7 +514,7 @@ def _join_array(X: NDArray[Any], labels: Any, layer: Any) -> _Joined:
 
 def _predict(
     probe: Any,
-    X: NDArray[Any],
+    X: Any,
     Y: NDArray[np.float64],
     groups: NDArray[np.int64],
     *,

@@ -110,7 +110,7 @@ def label_store(store: ActivationStore, folder: str | Path) -> WeakLabels:
         raise ProbeError(f"{path} is damaged: {wrong}; make it again with {repair}.")
     _check_spec(store, reads["spec"], folder)
     layers = tuple(reads["layers"])
-    X = read_states(store, layers if len(layers) > 1 else layers[0])
+    X = read_states(store, layers if len(layers) > 1 else layers[0], stream=True)
     if X.shape[1] != probe.n_features_in_:
         raise UsageError(
             f"{store.path} has states of {X.shape[1]} columns, and the probe in {folder} reads "

@@ -200,7 +200,8 @@ class LayerStates:
     @cached_property
     def X(self) -> NDArray[Any]:  # noqa: N802 (the field's name for states)
         """States (n, d), finite."""
-        return read_states(self.rows.store, self.layer, self.rows.numbers)
+        X: NDArray[Any] = read_states(self.rows.store, self.layer, self.rows.numbers)
+        return X
 
     @cached_property
     def searched(self) -> Searched:

@@ -17,16 +17,16 @@ import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from probekit.probes.heaps import Heaps
+from probekit.probes.ties import Found, first_of
+from probekit.states import row_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from probekit.probes.ties import Found
 
 __all__ = ["Approximate", "search_lists"]
 
@@ -35,6 +35,7 @@ SAMPLE = 512  # rows whose exact neighbours decide how many lists are visited
 ROUNDS = 8  # of k-means
 LARGEST = 0.5  # share of all lists from which on an exact search costs less
 TILE = 4096  # rows that are compared with a list at a time
+OF_A_LIST = 64  # rows that k-means is trained on, for each list
 
 
 class Approximate(NamedTuple):
@@ -44,27 +45,31 @@ class Approximate(NamedTuple):
     recall: float
     """Share of the k nearest others of a sample's rows that were found."""
     share: float
-    """Share of the pairs of rows that were compared; 1: the search was exact."""
+    """Share of the pairs of rows that were compared."""
 
 
-def search_lists(rows: NDArray[np.float32], k: int, width: int, *, seed: int = 0) -> Approximate:
-    """The nearest rows of every row of ``rows`` (n, d), itself included, up to recall.
+def search_lists(rows: Any, k: int, width: int, *, seed: int = 0) -> Approximate | None:
+    """The nearest rows of every row, itself included, up to recall; None if exact costs less.
 
-    ``k`` is the number of other rows whose recall is measured, ``width`` that of candidates.
+    ``rows`` (n, d) float32 are an array, or give ``rows[i]`` for slices and numbers of rows; ``k``
+    is the number of other rows whose recall is measured, ``width`` that of candidates.
     """
     import faiss
 
-    n, _d = rows.shape
+    n, d = rows.shape
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.choice(n, min(SAMPLE, n), replace=False))
-    exact = faiss.knn(rows[sample], rows, min(n, k + 1))[1]
+    exact = _nearest(rows, rows[sample], min(n, k + 1))
     near = np.array([line[line != i][:k] for i, line in zip(sample, exact, strict=True)])
-    centres = _centres(rows, max(1, round(n**0.5)), seed=seed)
+    count = max(1, round(n**0.5))
+    trained = np.sort(rng.choice(n, min(n, OF_A_LIST * count), replace=False))
+    centres = _centres(rows[trained], count, seed=seed)
     visits = _visits(rows, centres, sample, near)
     if visits > LARGEST * len(centres):
-        distance, index = faiss.knn(rows, rows, width)
-        return Approximate((np.maximum(distance, 0), index), 1.0, 1.0)
-    lists = faiss.knn(rows, centres, visits)[1].astype(np.int32)
+        return None
+    lists = np.empty((n, visits), np.int32)
+    for part in row_chunks(n, 4 * d):
+        lists[part] = faiss.knn(rows[part], centres, visits)[1]
     heaps = _Heaps(n, width)
     compared = _compare(rows, lists, len(centres), heaps)
     square, index = heaps.sorted()
@@ -73,8 +78,22 @@ def search_lists(rows: NDArray[np.float32], k: int, width: int, *, seed: int = 0
     return Approximate((square, index), float(np.mean(hits)), compared / n**2)
 
 
+def _nearest(rows: Any, asked: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Numbers (m, k) of the nearest rows of each row asked for, up to rounding."""
+    import faiss
+
+    best: Found | None = None
+    for part in row_chunks(len(rows), 4 * rows.shape[1]):
+        stored = rows[part]
+        square, index = faiss.knn(asked, stored, min(k, len(stored)))
+        here = np.maximum(square, 0), index + part.start
+        best = here if best is None else first_of(best, here, k)
+    assert best is not None
+    return best[1]
+
+
 def _centres(rows: NDArray[np.float32], count: int, *, seed: int) -> NDArray[np.float32]:
-    """Centres (count, d) of k-means on some of the rows."""
+    """Centres (count, d) of k-means."""
     import faiss
 
     means = faiss.Kmeans(
@@ -83,14 +102,14 @@ def _centres(rows: NDArray[np.float32], count: int, *, seed: int) -> NDArray[np.
         niter=ROUNDS,
         seed=seed,
         min_points_per_centroid=1,
-        max_points_per_centroid=64,
+        max_points_per_centroid=2 * OF_A_LIST,  # no further sample
     )
     means.train(rows)
     return np.asarray(means.centroids)
 
 
 def _visits(
-    rows: NDArray[np.float32],
+    rows: Any,
     centres: NDArray[np.float32],
     sample: NDArray[np.int64],
     near: NDArray[np.int64],
@@ -108,12 +127,15 @@ def _visits(
     return int(visit[int(np.ceil(AIM * len(visit))) - 1]) + 1
 
 
-def _compare(rows: NDArray[np.float32], lists: NDArray[np.int32], count: int, heaps: _Heaps) -> int:
+def _compare(rows: Any, lists: NDArray[np.int32], count: int, heaps: _Heaps) -> int:
     """Compare every row with the rows of its ``lists`` (n, visits); the number of pairs."""
     import faiss
     from threadpoolctl import threadpool_limits
 
-    norms = np.einsum("ij,ij->i", rows, rows)
+    norms = np.empty(len(rows), np.float32)
+    for part in row_chunks(len(rows), 4 * rows.shape[1]):
+        block = rows[part]
+        norms[part] = np.einsum("ij,ij->i", block, block)
     members = _by_list(lists[:, :1], count)
     visitors = _by_list(lists, count)
 

@@ -17,7 +17,7 @@ from probekit.errors import ProbeError, UsageError, first_few
 from probekit.groups import duplicate_groups, stratified_folds
 from probekit.kinds import Kind, check_names
 from probekit.probes.saving import save_probe
-from probekit.states import as_array, as_states, check_finite
+from probekit.states import Streamed, as_array, as_states, check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -211,6 +211,8 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
     n_features_in_: int
     # Name of each parameter -> its kind of value.
     kinds: ClassVar[Mapping[str, Kind]] = {}
+    # Whether states that are streamed need not become an array.
+    streams: ClassVar[bool] = False
     # Whether P(−x) = 1 − P(x) for differences of pairs if it is fitted without a bias.
     odd_without_bias: ClassVar[bool] = False
     oof_proba_: NDArray[np.float64]
@@ -231,15 +233,15 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
             raise ProbeError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        X = self._check_states(X, reset=True)
+        states = self._check_states(X, reset=True)
         classes, Y = label_matrix(y)
-        n = len(X)
+        n = len(states)
         if len(Y) != n:
             raise ProbeError(f"X has {n} rows but y has {len(Y)}; they must be the same rows.")
         weight = None if sample_weight is None else check_weight(sample_weight, Y)
-        numbers = duplicate_groups(X) if groups is None else _check_groups(groups, n)
+        numbers = duplicate_groups(states) if groups is None else _check_groups(groups, n)
         self.classes_ = classes
-        return Training(X, Y, weight, numbers)
+        return Training(states, Y, weight, numbers)
 
     def _check_parameters(self) -> None:
         """Raise ProbeError for a parameter of another type or outside its range."""
@@ -249,12 +251,17 @@ class BaseProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit
         except UsageError as error:
             raise ProbeError(str(error)) from None
 
-    def _check_predict(self, X: ArrayLike) -> NDArray[Any]:
+    def _check_predict(self, X: ArrayLike) -> Any:
         """Check the states of new rows against those the probe was fitted on."""
         check_is_fitted(self)
         return self._check_states(X, reset=False)
 
-    def _check_states(self, X: ArrayLike, *, reset: bool) -> NDArray[Any]:
+    def _check_states(self, X: Any, *, reset: bool) -> Any:
+        if isinstance(X, Streamed) and self.streams:
+            # A row for all: what scikit-learn checks is the number and the names of columns.
+            validate_data(self, X[:1], reset=reset, ensure_all_finite=False)
+            check_finite(X)
+            return X
         numbers: Any = as_states(X)
         if hasattr(X, "iloc") and hasattr(X, "columns"):
             frame: Any = type(X)

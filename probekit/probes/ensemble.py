@@ -21,6 +21,7 @@ from probekit.probes.calibration import Calibration, calibrate
 from probekit.probes.knn import neighbor_means
 from probekit.probes.neighbors import NeighborIndex, recall_notes
 from probekit.probes.ridge import PENALTIES, RidgeStates, choose_penalty
+from probekit.states import Streamed, row_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,7 +145,7 @@ class Refits:
         """
         parts = []
         for layer in self.states:
-            Z = layer.projected[:, np.argsort(-layer.values)[:count]]
+            Z = layer.leading(count)
             parts.append(Z / max(float(Z.std(axis=0).mean()), 1e-12))
         return np.hstack(parts)
 
@@ -206,6 +207,7 @@ class EnsembleProbe(BaseProbe):
     """
 
     leave_one_out = True
+    streams = True
 
     kinds: ClassVar[Mapping[str, Kind]] = {
         "widths": Maybe(Listed(COUNT, each_once=False)),
@@ -300,12 +302,14 @@ class EnsembleProbe(BaseProbe):
         """Class probabilities (m, C) of new rows X (m, d); a fitted row votes for itself."""
         states = self._check_predict(X)
         ridge, knn = self._parts(states.shape[1])
-        scores = [
-            states[:, part].astype(np.float64) @ coef + intercept
-            for part, coef, intercept in zip(ridge, self._coef, self._intercept, strict=True)
-        ]
+        scores = []
+        for part, coef, intercept in zip(ridge, self._coef, self._intercept, strict=True):
+            score = np.empty((len(states), len(intercept)))
+            for rows in row_chunks(len(states), 8 * len(coef)):
+                score[rows] = states[rows, part].astype(np.float64) @ coef + intercept
+            scores.append(score)
         for part, index in zip(knn, self._indexes, strict=True):
-            near = index.query(np.ascontiguousarray(states[:, part]), self._k).index
+            near = index.query(_columns(states, part), self._k).index
             scores.append(
                 neighbor_means(near, self._data.Y, [self._k], weight=self._data.weight)[0]
             )
@@ -337,7 +341,7 @@ class EnsembleProbe(BaseProbe):
         self._data, self._k = data, min(int(self.k), left)
         self._indexes = [
             NeighborIndex(
-                np.ascontiguousarray(data.X[:, part]),
+                _columns(data.X, part),
                 backend=self.backend,
                 approximate=self.approximate,
             )
@@ -382,6 +386,10 @@ class EnsembleProbe(BaseProbe):
             for slope, offset in zip(arrays["slopes"], arrays["offsets"], strict=True)
         ]
         self._store(Training.from_arrays(arrays))
+
+
+def _columns(X: Any, part: slice) -> Any:
+    return X[:, part] if isinstance(X, Streamed) else np.ascontiguousarray(X[:, part])
 
 
 def _slices(widths: Sequence[int]) -> list[slice]:

@@ -145,6 +145,7 @@ class KNNProbe(BaseProbe):
     """
 
     leave_one_out = True
+    streams = True
 
     kinds: ClassVar[Mapping[str, Kind]] = {
         "k": COUNT,

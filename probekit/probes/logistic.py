@@ -134,6 +134,7 @@ class LogisticProbe(BaseProbe):
     coef_: NDArray[np.float64]
     intercept_: NDArray[np.float64]
 
+    streams = True
     # Without a bias, P(−x) = 1 − P(x).
     odd_without_bias = True
 

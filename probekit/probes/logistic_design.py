@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from probekit.errors import ProbeError
-from probekit.states import as_states, constant_columns, finite_rows, not_finite
+from probekit.states import COPY_BYTES, as_states, constant_columns, finite_rows, not_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +19,6 @@ __all__ = ["Design", "StandardRows"]
 
 CHUNK_BYTES = 1 << 23  # states and their logits stay in the processor's cache between two products
 CHUNK_BYTES_CUDA = 1 << 28
-COPY_BYTES = 1 << 30  # larger states are not copied, but read again in every pass
 PILOT_ROWS = 31
 
 WHOLE = 1024  # widths up to this are decomposed whole, wider ones sketched

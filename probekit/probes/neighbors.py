@@ -37,7 +37,7 @@ from probekit.errors import ProbeError
 from probekit.probes.approximate import search_lists
 from probekit.probes.heaps import Heaps
 from probekit.probes.ties import Found, Pair, Space, first_of, in_parallel, settle
-from probekit.states import as_states, check_finite, row_chunks
+from probekit.states import as_rows, check_finite, row_chunks
 
 if TYPE_CHECKING:
     import torch
@@ -94,13 +94,15 @@ class _Shared:
     """
 
     def __init__(self) -> None:
-        self._spaces: dict[tuple[Any, ...], tuple[NDArray[Any], Space]] = {}
+        self._spaces: dict[tuple[Any, ...], tuple[Any, Space]] = {}
         self._lists: dict[tuple[Any, ...], Neighbors] = {}
 
-    def space(self, X: NDArray[Any], metric: str) -> Space:
+    def space(self, X: Any, metric: str) -> Space:
         """The space of these rows: one for all arrays at the same place in memory."""
-        place = X.__array_interface__
-        key = (place["data"][0], place["strides"], X.shape, X.dtype.str, metric)
+        key: tuple[Any, ...] = (id(X), metric)
+        if isinstance(X, np.ndarray):
+            place = X.__array_interface__
+            key = (place["data"][0], place["strides"], X.shape, X.dtype.str, metric)
         if key not in self._spaces:
             self._spaces, self._lists = {key: (X, Space(X, metric=metric))}, {}
         return self._spaces[key][1]
@@ -247,13 +249,11 @@ class NeighborIndex:
 
     def _approximate(self, k: int, numbers: NDArray[np.int64]) -> Neighbors:
         """Others of all rows from inverted lists; exact where these hold fewer than k."""
-        rows, n = self.space.rows, len(self)
-        if rows is None:
-            raise ProbeError(
-                f"An approximate search keeps all {n:,} rows in memory, which is too small for "
-                "them; filter a part of the rows at a time, or use the logistic probe."
-            )
-        result = search_lists(rows, k, min(n, k + MARGIN + 1))
+        n = len(self)
+        result = search_lists(self.space.searched(), k, min(n, k + MARGIN + 1))
+        if result is None:
+            self.recall = 1.0
+            return self._search(self.space, self.space, k, (numbers, numbers))
         (square, index), self.recall = result.found, result.recall
         near, distance = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
         for part in row_chunks(n, 32 * index.shape[1]):
@@ -353,8 +353,8 @@ def exact_seconds(n: int, d: int, *, k: int = 30) -> float:
     return (time.perf_counter() - start) * (n / TIMED_ROWS) ** 2
 
 
-def _rows(X: ArrayLike) -> NDArray[Any]:
-    rows = as_states(X)
+def _rows(X: Any) -> Any:
+    rows = as_rows(X)
     if rows.ndim != 2:
         raise ProbeError(f"Rows must have shape (n, d), got {rows.shape}.")
     check_finite(rows)

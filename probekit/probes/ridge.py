@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit.errors import ProbeError
-from probekit.states import constant_columns, row_chunks
+from probekit.states import Streamed, constant_columns, row_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ class RidgeStates:
     Parameters
     ----------
     X : ndarray of shape (n, d)
-        States, finite.
+        States, finite; :class:`probekit.states.Streamed` ones are read in every pass.
     groups : ndarray of shape (n,), default=None
         Rows of one group are left out together. Set it if rows have copies or belong to one
         question: a fit that has seen a copy of a row predicts it too well. None: each row alone.
@@ -69,7 +69,7 @@ class RidgeStates:
 
     def __init__(
         self,
-        X: NDArray[Any],
+        X: Any,
         *,
         groups: NDArray[np.int64] | None = None,
         weight: NDArray[np.float64] | None = None,
@@ -93,12 +93,14 @@ class RidgeStates:
         self.vectors = vectors / self.scale
         # Z = (X − x̄) V / s (n, r), with Zᵀ W Z = n diag(σ² / s²)
         exact = 8 * n * len(values) <= EXACT_BYTES
-        self.projected = np.empty((n, len(values)), np.float64 if exact else np.float32)
-        for rows in row_chunks(n, 8 * d):
-            self.projected[rows] = self._centred(X[rows]) @ self.vectors
+        self._X, self.projected = X, None
+        if exact or not isinstance(X, Streamed):
+            self.projected = np.empty((n, len(values)), np.float64 if exact else np.float32)
+            for rows in row_chunks(n, 8 * d):
+                self.projected[rows] = self._centred(X[rows]) @ self.vectors
         self._groups_by_size = _groups_by_size(groups, self.weight)
 
-    def _constant_columns(self, X: NDArray[Any]) -> NDArray[np.bool_]:
+    def _constant_columns(self, X: Any) -> NDArray[np.bool_]:
         """Mask (d,) of columns that are constant up to rounding, which no fit uses."""
         square = np.zeros(X.shape[1])
         for rows in row_chunks(len(X), 8 * X.shape[1]):
@@ -111,7 +113,7 @@ class RidgeStates:
             centred[:, self._constant] = 0
         return centred
 
-    def _decompose(self, X: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _decompose(self, X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Eigenvectors (d, r) and eigenvalues (r,) of the weighted covariance, r = min(n, d)."""
         n, d = X.shape
         if d <= n:
@@ -153,27 +155,52 @@ class RidgeStates:
         ndarray of shape (n, c)
             Scores.
         """
+        scores = np.empty_like(Y)
+        for rows, (some,) in self.left_out(Y, [penalty]):
+            scores[rows] = some
+        return scores
+
+    def left_out(
+        self, Y: NDArray[np.float64], penalties: Sequence[float]
+    ) -> Iterator[tuple[Any, list[NDArray[np.float64]]]]:
+        """Yield rows and their scores for every penalty; later ones replace earlier ones."""
         n = len(self)
-        # D = (n (σ² / s² + λ))⁻¹
-        shrink = 1 / ((self.values + penalty) * n)
         # ȳ = Σ w_i y_i / n, what the intercept alone predicts
         y_mean = self.weight @ Y / n
-        # Y − F = Y − ȳ − Z D Zᵀ W (Y − ȳ)
-        fitted = shrink[:, None] * self._moment(Y - y_mean)
-        residual, scores = Y - y_mean, np.empty_like(Y)
+        moment = self._moment(Y - y_mean)
+        # D = (n (σ² / s² + λ))⁻¹
+        shrinks = [1 / ((self.values + penalty) * n) for penalty in penalties]
         for part, Z in self._chunks():
-            residual[part] -= Z @ fitted
+            # Y − F = Y − ȳ − Z D Zᵀ W (Y − ȳ)
+            residuals = [Y[part] - y_mean - Z @ (shrink[:, None] * moment) for shrink in shrinks]
             # Rows alone: h_i = w_i (Σ_r z_ir² D_r + 1/n), and y_i − (y_i − F_i) / (1 − h_i)
-            leverage = self.weight[part] * (Z**2 @ shrink + 1 / n)
-            scores[part] = Y[part] - residual[part] / (1 - leverage)[:, None]
+            squares, weight = Z**2, self.weight[part]
+            leverages = [weight * (squares @ shrink + 1 / n) for shrink in shrinks]
+            yield (
+                part,
+                [
+                    Y[part] - residual / (1 - leverage)[:, None]
+                    for residual, leverage in zip(residuals, leverages, strict=True)
+                ],
+            )
         for rows in self._groups_by_size:
-            # K_GG = Z_G D Z_Gᵀ + 1/n (groups, |G|, |G|), all groups G of one size at once
-            Z = self.projected[rows].astype(np.float64)
-            K = (Z * shrink) @ Z.transpose(0, 2, 1) + 1 / n
-            # Y_G − (I − K_GG W_G)⁻¹ (Y_G − F_G)
-            without = np.eye(rows.shape[1]) - K * self.weight[rows][:, None, :]
-            scores[rows] = Y[rows] - np.linalg.solve(without, residual[rows])
-        return scores
+            for some in row_chunks(len(rows), 8 * rows.shape[1] * len(self.values)):
+                group = rows[some]
+                Z = self._rows(group.ravel()).reshape(*group.shape, -1)
+                weight, scores = self.weight[group][:, None, :], []
+                for shrink in shrinks:
+                    residual = Y[group] - y_mean - Z @ (shrink[:, None] * moment)
+                    # K_GG = Z_G D Z_Gᵀ + 1/n (groups, |G|, |G|), many groups of one size at once
+                    K = (Z * shrink) @ Z.transpose(0, 2, 1) + 1 / n
+                    # Y_G − (I − K_GG W_G)⁻¹ (Y_G − F_G)
+                    without = np.eye(group.shape[1]) - K * weight
+                    scores.append(Y[group] - np.linalg.solve(without, residual))
+                yield group, scores
+
+    def leading(self, count: int) -> NDArray[np.float64]:
+        """The columns (n, count) of Z with the largest variance."""
+        order = np.argsort(-self.values)[:count]
+        return np.concatenate([Z[:, order] for _, Z in self._chunks()])
 
     def fit(self, Y: NDArray[np.float64], penalty: float) -> tuple[NDArray[np.float64], Any]:
         """Fit all rows: coefficients (d, c) and intercept (c,) for labels Y (n, c)."""
@@ -194,7 +221,15 @@ class RidgeStates:
     def _chunks(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         """Some rows at a time, and their Z in float64."""
         for part in row_chunks(len(self), 8 * len(self.values)):
-            yield part, self.projected[part].astype(np.float64, copy=False)
+            yield part, self._rows(part)
+
+    def _rows(self, rows: Any) -> NDArray[np.float64]:
+        """Z of some rows in float64."""
+        if self.projected is None:  # computed again, to the numbers of a copy
+            Z = (self._centred(self._X[rows]) @ self.vectors).astype(np.float32)
+        else:
+            Z = self.projected[rows]
+        return np.asarray(Z, dtype=np.float64)
 
 
 def choose_penalty(
@@ -224,10 +259,10 @@ def choose_penalty(
     candidates = sorted(penalties)
     # e_i = w_i ‖ŷ_i − y_i‖². Scores are computed again for the one that is chosen: with many
     # classes those of all penalties would need several times the memory of the labels.
-    errors = [
-        states.weight * ((states.leave_out(Y, penalty) - Y) ** 2).sum(axis=1)
-        for penalty in candidates
-    ]
+    errors = np.empty((len(candidates), len(Y)))
+    for rows, scores in states.left_out(Y, candidates):
+        for error, score in zip(errors, scores, strict=True):
+            error[rows] = states.weight[rows] * ((score - Y[rows]) ** 2).sum(axis=-1)
     means = np.array([error.mean() for error in errors])
     best = int(means.argmin())
     # The smallest mean error, plus its standard error.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from probekit.states import row_chunks
+from probekit.states import Streamed, column_means, extremes, row_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,10 +70,12 @@ def in_parallel(work: Callable[[slice], None], n: int) -> None:
         list(pool.map(work, slices))  # re-raises errors of the threads
 
 
-def fits(shape: tuple[int, ...]) -> bool:
-    """Whether a float32 copy of rows (n, d) may be kept in memory."""
+def fits(X: Any) -> bool:
+    """Whether a float32 copy of the rows X (n, d) may be kept in memory."""
+    if isinstance(X, Streamed):
+        return False
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 4 * shape[0] * shape[1] <= COPY_SHARE * memory
+    return bool(4 * len(X) * X.shape[1] <= COPY_SHARE * memory)
 
 
 class PickedRows:
@@ -92,6 +94,20 @@ class PickedRows:
         return picked
 
 
+class PlacedRows:
+    """Rows of a space as they are searched, computed on demand: ``space.rows`` without a copy."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self.shape: tuple[int, int] = space.X.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._space.place(self._space.X[rows])[0]
+
+
 class Space:
     """Rows in the geometry of one metric: centred, and for cosine scaled to unit length.
 
@@ -100,16 +116,16 @@ class Space:
     they would need too much memory, so that they are computed again block by block.
     """
 
-    def __init__(self, X: NDArray[Any], *, metric: str) -> None:
+    def __init__(self, X: Any, *, metric: str) -> None:
         self.X: Any = X
         self.unit = metric == "cosine"
-        self.mean = X.mean(axis=0, dtype=np.float64)
+        self.mean = column_means(X)
         share = NO_DIRECTION_32 if X.dtype == np.float32 else NO_DIRECTION_64
         self.floor = share * float(np.linalg.norm(self.mean))
-        largest = max(float(X.max(initial=0)), -float(X.min(initial=0)))
+        largest = float(np.abs(extremes(X)).max())
         self.scale = 1.0 if self.unit or not largest else 2.0 ** np.ceil(np.log2(largest))
         self.rows: NDArray[np.float32] | None = None
-        if fits(X.shape):
+        if fits(X):
             self.rows, self.norms = self.place(X)
             return
         self.norms = np.empty(len(X))
@@ -126,17 +142,21 @@ class Space:
             part.X, part.rows = self.X[chosen], self.rows[chosen]
         return part
 
-    def of(self, X: NDArray[Any]) -> Space:
+    def of(self, X: Any) -> Space:
         """Other rows X (m, d) in the same geometry."""
         other = copy.copy(self)
         other.X, other.rows = X, None
-        if self.rows is not None or fits(X.shape):
+        if fits(X):
             other.rows, other.norms = self.place(X)
             return other
         other.norms = np.empty(len(X))
         for part in other.parts():
             other.norms[part] = other.place(X[part])[1]
         return other
+
+    def searched(self) -> NDArray[np.float32] | PlacedRows:
+        """Rows as they are searched, in memory or on demand."""
+        return PlacedRows(self) if self.rows is None else self.rows
 
     def parts(self) -> Iterator[slice]:
         """Slices of the rows as they are read: one if they fit into memory."""

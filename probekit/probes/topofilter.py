@@ -175,6 +175,7 @@ class TopoFilterProbe(BaseProbe):
     """
 
     leave_one_out = True
+    streams = True
     _notes: list[Note]
 
     kinds: ClassVar[Mapping[str, Kind]] = {

@@ -7,6 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from probekit.activations.create import Plan
+from probekit.activations.index import Index
+from probekit.activations.merge import merge
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.labels import WeakLabels
@@ -68,5 +71,39 @@ def as_labels():
         names = tuple(map(str, range(y.shape[1]))) if classes is None else classes
         ids = [f"r{i}" for i in range(len(y))] if ids is None else ids
         return WeakLabels(ids, hashes, y.astype(np.float64), names)
+
+    return make
+
+
+@pytest.fixture
+def make_folder(tmp_path):
+    """The same rows as a folder of parts and, merged, as one file: ids r0, r1, …"""
+
+    def make(X, *, size=70, layers=(3,), groups=None, store_dtype="float32"):
+        n, folder = len(X), tmp_path / "acts"
+        folder.mkdir()
+        about = {
+            "spec": {"model": "blobs"},
+            "ids": [f"r{i}" for i in range(n)],
+            "hashes": [f"{i:016x}" for i in range(n)],
+            "widths": dict.fromkeys(layers, X.shape[1]),
+            "store_dtype": store_dtype,
+            "groups": groups,
+        }
+        index = Index.of(Plan(**about), folder, size)
+        index.write(folder)
+        for path, start in zip(index.paths(folder), index.starts, strict=False):
+            rows = slice(start, start + size)
+            own = {name: about[name][rows] for name in ("ids", "hashes")}
+            own["groups"] = None if groups is None else groups[rows]
+            with StoreWriter.open(path, **(about | own)) as writer:
+                part = X[rows].astype(store_dtype)
+                m = len(part)
+                # Layers differ, and a deeper one is clearer.
+                states = {layer: part * (part > -layer) for layer in layers}
+                writer.write(np.arange(m), states, np.ones(m, np.int32), np.zeros(m, bool))
+                writer.finish()
+        merge([folder], tmp_path / "merged.h5")
+        return ActivationStore(folder), ActivationStore(tmp_path / "merged.h5")
 
     return make
