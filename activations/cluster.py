@@ -8,12 +8,10 @@ Ray Data, because units are sorted by length within themselves and must not depe
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,14 +39,14 @@ from probekit.activations.units import (
     unit_windows,
 )
 from probekit.data import Rows
+from probekit.engine import check_gpus, connected, lost, on_this_node, room
 from probekit.errors import ModelError, ProbekitError, RunError, UsageError
 from probekit.extras import need
 from probekit.files import locked
-from probekit.safe import expand, one_line, read_text
+from probekit.safe import expand, read_text
 
 __all__ = ["run_on_ray", "worker_device"]
 
-CONNECT_SECONDS = 10.0
 # How often the pool is compared with the cluster.
 POLL_SECONDS = 1.0
 # A unit, or a loading model, may lose this many workers before the job stops.
@@ -101,7 +99,7 @@ class Worker:
                 tapped(job.checkpoint, job.spec.layers, take, job.placement)
             )
         except (ProbekitError, OSError, MemoryError) as error:
-            return _on_this_node(error)
+            return on_this_node(error)
         return None
 
     def run(self, rows: Rows, path: Path, target: Path) -> Counts | Exception:
@@ -112,7 +110,7 @@ class Worker:
             return run_unit(unit, self._tap, unit_windows(unit), progress)
         except (ProbekitError, OSError, MemoryError) as error:
             path.unlink(missing_ok=True)
-            return _on_this_node(error)
+            return on_this_node(error)
 
     def _prepare(self) -> Job:
         setup = self._setup
@@ -161,11 +159,6 @@ class Worker:
         )
 
 
-def _on_this_node(error: Exception) -> Exception:
-    error.add_note(f"This happened on a worker on {socket.gethostname()}.")
-    return error
-
-
 def run_on_ray(
     job: Job,
     *,
@@ -211,8 +204,8 @@ def run_on_ray(
         if afresh or index.missing(job.path):
             need("ray")
             stack.callback(clear_attempts, job.path)
-            stack.enter_context(_connected(address))
-            _check_gpus(gpus)
+            stack.enter_context(connected(address))
+            check_gpus(gpus)
             if afresh:
                 begin(job, index, afresh=True)
             clear_attempts(job.path)
@@ -321,19 +314,11 @@ class _Pool:
     def _grow(self, waiting: int) -> None:
         """Start workers, up to what is wanted, what there is room for, and what is to be done."""
         busy = sum(unit is not None for _, unit in self._asked.values())
-        wanted = min(self._workers or self._capacity(), busy + waiting)
+        wanted = min(self._workers or room(self._gpus), busy + waiting)
         for _ in range(wanted - len(self._asked)):
             worker = self._actor.remote(self._setup)
             self._alive.append(worker)
             self._asked[worker.load.remote()] = worker, None
-
-    def _capacity(self) -> int:
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        rooms = (
-            min(r.get("CPU", 0), r.get("GPU", 0) / self._gpus if self._gpus else float("inf"))
-            for r in nodes
-        )
-        return sum(map(int, rooms))
 
     def _ask(self, worker: Any, number: int) -> None:
         unit = unit_job(self._job, self._index, number, self._keys, f".{uuid4().hex[:8]}")
@@ -349,10 +334,7 @@ class _Pool:
             if isinstance(error, RayTaskError):  # a bug
                 raise
             if "No module named" in str(error):
-                raise UsageError(
-                    f"probekit {__version__} is not installed on a worker: "
-                    f"{one_line(str(error).splitlines()[-1])}; install it on every node."
-                ) from None
+                raise lost(error) from None
             return RunError(str(error))
         if isinstance(answer, Exception):
             raise answer
@@ -384,52 +366,3 @@ def _setup(job: Job) -> Setup:
         job.placement,
         job.batch_tokens,
     )
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    """Connect to a cluster, or start one here; one that the caller has connected to stays so."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    given = address or os.environ.get("RAY_ADDRESS")
-    if given not in (None, "auto", "local"):
-        _check_answers(str(given))
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise UsageError(
-            f"The Ray cluster {address or ''} cannot be joined: {one_line(str(error))[:300]}"
-        ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Raise UsageError unless something answers: Ray itself would wait for minutes."""
-    host, colon, port = address.rpartition(":")
-    if "//" in address or not (host and colon and port.isdecimal()):
-        raise UsageError(f"The address of a Ray cluster is auto or HOST:PORT, not {address!r}.")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"No Ray cluster answers at {address} ({error}); start one with `ray start --head`, "
-            "or leave --address out to work on this machine."
-        ) from None
-
-
-def _check_gpus(gpus: float) -> None:
-    import ray
-
-    most = max((n["Resources"].get("GPU", 0) for n in ray.nodes() if n["Alive"]), default=0)
-    if gpus > most:
-        raise UsageError(
-            f"--gpus-per-worker {gpus:g} needs a node with that many GPUs, and the largest of the "
-            f"cluster has {most:g}; give --gpus-per-worker {most:g}, or add a node."
-        )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
 import click
 
 from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS
+from probekit.cli.engine import EngineOptions, check_engine
 from probekit.cli.options import (
     AsJson,
     BatchTokens,
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from probekit.activations.job import Report, Request
     from probekit.activations.ranks import Ranks
     from probekit.data import Rows
-
-
-RAY_ONLY = ("address", "workers", "gpus_per_worker")
 
 
 class RequestOptions(TypedDict):
@@ -133,7 +131,7 @@ class RequestOptions(TypedDict):
     flush_rows: Annotated[int | None, option("", type=click.IntRange(1), hidden=True)]
 
 
-class ExtractOptions(RequestOptions):
+class ExtractOptions(RequestOptions, EngineOptions):
     """Options of ``probekit extract``."""
 
     load_in: Annotated[Literal["8bit", "4bit"] | None, option("Quantise while loading.")]
@@ -148,26 +146,6 @@ class ExtractOptions(RequestOptions):
             "Add the layers to the store that is there: only those that it lacks are run and "
             "stored; the other settings must be the same."
         ),
-    ]
-    engine: Annotated[
-        str,
-        option(
-            "ray: workers of a Ray cluster make the parts of a folder (extra [cluster]).",
-            type=click.Choice(["local", "ray"]),
-            default="local",
-        ),
-    ]
-    address: Annotated[
-        str | None,
-        option("Ray cluster: auto or HOST:PORT.  [default: one that runs here, or a new one]"),
-    ]
-    workers: Annotated[
-        int | None,
-        option("Workers on the cluster.  [default: all it has room for]", type=click.IntRange(1)),
-    ]
-    gpus_per_worker: Annotated[
-        float | None,
-        option("GPUs of each worker; 0: one CPU.  [default: 0]", type=click.FloatRange(0)),
     ]
     dry_run: Annotated[bool, option("Count rows, tokens and bytes; load no weights.")]
     as_json: AsJson
@@ -205,11 +183,9 @@ def command(**options: Unpack[ExtractOptions]) -> None:
         fields["device"] = local_device(options["device"], ranks)
     request = Request(**fields, quantization=quantization)
     log = None if options["forward_log"] is None else _logger(options["forward_log"])
-    if options["engine"] == "ray":
+    if check_engine(options):
         _on_ray(request, ranks, options)
         return
-    if given := [name for name in RAY_ONLY if options[name] is not None]:  # type: ignore[literal-required]
-        raise UsageError(f"--{given[0].replace('_', '-')} is for --engine ray; add that.")
     if options["compare"]:
         if options["add_layers"]:
             raise UsageError("--add-layers cannot add to differences of pairs; leave it out.")

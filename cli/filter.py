@@ -6,6 +6,7 @@ from typing import Annotated, TypedDict, Unpack
 
 import click
 
+from probekit.cli.engine import EngineOptions
 from probekit.cli.options import SectionedCommand, option, options_of, pick
 from probekit.cli.verdicts import (
     CleanedOptions,
@@ -48,7 +49,7 @@ class AmountOptions(TypedDict):
     ]
 
 
-class FilterOptions(CleanedOptions, ProbeOptions, AmountOptions, ResultOptions):
+class FilterOptions(CleanedOptions, ProbeOptions, AmountOptions, EngineOptions, ResultOptions):
     """Options of ``probekit filter``."""
 
 

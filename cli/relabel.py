@@ -6,6 +6,7 @@ from typing import Annotated, TypedDict, Unpack
 
 import click
 
+from probekit.cli.engine import EngineOptions
 from probekit.cli.options import SectionedCommand, option, options_of, pick
 from probekit.cli.verdicts import CleanedOptions, ProbeOptions, ResultOptions, clean
 
@@ -52,7 +53,7 @@ class FormOptions(TypedDict):
     ]
 
 
-class RelabelOptions(CleanedOptions, ProbeOptions, FormOptions, ResultOptions):
+class RelabelOptions(CleanedOptions, ProbeOptions, FormOptions, EngineOptions, ResultOptions):
     """Options of ``probekit relabel``."""
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, cast
 
 import click
 
+from probekit.cli.engine import ENGINE, EngineOptions, engine_of
 from probekit.cli.labels import (
     LabelledStoreOptions,
     TrustedOptions,
@@ -58,7 +59,9 @@ __all__ = [
 LONG_SECONDS = 600  # of a search for neighbours that is announced
 
 # Options that do not change the verdicts themselves.
-BESIDE = ("overwrite", "truth", "truth_column", "write_data", "save_probe", "rows")
+BESIDE = ("overwrite", "truth", "truth_column", "write_data", "save_probe", "rows", *ENGINE)
+# Probes whose work a cluster shares.
+SHARED = ("knn", "topofilter", "ensemble")
 
 
 class WordOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since 8.4
@@ -201,7 +204,7 @@ class ResultOptions(TypedDict):
     as_json: AsJson
 
 
-class CleaningOptions(CleanedOptions, ProbeOptions, ResultOptions):
+class CleaningOptions(CleanedOptions, ProbeOptions, EngineOptions, ResultOptions):
     """Options of both ``filter`` and ``relabel``."""
 
 
@@ -241,9 +244,12 @@ def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: An
         labels = read_labels(options, store.keys)
         audit = options["audit"] or audit_path(options["labels"])
         trusted = read_trusted(options, store, labels.classes, audit)
-        with supervisor_store(options) as supervisor:
+        with supervisor_store(options) as supervisor, engine_of(options):
             for own in each:
-                _say_if_slow(own, store)
+                if options["engine"] == "ray":
+                    _check_shared(own, store)
+                else:
+                    _say_if_slow(own, store)
                 given = {"trusted": trusted, "supervisor_states": supervisor, **settings}
                 made.append((_judge(act, own, store, labels, **given), own))
         advice = advice_on(
@@ -288,14 +294,31 @@ def _of_each_probe(options: CleaningOptions) -> list[CleaningOptions]:
     return every
 
 
+def _name(options: CleaningOptions, store: ActivationStore) -> str:
+    """The name of the probe."""
+    from probekit.cleaning.predict import default_probe
+
+    preset = options["preset"] is not None
+    return options["probe"] or ("knn" if preset else default_probe(store, options["layer"]))
+
+
+def _check_shared(options: CleaningOptions, store: ActivationStore) -> None:
+    """Raise UsageError if a cluster cannot share the work of the probe."""
+    name = _name(options, store)
+    if name not in SHARED:
+        raise UsageError(
+            f"--engine ray shares the work of {', '.join(SHARED)}, not of {name}; leave it out."
+        )
+    if options["approximate"]:
+        raise UsageError("--engine ray searches exactly; leave out --approximate.")
+
+
 def _say_if_slow(options: CleaningOptions, store: ActivationStore) -> None:
     """Print an estimate of a search for neighbours that takes long, and what is faster."""
-    from probekit.cleaning.predict import default_probe
     from probekit.probes.ensemble import plan_for
     from probekit.probes.neighbors import exact_seconds
 
-    preset = options["preset"] is not None
-    name = options["probe"] or ("knn" if preset else default_probe(store, options["layer"]))
+    name = _name(options, store)
     if name not in ("knn", "ensemble", "topofilter") or options["approximate"]:
         return
     layers = [store.layers[-1] if options["layer"] is None else options["layer"]]
@@ -323,7 +346,7 @@ def _judge(
     **settings: Any,
 ) -> Verdicts:
     """Fit one probe, write its verdicts and the probe itself."""
-    from probekit.cleaning.predict import ELEUTHER, default_probe
+    from probekit.cleaning.predict import ELEUTHER
     from probekit.cleaning.saved import check_savable, save_fitted
 
     preset = options["preset"] is not None
@@ -332,7 +355,7 @@ def _judge(
     elif options["in_sample"]:
         settings["in_sample"] = True
     settings |= pick({**options, "n_folds": options["folds"]}, "disagreement", "n_folds")
-    name = options["probe"] or ("knn" if preset else default_probe(store, options["layer"]))
+    name = _name(options, store)
     probe = _probe(name, options, pairs=store.differences)
     if options["save_probe"] is not None:
         check_savable(probe, store, options["save_probe"])

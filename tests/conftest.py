@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -402,3 +403,34 @@ def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """Two nodes of one CPU each; the driver is connected to them."""
+    ray = pytest.importorskip("ray", reason="the extra [cluster] is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        made = start_nodes()
+        try:
+            ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()
+
+
+def start_nodes(attempts: int = 5) -> Any:
+    """Start them; again where the 30 s that Ray gives a node are too few on a loaded machine."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster()
+    try:
+        made.add_node(num_cpus=1, include_dashboard=False)
+        made.add_node(num_cpus=1)
+    except Exception as error:
+        made.shutdown()
+        if attempts == 1 or not re.search("timed out|Timed out", str(error)):
+            raise
+        return start_nodes(attempts - 1)
+    return made

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from probekit.engine import map_here, ray_tasks
 from probekit.errors import ProbeError
 from probekit.probes.approximate import search_lists
 from probekit.probes.heaps import Heaps
@@ -61,6 +62,10 @@ MARGIN = 16
 
 # Width of a shared list: kNN asks for 30 neighbours, TopoFilter for 48.
 SHARED_K = 48
+
+# Blocks of queries for each worker of a cluster: one that ends late holds up few others. Fewer
+# queries than these are not worth a cluster.
+BLOCKS_OF_A_WORKER, SHARED_QUERIES = 4, 4096
 
 BACKENDS = ("auto", "faiss", "torch")
 
@@ -272,38 +277,57 @@ class NeighborIndex:
 
     def _search(self, space: Space, asked: Space, k: int, groups: Pair | None = None) -> Neighbors:
         """Nearest rows of ``space`` for those of ``asked``, block by block of both."""
-        m = len(asked.X)
+        m, tasks = len(asked.X), ray_tasks()
+        if m < SHARED_QUERIES:
+            tasks = None
         index, distance = np.empty((m, k), np.int64), np.empty((m, k), np.float32)
-        width = min(len(space.X), k + MARGIN + (groups is not None))
-        for block, rows in asked.blocks():
-            if asked is space and len(rows) == m:
-                candidates = search_among(rows, width, backend=self.backend)
-            else:
-                candidates = self._candidates(space, rows, width)
-
-            def settle_some(
-                share: slice, first: int = block.start, candidates: Found = candidates
-            ) -> None:
-                part = slice(first + share.start, first + share.stop)
-                pair = None if groups is None else (groups[0][part], groups[1])
-                own, some = (
-                    (asked.X[part], asked.norms[part]),
-                    (candidates[0][share], candidates[1][share]),
-                )
-                distance[part], index[part] = settle(space, own, some, k, groups=pair)
-
-            in_parallel(settle_some, len(rows))
+        blocks = asked.parts() if tasks is None else asked.parts(BLOCKS_OF_A_WORKER * tasks.workers)
+        pieces = list(blocks)
+        others = None if asked is space else asked
+        do = map_here if tasks is None else tasks.map
+        found = do(search_block, pieces, space, others, k, groups, self.backend)
+        for block, (near, order) in zip(pieces, found, strict=True):
+            distance[block], index[block] = near, order
         return Neighbors(index, distance)
 
-    def _candidates(self, space: Space, rows: NDArray[np.float32], width: int) -> Found:
-        """Squared distances and numbers (m, width) of the nearest stored rows, up to rounding."""
-        best: Found | None = None
-        for part, stored in space.blocks():
-            square, index = search(stored, rows, min(width, len(stored)), backend=self.backend)
-            part_best = square, index + part.start if part.start else index
-            best = part_best if best is None else first_of(best, part_best, width)
-        assert best is not None
-        return best
+
+def search_block(
+    block: slice, space: Space, others: Space | None, k: int, groups: Pair | None, backend: str
+) -> Found:
+    """Distances and numbers (b, k) of the rows of ``space`` nearest to a block of ``others``.
+
+    None: to a block of its own rows.
+    """
+    asked = space if others is None else others
+    rows = asked.placed(block)
+    width = min(len(space.X), k + MARGIN + (groups is not None))
+    if asked is space and len(rows) == len(asked.X):
+        candidates = search_among(rows, width, backend=backend)
+    else:
+        candidates = _candidates(space, rows, width, backend)
+    index, distance = np.empty((len(rows), k), np.int64), np.empty((len(rows), k), np.float32)
+
+    def settle_some(share: slice) -> None:
+        part = slice(block.start + share.start, block.start + share.stop)
+        pair = None if groups is None else (groups[0][part], groups[1])
+        own = asked.X[part], asked.norms[part]
+        some = candidates[0][share], candidates[1][share]
+        distance[share], index[share] = settle(space, own, some, k, groups=pair)
+
+    in_parallel(settle_some, len(rows))
+    return distance, index
+
+
+def _candidates(space: Space, rows: NDArray[np.float32], width: int, backend: str) -> Found:
+    """Squared distances and numbers (m, width) of the nearest stored rows, up to rounding."""
+    best: Found | None = None
+    for part in space.parts():
+        stored = space.placed(part)
+        square, index = search(stored, rows, min(width, len(stored)), backend=backend)
+        part_best = square, index + part.start if part.start else index
+        best = part_best if best is None else first_of(best, part_best, width)
+    assert best is not None
+    return best
 
 
 def nearest_others(

@@ -158,16 +158,15 @@ class Space:
         """Rows as they are searched, in memory or on demand."""
         return PlacedRows(self) if self.rows is None else self.rows
 
-    def parts(self) -> Iterator[slice]:
-        """Slices of the rows as they are read: one if they fit into memory."""
+    def parts(self, least: int = 1) -> Iterator[slice]:
+        """Slices of the rows as they are read: ``least`` if they fit into memory."""
         n, d = self.X.shape
         step = n if self.rows is not None else BLOCK_BYTES // (4 * d)
-        return row_chunks(n, 1, max(1, step))
+        return row_chunks(n, 1, max(1, min(step, -(-n // least))))
 
-    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Yield the rows as they are searched, part by part."""
-        for part in self.parts():
-            yield part, self.place(self.X[part])[0] if self.rows is None else self.rows[part]
+    def placed(self, part: slice) -> NDArray[np.float32]:
+        """Some rows as they are searched."""
+        return self.searched()[part]
 
     def centred(self, X: NDArray[Any]) -> NDArray[np.float64]:
         """Rows of X in float64, centred; for cosine of unit length, except rows of zeros."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,36 +27,6 @@ ROWS = [
     {"id": f"r{i}", "text": " ".join(WORDS[(i + j) % 11] for j in range(1 + i * 7 % 20))}
     for i in range(230)
 ]
-
-
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
-    """Two nodes of one CPU each; the driver is connected to them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        made = start_nodes()
-        try:
-            ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-            yield made
-        finally:
-            ray.shutdown()
-            made.shutdown()
-
-
-def start_nodes(attempts: int = 5) -> Any:
-    """Start them; again where the 30 s that Ray gives a node are too few on a loaded machine."""
-    from ray.cluster_utils import Cluster
-
-    made = Cluster()
-    try:
-        made.add_node(num_cpus=1, include_dashboard=False)
-        made.add_node(num_cpus=1)
-    except Exception as error:
-        made.shutdown()
-        if attempts == 1 or not re.search("timed out|Timed out", str(error)):
-            raise
-        return start_nodes(attempts - 1)
-    return made
 
 
 @pytest.fixture

@@ -1,0 +1,236 @@
+"""A map over pieces of work: in this process, or by tasks on a Ray cluster.
+
+Results come in the order of the pieces and are the same on any number of workers. Ray runs the task
+of a worker that is lost again.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from probekit import __version__
+from probekit.errors import ProbekitError, RunError, UsageError
+from probekit.extras import need
+from probekit.safe import one_line
+
+__all__ = [
+    "RayTasks",
+    "check_gpus",
+    "connected",
+    "lost",
+    "map_here",
+    "on_ray",
+    "on_this_node",
+    "ray_tasks",
+    "room",
+]
+
+CONNECT_SECONDS = 10.0
+RETRIES = 3  # of a task whose worker is lost
+
+
+def map_here(work: Callable[..., Any], pieces: Iterable[Any], *common: Any) -> Iterator[Any]:
+    """Yield ``work(piece, *common)`` for every piece, as :meth:`RayTasks.map` does on a cluster.
+
+    Examples
+    --------
+    >>> list(map_here(pow, [2, 3], 2))
+    [4, 9]
+    """
+    return (work(piece, *common) for piece in pieces)
+
+
+class RayTasks:
+    """Tasks of one CPU each on a cluster that this process is connected to.
+
+    Parameters
+    ----------
+    workers : int, default=None
+        Number of tasks at the same time; None: as many as there is room for.
+    gpus : float, default=0
+        GPUs of each task.
+    """
+
+    def __init__(self, workers: int | None = None, gpus: float = 0.0) -> None:
+        import ray
+
+        self._ray, self._gpus = ray, gpus
+        self.workers = workers or max(1, room(gpus))
+        self._run = ray.remote(_attempt).options(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)
+
+    def map(self, work: Callable[..., Any], pieces: Iterable[Any], *common: Any) -> Iterator[Any]:
+        """Yield ``work(piece, *common)`` in the order of the pieces, of which some wait in Ray."""
+        shared = [self._ray.put(each) for each in common]
+        asked: deque[Any] = deque()
+        for piece in pieces:
+            if len(asked) >= self.workers:
+                yield self.result(asked.popleft())
+            asked.append(self.begin(work, piece, *shared))
+        while asked:
+            yield self.result(asked.popleft())
+
+    def begin(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Start a task; return what :meth:`result` waits for."""
+        return self._run.remote(__version__, work, *arguments)
+
+    def wait(self, asked: list[Any]) -> list[Any]:
+        """Return some of the tasks that have ended, at least one."""
+        ready: list[Any] = self._ray.wait(asked)[0]
+        return ready
+
+    def result(self, reply: Any) -> Any:
+        """Return a task's result, or raise its error.
+
+        Raises
+        ------
+        ProbekitError
+            What the task raised, or RunError if its workers were lost.
+        """
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            answer = self._ray.get(reply)
+        except RayError as error:
+            if isinstance(error, RayTaskError) and "No module named" not in str(error):
+                raise  # a bug
+            raise lost(error) from None
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+_TASKS: ContextVar[RayTasks | None] = ContextVar("tasks on Ray", default=None)
+
+
+def ray_tasks() -> RayTasks | None:
+    """Return the tasks of :func:`on_ray`, within it."""
+    return _TASKS.get()
+
+
+@contextmanager
+def on_ray(
+    address: str | None = None, *, workers: int | None = None, gpus: float = 0.0
+) -> Iterator[None]:
+    """Within it, work that is worth it is shared by a Ray cluster.
+
+    Parameters
+    ----------
+    address : str, default=None
+        ``auto`` or ``HOST:PORT`` of a cluster; None: that of ``RAY_ADDRESS``, one that runs here,
+        or else a new one on this machine.
+    workers, gpus
+        As :class:`RayTasks`.
+
+    Raises
+    ------
+    UsageError
+        If no cluster answers, or no node has so many GPUs.
+    """
+    need("ray")
+    with connected(address):
+        check_gpus(gpus)
+        token = _TASKS.set(RayTasks(workers, gpus))
+        try:
+            yield
+        finally:
+            _TASKS.reset(token)
+
+
+def _attempt(version: str, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a task. Errors are returned, so that Ray adds no traceback to them."""
+    token = _TASKS.set(None)
+    try:
+        if version != __version__:
+            raise UsageError(
+                f"It has probekit {__version__} and the driver has {version}; install the same "
+                "version on every node."
+            )
+        return work(*arguments)
+    except (ProbekitError, OSError, MemoryError) as error:
+        return on_this_node(error)
+    finally:
+        _TASKS.reset(token)
+
+
+def on_this_node(error: Exception) -> Exception:
+    """Return the error with a note that names this node."""
+    error.add_note(f"This happened on a worker on {socket.gethostname()}.")
+    return error
+
+
+def lost(error: Exception) -> ProbekitError:
+    """Return what to say of a worker that Ray has lost, or that cannot import probekit."""
+    if "No module named" in str(error):
+        return UsageError(
+            f"probekit {__version__} is not installed on a worker: "
+            f"{one_line(str(error).splitlines()[-1])}; install it on every node."
+        )
+    return RunError(
+        f"{RETRIES + 1} workers were lost with the same task: each was killed, ran out of memory, "
+        "or its node went away; give them more memory."
+    )
+
+
+def room(gpus: float = 0.0) -> int:
+    """Return the number of workers that the cluster's nodes have CPUs, or GPUs, for."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    rooms = (min(r.get("CPU", 0), r.get("GPU", 0) / gpus if gpus else float("inf")) for r in nodes)
+    return sum(map(int, rooms))
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start one here; one that the caller has connected to stays so."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    given = address or os.environ.get("RAY_ADDRESS")
+    if given not in (None, "auto", "local"):
+        _check_answers(str(given))
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise UsageError(
+            f"The Ray cluster {address or ''} cannot be joined: {one_line(str(error))[:300]}"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise UsageError unless something answers: Ray itself would wait for minutes."""
+    host, colon, port = address.rpartition(":")
+    if "//" in address or not (host and colon and port.isdecimal()):
+        raise UsageError(f"The address of a Ray cluster is auto or HOST:PORT, not {address!r}.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"No Ray cluster answers at {address} ({error}); start one with `ray start --head`, "
+            "or leave --address out to work on this machine."
+        ) from None
+
+
+def check_gpus(gpus: float) -> None:
+    """Raise UsageError unless a node has so many GPUs."""
+    import ray
+
+    most = max((n["Resources"].get("GPU", 0) for n in ray.nodes() if n["Alive"]), default=0)
+    if gpus > most:
+        raise UsageError(
+            f"--gpus-per-worker {gpus:g} needs a node with that many GPUs, and the largest of the "
+            f"cluster has {most:g}; give --gpus-per-worker {most:g}, or add a node."
+        )

@@ -1,0 +1,137 @@
+"""Filters and relabels on a Ray cluster of two nodes, both on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from probekit import filter_labels, relabel
+from probekit.activations.store import ActivationStore
+from probekit.activations.writer import StoreWriter
+from probekit.cli.main import cli
+from probekit.engine import RayTasks, on_ray, ray_tasks
+from probekit.errors import ProbeError, RunError, UsageError
+from probekit.labels import WeakLabels
+from probekit.probes import EnsembleProbe, KNNProbe, TopoFilterProbe, neighbors
+from probekit.verdicts import Verdicts
+
+pytest.importorskip("ray", reason="the extra [cluster] is not installed")
+
+N = 400
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ActivationStore:
+    """Rows with copies, groups and equal distances."""
+    rng = np.random.default_rng(0)
+    X = (np.round(rng.normal(size=(N, 6)) * 4) / 4 + 20).astype(np.float32)
+    X[N - 40 :] = X[:40]
+    with StoreWriter.open(
+        tmp_path / "acts.h5",
+        spec={"model": "blobs"},
+        ids=[f"r{i}" for i in range(N)],
+        hashes=[f"{i:016x}" for i in range(N)],
+        widths={1: 6, 2: 6},
+        store_dtype="float32",
+        groups=[f"g{i // 3}" for i in range(N)],
+    ) as writer:
+        writer.write(np.arange(N), {1: X, 2: -X}, np.ones(N, np.int32), np.zeros(N, bool))
+        writer.finish()
+    return ActivationStore(tmp_path / "acts.h5")
+
+
+@pytest.fixture
+def labels(store: ActivationStore) -> WeakLabels:
+    y = np.random.default_rng(1).integers(0, 3, N)
+    return WeakLabels(store.ids, None, np.eye(3)[y], ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_verdicts_are_those_of_one_machine(
+    nodes: Any,
+    store: ActivationStore,
+    labels: WeakLabels,
+    streamed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if streamed:  # the tasks read the store themselves
+        monkeypatch.setattr("probekit.activations.store.COPY_BYTES", 0)
+    blocks = list[slice]()
+
+    def noted(self: Any, work: Any, pieces: Any, *common: Any) -> Any:
+        blocks.extend(pieces)
+        return usual(self, work, pieces, *common)
+
+    usual = RayTasks.map
+    monkeypatch.setattr(RayTasks, "map", noted)
+    monkeypatch.setattr(neighbors, "SHARED_QUERIES", N)
+    cases = [
+        (filter_labels, KNNProbe(k=7), {"layer": 2}),
+        (relabel, KNNProbe(k=7, metric="euclidean"), {"layer": 2}),
+        (filter_labels, TopoFilterProbe(k_cc=8, k_zeta=12), {"layer": 1}),
+        (relabel, EnsembleProbe(k=5), {}),
+    ]
+    for act, probe, more in cases:
+        expected = act(store, labels, probe=probe, **more)
+        blocks.clear()
+        with on_ray():
+            found = act(store, labels, probe=probe, **more)
+        assert len(blocks) >= 8  # two workers, four each
+        for column in ("probe", "label", "keep", "weight", "disagreement"):
+            assert np.array_equal(getattr(found, column), getattr(expected, column)), column
+
+
+def fail(piece: int, how: str) -> int:
+    if piece == 2 and how == "error":
+        raise ProbeError("There is nothing to see.")
+    if piece == 2 and how == "exit":
+        import os
+
+        os._exit(1)
+    return piece
+
+
+def test_errors_and_lost_workers_are_one_sentence(nodes: Any) -> None:
+    with on_ray(workers=1):
+        tasks = ray_tasks()
+        assert tasks is not None
+        assert list(tasks.map(fail, range(4), "no")) == [0, 1, 2, 3]
+        with pytest.raises(ProbeError, match="nothing to see") as raised:
+            list(tasks.map(fail, range(4), "error"))
+        assert raised.value.__notes__[0].startswith("This happened on a worker on ")
+        with pytest.raises(RunError, match="4 workers were lost with the same task"):
+            list(tasks.map(fail, range(4), "exit"))
+    assert ray_tasks() is None
+    with pytest.raises(UsageError, match="--gpus-per-worker 1 needs a node"), on_ray(gpus=1):
+        pass
+
+
+def test_the_command_line(
+    nodes: Any, store: ActivationStore, labels: WeakLabels, tmp_path: Path
+) -> None:
+    labels.save(tmp_path / "weak.parquet")
+    common = ["filter", str(store.path), "--labels", str(tmp_path / "weak.parquet"), "--layer", "2"]
+    results = []
+    for name, more in (("one", []), ("two", ["--engine", "ray", "--workers", "2"])):
+        output = tmp_path / f"{name}.parquet"
+        done = CliRunner().invoke(cli, [*common, *more, "--probe", "knn", "-o", str(output)])
+        assert done.exit_code == 0, done.output
+        verdicts = Verdicts.load(output)
+        verdicts.provenance["command"] = verdicts.provenance["command"].replace(name, "-")
+        results.append(verdicts)
+    one, two = results
+    assert np.array_equal(one.keep, two.keep)
+    assert np.array_equal(one.probe, two.probe)
+    assert one.provenance == two.provenance
+    for wrong, words in [
+        (["--engine", "ray", "--probe", "mass-mean"], "shares the work of knn, topofilter, ens"),
+        (["--engine", "ray", "--probe", "knn", "--approximate"], "leave out --approximate"),
+        (["--workers", "2"], "--workers is for --engine ray; add that."),
+    ]:
+        done = CliRunner().invoke(cli, [*common, *wrong, "-o", str(tmp_path / "no.parquet")])
+        assert done.exit_code == 2
+        assert words in done.output
