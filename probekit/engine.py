@@ -33,6 +33,7 @@ __all__ = [
 
 CONNECT_SECONDS = 10.0
 RETRIES = 3  # of a task whose worker is lost
+STARTS = 5  # of a cluster on this machine: one that is loaded is slower than Ray's 30 seconds
 
 
 def map_here(work: Callable[..., Any], pieces: Iterable[Any], *common: Any) -> Iterator[Any]:
@@ -77,7 +78,7 @@ class RayTasks:
 
     def begin(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Start a task; return what :meth:`result` waits for."""
-        return self._run.remote(__version__, work, *arguments)
+        return self._run.remote(__version__, os.getcwd(), work, *arguments)
 
     def wait(self, asked: list[Any]) -> list[Any]:
         """Return some of the tasks that have ended, at least one."""
@@ -142,10 +143,12 @@ def on_ray(
             _TASKS.reset(token)
 
 
-def _attempt(version: str, work: Callable[..., Any], *arguments: Any) -> Any:
+def _attempt(version: str, folder: str, work: Callable[..., Any], *arguments: Any) -> Any:
     """Run a task. Errors are returned, so that Ray adds no traceback to them."""
     token = _TASKS.set(None)
     try:
+        if os.path.isdir(folder):  # so that relative paths mean the same
+            os.chdir(folder)
         if version != __version__:
             raise UsageError(
                 f"It has probekit {__version__} and the driver has {version}; install the same "
@@ -198,12 +201,17 @@ def connected(address: str | None) -> Iterator[None]:
     given = address or os.environ.get("RAY_ADDRESS")
     if given not in (None, "auto", "local"):
         _check_answers(str(given))
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise UsageError(
-            f"The Ray cluster {address or ''} cannot be joined: {one_line(str(error))[:300]}"
-        ) from None
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            break
+        except Exception as error:  # of a node that is slow to start Ray raises no other
+            if left and "timed out" in str(error):
+                ray.shutdown()
+                continue
+            raise UsageError(
+                f"The Ray cluster {address or ''} cannot be joined: {one_line(str(error))[:300]}"
+            ) from None
     try:
         yield
     finally:
