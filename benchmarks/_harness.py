@@ -19,11 +19,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 import probekit
 
 T = TypeVar("T")
 
 RESULTS = Path(__file__).parent / "results"
+WRONG = 0.2  # of the weak labels of generated rows
 PACKAGES = ("numpy", "torch", "transformers", "scikit-learn", "h5py", "pyarrow")
 
 
@@ -214,6 +217,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def write_weak_labels(
+    folder: Path, ids: Sequence[str], truth: np.ndarray[Any, Any], rng: np.random.Generator
+) -> None:
+    """Write ``weak.csv``, a fifth of two classes' labels wrong, and ``right.npy``: which not."""
+    weak = np.where(rng.random(len(truth)) < WRONG, 1 - truth, truth)
+    lines = [f"{name},{label}\n" for name, label in zip(ids, weak, strict=True)]
+    (folder / "weak.csv").write_text("id,label\n" + "".join(lines), encoding="utf-8")
+    np.save(folder / "right.npy", weak == truth)
 
 
 def done_places(path: Path, keys: Sequence[str]) -> set[tuple[Any, ...]]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from _bench import Bench, Claim, parser, run
-from _harness import Seconds
+from _harness import Seconds, write_weak_labels
 
 from probekit.activations.writer import StoreWriter
 from probekit.verdicts import Verdicts
@@ -96,10 +96,7 @@ def make_files(folder: Path, n: int) -> None:
             states += np.where(truth[rows], 1, -1)[:, None] * direction
             writer.write(rows, {0: states}, np.ones(len(rows)), np.zeros(len(rows)))
         writer.finish()
-    weak = np.where(rng.random(n) < 0.2, 1 - truth, truth)
-    lines = [f"{name},{label}\n" for name, label in zip(ids, weak, strict=True)]
-    (folder / "weak.csv").write_text("id,label\n" + "".join(lines), encoding="utf-8")
-    np.save(folder / "right.npy", weak == truth)
+    write_weak_labels(folder, ids, truth, rng)
 
 
 class Filter:

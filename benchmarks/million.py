@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import RESULTS, read_lines, record, table
+from _harness import RESULTS, read_lines, record, table, write_weak_labels
 
 from probekit.activations.writer import StoreWriter
 from probekit.verdicts import Verdicts
@@ -63,10 +63,7 @@ def write_states(folder: Path, n: int) -> None:
             states += rng.standard_normal(states.shape, dtype=np.float32)
             writer.write(rows, {0: states}, np.ones(len(rows)), np.zeros(len(rows)))
         writer.finish()
-    weak = np.where(rng.random(n) < 0.2, 1 - truth, truth)
-    lines = [f"{name},{label}\n" for name, label in zip(ids, weak, strict=True)]
-    (folder / "weak.csv").write_text("id,label\n" + "".join(lines), encoding="utf-8")
-    np.save(folder / "right.npy", weak == truth)
+    write_weak_labels(folder, ids, truth, rng)
 
 
 def anonymous_mib(pid: int) -> float:

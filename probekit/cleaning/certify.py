@@ -500,10 +500,10 @@ def corrected(P: Matrix, features: Matrix, Y: Matrix, rows: NDArray[np.int64]) -
 def _guesses(doubt: NDArray[np.float64], known: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     """P(wrong) (n,), ascending, as it may turn out, from that of the first fit."""
     # Trusted rows leave first and cost nothing: as if they had no error.
-    planned = np.where(known, 0, doubt)
+    planned = np.sort(np.where(known, 0, doubt))
     counted = float(planned.mean())
-    at_random = sharpened(planned, GROWTH, AT_RANDOM * counted)[::-1]
-    by_model = sharpened(planned, 1.0, max(counted, BY_MODEL))[::-1]
+    at_random = sharpened(planned, GROWTH, AT_RANDOM * counted)
+    by_model = sharpened(planned, 1.0, max(counted, BY_MODEL))
     return [at_random, at_random, by_model]
 
 
@@ -511,8 +511,8 @@ def _guesses_of_some(
     doubt: NDArray[np.float64], known: NDArray[np.bool_]
 ) -> list[NDArray[np.float64]]:
     """The same from P(wrong) that trusted labels have corrected."""
-    planned, growth = np.where(known, 0, doubt), _growth(int(known.sum()), len(known))
-    return [sharpened(planned, growth, f * planned.mean())[::-1] for f in AROUND]
+    planned, growth = np.sort(np.where(known, 0, doubt)), _growth(int(known.sum()), len(known))
+    return [sharpened(planned, growth, f * planned.mean()) for f in AROUND]
 
 
 def _growth(learned: int, n: int) -> float:
@@ -521,8 +521,8 @@ def _growth(learned: int, n: int) -> float:
 
 
 def sharpened(doubt: NDArray[np.float64], growth: float, mean: float) -> NDArray[np.float64]:
-    """P(wrong) (n,), descending, with log-odds ``growth`` times as large, shifted to this mean."""
-    z = growth * logit(np.clip(-np.sort(-doubt), *BETWEEN))
+    """P(wrong) (n,) with log-odds ``growth`` times as large, shifted to this mean."""
+    z = growth * logit(np.clip(doubt, *BETWEEN))
     target = float(np.clip(mean, *BETWEEN))
     reach = 2 * growth * logit(BETWEEN[1]) + 40.0  # beyond the largest shift that can be needed
     return np.asarray(expit(z + brentq(lambda b: expit(z + b).mean() - target, -reach, reach)))

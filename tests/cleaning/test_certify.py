@@ -216,8 +216,8 @@ def test_the_cost_is_within_the_range_whoever_made_the_errors(blobs, make_store,
         # The sample tells how many are wrong: half as much again or less, in the mean.
         assert 2 / 3 < np.mean(after) / cost < 3 / 2
         # Controls: P(wrong) as it is, and as it would be if all errors were random.
-        doubt = certifier.doubt
-        guesses = (np.sort(doubt), sharpened(doubt, 8, 0.6 * doubt.mean())[::-1])
+        doubt = np.sort(certifier.doubt)
+        guesses = (doubt, sharpened(doubt, 8, 0.6 * doubt.mean()))
         each = (plan_sample([q], certifier.max_wrong, 0.05, plan.sample) for q in guesses)
         alone.append([(one.low > cost, one.high < cost) for one in each])
     assert alone[0][0] == (True, False)  # errors at random: too many
@@ -235,13 +235,12 @@ def test_trusted_labels_narrow_the_range(case):
 
 
 def test_log_odds_are_multiplied_and_shifted_to_a_mean():
-    doubt = np.random.default_rng(0).beta(0.5, 2, 300)
+    doubt = np.sort(np.random.default_rng(0).beta(0.5, 2, 300))
     for growth, mean in ((1, 0.4), (8, 0.1), (2, 0.0)):
         q = sharpened(doubt, growth, mean)
         assert q.mean() == pytest.approx(max(mean, 1e-6))
-        assert np.all(np.diff(q) <= 0)
-        z = logit(np.sort(doubt)[::-1])
-        steps = np.diff(logit(q))[100:200] / np.diff(z)[100:200]
+        assert np.all(np.diff(q) >= 0)
+        steps = np.diff(logit(q))[100:200] / np.diff(logit(doubt))[100:200]
         # Far out in the tail float64 leaves fewer digits.
         assert steps == pytest.approx(np.full(100, growth), rel=1e-3)
 
