@@ -70,10 +70,10 @@ class CleanOptions(TypedDict):
         option("New folder for the fitted probe, with which `probekit predict` labels new rows."),
     ]
     contamination: Annotated[
-        float,
+        float | None,
         option(
-            "Share of each weak class that a filter drops.",
-            default=0.2,
+            "Share of each weak class that a filter drops.  [default: 0.2; trusted labels may make "
+            "it up to 0.5]",
             type=click.FloatRange(0, 1, min_open=True, max_open=True),
         ),
     ]

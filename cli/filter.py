@@ -26,7 +26,8 @@ class AmountOptions(TypedDict):
         float | str | None,
         option(
             "Share to drop, or estimated: auto for each class, confident for each pair of "
-            "classes (confident learning).  [default: 0.2; with --global 0.1]",
+            "classes (confident learning).  [default: 0.2, which trusted labels may make up to "
+            "0.5; with --global 0.1]",
             type=WordOrNumber("auto", "confident"),
         ),
     ]

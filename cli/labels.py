@@ -174,15 +174,23 @@ def _read_true(options: Mapping[str, Any], name: str, rows: Keys | None) -> Weak
     """Read the true labels that the option ``name`` gives."""
     from dataclasses import replace
 
+    from probekit.cleaning.audit import UNSURE
+    from probekit.cleaning.review import ANSWER
     from probekit.joins import same_column
+    from probekit.label_columns import READ
     from probekit.labels import load_labels
     from probekit.sources import read_table
 
     source, id_column = options[name], options.get("id_column")
-    if id_column is not None:
-        source = read_table(source)
-        id_column = id_column if same_column(source.columns, id_column) else None
     column = options.get(f"{name}_column")
+    if id_column is not None or column is None:
+        source = read_table(source)
+        id_column = id_column if id_column and same_column(source.columns, id_column) else None
+        named = {name.strip().casefold() for name in source.columns}
+        if column is None and ANSWER in source.columns and not named & set(READ):
+            column = ANSWER  # of an audit, where "?" is no answer
+            told = ["" if str(v).strip() == UNSURE else v for v in source.columns[ANSWER]]
+            source = replace(source, columns={**source.columns, ANSWER: told})
     truth = load_labels(source, id_column=id_column, label_column=column, one_class=True)
     if options.get("by_position") and truth.keys.counted:
         truth = replace(truth, key=replace(truth.keys, by_position=True))

@@ -193,15 +193,16 @@ TRUSTED = {
 }
 
 
+def _mean_of_arm(lines: Sequence[Mapping[str, Any]], arm: str, figure: str) -> float:
+    return 100 * fmean(line[arm][figure] for line in lines if arm in line)
+
+
 def trust() -> str:
     """What trusted labels add to the ensemble, by kind of wrong labels, and two aims."""
     lines = rows_of("trust")
     gains: dict[str, dict[str, float]] = {}
     found, within, right = [], [], []
-
-    def mean(lines: Sequence[Mapping[str, Any]], arm: str, figure: str) -> float:
-        return 100 * fmean(line[arm][figure] for line in lines if arm in line)
-
+    mean = _mean_of_arm
     for kind, name in NOISE.items():
         mine = [line for line in lines if line["kind"] == kind]
         for figure, rows in (("all", found), ("within", within)):
@@ -408,6 +409,54 @@ def certify_estimates() -> str:
     return markdown([*header, "off by a factor of", "within the range", "above it"], rows)
 
 
+def goals() -> str:
+    """What finding, counting and certifying wrong labels was to reach, and what it reaches."""
+    rows = []
+
+    def goal(name: str, aim: str, measured: str, met: bool, tried: str) -> None:
+        rows.append([name, aim, measured, "yes" if met else "no", tried])
+
+    log_at = "[log](LOG.md#{})".format
+    cases = label_summary.read(rows_of("label_errors"))
+    for peer, name in ((label_summary.PEER, "as they are"), (label_summary.UNIT, "of unit length")):
+        gain = 100 * fmean(
+            f[label_summary.OURS]["within"] - f[peer]["within"] for f in cases.values()
+        )
+        worst = min(label_summary.margins(cases, peer=peer).values())
+        name = f"ranking: points over cleanlab's recipe, states {name}"
+        met, text = gain >= 7 and worst >= -1, f"{gain:+.1f}, worst {worst:+.1f}"
+        goal(name, "mean +7, no pair below -1", text, met, log_at("finding-wrong-labels"))
+    lines = rows_of("trust")
+    gains = {
+        kind: _mean_of_arm(mine, "trust 50", "all") - _mean_of_arm(mine, "ensemble", "all")
+        for kind in NOISE
+        if (mine := [line for line in lines if line["kind"] == kind])
+    }
+    name, tried = "50 trusted labels: AUROC", log_at("trusted-labels")
+    goal(f"{name}, errors by class", "+7", f"{gains['class']:+.1f}", gains["class"] >= 7, tried)
+    worst = min(gains.values())
+    goal(f"{name}, worst kind", "-0.5", f"{worst:+.2f}", worst >= -0.5, tried)
+    lines, tried = rows_of("audit_intervals"), log_at("diagnose-and-audit")
+    every = [_of_share(lines, share) for share in ("weak labels", "after relabel", "after filter")]
+    worst = min(float(of[m][4][:-2]) for of in every for m in (50, 100) if of[m][4] != "-")
+    goal("audit: coverage, worst case", "94 %", f"{worst:.1f} %", worst >= 94, tried)
+    width = float(every[0][100][-1])
+    goal("audit: width beside chance's, 100 answers", "0.70", f"{width:.2f}", width <= 0.7, tried)
+    some = _groups(lines)["MPNet, two"]
+    advice = {policy: cells for policy, *cells in audit_bench.advice_rows(list(some))}["audit 40"]
+    right, _, harm, _ = (float(cell.rstrip(" %")) for cell in advice)
+    text = f"{right} %, {harm} %"
+    met = right >= 90 and harm <= 2
+    goal("audit: advice of 40 answers, MPNet", "right 90 %, harm 2 %", text, met, tried)
+    certified, tried = rows_of("certify"), log_at("certified-labels")
+    five = [case["errors"]["0.05"] for case in certified]
+    part = fmean(figures["certify"] / figures["cleanlab"] for figures in five)
+    goal(
+        "certify: rows beside cleanlab's order, ε = 5 %", "60 %", f"{part:.0%}", part <= 0.6, tried
+    )
+    return markdown(["goal", "aim", "measured", "met", "tried"], rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "advice-classes": advice_classes,
     "audit-advice": audit_advice,
@@ -415,6 +464,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "annotators": annotators,
     "certified": certified,
     "certify-estimates": certify_estimates,
+    "goals": goals,
     "label-candidates": label_candidates,
     "label-classes": label_classes,
     "label-decoder": label_decoder,

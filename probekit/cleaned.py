@@ -206,7 +206,7 @@ def clean(
     id: str | None = None,  # noqa: A002 (as it is called in a table)
     output: str | Path | None = None,
     action: Action = "auto",
-    contamination: float = 0.2,
+    contamination: float | None = None,
     annotators: Method | None = None,
     trusted: Trusted | None = None,
     seed: int = 0,
@@ -233,8 +233,9 @@ def clean(
         kept on disk.
     action : {"auto", "filter", "relabel", "leave"}, default="auto"
         ``auto``: what :func:`probekit.diagnose` advises.
-    contamination : float, default=0.2
-        Share that a filter drops of each weak class, in (0, 1).
+    contamination : float, default=None
+        Share that a filter drops of each weak class, in (0, 1); None: 0.2, and with trusted labels
+        more where they make more labels likelier wrong than right, up to half.
     annotators : {"votes", "dawid-skene"}, default=None
         How several labels a row (:func:`probekit.annotators.combine`) are combined; None: by votes,
         if there are several.
@@ -451,7 +452,7 @@ def _choose(
     return action, f"as asked{against}" + ("" if against else "."), diagnosis
 
 
-def _verdicts(scored: Scored, action: str, contamination: float) -> Verdicts:
+def _verdicts(scored: Scored, action: str, contamination: float | None) -> Verdicts:
     """One verdict per row."""
     if action == "relabel":
         return scored.relabel()

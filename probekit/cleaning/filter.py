@@ -22,6 +22,7 @@ from probekit.labels import WeakLabels
 
 __all__ = [
     "HOC",
+    "TRUSTED",
     "check_amount",
     "confident_joint",
     "confident_shares",
@@ -32,6 +33,10 @@ __all__ = [
 
 PER_CLASS_SHARE = 0.2
 GLOBAL_SHARE = 0.1
+# Where trusted labels find more wrong than that, at most: no class is dropped altogether.
+MOST = 0.5
+TRUSTED = "trusted"
+"""Amount, as provenance records it, that trusted labels decided."""
 # Shares of wrong labels that HOC's fit starts from; the best fit is used.
 STARTS = (0.05, 0.2, 0.35, 0.45)
 
@@ -55,6 +60,7 @@ def rows_to_drop(
     per_class: bool,
     ties: NDArray[Any],
     near: Callable[[], NDArray[np.int64]],
+    right: NDArray[np.float64] | None = None,
 ) -> tuple[Cut, dict[str, Any]]:
     """Choose the most disagreeing rows.
 
@@ -68,6 +74,9 @@ def rows_to_drop(
         Order of equal rows (n,), smaller first.
     near
         Returns the two nearest other rows of every row (n, 2); called for ``"auto"`` only.
+    right
+        P(the weak label is right) (n,), if trusted labels have corrected it. By default more is
+        then dropped of a weak class with more such rows below ½, up to half of it.
 
     Returns
     -------
@@ -84,6 +93,11 @@ def rows_to_drop(
         classes, number = np.unique(hard, return_inverse=True)
         return prune_by_noise_rate(number.ravel(), proba[:, classes], ties=ties), amount
     size = np.bincount(hard, minlength=n_classes)
+    if contamination is None and per_class and right is not None:
+        amount["contamination"] = TRUSTED
+        wrong = np.bincount(hard[right < 0.5], minlength=n_classes)
+        least, most = ([count_of(share, n) for n in size] for share in (PER_CLASS_SHARE, MOST))
+        return largest(1 - right, np.clip(wrong, least, most), hard, ties=ties), amount
     if contamination == "auto":
         estimates = _estimates(hard, proba, size, near())
         amount["estimates"] = {name: share.tolist() for name, share in estimates.items()}

@@ -218,7 +218,9 @@ def filter_labels(
         As there; by default ``"label"``. If given, a TopoFilter probe uses it too.
     contamination
         Share to drop, in (0, 1): the ⌊c · n⌋ most disagreeing rows; by default 0.2 of each weak
-        class, or 0.1 of all rows (there ``int(c * n)`` in floats, as EleutherAI). ``"auto"``: for
+        class, or 0.1 of all rows (there ``int(c * n)`` in floats, as EleutherAI). With trusted
+        labels that is the least of each weak class: all rows go whose label they make likelier
+        wrong than right, up to half of the class. ``"auto"``: for
         each class the smaller of two estimates of the share that cannot be told from other classes.
         ``"confident"``: confident learning's count for each pair of classes, by margin. A
         TopoFilter probe uses a share as its own contamination.

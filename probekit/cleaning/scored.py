@@ -100,6 +100,7 @@ class Scored:
                 per_class=per_class,
                 ties=self.ties,
                 near=lambda: nearest_others(self.X, 2, groups=self.groups).index,
+                right=None if self.trust is None else self.trust.right_,
             )
             keep = ~cut.selected
             action |= amount | {"ties": cut.tie_counts()}

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from probekit.cleaning.evaluate import evaluate, summarize
+from probekit.cleaning.filter import TRUSTED
 from probekit.reports.page import RECORDED, Page, PageTable, flat
 from probekit.reports.rows import SHOWN_ROWS, rows_section
 from probekit.reports.tables import MISSING, Table, finite, number, percent, share, share_of
@@ -110,6 +111,8 @@ def _action(provenance: Mapping[str, Any]) -> str:
     if "contamination" not in provenance:
         return "filter by its own rule"
     part = provenance["contamination"]
+    if part == TRUSTED:
+        return "filter, 0.2 of each weak class, or more as trusted labels have it"
     words = {"auto": "automatic share", "confident": "confident learning's count"}
     amount = words.get(part) or f"{part:.3g}"
     return f"filter, {amount} {'of each weak class' if provenance['per_class'] else 'of all rows'}"

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from probekit.cleaning.filter import TRUSTED
 from probekit.cleaning.predict import filter_labels, relabel, score_rows
+from probekit.cleaning.trust import UNKNOWN
 from probekit.cleaning.trusted import other_probes
 from probekit.errors import LabelsError, StatesError, UsageError
 from probekit.metrics import auroc
@@ -198,3 +202,35 @@ def test_supervisor_states_must_be_of_the_same_rows(data, make_store, as_labels)
             score_rows(store, weak, trusted=trusted, supervisor_states=states)
     with pytest.raises(UsageError, match="with trusted labels only"):
         score_rows(store, weak, supervisor_states=own)
+
+
+def test_trusted_labels_make_a_filter_drop_more_where_more_is_wrong(blobs):
+    shares = []
+    for noise in (0.05, 0.4):
+        data = blobs(n=800, noise=(noise, noise), distance=4.0)
+        scored = score_rows(data.X, data.weak, trusted=some(data, 100))
+        chosen, fixed = scored.filter(), scored.filter(contamination=0.2)
+        assert chosen.provenance["contamination"] == TRUSTED
+        shares.append((1 - chosen.keep.mean(), 1 - fixed.keep.mean()))
+        likelier = (scored.trust.right_ >= 0.5) | (scored.truth != UNKNOWN)
+        if noise == 0.4:
+            assert np.array_equal(chosen.keep, likelier)
+            right = data.weak == data.truth
+            assert right[chosen.keep].mean() > right[fixed.keep].mean() + 0.1
+        else:  # never less than without trusted labels
+            assert np.array_equal(chosen.keep, fixed.keep)
+            assert likelier.mean() > chosen.keep.mean() + 0.05
+        # All rows in one order, and no trusted labels: as they were.
+        assert scored.filter(per_class=False).provenance["contamination"] == 0.1
+        assert score_rows(data.X, data.weak).filter().provenance["contamination"] == 0.2
+    assert shares[0][0] < 0.2 < 0.3 < shares[1][0]
+
+
+def test_no_class_loses_more_than_half_of_its_rows(data):
+    scored = score_rows(data.X, data.weak, trusted=some(data))
+    own = data.weak == 1
+    low = np.where(own, np.linspace(0.1, 0.4, 600), 0.9)  # as if most of the class were wrong
+    keep = replace(scored, trust=SimpleNamespace(right_=low)).filter().keep
+    rows = np.flatnonzero(own)
+    half = rows[len(rows) // 2 :]  # the less doubtful ones
+    assert np.array_equal(np.flatnonzero(keep & own), np.union1d(half, rows[rows < 60]))

@@ -155,20 +155,22 @@ def test_a_csv_is_written_filled_in_and_read_back(probekit, chain, drawn, true, 
     assert [row["text"] for row in rows] == [chain.texts[int(n[1:])] for n in drawn.ids[:8]]
     assert "weak" not in rows[0]
     assert "probe" not in rows[0]
-    for row in rows:
+    for row in rows[:-1]:
         row["true_label"] = true[row["id"]]
+    rows[-1]["true_label"] = "?"
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
     before = path.read_bytes()
     result = json.loads(probekit(*base, "--json").stdout)
-    assert result["answers"] == 8
+    assert result["answers"] == 7
     assert path.read_bytes() == before
     # The file is one of true labels, too.
     cleaned = ("filter", chain.acts, "--labels", chain.weak, "-o", tmp_path / "kept.parquet")
-    read = probekit(*cleaned, "--trusted", path, "--trusted-column", "true_label")
+    read = probekit(*cleaned, "--trusted", path)
     assert read.exit_code == 0, read.output
+    assert "7 labels, read from column 'true_label'" in read.stderr
 
 
 def test_what_it_suggests_works_and_the_warning_goes(probekit, chain, drawn, true, tmp_path):
