@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, U
 import click
 
 from probekit.cli.checked import seed_list
+from probekit.cli.engine import EngineOptions, engine_of
 from probekit.cli.options import AsJson, Quiet, SectionedCommand, emit, option, options_of, say
 from probekit.cli.outputs import claim_folder, make_folder
 from probekit.kinds import SettingError, shown
@@ -316,7 +317,7 @@ class StudentOptions(TypedDict):
     ]
 
 
-class RunOptions(ExperimentOptions, StudentOptions, CourseOptions):
+class RunOptions(ExperimentOptions, StudentOptions, EngineOptions, CourseOptions):
     """Options of ``probekit run``."""
 
 
@@ -339,7 +340,8 @@ def command(**options: Unpack[RunOptions]) -> None:
     run = open_experiment(Run, config, folder, options, open_folder)
     if run is None:
         return
-    results = run.carry_out(folder)
+    with engine_of(options):
+        results = run.carry_out(folder)
     text = report_run(run, results, folder, say)
     emit(results, text, as_json=options["as_json"])
     say(f"Predictions, metrics.json, tables, figures and report.html are in {folder}.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
 import click
 
 from probekit.cli.checked import parse_grid, parse_numbers, seed_list
+from probekit.cli.engine import ENGINE, EngineOptions, engine_of
 from probekit.cli.labels import (
     LabelledStoreOptions,
     TruthOptions,
@@ -44,7 +45,7 @@ K_ZETA = {"paper": "16,32,64", "eleuther": "10,25,50"}
 # Options of both sweep and filter that the filter of the choice does not take over.
 NOT_THE_CHOICE = (
     *("k", "l2", "k_cc", "k_zeta", "zeta", "disagreement"),
-    *("truth", "truth_column", "output", "overwrite"),
+    *("truth", "truth_column", "output", "overwrite", *ENGINE),
 )
 
 
@@ -115,7 +116,7 @@ class GridOptions(TypedDict):
     as_json: AsJson
 
 
-class SweepOptions(LabelledStoreOptions, TruthOptions, GridOptions):
+class SweepOptions(LabelledStoreOptions, TruthOptions, EngineOptions, GridOptions):
     """Options of ``probekit sweep``."""
 
 
@@ -139,8 +140,9 @@ def command(**options: Unpack[SweepOptions]) -> None:
         settings = _settings(rows, options)
         output: Path = options["output"]
         parts = output.with_name(f".{output.name}.parts")
-        sweep = run_sweep(rows, settings, parts=parts, say=say)
-    write_sweep(sweep, output, command=typed_again(without=("overwrite", "figures")))
+        with engine_of(options):
+            sweep = run_sweep(rows, settings, parts=parts, say=say)
+    write_sweep(sweep, output, command=typed_again(without=("overwrite", "figures", *ENGINE)))
     say(f"{len(sweep.rows):,} rows written to {output}")
     result = sweep.plain
     if options["figures"] is not None:

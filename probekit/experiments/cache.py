@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from probekit import __version__
+from probekit.engine import RayTasks, ray_tasks
 from probekit.errors import (
     DataError,
     ProbekitError,
+    RunError,
     StoppedError,
     WriteError,
     disk_errno,
@@ -117,7 +119,8 @@ class Cache:
     """Does steps in a folder that several runs may share.
 
     A step that fails is reported and remembered with its reason; steps that read it are left out,
-    all others are done. The next Cache tries it again.
+    all others are done. The next Cache tries it again. Within :func:`probekit.engine.on_ray` a
+    cluster does the steps, in folders that all its nodes share.
 
     Parameters
     ----------
@@ -162,11 +165,19 @@ class Cache:
             for step in in_order(targets)
             if not (step.key in self._reported and (self.done(step) or step.key in self._failures))
         ]
-        width = len(str(len(steps)))
+        width, tasks = len(str(len(steps))), ray_tasks()
+        named = {
+            step.key: (step, f"[{number:>{width}}/{len(steps)}] {step.name}")
+            for number, step in enumerate(steps, 1)
+        }
+        self._reported.update(named)
         try:
-            for number, step in enumerate(steps, 1):
-                self._reported.add(step.key)
-                self._one(step, f"[{number:>{width}}/{len(steps)}] {step.name}")
+            if tasks is None:
+                for step, before in named.values():
+                    if self._is_open(step, before):
+                        self._report(f"{before}: {self._tried(step)}")
+            else:
+                self._run_on(tasks, named)
         except KeyboardInterrupt as error:
             done = sum(map(self.done, steps))
             error.add_note(
@@ -175,8 +186,34 @@ class Cache:
             )
             raise
 
-    def _one(self, step: Step, before: str) -> None:
-        """Do a step that can be done and is not, and report it."""
+    def _run_on(self, tasks: RayTasks, waiting: dict[str, tuple[Step, str]]) -> None:
+        """Do steps on a cluster, each when its inputs are done."""
+        asked: dict[Any, tuple[Step, str]] = {}
+        while waiting or asked:
+            busy = {step.key for step, _ in asked.values()} | set(waiting)
+            for key, (step, before) in list(waiting.items()):
+                if len(asked) >= tasks.workers:
+                    break
+                if any(each.key in busy for each in step.inputs.values()):
+                    continue
+                del waiting[key]
+                busy.discard(key)
+                if self._is_open(step, before):
+                    busy.add(key)
+                    asked[tasks.begin(_try_there, self.folder.absolute(), step)] = step, before
+            for reply in tasks.wait(list(asked)) if asked else ():
+                step, before = asked.pop(reply)
+                try:
+                    ended, reason = tasks.result(reply)
+                except RunError as error:  # its workers were lost
+                    reason = _reason(error)
+                    ended = f"failed: {reason}"
+                if reason is not None:
+                    self._failures[step.key] = _Failure(step, reason)
+                self._report(f"{before}: {ended}")
+
+    def _is_open(self, step: Step, before: str) -> bool:
+        """Report a step; return whether it can be done and is not."""
         broken = next((i for i in step.inputs.values() if i.key in self._failures), step)
         if self.done(step):
             clear_lock(self.path(step))
@@ -186,7 +223,8 @@ class Cache:
             self._report(f"{before}: left out because {self.failure(step)}")
         else:
             self._report(f"{before}: started")
-            self._report(f"{before}: {self._tried(step)}")
+            return True
+        return False
 
     def _tried(self, step: Step) -> str:
         """Do a step; return how long it took, or why it failed."""
@@ -233,6 +271,12 @@ class Cache:
             raise DataError(
                 f"{self.path(step) / DONE} is damaged; remove the folder and run again."
             ) from None
+
+
+def _try_there(folder: Path, step: Step) -> tuple[str, str | None]:
+    """Do a step on a worker; return how long it took, or that and why it failed."""
+    cache = Cache(folder, lambda _: None)
+    return cache._tried(step), cache.failure(step)
 
 
 def _reason(error: Exception) -> str:

@@ -16,6 +16,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ from numpy.typing import NDArray
 from probekit import __version__
 from probekit.cleaning.relabel import BLEND, decide_at_prior
 from probekit.cuts import count_of, disagreement_of, largest
-from probekit.errors import DataError, ProbeError
+from probekit.engine import ray_tasks
+from probekit.errors import DataError, ProbeError, ProbekitError
 from probekit.experiments.sweep_probes import (
     LayerStates,
     Prediction,
@@ -117,26 +120,23 @@ def run_sweep(
     todo = list(_todo(settings))
     results: list[dict[str, Any]] = []
     notes: list[str] = []
-    states: LayerStates | None = None
-    for number, (layer, probe) in enumerate(todo, 1):
-        if states is None or states.layer != layer:
-            states = LayerStates(rows, layer, metric=settings.metric)
-        start = time.perf_counter()
-        try:
-            part, done = _part(states, probe, settings, parts)
-        except KeyboardInterrupt as error:
-            kept = "are not kept" if parts is None else f"are kept in {parts}"
-            error.add_note(
-                f"{number - 1} of {len(todo)} parts of the sweep {kept}; the same command resumes."
-            )
-            raise
-        took = "done before" if done else f"{time.perf_counter() - start:.1f} s"
-        name = "all layers" if probe_spec(probe).several_layers else f"layer {layer}"
-        say(f"[{number}/{len(todo)}] {name} · {probe} · {len(part['rows'])} rows · {took}")
-        for note in part["notes"]:
-            say(f"Note: {note}")
-        results += part["rows"]
-        notes += part["notes"]
+    number = 0
+    try:
+        for part, took in _made(todo, rows, settings, parts):
+            layer, probe = todo[number]
+            number += 1
+            name = "all layers" if probe_spec(probe).several_layers else f"layer {layer}"
+            say(f"[{number}/{len(todo)}] {name} · {probe} · {len(part['rows'])} rows · {took}")
+            for note in part["notes"]:
+                say(f"Note: {note}")
+            results += part["rows"]
+            notes += part["notes"]
+    except KeyboardInterrupt as error:
+        kept = "are not kept" if parts is None else f"are kept in {parts}"
+        error.add_note(
+            f"{number} of {len(todo)} parts of the sweep {kept}; the same command resumes."
+        )
+        raise
     if not results:
         raise ProbeError(f"No strength could be tried: {notes[0]}" if notes else "Nothing to try.")
     choice, means = choose(results), mean_over_seeds(results)
@@ -215,6 +215,49 @@ def _todo(settings: SweepSettings) -> Iterator[tuple[int, str]]:
     for probe in settings.probes:
         if probe_spec(probe).several_layers:  # it reads all stored layers itself
             yield settings.layers[-1], probe
+
+
+def _made(
+    todo: Sequence[tuple[int, str]], rows: SweepRows, settings: SweepSettings, parts: Path | None
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield every part and how long it took; a cluster does one layer per task."""
+    by_layer = [
+        (layer, [probe for _, probe in each]) for layer, each in groupby(todo, key=itemgetter(0))
+    ]
+    tasks = ray_tasks()
+    if tasks is None:
+        for piece in by_layer:
+            yield from _layer_parts(piece, rows, settings, parts)
+        return
+    folder, failed = None if parts is None else parts.absolute(), None
+    for made, error in tasks.map(_parts_there, by_layer, rows, settings, folder):
+        failed = failed or error
+        yield from made if failed is None else ()
+    if failed is not None:  # all others are kept
+        raise failed
+
+
+def _parts_there(
+    piece: tuple[int, list[str]], *more: Any
+) -> tuple[list[tuple[dict[str, Any], str]], ProbekitError | None]:
+    """Return the parts of a layer that a worker makes, and the error of the first that fails."""
+    made = list[tuple[dict[str, Any], str]]()
+    try:
+        made.extend(_layer_parts(piece, *more))
+    except ProbekitError as error:
+        return made, error
+    return made, None
+
+
+def _layer_parts(
+    piece: tuple[int, list[str]], rows: SweepRows, settings: SweepSettings, parts: Path | None
+) -> Iterator[tuple[dict[str, Any], str]]:
+    layer, probes = piece
+    states = LayerStates(rows, layer, metric=settings.metric)
+    for probe in probes:
+        start = time.perf_counter()
+        part, done = _part(states, probe, settings, parts)
+        yield part, "done before" if done else f"{time.perf_counter() - start:.1f} s"
 
 
 def _part(
