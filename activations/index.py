@@ -19,6 +19,7 @@ import numpy as np
 from probekit.activations.create import Plan, portable_source
 from probekit.activations.layout import LAYER, Array, Header
 from probekit.activations.part import Part
+from probekit.activations.spec import differing
 from probekit.data import rows_fingerprint
 from probekit.errors import IncompleteStoreError, NotAStoreError, StaleStoreError
 from probekit.files import atomic_write
@@ -106,12 +107,7 @@ class Index:
 
     def difference(self, number: int, header: Header) -> str:
         """Return why a part is not the one that belongs here; empty if it is."""
-        if header.spec != self.spec:
-            keys = sorted(
-                key
-                for key in {*header.spec, *self.spec}
-                if header.spec.get(key) != self.spec.get(key)
-            )
+        if keys := differing(header.spec, self.spec):
             return f"was made with another spec ({', '.join(keys)})"
         if {i: (layer.width, layer.dtype) for i, layer in header.layers.items()} != self.layers:
             return "has other layers"

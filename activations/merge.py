@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from probekit.activations.layout import Array
+from probekit.activations.spec import differing
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.errors import (
@@ -112,10 +113,9 @@ def _groups(stores: Sequence[ActivationStore]) -> list[str] | None:
 
 
 def _check_spec(first: ActivationStore, other: ActivationStore) -> None:
-    different = [key for key in first.spec if first.spec[key] != other.spec.get(key)]
-    if different or first.spec.keys() != other.spec.keys():
+    if keys := differing(first.spec, other.spec):
         raise StaleStoreError(
-            f"{other.path} differs from {first.path} in {', '.join(different) or 'its spec'}; only "
+            f"{other.path} differs from {first.path} in {', '.join(keys)}; only "
             "stores of one model and one spec can be merged."
         )
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from probekit.errors import UsageError
 
-__all__ = ["COMPRESSIONS", "DIFFERENCE", "DTYPES", "POOLS", "ExtractionSpec", "parse_layers"]
+__all__ = [
+    "COMPRESSIONS",
+    "DIFFERENCE",
+    "DTYPES",
+    "POOLS",
+    "ExtractionSpec",
+    "differing",
+    "parse_layers",
+]
 
 POOLS = ("last", "first", "mean", "max")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -23,6 +32,17 @@ OPTIONAL = ("separator", "opening", "batches", "last_layer")
 
 # 3-6 or 3:6; a negative end only with a colon or at the start: -4--1, -4:-1.
 _RANGE = re.compile(r"(-?\d+)\s*[-:]\s*(-?\d+)")
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the keys in which two specs, as JSON types, differ.
+
+    Examples
+    --------
+    >>> differing({"pooling": "mean", "model": "m"}, {"pooling": "last", "model": "m"})
+    ['pooling']
+    """
+    return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
 
 
 @dataclass(frozen=True)

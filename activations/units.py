@@ -35,6 +35,7 @@ from probekit.activations.loading import tapped
 from probekit.activations.part import Part
 from probekit.activations.progress import Progress
 from probekit.activations.quiet import quiet
+from probekit.activations.spec import differing
 from probekit.errors import (
     NotAStoreError,
     OutputExistsError,
@@ -102,8 +103,7 @@ def plan_units(job: Job) -> tuple[Index, bool]:
 
 def _difference(index: Index, old: Index, present: set[int], path: Path) -> str:
     """Return why a folder does not fit the plan; empty if it does. Missing parts may change."""
-    if index.spec != old.spec:
-        keys = sorted(k for k in {*index.spec, *old.spec} if index.spec.get(k) != old.spec.get(k))
+    if keys := differing(index.spec, old.spec):
         shown = (f"{k} is {old.spec.get(k)!r} there and {index.spec.get(k)!r} now" for k in keys)
         return f"was made with another spec: {'; '.join(shown)}"
     if index.counts != old.counts:

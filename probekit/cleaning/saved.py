@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probekit import __version__
+from probekit.activations.spec import differing
 from probekit.cleaning.predict import read_states
 from probekit.errors import OutputExistsError, ProbeError, UsageError
 from probekit.files import atomic_write, check_format
@@ -136,8 +137,7 @@ def label_store(store: ActivationStore, folder: str | Path) -> WeakLabels:
 
 def _check_spec(store: ActivationStore, spec: dict[str, Any], folder: Path) -> None:
     """Raise UsageError if states were made otherwise than those that the probe was fitted on."""
-    names = [name for name in {**spec, **store.spec} if name not in FREE]
-    other = [name for name in names if spec.get(name) != store.spec.get(name)]
+    other = [name for name in differing(spec, store.spec) if name not in FREE]
     if other:
         shown = "; ".join(
             f"{name} {store.spec.get(name)!r}, not {spec.get(name)!r}" for name in other
