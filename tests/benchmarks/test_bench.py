@@ -187,7 +187,7 @@ def script(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
             4,
             marks=pytest.mark.slow,
         ),
-        pytest.param("logistic_path", [], 12, marks=pytest.mark.slow),
+        pytest.param("logistic_path", [], 16, marks=pytest.mark.slow),
         ("topofilter", [], 3),
         pytest.param("many_classes", [], 1, marks=pytest.mark.slow),
         pytest.param("precision", ["--rows", "40", "--steps", "2"], 2, marks=pytest.mark.slow),
