@@ -62,7 +62,7 @@ MODEL_NAMES = {
 HEADER = ["method", *KIND_NAMES.values(), "mean", *FIGURES.values()]
 SHRUNK = "penalty 3, kNN on the last layer"
 TWELVE, DECODER = "docstrings-12", "smollm2"
-DECODED = (UNIT, "Datalab, unit length", "SimiFeat", OURS, SHRUNK)
+DECODED = (PEER, UNIT, "Datalab, unit length", "SimiFeat", OURS, SHRUNK)
 HELD = 75.0  # symmetric errors found at least this well: the states hold the concept
 ALLOWED = -1.0  # points below cleanlab
 
