@@ -47,6 +47,7 @@ HUGE = 4 * 10**8  # rows x columns x classes from which on it tries every second
 # saves a sixth of the time, with 2 to 20 it costs up to four times as much.
 ROWS_OF_A_CLASS = 50
 SEARCH_TOL = 3  # times tol; 30 chose wrongly where classes have two rows: their bias moves last
+WALK_TOL = 30  # times tol, of fits that only lead to the next penalty
 
 
 def log_loss(
@@ -344,8 +345,25 @@ class _Path:
         start = self.objective.start()[best * self.fits : (best + 1) * self.fits]
         if self.design.n >= ROWS_OF_A_CLASS * len(self.task.targets):
             start[:] = theta.mean(0)
+        elif every > 1:
+            stronger = order[: int(np.argmin(losses))][::2]
+            self._walk(start, stronger, 1 + asked, tol=WALK_TOL * tol, max_iter=max_iter)
         start[1 : 1 + asked] = theta
         return Search(best, scores, asked, every, start)
+
+    def _walk(
+        self, start: Tensor, penalties: Tensor, first: int, *, tol: float, max_iter: int
+    ) -> None:
+        """Lead the fit to all rows, and those from ``first`` on, along stronger penalties.
+
+        From zero, fits of a thousand rare classes are stuck before a weak penalty's optimum.
+        """
+        fits = torch.tensor([0, *range(first, self.fits)])
+        solution = Solution.empty(self.objective)
+        for penalty in penalties:
+            where = penalty * self.fits + fits
+            self.refine(solution, where, start=start[fits], tol=tol, max_iter=max_iter)
+            start[fits] = solution.theta[where]
 
     def only(self, penalty: int) -> _Path:
         """The fits of one penalty."""

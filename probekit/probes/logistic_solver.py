@@ -33,7 +33,7 @@ __all__ = ["Objective", "Solution", "minimise"]
 HISTORY = 10
 DECREASE = 1e-4  # Armijo
 SLOPE = 0.9  # Wolfe
-IDLE = 8  # passes without progress after which rounding prevents any
+IDLE = 8  # passes without progress after which rounding prevents any; more with many classes
 LEAST_SHARE = 1e-6  # share at which a class without training rows in a fold starts and stays
 LAST_STEPS = 3  # steps whose shrinking predicts that of later ones
 SLOWEST = 0.97  # largest rate of shrinking that these few steps can distinguish from none
@@ -426,7 +426,8 @@ class _Run:
         self.memory, self.since = _Memory(objective.step_dtype), 0
         self.hessian: MeanHessian | OwnHessian = MeanHessian(objective, point.curvature)
         self.passes, self.measured = 0, True
-        self.patience = IDLE if len(point.theta[0]) < MANY else 2 * IDLE
+        classes = len(point.theta[0])
+        self.patience = IDLE * (1 if classes < MANY else 2 if classes < APART else 5)
         self.eps = torch.finfo(objective.design.dtype).eps
         self.sizes: list[Tensor] = []
         self.aim()
