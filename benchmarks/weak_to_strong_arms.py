@@ -70,6 +70,8 @@ class Cell:
     """The supervisor's P (N, 2) of the whole pool; of its own rows never used."""
     floor: Array
     """The supervisor's P of the test rows."""
+    read: int | None = None
+    """Layer that students read; None: the one where a probe of the supervisor's rows is best."""
 
     @property
     def truth(self) -> Array:
@@ -78,7 +80,9 @@ class Cell:
 
     @cached_property
     def layer(self) -> int:
-        """The strong model's layer where a probe of the supervisor's true rows is best."""
+        """The layer of the strong model that students read."""
+        if self.read is not None:
+            return self.read
         return best_layer(self.pool, self.pool.layers, *self._supervision, self.place.seed)
 
     @property
@@ -94,6 +98,11 @@ class Cell:
     def weak(self) -> WeakLabels:
         """The student's weak labels."""
         return self.labels(self.proba[self.rows])
+
+    @property
+    def true(self) -> WeakLabels:
+        """The truth of the student's rows, for the ceiling."""
+        return self.labels(np.eye(len(CLASSES))[self.truth])
 
     def trusted(self) -> WeakLabels:
         """True labels of some of the student's rows."""
@@ -177,7 +186,7 @@ def training_sets(cell: Cell) -> dict[str, WeakLabels | Verdicts]:
         # As much as the filter above drops; by itself it would drop what is rather wrong, too.
         "filter, 50 true": taught.filter(contamination=0.2),
         "relabel, 50 true": taught.relabel(hard=True),
-        "ceiling": replace(weak, probs=np.eye(2)[cell.truth]),
+        "ceiling": cell.true,
     }
 
 

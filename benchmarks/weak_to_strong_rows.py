@@ -121,20 +121,23 @@ def overlapping(texts: Sequence[str]) -> list[str]:
 
 
 @remembered
-def model_states(name: str, part: str, model: str, folder: Path | None, cache: Path) -> Any:
+def model_states(
+    name: str, part: str, model: str, folder: Path | None, cache: Path, layers: str = ""
+) -> Any:
     """Open the store of a part's states; extract what it lacks.
 
-    ``folder`` holds the models by their names here; None: from the hub.
+    ``folder`` holds the models by their names here; None: from the hub. Layers other than those of
+    the table have a store of their own.
     """
-    hub, layers = MODELS[model]
+    hub, kept = MODELS[model]
     rows = task_parts(name, cache)[part]
-    output = cache / model / f"{name}-{part}.h5"
+    output = cache / model / (f"{name}-{part}-{layers}.h5" if layers else f"{name}-{part}.h5")
     output.parent.mkdir(parents=True, exist_ok=True)
     store: ActivationStore = extract(
         Rows({"id": rows.ids, "text": rows.texts}),
         hub if folder is None else str(folder / model),
         output=output,
-        layers=layers,
+        layers=layers or kept,
         max_length=MAX_LENGTH,
         dtype="float32",
         progress=False,

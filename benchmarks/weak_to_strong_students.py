@@ -19,7 +19,17 @@ from probekit.metrics import auroc, log_loss
 from probekit.probes import LogisticProbe
 from probekit.verdicts import Verdicts
 
-__all__ = ["EPOCHS", "FINETUNED", "LINEAR", "LOSSES", "finetuned_student", "linear_student"]
+__all__ = [
+    "EPOCHS",
+    "FINETUNED",
+    "LINEAR",
+    "LOSSES",
+    "answers",
+    "finetuned_student",
+    "fit_linear",
+    "linear_student",
+    "tested",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -35,6 +45,11 @@ LONGEST = 96  # tokens
 
 def linear_student(cell: Cell, labels: WeakLabels | Verdicts, l2: Any) -> dict[str, Any]:
     """Fit logistic regression to the labels; its answers on the test rows."""
+    return tested(cell, fit_linear(cell, labels, l2))
+
+
+def fit_linear(cell: Cell, labels: WeakLabels | Verdicts, l2: Any) -> LogisticProbe:
+    """Fit logistic regression to the labels of the student's rows."""
     X = cell.pool.read(cell.layer, cell.rows)
     kept = np.flatnonzero(getattr(labels, "keep", np.ones(len(X), dtype=bool)))
     if isinstance(labels, Verdicts):
@@ -42,7 +57,11 @@ def linear_student(cell: Cell, labels: WeakLabels | Verdicts, l2: Any) -> dict[s
         Y /= Y.sum(axis=1, keepdims=True)  # they are float32
     else:
         Y, weight = labels.probs, None
-    probe = LogisticProbe(l2=l2, random_state=cell.place.seed).fit(X[kept], Y, weight)
+    return LogisticProbe(l2=l2, random_state=cell.place.seed).fit(X[kept], Y, weight)
+
+
+def tested(cell: Cell, probe: LogisticProbe) -> dict[str, Any]:
+    """Layer and penalty of a linear student, and its answers on the test rows."""
     P = probe.predict_proba(cell.test.layer(cell.layer))
     return {"layer": cell.layer, "l2": float(probe.l2_), **answers(P, cell.parts["test"].truth)}
 
