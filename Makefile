@@ -78,6 +78,7 @@ bench-gpu: $(VENV)/.installed  ## the same for a GPU, under 8 minutes
 bench-grid: $(VENV)/.installed  ## when does cleaning pay? linear, then finetuned students (PROBEKIT_DATA; many hours on 2 cores; goes on where it stopped)
 	$(BIN)/python benchmarks/regularisation.py
 	$(BIN)/python benchmarks/weak_to_strong.py $(GRID)
+	$(BIN)/python benchmarks/paper.py $(GRID)
 	$(BIN)/python benchmarks/weak_to_strong.py --students finetuned $(GRID)
 
 bench-errors: $(VENV)/.bench  ## compare ways to find wrong labels on real tasks (PROBEKIT_DATA; about an hour on 2 cores)

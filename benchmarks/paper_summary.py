@@ -86,10 +86,10 @@ def model_of(group: Group) -> str:
     return group.pair.rpartition(":")[2]
 
 
-def recovered(group: Group) -> float:
+def recovered(group: Group, arm: str = PLAIN) -> float:
     """PGR of the mean accuracies; NaN without a gap of three points."""
     gap = group.accuracy(CEILING) - group.accuracy(SUPERVISOR)
-    return group.recovered(PLAIN) if gap >= GAP else float("nan")
+    return group.recovered(arm) if gap >= GAP else float("nan")
 
 
 def repeats(group: Group, arm: str = PLAIN) -> np.ndarray[Any, Any]:
@@ -151,7 +151,7 @@ def chain_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
         cells += [f"{each.accuracy(arm):.1f}" for arm in (SUPERVISOR, "middle", PLAIN)]
         cells += [str(each.gain(arm)) for arm in ("chain", "plain, all rows")]
         cells.append(f"{each.accuracy(CEILING):.1f}")
-        rows.append([*cells, *(_number(each.recovered(arm)) for arm in (PLAIN, "chain"))])
+        rows.append([*cells, *(_number(recovered(each, arm)) for arm in (PLAIN, "chain"))])
     return header, rows
 
 
@@ -229,6 +229,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
             axes = figure.add_subplot(len(tasks), len(titles), len(titles) * row + column + 1)
             soft_axes(axes, size=8)
             axes.set_xscale("log")
+            axes.set_xlim(12.5e6, 122e6)
             axes.xaxis.set_major_locator(FixedLocator([14e6, 20e6, 45e6, 70e6, 110e6]))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:.0f} M")
@@ -236,7 +237,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
                 groups = by_student[student].get(task, [])
                 for part, arm in enumerate((PLAIN, CEILING)):
                     if (column, arm) != (1, CEILING):
-                        values = [_by_seed(each, column, arm) for each in groups]
+                        values = [_of_seeds(each, column, arm) for each in groups]
                         _curve(axes, groups, values, color, "-:"[part]).set_label(
                             f"{student}, {('weak labels', 'ceiling')[part]}"
                         )
@@ -252,7 +253,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         if row == 0:
             axes.plot([], [], color=FAINT, linewidth=1, linestyle="--", label="supervisor")
             legend_beside(axes, size=8)
-    text = "Parameters of all-MiniLM's first 1 to 6 layers and MPNet's 3 to 12. Bars: three seeds."
+    text = "Parameters of all-MiniLM's first 1 to 6 layers and MPNet's 3 to 12. Bars: all seeds."
     below(figure.axes[-3], text, points=26)
     write_figure(figure, path)
 
@@ -260,22 +261,20 @@ def draw(lines: Sequence[Line], path: Path) -> None:
 def _curve(
     axes: Any,
     groups: Sequence[Group],
-    values: Sequence[np.ndarray[Any, Any]],
+    values: Sequence[tuple[float, float, float]],
     color: str,
     style: str,
 ) -> Any:
-    """Means of the seeds against size, each model a line, with bars from the least to the most."""
+    """Draw (least, middle, most) of the seeds against size, each model a line; return the last."""
     drawn = None
     for name in WIDTHS:
         at = [i for i, each in enumerate(groups) if model_of(each).startswith(f"{name}@")]
-        means = np.array([values[i].mean() for i in at])
-        least = np.array([values[i].min() for i in at])
-        most = np.array([values[i].max() for i in at])
-        sizes = [size(model_of(groups[i])) for i in at]
+        least, middle, most = np.array([values[i] for i in at]).reshape(-1, 3).T
+        bars = np.maximum([middle - least, most - middle], 0)  # rounding errors may be below
         drawn = axes.errorbar(
-            sizes,
-            means,
-            yerr=np.stack([means - least, most - means]) if style == "-" else None,
+            [size(model_of(groups[i])) for i in at],
+            middle,
+            yerr=bars if style == "-" else None,
             linestyle=style,
             marker="o" if style == "-" else None,
             markersize=2.5,
@@ -286,16 +285,17 @@ def _curve(
     return drawn
 
 
-def _by_seed(group: Group, column: int, arm: str) -> np.ndarray[Any, Any]:
-    """Accuracy, PGR or repeated errors of a student: a value per seed."""
-    if column == 0:
-        return 100 * group.right(arm, dict).mean(axis=1)
-    if column == 2:
-        return repeats(group, arm)[:, 1]
-    if np.isnan(recovered(group)):
-        return np.full(len(group.seeds), np.nan)
-    floor, own, best = (group.right(a, dict).mean(axis=1) for a in (SUPERVISOR, arm, CEILING))
-    return np.array([pgr(*each) for each in zip(floor, own, best, strict=True)])
+def _of_seeds(group: Group, column: int, arm: str) -> tuple[float, float, float]:
+    """Accuracy, PGR or repeated errors of a student: least, of the mean, and most of the seeds."""
+    if column == 1:
+        middle = recovered(group)
+        if np.isnan(middle):
+            return middle, middle, middle
+        floor, own, best = (group.right(a, dict).mean(axis=1) for a in (SUPERVISOR, arm, CEILING))
+        each = np.array([pgr(*three) for three in zip(floor, own, best, strict=True)])
+        return float(each.min()), middle, float(each.max())
+    each = 100 * group.right(arm, dict).mean(axis=1) if column == 0 else repeats(group, arm)[:, 1]
+    return float(each.min()), float(each.mean()), float(each.max())
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import advice_classes as classes_bench  # noqa: E402
 import audit_intervals as audit_bench  # noqa: E402
 import label_relabels  # noqa: E402
 import label_summary  # noqa: E402
+import paper_summary  # noqa: E402
 import regularisation  # noqa: E402
 import weak_to_strong_summary as grid  # noqa: E402
 from _harness import RESULTS, read_lines, seconds  # noqa: E402
@@ -265,6 +266,21 @@ def weak_to_strong_advice() -> str:
     return markdown(["student: advice", *grid.ADVICE_HEADER[1:]], rows)
 
 
+def paper_size() -> str:
+    """Students of growing size: PGR, and agreement with the supervisor."""
+    return markdown(*paper_summary.size_rows(rows_of("paper")))
+
+
+def paper_chain() -> str:
+    """Bootstrapping over a model between, against the direct way."""
+    return markdown(*paper_summary.chain_rows(rows_of("paper")))
+
+
+def paper_rounds() -> str:
+    """Strong-to-strong rounds: labels of the training set, and test rows."""
+    return markdown(*paper_summary.round_rows(rows_of("paper")))
+
+
 def store() -> str:
     """Times of the activation store beside other ways to keep an array."""
     newest: dict[str, dict[str, str]] = {}
@@ -470,6 +486,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "label-decoder": label_decoder,
     "label-errors": label_errors,
     "label-shrunk": label_shrunk,
+    "paper-chain": paper_chain,
+    "paper-rounds": paper_rounds,
+    "paper-size": paper_size,
     "relabels": relabels,
     "speed": speed,
     "speed-in-short": speed_in_short,
