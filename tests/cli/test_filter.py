@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import probekit.labels
+import probekit.sources
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.predict import filter_labels
 from probekit.data import Rows
@@ -155,7 +156,8 @@ def test_truth_is_opened_only_after_the_verdicts_are_written(run, chain, monkeyp
         opened.append((str(path), chain.out.exists()))
         return original(path)
 
-    monkeypatch.setattr(probekit.labels, "read_table", watched)
+    for module in (probekit.labels, probekit.sources):  # weak labels, and the truth
+        monkeypatch.setattr(module, "read_table", watched)
     run("--truth", chain.truth)
     assert opened == [(str(chain.weak), False), (str(chain.truth), True)]
 
