@@ -104,7 +104,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    flags.add_argument("--runs", type=int, default=5, help="interleaved runs of each way")
+    flags.add_argument("--runs", type=int, default=3, help="interleaved runs of each way")
     flags.add_argument("--quick", action="store_true", help="small sizes; figures are not valid")
     flags.add_argument("--busy-ok", action="store_true", help="measure beside others; not valid")
     flags.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON lines")

@@ -1,6 +1,6 @@
 """The time of probekit filter besides its searches and fits.
 
-    python benchmarks/cleaning.py [--runs 5] [--rows 50000]
+    python benchmarks/cleaning.py [--runs 3] [--rows 50000]
 
 One layer of 768 columns on disk, hard weak labels of which a fifth is wrong, in a CSV; the command
 as a process of its own, verdicts as Parquet. Wall time is from starting Python to its end; within

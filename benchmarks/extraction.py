@@ -1,6 +1,6 @@
 """Extraction against a bare forward pass and other libraries, on all-MiniLM-L6-v2.
 
-    python benchmarks/extraction.py [--rows 1000] [--runs 5] [--device auto] [--sweep]
+    python benchmarks/extraction.py [--rows 1000] [--runs 3] [--device auto] [--sweep]
 
 The bare forward pass gets token ids as tensors, sorted by length, in batches of its best size, and
 pools and writes nothing. extract tokenises, pools all layers, restores the order of the rows and

@@ -1,6 +1,6 @@
 """probekit finetune against transformers' Trainer on the same model, rows and settings.
 
-    python benchmarks/finetune.py [--runs 5] [--steps 15]
+    python benchmarks/finetune.py [--runs 3] [--steps 15]
 
 all-MiniLM-L6-v2 with a classification head on the task ``docstrings``, batches of 16 rows of like
 length, AdamW, linear decay, nothing saved or evaluated. Steps per second are those that both

@@ -1,6 +1,6 @@
 """A path of nine penalties: one computation against nine scikit-learn and nine torch fits.
 
-    python benchmarks/logistic_path.py [--runs 5] [--no-disk]
+    python benchmarks/logistic_path.py [--runs 3] [--no-disk]
 
 Hard labels, soft ones (which scikit-learn does not take), more columns than rows, five classes, and
 nine penalties with five folds. Errors are the largest differences of any row's probability, at any

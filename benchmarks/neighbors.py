@@ -3,7 +3,7 @@
 All get centred float32 rows. Only probekit settles ties and near ties; the share of rows whose
 list equals the float64 list is counted on 100 rows.
 
-    python benchmarks/neighbors.py [--n 20000] [--d 1024] [--k 50] [--runs 5]
+    python benchmarks/neighbors.py [--n 20000] [--d 1024] [--k 50] [--runs 3]
 """
 
 from __future__ import annotations

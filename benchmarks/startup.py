@@ -1,6 +1,6 @@
 """Start-up time of the command line: --help, and extract up to its first batch.
 
-    python benchmarks/startup.py [--runs 5]
+    python benchmarks/startup.py [--runs 3]
 
 Seconds from the start of the process, files in the system's cache: to the end of
 ``probekit --help``, and of ``probekit extract`` until the states of the first batch (64 short

@@ -1,6 +1,6 @@
 """The activation store against the alternatives: .npy files, maps, chunked HDF5.
 
-    python benchmarks/store.py [--rows 20000] [--runs 5]
+    python benchmarks/store.py [--rows 20000] [--runs 3]
 
 Files are in a temporary folder and are read from memory (the system's cache), as by a probe that
 reads a layer more than once. The cost of writing is measured inside an extraction.

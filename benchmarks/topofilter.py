@@ -4,7 +4,7 @@ The dense way follows the definition: n x n distances, a sort of every row, an n
 A large set is filtered at three sizes as well: peak memory beyond the input, and the slope of time
 and memory over n.
 
-    python benchmarks/topofilter.py [--n 10000] [--d 512] [--k 50] [--runs 5] [--large 100000]
+    python benchmarks/topofilter.py [--n 10000] [--d 512] [--k 50] [--runs 3] [--large 100000]
 """
 
 from __future__ import annotations
