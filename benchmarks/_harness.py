@@ -127,8 +127,8 @@ class Others:
 
 
 BUSY_SHARE, BUSY_SECONDS = 0.10, 0.2
-# Slow functions run less often: their times vary little, and a benchmark must end.
-SLOW_SECONDS, SLOW_RUNS = 4.0, 3
+# Slow functions run once: their times vary little, and a benchmark must end.
+SLOW_SECONDS, SLOW_RUNS = 10.0, 1
 
 
 def interleaved(

@@ -42,9 +42,9 @@ def test_ways_run_in_turn_and_may_time_themselves() -> None:
     assert times["a"] < 1
 
 
-def test_a_slow_way_runs_less_often() -> None:
+def test_a_slow_way_runs_once() -> None:
     times = interleaved({"slow": lambda: Seconds(99), "fast": lambda: Seconds(1)}, 5, warmup=0)
-    assert [len(times.each[way]) for way in ("slow", "fast")] == [3, 5]
+    assert [len(times.each[way]) for way in ("slow", "fast")] == [1, 5]
     assert times.ratio("slow", "fast") == 99
 
 
