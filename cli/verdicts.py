@@ -60,8 +60,8 @@ LONG_SECONDS = 600  # of a search for neighbours that is announced
 
 # Options that do not change the verdicts themselves.
 BESIDE = ("overwrite", "truth", "truth_column", "write_data", "save_probe", "rows", *ENGINE)
-# Probes whose work a cluster shares.
-SHARED = ("knn", "topofilter", "ensemble")
+# Probes that search neighbours.
+NEIGHBORS = tuple(name for name, spec in REGISTRY.items() if spec.neighbors)
 
 
 class WordOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since 8.4
@@ -305,9 +305,9 @@ def _name(options: CleaningOptions, store: ActivationStore) -> str:
 def _check_shared(options: CleaningOptions, store: ActivationStore) -> None:
     """Raise UsageError if a cluster cannot share the work of the probe."""
     name = _name(options, store)
-    if name not in SHARED:
+    if name not in NEIGHBORS:
         raise UsageError(
-            f"--engine ray shares the work of {', '.join(SHARED)}, not of {name}; leave it out."
+            f"--engine ray shares the work of {', '.join(NEIGHBORS)}, not of {name}; leave it out."
         )
     if options["approximate"]:
         raise UsageError("--engine ray searches exactly; leave out --approximate.")
@@ -319,7 +319,7 @@ def _say_if_slow(options: CleaningOptions, store: ActivationStore) -> None:
     from probekit.probes.neighbors import exact_seconds
 
     name = _name(options, store)
-    if name not in ("knn", "ensemble", "topofilter") or options["approximate"]:
+    if name not in NEIGHBORS or options["approximate"]:
         return
     layers = [store.layers[-1] if options["layer"] is None else options["layer"]]
     if name == "ensemble" and options["layer"] is None:
@@ -330,7 +330,7 @@ def _say_if_slow(options: CleaningOptions, store: ActivationStore) -> None:
     if seconds < LONG_SECONDS:
         return
     ways = ["a GPU", "--probe logreg"]
-    if name != "topofilter":
+    if "approximate" in REGISTRY[name].options:
         ways.insert(1, "--approximate")
     say(
         f"Note: searching the exact neighbours of {rows:,} rows takes about "

@@ -391,15 +391,14 @@ def read_states(
     """
     if rows is not None and len(rows) == len(store):
         rows = None
-    X: Any = store.streamed(layers_read(store, layer), rows) if stream else None
-    if X is not None:
-        pass  # it reads by itself
-    elif isinstance(layer, tuple):
-        X = stack_layers(store, layer, rows)
-    else:
+    layers = layers_read(store, layer)
+    X: Any = store.streamed(layers, rows) if stream else None
+    if isinstance(layer, tuple):
+        X = stack_layers(store, layer, rows) if X is None else X
+    elif X is None:
         X = store.layer(layer) if rows is None else store.read(layer, rows)
     ids = store.ids if rows is None else [store.ids[i] for i in rows]
-    check_finite(X, ids, name=f"Layer {', '.join(map(str, layers_read(store, layer)))}")
+    check_finite(X, ids, name=f"Layer {', '.join(map(str, layers))}")
     return X
 
 

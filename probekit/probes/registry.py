@@ -61,6 +61,8 @@ class ProbeSpec:
     """Function that predicts all strengths out of fold at once; by default as `filter` does."""
     several_layers: bool = False
     """Whether it reads several layers of a store by itself."""
+    neighbors: bool = False
+    """Whether it searches its rows' neighbours: long work, which a cluster shares."""
 
     @property
     def class_name(self) -> str:
@@ -81,6 +83,7 @@ REGISTRY: dict[str, ProbeSpec] = {
             axis="neighbours k",
             depends=("k", "metric"),
             path="probekit.experiments.sweep_probes:knn",
+            neighbors=True,
         ),
         ProbeSpec(
             "logreg",
@@ -103,6 +106,7 @@ REGISTRY: dict[str, ProbeSpec] = {
             axis="neighbours that vote, k_zeta",
             depends=("k_cc", "k_zeta", "zeta", "variant", "metric"),
             path="probekit.experiments.sweep_probes:topofilter",
+            neighbors=True,
         ),
         ProbeSpec(
             "ensemble",
@@ -111,6 +115,7 @@ REGISTRY: dict[str, ProbeSpec] = {
             options=("k", "approximate"),
             strengths=("k",),
             several_layers=True,
+            neighbors=True,
         ),
         ProbeSpec("mass-mean", "mass-mean", "probekit.probes.mass_mean:MassMeanProbe"),
     )
