@@ -218,7 +218,7 @@ class ActivationStore:
         UsageError
             If the layer is not stored, or not given although several are stored.
         """
-        return self._layers[self._choose(layer)]
+        return self._layers[self.choose_layer(layer)]
 
     def layer(self, layer: int | None = None, *, dtype: str | None = "float32") -> Array:
         """Return all states of one layer, (n, width).
@@ -228,7 +228,7 @@ class ActivationStore:
         ``dtype=None`` returns the stored numbers: for bfloat16 its bits, as uint16. ``layer`` is
         optional if only one is stored.
         """
-        layer = self._choose(layer)
+        layer = self.choose_layer(layer)
         stored = self._layers[layer].dtype
         if dtype not in (None, stored, *READ_DTYPES):
             raise UsageError(
@@ -259,7 +259,7 @@ class ActivationStore:
         A slice of a float32 layer within one file is a view of its memory map; anything else is a
         copy.
         """
-        layer = self._choose(layer)
+        layer = self.choose_layer(layer)
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
             number = int(np.searchsorted(self._starts, start, "right")) - 1
@@ -294,7 +294,7 @@ class ActivationStore:
 
         Memory holds one batch, however large the layer.
         """
-        layer = self._choose(layer)
+        layer = self.choose_layer(layer)
         if operator.index(batch_size) < 1:
             raise UsageError(f"A batch has at least one row, not {batch_size}.")
         order = np.flatnonzero(self.done) if not self.complete else np.arange(len(self))
@@ -327,7 +327,14 @@ class ActivationStore:
     ) -> None:
         self.close()
 
-    def _choose(self, layer: int | None) -> int:
+    def choose_layer(self, layer: int | None) -> int:
+        """Return the number of a stored layer; None stands for the only one.
+
+        Raises
+        ------
+        UsageError
+            If it is not stored, or several are and none is named.
+        """
         stored = ", ".join(map(str, self.layers))
         if layer is None:
             if len(self.layers) > 1:

@@ -406,7 +406,7 @@ def layers_read(store: ActivationStore, layer: int | tuple[int, ...] | None) -> 
     """Return the numbers of these layers; None stands for the only one."""
     if isinstance(layer, tuple):
         return list(layer)
-    return [store.layers[0] if layer is None else layer]
+    return [store.choose_layer(layer)]
 
 
 class _Joined(NamedTuple):

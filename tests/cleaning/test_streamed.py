@@ -10,6 +10,7 @@ import pytest
 from probekit import filter_labels, relabel, score_rows
 from probekit.cleaning.predict import read_states
 from probekit.cleaning.saved import label_store, save_fitted
+from probekit.errors import UsageError
 from probekit.probes import EnsembleProbe, KNNProbe, LogisticProbe, TopoFilterProbe
 from probekit.states import Streamed
 
@@ -114,3 +115,11 @@ def test_streamed_rows_are_those_of_an_array(blobs, make_folder, nothing_fits):
     # What another process gets reads the same rows.
     again = pickle.loads(pickle.dumps(streamed))
     assert np.array_equal(again[picked], whole[picked])
+
+
+def test_one_of_several_layers_must_be_named(blobs, make_folder, as_labels, nothing_fits):
+    data = rows(blobs)
+    for store in make_folder(data.X, layers=(1, 2)):
+        with pytest.raises(UsageError, match="holds the layers 1, 2; choose one with --layer"):
+            score_rows(store, as_labels(data.weak), "knn")
+        assert score_rows(store, as_labels(data.weak), "knn", layer=2).X.shape == data.X.shape
