@@ -65,7 +65,7 @@ docs: $(VENV)/.docs  ## write docs/cli.md from --help and the pages' figures fro
 docs-serve: $(VENV)/.docs  ## show the site while one writes, at http://127.0.0.1:8000
 	$(BIN)/python -m mkdocs serve
 
-fuzz: $(VENV)/.installed  ## damage 2,700 files of every kind, give 4,600 wrong inputs, count what comes of it (an hour; goes on where it stopped)
+fuzz: $(VENV)/.installed  ## damage 2,700 files of every kind, give 4,600 wrong inputs, count what comes of it (an hour; resumes where it stopped)
 	$(BIN)/python tests/robustness/fuzz.py --count 2700
 	$(BIN)/python tests/robustness/fuzz_inputs.py --count 4600
 
@@ -75,7 +75,7 @@ bench: $(VENV)/.installed  ## run the speed benchmarks (under 20 minutes on 2 qu
 bench-gpu: $(VENV)/.installed  ## the same for a GPU, under 8 minutes
 	$(BIN)/python benchmarks/gpu.py
 
-bench-grid: $(VENV)/.installed  ## when does cleaning pay? linear, then finetuned students (PROBEKIT_DATA; many hours on 2 cores; goes on where it stopped)
+bench-grid: $(VENV)/.installed  ## when does cleaning pay? linear, then finetuned students (PROBEKIT_DATA; many hours on 2 cores; resumes where it stopped)
 	$(BIN)/python benchmarks/regularisation.py
 	$(BIN)/python benchmarks/weak_to_strong.py $(GRID)
 	$(BIN)/python benchmarks/paper.py $(GRID)
@@ -85,7 +85,7 @@ bench-errors: $(VENV)/.bench  ## compare ways to find wrong labels on real tasks
 	$(BIN)/python benchmarks/label_errors.py
 	$(BIN)/python benchmarks/label_summary.py
 
-kill: $(VENV)/.installed  ## kill commands at any moment and compare with what was never killed (an hour; goes on where it stopped)
+kill: $(VENV)/.installed  ## kill commands at any moment and compare with what was never killed (an hour; resumes where it stopped)
 	$(BIN)/python tests/robustness/kill.py
 
 clean:  ## remove environments and caches

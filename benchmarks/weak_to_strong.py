@@ -7,7 +7,7 @@
 
 A cell is a pair of a supervisor and a strong model, a task and a seed; an arm is what its student
 trains on. Every finished arm is a line of results/weak_to_strong.jsonl, or of the file that
-``--output`` names, and is not done again: a killed run goes on where it was. A supervisor is
+``--output`` names, and is not done again: a killed run resumes where it was. A supervisor is
 written ``words`` (a bag of words), MODEL or MODEL@LAYER (a logistic probe on its frozen states).
 Tasks are read from ``PROBEKIT_DATA``; without it there is only `docstrings`. ``--models FOLDER``
 holds the models in folders of the names here; without it they come from the hub.

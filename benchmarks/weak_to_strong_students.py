@@ -86,7 +86,7 @@ def finetuned_student(
 ) -> dict[str, Any]:
     """Finetune all weights at a constant rate; the answers on the test rows after every epoch.
 
-    A killed training goes on in ``folder``, which is removed at the end.
+    A killed training resumes in ``folder``, which is removed at the end.
     """
     from probekit.students.config import FinetuneConfig
     from probekit.students.finetune import finetune, training_rows

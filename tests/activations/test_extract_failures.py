@@ -1,4 +1,4 @@
-"""Extractions that cannot go on as asked: little memory, full disks, bad input, stale stores."""
+"""Extractions that cannot run as asked: little memory, full disks, bad input, stale stores."""
 
 from __future__ import annotations
 

@@ -434,7 +434,7 @@ def test_the_same_layer_inside_is_read(store: Path) -> None:
 
 
 def test_nothing_is_written_through_a_store(tmp_path: Path, example: Callable[..., Any]) -> None:
-    """Going on with an incomplete store must not write states into whatever file it names."""
+    """Resuming an incomplete store must not write states into whatever file it names."""
     rows = example()
     path, secret = tmp_path / "acts.h5", tmp_path / "secret.bin"
     begun = {"spec": rows.spec, "ids": rows.ids, "hashes": rows.hashes, "widths": rows.widths}

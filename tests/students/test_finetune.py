@@ -1,4 +1,4 @@
-"""Finetuning classifiers: what they learn from, what they never see, and that they go on."""
+"""Finetuning classifiers: what they learn from, what they never see, and that they resume."""
 
 from __future__ import annotations
 
