@@ -310,7 +310,7 @@ class Screen:
 
     def run(self, ids: Sequence[str]) -> None:
         """Ask about ``ids`` in their order, those already answered left out."""
-        from probekit.cleaning.audit import UNSURE
+        from probekit.cleaning.answers import UNSURE
 
         done = [name for name in self.file.answers if name in set(ids)]
         if done:

@@ -174,8 +174,7 @@ def _read_true(options: Mapping[str, Any], name: str, rows: Keys | None) -> Weak
     """Read the true labels that the option ``name`` gives."""
     from dataclasses import replace
 
-    from probekit.cleaning.audit import UNSURE
-    from probekit.cleaning.review import ANSWER
+    from probekit.cleaning.answers import ANSWER, UNSURE
     from probekit.joins import same_column
     from probekit.label_columns import READ
     from probekit.labels import load_labels
@@ -183,6 +182,8 @@ def _read_true(options: Mapping[str, Any], name: str, rows: Keys | None) -> Weak
 
     source, id_column = options[name], options.get("id_column")
     column = options.get(f"{name}_column")
+    # Some commands with a truth have no option for its column.
+    column_option = f"--{name}-column" if f"{name}_column" in options else None
     if id_column is not None or column is None:
         source = read_table(source)
         id_column = id_column if id_column and same_column(source.columns, id_column) else None
@@ -191,7 +192,13 @@ def _read_true(options: Mapping[str, Any], name: str, rows: Keys | None) -> Weak
             column = ANSWER  # of an audit, where "?" is no answer
             told = ["" if str(v).strip() == UNSURE else v for v in source.columns[ANSWER]]
             source = replace(source, columns={**source.columns, ANSWER: told})
-    truth = load_labels(source, id_column=id_column, label_column=column, one_class=True)
+    truth = load_labels(
+        source,
+        id_column=id_column,
+        label_column=column,
+        one_class=True,
+        column_option=column_option,
+    )
     if options.get("by_position") and truth.keys.counted:
         truth = replace(truth, key=replace(truth.keys, by_position=True))
     print_labels(truth, rows)
@@ -205,7 +212,7 @@ def read_trusted(
 
     An audit that was not named and is of other rows is passed over, which is said.
     """
-    from probekit.cleaning.audit import UNSURE
+    from probekit.cleaning.answers import UNSURE
     from probekit.cleaning.review import AuditFile
 
     answers: dict[str, str] = {}

@@ -63,7 +63,7 @@ def command(**options: Unpack[ReadmitOptions]) -> None:
     if len({*map(os.path.realpath, predictions)}) < len(predictions):
         raise UsageError("One student is named twice with --predictions; name each once.")
     before = Verdicts.load(options["verdicts"])
-    students = [load_labels(path) for path in predictions]
+    students = [load_labels(path, column_option=None) for path in predictions]
     after = readmit(before, students, confidence=options["confidence"])
     after.save(output)
     say(f"{len(after):,} verdicts written to {output}")

@@ -85,6 +85,7 @@ def command(**options: Unpack[WeakLabelsOptions]) -> None:
         label_column=options["truth_column"],
         classes=options["classes"],
         by_position=options["by_position"],
+        column_option="--truth-column",
     )
     with ActivationStore(options["acts"]) as store:
         print_labels(truth, store.keys)

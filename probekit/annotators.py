@@ -13,7 +13,7 @@ import numpy as np
 from probekit.errors import LabelsError, UsageError, first_few
 from probekit.extras import need
 from probekit.joins import find_ids, key_text
-from probekit.label_columns import READ, is_soft, parse_labels
+from probekit.label_columns import OPTION, READ, is_soft, parse_labels, repair_column
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,6 +74,7 @@ def combine(
     label_column: str | None = None,
     text_column: str | None = None,
     classes: Sequence[str] | None = None,
+    column_option: str | None = OPTION,
 ) -> Table | None:
     """Combine the votes of a table to a column ``probs``, one line for each row.
 
@@ -92,6 +93,8 @@ def combine(
         Names of these columns, if they are not ``id``, ``label`` and ``text``.
     classes : sequence of str, default=None
         Class names in their order; None: those that were voted for.
+    column_option : str, default="--label-column"
+        Option that names the labels' column of this table, for messages; None if it has none.
 
     Returns
     -------
@@ -123,7 +126,7 @@ def combine(
     """
     if method is not None and method not in METHODS:
         raise UsageError(f"annotators is one of {', '.join(METHODS)}, got {method!r}.")
-    form = _form(table, id_column, label_column)
+    form = _form(table, id_column, label_column, column_option)
     if form is None:
         if method is None:
             return None
@@ -161,7 +164,9 @@ def combine(
     )
 
 
-def _form(table: Table, id_column: str | None, label_column: str | None) -> _Form | None:
+def _form(
+    table: Table, id_column: str | None, label_column: str | None, option: str | None
+) -> _Form | None:
     """Where the votes stand; None if each row has one label."""
     columns = table.columns
     if has_vote_rows(columns, id_column):
@@ -170,7 +175,7 @@ def _form(table: Table, id_column: str | None, label_column: str | None) -> _For
         if label is None or label not in columns:
             raise LabelsError(
                 f"{table.source} has no column {label_column or 'label'!r} of votes; it has "
-                f"{', '.join(columns)}: name the one to read with --label-column."
+                f"{', '.join(columns)}: {repair_column(option)}."
             )
         return _Form((label,), _annotator_column(columns))
     if label_column is not None:
@@ -180,14 +185,18 @@ def _form(table: Table, id_column: str | None, label_column: str | None) -> _For
     if not names or any(name in columns for name in READ if name != "label"):
         return None
     if "label" in columns:
+        alone = "remove these" if option is None else f"read it alone with {option} label"
         raise LabelsError(
-            f"{table.source} has a column 'label' beside {first_few(names)}: read it alone with "
-            "--label-column label, or remove it to combine the others."
+            f"{table.source} has a column 'label' beside {first_few(names)}: {alone}, or remove it "
+            "to combine the others."
         )
     if len(names) == 1:
+        as_label = "rename it to 'label'"
+        if option is not None:
+            as_label = f"read it as labels with {option} {names[0]}"
         raise LabelsError(
             f"{table.source} has the votes of one annotator only ({names[0]!r}); add label_2, …, "
-            f"or read it as labels with --label-column {names[0]}."
+            f"or {as_label}."
         )
     return _Form(names, None)
 

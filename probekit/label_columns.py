@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     _Probs = tuple[NDArray[np.float64], tuple[str, ...]]
     _Reader = Callable[[list[Any], "_Origin", tuple[str, ...] | None], _Probs]
 
-__all__ = ["READ", "LabelColumn", "class_values", "is_soft", "parse_labels"]
+__all__ = [
+    "OPTION",
+    "READ",
+    "LabelColumn",
+    "class_values",
+    "is_soft",
+    "parse_labels",
+    "repair_column",
+]
+
+OPTION = "--label-column"
+"""Option that names the weak labels' column; other files with labels have options of their own."""
 
 SUM_TOLERANCE = 1e-3  # float16 probabilities of a dozen classes sum to 1 within this
 END_TOLERANCE = 1e-4  # and one of them may be as far below 0 or above 1
@@ -91,6 +102,7 @@ def parse_labels(
     known_classes: Sequence[str] | None = None,
     class_names: Mapping[str, Sequence[str]] | None = None,
     source: str,
+    column_option: str | None = OPTION,
 ) -> LabelColumn:
     """Read ``probs``, else ``prob``, else ``label``, or the column that ``label_column`` names.
 
@@ -116,6 +128,9 @@ def parse_labels(
         Column to names of a ClassLabel, whose labels are numbers.
     source
         Name of the table in messages.
+    column_option
+        Option that names the column of this file, for messages; None if it has none. Only
+        ``--label-column`` stands beside ``--confidence-column``.
 
     Raises
     ------
@@ -124,7 +139,7 @@ def parse_labels(
         contradict each other; the message names the first rows.
     """
     names = None if classes is None else _checked_classes(classes, source)
-    name = _column(columns, label_column, confidence_column, source)
+    name = _column(columns, label_column, confidence_column, source, column_option)
     column_values = list(columns[name][:])
     label_names = class_names.get(name) if class_names else None
     hard = name not in ("prob", "probs")
@@ -158,9 +173,11 @@ def parse_labels(
         if label_column is None and name != "label" and "label" in columns:
             all_labels = columns["label"][:]
             labels = [all_labels[i] for i in rows]
-            classes_read = _agreeing(probs, classes_read, labels, origin, fixed=known is not None)
+            classes_read = _agreeing(
+                probs, classes_read, labels, origin, known is not None, column_option
+            )
     notes = _similar_names(classes_read, source)
-    unread = [c for c in CONFIDENCES if c in columns]
+    unread = [c for c in CONFIDENCES if c in columns and column_option == OPTION]
     if label_column is None and confidence_column is None and name == "label" and unread:
         notes += (
             f"{source}: {unread[0]!r} beside the label is not read; with "
@@ -180,7 +197,11 @@ def _checked_classes(classes: Sequence[str], source: str) -> tuple[str, ...]:
 
 
 def _column(
-    columns: Mapping[str, Any], asked: str | None, confidence: str | None, source: str
+    columns: Mapping[str, Any],
+    asked: str | None,
+    confidence: str | None,
+    source: str,
+    option: str | None,
 ) -> str:
     """Name of the column to read."""
     if confidence is not None and confidence not in columns:
@@ -197,10 +218,17 @@ def _column(
         wanted = repr(asked) if asked else ", ".join(map(repr, usual[:-1])) + f" or {usual[-1]!r}"
         wanted = wanted.removeprefix(" or ")
         raise LabelsError(
-            f"{source} has no column {wanted}; it has {', '.join(columns)}: name the one to read "
-            "with --label-column."
+            f"{source} has no column {wanted}; it has {', '.join(columns)}: "
+            f"{repair_column(option)}."
         )
     return name
+
+
+def repair_column(option: str | None) -> str:
+    """How to name the column of the labels, for messages."""
+    if option is None:
+        return "rename the one to read to 'label'"
+    return f"name the one to read with {option}"
 
 
 # Rows without a label
@@ -426,8 +454,8 @@ def _agreeing(
     classes: tuple[str, ...],
     labels: list[Any],
     origin: _Origin,
-    *,
     fixed: bool,
+    option: str | None,
 ) -> tuple[str, ...]:
     """Class names of probabilities, checked against the column ``label``.
 
@@ -455,13 +483,15 @@ def _agreeing(
         shown = f"{probs[i, -1]:.3g}" if probs.shape[1] == 2 else str(probs[i].round(3).tolist())
         other = (
             "if 'prob' is the probability of the label itself, pass --confidence-column prob"
-            if origin.column == "prob"
-            else f"read the probabilities alone with --label-column {origin.column}"
+            if origin.column == "prob" and option == OPTION
+            else f"read the probabilities alone with {option} {origin.column}"
         )
         raise origin._replace(column="label").error(
             wrong,
             f"contradicts their {origin.column!r}, the first {name!r} beside {shown}",
-            f"read the label alone with --label-column label, or, {other}",
+            "remove the column that is not to be read"
+            if option is None
+            else f"read the label alone with {option} label, or, {other}",
         )
     return classes
 

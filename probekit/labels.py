@@ -17,7 +17,7 @@ from probekit.data import HASH, Kind, holds_messages, normalised, text_hash
 from probekit.errors import LabelsError, first_few, repeated
 from probekit.files import check_format, save_table
 from probekit.joins import Keys, Match, find_ids, match, other_texts, unknown_ids
-from probekit.label_columns import LabelColumn, class_values, parse_labels
+from probekit.label_columns import OPTION, LabelColumn, class_values, parse_labels
 from probekit.safe import misfit
 from probekit.sources import read_table
 from probekit.tables import Table
@@ -120,6 +120,7 @@ class WeakLabels:
         metadata: Mapping[str, Any] | None = None,
         note: str = "",
         source: str = "labels",
+        column_option: str | None = OPTION,
     ) -> WeakLabels:
         """Read columns: ``id`` in any case (else row numbers), a label, and the text or its hash.
 
@@ -137,6 +138,7 @@ class WeakLabels:
             known_classes=known.get("classes"),
             class_names=class_names,
             source=source,
+            column_option=column_option,
         )
         hashes = _hashes(columns, text_column)
         hashes = None if hashes is None else _at(hashes, labels.rows)
@@ -323,6 +325,7 @@ def load_labels(
     by_position: bool = False,
     one_class: bool = False,
     annotators: Method | None = None,
+    column_option: str | None = OPTION,
 ) -> WeakLabels:
     """Read labels from a file (CSV, JSONL, Parquet, …), or from a task's own column.
 
@@ -349,6 +352,9 @@ def load_labels(
     annotators
         How several labels a row are combined: ``votes`` or ``dawid-skene``; None: by votes, if
         there are several.
+    column_option
+        Option of the command line that names the labels' column of this file, for messages; None
+        if it has none.
 
     Raises
     ------
@@ -366,6 +372,7 @@ def load_labels(
         label_column=label_column,
         text_column=text_column,
         classes=classes,
+        column_option=column_option,
     )
     if combined is not None:
         table, label_column = combined, None
@@ -391,6 +398,7 @@ def load_labels(
         metadata=metadata,
         note=table.note,
         source=str(source),
+        column_option=column_option,
     )
     if combined is not None:
         votes = labels.provenance["annotators"]["columns"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from probekit.cleaning.answers import UNSURE
 from probekit.cleaning.filter import PER_CLASS_SHARE
 from probekit.cleaning.shares import Share, ask_order, asking_rates, chances, estimate_shares
 from probekit.cuts import DECIMALS, by_key, count_of, disagreement_of, largest, prior_matched
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.labels import WeakLabels
 
-__all__ = ["UNSURE", "Action", "Draw", "Finding", "audit", "draw_rows", "make_draw"]
+__all__ = ["Action", "Draw", "Finding", "audit", "draw_rows", "make_draw"]
 
-UNSURE = "?"
 Action = Literal["relabel", "filter", "leave"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 # An answer is settled if it is right with this probability, to within this share of the labels.

@@ -19,7 +19,7 @@ from scipy.optimize import brentq, minimize
 from scipy.special import expit, log_softmax, logit, softmax
 from sklearn.base import clone
 
-from probekit.cleaning.audit import UNSURE
+from probekit.cleaning.answers import UNSURE
 from probekit.cleaning.bound import Plan, failure, least_wrong, plan_sample
 from probekit.cleaning.predict import score_rows
 from probekit.cleaning.review import QUESTION, merge_review

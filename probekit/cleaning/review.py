@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probekit.cleaning.audit import UNSURE
+from probekit.cleaning.answers import ANSWER, UNSURE
 from probekit.data import HASH, Content, text_hash
 from probekit.errors import DataError, UsageError, first_few
 from probekit.files import atomic_write, json_line
@@ -39,8 +39,6 @@ __all__ = [
 # The question that suggestions and responses answer, and a CSV's column for the answer.
 QUESTION = "label"
 COLUMNS = ("id", "text_hash", "text", QUESTION)
-# The same of an audit.
-ANSWER = "true_label"
 AUDIT_COLUMNS = ("id", "text_hash", "text", ANSWER)
 METADATA = ("weak_label", "weak_prob", "probe_label", "probe_prob", "disagreement", "verdict")
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from probekit.cleaning import audit as module
-from probekit.cleaning.audit import TOLERANCE, UNSURE, draw_rows
+from probekit.cleaning.answers import UNSURE
+from probekit.cleaning.audit import TOLERANCE, draw_rows
 from probekit.cleaning.review import AuditFile, plain_text
 from probekit.cuts import prior_matched
 from probekit.errors import DataError
