@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from probekit.experiments.cache import Cache, Step, versions
 from probekit.experiments.config import BAG_OF_WORDS, FINETUNE, RunConfig, write_config
 from probekit.experiments.scores import (
     PERPLEXITY,
+    STARTS,
     Arm,
     combine_seeds,
     plain_numbers,
@@ -210,7 +211,7 @@ class Run:
         return [
             step
             for experiment in self.experiments
-            for arm in self.arms(experiment, planned=planned)
+            for arm in [*self.arms(experiment, planned=planned), *_both_starts(experiment)]
             for step in arm.steps
         ]
 
@@ -271,25 +272,32 @@ class Run:
 
     def _score(self, experiment: Experiment, folder: Path) -> dict[str, Any]:
         context, arms = experiment.context, self.arms(experiment)
+        directly = _both_starts(experiment)
+        every = [*arms, *directly]
         weak = self._weak_labels(experiment, arms)
         shares = None if weak is None else context.kind.prior(weak)
         predicted, truth, classes = context.kind.grade(
-            [self._tests(context, arm) for arm in arms], context.splits.truth["test"]
+            [self._tests(context, arm) for arm in every], context.splits.truth["test"]
         )
-        scored = score_arms(
-            [
-                self._arm(context, arm, weak, draws)
-                for arm, draws in zip(arms, predicted, strict=True)
-            ],
+        graded = [
+            self._arm(context, arm, weak, draws)
+            for arm, draws in zip(every, predicted, strict=True)
+        ]
+        score = partial(
+            score_arms,
             truth=truth,
             weak_prior=shares,
             classes=classes,
             ties=by_key(context.splits.rows["test"].keys, seed=context.seed),
             seed=context.seed,
         )
-        self._copy_predictions(experiment, arms, folder)
+        scored = score(graded[: len(arms)])
+        starts, direct_scores = _under_both_ceilings(
+            graded[: len(arms)], graded[len(arms) :], score
+        )
+        self._copy_predictions(experiment, every, folder)
         task, weak_name, strong = experiment.group
-        steps = [step for arm in arms for step in arm.steps if self.cache.done(step)]
+        steps = [step for arm in every for step in arm.steps if self.cache.done(step)]
         result = {
             "task": task,
             "kind": context.splits.kind,
@@ -301,13 +309,14 @@ class Run:
             "rows": {name: len(rows) for name, rows in context.splits.rows.items()},
             "weak_prior": None if shares is None else shares.tolist(),
             "parameters": self._parameters(experiment),
-            "alarms": [*self._alarms(context, arms), *_raised(context, scored, missing=True)],
-            "failures": _raised(context, scored, missing=False),
+            "alarms": [*self._alarms(context, every), *_raised(context, scored, missing=True)],
+            "failures": _raised(context, [*scored, *direct_scores], missing=False),
             "arms": scored,
             "seconds": {step.name: self.cache.seconds(step) for step in steps},
         }
         if isinstance(experiment.source, Pair) and experiment.source.base is not None:
             result["language_model"] = self._language_model(experiment.source.base)
+            result["starts"] = starts
         if self.config.rounds > 1 and isinstance(experiment.source, Pair):
             result["rounds"] = self._training_set_pgr(experiment.source, arms)
         if self.config.curves:
@@ -489,6 +498,44 @@ class Run:
                 name = arm.name if len(arm.steps) == 1 else f"{arm.name} {number}"
                 source = self.cache.path(step) / predictions_file("test")
                 shutil.copyfile(source, target / f"{_slug(name)}.parquet")
+
+
+def _both_starts(experiment: Experiment) -> list[PlannedArm]:
+    """Return plain student and ceiling without a run's language-model step, if it has one."""
+    return experiment.source.both_starts() if isinstance(experiment.source, Pair) else []
+
+
+def _under_both_ceilings(
+    arms: Sequence[Arm],
+    directly: Sequence[Arm],
+    score: Callable[[Sequence[Arm]], list[dict[str, Any]]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Compare plain students with and without the language-model step under either ceiling.
+
+    ``arms`` begin with floor and plain student and end with the ceiling; ``directly`` are plain
+    student and ceiling without the step. The gain is measured from the student without it. Also
+    returns the scores of ``directly``. Empty without the step.
+    """
+    if not directly:
+        return [], []
+    floor, after, high = arms[0], arms[1], arms[-1]
+    before, low = directly
+    under = {
+        start: score([floor, before, after, ceiling])
+        for start, ceiling in zip(STARTS, (low, high), strict=True)
+    }
+    rows = under[STARTS[0]]
+    starts = [
+        {
+            "start": start,
+            "student": rows[place]["accuracy"],
+            "ceiling": under[start][-1]["accuracy"],
+            "gain": rows[place]["gain"],
+            "pgr": {ceiling: scored[place]["pgr"] for ceiling, scored in under.items()},
+        }
+        for place, start in enumerate(STARTS, 1)
+    ]
+    return starts, [rows[1], rows[-1]]
 
 
 def _raised(context: Context, scored: list[dict[str, Any]], *, missing: bool) -> list[str]:

@@ -34,6 +34,7 @@ __all__ = [
     "ALARMS",
     "FIGURES",
     "PERPLEXITY",
+    "STARTS",
     "Arm",
     "combine_seeds",
     "plain_numbers",
@@ -52,6 +53,8 @@ ALARMS = {
     "collapsed": "one class for every test row",
 }
 PERPLEXITY = ("perplexity_before", "perplexity_after")
+# What a student starts from; each has a ceiling.
+STARTS = ("pretrained", "language model")
 PGRS = ("pgr", "pgr_prior_matched", "pgr_auroc")
 FIGURES = (
     "accuracy",

@@ -8,7 +8,7 @@ ceiling train on ground truth.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -37,6 +37,8 @@ from probekit.probes.registry import probe_spec
 __all__ = ["CEILING", "FLOOR", "Chain", "Pair", "PlannedArm"]
 
 FLOOR, CEILING = "weak supervisor", "ground truth"
+# Added to the names of students that leave out the language-model step of the others.
+DIRECTLY = ", without --lm-first"
 TRUTH = Labels()
 
 
@@ -67,6 +69,8 @@ class Pair:
     """As :class:`probekit.experiments.config.RunConfig` has it."""
     given: Mapping[str, WeakLabels] | None = None
     """Weak labels of a file by part; without those of the test rows there is no floor."""
+    from_language_model: bool = True
+    """Whether students start from the language-model step, if the configuration has one."""
 
     @cached_property
     def supervisor(self) -> Model:
@@ -125,9 +129,14 @@ class Pair:
     @cached_property
     def base(self) -> Step | None:
         """The student's model after a language-model loss on the texts, with ``lm_first``."""
-        if not self.context.config.lm_first:
+        if not (self.context.config.lm_first and self.from_language_model):
             return None
         return language_model_step(self.context, self.strong, "student")
+
+    @cached_property
+    def direct(self) -> Pair | None:
+        """The pair whose students start from the pretrained model; None if these do so already."""
+        return None if self.base is None else replace(self, from_language_model=False)
 
     def _student(
         self,
@@ -139,6 +148,7 @@ class Pair:
         predict: tuple[str, ...] = ("test",),
         keep: bool = False,
     ) -> Step:
+        name += "" if self.from_language_model else DIRECTLY
         if not self._finetuned:
             return self._probe("logreg", labels, f"{self.student} student, {name}", self.student)
         settings = {**self.context.config.strong_finetune, **({"save": "model"} if keep else {})}
@@ -268,6 +278,20 @@ class Pair:
         arms += self._linear_arms()
         arms += self._rounds()
         return [*arms, PlannedArm(CEILING, "ceiling", (self.ceiling,), TRUTH)]
+
+    def both_starts(self) -> list[PlannedArm]:
+        """Return plain student and ceiling without the language-model step; none if it has none.
+
+        A student after that step has a higher ceiling, too: its gain over a student without it
+        is to be read under either ceiling (Burns et al. 2023, section 5.2.2).
+        """
+        if self.direct is None:
+            return []
+        plain, ceiling = self.direct.plain, self.direct.ceiling
+        return [
+            PlannedArm(f"{self._plain_name}{DIRECTLY}", "plain", (plain,), self.weak_labels),
+            PlannedArm(f"{CEILING}{DIRECTLY}", "ceiling", (ceiling,), TRUTH),
+        ]
 
     def _random_arms(self, cache: Cache | None) -> Iterator[PlannedArm]:
         config, sizes = self.context.config, dict[tuple[int, ...], list[str]]()

@@ -19,13 +19,14 @@ import pytest
 import yaml
 
 from probekit.errors import DataError, OutputExistsError
-from probekit.experiments.cache import in_order
+from probekit.experiments.cache import Cache, in_order
 from probekit.experiments.config import RunConfig, write_config
 from probekit.experiments.plan import plan
 from probekit.experiments.presets import preset_names, read_preset
 from probekit.experiments.run import Run, open_folder
 from probekit.labels import load_labels
-from probekit.reports.run import run_table, write_run_reports
+from probekit.metrics import pgr
+from probekit.reports.run import run_table, starts_table, write_run_reports
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -483,6 +484,68 @@ class TestLanguageModelFirst:
         assert group["language_model"]["perplexity_after"]["median"] == told["perplexity_after"]
         shown = run_table(group).notes
         assert f"perplexity of held-out texts {told['perplexity_before']:.2f} before" in str(shown)
+
+    def test_students_stand_under_the_ceilings_with_and_without_it(
+        self, base: dict[str, Any], tiny_model: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        """Against a run without the step: the same students, ceilings, gains and PGR."""
+        model = str(tiny_model("llama"))
+        fields = {**base, "weak": f"{model}@layers=1", "strong": model, "probes": [], "actions": []}
+        without, _ = carry_out(RunConfig.from_mapping(fields), tmp_path / "without")
+        fields |= {"lm_first": True, "lm_finetune": {"max_steps": 30, "lr": 1e-2}}
+        run, _ = carry_out(RunConfig.from_mapping(fields), tmp_path / "with")
+        (result,), (other,) = run["results"], without["results"]
+        assert "starts" not in other
+        first, second = result["starts"]
+        floor, plain, ceiling = (
+            {arm["kind"]: arm["accuracy"] for arm in result["arms"]}[kind]
+            for kind in ("floor", "plain", "ceiling")
+        )
+        low_plain, low_ceiling = (
+            {arm["kind"]: arm["accuracy"] for arm in other["arms"]}[kind]
+            for kind in ("plain", "ceiling")
+        )
+        assert (first["student"], first["ceiling"]) == (low_plain, low_ceiling)
+        assert (second["student"], second["ceiling"]) == (plain, ceiling)
+        assert (low_plain, low_ceiling) != (plain, ceiling)  # the control: the step did something
+        assert first["gain"] is None
+        assert second["gain"]["gain"] == pytest.approx(plain - low_plain)
+        for row in result["starts"]:
+            for start, top in (("pretrained", low_ceiling), ("language model", ceiling)):
+                value, expected = row["pgr"][start]["pgr"], pgr(floor, row["student"], top)
+                assert np.isnan(expected) if value is None else value == pytest.approx(expected)
+        table = starts_table(result)
+        assert [row[0] for row in table.rows] == ["without --lm-first", "with --lm-first"]
+        assert "with and without --lm-first" in (tmp_path / "with" / "table.md").read_text().lower()
+        names = {path.stem for path in (tmp_path / "with" / "predictions").rglob("*.parquet")}
+        assert {"ground-truth", "ground-truth-without-lm-first"} <= names
+
+    def test_a_ceiling_that_fails_without_it_is_reported(
+        self,
+        base: dict[str, Any],
+        tiny_model: Callable[..., Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        model = str(tiny_model("llama"))
+        fields = {**base, "weak": f"{model}@layers=1", "strong": model, "probes": [], "actions": []}
+        fields |= {"lm_first": True, "lm_finetune": {"max_steps": 1}}
+        failure = Cache.failure
+        monkeypatch.setattr(
+            Cache,
+            "failure",
+            lambda self, step: (
+                "out of patience"
+                if "ground truth, without --lm-first" in step.name
+                else failure(self, step)
+            ),
+        )
+        results, _ = carry_out(RunConfig.from_mapping(fields), tmp_path / "run")
+        assert any("out of patience" in each for each in results["failures"])
+        first, second = results["results"][0]["starts"]
+        assert first["ceiling"] is first["pgr"]["pretrained"]["pgr"] is None
+        assert second["ceiling"] is not None
+        assert "-" in starts_table(results["results"][0]).rows[0]
 
 
 # What a preset is made of beside these fields must be as committed.
