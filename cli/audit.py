@@ -157,6 +157,8 @@ def texts_of(
 
 
 def _text(finding: Finding, draw: Draw, file: AuditFile, options: AuditOptions) -> str:
+    from probekit.cleaning.filter import PER_CLASS_SHARE
+
     again = typed_again(without=("many", "no_ask"))
     lines = []
     waiting = [name for name in file.records if name not in file.answers]
@@ -178,6 +180,11 @@ def _text(finding: Finding, draw: Draw, file: AuditFile, options: AuditOptions) 
         f"{finding.rows:,} texts with a weak label; true labels of {finding.answers}{told}.",
         "",
         *_table(finding),
+        "",
+        # The rows that it would keep were chosen by the answers that would have to judge them.
+        "Filter and relabel above are by the ensemble alone; the filter drops "
+        f"{100 * PER_CLASS_SHARE:g} % of each weak class. `filter`, `relabel` and `clean` also "
+        "learn from these answers, which cannot show what is left wrong then.",
         "",
         f"Answer: {finding.action}. With probability {finding.probability:.2f} nothing else leaves "
         "fewer wrong labels (by more than a point).",

@@ -213,7 +213,11 @@ class Finding:
     more: int
     """Number of further true labels that would settle it at the rate so far; 0 if settled."""
     shares: Mapping[str, Share]
-    """Share of wrong labels if they are left alone (``leave``), after filter and after relabel."""
+    """Share of wrong labels if they are left alone (``leave``), after filter and after relabel.
+
+    Both are of the ensemble alone, the filter of 20 % of each weak class: what trusted labels
+    change cannot be judged by the same answers.
+    """
     by_class: Mapping[str, Share]
     """The share of each weak class."""
     answers: int

@@ -14,6 +14,7 @@ from probekit.cli.audit import class_keys, wrapped
 from probekit.errors import UsageError
 from probekit.labels import load_labels
 from probekit.safe import printable
+from probekit.verdicts import Verdicts
 
 
 @pytest.fixture
@@ -83,6 +84,22 @@ def test_the_estimate_is_shown_every_five_answers_and_its_interval_shrinks(press
     assert any(line.startswith("as they are") for line in table)
     assert any(line.startswith("after filter") for line in table)
     assert any(line.startswith("weak class 0") for line in table)
+
+
+def test_it_says_which_filter_its_figure_is_of(press, drawn, true, chain, probekit):
+    def kept():
+        words = ("filter", chain.acts, "--labels", chain.weak, "-o", chain.out, "--overwrite")
+        assert probekit(*words, "--probe", "ensemble").exit_code == 0
+        return dict(zip(chain.ids, Verdicts.load(chain.out).keep.tolist(), strict=True))
+
+    alone = kept()
+    result = press([true[name] for name in drawn.ids[:30]], "-m", "30")
+    said = " ".join(result.stdout.split())
+    assert "above are by the ensemble alone; the filter drops 20 % of each weak class." in said
+    assert said.count("which cannot show what is left wrong then.") == 1
+    assert dict(zip(drawn.ids, drawn.keep.tolist(), strict=True)) == alone
+    # The answers, which the command finds by itself, change what it keeps.
+    assert kept() != alone
 
 
 def test_nobody_is_told_who_said_what(press, drawn, true):
