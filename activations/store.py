@@ -20,6 +20,7 @@ from probekit.activations.layout import GROUP, STORE_DTYPES, Array, LayerInfo, w
 from probekit.activations.part import Part, single
 from probekit.activations.spec import DIFFERENCE
 from probekit.data import rows_fingerprint
+from probekit.engine import ray_tasks
 from probekit.errors import IncompleteStoreError, NotAStoreError, StoreError, UsageError
 from probekit.groups import joined, row_digests, row_keys, shared
 from probekit.joins import Keys
@@ -273,11 +274,12 @@ class ActivationStore:
         """Return layers side by side that are read, part by part, when rows are asked for.
 
         None if that is not needed: a copy of ``rows`` (numbers (n,), by default all) takes at most
-        ``COPY_BYTES``, or the layer can be mapped.
+        ``COPY_BYTES``, or the layer can be mapped and no cluster shares the work.
         """
         infos = [self.info(layer) for layer in layers]
         plain = len(infos) == 1 and infos[0].dtype == "float32" and infos[0].offset is not None
-        mapped = plain and self._index is None and rows is None
+        # A cluster's workers would get a map as a copy.
+        mapped = plain and self._index is None and rows is None and ray_tasks() is None
         n, widths = len(self) if rows is None else rows, [info.width for info in infos]
         X = Streamed([partial(self.read, layer) for layer in layers], widths, n)
         return None if mapped or 4 * X.size <= COPY_BYTES else X

@@ -62,6 +62,7 @@ LONG_SECONDS = 600  # of a search for neighbours that is announced
 BESIDE = ("overwrite", "truth", "truth_column", "write_data", "save_probe", "rows", *ENGINE)
 # Probes that search neighbours.
 NEIGHBORS = tuple(name for name, spec in REGISTRY.items() if spec.neighbors)
+ON_CLUSTER = tuple(name for name, spec in REGISTRY.items() if spec.on_cluster)
 
 
 class WordOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since 8.4
@@ -305,9 +306,9 @@ def _name(options: CleaningOptions, store: ActivationStore) -> str:
 def _check_shared(options: CleaningOptions, store: ActivationStore) -> None:
     """Raise UsageError if a cluster cannot share the work of the probe."""
     name = _name(options, store)
-    if name not in NEIGHBORS:
+    if name not in ON_CLUSTER:
         raise UsageError(
-            f"--engine ray shares the work of {', '.join(NEIGHBORS)}, not of {name}; leave it out."
+            f"--engine ray shares the work of {', '.join(ON_CLUSTER)}, not of {name}; leave it out."
         )
     if options["approximate"]:
         raise UsageError("--engine ray searches exactly; leave out --approximate.")

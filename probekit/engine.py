@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -61,13 +61,13 @@ class RayTasks:
     def __init__(self, workers: int | None = None, gpus: float = 0.0) -> None:
         import ray
 
-        self._ray, self._gpus = ray, gpus
+        self._ray, self.gpus = ray, gpus
         self.workers = workers or max(1, room(gpus))
         self._run = ray.remote(_attempt).options(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)
 
     def map(self, work: Callable[..., Any], pieces: Iterable[Any], *common: Any) -> Iterator[Any]:
         """Yield ``work(piece, *common)`` in the order of the pieces, of which some wait in Ray."""
-        shared = [self._ray.put(each) for each in common]
+        shared = [self.put(each) for each in common]
         asked: deque[Any] = deque()
         for piece in pieces:
             if len(asked) >= self.workers:
@@ -79,6 +79,31 @@ class RayTasks:
     def begin(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Start a task; return what :meth:`result` waits for."""
         return self._run.remote(__version__, os.getcwd(), work, *arguments)
+
+    def put(self, value: Any) -> Any:
+        """Store a value once for many tasks; what is stored already is returned as it is."""
+        return value if isinstance(value, self._ray.ObjectRef) else self._ray.put(value)
+
+    def hold(self, make: Callable[..., Any], sent: Sequence[Any], *arguments: Any) -> Any:
+        """Start a worker that keeps ``make(*values, *arguments)`` of what was :meth:`put`.
+
+        One that is lost is started again. It needs a CPU to start and none to stay, so that what is
+        left of a cluster has room.
+        """
+        options = {"num_gpus": self.gpus, "scheduling_strategy": "SPREAD"}
+        retries = {"max_restarts": RETRIES, "max_task_retries": RETRIES}
+        worker = self._ray.remote(_Keeper).options(**options, **retries)
+        return worker.remote(make, *arguments), tuple(sent)
+
+    def ask(self, keeper: Any, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Start ``work(kept, *arguments)`` there; return what :meth:`result` waits for."""
+        worker, sent = keeper
+        return worker.do.remote(__version__, os.getcwd(), sent, work, *arguments)
+
+    def memory(self) -> float:
+        """Half of the nodes' memory in bytes."""
+        nodes = (node["Resources"] for node in self._ray.nodes() if node["Alive"])
+        return sum(float(each.get("memory", 0)) for each in nodes) / 2
 
     def wait(self, asked: list[Any]) -> list[Any]:
         """Return some of the tasks that have ended, at least one."""
@@ -104,6 +129,26 @@ class RayTasks:
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+
+class _Keeper:
+    """Keeps something on a worker, for all that is asked of it."""
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
+        self._make, self._arguments = make, arguments
+        self._kept: Any = None
+
+    def do(self, version: str, folder: str, sent: Any, work: Callable[..., Any], *more: Any) -> Any:
+        """Run ``work(kept, *more)``."""
+
+        def run() -> Any:
+            import ray
+
+            if self._kept is None:
+                self._kept = self._make(*ray.get(list(sent)), *self._arguments)
+            return work(self._kept, *more)
+
+        return _attempt(version, folder, run)
 
 
 _TASKS: ContextVar[RayTasks | None] = ContextVar("tasks on Ray", default=None)

@@ -9,14 +9,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from probekit import filter_labels, relabel
+from probekit import filter_labels, held, relabel, score_rows
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.cli.main import cli
 from probekit.engine import RayTasks, on_ray, ray_tasks
 from probekit.errors import ProbeError, RunError, UsageError
 from probekit.labels import WeakLabels
-from probekit.probes import EnsembleProbe, KNNProbe, TopoFilterProbe, neighbors
+from probekit.probes import (
+    EnsembleProbe,
+    KNNProbe,
+    LogisticProbe,
+    TopoFilterProbe,
+    neighbors,
+)
 from probekit.verdicts import Verdicts
 
 pytest.importorskip("ray", reason="the extra [cluster] is not installed")
@@ -127,11 +133,39 @@ def test_the_command_line(
     assert np.array_equal(one.keep, two.keep)
     assert np.array_equal(one.probe, two.probe)
     assert one.provenance == two.provenance
+    output = str(tmp_path / "logreg.parquet")
+    done = CliRunner().invoke(cli, [*common, "--engine", "ray", "--probe", "logreg", "-o", output])
+    assert done.exit_code == 0, done.output
     for wrong, words in [
-        (["--engine", "ray", "--probe", "mass-mean"], "shares the work of knn, topofilter, ens"),
+        (["--engine", "ray", "--probe", "mass-mean"], "shares the work of knn, logreg, topofil"),
         (["--engine", "ray", "--probe", "knn", "--approximate"], "leave out --approximate"),
         (["--workers", "2"], "--workers is for --engine ray; add that."),
     ]:
         done = CliRunner().invoke(cli, [*common, *wrong, "-o", str(tmp_path / "no.parquet")])
         assert done.exit_code == 2
         assert words in done.output
+
+
+def test_a_lost_worker_reads_its_share_again(
+    nodes: Any, store: ActivationStore, labels: WeakLabels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers hold the rows of a store that is too large for a copy."""
+    monkeypatch.setattr("probekit.activations.store.COPY_BYTES", 0)
+    monkeypatch.setattr(held, "CELL", 64)
+    usual, asked = RayTasks.ask, list[Any]()
+
+    def kill_one(self: Any, keeper: Any, *more: Any) -> Any:
+        asked.append(keeper)
+        if len(asked) == 12:  # in the middle of the passes
+            self._ray.kill(keeper[0], no_restart=False)
+        return usual(self, keeper, *more)
+
+    monkeypatch.setattr(RayTasks, "ask", kill_one)
+    expected = score_rows(store, labels, LogisticProbe(), layer=1)
+    assert not asked
+    with on_ray():
+        found = score_rows(store, labels, LogisticProbe(), layer=1)
+    assert len(asked) > 12
+    assert len(set(asked)) == 2
+    np.testing.assert_allclose(found.proba, expected.proba, rtol=0, atol=1e-6)
+    assert np.abs(expected.proba - 1 / 3).max() > 1e-3  # the control: it did learn something

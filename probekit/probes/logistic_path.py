@@ -16,8 +16,15 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.exceptions import ConvergenceWarning
 
 from probekit.errors import ProbeError
+from probekit.held import Share, hold
 from probekit.probes.base import check_weight, full_float32, label_matrix
-from probekit.probes.logistic_design import Design, StandardRows
+from probekit.probes.logistic_design import (
+    Design,
+    Frame,
+    StandardRows,
+    device_of,
+    ready_rows,
+)
 from probekit.probes.logistic_solver import MANY, Objective, Solution, minimise
 from probekit.states import as_array, as_states
 
@@ -226,19 +233,20 @@ def fit_path(
     tol = TOLERANCE[dtype] if tol is None else tol
     if not (np.isfinite(tol) and tol > 0) or max_iter < 1:
         raise ProbeError(f"tol must be positive and max_iter at least 1, got {tol}, {max_iter}.")
-    precision, place = getattr(torch, dtype), _device(device)
+    precision, place = getattr(torch, dtype), device_of(device)
+    rows_in_shares = hold(task.X)
     with torch.inference_mode(), full_float32():
 
         def design(precision: torch.dtype) -> Design:
             rows = StandardRows(
-                task.X,
+                rows_in_shares,
                 task.weight,
                 standardize=standardize,
                 dtype=precision,
                 device=place,
                 centre=fit_intercept,
             )
-            return Design(rows, task.weight, turn=len(task.targets) >= MANY)
+            return Design(rows, turn=len(task.targets) >= MANY)
 
         solver = _Path(task, design(precision), l2, bias=fit_intercept)
         found = None
@@ -462,16 +470,11 @@ class _Path:
 
     def _logits(self, theta: Tensor, which: NDArray[np.int64]) -> NDArray[np.float64]:
         """Logits (P, n, V) of every row by its fit ``which`` (n,) of theta (P, F, V, width + 1)."""
-        some, fits, vectors, _ = theta.shape
-        columns = some * fits * vectors
-        flat = theta.reshape(columns, -1).to(self.design.dtype)
-        weights, bias = flat[:, :-1], flat[:, -1:]
+        rows = self.design.rows
+        out = np.empty((len(theta), self.design.n, theta.shape[2]))
         chosen = torch.as_tensor(which, device=theta.device)
-        out = np.empty((some, self.design.n, vectors))
-        for rows, x in self.design.chunks(columns):
-            logits = torch.addmm(bias, weights, x.T).view(some, fits, vectors, -1)
-            index = chosen[rows].expand(some, 1, vectors, -1)
-            out[:, rows] = _numpy(logits.gather(1, index)[:, 0].mT)
+        for share, (logits,) in rows.each(_own_logits, theta, chosen):
+            out[:, share] = logits
         return out
 
     def _separable(self, theta: Tensor) -> NDArray[np.bool_]:
@@ -552,16 +555,20 @@ def _check_penalties(penalties: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise ProbeError(f"device {name!r} cannot be used: {reason}") from None
-    return device
+def _own_logits(share: Share, frame: Frame, theta: Any, which: Any) -> list[NDArray[np.float64]]:
+    """Logits (P, b, V) of every row of a share by its fit, as :meth:`_Path._logits`."""
+    ready = ready_rows(share, frame)
+    theta, chosen = ready.tensor(theta), ready.tensor(which[share.rows])
+    some, fits, vectors, _ = theta.shape
+    columns = some * fits * vectors
+    flat = theta.reshape(columns, -1).to(ready.dtype)
+    weights, bias = flat[:, :-1], flat[:, -1:]
+    out = np.empty((some, len(share), vectors))
+    for rows, x in ready.passes(columns):
+        logits = torch.addmm(bias, weights, x.T).view(some, fits, vectors, -1)
+        index = chosen[rows].expand(some, 1, vectors, -1)
+        out[:, rows] = _numpy(logits.gather(1, index)[:, 0].mT)
+    return [out]
 
 
 def _numpy(value: Tensor) -> NDArray[Any]:

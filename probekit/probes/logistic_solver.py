@@ -16,14 +16,17 @@ be fitted exactly, nor can the gradient, which is small for narrow columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import torch
 from torch.nn import functional
 
-from probekit.probes.logistic_design import Design
+from probekit.held import Share
+from probekit.probes.logistic_design import Design, Frame, ready_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,7 +118,7 @@ class Objective:
         *,
         bias: bool = True,
     ) -> None:
-        self.design, self.row_weight = design, row_weight
+        self.design, self.vectors = design, len(targets)
         self.fold, self.l2, self.bias = fold, l2, bias
         self.share = row_weight.double() @ targets.double().T
         # p - y loses digits if both are close to 1. For two classes such rows are reversed,
@@ -123,12 +126,14 @@ class Objective:
         # others.
         if len(targets) == 1:
             major = targets > 0.5
-            self.targets = torch.where(major, 1 - targets, targets).to(design.dtype)
-            self.sign = torch.where(major[0], -1.0, 1.0).to(design.dtype)
+            near = torch.where(major, 1 - targets, targets).to(design.dtype)
+            sign = torch.where(major[0], -1.0, 1.0).to(design.dtype)
         else:
-            self.targets = targets.to(design.dtype)
-            self.sign = torch.zeros_like(self.targets)
-            self.sign.scatter_(0, targets.argmax(0, keepdim=True), 1.0)
+            near = targets.to(design.dtype)
+            sign = torch.zeros_like(near)
+            sign.scatter_(0, targets.argmax(0, keepdim=True), 1.0)
+        put = design.rows.held.put
+        self._labels = uuid4().hex, put(near), put(sign), put(row_weight)
 
     @property
     def step_dtype(self) -> torch.dtype:
@@ -136,7 +141,7 @@ class Objective:
 
         With few classes steps take little time; with many, they would cost as much as the passes.
         """
-        return self.design.dtype if len(self.targets) >= MANY else torch.float64
+        return self.design.dtype if self.vectors >= MANY else torch.float64
 
     def pick(self, keep: Tensor) -> Objective:
         """The objective of some of the fits."""
@@ -175,51 +180,21 @@ class Objective:
         A ``curvature`` as :class:`Point` has it that is given is kept, not measured.
         """
         fits, vectors, _ = theta.shape
-        columns = fits * vectors
-        weights, bias = self._columns(theta)
-        loss = theta.new_zeros(fits)
-        shape = (fits, vectors) if vectors >= APART else (fits, vectors, vectors)
-        measured = theta.new_zeros(shape) if curvature is None else None
-        slope, bias_slope = theta.new_zeros(columns, self.design.width), theta.new_zeros(columns)
-        part = _binary if vectors == 1 else _softmax
-        for rows, x in self.design.chunks(columns):
-            logits = torch.addmm(bias, weights, x.T).view(fits, vectors, -1)
-            row_weight = self.row_weight[:, rows][self.fold]
-            some_loss, residual = part(
-                logits, self.targets[:, rows], self.sign[..., rows], row_weight, measured
-            )
-            loss += some_loss
-            residual = residual.reshape(columns, -1)
-            slope += residual @ x
-            if self.bias:  # else its gradient is 0, and no step ever moves it
-                bias_slope += residual.sum(1, dtype=torch.float64)
-        wide = weights.double()
+        loss, slope, bias_slope, *measured = self._sum(_evaluate, theta, curvature is None)
+        wide = self._wide(theta)[..., :-1]
         loss += self.l2 * wide.reshape(fits, -1).square().sum(1)
-        slope += 2 * self.l2.repeat_interleave(vectors)[:, None] * wide
+        slope += 2 * self.l2.repeat_interleave(vectors)[:, None] * wide.flatten(0, 1)
         grad = torch.cat([slope, bias_slope[:, None]], 1).view_as(theta)
         if vectors > 1:
             # Adding the same to every class changes nothing: only rounding points there.
             grad -= grad.mean(1, keepdim=True)
-        curvature = measured if curvature is None else curvature
-        assert curvature is not None
+        curvature = measured[0] if curvature is None else curvature
         return Point(theta, loss, grad, grad.abs().amax((1, 2)), curvature)
 
     def hessian(self, theta: Tensor) -> Tensor:
         """Hessian of every fit (J, K (width + 1), K (width + 1)) at theta."""
-        fits, vectors, _ = theta.shape
-        weights, bias = self._columns(theta)
-        width = self.design.width + 1
-        total = theta.new_zeros(fits, vectors, width, vectors, width)
-        for rows, x in self.design.chunks(fits * vectors):
-            z = torch.addmm(bias, weights, x.T).view(fits, vectors, -1)
-            p = torch.sigmoid(z) if vectors == 1 else torch.softmax(z, 1)
-            mass = p * self.row_weight[:, rows][self.fold][:, None]
-            one = torch.cat([x, x.new_ones(len(x), 1)], 1)
-            for j in range(fits):
-                for k in range(vectors):
-                    for m in range(vectors):
-                        share = mass[j, k] * (int(k == m) - p[j, m])
-                        total[j, k, :, m] += (one * share[:, None]).T @ one
+        fits, vectors, width = theta.shape
+        (total,) = self._sum(_add_hessian, theta)
         if not self.bias:  # then it must not affect the step of the weights
             total[:, :, -1, :, :-1] = 0
             total[:, :, :-1, :, -1] = 0
@@ -229,10 +204,102 @@ class Objective:
         total.diagonal(dim1=1, dim2=2).add_(self.l2[:, None] * penalty.flatten())
         return total
 
-    def _columns(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        flat = theta.view(-1, theta.shape[-1])
-        flat = flat.to(self.design.dtype)
-        return flat[:, :-1], flat[:, -1:]
+    def _sum(
+        self, work: Callable[..., Sequence[Tensor]], theta: Tensor, *more: Any
+    ) -> list[Tensor]:
+        """Sums over all rows of what ``work`` makes of the fits at theta."""
+        return self.design.rows.sum(work, *self._labels, self.fold, theta, self.bias, *more)
+
+    def _wide(self, theta: Tensor) -> Tensor:
+        """Theta as the products read it, in float64."""
+        return theta.to(self.design.dtype).double()
+
+
+class _Labelled:
+    """A share's rows with their labels, and the weights that each fit gives them."""
+
+    def __init__(
+        self,
+        share: Share,
+        frame: Frame,
+        labels: tuple[str, Any, Any, Any],
+        fold: Any,
+        theta: Any,
+    ) -> None:
+        self.ready = ready = ready_rows(share, frame)
+        key, *values = labels
+        own = share.keep("labels", key, lambda: [ready.tensor(v[..., share.rows]) for v in values])
+        self.targets, self.sign, self._weight = own
+        self._fold, self.theta = ready.tensor(fold), ready.tensor(theta)
+        self.fits, self.vectors, self.width = self.theta.shape
+        flat = self.theta.reshape(-1, self.width).to(ready.dtype)
+        self._coef, self._bias = flat[:, :-1], flat[:, -1:]
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """Yield row slices, their x (b, width), logits (J, K, b), and weights in fits (J, b)."""
+        for rows, x in self.ready.passes(self.fits * self.vectors):
+            logits = torch.addmm(self._bias, self._coef, x.T).view(self.fits, self.vectors, -1)
+            yield rows, x, logits, self._weight[:, rows][self._fold]
+
+
+def _evaluate(
+    share: Share,
+    frame: Frame,
+    key: str,
+    targets: Any,
+    sign: Any,
+    row_weight: Any,
+    fold: Any,
+    theta: Any,
+    bias: bool,
+    measure: bool,
+) -> list[Tensor]:
+    """Loss (J,), its gradient (J K, width) and (J K,), and the curvature if it is measured."""
+    labelled = _Labelled(share, frame, (key, targets, sign, row_weight), fold, theta)
+    fits, vectors, columns = labelled.fits, labelled.vectors, labelled.fits * labelled.vectors
+    theta = labelled.theta
+    loss = theta.new_zeros(fits)
+    shape = (fits, vectors) if vectors >= APART else (fits, vectors, vectors)
+    measured = theta.new_zeros(shape) if measure else None
+    slope, bias_slope = theta.new_zeros(columns, labelled.width - 1), theta.new_zeros(columns)
+    part = _binary if vectors == 1 else _softmax
+    for rows, x, logits, weight in labelled.chunks():
+        some_loss, residual = part(
+            logits, labelled.targets[:, rows], labelled.sign[..., rows], weight, measured
+        )
+        loss += some_loss
+        residual = residual.reshape(columns, -1)
+        slope += residual @ x
+        if bias:  # else its gradient is 0, and no step ever moves it
+            bias_slope += residual.sum(1, dtype=torch.float64)
+    return [loss, slope, bias_slope, *([] if measured is None else [measured])]
+
+
+def _add_hessian(
+    share: Share,
+    frame: Frame,
+    key: str,
+    targets: Any,
+    sign: Any,
+    row_weight: Any,
+    fold: Any,
+    theta: Any,
+    _: bool,
+) -> list[Tensor]:
+    """Σ w ∂²CE (J, K, width + 1, K, width + 1)."""
+    labelled = _Labelled(share, frame, (key, targets, sign, row_weight), fold, theta)
+    fits, vectors, width = labelled.fits, labelled.vectors, labelled.width
+    total = labelled.theta.new_zeros(fits, vectors, width, vectors, width)
+    for _rows, x, z, weight in labelled.chunks():
+        p = torch.sigmoid(z) if vectors == 1 else torch.softmax(z, 1)
+        mass = p * weight[:, None]
+        one = torch.cat([x, x.new_ones(len(x), 1)], 1)
+        for j in range(fits):
+            for k in range(vectors):
+                for m in range(vectors):
+                    part = mass[j, k] * (int(k == m) - p[j, m])
+                    total[j, k, :, m] += (one * part[:, None]).T @ one
+    return [total]
 
 
 def _binary(
@@ -358,7 +425,7 @@ class OwnHessian:
     @staticmethod
     def delay(objective: Objective) -> int | None:
         """Passes after which it pays to compute it; None if it does not fit into memory."""
-        width = len(objective.targets) * (objective.design.width + 1)
+        width = objective.vectors * (objective.design.width + 1)
         fits = 8 * len(objective.l2) * width**2 <= OWN_BYTES
         return max(WAIT, width // 8) if fits else None
 

@@ -62,7 +62,9 @@ class ProbeSpec:
     several_layers: bool = False
     """Whether it reads several layers of a store by itself."""
     neighbors: bool = False
-    """Whether it searches its rows' neighbours: long work, which a cluster shares."""
+    """Whether it searches its rows' neighbours, which is long work."""
+    on_cluster: bool = False
+    """Whether a Ray cluster shares its work."""
 
     @property
     def class_name(self) -> str:
@@ -84,6 +86,7 @@ REGISTRY: dict[str, ProbeSpec] = {
             depends=("k", "metric"),
             path="probekit.experiments.sweep_probes:knn",
             neighbors=True,
+            on_cluster=True,
         ),
         ProbeSpec(
             "logreg",
@@ -95,6 +98,7 @@ REGISTRY: dict[str, ProbeSpec] = {
             axis="penalty l2",
             depends=("l2", "seeds", "n_folds", "standardize"),
             path="probekit.experiments.sweep_probes:logreg",
+            on_cluster=True,
         ),
         ProbeSpec(
             "topofilter",
@@ -107,6 +111,7 @@ REGISTRY: dict[str, ProbeSpec] = {
             depends=("k_cc", "k_zeta", "zeta", "variant", "metric"),
             path="probekit.experiments.sweep_probes:topofilter",
             neighbors=True,
+            on_cluster=True,
         ),
         ProbeSpec(
             "ensemble",
@@ -116,6 +121,7 @@ REGISTRY: dict[str, ProbeSpec] = {
             strengths=("k",),
             several_layers=True,
             neighbors=True,
+            on_cluster=True,
         ),
         ProbeSpec("mass-mean", "mass-mean", "probekit.probes.mass_mean:MassMeanProbe"),
     )

@@ -9,16 +9,18 @@ https://doi.org/10.1214/aos/1176324456).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 
 from probekit.errors import ProbeError
+from probekit.held import Here, Share, hold
 from probekit.states import Streamed, constant_columns, row_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from numpy.typing import NDArray
 
 __all__ = ["PENALTIES", "RidgeStates", "choose_penalty"]
@@ -41,7 +43,8 @@ class RidgeStates:
     Parameters
     ----------
     X : ndarray of shape (n, d)
-        States, finite; :class:`probekit.states.Streamed` ones are read in every pass.
+        States, finite; :class:`probekit.states.Streamed` ones are read in every pass. The workers
+        of :func:`probekit.engine.on_ray` each hold a share of the rows.
     groups : ndarray of shape (n,), default=None
         Rows of one group are left out together. Set it if rows have copies or belong to one
         question: a fit that has seen a copy of a row predicts it too well. None: each row alone.
@@ -77,56 +80,39 @@ class RidgeStates:
         n, d = X.shape
         # w with mean 1, so that λ does not depend on their scale.
         self.weight = np.ones(n) if weight is None else weight * (n / weight.sum())
+        groups_by_size = _groups_by_size(groups, self.weight)
+        self._rows = hold(X) if d <= n else Here(X)
+        self._sent = self._rows.put(self.weight)
         # x̄ = Σ w_i x_i / n
-        self.mean = np.zeros(d)
-        for rows in row_chunks(n, 8 * d):
-            self.mean += self.weight[rows] @ X[rows].astype(np.float64) / n
-        self._constant = self._constant_columns(X)
+        self.mean = self._rows.sum(_add_mean, self._sent)[0] / n
+        square = self._rows.sum(_add_square, self._sent, self.mean)[0] / n
+        constant = constant_columns(self.mean, np.sqrt(square), X.dtype)
         # Σ = V diag(σ²) Vᵀ
-        vectors, values = self._decompose(X)
-        vectors[self._constant] = 0  # rounding may leave small numbers
+        vectors, values = self._decompose(X, constant)
+        vectors[constant] = 0  # rounding may leave small numbers
         # s² = tr Σ / d
         scale = float(np.sqrt(max(values.sum(), 0.0) / d))
         self.scale = scale if scale > 0 else 1.0
         # σ² / s² (r,) and V / s (d, r)
         self.values = np.maximum(values, 0) / self.scale**2
         self.vectors = vectors / self.scale
-        # Z = (X − x̄) V / s (n, r), with Zᵀ W Z = n diag(σ² / s²)
         exact = 8 * n * len(values) <= EXACT_BYTES
-        self._X, self.projected = X, None
-        if exact or not isinstance(X, Streamed):
-            self.projected = np.empty((n, len(values)), np.float64 if exact else np.float32)
-            for rows in row_chunks(n, 8 * d):
-                self.projected[rows] = self._centred(X[rows]) @ self.vectors
-        self._groups_by_size = _groups_by_size(groups, self.weight)
+        frame = _Frame(uuid4().hex, self.mean, constant, self.vectors, exact=exact)
+        self._frame, self._groups = self._rows.put(frame), self._rows.put(groups_by_size)
 
-    def _constant_columns(self, X: Any) -> NDArray[np.bool_]:
-        """Mask (d,) of columns that are constant up to rounding, which no fit uses."""
-        square = np.zeros(X.shape[1])
-        for rows in row_chunks(len(X), 8 * X.shape[1]):
-            square += self.weight[rows] @ (X[rows].astype(np.float64) - self.mean) ** 2
-        return constant_columns(self.mean, np.sqrt(square / len(X)), X.dtype)
-
-    def _centred(self, X: NDArray[Any]) -> NDArray[np.float64]:
-        centred: NDArray[np.float64] = X.astype(np.float64) - self.mean
-        if self._constant.any():
-            centred[:, self._constant] = 0
-        return centred
-
-    def _decompose(self, X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _decompose(
+        self, X: Any, constant: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Eigenvectors (d, r) and eigenvalues (r,) of the weighted covariance, r = min(n, d)."""
         n, d = X.shape
         if d <= n:
             # Σ = (X − x̄)ᵀ W (X − x̄) / n
-            covariance = np.zeros((d, d))
-            for rows in row_chunks(n, 8 * d):
-                centred = self._centred(X[rows])
-                covariance += (centred * self.weight[rows, None]).T @ centred
-            values, vectors = np.linalg.eigh(covariance / n)
+            (total,) = self._rows.sum(_add_covariance, self._sent, self.mean, constant)
+            values, vectors = np.linalg.eigh(total / n)
             return vectors, values
         # d > n: with A = W^½ (X − x̄), the smaller A Aᵀ / n = U diag(σ²) Uᵀ has the same eigenvalues
         # except zeros, and V = Aᵀ U / (σ √n).
-        scaled = self._centred(X) * np.sqrt(self.weight)[:, None]
+        scaled = _centred(X[:], self.mean, constant) * np.sqrt(self.weight)[:, None]
         values, left = np.linalg.eigh(scaled @ scaled.T / n)
         keep = values > 1e-12 * max(float(values[-1]), 0.0)
         values, left = values[keep], left[:, keep]
@@ -155,81 +141,258 @@ class RidgeStates:
         ndarray of shape (n, c)
             Scores.
         """
-        scores = np.empty_like(Y)
-        for rows, (some,) in self.left_out(Y, [penalty]):
-            scores[rows] = some
+        scores: NDArray[np.float64] = self._of_rows(_scores, Y, [penalty])
         return scores
 
-    def left_out(
-        self, Y: NDArray[np.float64], penalties: Sequence[float]
-    ) -> Iterator[tuple[Any, list[NDArray[np.float64]]]]:
-        """Yield rows and their scores for every penalty; later ones replace earlier ones."""
-        n = len(self)
-        # ȳ = Σ w_i y_i / n, what the intercept alone predicts
-        y_mean = self.weight @ Y / n
-        moment = self._moment(Y - y_mean)
-        # D = (n (σ² / s² + λ))⁻¹
-        shrinks = [1 / ((self.values + penalty) * n) for penalty in penalties]
-        for part, Z in self._chunks():
-            # Y − F = Y − ȳ − Z D Zᵀ W (Y − ȳ)
-            residuals = [Y[part] - y_mean - Z @ (shrink[:, None] * moment) for shrink in shrinks]
-            # Rows alone: h_i = w_i (Σ_r z_ir² D_r + 1/n), and y_i − (y_i − F_i) / (1 − h_i)
-            squares, weight = Z**2, self.weight[part]
-            leverages = [weight * (squares @ shrink + 1 / n) for shrink in shrinks]
-            yield (
-                part,
-                [
-                    Y[part] - residual / (1 - leverage)[:, None]
-                    for residual, leverage in zip(residuals, leverages, strict=True)
-                ],
-            )
-        for rows in self._groups_by_size:
-            for some in row_chunks(len(rows), 8 * rows.shape[1] * len(self.values)):
-                group = rows[some]
-                Z = self._rows(group.ravel()).reshape(*group.shape, -1)
-                weight, scores = self.weight[group][:, None, :], []
-                for shrink in shrinks:
-                    residual = Y[group] - y_mean - Z @ (shrink[:, None] * moment)
-                    # K_GG = Z_G D Z_Gᵀ + 1/n (groups, |G|, |G|), many groups of one size at once
-                    K = (Z * shrink) @ Z.transpose(0, 2, 1) + 1 / n
-                    # Y_G − (I − K_GG W_G)⁻¹ (Y_G − F_G)
-                    without = np.eye(group.shape[1]) - K * weight
-                    scores.append(Y[group] - np.linalg.solve(without, residual))
-                yield group, scores
+    def errors(self, Y: NDArray[np.float64], penalties: Sequence[float]) -> NDArray[np.float64]:
+        """Squared errors w_i ‖ŷ_i − y_i‖² (n, p) of :meth:`leave_out` with each penalty."""
+        errors: NDArray[np.float64] = self._of_rows(_errors, Y, penalties)
+        return errors
 
     def leading(self, count: int) -> NDArray[np.float64]:
         """The columns (n, count) of Z with the largest variance."""
         order = np.argsort(-self.values)[:count]
-        return np.concatenate([Z[:, order] for _, Z in self._chunks()])
+        found = self._rows.each(_some_columns, self._frame, order)
+        return np.concatenate([Z for _, (Z,) in found])
 
     def fit(self, Y: NDArray[np.float64], penalty: float) -> tuple[NDArray[np.float64], Any]:
         """Fit all rows: coefficients (d, c) and intercept (c,) for labels Y (n, c)."""
-        y_mean = self.weight @ Y / len(self)
-        shrink = 1 / ((self.values + penalty) * len(self))
+        fit = self._fit(self._rows.put(Y), Y, [penalty])
         # b = V D Zᵀ W (Y − ȳ) / s
-        coef = self.vectors @ (shrink[:, None] * self._moment(Y - y_mean))
+        coef = self.vectors @ (fit.shrinks[0][:, None] * fit.moment)
         # a = ȳ − x̄ · b
-        return coef, y_mean - self.mean @ coef
+        return coef, fit.y_mean - self.mean @ coef
 
-    def _moment(self, Y: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Zᵀ W Y (r, c) of labels Y (n, c)."""
-        moment = np.zeros((len(self.values), Y.shape[1]))
-        for part, Z in self._chunks():
-            moment += Z.T @ (self.weight[part, None] * Y[part])
-        return moment
+    def _fit(self, sent: Any, Y: NDArray[np.float64], penalties: Sequence[float]) -> _Fit:
+        n = len(self)
+        # ȳ = Σ w_i y_i / n, what the intercept alone predicts
+        y_mean = self.weight @ Y / n
+        # Zᵀ W (Y − ȳ) (r, c)
+        (moment,) = self._rows.sum(_add_moment, self._frame, self._sent, sent, y_mean)
+        # D = (n (σ² / s² + λ))⁻¹
+        return _Fit(n, y_mean, moment, [1 / ((self.values + p) * n) for p in penalties])
 
-    def _chunks(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Some rows at a time, and their Z in float64."""
-        for part in row_chunks(len(self), 8 * len(self.values)):
-            yield part, self._rows(part)
+    def _of_rows(self, work: Any, Y: NDArray[np.float64], penalties: Sequence[float]) -> Any:
+        """What ``work`` returns for every row: of a share's rows, and of others by number."""
+        sent = self._rows.put(Y)
+        fit = self._fit(sent, Y, penalties)
+        common = self._frame, self._sent, self._groups, sent, fit
+        found = [each for _, each in self._rows.each(work, *common)]
+        own = found[0][0] if len(found) == 1 else np.concatenate([each[0] for each in found])
+        result = np.require(own, requirements="W")
+        for _, numbers, values in found:
+            result[numbers] = values
+        return result
 
-    def _rows(self, rows: Any) -> NDArray[np.float64]:
-        """Z of some rows in float64."""
-        if self.projected is None:  # computed again, to the numbers of a copy
-            Z = (self._centred(self._X[rows]) @ self.vectors).astype(np.float32)
-        else:
-            Z = self.projected[rows]
-        return np.asarray(Z, dtype=np.float64)
+
+@dataclass(frozen=True)
+class _Frame:
+    """What projects rows: all that a share of them needs."""
+
+    key: str
+    mean: NDArray[np.float64]
+    constant: NDArray[np.bool_]
+    vectors: NDArray[np.float64]
+    exact: bool
+    """Whether projections are kept in float64."""
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What predicts rows without themselves: ȳ, Zᵀ W (Y − ȳ), and D of every penalty."""
+
+    n: int
+    y_mean: NDArray[np.float64]
+    moment: NDArray[np.float64]
+    shrinks: list[NDArray[np.float64]]
+
+
+def _states(share: Share) -> Any:
+    """Rows by slices of a share: a worker reads them once if they fit."""
+    n, d = len(share), share.X.shape[1]
+    if not isinstance(share.X, Streamed) or 2 * 4 * n * d > share.room:  # projections, too
+        return share
+    return share.keep("states", "all", lambda: share[:n])
+
+
+def _chunks(share: Share) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
+    """Some rows of a share at a time: their numbers among all, in the share, and states."""
+    states, first = _states(share), share.rows.start
+    for part in row_chunks(len(share), 8 * share.X.shape[1]):
+        yield slice(first + part.start, first + part.stop), part, states[part]
+
+
+def _centred(
+    X: NDArray[Any], mean: NDArray[np.float64], constant: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    centred: NDArray[np.float64] = X.astype(np.float64) - mean
+    if constant.any():
+        centred[:, constant] = 0
+    return centred
+
+
+def _add_mean(share: Share, weight: NDArray[np.float64]) -> list[Any]:
+    total = np.zeros(share.X.shape[1])
+    for rows, _, X in _chunks(share):
+        total += weight[rows] @ X.astype(np.float64)
+    return [total]
+
+
+def _add_square(share: Share, weight: NDArray[np.float64], mean: NDArray[np.float64]) -> list[Any]:
+    total = np.zeros(share.X.shape[1])
+    for rows, _, X in _chunks(share):
+        total += weight[rows] @ (X.astype(np.float64) - mean) ** 2
+    return [total]
+
+
+def _add_covariance(
+    share: Share,
+    weight: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    constant: NDArray[np.bool_],
+) -> list[Any]:
+    total = np.zeros((len(mean), len(mean)))
+    for rows, _, X in _chunks(share):
+        centred = _centred(X, mean, constant)
+        total += (centred * weight[rows, None]).T @ centred
+    return [total]
+
+
+def _projected(share: Share, frame: _Frame) -> NDArray[Any] | None:
+    """Z = (X − x̄) V / s (b, r) of a share, with Zᵀ W Z = n diag(σ² / s²); None if too large."""
+    size = 4 * len(share) * len(frame.mean)
+    if not frame.exact and isinstance(share.X, Streamed) and 2 * size > share.room:
+        return None
+
+    def project() -> NDArray[Any]:
+        shape = len(share), frame.vectors.shape[1]
+        projected = np.empty(shape, np.float64 if frame.exact else np.float32)
+        for _, part, X in _chunks(share):
+            projected[part] = _centred(X, frame.mean, frame.constant) @ frame.vectors
+        share.drop("states")
+        return projected
+
+    Z: NDArray[Any] = share.keep("projected", frame.key, project)
+    return Z
+
+
+def _project(share: Share, frame: _Frame, rows: slice | NDArray[np.int64]) -> NDArray[np.float64]:
+    """Z in float64 of some rows, by their numbers among all."""
+    kept, first = _projected(share, frame), share.rows.start
+    if isinstance(rows, slice):
+        inside, own = True, slice(rows.start - first, rows.stop - first)
+    else:
+        inside, own = bool((rows >= first).all() and (rows < share.rows.stop).all()), rows - first
+    if kept is not None and inside:
+        return np.asarray(kept[own], dtype=np.float64)
+    Z = _centred(share.X[rows], frame.mean, frame.constant) @ frame.vectors
+    # To the numbers of a copy.
+    return Z if frame.exact else np.asarray(Z.astype(np.float32), dtype=np.float64)
+
+
+def _projections(share: Share, frame: _Frame) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Some rows of a share at a time, by their numbers among all, and their Z."""
+    for part in row_chunks(len(share), 8 * frame.vectors.shape[1]):
+        rows = slice(share.rows.start + part.start, share.rows.start + part.stop)
+        yield rows, _project(share, frame, rows)
+
+
+def _add_moment(
+    share: Share,
+    frame: _Frame,
+    weight: NDArray[np.float64],
+    Y: NDArray[np.float64],
+    y_mean: NDArray[np.float64],
+) -> list[Any]:
+    total = np.zeros((frame.vectors.shape[1], Y.shape[1]))
+    for rows, Z in _projections(share, frame):
+        total += Z.T @ (weight[rows, None] * (Y[rows] - y_mean))
+    return [total]
+
+
+def _some_columns(share: Share, frame: _Frame, columns: NDArray[np.int64]) -> list[Any]:
+    return [np.concatenate([Z[:, columns] for _, Z in _projections(share, frame)])]
+
+
+def _left_out(
+    share: Share,
+    frame: _Frame,
+    weight: NDArray[np.float64],
+    groups_by_size: list[NDArray[np.int64]],
+    Y: NDArray[np.float64],
+    fit: _Fit,
+) -> Iterator[tuple[Any, list[NDArray[np.float64]]]]:
+    """Yield rows and their scores for every penalty; later ones replace earlier ones.
+
+    Groups of several rows belong to the share of their first row.
+    """
+    n, y_mean, moment = fit.n, fit.y_mean, fit.moment
+    for part, Z in _projections(share, frame):
+        # Y − F = Y − ȳ − Z D Zᵀ W (Y − ȳ)
+        residuals = [Y[part] - y_mean - Z @ (shrink[:, None] * moment) for shrink in fit.shrinks]
+        # Rows alone: h_i = w_i (Σ_r z_ir² D_r + 1/n), and y_i − (y_i − F_i) / (1 − h_i)
+        squares, own = Z**2, weight[part]
+        leverages = [own * (squares @ shrink + 1 / n) for shrink in fit.shrinks]
+        yield (
+            part,
+            [
+                Y[part] - residual / (1 - leverage)[:, None]
+                for residual, leverage in zip(residuals, leverages, strict=True)
+            ],
+        )
+    for every in groups_by_size:
+        first = every[:, 0]
+        rows = every[(first >= share.rows.start) & (first < share.rows.stop)]
+        for some in row_chunks(len(rows), 8 * rows.shape[1] * frame.vectors.shape[1]):
+            group = rows[some]
+            Z = _project(share, frame, group.ravel()).reshape(*group.shape, -1)
+            own, scores = weight[group][:, None, :], []
+            for shrink in fit.shrinks:
+                residual = Y[group] - y_mean - Z @ (shrink[:, None] * moment)
+                # K_GG = Z_G D Z_Gᵀ + 1/n (groups, |G|, |G|), many groups of one size at once
+                K = (Z * shrink) @ Z.transpose(0, 2, 1) + 1 / n
+                # Y_G − (I − K_GG W_G)⁻¹ (Y_G − F_G)
+                without = np.eye(group.shape[1]) - K * own
+                scores.append(Y[group] - np.linalg.solve(without, residual))
+            yield group, scores
+
+
+def _scores(share: Share, *common: Any) -> list[Any]:
+    """Scores of the first penalty, as :func:`_of_share`."""
+    *_, Y, _fit = common
+    found = ((rows, scores[0]) for rows, scores in _left_out(share, *common))
+    return _of_share(share, Y.shape[1], found)
+
+
+def _errors(share: Share, *common: Any) -> list[Any]:
+    """w_i ‖ŷ_i − y_i‖² of every penalty, as :func:`_of_share`."""
+    _frame, weight, _groups, Y, fit = common
+    found = (
+        (
+            rows,
+            np.stack([weight[rows] * ((s - Y[rows]) ** 2).sum(axis=-1) for s in scores], axis=-1),
+        )
+        for rows, scores in _left_out(share, *common)
+    )
+    return _of_share(share, len(fit.shrinks), found)
+
+
+def _of_share(
+    share: Share, width: int, found: Iterator[tuple[Any, NDArray[np.float64]]]
+) -> list[Any]:
+    """Values (b, width) of a share's rows; and numbers (g,) and values (g, width) of others."""
+    first, stop = share.rows.start, share.rows.stop
+    own = np.empty((stop - first, width))
+    numbers, values = [np.zeros(0, np.int64)], [np.empty((0, width))]
+    for rows, value in found:
+        if isinstance(rows, slice):
+            own[rows.start - first : rows.stop - first] = value
+            continue
+        inside = (rows >= first) & (rows < stop)
+        own[rows[inside] - first] = value[inside]
+        numbers.append(rows[~inside])
+        values.append(value[~inside])
+    return [own, np.concatenate(numbers), np.concatenate(values)]
 
 
 def choose_penalty(
@@ -259,10 +422,7 @@ def choose_penalty(
     candidates = sorted(penalties)
     # e_i = w_i ‖ŷ_i − y_i‖². Scores are computed again for the one that is chosen: with many
     # classes those of all penalties would need several times the memory of the labels.
-    errors = np.empty((len(candidates), len(Y)))
-    for rows, scores in states.left_out(Y, candidates):
-        for error, score in zip(errors, scores, strict=True):
-            error[rows] = states.weight[rows] * ((score - Y[rows]) ** 2).sum(axis=-1)
+    errors = states.errors(Y, candidates).T
     means = np.array([error.mean() for error in errors])
     best = int(means.argmin())
     # The smallest mean error, plus its standard error.

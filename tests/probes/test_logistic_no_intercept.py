@@ -129,7 +129,7 @@ def test_hessian_leaves_the_bias_alone():
         centre=False,
     )
     tensors = [torch.as_tensor(v) for v in (y[None], weight[None], [0], [0.01])]
-    objective = Objective(Design(rows, weight), *tensors, bias=False)
+    objective = Objective(Design(rows), *tensors, bias=False)
     theta = torch.as_tensor(np.r_[np.random.default_rng(2).normal(size=4), 0.0])[None, None]
     hessian, step = objective.hessian(theta)[0], 1e-5
     for i in range(4):

@@ -372,7 +372,7 @@ def test_turned_rows_have_the_same_logits(n, d):
     weight = np.full(n, 1 / n)
     how = {"standardize": True, "dtype": torch.float64, "device": torch.device("cpu")}
     plain, turned = (
-        logistic_design.Design(logistic_design.StandardRows(X, weight, **how), weight, turn=turn)
+        logistic_design.Design(logistic_design.StandardRows(X, weight, **how), turn=turn)
         for turn in (False, True)
     )
     assert (plain.turned, turned.turned) == (False, True)
