@@ -1,4 +1,4 @@
-"""Tables and figure of weak_to_strong.py: ``python benchmarks/weak_to_strong_summary.py`` draws."""
+"""Tables and figures of weak_to_strong.py; as a script it draws the figures."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ __all__ = [
     "Group",
     "advice_rows",
     "draw",
+    "draw_every_arm",
     "finetuned_rows",
     "goals",
     "groups",
@@ -325,7 +326,10 @@ def summarize(path: Path) -> str:
     return "\n\n".join(parts)
 
 
-FIGURE = Path(__file__).parents[1] / "docs" / "weak_to_strong.png"
+DOCS = Path(__file__).parents[1] / "docs"
+FIGURE = DOCS / "weak_to_strong.png"
+EVERY_ARM = DOCS / "interventions.png"
+LARGEST = 15  # points where the colours of `draw_every_arm` end
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
@@ -372,5 +376,47 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     write_figure(figure, path)
 
 
+def draw_every_arm(lines: Sequence[Line], path: Path) -> None:
+    """All arms on all pairs and tasks as one grid of gains; sure ones are bold."""
+    from probekit.reports.figures import INK, below, blank, write_figure
+
+    both = [groups(lines, student) for student in STUDENTS]
+    arms = (*ARMS, *TAUGHT, CEILING)
+    figure = blank(12.0, 2.2 + 0.3 * len(both[0]))
+    for place, (student, order) in enumerate(zip(STUDENTS, both, strict=True)):
+        axes = figure.add_subplot(1, 2, place + 1)
+        gains = [
+            [each.gain(arm) if _all_have(each, arm) else None for arm in arms] for each in order
+        ]
+        points = [[np.nan if gain is None else gain.points for gain in row] for row in gains]
+        axes.imshow(points, cmap="RdBu", vmin=-LARGEST, vmax=LARGEST, aspect="auto")
+        for i, row in enumerate(gains):
+            for j, gain in enumerate(row):
+                if gain is None:
+                    continue
+                sure = gain.low > 0 or gain.high < 0
+                axes.text(
+                    *(j, i),
+                    f"{gain.points:+.1f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    fontweight="bold" if sure else "normal",
+                    color="white" if abs(gain.points) > 0.6 * LARGEST else INK,
+                )
+        axes.set_xticks(range(len(arms)), arms, fontsize=8, rotation=40, ha="right")
+        names = [each.name for each in order] if place == 0 else [""] * len(order)
+        axes.set_yticks(range(len(order)), names, fontsize=8)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        axes.set_title(f"{student} linear student", fontsize=11, color=INK, loc="left")
+        if place == 0:
+            note = "Points over plain weak labels; bold: the 95 % interval excludes 0."
+            below(axes, note, points=72)
+    write_figure(figure, path)
+
+
 if __name__ == "__main__":
-    draw(read_lines(RESULTS / "weak_to_strong.jsonl"), FIGURE)
+    RESULT_LINES = read_lines(RESULTS / "weak_to_strong.jsonl")
+    draw(RESULT_LINES, FIGURE)
+    draw_every_arm(RESULT_LINES, EVERY_ARM)

@@ -12,7 +12,17 @@ import pytest
 from weak_to_strong import read_results
 from weak_to_strong_rows import overlapping
 from weak_to_strong_students import answers
-from weak_to_strong_summary import CLEANED, advice_rows, at_stop, goals, groups, of_epoch
+from weak_to_strong_summary import (
+    CLEANED,
+    STUDENTS,
+    advice_rows,
+    at_stop,
+    draw,
+    draw_every_arm,
+    goals,
+    groups,
+    of_epoch,
+)
 
 ROWS = 80
 
@@ -93,6 +103,30 @@ def test_advice_is_followed_seed_by_seed() -> None:
     assert named["`diagnose`"][1:4] == ["0", "1", "0"]
     assert float(named["`diagnose`"][-2]) == pytest.approx(gain, abs=0.01)
     assert named["audit of 20"][-2] == "+0.00"  # it leaves the labels as they are
+
+
+def test_figures_are_drawn_of_cells_that_lack_arms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gains stand in the figure of all arms, those without one are left blank."""
+    from matplotlib.axes import Axes
+
+    written: list[str] = []
+    text = Axes.text
+
+    def noted(axes: Axes, x: float, y: float, s: str, **options: Any) -> Any:
+        written.append(s)
+        return text(axes, x, y, s, **options)
+
+    monkeypatch.setattr(Axes, "text", noted)
+    own = rights(0, filter=0.9)
+    lines = [line for student in STUDENTS for line in cell(0, own, student)]
+    draw(lines, tmp_path / "gains.png")
+    draw_every_arm(lines, tmp_path / "arms.png")
+    assert (tmp_path / "gains.png").read_bytes() != (tmp_path / "arms.png").read_bytes()
+    gain = 100 * (own["filter"].mean() - own["plain"].mean())
+    assert written.count(f"{gain:+.1f}") == len(STUDENTS)
+    assert len(written) == len(STUDENTS) * len([*CLEANED, "ceiling"])  # no arm has true labels
 
 
 def test_a_finetuned_student_is_read_after_an_epoch_and_at_its_stop() -> None:
