@@ -310,8 +310,6 @@ def _check_shared(options: CleaningOptions, store: ActivationStore) -> None:
         raise UsageError(
             f"--engine ray shares the work of {', '.join(ON_CLUSTER)}, not of {name}; leave it out."
         )
-    if options["approximate"]:
-        raise UsageError("--engine ray searches exactly; leave out --approximate.")
 
 
 def _say_if_slow(options: CleaningOptions, store: ActivationStore) -> None:

@@ -255,7 +255,8 @@ class NeighborIndex:
     def _approximate(self, k: int, numbers: NDArray[np.int64]) -> Neighbors:
         """Others of all rows from inverted lists; exact where these hold fewer than k."""
         n = len(self)
-        result = search_lists(self.space.searched(), k, min(n, k + MARGIN + 1))
+        width, tasks = min(n, k + MARGIN + 1), ray_tasks() if n >= SHARED_QUERIES else None
+        result = search_lists(self.space.searched(), k, width, tasks=tasks)
         if result is None:
             self.recall = 1.0
             return self._search(self.space, self.space, k, (numbers, numbers))

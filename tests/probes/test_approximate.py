@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,46 @@ def test_rows_that_are_not_copied_have_the_same_neighbours(monkeypatch):
     assert again.space.rows is None
     assert np.array_equal(again.others(10).index, found.index)
     assert again.recall == index.recall
+
+
+class Played:
+    """Tasks of a cluster, each with its own copies."""
+
+    workers = 3
+
+    def __init__(self):
+        self.blocks = []
+
+    def put(self, value):
+        return value
+
+    def memory(self):
+        return 0.0
+
+    def map(self, work, pieces, *common):
+        for piece in pieces:
+            self.blocks.append(piece)
+            yield work(*pickle.loads(pickle.dumps((piece, *common))))
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_cluster_finds_the_same_neighbours(copied, monkeypatch):
+    X = clustered(1500)
+    if not copied:
+        monkeypatch.setattr("probekit.probes.ties.COPY_SHARE", 0)
+    index = NeighborIndex(X, approximate=True)
+    found = index.others(10)
+    monkeypatch.setattr(neighbors, "SHARED_QUERIES", 1500)
+    monkeypatch.setattr(neighbors, "ray_tasks", lambda: tasks)
+    tasks = Played()
+    shared = NeighborIndex(X, approximate=True)
+    again = shared.others(10)
+    assert len(tasks.blocks) >= 2 * 3
+    assert np.array_equal(again.index, found.index)
+    # Products of other shapes round otherwise.
+    np.testing.assert_allclose(again.distance, found.distance, rtol=0, atol=1e-5)
+    assert 0.9 < index.recall < 1
+    assert shared.recall == index.recall
 
 
 def test_probes_say_how_many_neighbours_were_found():
