@@ -1,13 +1,12 @@
 """Cases of the audit's benchmark: a strong model, a task and a kind of wrong labels, each cached.
 
 ``python benchmarks/audit_cases.py --cache FOLDER --models minilm=FOLDER mpnet=FOLDER`` makes what
-is missing. To the tasks of :mod:`label_states` come three with more than two classes.
+is missing.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +14,15 @@ from typing import Any
 
 import numpy as np
 from label_noise import KINDS, weak_labels
-from label_states import CACHE, ROWS, TASKS, label_task, model_folders, task_store, write_task
+from label_states import CACHE, MULTICLASS, TASKS, label_task, model_folders, task_store
 
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.predict import score_rows
 from probekit.cuts import prior_matched
 from probekit.labels import WeakLabels
-from probekit.tasks import load_task_rows
 
-__all__ = ["MULTICLASS", "Case", "make_cases", "read_cases"]
+__all__ = ["Case", "make_cases", "read_cases"]
 
-FIVE = ("numpy", "scipy", "sklearn", "pandas", "matplotlib")
-TWELVE = (*FIVE, "torch", "transformers", "sympy", "networkx", "huggingface_hub", "mypy")
-TWELVE = (*TWELVE, "pydantic")
-MULTICLASS = {"tweeteval-sentiment": 3, "docstrings-5": 5, "docstrings-12": 12}
-"""Tasks with more than two classes, and their number."""
 SEEDS = (0, 1)
 
 Array = np.ndarray[Any, Any]
@@ -57,30 +50,6 @@ class Case:
     def name(self) -> str:
         """Model, task, kind of wrong labels and seed."""
         return f"{self.model} {self.task} {self.kind} {self.seed}"
-
-
-def multiclass_rows(name: str) -> tuple[list[str], Array]:
-    """Texts and classes of a task with more than two classes."""
-    if name == "tweeteval-sentiment":
-        folder = Path(os.environ["PROBEKIT_DATA"]) / "tweeteval_sentiment"
-        texts = (folder / "test_text.txt").read_text(encoding="utf-8").splitlines()
-        labels = (folder / "test_labels.txt").read_text(encoding="utf-8").split()
-        return [text.strip() for text in texts], np.array(labels, np.int64)
-    packages = FIVE if name == "docstrings-5" else TWELVE
-    parts = [load_task_rows(f"docstrings:{','.join(packages)}@{s}") for s in ("weak", "student")]
-    texts = [str(text) for part in parts for text in part.contents()]
-    return texts, np.array([y for part in parts for y in part.columns["label"]], np.int64)
-
-
-def write_multiclass(name: str, cache: Path) -> None:
-    """Lay a task with more than two classes out as :func:`label_states.label_task` does."""
-    truth = cache / "truth" / f"{name}.csv"
-    if truth.exists():
-        return
-    texts, labels = multiclass_rows(name)
-    first = np.sort(np.unique(texts, return_index=True)[1])
-    chosen = np.sort(np.random.default_rng(0).permutation(first)[:ROWS]).tolist()
-    write_task(cache, name, texts, labels, chosen)
 
 
 def make_cases(
@@ -134,8 +103,6 @@ def main() -> None:
     options = parser.parse_args()
     models = model_folders(options.models)
     for task in options.tasks:
-        if task in MULTICLASS:
-            write_multiclass(task, options.cache)
         weaker = task_store(task, "minilm", models["minilm"], options.cache)
         for model, checkpoint in models.items():
             make_cases(task, model, checkpoint, options.cache, weaker)

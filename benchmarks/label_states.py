@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as remembered
@@ -19,10 +20,12 @@ import numpy as np
 from real_tasks import real_tasks
 
 from probekit.activations.store import ActivationStore
+from probekit.tasks import load_task_rows
 
 __all__ = [
     "CACHE",
     "MODELS",
+    "MULTICLASS",
     "TASKS",
     "LabelTask",
     "case_states",
@@ -48,6 +51,11 @@ TASKS = (
     "sciq-with-support",
     "hellaswag",
 )
+FIVE = ("numpy", "scipy", "sklearn", "pandas", "matplotlib")
+TWELVE = (*FIVE, "torch", "transformers", "sympy", "networkx", "huggingface_hub", "mypy")
+TWELVE = (*TWELVE, "pydantic")
+MULTICLASS = {"tweeteval-sentiment": 3, "docstrings-5": 5, "docstrings-12": 12}
+"""Tasks with more than two classes, and their number."""
 MODELS = {
     "minilm": "sentence-transformers/all-MiniLM-L6-v2",
     "mpnet": "sentence-transformers/all-mpnet-base-v2",
@@ -90,15 +98,29 @@ def label_task(name: str, cache: Path) -> LabelTask:
     """Read a task's rows from the cache; draw at most 2,000 (seed 0) if they are not there."""
     rows, truth = cache / "rows" / f"{name}.jsonl", cache / "truth" / f"{name}.csv"
     if not truth.exists():
-        texts, labels = real_tasks()[name]()
+        texts, labels = multiclass_rows(name) if name in MULTICLASS else real_tasks()[name]()
         first = np.sort(np.unique(texts, return_index=True)[1])
-        short = np.array([i for i in first.tolist() if len(texts[i]) <= LONGEST])
+        longest = np.inf if name in MULTICLASS else LONGEST
+        short = np.array([i for i in first.tolist() if len(texts[i]) <= longest])
         chosen = np.sort(np.random.default_rng(0).permutation(short)[:ROWS]).tolist()
         write_task(cache, name, texts, labels, chosen)
     read = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     with truth.open(encoding="utf-8", newline="") as file:
         labels = np.array([int(line["label"]) for line in csv.DictReader(file)])
     return LabelTask(name, [r["id"] for r in read], [r["text"] for r in read], labels)
+
+
+def multiclass_rows(name: str) -> tuple[list[str], Array]:
+    """Texts and classes of a task with more than two classes."""
+    if name == "tweeteval-sentiment":
+        folder = Path(os.environ["PROBEKIT_DATA"]) / "tweeteval_sentiment"
+        texts = (folder / "test_text.txt").read_text(encoding="utf-8").splitlines()
+        labels = (folder / "test_labels.txt").read_text(encoding="utf-8").split()
+        return [text.strip() for text in texts], np.array(labels, np.int64)
+    packages = FIVE if name == "docstrings-5" else TWELVE
+    parts = [load_task_rows(f"docstrings:{','.join(packages)}@{s}") for s in ("weak", "student")]
+    texts = [str(text) for part in parts for text in part.contents()]
+    return texts, np.array([y for part in parts for y in part.columns["label"]], np.int64)
 
 
 def case_states(

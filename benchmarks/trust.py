@@ -1,9 +1,10 @@
 """What a few true labels are worth to find wrong labels: trusted labels on top of the ensemble.
 
 Tasks x strong models x six kinds of wrong labels x seeds (label_noise.py), 50, 100 and 400 true
-labels of random rows, 20 draws of these. Each case is one line of results/trust.jsonl with the
-means over the draws; finished lines are not repeated. ``--models minilm=FOLDER mpnet=FOLDER`` reads
-checkpoints from folders, by default from the hub; ``--cache`` keeps their states.
+labels of random rows, 20 draws of these (``--draws``). Each case is one line of
+results/trust.jsonl with the means over the draws; finished lines are not repeated.
+``--models minilm=FOLDER mpnet=FOLDER`` reads checkpoints from folders, by default from the hub;
+``--cache`` keeps their states. ``--tasks docstrings-12`` has twelve classes.
 
 Beside probekit's model stand a logistic regression without the ensemble as offset, and the form
 of the paper (https://arxiv.org/abs/2606.01000), a perceptron on the supervisor's last hidden
@@ -21,7 +22,7 @@ import numpy as np
 from _harness import RESULTS, append_line, done_places
 from label_errors import figures
 from label_noise import KINDS, WEAKER_LAYERS, NoisyLabels, weak_labels
-from label_states import CACHE, TASKS, LabelTask, case_states, model_folders
+from label_states import CACHE, MODELS, TASKS, LabelTask, case_states, model_folders
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -54,6 +55,8 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", default=TASKS)
     parser.add_argument("--kinds", nargs="*", default=KINDS)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--draws", type=int, default=DRAWS)
+    parser.add_argument("--only", choices=tuple(MODELS), help="one of the models as the strong one")
     parser.add_argument("--models", nargs="*", metavar="NAME=FOLDER", help="default: from the hub")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for the states")
     parser.add_argument("--output", type=Path, default=FILE)
@@ -63,14 +66,14 @@ def main() -> None:
     done = done_places(options.output, PLACE)
     for seed in range(options.seeds):
         for name in options.tasks:
-            for model in models:
+            for model in models if options.only is None else (options.only,):
                 for kind in options.kinds:
                     place = (model, name, kind, seed)
                     if place in done:
                         continue
                     task, weaker, store = case_states(name, model, models, options.cache)
                     line = dict(zip(PLACE, place, strict=True))
-                    line |= measure(task, store, weaker, kind, seed)
+                    line |= measure(task, store, weaker, kind, seed, options.draws)
                     append_line(options.output, line)
 
 
@@ -78,7 +81,12 @@ PLACE = ("model", "task", "kind", "seed")
 
 
 def measure(
-    task: LabelTask, store: ActivationStore, weaker: ActivationStore, kind: str, seed: int
+    task: LabelTask,
+    store: ActivationStore,
+    weaker: ActivationStore,
+    kind: str,
+    seed: int,
+    draws: int,
 ) -> dict[str, Any]:
     """Figures of the ensemble and, as means over draws, of everything that learns from labels."""
     noisy = weak_labels(kind, task.texts, task.truth, weaker, seed)
@@ -99,7 +107,7 @@ def measure(
         own = trained_on_own_rows(task, noisy, weaker.layer(WEAKER_LAYERS[seed % 2]), supervisor)
         add("perceptron, the supervisor's rows", shared(own, scored.proba, hard))
     for m in SIZES:
-        for draw in range(DRAWS):
+        for draw in range(draws):
             chosen = np.random.default_rng([seed, m, draw]).permutation(n)[:m]
             known = np.full(n, UNKNOWN)
             known[chosen] = truth[chosen]
@@ -117,7 +125,8 @@ def measure(
             if draw < PERCEPTRONS and m == max(SIZES):
                 theirs = perceptron(supervisor[chosen], right, supervisor)
                 add(f"perceptron {m}", shared(theirs, scored.proba, hard))
-    result: dict[str, Any] = {"rows": n, "weak right": round(float((hard == truth).mean()), 4)}
+    result: dict[str, Any] = {"rows": n, "draws": draws}
+    result["weak right"] = round(float((hard == truth).mean()), 4)
     for arm, each in means.items():
         result[arm] = {
             name: round(float(np.mean([one[name] for one in each])), 4) for name in each[0]

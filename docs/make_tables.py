@@ -26,6 +26,7 @@ import paper_summary  # noqa: E402
 import regularisation  # noqa: E402
 import weak_to_strong_summary as grid  # noqa: E402
 from _harness import RESULTS, read_lines, seconds  # noqa: E402
+from label_states import MULTICLASS  # noqa: E402
 from run_all import APART, SCRIPTS, newest_claims, readme_table  # noqa: E402
 
 from probekit.reports.tables import Table  # noqa: E402
@@ -60,6 +61,11 @@ STRONG = {"minilm": "all-MiniLM", "mpnet": "MPNet", "smollm2": "SmolLM2"}
 def rows_of(name: str) -> list[dict[str, Any]]:
     """The lines of a results file."""
     return read_lines(RESULTS / f"{name}.jsonl")
+
+
+def by_classes(name: str, *, many: bool) -> list[dict[str, Any]]:
+    """The lines of a results file about tasks with two classes, or with more."""
+    return [line for line in rows_of(name) if (line["task"] in MULTICLASS) == many]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -200,40 +206,55 @@ def _mean_of_arm(lines: Sequence[Mapping[str, Any]], arm: str, figure: str) -> f
 
 def trust() -> str:
     """What trusted labels add to the ensemble, by kind of wrong labels, and two aims."""
-    lines = rows_of("trust")
-    gains: dict[str, dict[str, float]] = {}
+    tables, gains = _trusted(by_classes("trust", many=False))
+    worst = min(gains, key=gains.__getitem__)
+    return (
+        f"{tables}\n\n"
+        "Aims: with 50 labels no kind more than 0.5 below the ensemble in the mean (measured: "
+        f"{gains[worst]:+.2f} for those {NOISE[worst]}), and at least +7 for errors by "
+        f"class (measured: {gains['class']:+.1f})."
+    )
+
+
+def trust_classes() -> str:
+    """The same with more than two classes."""
+    return _trusted(by_classes("trust", many=True))[0]
+
+
+def _trusted(lines: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, float]]:
+    """Three tables by kind of wrong labels, and what 50 labels add to the AUROC of each."""
+    gains: dict[str, float] = {}
     found, within, right = [], [], []
     mean = _mean_of_arm
     for kind, name in NOISE.items():
         mine = [line for line in lines if line["kind"] == kind]
+        if not mine:
+            continue
         for figure, rows in (("all", found), ("within", within)):
             before = mean(mine, "ensemble", figure)
             change = {arm: mean(mine, arm, figure) - before for arm in TRUSTED}
             if figure == "all":
-                gains[kind] = change
+                gains[kind] = change["trust 50"]
             cells = [name, str(len(mine)), f"{before:.1f}"]
             rows.append([*cells, *(f"{value:+.1f}" for value in change.values())])
         weak = 100 * fmean(line["weak right"] for line in mine)
         hard = [mean(mine, f"trust {m}", "likeliest") for m in (50, 100, 400)]
         figures = [weak, mean(mine, "ensemble", "matched"), *hard]
         right.append([name, *(f"{value:.1f}" for value in figures)])
-    worst = min(gains, key=lambda kind: gains[kind]["trust 50"])
     tasks = ", ".join(f"`{task}`" for task in sorted({line["task"] for line in lines}))
+    draws = " or ".join(map(str, sorted({line.get("draws", 20) for line in lines})))
     models = " and ".join(sorted({line["model"] for line in lines}))
     header = ["wrong labels", "cases", "ensemble", *TRUSTED.values()]
     return (
         f"AUROC of finding wrong labels over all rows (%), and what true labels of 50, 100 or 400 "
-        f"random rows add (means of 20 draws; {len(lines)} cases of {tasks}, states of {models}, "
-        f"1,700 rows each):\n\n{markdown(header, found)}\n\n"
+        f"random rows add (means of {draws} draws; {len(lines)} cases of {tasks}, states of "
+        f"{models}, 1,700 rows each):\n\n{markdown(header, found)}\n\n"
         f"Within the weak classes, where the class alone adds nothing:\n\n"
         f"{markdown(header, within)}\n\n"
         "Labels right (%): the weak ones; after `relabel --hard` by the ensemble alone, and with "
         "50, 100 and 400 trusted labels:\n\n"
-        f"{markdown(['wrong labels', 'weak', '0', '50', '100', '400'], right)}\n\n"
-        "Aims: with 50 labels no kind more than 0.5 below the ensemble in the mean (measured: "
-        f"{gains[worst]['trust 50']:+.2f} for those {NOISE[worst]}), and at least +7 for errors by "
-        f"class (measured: {gains['class']['trust 50']:+.1f})."
-    )
+        f"{markdown(['wrong labels', 'weak', '0', '50', '100', '400'], right)}"
+    ), gains
 
 
 def weak_to_strong() -> str:
@@ -361,7 +382,19 @@ def relabels() -> str:
 
 def certified() -> str:
     """Rows that people label for a certificate, in several orders under one bound."""
-    cases = rows_of("certify")
+    return _certified(by_classes("certify", many=False))
+
+
+def certified_classes() -> str:
+    """The same with more than two classes, and how far its estimates of the cost are off."""
+    cases = by_classes("certify", many=True)
+    errors = cases[0]["errors"]
+    groups = {f"ε = {100 * float(e):g} %": [c["errors"][e] for c in cases] for e in errors}
+    return f"{_certified(cases)}\n\nThe cost as it was estimated:\n\n{_estimates(groups)}"
+
+
+def _certified(cases: Sequence[Mapping[str, Any]]) -> str:
+    """Tables by ε and by kind of error, and what they are of."""
     orders = {"random": "random order", "cleanlab": "cleanlab's order", "ensemble": "ensemble's"}
     header = ["ε", *orders.values(), "`certify`", "of cleanlab's order", "sample"]
     rows = []
@@ -397,13 +430,18 @@ def certified() -> str:
 
 def certify_estimates() -> str:
     """How far certify's estimates of its cost are off, before and after the sample."""
-    cases = rows_of("certify")
+    cases = by_classes("certify", many=False)
     groups: dict[str, list[dict[str, Any]]] = {}
     for case in cases:
         for error, figures in case["errors"].items():
             groups.setdefault(f"ε = {100 * float(error):g} %", []).append(figures)
     for case in cases:
         groups.setdefault(f"ε = 5 %, {case['kind']}", []).append(case["errors"]["0.05"])
+    return _estimates(groups)
+
+
+def _estimates(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Estimates beside the cost, of each group of cases."""
     rows = []
     for name, group in groups.items():
         each = [
@@ -442,7 +480,7 @@ def goals() -> str:
         name = f"ranking: points over cleanlab's recipe, states {name}"
         met, text = gain >= 7 and worst >= -1, f"{gain:+.1f}, worst {worst:+.1f}"
         goal(name, "mean +7, no pair below -1", text, met, log_at("finding-wrong-labels"))
-    lines = rows_of("trust")
+    lines = by_classes("trust", many=False)
     gains = {
         kind: _mean_of_arm(mine, "trust 50", "all") - _mean_of_arm(mine, "ensemble", "all")
         for kind in NOISE
@@ -464,7 +502,7 @@ def goals() -> str:
     text = f"{right} %, {harm} %"
     met = right >= 90 and harm <= 2
     goal("audit: advice of 40 answers, MPNet", "right 90 %, harm 2 %", text, met, tried)
-    certified, tried = rows_of("certify"), log_at("certified-labels")
+    certified, tried = by_classes("certify", many=False), log_at("certified-labels")
     five = [case["errors"]["0.05"] for case in certified]
     part = fmean(figures["certify"] / figures["cleanlab"] for figures in five)
     goal(
@@ -479,6 +517,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "audit-intervals": audit_intervals,
     "annotators": annotators,
     "certified": certified,
+    "certified-classes": certified_classes,
     "certify-estimates": certify_estimates,
     "goals": goals,
     "label-candidates": label_candidates,
@@ -495,6 +534,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "store": store,
     "strengths": strengths,
     "trust": trust,
+    "trust-classes": trust_classes,
     "weak-to-strong": weak_to_strong,
     "weak-to-strong-advice": weak_to_strong_advice,
     "weak-to-strong-taught": weak_to_strong_taught,

@@ -296,6 +296,22 @@ def test_figures_of_the_pages_come_from_the_benchmarks() -> None:
     assert script.render(stale) != stale  # the control
 
 
+def test_tables_of_two_classes_and_of_more_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load_script(ROOT / "docs" / "make_tables.py")
+    pairs = (("trust", "trust-classes"), ("certify", "certified-classes"))
+    for (name, many), block in zip(pairs, ("trust", "certified"), strict=True):
+        lines = script.rows_of(name)
+        two = [line for line in lines if line["task"] != "docstrings-12"]
+        assert 0 < len(two) < len(lines)
+        before = script.BLOCKS[block](), script.BLOCKS[many]()
+        with monkeypatch.context() as patch:
+            patch.setattr(script, "rows_of", lambda _, two=two: two)
+            assert script.BLOCKS[block]() == before[0]
+            renamed = [{**line, "task": "docstrings-12"} for line in two]
+            patch.setattr(script, "rows_of", lambda _, renamed=renamed: renamed)
+            assert script.BLOCKS[many]() != before[1]  # the control
+
+
 def test_links_of_the_pages_lead_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
     assert pages

@@ -141,7 +141,8 @@ class TrustModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
     with that as offset, those of the states' leading components, each times ±1 for the two weak
     classes (with more classes: one weight for each class). λ of either fit is the strongest one
     whose leave-one-out log-loss is not above the least one by more than 1.8 standard errors of the
-    difference; an infinite one leaves the probe as it is. Features are standardised over all rows.
+    difference; an infinite one leaves the probe as it is. Features are standardised over all rows,
+    those of the weak class times 2 / C.
 
     Parameters
     ----------
@@ -248,10 +249,16 @@ class TrustModel(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         for i, other in enumerate(others):
             features[f"other {i}"] = _log_odds(np.asarray(other, float), hard) - z
         X = np.column_stack([np.ones(len(P)), *map(_standardised, features.values())])
+        # Of C classes each has a C-th of the trusted rows, but its standardised column, which is
+        # √C where it is not near 0, would have its log-odds nearly free.
+        of_class = np.array([name.startswith("class ") for name in ("", *features)])
+        scale = np.where(of_class, 2 / Y.shape[1], 1.0)
+        X *= scale
         first = _choose(X[known], y, z[known], self.penalties)
         eta = z + X @ first.coef
         self.penalty_, self.components_penalty_ = first.penalty, np.inf
-        self.coef_ = dict(zip(("intercept", *features), first.coef.tolist(), strict=True))
+        weights = (first.coef * scale).tolist()
+        self.coef_ = dict(zip(("intercept", *features), weights, strict=True))
         parts = [
             self._components(np.asarray(part), hard, Y.shape[1])
             for part in (states, supervisor_states)

@@ -199,6 +199,31 @@ def test_the_other_classes_share_the_rest_as_the_probe_has_them():
     assert len(model.coef_) == 1 + 1 + 4 + 2 * 4
 
 
+def test_many_classes_are_not_corrected_from_four_labels_each():
+    """Errors that do not depend on the class, and a probe that is far too unsure of all of them."""
+    change = {"as it is": [], "classes as free as other features": []}
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        n, C = 1200, 12
+        hard, z = rng.permutation(np.arange(n) % C), rng.normal(0.5, 0.5, n)
+        right = rng.random(n) < expit(4 * z)
+        P = np.full((n, C), (1 - expit(z))[:, None] / (C - 1))
+        P[np.arange(n), hard] = expit(z)
+        known = np.full(n, -1)
+        known[:50] = np.where(right, hard, (hard + 1) % C)[:50]
+        weak, before = np.eye(C)[hard], auroc(right, z)
+        model = TrustModel().fit(P, weak, known)
+        change["as it is"].append(auroc(right, model.right_) - before)
+        X = np.column_stack([np.ones(n), z - 0.5, weak - 1 / C])
+        X[:, 1:] /= X[:, 1:].std(axis=0)
+        coef = penalised_logistic(X[:50], right[:50], z[:50], model.penalty_)
+        other = auroc(right, z + X @ coef)
+        change["classes as free as other features"].append(other - before)
+    means = {name: np.mean(each) for name, each in change.items()}
+    assert means["as it is"] > -0.01
+    assert means["classes as free as other features"] < -0.03
+
+
 @pytest.mark.parametrize(
     "change",
     [
