@@ -91,7 +91,8 @@ class RayTasks:
         left of a cluster has room.
         """
         options = {"num_gpus": self.gpus, "scheduling_strategy": "SPREAD"}
-        retries = {"max_restarts": RETRIES, "max_task_retries": RETRIES}
+        # Calls to a node that is gone fail, and are retried, until Ray knows it; restarts end.
+        retries = {"max_restarts": RETRIES, "max_task_retries": -1}
         worker = self._ray.remote(_Keeper).options(**options, **retries)
         return worker.remote(make, *arguments), tuple(sent)
 
