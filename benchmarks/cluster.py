@@ -1,0 +1,338 @@
+"""A Ray cluster on this machine: rows per second beside a plain process, and kills.
+
+    python benchmarks/cluster.py --model MODEL --folder FOLDER [--texts FILE] [--rows 16384]
+    python benchmarks/cluster.py --model MODEL --folder FOLDER [--texts FILE] --kills 10
+
+Speed: the same rows are extracted by one plain process, by Ray with one and with two workers, and
+by torchrun with two processes, each with one thread. Rates are those from the moment when each
+worker has stored a part to the last part, so that starting and loading do not count. Run it on two
+quiet cores.
+
+Kills: two nodes of one CPU each extract, filter and relabel 5,000 rows, and filter 40,000 rows of
+64 random columns by fits that both hold a share of. A node is killed at so many
+random moments, and the driver at as many, after which the same command is typed again. Every file
+is compared with that of a run without kills.
+
+The texts are those of FILE (a JSONL file with `text`), else random words. A row that is in the
+results file is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _harness import RESULTS, Others, read_lines, record, table, write_weak_labels
+
+from probekit.activations.writer import StoreWriter
+
+PROBEKIT = [sys.executable, "-m", "probekit"]
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2"]
+EXTRACT = ["extract", "rows.jsonl", "-o", "acts/"]
+# How each way starts the command, its options, its workers, and the row and share it must reach.
+WAYS: dict[str, tuple[list[str], list[str], int, tuple[str, float] | None]] = {
+    "plain process": (PROBEKIT, [], 1, None),
+    "Ray, one worker": (
+        PROBEKIT,
+        ["--engine", "ray", "--workers", "1"],
+        1,
+        ("plain process", 0.9),
+    ),
+    "Ray, two workers": (
+        PROBEKIT,
+        ["--engine", "ray", "--workers", "2"],
+        2,
+        ("Ray, one worker", 1.6),
+    ),
+    "torchrun, two processes": ([sys.executable, *TORCHRUN, "-m", "probekit"], [], 2, None),
+}
+# Of two verdicts one may be written before a kill.
+AFRESH = "--overwrite"
+ENGINE = ["--engine", "ray", "--address"]
+CHAIN = {
+    "extract": EXTRACT,
+    "filter": ["filter", "acts/", "--labels", "weak.csv", "--probe", "knn,logreg", AFRESH],
+    "relabel": ["relabel", "acts/", "--labels", "weak.csv", "--probe", "ensemble", AFRESH],
+    # Enough rows that workers hold shares of them.
+    "fits": ["filter", "states.h5", "--labels", "states.csv", "--probe", "logreg,ensemble", AFRESH],
+}
+KILL_ROWS, STATES = 5000, (40_000, 64)
+WORDS = (
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "while",
+    "it",
+    "rains",
+)
+
+
+def steady_rate(stored: Sequence[tuple[float, int]], workers: int) -> float:
+    """Rows per second after each worker has stored a part; (seconds, rows) of every part."""
+    parts = sorted(stored)
+    if len(parts) <= workers:
+        raise SystemExit(f"{len(parts)} parts are too few for {workers} workers; give more --rows.")
+    rows = sum(count for _, count in parts[workers:])
+    return rows / (parts[-1][0] - parts[workers - 1][0])
+
+
+def write_rows(folder: Path, n: int, texts: Path | None) -> None:
+    """Write ``rows.jsonl`` and weak labels, a fifth of them wrong."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    if texts is None:
+        lines = [" ".join(rng.choice(WORDS, size)) for size in rng.integers(4, 80, n)]
+    else:
+        with texts.open(encoding="utf-8") as file:
+            lines = [json.loads(line)["text"] for line in file][:n]
+        if len(lines) < n:
+            raise SystemExit(f"{texts} has {len(lines)} rows, and {n} are asked for.")
+    ids = [f"row-{i}" for i in range(n)]
+    rows = (json.dumps({"id": i, "text": text}) for i, text in zip(ids, lines, strict=True))
+    (folder / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    truth = np.array([len(text) for text in lines])
+    write_weak_labels(folder, ids, (truth > np.median(truth)).astype(np.int64), rng)
+
+
+def write_states(folder: Path) -> None:
+    """Write ``states.h5``, whose first column decides its labels, a fifth of them wrong."""
+    n, d = STATES
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((n, d), dtype=np.float32)
+    ids, hashes = [f"state-{i}" for i in range(n)], [f"{i:016x}" for i in range(n)]
+    with StoreWriter.open(
+        folder / "states.h5",
+        spec={},
+        ids=ids,
+        hashes=hashes,
+        widths={0: d},
+        store_dtype="float32",
+    ) as writer:
+        writer.write(np.arange(n), {0: X}, np.ones(n), np.zeros(n))
+        writer.finish()
+    write_weak_labels(folder, ids, (X[:, 0] > 0).astype(np.int64), rng)
+    (folder / "weak.csv").rename(folder / "states.csv")
+
+
+def environment() -> dict[str, str]:
+    """One thread for each process, and nothing sent to anybody."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    # Commands run in their folder: probekit is that of this process.
+    path = os.pathsep.join(str(Path(each).absolute()) for each in sys.path if each)
+    return {**os.environ, **threads, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def measure(way: str, folder: Path, model: str) -> dict[str, Any]:
+    """Extract in one way; its steady rate and the seconds of the whole command."""
+    start, options, workers, _ = WAYS[way]
+    shutil.rmtree(folder / "acts", ignore_errors=True)
+    others, begun = Others(), time.perf_counter()
+    done = subprocess.run(
+        [*start, *EXTRACT, "-m", model, *options],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{way} failed:\n{done.stdout}{done.stderr}")
+    seconds = time.perf_counter() - begun
+    index = json.loads((folder / "acts" / "store.json").read_text(encoding="utf-8"))
+    counts = counts_of(index)
+    stored = [((folder / "acts" / name).stat().st_mtime, count) for name, count in counts.items()]
+    return {
+        "rows_per_second": steady_rate(stored, workers),
+        "seconds": seconds,
+        "processes_beside": others.share(),
+    }
+
+
+def counts_of(index: Mapping[str, Any]) -> dict[str, int]:
+    """Rows of each part by its file's name."""
+    return {part["file"]: part["rows"] for part in index["parts"]}
+
+
+def speed(asked: argparse.Namespace) -> None:
+    """Measure what is not in the results, and print all ways."""
+    path, folder = asked.results / "cluster.jsonl", asked.folder / f"speed-{asked.rows}"
+    write_rows(folder, asked.rows, asked.texts)
+    about = {"what": "extract", "model": Path(asked.model).name, "rows": asked.rows}
+    rates, lines = dict[str, float](), []
+    for way, (_, _, _, target) in WAYS.items():
+        key = {**about, "way": way}
+        known = [line for line in read_lines(path) if key.items() <= line.items()]
+        if not known:
+            record("cluster", {**key, **measure(way, folder, asked.model)}, folder=asked.results)
+            known = read_lines(path)[-1:]
+        rates[way] = known[-1]["rows_per_second"]
+        ratio = "" if target is None else f"{rates[way] / rates[target[0]]:.2f} of {target[0]}"
+        aim = "" if target is None else f">= {target[1]}"
+        busy = f"{known[-1]['processes_beside']:.0%}"
+        lines.append([way, f"{rates[way]:,.1f}", f"{known[-1]['seconds']:.0f} s", ratio, aim, busy])
+    header = ["way", "rows/s", "whole command", "ratio", "target", "cores used by others"]
+    print(table(header, lines))
+
+
+class Nodes:
+    """Two nodes of one CPU each on this machine; the second one may be killed."""
+
+    def __init__(self) -> None:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster()
+        self._cluster.add_node(num_cpus=1, include_dashboard=False)
+        self._second = self._cluster.add_node(num_cpus=1)
+        self.address: str = self._cluster.address
+
+    def kill(self) -> None:
+        """Kill the second node with all its workers."""
+        self._cluster.remove_node(self._second, allow_graceful=False)
+
+    def mend(self) -> None:
+        """Add a second node."""
+        self._second = self._cluster.add_node(num_cpus=1)
+
+    def close(self) -> None:
+        """End both."""
+        self._cluster.shutdown()
+
+
+def chain(
+    folder: Path, model: str, nodes: Nodes, kill: str = "", after: float = float("inf")
+) -> tuple[float, str]:
+    """Run the commands of CHAIN, and kill a node or the driver after some seconds.
+
+    Returns the seconds, and the command that was killed.
+    """
+    begun, killed = time.monotonic(), ""
+    waiting = list(CHAIN)
+    while waiting:
+        name = waiting[0]
+        output = [] if name == "extract" else ["-o", f"{name}.parquet"]
+        more = ["-m", model] if name == "extract" else []
+        with (folder / "said.txt").open("w") as said:
+            process = subprocess.Popen(
+                [*PROBEKIT, *CHAIN[name], *more, *output, *ENGINE, nodes.address],
+                cwd=folder,
+                env=environment(),
+                stdout=said,
+                stderr=said,
+            )
+            again = False
+            while process.poll() is None:
+                time.sleep(0.02)
+                if killed or time.monotonic() - begun < after:
+                    continue
+                killed = name
+                if kill == "node":
+                    nodes.kill()
+                else:
+                    process.kill()
+                    process.wait()
+                    again = True
+        if again:
+            continue
+        if process.returncode:
+            text = (folder / "said.txt").read_text(encoding="utf-8")
+            raise SystemExit(f"{name} failed after a kill of {kill or 'nothing'}:\n{text}")
+        waiting.pop(0)
+    (folder / "said.txt").unlink()
+    return time.monotonic() - begun, killed
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a trial."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def fresh(folder: Path, base: Path) -> Path:
+    """A folder with the inputs of ``base``."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in ("rows.jsonl", "weak.csv", "states.h5", "states.csv"):
+        shutil.copy(base / name, folder / name)
+    return folder
+
+
+def kills(asked: argparse.Namespace) -> None:
+    """Run the trials that are not in the results, and print all."""
+    path, rows = asked.results / "cluster.jsonl", asked.kill_rows
+    base = asked.folder / f"kills-{rows}"
+    base.mkdir(parents=True, exist_ok=True)
+    write_states(base)
+    write_rows(base, rows, asked.texts)
+    about = {"model": Path(asked.model).name, "rows": rows}
+    nodes = Nodes()
+    try:
+        whole = fresh(base / "whole", base)
+        duration, _ = chain(whole, asked.model, nodes)
+        wanted, lines = digests(whole), []
+        for trial in range(asked.kills):
+            for victim in ("node", "driver"):
+                key = {"what": f"kill of the {victim}", **about, "trial": trial}
+                known = [line for line in read_lines(path) if key.items() <= line.items()]
+                if not known:
+                    rng = np.random.default_rng([trial, victim == "node"])
+                    after = float(rng.uniform(0.02, 0.9)) * duration
+                    folder = fresh(base / "trial", base)
+                    seconds, during = chain(folder, asked.model, nodes, victim, after)
+                    if during and victim == "node":
+                        nodes.mend()
+                    found = digests(folder)
+                    differ = sorted(k for k in wanted | found if wanted.get(k) != found.get(k))
+                    figures = {"after": after, "seconds": seconds, "during": during}
+                    record("cluster", {**key, **figures, "differ": differ}, folder=asked.results)
+                    known = read_lines(path)[-1:]
+                line = known[-1]
+                same = "none" if not line["differ"] else ", ".join(line["differ"])
+                lines.append([line["what"], f"{line['after']:.1f} s", line["during"], same])
+                print(*lines[-1], sep="  ", flush=True)
+    finally:
+        nodes.close()
+    print("\n" + table(["trial", "after", "during", "files that differ"], lines))
+
+
+def main() -> None:
+    """Measure speed, or kill."""
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
+    flags.add_argument("--folder", type=Path, required=True)
+    flags.add_argument("--texts", type=Path)
+    flags.add_argument("--rows", type=int, default=16384)
+    flags.add_argument("--kills", type=int, default=0, help="kill a node, and the driver, so often")
+    flags.add_argument("--kill-rows", type=int, default=KILL_ROWS)
+    flags.add_argument("--results", type=Path, default=RESULTS)
+    asked = flags.parse_args()
+    asked.folder = asked.folder.absolute()
+    if asked.kills:
+        kills(asked)
+    else:
+        speed(asked)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The rate of a way that the benchmark of a Ray cluster prints, and what it compares."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    import cluster
+
+    yield cluster
+    del sys.modules["cluster"]
+
+
+def test_rates_begin_when_every_worker_has_stored_a_part(cluster: Any) -> None:
+    one = [(100.0 + 4 * i, 20) for i in range(5)]
+    assert cluster.steady_rate(one, 1) == pytest.approx(5)
+    # Two workers, of which one begins late: together they are twice as fast from then on.
+    late = [(103.0 + 4 * i, 20) for i in range(5)]
+    assert cluster.steady_rate([*late, *one], 2) == pytest.approx(8 * 20 / 16)
+    with pytest.raises(SystemExit, match="more --rows"):
+        cluster.steady_rate(one[:2], 2)
+
+
+def test_files_that_differ_are_seen(cluster: Any, tmp_path: Path) -> None:
+    (tmp_path / "acts").mkdir()
+    (tmp_path / "acts" / "a").write_text("one")
+    before = cluster.digests(tmp_path)
+    assert cluster.digests(tmp_path) == before
+    (tmp_path / "acts" / "a").write_text("two")
+    assert cluster.digests(tmp_path).keys() == before.keys()
+    assert cluster.digests(tmp_path) != before
