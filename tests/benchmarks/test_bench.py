@@ -189,7 +189,7 @@ def script(name: str, *flags: str) -> subprocess.CompletedProcess[str]:
         ),
         pytest.param("logistic_path", [], 16, marks=pytest.mark.slow),
         ("topofilter", [], 3),
-        pytest.param("many_classes", [], 1, marks=pytest.mark.slow),
+        pytest.param("many_classes", [], 2, marks=pytest.mark.slow),
         pytest.param("precision", ["--rows", "40", "--steps", "2"], 2, marks=pytest.mark.slow),
     ],
 )
