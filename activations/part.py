@@ -46,6 +46,8 @@ class Part:
             self._stream.close()
             raise
         self._map: Array | None = None
+        # Kept, as looking a data set up takes longer than reading a batch of rows.
+        self._raw: dict[int, Any] = {}
 
     def __len__(self) -> int:
         return self.header.n_rows
@@ -66,6 +68,11 @@ class Part:
 
     def raw(self, layer: int) -> Any:
         """Return the stored numbers: a read-only memory map if possible, else the HDF5 data set."""
+        if layer not in self._raw:
+            self._raw[layer] = self._open_layer(layer)
+        return self._raw[layer]
+
+    def _open_layer(self, layer: int) -> Any:
         data, offset = self._file["layers"][str(layer)], self.header.layers[layer].offset
         if offset is None or data.size == 0:
             return data
@@ -119,6 +126,7 @@ class Part:
 
     def close(self) -> None:
         """Close the file; arrays read before, memory maps too, stay usable."""
+        self._raw.clear()
         self._file.close()
         self._stream.close()
 

@@ -148,6 +148,23 @@ def test_batches_hold_every_row_once(made: Any, batch_size: int, shuffle: bool) 
     assert {len(numbers) for numbers in seen[:-1]} <= {batch_size}
 
 
+def test_batches_look_their_layer_up_once(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up in HDF5 takes longer than reading a batch."""
+    rows, store = made
+    looked_up: list[str] = []
+    get = h5py.Group.__getitem__
+
+    def noted(group: h5py.Group, name: Any) -> Any:
+        looked_up.append(f"{group.name}/{name}")
+        return get(group, name)
+
+    monkeypatch.setattr(h5py.Group, "__getitem__", noted)
+    for _ in range(5):
+        np.testing.assert_array_equal(store.read(3, [2, 0]), rows.states[3][[2, 0]])
+        store.read(0, slice(0, 2))
+    assert sorted(name for name in looked_up if "layers/" in name) == ["/layers/0", "/layers/3"]
+
+
 def test_shuffling_follows_its_seed(made: Any) -> None:
     def order(seed: int) -> list[int]:
         batches = made[1].batches(0, 16, shuffle=True, seed=seed)
