@@ -187,7 +187,9 @@ def compare(bench: Bench, case: Case) -> dict[str, float]:
     keep("probekit")()  # imports and threads
     times = bench.times({way: keep(way) for way in ways}, warmup=0)
     error = {way: off(fits) for way, fits in made.items()}
-    aims = {"nine torch L-BFGS fits": ">= 10", "nine scikit-learn lbfgs fits": ">= 20"}
+    # With more columns than rows a pass is cheap for everybody.
+    torch_aim = ">= 10" if case.d > case.n else ">= 20"
+    aims = {"nine torch L-BFGS fits": torch_aim, "nine scikit-learn lbfgs fits": ">= 50"}
     figures: dict[str, Any] = {**case._asdict(), "seconds": dict(times), "proba_error": error}
     figures |= {"case": case.name, "threads": torch.get_num_threads()}
     ratios = {}
@@ -252,7 +254,7 @@ def disk(bench: Bench, n: int, d: int) -> None:
             f"{watch.peak / 1024:.2f} GiB ({seconds:.0f} s)",
             "2 GiB",
             watch.peak / 1024 / 2,
-            "<= 1",
+            "<= 0.1",
             f"read in passes and copied: coefficients differ by {same:.0e}",
             agrees=same <= 1e-6,
         ),

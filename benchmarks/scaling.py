@@ -162,7 +162,7 @@ def measure(bench: Bench, asked: argparse.Namespace) -> None:
             " / ".join(f"{m:.0f}" for m in mib) + " MiB",
             "200 bytes",
             per_row / 200,
-            "<= 1",
+            "<= 0.5",
             "all rows stored",
             agrees=all(whole),
         ),

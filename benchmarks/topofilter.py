@@ -120,7 +120,7 @@ def large(bench: Bench, sizes: tuple[int, ...], d: int) -> None:
             f"{mib[-1] / GIB:.2f} GiB ({seconds[-1]:.0f} s)",
             "2 GiB",
             mib[-1] / GIB / 2,
-            "<= 1",
+            "<= 0.5",
             f"{kept:.0%} of rows kept",
             agrees=0 < kept < 1,
         ),
