@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,20 @@ def no_sync() -> Iterator[None]:
         for name in ("fsync", "fdatasync"):
             if hasattr(os, name):
                 patch.setattr(os, name, lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_clusters() -> Iterator[None]:
+    """Ray joins the newest cluster of its folder: tests beside this process have another one.
+
+    The folder's name is short, as those of sockets have at most 107 bytes.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="t", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_TMPDIR", folder)
         yield
 
 
