@@ -90,7 +90,9 @@ class RayTasks:
         One that is lost is started again. It needs a CPU to start and none to stay, so that what is
         left of a cluster has room.
         """
-        options = {"num_gpus": self.gpus, "scheduling_strategy": "SPREAD"}
+        options: dict[str, Any] = {"scheduling_strategy": "SPREAD"}
+        if self.gpus:  # named resources are held for life, a CPU too unless it is 0
+            options |= {"num_cpus": 0, "num_gpus": self.gpus}
         # Calls to a node that is gone fail, and are retried, until Ray knows it; restarts end.
         retries = {"max_restarts": RETRIES, "max_task_retries": -1}
         worker = self._ray.remote(_Keeper).options(**options, **retries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,11 @@ def test_a_lost_worker_reads_its_share_again(
     def kill_one(self: Any, keeper: Any, *more: Any) -> Any:
         asked.append(keeper)
         if len(asked) == 12:  # in the middle of the passes
+            # A cluster that has lost a node has room for its workers: none holds a CPU.
+            until = time.monotonic() + 20
+            while self._ray.available_resources().get("CPU") != 2:
+                assert time.monotonic() < until
+                time.sleep(0.1)
             self._ray.kill(keeper[0], no_restart=False)
         return usual(self, keeper, *more)
 
