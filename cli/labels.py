@@ -247,7 +247,7 @@ def supervisor_store(options: Mapping[str, Any]) -> Iterator[ActivationStore | N
 def read_truth_codes(options: Mapping[str, Any], verdicts: Verdicts) -> NDArray[np.int64]:
     """Class numbers of ``--truth`` in the order of the verdicts."""
     truth = read_truth(options, verdicts.keys)
-    return truth.align(verdicts.keys).labels.codes(verdicts.classes)
+    return truth.align(verdicts.keys, every_row=True).labels.codes(verdicts.classes)
 
 
 def print_labels(labels: WeakLabels, rows: Keys | None = None, match: Match | None = None) -> None:

@@ -169,6 +169,7 @@ class WeakLabels:
         hashes: Sequence[str] | None = None,
         *,
         only_labelled: bool = False,
+        every_row: bool = False,
         rows_name: str | None = None,
         joined: Match | None = None,
     ) -> Aligned:
@@ -183,6 +184,8 @@ class WeakLabels:
             text hashes. Hashes are compared if both sides know them.
         only_labelled
             Leave out rows without a label, instead of raising.
+        every_row
+            No command can leave rows out: the message must not name ``--only-labelled``.
         rows_name
             Name of the rows in messages, by default that of their keys.
         joined
@@ -198,7 +201,8 @@ class WeakLabels:
         name = rows_name or keys.name
         keys, own = replace(keys, name=name), self.keys
         joined = match(keys, own, error=LabelsError) if joined is None else joined
-        self._check_missing(keys, joined.place, only_labelled=only_labelled)
+        leave_out = "" if every_row else ", or pass --only-labelled to leave these rows out"
+        self._check_missing(keys, joined.place, None if only_labelled else leave_out)
         notes = [*self.notes]
         if unknown := unknown_ids(joined, own):
             notes.append(
@@ -224,8 +228,11 @@ class WeakLabels:
         """The place of each row among the labels, and how they are joined."""
         return match(rows, self.keys, error=LabelsError)
 
-    def _check_missing(self, rows: Keys, place: Sequence[int], *, only_labelled: bool) -> None:
-        """Raise LabelsError for rows without a label, with the words in their fields."""
+    def _check_missing(self, rows: Keys, place: Sequence[int], repair: str | None) -> None:
+        """Raise LabelsError for rows without a label, with the words in their fields.
+
+        ``repair`` is what else may be done than to add them; None: some may be missing.
+        """
         missing = [name for name, i in zip(rows.ids, place, strict=True) if i < 0]
         if len(missing) == len(rows):
             raise LabelsError(
@@ -233,16 +240,15 @@ class WeakLabels:
                 f"{first_few(self.ids)}, the rows' {first_few(rows.ids)}; join both by the same "
                 "ids (--id-column names the column)."
             )
-        if not missing or only_labelled:
+        if not missing or repair is None:
             return
         words = Counter(word.strip() or "nothing" for word in self.missing.values())
         reason = f", where {' or '.join(map(repr, words))} means no label" if words else ""
         named = [word for word in words if word != "nothing"]
-        repair = f" (if {named[0]!r} is a class, name all with --classes)" if named else ""
+        classes = f" (if {named[0]!r} is a class, name all with --classes)" if named else ""
         raise LabelsError(
             f"{self.source} has no label for {len(missing)} of {len(rows)} rows of {rows.name} "
-            f"(ids {first_few(missing)}){reason}; add them, or pass --only-labelled to leave these "
-            f"rows out{repair}."
+            f"(ids {first_few(missing)}){reason}; add them{repair}{classes}."
         )
 
     def _hashed_like(self, rows: Keys) -> Keys:

@@ -261,6 +261,7 @@ def test_truth_may_know_more_rows_but_not_fewer(run, refused, chain, write_rows)
         "--truth", fewer, "--truth-column", "gold",
     )  # fmt: skip
     assert "no label for 2 of 300 rows of the verdicts (ids 'r298', 'r299')" in sentence
+    assert sentence.endswith("; add them.")  # --only-labelled leaves out rows without a weak label
     named = write_rows("named.jsonl", [{"id": i, "label": "yes"} for i in chain.ids])
     sentence = refused(
         "filter", chain.acts, "--labels", chain.weak, "-o", chain.folder / "v3.parquet",
