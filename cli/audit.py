@@ -94,6 +94,7 @@ def command(**options: Unpack[AuditOptions]) -> None:
     """
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.audit import draw_rows
+    from probekit.cleaning.predict import default_probe
     from probekit.cleaning.review import AuditFile, audit_path
     from probekit.reports.tables import finite
 
@@ -110,9 +111,10 @@ def command(**options: Unpack[AuditOptions]) -> None:
         )
         file = AuditFile(output, dict(zip(store.ids, store.hashes, strict=True)), draw.classes)
         _run(file, store, draw, options)
+        probe = default_probe(store)
     finding = draw.conclude(file.answers)
     result = {**finite(asdict(finding)), "output": str(output)}
-    emit(result, _text(finding, draw, file, options), as_json=options["as_json"])
+    emit(result, _text(finding, draw, file, probe, options), as_json=options["as_json"])
 
 
 def _check(output: Path, options: AuditOptions) -> None:
@@ -156,7 +158,8 @@ def texts_of(
     return dict(zip(ids, map(plain_text, rows.select(place).contents()), strict=True))
 
 
-def _text(finding: Finding, draw: Draw, file: AuditFile, options: AuditOptions) -> str:
+def _text(finding: Finding, draw: Draw, file: AuditFile, probe: str, options: AuditOptions) -> str:
+    """What was found, and the command that acts on it; ``probe`` is that command's default."""
     from probekit.cleaning.filter import PER_CLASS_SHARE
 
     again = typed_again(without=("many", "no_ask"))
@@ -202,6 +205,8 @@ def _text(finding: Finding, draw: Draw, file: AuditFile, options: AuditOptions) 
         then = typed_again(finding.action, without=("output", "rows", "text_column", "layers"))
         if options["output"] is not None:
             then += f" --audit {shlex.quote(str(options['output']))}"
+        if probe != "ensemble":  # whose filter and relabel the figures are of
+            then += " --probe ensemble"
         lines.append(f"Next: {then} -o verdicts.parquet")
     return "\n".join(lines)
 

@@ -210,6 +210,8 @@ def test_what_it_suggests_works_and_the_warning_goes(probekit, chain, drawn, tru
     then = shlex.split(result.stdout.split("Next: ")[1].splitlines()[0])
     action = drawn.conclude({n: true[n] for n in drawn.ids[:40]}).action
     assert then[:2] == ["probekit", action]
+    # The figures are the ensemble's; of a store of one layer kNN would be the default.
+    assert then[then.index("--probe") + 1] == "ensemble"
     out = tmp_path / "verdicts.parquet"
     then[then.index("-o") + 1] = str(out)
     acted = probekit(*then[1:])
