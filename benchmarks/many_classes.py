@@ -51,7 +51,7 @@ def states(n: int, classes: int, d: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure_most(bench: Bench) -> None:
-    """Time a fit of rows whose classes are drawn from as many as there are rows, by the clock."""
+    """Time by the clock a fit whose rows have classes out of n, for n rows."""
     count, d = (40, 24) if bench.quick else (MOST, WIDTH)
     X, y = states(count, count, d)
     probe = LogisticProbe()

@@ -180,7 +180,8 @@ class Objective:
         A ``curvature`` as :class:`Point` has it that is given is kept, not measured.
         """
         fits, vectors, _ = theta.shape
-        loss, slope, bias_slope, *measured = self._sum(_evaluate, theta, curvature is None)
+        measure = curvature is None
+        loss, slope, bias_slope, *measured = self._sum(_evaluate, theta, self.bias, measure)
         wide = self._wide(theta)[..., :-1]
         loss += self.l2 * wide.reshape(fits, -1).square().sum(1)
         slope += 2 * self.l2.repeat_interleave(vectors)[:, None] * wide.flatten(0, 1)
@@ -208,7 +209,7 @@ class Objective:
         self, work: Callable[..., Sequence[Tensor]], theta: Tensor, *more: Any
     ) -> list[Tensor]:
         """Sums over all rows of what ``work`` makes of the fits at theta."""
-        return self.design.rows.sum(work, *self._labels, self.fold, theta, self.bias, *more)
+        return self.design.rows.sum(_labelled, work, more, self.fold, theta, *self._labels)
 
     def _wide(self, theta: Tensor) -> Tensor:
         """Theta as the products read it, in float64."""
@@ -222,12 +223,12 @@ class _Labelled:
         self,
         share: Share,
         frame: Frame,
-        labels: tuple[str, Any, Any, Any],
         fold: Any,
         theta: Any,
+        key: str,
+        *values: Any,
     ) -> None:
         self.ready = ready = ready_rows(share, frame)
-        key, *values = labels
         own = share.keep("labels", key, lambda: [ready.tensor(v[..., share.rows]) for v in values])
         self.targets, self.sign, self._weight = own
         self._fold, self.theta = ready.tensor(fold), ready.tensor(theta)
@@ -242,20 +243,15 @@ class _Labelled:
             yield rows, x, logits, self._weight[:, rows][self._fold]
 
 
-def _evaluate(
-    share: Share,
-    frame: Frame,
-    key: str,
-    targets: Any,
-    sign: Any,
-    row_weight: Any,
-    fold: Any,
-    theta: Any,
-    bias: bool,
-    measure: bool,
+def _labelled(
+    share: Share, frame: Frame, work: Callable[..., list[Tensor]], more: tuple[Any, ...], *own: Any
 ) -> list[Tensor]:
+    """Return ``work`` of a share's rows with their labels."""
+    return work(_Labelled(share, frame, *own), *more)
+
+
+def _evaluate(labelled: _Labelled, bias: bool, measure: bool) -> list[Tensor]:
     """Loss (J,), its gradient (J K, width) and (J K,), and the curvature if it is measured."""
-    labelled = _Labelled(share, frame, (key, targets, sign, row_weight), fold, theta)
     fits, vectors, columns = labelled.fits, labelled.vectors, labelled.fits * labelled.vectors
     theta = labelled.theta
     loss = theta.new_zeros(fits)
@@ -275,19 +271,8 @@ def _evaluate(
     return [loss, slope, bias_slope, *([] if measured is None else [measured])]
 
 
-def _add_hessian(
-    share: Share,
-    frame: Frame,
-    key: str,
-    targets: Any,
-    sign: Any,
-    row_weight: Any,
-    fold: Any,
-    theta: Any,
-    _: bool,
-) -> list[Tensor]:
+def _add_hessian(labelled: _Labelled) -> list[Tensor]:
     """Σ w ∂²CE (J, K, width + 1, K, width + 1)."""
-    labelled = _Labelled(share, frame, (key, targets, sign, row_weight), fold, theta)
     fits, vectors, width = labelled.fits, labelled.vectors, labelled.width
     total = labelled.theta.new_zeros(fits, vectors, width, vectors, width)
     for _rows, x, z, weight in labelled.chunks():
