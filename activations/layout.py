@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from probekit.errors import DataError, NotAStoreError, StoreError
 from probekit.safe import expand, load_json, one_line, regular_file
+from probekit.strings import Strings
 
 __all__ = [
     "FORMAT",
@@ -54,6 +55,7 @@ Array: TypeAlias = npt.NDArray[Any]
 FORMAT = "probekit-activations"
 VERSION = 1
 
+STRINGS_AT_ONCE = 1 << 14
 # Name of a layer's dtype -> dtype on disk; HDF5 has no bfloat16, so its bits are stored.
 STORE_DTYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype("<u2"),
@@ -354,17 +356,21 @@ def _read_spec(attrs: h5py.AttributeManager) -> dict[str, Any]:
     return spec
 
 
-def read_strings(file: h5py.File, name: str, path: Path) -> list[str]:
+def read_strings(file: h5py.File, name: str, path: Path) -> Strings:
     """Read ``/rows/<name>`` as n strings."""
     with damaged(path):
-        return _decoded(file["rows"][name])
+        return _strings(file["rows"][name])
 
 
-def _decoded(data: h5py.Dataset) -> list[str]:
+def _strings(data: h5py.Dataset) -> Strings:
+    encoded = data[:]
     try:
-        return [value.decode("utf-8", "surrogatepass") for value in data[:].tolist()]
+        for start in range(0, len(encoded), STRINGS_AT_ONCE):
+            some = encoded[start : start + STRINGS_AT_ONCE].tolist()
+            b"\n".join(some).decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
         raise DamagedError(f"{data.name} is not UTF-8: {error.reason}") from None
+    return Strings(encoded)
 
 
 def read_keys(file: h5py.File, path: Path) -> dict[str, list[str]]:
@@ -377,7 +383,7 @@ def read_keys(file: h5py.File, path: Path) -> dict[str, list[str]]:
             data = group[name]
             if data.shape != (n_rows,) or data.dtype.kind != "S":
                 raise DamagedError(f"/rows/{name} has the shape {data.shape}")
-            keys[str(data.attrs["column"])] = _decoded(data)
+            keys[str(data.attrs["column"])] = list(_strings(data))
         return keys
 
 

@@ -18,6 +18,7 @@ from probekit.activations.layout import (
     read_strings,
     widen,
 )
+from probekit.strings import Strings
 
 __all__ = ["Part", "single"]
 
@@ -52,7 +53,7 @@ class Part:
     def __len__(self) -> int:
         return self.header.n_rows
 
-    def strings(self, name: str) -> list[str]:
+    def strings(self, name: str) -> Strings:
         """Return the column ``name`` of the rows as n strings."""
         return read_strings(self._file, name, self.path)
 

@@ -26,6 +26,7 @@ from probekit.groups import joined, row_digests, row_keys, shared
 from probekit.joins import Keys
 from probekit.safe import expand
 from probekit.states import COPY_BYTES, Streamed
+from probekit.strings import Strings, any_twice, joined_strings, taken
 
 __all__ = ["ActivationStore", "LayerSummary", "summarize_layer"]
 
@@ -112,10 +113,10 @@ class ActivationStore:
         return f"ActivationStore({str(self.path)!r}, rows={len(self)}, layers={self.layers})"
 
     @cached_property
-    def ids(self) -> list[str]:
+    def ids(self) -> Strings:
         """N row ids."""
         ids = self._strings("id")
-        if len(self._starts) > 2 and len(set(ids)) < len(ids):
+        if len(self._starts) > 2 and any_twice(ids):
             raise StoreError(self._repeated(ids))
         return ids
 
@@ -124,7 +125,8 @@ class ActivationStore:
         """What the rows can be joined by: ids, text hashes, further columns of their table."""
         id_column, text_column = self._named
         if id_column is None:  # a store of an older version: ids 0, 1, … are row numbers
-            id_column = "" if self.ids == [str(i) for i in range(len(self))] else "id"
+            counted = all(name == str(i) for i, name in enumerate(self.ids))
+            id_column = "" if counted else "id"
         return Keys(
             ids=self.ids,
             hashes=self.hashes,
@@ -135,12 +137,12 @@ class ActivationStore:
         )
 
     @cached_property
-    def hashes(self) -> list[str]:
+    def hashes(self) -> Strings:
         """N text hashes, 16 hex digits each."""
         return self._strings("text_hash")
 
     @cached_property
-    def groups(self) -> list[str] | None:
+    def groups(self) -> Strings | None:
         """N names of what the rows belong to (question, user), "" for none; None: not stored."""
         if self._groups_fingerprint is None:
             return None
@@ -175,11 +177,11 @@ class ActivationStore:
         together.
         """
         numbers = np.arange(len(self)) if rows is None else self._numbers(rows)
-        hashes = [self.hashes[i] for i in numbers]
-        states = self._digests(numbers, all_rows=not all(hashes))
-        keys: list[list[Any]] = [hashes]
+        hashes = Strings(self.hashes.encoded[numbers])
+        states = self._digests(numbers, all_rows=not hashes.known().all())
+        keys: list[Sequence[Any]] = [hashes]
         if self.groups is not None:
-            keys.append([self.groups[i] for i in numbers])
+            keys.append(taken(self.groups, numbers))
         return joined(*keys, states) if len(set(states)) > 1 else joined(*keys)
 
     def _digests(self, numbers: Array, *, all_rows: bool) -> list[bytes | None]:
@@ -382,8 +384,8 @@ class ActivationStore:
             positions = np.flatnonzero(numbers == number)
             yield self._part(number), positions, rows[positions] - self._starts[number]
 
-    def _strings(self, name: str) -> list[str]:
-        return [value for _, part in self._parts() for value in part.strings(name)]
+    def _strings(self, name: str) -> Strings:
+        return joined_strings(part.strings(name) for _, part in self._parts())
 
     def _column(self, name: str) -> Array:
         return np.concatenate([part.column(name) for _, part in self._parts()])
@@ -396,7 +398,7 @@ class ActivationStore:
             keys = {name: keys[name] + further[name] for name in keys if name in further}
         return keys
 
-    def _repeated(self, ids: list[str]) -> str:
+    def _repeated(self, ids: Strings) -> str:
         """Return a sentence that names two parts with one id."""
         first: dict[str, int] = {}
         for row, name in enumerate(ids):

@@ -155,7 +155,7 @@ def texts_of(
 
     rows = find_rows(store, **source_of(options), purpose=purpose)
     place = match(Keys(ids, id_column=store.keys.id_column), rows.keys).place
-    return dict(zip(ids, map(plain_text, rows.select(place).contents()), strict=True))
+    return dict(zip(ids, map(plain_text, rows.select(place.tolist()).contents()), strict=True))
 
 
 def _text(finding: Finding, draw: Draw, file: AuditFile, probe: str, options: AuditOptions) -> str:

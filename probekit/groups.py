@@ -9,6 +9,7 @@ import numpy as np
 
 from probekit.errors import UsageError
 from probekit.states import finite_rows
+from probekit.strings import Strings, first_places, sorted_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,14 +71,22 @@ def joined(*keys: Sequence[Any]) -> NDArray[np.int64]:
     in the order of each group's smallest key (of the first kind that is known, else its place):
     they, and the folds made from them, are the same for any order of the rows.
     """
-    part = _parts([_first_places(key) for key in keys])
-    names = [
-        next(((kind, k) for kind, k in enumerate(own) if k), (len(keys), row))
-        for row, own in enumerate(zip(*keys, strict=True))
-    ]
+    part = _parts([first_places(key) for key in keys])
+    ordered, left = [], np.arange(len(part))
+    for key in keys:
+        known = _known(key)[left]
+        ordered.append(sorted_rows(key, left[known]))
+        left = left[~known]
     order = np.empty(len(part), dtype=np.int64)
-    order[sorted(range(len(part)), key=names.__getitem__)] = np.arange(len(part))
+    order[np.concatenate([*ordered, left])] = np.arange(len(part))
     return ordered_groups(part, order)
+
+
+def _known(key: Sequence[Any]) -> NDArray[np.bool_]:
+    """Mask (n,) of the entries that are not empty."""
+    if isinstance(key, Strings):
+        return key.known()
+    return np.fromiter(map(bool, key), bool, len(key))
 
 
 def ordered_groups(groups: ArrayLike, order: NDArray[Any]) -> NDArray[np.int64]:
@@ -103,13 +112,6 @@ def _parts(firsts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     rows, linked = np.tile(np.arange(n), len(firsts)), np.concatenate(firsts)
     graph = csr_matrix((np.ones(len(rows), dtype=np.int8), (rows, linked)), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1])
-
-
-def _first_places(key: Sequence[Any]) -> NDArray[np.int64]:
-    """For each row the first row (n,) with the same entry."""
-    first: dict[Any, int] = {}
-    places = (first.setdefault(k, i) if k else i for i, k in enumerate(key))
-    return np.fromiter(places, np.int64, len(key))
 
 
 def row_digests(X: ArrayLike) -> list[bytes | None]:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from probekit.errors import DataError, first_few
 from probekit.safe import repaired
+from probekit.strings import Strings, places, taken
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "Keys",
@@ -83,7 +89,7 @@ class Keys:
     """Whether the user named the ids, by an option or in Python: their column may have any name."""
     by_position: bool = False
     """Whether the user asked to join by position."""
-    positions: Sequence[int] | None = None
+    positions: NDArray[np.int64] | None = None
     """Positions of the rows in their table; None: 0, 1, …"""
     total: int | None = None
     """Number of rows of that table; None: n."""
@@ -118,24 +124,22 @@ class Keys:
         own = {str(n).casefold() for n in (self.id_column, self.text_column) if n is not None}
         return bool(low) and low not in NO_KEYS | own and not low.startswith("unnamed:")
 
-    def take(self, places: Sequence[int]) -> Keys:
-        """The keys of the rows at ``places``, without other columns."""
-        hashes = self.hashes
-        positions = range(len(self)) if self.positions is None else self.positions
+    def take(self, rows: NDArray[np.int64]) -> Keys:
+        """The keys of some rows, by their places, without other columns."""
         return replace(
             self,
-            positions=[positions[i] for i in places],
+            positions=rows if self.positions is None else np.asarray(self.positions)[rows],
             total=self.rows_in_all,
-            ids=[self.ids[i] for i in places],
-            hashes=None if hashes is None else [hashes[i] for i in places],
+            ids=taken(self.ids, rows),
+            hashes=None if self.hashes is None else taken(self.hashes, rows),
             columns={},
         )
 
 
 class Match(NamedTuple):
-    """For each of n rows its place in the other table (-1: none), and how they were joined."""
+    """For each of n rows its place (n,) in the other table, -1 for none; how they were joined."""
 
-    place: list[int]
+    place: NDArray[np.int64]
     how: str
 
 
@@ -157,14 +161,17 @@ def find_ids(
     if name is None:
         n = len(next(iter(columns.values()), ()))
         return Keys([str(i) for i in range(n)], id_column=None, counted=True, name=source)
-    values = _key_texts(list(columns[name][:]))
-    missing = [i for i, value in enumerate(values) if value is None]
-    if missing:
-        raise error(
-            f"{source} has {len(missing)} rows without an id (rows {first_few(missing)}); "
-            f"fill the column {name!r} or remove it to use row numbers."
-        )
-    ids = [value for value in values if value is not None]
+    values = columns[name]
+    ids = values.strings() if hasattr(values, "strings") else None
+    if ids is None or not _plain(ids):
+        texts = _key_texts(list(values[:]))
+        missing = [i for i, value in enumerate(texts) if value is None]
+        if missing:
+            raise error(
+                f"{source} has {len(missing)} rows without an id (rows {first_few(missing)}); "
+                f"fill the column {name!r} or remove it to use row numbers."
+            )
+        ids = [value for value in texts if value is not None]
     return Keys(ids, id_column=name, chosen=id_column is not None, name=source)
 
 
@@ -208,12 +215,20 @@ def key_text(value: Any) -> str | None:
 
 
 def _key_texts(values: list[Any]) -> list[str | None]:
-    """Keys of a whole column; plain texts, as most ids are, are checked all at once."""
-    if set(map(type, values)) == {str} and all(map(str.strip, values)):
-        whole = "".join(values)
-        if repaired(whole) == whole:
-            return values
+    """Keys of a whole column; plain texts, as most ids are, are checked at once."""
+    if set(map(type, values)) == {str} and _plain(values):
+        return values
     return [key_text(value) for value in values]
+
+
+def _plain(values: Sequence[str]) -> bool:
+    """Whether texts are keys as they are: none is blank or holds a lone surrogate."""
+    chunks = (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
+    for chunk in map(list, chunks):
+        whole = "".join(chunk)
+        if not all(map(str.strip, chunk)) or repaired(whole) != whole:
+            return False
+    return True
 
 
 def _key_values(values: Sequence[Any]) -> list[str] | None:
@@ -277,8 +292,7 @@ def _by_chosen(rows: Keys, others: Keys) -> Match | None:
 
 
 def _by_values(left: Sequence[str], right: Sequence[str], how: str) -> Match:
-    place = {name: i for i, name in enumerate(right)}
-    return Match([place.get(name, -1) for name in left], how)
+    return Match(places(left, right), how)
 
 
 def _by_position(rows: Keys, others: Keys, how: str, error: type[DataError]) -> Match:
@@ -287,10 +301,11 @@ def _by_position(rows: Keys, others: Keys, how: str, error: type[DataError]) -> 
             f"{others.name} has {others.rows_in_all} rows and {rows.name} {rows.rows_in_all}, so "
             "they cannot be joined by position; give both a column id."
         )
-    numbers = range(len(rows)) if rows.positions is None else rows.positions
-    theirs = range(len(others)) if others.positions is None else others.positions
-    place = {number: i for i, number in enumerate(theirs)}
-    return Match([place.get(number, -1) for number in numbers], how)
+    numbers = np.arange(len(rows)) if rows.positions is None else rows.positions
+    theirs = np.arange(len(others)) if others.positions is None else others.positions
+    place = np.full(rows.rows_in_all, -1)
+    place[theirs] = np.arange(len(theirs))
+    return Match(place[numbers], how)
 
 
 def _by_number(rows: Keys, others: Keys, error: type[DataError]) -> Match:
@@ -368,14 +383,19 @@ def _all_keys(keys: Keys) -> dict[str, tuple[str, list[str]]]:
 
 def unknown_ids(joined: Match, others: Keys) -> list[str]:
     """Ids of the other table that none of the rows has."""
-    used = set(joined.place)
-    return [name for i, name in enumerate(others.ids) if i not in used]
+    used = np.zeros(len(others), bool)
+    used[joined.place[joined.place >= 0]] = True
+    return list(taken(others.ids, np.flatnonzero(~used)))
 
 
-def other_texts(rows: Keys, others: Keys, place: Iterable[int]) -> list[str]:
+def other_texts(rows: Keys, others: Keys, place: NDArray[np.int64]) -> list[str]:
     """Ids of the rows with another text in the other table, as far as both sides know it."""
     if rows.hashes is None or others.hashes is None:
         return []
+    if isinstance(rows.hashes, Strings) and isinstance(others.hashes, Strings):
+        mine, theirs = rows.hashes, Strings(others.hashes.encoded[place])
+        both = (place >= 0) & mine.known() & theirs.known()
+        return list(taken(rows.ids, np.flatnonzero(both & (mine.encoded != theirs.encoded))))
     return [
         name
         for name, mine, i in zip(rows.ids, rows.hashes, place, strict=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from probekit.errors import DataError, LabelsError, first_few
 from probekit.safe import load_json
+from probekit.strings import taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -146,24 +147,25 @@ def parse_labels(
     words = _missing(
         column_values, named=names or (), class_label=label_names is not None, hard=hard
     )
-    rows = [i for i in range(len(column_values)) if i not in words]
+    labelled = np.ones(len(column_values), bool)
+    labelled[list(words)] = False
+    rows = np.flatnonzero(labelled)
     if not column_values:
         raise LabelsError(f"{source} has columns and no row; give one label a row.")
-    if not rows:
+    if not len(rows):
         raise LabelsError(
             f"{source} has no label in any of its {len(column_values)} rows ({name!r} has only "
             f"{first_few(sorted({word.strip() or 'nothing' for word in words.values()}))})."
         )
-    origin = _Origin(source, name, [ids[i] for i in rows])
-    values = [column_values[i] for i in rows]
+    origin = _Origin(source, name, taken(ids, rows))
+    values = list(taken(column_values, rows))
     kind = name if name in READ and (label_column is None or name != "label") else None
     reader = _reader(values, kind, explicit=label_column is not None)
     if label_names is not None and reader is _read_hard:
         values = [_class_of_number(value, label_names, origin) for value in values]
         names = names or tuple(map(str, label_names))
     if confidence_column is not None:
-        all_confidences = columns[confidence_column][:]
-        confidences = [all_confidences[i] for i in rows]
+        confidences = list(taken(columns[confidence_column][:], rows))
         probs, classes_read = _read_confident(values, confidences, origin, names, confidence_column)
         description = f"column {name!r}, its confidence from column {confidence_column!r}"
     else:
@@ -171,8 +173,7 @@ def parse_labels(
         probs, classes_read = reader(values, origin, known if reader is not _read_hard else names)
         description = f"column {name!r}"
         if label_column is None and name != "label" and "label" in columns:
-            all_labels = columns["label"][:]
-            labels = [all_labels[i] for i in rows]
+            labels = list(taken(columns["label"][:], rows))
             classes_read = _agreeing(
                 probs, classes_read, labels, origin, known is not None, column_option
             )
@@ -184,7 +185,7 @@ def parse_labels(
             f"--confidence-column {unread[0]} it makes the labels soft.",
         )
     missing = {ids[i]: word for i, word in words.items()}
-    return LabelColumn(probs, classes_read, np.array(rows, np.int64), description, missing, notes)
+    return LabelColumn(probs, classes_read, rows, description, missing, notes)
 
 
 def _checked_classes(classes: Sequence[str], source: str) -> tuple[str, ...]:
@@ -302,7 +303,7 @@ class _Origin(NamedTuple):
 
     source: str
     column: str
-    ids: list[str]
+    ids: Sequence[str]
 
     def error(self, wrong: Sequence[int], reason: str, repair: str) -> LabelsError:
         named = first_few(self.ids[i] for i in wrong)

@@ -20,6 +20,7 @@ from probekit.joins import Keys, Match, find_ids, match, other_texts, unknown_id
 from probekit.label_columns import OPTION, LabelColumn, class_values, parse_labels
 from probekit.safe import misfit
 from probekit.sources import read_table
+from probekit.strings import any_twice, taken
 from probekit.tables import Table
 from probekit.tasks.reward import are_preferences, preference_columns
 
@@ -30,6 +31,7 @@ __all__ = ["Aligned", "WeakLabels", "load_labels"]
 
 FORMAT = "probekit-labels"
 VERSION = 1
+CHUNK = 1 << 14
 
 
 METADATA = {"classes": [str], "id_column?": (str, type(None)), "provenance?": dict}
@@ -72,7 +74,7 @@ class WeakLabels:
                 f"{self.source}: {shape[0]} ids and {shape[1]} classes do not fit probabilities of "
                 f"shape {self.probs.shape} and {len(self.hashes or self.ids)} text hashes."
             )
-        if len(set(self.ids)) < len(self.ids):
+        if any_twice(self.ids):
             twice = repeated(self.ids)
             raise LabelsError(
                 f"{self.source} has {len(twice)} ids more than once (ids {first_few(twice)}); "
@@ -94,7 +96,12 @@ class WeakLabels:
     @property
     def fingerprint(self) -> str:
         """16 hex digits over ids, classes and probabilities."""
-        digest = hashlib.sha256(json.dumps([list(self.ids), list(self.classes)]).encode())
+        # The JSON of [ids, classes], piece by piece.
+        digest = hashlib.sha256(b"[[")
+        for start in range(0, len(self.ids), CHUNK):
+            some = json.dumps(list(self.ids[start : start + CHUNK]))[1:-1]
+            digest.update(f"{', ' if start else ''}{some}".encode())
+        digest.update(f"], {json.dumps(list(self.classes))}]".encode())
         digest.update(np.ascontiguousarray(self.probs, dtype="<f8").tobytes())
         return digest.hexdigest()[:16]
 
@@ -140,10 +147,10 @@ class WeakLabels:
             source=source,
             column_option=column_option,
         )
-        hashes = _hashes(columns, text_column)
-        hashes = None if hashes is None else _at(hashes, labels.rows)
+        texts = _hashes(columns, text_column)
+        hashes = None if texts is None else taken(texts, labels.rows)
         return cls(
-            ids=[keys.ids[i] for i in labels.rows],
+            ids=taken(keys.ids, labels.rows),
             hashes=hashes,
             probs=labels.probs,
             classes=labels.classes,
@@ -214,12 +221,15 @@ class WeakLabels:
                 f"{self.source} has another text than {name} in {len(other)} of {len(self)} rows "
                 f"(ids {first_few(other)}); use labels of the rows that were extracted."
             )
-        numbers = np.array([r for r, i in enumerate(joined.place) if i >= 0], dtype=np.int64)
-        order = np.array([i for i in joined.place if i >= 0], dtype=np.int64)
+        numbers = np.flatnonzero(joined.place >= 0)
+        order = joined.place[numbers]
+        same = np.array_equal(order, np.arange(len(self)))  # then nothing is copied
         labels = replace(
-            self._take(order),
-            ids=[keys.ids[r] for r in numbers],
-            key=keys.take(numbers.tolist()),
+            self,
+            ids=taken(keys.ids, numbers),
+            hashes=None if self.hashes is None else taken(self.hashes, order),
+            probs=self.probs if same else self.probs[order],
+            key=keys.take(numbers),
             notes=tuple(notes),
         )
         return Aligned(numbers, labels)
@@ -228,19 +238,19 @@ class WeakLabels:
         """The place of each row among the labels, and how they are joined."""
         return match(rows, self.keys, error=LabelsError)
 
-    def _check_missing(self, rows: Keys, place: Sequence[int], repair: str | None) -> None:
+    def _check_missing(self, rows: Keys, place: NDArray[np.int64], repair: str | None) -> None:
         """Raise LabelsError for rows without a label, with the words in their fields.
 
         ``repair`` is what else may be done than to add them; None: some may be missing.
         """
-        missing = [name for name, i in zip(rows.ids, place, strict=True) if i < 0]
+        missing = taken(rows.ids, np.flatnonzero(place < 0))
         if len(missing) == len(rows):
             raise LabelsError(
                 f"{self.source} has no label for any row of {rows.name}: its ids are "
                 f"{first_few(self.ids)}, the rows' {first_few(rows.ids)}; join both by the same "
                 "ids (--id-column names the column)."
             )
-        if not missing or repair is None:
+        if not len(missing) or repair is None:
             return
         words = Counter(word.strip() or "nothing" for word in self.missing.values())
         reason = f", where {' or '.join(map(repr, words))} means no label" if words else ""
@@ -302,14 +312,6 @@ class WeakLabels:
             classes=list(self.classes),
             id_column=self.keys.id_column,
             provenance=dict(self.provenance if provenance is None else provenance),
-        )
-
-    def _take(self, order: NDArray[np.int64]) -> WeakLabels:
-        return replace(
-            self,
-            ids=[self.ids[i] for i in order],
-            hashes=None if self.hashes is None else _at(self.hashes, order),
-            probs=self.probs[order],
         )
 
 
@@ -429,16 +431,16 @@ def _keys(
     text: str | None,
 ) -> Keys:
     """Keys of the labelled rows of a table with the keys ``whole``."""
-    rows = labels.rows.tolist()
+    rows = labels.rows
     complete = len(rows) == len(whole)
     others = {
-        name: values if complete else _at(values[:], rows)
+        name: values if complete else _at(values[:], rows.tolist())
         for name, values in columns.items()
         if name != whole.id_column
     }
     keys = replace(
         whole,
-        ids=[whole.ids[i] for i in rows],
+        ids=taken(whole.ids, rows),
         hashes=hashes,
         columns=others,
         text_column=text,

@@ -15,10 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from probekit.errors import DataError
 from probekit.excel import is_workbook, read_sheet
 from probekit.files import read_sidecar
 from probekit.safe import load_json, misfit, one_line, read_json, regular_file
+from probekit.strings import Strings
 
 __all__ = [
     "SUFFIXES",
@@ -75,6 +78,8 @@ BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 NONE = type(None)
 LONGEST_FIELD = 1 << 30
+CHUNK = 1 << 14
+WIDER = 4  # times the mean size of a string that the longest may have, to be kept in one width
 SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)
 # A field of one line in quotes with a doubled quote in it.
 DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t\n]|"")*""(?:[^"\t\n]|"")+"(?=\t|\r?$)', re.MULTILINE)
@@ -669,3 +674,23 @@ class ArrowColumn(Sequence[Any]):
                 return self.column.to_pylist()[index]
             return self.column.slice(start, max(stop - start, 0)).to_pylist()
         return self.column[index].as_py()
+
+    def strings(self) -> Strings | None:
+        """The column as :class:`Strings`; None if it has other values, or of very unequal size."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        kind = self.column.type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)) or not len(self):
+            return None
+        sizes = pc.binary_length(self.column)
+        width, total = pc.max(sizes).as_py(), pc.sum(sizes).as_py()
+        if self.column.null_count or not width or width * len(self) > WIDER * total:
+            return None
+        if pc.any(pc.ends_with(self.column, "\0")).as_py():
+            return None
+        encoded = np.empty(len(self), f"S{width}")
+        for start in range(0, len(self), CHUNK):
+            part = self.column.slice(start, CHUNK).cast(pa.large_binary())
+            encoded[start : start + CHUNK] = part.to_pylist()
+        return Strings(encoded)

@@ -19,6 +19,7 @@ from probekit.label_columns import class_values
 from probekit.safe import load_json, misfit
 from probekit.sources import read_table
 from probekit.states import finite_rows
+from probekit.strings import any_twice, arrow_column, taken
 from probekit.tables import Table, dataset_table, frame_columns, no_progress_bars, record_columns
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Verdicts:
                 raise DataError(f"Verdicts' {name!r} has the shape {given}, not {shape}.")
         if len(self.hashes) != n:
             raise DataError(f"Verdicts have {n} ids and {len(self.hashes)} text hashes.")
-        if len(set(self.ids)) < n:
+        if any_twice(self.ids):
             twice = repeated(self.ids)
             raise DataError(f"Verdicts have {len(twice)} ids more than once ({first_few(twice)}).")
         for name in (*MATRICES, "weight", "disagreement"):
@@ -173,8 +174,8 @@ class Verdicts:
         import pyarrow as pa
 
         offsets = np.arange(len(self) + 1, dtype=np.int32) * len(self.classes)
-        columns: dict[str, Any] = {"id": pa.array(list(self.ids), pa.string())}
-        columns["text_hash"] = pa.array(list(self.hashes), pa.string())
+        columns: dict[str, Any] = {"id": arrow_column(self.ids)}
+        columns["text_hash"] = arrow_column(self.hashes)
         for name in MATRICES:
             values = getattr(self, name).astype(np.float32).ravel()
             columns[name] = pa.ListArray.from_arrays(offsets, values)
@@ -329,14 +330,15 @@ class Verdicts:
     def _verdict_of(self, rows: Keys) -> list[int | None]:
         """Place of each data row's verdict, None without one; every verdict must have a row."""
         place = match(rows, self.keys).place
-        used = {i for i in place if i >= 0}
-        if len(used) < len(self):
-            lost = [row_id for i, row_id in enumerate(self.ids) if i not in used]
+        used = np.zeros(len(self), bool)
+        used[place[place >= 0]] = True
+        if not used.all():
+            lost = taken(self.ids, np.flatnonzero(~used))
             raise DataError(
                 f"{len(lost)} of {len(self)} rows of the verdicts are not in {rows.name} (ids "
                 f"{first_few(lost)}); apply verdicts to the rows that they were made from."
             )
-        if len(used) < sum(i >= 0 for i in place):
+        if len(self) < (place >= 0).sum():
             raise DataError(f"{rows.name} has an id twice; make ids unique.")
         if other := other_texts(rows, self.keys, place):
             raise DataError(
@@ -344,7 +346,7 @@ class Verdicts:
                 f"from (ids {first_few(other)}); apply verdicts to the rows that they were made "
                 "from."
             )
-        return [i if i >= 0 else None for i in place]
+        return [i if i >= 0 else None for i in place.tolist()]
 
 
 def _columns_of(dataset: Any) -> tuple[Mapping[str, Any], str]:

@@ -42,6 +42,7 @@ LEVELS = {
     "probekit.excel": 1,
     "probekit.extras": 1,
     "probekit.safe": 0,
+    "probekit.strings": 0,
     "probekit.kinds": 0,
     "probekit.settings": 0,
     "probekit.files": 1,

@@ -150,7 +150,7 @@ def test_what_is_left_over_is_named():
     left = Keys(["a", "b"], ["ha", "hb"])
     right = Keys(["b", "x", "y"], ["other", "", ""])
     result = match(left, right)
-    assert result.place == [-1, 0]
+    assert result.place.tolist() == [-1, 0]
     assert unknown_ids(result, right) == ["x", "y"]
     assert other_texts(left, right, result.place) == ["b"]
 

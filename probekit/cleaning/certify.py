@@ -30,6 +30,7 @@ from probekit.errors import DataError, UsageError, first_few
 from probekit.kinds import COUNT, KINDS, Maybe, Number, check, checked
 from probekit.labels import WeakLabels
 from probekit.probes.pairs import PairProbe
+from probekit.strings import taken
 from probekit.verdicts import Verdicts
 
 if TYPE_CHECKING:
@@ -435,12 +436,12 @@ def _scored(
 ) -> Scored:
     """The ensemble on the weak labels of the rows that are in the file."""
     if isinstance(labels, Verdicts):
-        kept = np.flatnonzero(labels.keep).tolist()
+        kept = np.flatnonzero(labels.keep)
         _check_size(len(kept))
         name = Path(str(labels.provenance.get("labels", {}).get("source", "the verdicts"))).name
         weak = WeakLabels(
-            [labels.ids[i] for i in kept],
-            [labels.hashes[i] for i in kept],
+            taken(labels.ids, kept),
+            taken(labels.hashes, kept),
             labels.weak[kept].astype(np.float64),
             labels.classes,
             source=name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from probekit.joins import match
 from probekit.kinds import check
 from probekit.metrics import auroc
 from probekit.states import constant_columns
+from probekit.strings import first_places, taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -231,15 +231,13 @@ def _effective_rank(values: NDArray[np.float64]) -> float:
 
 def _duplicates(store: ActivationStore, labels: WeakLabels) -> tuple[int, int]:
     hard, place = labels.hard, match(store.keys, labels.keys).place
-    pairs = [
-        (digest, hard[i])
-        for digest, i in zip(store.hashes, place, strict=True)
-        if digest and i >= 0
-    ]
-    n_rows = Counter(digest for digest, _ in pairs)
-    n_classes = Counter(digest for digest, _ in set(pairs))
-    copies = [digest for digest, _ in pairs if n_rows[digest] > 1]
-    return len(copies), sum(n_classes[digest] > 1 for digest in copies)
+    rows = np.flatnonzero((place >= 0) & store.hashes.known())
+    first = first_places(taken(store.hashes, rows))
+    copied = np.bincount(first, minlength=len(rows))[first] > 1
+    first, own = first[copied], hard[place[rows[copied]]]
+    pairs = np.unique(np.column_stack([first, own]), axis=0)
+    n_classes = np.bincount(pairs[:, 0], minlength=len(rows))
+    return len(first), int((n_classes[first] > 1).sum())
 
 
 def _state_alarms(sample: Sample, layers: Sequence[LayerFindings]) -> list[str]:

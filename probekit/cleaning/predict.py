@@ -33,6 +33,7 @@ from probekit.probes.neighbors import shared_searches
 from probekit.probes.pairs import PairProbe
 from probekit.probes.registry import make_probe, parameter_kinds, probe_class
 from probekit.states import as_states, check_finite
+from probekit.strings import taken
 from probekit.verdicts import NO_FOLD, Verdicts
 
 if TYPE_CHECKING:
@@ -397,7 +398,7 @@ def read_states(
         X = stack_layers(store, layer, rows) if X is None else X
     elif X is None:
         X = store.layer(layer) if rows is None else store.read(layer, rows)
-    ids = store.ids if rows is None else [store.ids[i] for i in rows]
+    ids = store.ids if rows is None else taken(store.ids, rows)
     check_finite(X, ids, name=f"Layer {', '.join(map(str, layers))}")
     return X
 
@@ -414,7 +415,7 @@ class _Joined(NamedTuple):
 
     X: Any
     labels: WeakLabels
-    hashes: list[str]
+    hashes: Sequence[str]
     groups: NDArray[np.int64]
     where: dict[str, Any]
     names: Sequence[str] | None
@@ -492,7 +493,7 @@ def _join_once(
             "rows_fingerprint": states.rows_fingerprint,
         },
     }
-    hashes, names = [states.hashes[i] for i in rows], names_of(aligned.keys)
+    hashes, names = taken(states.hashes, rows), names_of(aligned.keys)
     return _Joined(X, aligned, hashes, states.copies(rows), where, names)
 
 

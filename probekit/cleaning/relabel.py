@@ -174,7 +174,7 @@ def readmit(
     if not len(dropped):
         raise UsageError("These verdicts drop no row, so none can be re-admitted.")
     students = [predictions] if isinstance(predictions, WeakLabels) else predictions
-    keys = verdicts.keys.take(dropped.tolist())
+    keys = verdicts.keys.take(dropped)
     probs = np.stack([_of_rows(each, keys, verdicts.classes) for each in students])
     mean = probs.mean(axis=0)
     agreed = (probs.argmax(axis=2) == mean.argmax(axis=1)).all(axis=0)

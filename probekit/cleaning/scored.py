@@ -145,8 +145,8 @@ class Scored:
             keep = keep | known
             label = np.where(known[:, None], np.eye(label.shape[1])[self.truth], label)
         return Verdicts(
-            ids=list(self.labels.ids),
-            hashes=list(self.hashes),
+            ids=self.labels.ids,
+            hashes=self.hashes,
             classes=self.labels.classes,
             weak=self.labels.probs.astype(np.float32),
             probe=self.proba.astype(np.float32),

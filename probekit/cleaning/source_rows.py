@@ -16,6 +16,7 @@ from probekit.data import Rows
 from probekit.errors import DataError, StoreError, UsageError, first_few
 from probekit.joins import match, other_texts
 from probekit.sources import load_rows
+from probekit.strings import taken
 from probekit.tasks.registry import task_names
 
 if TYPE_CHECKING:
@@ -176,15 +177,14 @@ def places_in(store: ActivationStore, verdicts: Verdicts) -> NDArray[np.int64]:
         If the store lacks rows of the verdicts or has other texts.
     """
     repair = "name the store that they were made from with --acts"
-    place = _every_place(
+    return _every_place(
         verdicts.keys, store.keys, str(store.path), "the verdicts", ids=repair, texts=repair
     )
-    return np.array(place, dtype=np.int64)
 
 
 def _every_place(
     wanted: Keys, keys: Keys, holder: str, wanted_by: str, *, ids: str, texts: str
-) -> list[int]:
+) -> NDArray[np.int64]:
     """The row number in ``keys`` of each wanted row; ``ids`` and ``texts`` say how to repair.
 
     Raises
@@ -193,8 +193,8 @@ def _every_place(
         If rows are missing or have other texts.
     """
     place, n = match(wanted, keys).place, len(wanted.ids)
-    missing = [name for name, i in zip(wanted.ids, place, strict=True) if i < 0]
-    if missing:
+    missing = taken(wanted.ids, np.flatnonzero(place < 0))
+    if len(missing):
         raise DataError(
             f"{holder} lacks {len(missing)} of {n} rows of {wanted_by} (ids {first_few(missing)}); "
             f"{ids}."

@@ -17,6 +17,7 @@ from probekit.joins import match, other_texts
 from probekit.labels import WeakLabels, load_labels
 from probekit.probes.ensemble import EnsembleProbe, plan_for, stack_layers
 from probekit.states import as_states, check_finite
+from probekit.strings import taken
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -197,8 +198,8 @@ def _states_of(source: Any, scored: Scored) -> NDArray[Any]:
         return X
     rows, layer = scored.labels.keys, source.layers[-1]
     place = match(rows, source.keys).place
-    without = [name for name, i in zip(rows.ids, place, strict=True) if i < 0]
-    if without:
+    without = taken(rows.ids, np.flatnonzero(place < 0))
+    if len(without):
         raise StatesError(
             f"{source.path} lacks {len(without)} of {len(rows)} rows (ids {first_few(without)}); "
             "extract the supervisor's states of the same rows."
@@ -208,6 +209,6 @@ def _states_of(source: Any, scored: Scored) -> NDArray[Any]:
             f"{source.path} has another text in {len(other)} rows (ids {first_few(other)}); "
             "extract the supervisor's states of the same rows."
         )
-    X = source.read(layer, np.array(place))
+    X = source.read(layer, place)
     check_finite(X, rows.ids, name=f"Layer {layer} of {source.path}")
     return X

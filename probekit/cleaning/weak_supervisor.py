@@ -15,6 +15,7 @@ from probekit.joins import match
 from probekit.kinds import Listed, Maybe, Text, check, checked
 from probekit.labels import WeakLabels
 from probekit.metrics import accuracy, auroc
+from probekit.strings import taken
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -117,11 +118,11 @@ def weak_labels(
     probe = LogisticProbe(l2=l2, fit_intercept=bias, random_state=seed)
     probe.fit(X[trained], Y, groups=groups[trained])
     labels = WeakLabels(
-        ids=[store.ids[i] for i in labelled],
-        hashes=[store.hashes[i] for i in labelled],
+        ids=taken(store.ids, labelled),
+        hashes=taken(store.hashes, labelled),
         probs=probe.predict_proba(X[labelled]),
         classes=known.classes,
-        key=store.keys.take(labelled.tolist()),
+        key=store.keys.take(labelled),
         provenance={
             "probekit": __version__,
             "supervisor": "LogisticProbe",
@@ -178,7 +179,7 @@ def _number(share: float | None, rows: int | None, n: int) -> int:
 
 def score_labels(labels: WeakLabels, truth: WeakLabels) -> dict[str, Any]:
     """Accuracy and AUROC of weak labels on the rows that have ground truth."""
-    place = np.array(match(labels.keys, truth.keys).place, dtype=np.int64)
+    place = match(labels.keys, truth.keys).place
     rows = np.flatnonzero(place >= 0)
     if not len(rows):
         return {"judged_rows": 0, "accuracy": None, "auroc": None}

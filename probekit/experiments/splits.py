@@ -144,7 +144,7 @@ def labelled(splits: Splits, labels: WeakLabels) -> tuple[Splits, dict[str, Weak
     notes: list[str] = []
     for part in (name for name in ("student", "validation", "test") if name in splits.rows):
         rows = splits.rows[part]
-        place = np.array(labels.joined(rows.keys).place)
+        place = labels.joined(rows.keys).place
         known = np.flatnonzero(place >= 0)
         if len(known) < len(rows):
             effect = "there is no weak floor" if part == "test" else "the others are left out"

@@ -24,6 +24,7 @@ from probekit.errors import (
     StoreError,
     UsageError,
 )
+from probekit.strings import Strings
 
 KINDS = [
     ("float32", None),
@@ -88,7 +89,8 @@ def test_copies_have_one_text_or_equal_states(
         some = store.copies(np.array([5, 0, 2, 3]))
         assert some[0] == some[2]
         assert sorted(some.tolist()) in ([0, 0, 1, 2], [0, 1, 1, 2], [0, 1, 2, 2])
-        store.hashes[:] = [f"{i:016x}" for i in range(rows.n)]
+        other = [f"{i:016x}".encode() for i in range(rows.n)]
+        store.__dict__["hashes"] = Strings(np.array(other))
         assert len(set(store.copies().tolist())) == rows.n - 1
         deepest = store.copies(np.array([2, 5]))  # which are all that is asked for, and equal
         assert deepest.tolist() == [0, 1]
