@@ -291,8 +291,12 @@ class EnsembleProbe(BaseProbe):
             del states  # as large as the layer, and so is the index
         self._store(data)
         for index in self._indexes:
-            near = index.others(self._k, groups=data.groups).index
-            scores.append(neighbor_means(near, data.Y, [self._k], weight=data.weight)[0])
+            votes = np.empty(data.Y.shape)
+            for rows, near in index.blocks(self._k, groups=data.groups):
+                found = neighbor_means(near.index, data.Y, [self._k], weight=data.weight)
+                votes[rows] = found[0]
+                del near
+            scores.append(votes)
         self._calibrations, self._last, self.member_log_odds_, self.oof_proba_ = average(
             scores, data.Y, data.weight
         )

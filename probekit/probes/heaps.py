@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from probekit.probes.ties import Found
 
 __all__ = ["Heaps"]
 
 
 class Heaps:
-    """The ``k`` smallest values of n rows; how pieces are offered is a subclass's."""
+    """The ``k`` smallest values of n rows."""
 
     def __init__(self, n: int, k: int) -> None:
         import faiss
@@ -27,7 +29,12 @@ class Heaps:
         self._heaps.ids = faiss.swig_ptr(self._index)
         self._heaps.heapify()
 
+    def add(self, tile: NDArray[np.float32], row: int, column: int = 0) -> None:
+        """Offer the tile (r, c) of all values that begins at ``row`` and ``column``."""
+        count, width = tile.shape
+        self._heaps.addn(width, self._pointer(tile), column, row, count)
+
     def sorted(self) -> Found:
-        """Values and column numbers, smallest first; values that rounding made negative are 0."""
+        """Values and column numbers, smallest first; -1 for none."""
         self._heaps.reorder()
-        return np.maximum(self._value, 0, out=self._value), self._index
+        return self._value, self._index

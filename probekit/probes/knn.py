@@ -248,10 +248,12 @@ class KNNProbe(BaseProbe):
         if not len(ks):
             raise ProbeError("ks must name at least one k.")
         if self.self_neighbor:
-            nearest = self._index.query(self._data.X, max(ks))
-        else:
-            nearest = self._index.others(max(ks), groups=self._data.groups)
-        return self._means(nearest, ks)
+            return self._means(self._index.query(self._data.X, max(ks)), ks)
+        means = np.empty((len(ks), *self._data.Y.shape))
+        for rows, nearest in self._index.blocks(max(ks), groups=self._data.groups):
+            means[:, rows] = self._means(nearest, ks)
+            del nearest
+        return means
 
     def _means(self, nearest: Neighbors, ks: Sequence[int]) -> NDArray[np.float64]:
         distance = nearest.distance if self.weights == "cosine" else None

@@ -35,10 +35,10 @@ import numpy as np
 
 from probekit.engine import map_here, ray_tasks
 from probekit.errors import ProbeError
-from probekit.probes.approximate import search_lists
+from probekit.probes.approximate import outside_groups, search_lists
 from probekit.probes.heaps import Heaps
 from probekit.probes.ties import Found, Pair, Space, first_of, in_parallel, settle
-from probekit.states import as_rows, check_finite, row_chunks
+from probekit.states import as_rows, check_finite
 
 if TYPE_CHECKING:
     import torch
@@ -200,26 +200,17 @@ class NeighborIndex:
             If k > n - 1, or a row has fewer than k others outside its group.
         """
         n = len(self)
-        chosen = np.arange(n) if among is None else np.flatnonzero(among)
-        k = _check_k(
-            k, len(chosen) - 1, f"n = {len(chosen)} rows have {len(chosen) - 1} others each"
-        )
-        numbers = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-        if numbers.shape != (n,):
-            raise ProbeError(f"groups must have one entry for each of {n} rows.")
-        left = len(chosen) - np.bincount(numbers[chosen], minlength=n)[numbers]
-        if left.min() < k:
-            row = int(left.argmin())
-            raise ProbeError(
-                f"k = {k} is too large: row {row} has {left[row]} others that are not duplicates "
-                f"of it (n = {len(chosen)}); use a smaller k or leave duplicates out."
-            )
         if self.approximate and rows is None and among is None:
-            return self._approximate(k, numbers)
+            found = Neighbors(np.empty((n, k), np.int64), np.empty((n, k), np.float32))
+            for block, nearest in self.blocks(k, groups=groups):
+                found.index[block], found.distance[block] = nearest.index, nearest.distance
+            return found
+        chosen = np.arange(n) if among is None else np.flatnonzero(among)
+        numbers, fewest = self._numbers(k, groups, chosen)
         shared = _SHARED.get()
         if shared is not None and rows is None and among is None:
             # Enough for each probe's default; a list's beginning is the list of a smaller k.
-            wide = max(k, min(SHARED_K, int(left.min())))
+            wide = max(k, min(SHARED_K, fewest))
             key = (id(self.space), self.backend, numbers.tobytes())
             return shared.found(
                 key, k, lambda: self._search(self.space, self.space, wide, (numbers, numbers))
@@ -229,6 +220,37 @@ class NeighborIndex:
         pair = (numbers if rows is None else numbers[rows], numbers[chosen])
         nearest = self._search(space, asked, k, pair)
         return nearest if among is None else Neighbors(chosen[nearest.index], nearest.distance)
+
+    def blocks(
+        self, k: int, *, groups: ArrayLike | None = None
+    ) -> Iterator[tuple[slice | NDArray[np.int64], Neighbors]]:
+        """:meth:`others` of all rows, of some rows at a time: their numbers, and theirs alone.
+
+        One block of all rows, unless the search is approximate. Drop each before the next, so that
+        memory holds one.
+        """
+        if self.approximate:
+            yield from self._approximate(k, self._numbers(k, groups, np.arange(len(self)))[0])
+        else:
+            yield slice(0, len(self)), self.others(k, groups=groups)
+
+    def _numbers(
+        self, k: int, groups: ArrayLike | None, chosen: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], int]:
+        """Check k; return group numbers (n,), and how many of the chosen the fewest may have."""
+        n, m = len(self), len(chosen)
+        k = _check_k(k, m - 1, f"n = {m} rows have {m - 1} others each")
+        numbers = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+        if numbers.shape != (n,):
+            raise ProbeError(f"groups must have one entry for each of {n} rows.")
+        left = m - np.bincount(numbers[chosen], minlength=n)[numbers]
+        row = int(left.argmin())
+        if left[row] < k:
+            raise ProbeError(
+                f"k = {k} is too large: row {row} has {left[row]} others that are not duplicates "
+                f"of it (n = {m}); use a smaller k or leave duplicates out."
+            )
+        return numbers, int(left[row])
 
     def query(
         self,
@@ -252,29 +274,29 @@ class NeighborIndex:
         nearest = self._search(space, space.of(queries), k)
         return nearest if among is None else Neighbors(chosen[nearest.index], nearest.distance)
 
-    def _approximate(self, k: int, numbers: NDArray[np.int64]) -> Neighbors:
-        """Others of all rows from inverted lists; exact where these hold fewer than k."""
+    def _approximate(
+        self, k: int, numbers: NDArray[np.int64]
+    ) -> Iterator[tuple[slice | NDArray[np.int64], Neighbors]]:
+        """Others of blocks of rows from inverted lists; exact where these hold fewer than k."""
         n = len(self)
         width, tasks = min(n, k + MARGIN + 1), ray_tasks() if n >= SHARED_QUERIES else None
-        result = search_lists(self.space.searched(), k, width, tasks=tasks)
-        if result is None:
+        blocks = search_lists(self.space.searched(), k, width, tasks=tasks)
+        if blocks is None:
             self.recall = 1.0
-            return self._search(self.space, self.space, k, (numbers, numbers))
-        (square, index), self.recall = result.found, result.recall
-        near, distance = np.empty((n, k), np.int64), np.empty((n, k), np.float32)
-        for part in row_chunks(n, 32 * index.shape[1]):
-            own = numbers[index[part]] == numbers[part, None]
-            square[part][own] = np.inf
-            first = np.argsort(np.isinf(square[part]), axis=1, kind="stable")[:, :k]
-            near[part] = np.take_along_axis(index[part], first, axis=1)
-            nearest = np.take_along_axis(square[part], first, axis=1)
-            distance[part] = np.sqrt(nearest, dtype=np.float64) * self.space.scale
-        short = np.flatnonzero(np.isinf(distance[:, -1]))
-        if len(short):
-            asked, pair = self.space.subset(short), (numbers[short], numbers)
-            exact = self._search(self.space, asked, k, pair)
-            near[short], distance[short] = exact.index, exact.distance
-        return Neighbors(near, distance)
+            yield slice(0, n), self._search(self.space, self.space, k, (numbers, numbers))
+            return
+        for rows, found in blocks:
+            distance, near = outside_groups(found, rows, numbers, k)
+            del found
+            distance *= self.space.scale
+            short = np.flatnonzero(np.isinf(distance[:, -1]))
+            if len(short):
+                asked, pair = self.space.subset(rows[short]), (numbers[rows[short]], numbers)
+                exact = self._search(self.space, asked, k, pair)
+                near[short], distance[short] = exact.index, exact.distance
+            yield rows, Neighbors(near, distance)
+            del near, distance
+        self.recall = blocks.recall
 
     def _search(self, space: Space, asked: Space, k: int, groups: Pair | None = None) -> Neighbors:
         """Nearest rows of ``space`` for those of ``asked``, block by block of both."""
@@ -584,7 +606,8 @@ def search_halved(rows: NDArray[np.float32], k: int) -> Found:
         ThreadPoolExecutor(threads, initializer=begin) as pool,
     ):
         list(pool.map(search_tile, corners))  # re-raises errors of the threads
-    return nearest.sorted()
+    square, index = nearest.sorted()
+    return np.maximum(square, 0, out=square), index
 
 
 class _Nearest(Heaps):
@@ -594,8 +617,7 @@ class _Nearest(Heaps):
         super().__init__(n, k)
         self._locks = [threading.Lock() for _ in range(0, n, TILE)]
 
-    def add(self, tile: NDArray[np.float32], row: int, column: int) -> None:
+    def add(self, tile: NDArray[np.float32], row: int, column: int = 0) -> None:
         """Offer the tile (r, c) of all values (n, n) that begins at ``row`` and ``column``."""
-        count, width = tile.shape
         with self._locks[row // TILE]:
-            self._heaps.addn(width, self._pointer(tile), column, row, count)
+            super().add(tile, row, column)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from probekit.probes import EnsembleProbe, KNNProbe, approximate, neighbors
+from probekit.probes.knn import neighbor_means
 from probekit.probes.neighbors import NeighborIndex, exact_seconds
 
 
@@ -39,13 +41,15 @@ def test_most_neighbours_are_found_and_the_share_is_known(metric, monkeypatch):
     monkeypatch.setattr(approximate, "_visits", lambda *_: 1)
     few = NeighborIndex(X, metric=metric, approximate=True)
     least = hits(few.others(20), exact)
-    assert least < 0.9
+    assert least < 0.93
     assert few.recall == pytest.approx(least, abs=0.05)
 
 
 def test_fewer_pairs_are_compared():
     X = clustered()
-    assert 0 < approximate.search_lists(X, 10, 20).share < 0.5
+    search = approximate.search_lists(X, 10, 20)
+    assert sum(len(rows) for rows, _ in search) == len(X)
+    assert 0 < search.share < 0.5
 
 
 def test_rows_without_clusters_are_searched_exactly():
@@ -75,6 +79,56 @@ def test_rows_that_are_not_copied_have_the_same_neighbours(monkeypatch):
     assert again.space.rows is None
     assert np.array_equal(again.others(10).index, found.index)
     assert again.recall == index.recall
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_blocks_find_the_same_neighbours(copied, monkeypatch):
+    X = clustered(1500)
+    if not copied:
+        monkeypatch.setattr("probekit.probes.ties.COPY_SHARE", 0)
+    groups = np.arange(1500) // 2
+    index = NeighborIndex(X, approximate=True)
+    whole = index.others(10, groups=groups)
+    # Ten neighbours, the row itself, and sixteen that may replace copies: 12 bytes each.
+    monkeypatch.setattr(approximate, "HEAP_BYTES", 400 * 12 * 27)
+    shared = NeighborIndex(X, approximate=True)
+    sizes = [len(rows) for rows, _ in shared.blocks(10, groups=groups)]
+    assert sizes == [400, 400, 400, 300]
+    again = shared.others(10, groups=groups)
+    assert np.array_equal(again.index, whole.index)
+    # Products of other shapes round otherwise.
+    np.testing.assert_allclose(again.distance, whole.distance, rtol=0, atol=1e-5)
+    assert 0.9 < index.recall < 1
+    assert shared.recall == index.recall
+
+
+def test_memory_holds_the_candidates_of_one_block(monkeypatch):
+    n, k = 20_000, 30
+    X = clustered(n, 4)
+    Y = np.eye(2)[(X[:, 0] > 0).astype(int)]
+
+    def peak():
+        search = approximate.search_lists(X, k, 47)
+        tracemalloc.start()
+        size = 0
+        for rows, found in search:
+            _, near = approximate.outside_groups(found, rows, np.arange(n), k)
+            votes[rows] = neighbor_means(near, Y, [k])[0]
+            size = max(size, len(rows))
+            del found, near
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most / n, size
+
+    # 47 candidates and 30 neighbours of 12 bytes: 924 of each row.
+    monkeypatch.setattr(approximate, "HEAP_BYTES", 2000 * 12 * 47)
+    votes = np.empty((n, 2))
+    assert peak() == (pytest.approx(0, abs=500), 2000)
+    # Control: one block of all rows.
+    monkeypatch.setattr(approximate, "HEAP_BYTES", n * 12 * 47)
+    whole = peak()
+    assert whole[0] > 924
+    assert whole[1] == n
 
 
 class Played:
