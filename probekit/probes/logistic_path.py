@@ -58,9 +58,10 @@ WALK_TOL = 30  # times tol, of fits that only lead to the next penalty
 
 
 def log_loss(
-    logits: NDArray[np.float64], Y: NDArray[np.float64], weight: NDArray[np.float64]
+    logits: NDArray[np.floating[Any]], Y: NDArray[np.float64], weight: NDArray[np.float64]
 ) -> float:
     """Weighted mean cross-entropy of logits (n, V) with labels (n, C)."""
+    logits = np.asarray(logits, np.float64)
     if logits.shape[1] == 1:
         log_p = np.column_stack([log_expit(-logits[:, 0]), log_expit(logits[:, 0])])
     else:
@@ -104,8 +105,8 @@ class LogisticPath:
     """(P, F)."""
     fold_error_: NDArray[np.float64] | None = None
     """(P, F)."""
-    oof_logits: NDArray[np.float64] | None = None
-    """(P, n, V) of every row by the fit without its fold."""
+    oof_logits: NDArray[np.floating[Any]] | None = None
+    """(P, n, V) of every row by the fit without its fold, in the fit's precision."""
 
     @property
     def oof_proba(self) -> NDArray[np.float64] | None:
@@ -288,16 +289,17 @@ class _Path:
 
     def __init__(self, task: Task, design: Design, l2: NDArray[np.float64], *, bias: bool) -> None:
         self.task, self.design, self.penalties = task, design, l2
-        row_weight = [task.weight]
+        self.fits = 1 + task.n_folds
+        row_weight = torch.empty(self.fits, design.n, dtype=design.dtype)
+        row_weight[0] = torch.as_tensor(task.weight)
         for fold in range(task.n_folds):
             assert task.folds is not None
             kept = np.where(task.folds == fold, 0.0, task.weight)
-            row_weight.append(kept / kept.sum())
-        self.fits = len(row_weight)
+            row_weight[1 + fold] = torch.as_tensor(kept / kept.sum())
         self.objective = Objective(
             design,
             torch.as_tensor(task.targets, device=design.device),
-            torch.as_tensor(np.stack(row_weight), dtype=design.dtype, device=design.device),
+            row_weight.to(design.device),
             torch.arange(self.fits, device=design.device).repeat(len(l2)),
             torch.as_tensor(np.repeat(l2, self.fits), device=design.device)
             / design.rows.common_scale**2,
@@ -468,14 +470,11 @@ class _Path:
             oof_logits=self._logits(theta[:, 1:], self.task.folds),
         )
 
-    def _logits(self, theta: Tensor, which: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _logits(self, theta: Tensor, which: NDArray[np.int64]) -> NDArray[np.floating[Any]]:
         """Logits (P, n, V) of every row by its fit ``which`` (n,) of theta (P, F, V, width + 1)."""
-        rows = self.design.rows
-        out = np.empty((len(theta), self.design.n, theta.shape[2]))
         chosen = torch.as_tensor(which, device=theta.device)
-        for share, (logits,) in rows.each(_own_logits, theta, chosen):
-            out[:, share] = logits
-        return out
+        found = [each for _, (each,) in self.design.rows.each(_own_logits, theta, chosen)]
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
     def _separable(self, theta: Tensor) -> NDArray[np.bool_]:
         """Mask (P,) of penalties 0 whose fit predicts every hard label: they have no optimum."""
@@ -510,8 +509,9 @@ class _Path:
         )
 
 
-def logits_to_proba(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def logits_to_proba(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Class probabilities (..., C) of logits (..., V); V = 1 means two classes."""
+    logits = np.asarray(logits, np.float64)
     if logits.shape[-1] == 1:
         return np.concatenate([expit(-logits), expit(logits)], axis=-1)
     return np.asarray(softmax(logits, axis=-1))
@@ -555,15 +555,20 @@ def _check_penalties(penalties: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-def _own_logits(share: Share, frame: Frame, theta: Any, which: Any) -> list[NDArray[np.float64]]:
-    """Logits (P, b, V) of every row of a share by its fit, as :meth:`_Path._logits`."""
+def _own_logits(
+    share: Share, frame: Frame, theta: Any, which: Any
+) -> list[NDArray[np.floating[Any]]]:
+    """Logits (P, b, V) of every row of a share by its fit, as :meth:`_Path._logits`.
+
+    They are as precise as the fit, and take the memory of that.
+    """
     ready = ready_rows(share, frame)
     theta, chosen = ready.tensor(theta), ready.tensor(which[share.rows])
     some, fits, vectors, _ = theta.shape
     columns = some * fits * vectors
     flat = theta.reshape(columns, -1).to(ready.dtype)
     weights, bias = flat[:, :-1], flat[:, -1:]
-    out = np.empty((some, len(share), vectors))
+    out = np.empty((some, len(share), vectors), str(ready.dtype).removeprefix("torch."))
     for rows, x in ready.passes(columns):
         logits = torch.addmm(bias, weights, x.T).view(some, fits, vectors, -1)
         index = chosen[rows].expand(some, 1, vectors, -1)

@@ -120,7 +120,7 @@ class Objective:
     ) -> None:
         self.design, self.vectors = design, len(targets)
         self.fold, self.l2, self.bias = fold, l2, bias
-        self.share = row_weight.double() @ targets.double().T
+        self.share = torch.stack([targets.double() @ weight.double() for weight in row_weight])
         # p - y loses digits if both are close to 1. For two classes such rows are reversed,
         # (1 - y) - (1 - p); for more, the residual of the likeliest class is minus the sum of the
         # others.

@@ -304,10 +304,17 @@ def _add_moment(
     Y: NDArray[np.float64],
     y_mean: NDArray[np.float64],
 ) -> list[Any]:
-    total = np.zeros((frame.vectors.shape[1], Y.shape[1]))
-    for rows, Z in _projections(share, frame):
-        total += Z.T @ (weight[rows, None] * (Y[rows] - y_mean))
-    return [total]
+    targets = weight[share.rows, None] * (Y[share.rows] - y_mean)
+    if _projected(share, frame) is not None:
+        total = np.zeros((frame.vectors.shape[1], Y.shape[1]))
+        for rows, Z in _projections(share, frame):
+            total += Z.T @ targets[rows.start - share.rows.start : rows.stop - share.rows.start]
+        return [total]
+    # Without Z in memory: Vᵀ (X − x̄)ᵀ W (Y − ȳ) / s needs no product with V for each row.
+    total = np.zeros((len(frame.mean), Y.shape[1]))
+    for _, part, X in _chunks(share):
+        total += _centred(X, frame.mean, frame.constant).T @ targets[part]
+    return [frame.vectors.T @ total]
 
 
 def _some_columns(share: Share, frame: _Frame, columns: NDArray[np.int64]) -> list[Any]:

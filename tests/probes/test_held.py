@@ -161,7 +161,8 @@ def test_workers_read_their_rows_once_and_again_where_they_are_lost(
     assert rows < more_rows <= rows + 2 * 200 + 100
     assert most_rows >= 4 * 600
     assert np.array_equal(once, lost)
-    assert np.array_equal(once, again)
+    # Without the projections in memory, where they are float32, ridge sums the states themselves.
+    np.testing.assert_allclose(again, once, rtol=0, atol=1e-6)
 
 
 def test_few_rows_stay_here(play: Callable[[Played], None]) -> None:
