@@ -8,10 +8,10 @@ by torchrun with two processes, each with one thread. Rates are those from the m
 worker has stored a part to the last part, so that starting and loading do not count. Run it on two
 quiet cores.
 
-Kills: two nodes of one CPU each extract, filter and relabel 5,000 rows, and filter 40,000 rows of
-64 random columns by fits that both hold a share of. A node is killed at so many
-random moments, and the driver at as many, after which the same command is typed again. Every file
-is compared with that of a run without kills.
+Kills: two nodes of one CPU each extract, filter and relabel 5,000 rows, filter 40,000 rows of 64
+random columns by fits that both hold a share of, and run a small grid of students. A node is killed
+at so many random moments, and the driver at as many, after which the same command is typed again.
+Every file is compared with that of a run without kills, but for the seconds that a run notes.
 
 The texts are those of FILE (a JSONL file with `text`), else random words. A row that is in the
 results file is not measured again.
@@ -23,6 +23,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,8 +66,21 @@ CHAIN = {
     "relabel": ["relabel", "acts/", "--labels", "weak.csv", "--probe", "ensemble", AFRESH],
     # Enough rows that workers hold shares of them.
     "fits": ["filter", "states.h5", "--labels", "states.csv", "--probe", "logreg,ensemble", AFRESH],
+    "run": [
+        *("run", "--task", "task.jsonl", "--weak", "bag-of-words", "--seeds", "2"),
+        *("--set", "student=linear", "--set", 'probes=["knn","logreg"]'),
+        *("--set", "random_drops=0"),
+    ],
 }
-KILL_ROWS, STATES = 5000, (40_000, 64)
+MODEL_OPTION = {"extract": "-m", "run": "--strong"}
+OUTPUTS = {"extract": [], "run": ["-o", "run"]}
+KILL_ROWS, STATES, TASK_ROWS = 5000, (40_000, 64), 600
+# What a run notes of its time: files without other content, and places in others.
+DONE = "done.json"
+SECONDS = {
+    "metrics.json": re.compile(rb'"seconds": \{[^}]*\}'),
+    "report.html": re.compile(rb"Computed in</dt><dd>[^<]*"),
+}
 WORDS = (
     "the",
     "quick",
@@ -93,7 +107,7 @@ def steady_rate(stored: Sequence[tuple[float, int]], workers: int) -> float:
 
 
 def write_rows(folder: Path, n: int, texts: Path | None) -> None:
-    """Write ``rows.jsonl`` and weak labels, a fifth of them wrong."""
+    """Write ``rows.jsonl`` and weak labels, a fifth of them wrong; and ``task.jsonl`` for a run."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     if texts is None:
@@ -106,8 +120,12 @@ def write_rows(folder: Path, n: int, texts: Path | None) -> None:
     ids = [f"row-{i}" for i in range(n)]
     rows = (json.dumps({"id": i, "text": text}) for i, text in zip(ids, lines, strict=True))
     (folder / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    truth = np.array([len(text) for text in lines])
-    write_weak_labels(folder, ids, (truth > np.median(truth)).astype(np.int64), rng)
+    size = np.array([len(text) for text in lines])
+    truth = (size > np.median(size)).astype(np.int64)
+    write_weak_labels(folder, ids, truth, rng)
+    labelled = zip(ids, lines, truth.tolist(), strict=True)
+    some = [json.dumps({"id": i, "text": text, "label": c}) for i, text, c in labelled]
+    (folder / "task.jsonl").write_text("\n".join(some[:TASK_ROWS]) + "\n", encoding="utf-8")
 
 
 def write_states(folder: Path) -> None:
@@ -226,8 +244,8 @@ def chain(
     waiting = list(CHAIN)
     while waiting:
         name = waiting[0]
-        output = [] if name == "extract" else ["-o", f"{name}.parquet"]
-        more = ["-m", model] if name == "extract" else []
+        output = OUTPUTS.get(name, ["-o", f"{name}.parquet"])
+        more = [MODEL_OPTION[name], model] if name in MODEL_OPTION else []
         with (folder / "said.txt").open("w") as said:
             process = subprocess.Popen(
                 [*PROBEKIT, *CHAIN[name], *more, *output, *ENGINE, nodes.address],
@@ -259,19 +277,22 @@ def chain(
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a trial."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
+    """SHA-256 of every file of a trial, without the seconds that a run notes."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != DONE:
+            content = path.read_bytes()
+            if path.name in SECONDS:
+                content = SECONDS[path.name].sub(b"", content)
+            found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
+    return found
 
 
 def fresh(folder: Path, base: Path) -> Path:
     """A folder with the inputs of ``base``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for name in ("rows.jsonl", "weak.csv", "states.h5", "states.csv"):
+    for name in ("rows.jsonl", "task.jsonl", "weak.csv", "states.h5", "states.csv"):
         shutil.copy(base / name, folder / name)
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,3 +37,15 @@ def test_files_that_differ_are_seen(cluster: Any, tmp_path: Path) -> None:
     (tmp_path / "acts" / "a").write_text("two")
     assert cluster.digests(tmp_path).keys() == before.keys()
     assert cluster.digests(tmp_path) != before
+
+
+def test_the_seconds_that_a_run_notes_are_no_difference(cluster: Any, tmp_path: Path) -> None:
+    found = []
+    for seconds, score in ((1, 5), (2, 5), (2, 6)):
+        metrics = {"results": [{"score": score, "seconds": {"a student": seconds}}]}
+        (tmp_path / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        (tmp_path / "report.html").write_text(f"<dt>Computed in</dt><dd>{seconds} s</dd>")
+        (tmp_path / "done.json").write_text(str(seconds))
+        found.append(cluster.digests(tmp_path))
+    assert found[0] == found[1]
+    assert found[1] != found[2]
