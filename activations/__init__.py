@@ -6,8 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probekit.activations.differences import extract_differences
-    from probekit.activations.extraction import extract
+    from probekit.activations.extraction import extract, extract_differences
     from probekit.activations.spec import ExtractionSpec
     from probekit.activations.store import ActivationStore
 
@@ -16,7 +15,7 @@ _HOMES = {
     "ActivationStore": "probekit.activations.store",
     "ExtractionSpec": "probekit.activations.spec",
     "extract": "probekit.activations.extraction",
-    "extract_differences": "probekit.activations.differences",
+    "extract_differences": "probekit.activations.extraction",
 }
 
 __all__ = ["ActivationStore", "ExtractionSpec", "extract", "extract_differences"]

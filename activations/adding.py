@@ -1,8 +1,8 @@
 """Add layers to a store that exists: only those that it lacks are forwarded and pooled.
 
-They are extracted into a store of their own beside it, which resumes as any extraction does. Both
-are then copied into one file, which replaces the store in one step: HDF5 cannot add a layer to a
-file so that a kill leaves it readable. The disk holds the states twice for that moment.
+They are extracted into a store of their own beside it, or beside each part of a folder, which
+resumes as any extraction does. Both are then copied into one file, which replaces the store in one
+step. The disk holds the states of the file, or of the part, twice for that moment.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from probekit.activations.batching import Batch
 from probekit.activations.extraction import prepare, run, stored_spec
 from probekit.activations.forward import Counts
-from probekit.activations.job import Job, Report, Request, is_folder, open_writer, report_on
-from probekit.activations.merge import copy_rows
+from probekit.activations.job import (
+    Job,
+    PairReport,
+    Report,
+    Request,
+    of_layers,
+    open_writer,
+    report_on,
+)
 from probekit.activations.store import ActivationStore
+from probekit.activations.units import Units, add_to
 from probekit.errors import StoreError, UsageError, human_bytes
-from probekit.files import sync_folder
 
-__all__ = ["add_layers"]
+__all__ = ["add_layers", "prepare_adding", "run_adding"]
 
 
 def add_layers(
@@ -32,7 +37,7 @@ def add_layers(
     *,
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
-) -> Report:
+) -> Report | PairReport:
     """Add the request's layers to the store at its output; the same call resumes after a stop.
 
     The network runs up to the deepest missing layer for every row, whatever is stored; layers that
@@ -56,86 +61,68 @@ def add_layers(
     StoreError
         If there is no store, it is incomplete, or the disk has no room.
     """
-    start = time.monotonic()
+    return run_adding(prepare_adding(request), show=show, on_batch=on_batch)
+
+
+def prepare_adding(request: Request, *, device: str | None = None) -> Job:
+    """Return a job of the layers that the store at the request's output lacks.
+
+    If it lacks none, they are its own. ``device`` is as of :func:`extraction.prepare`.
+    """
+    path = Path(os.path.realpath(request.output))
     if request.overwrite:
         raise UsageError("--add-layers keeps the store, and --overwrite replaces it; give one.")
-    if is_folder(request.output):
-        raise UsageError(
-            f"--add-layers adds to a file, and {request.output} is a folder; make a file of it "
-            "with `probekit merge`, or extract the further layers into another folder."
-        )
-    path = Path(os.path.realpath(request.output))
-    stored = stored_spec(path)
-    if stored is None:
+    if stored_spec(path) is None:
         raise StoreError(f"{path} is not there to add layers to; leave --add-layers out.")
-    job = prepare(request)
+    job = prepare(request, device=device)
     with ActivationStore(path, allow_incomplete=True) as store:
-        present = list(store.layers)
-    missing = sorted(set(job.spec.layers) - set(present))
-    job = replace(_of_layers(job, present), path=path)
-    if job.spec.to_json() != stored:  # perhaps only the model's folder has another name
-        renamed = replace(job, spec=replace(job.spec, model=str(stored.get("model"))))
-        job = renamed if renamed.spec.to_json() == stored else job
-    added = replace(
-        _of_layers(job, missing),
-        path=path.with_name(f".{path.name}.added"),
-        request=replace(request, compression=None),
-    )
-    whole = replace(
-        _of_layers(job, [*present, *missing]), path=path.with_name(f".{path.name}.whole")
-    )
-    with open_writer(job) as old:  # checks rows and spec, and keeps other writers out
+        present = store.layers
+    layers = set(job.spec.layers).difference(present) or present
+    job = replace(of_layers(job, layers), path=path, adds=True)
+    if job.folder:
+        units = Units(job)
+        share = sum(units.index.counts[i] for i in units.missing()) / len(job.rows)
+        _check_room(job, int(share * job.store_plan.nbytes))
+    return job
+
+
+def run_adding(
+    job: Job,
+    *,
+    show: bool | None = None,
+    on_batch: Callable[[Batch], None] | None = None,
+) -> Report | PairReport:
+    """Run the job; arguments as in ``extraction.run``."""
+    if job.folder:
+        return run(job, show=show, on_batch=on_batch)
+    start, path = time.monotonic(), job.path
+    with ActivationStore(path, allow_incomplete=True) as store:
+        present = store.layers
+    added = replace(job, path=path.with_name(f".{path.name}.added"))
+    whole = of_layers(added, {*present, *job.spec.layers})
+    # Checks rows and spec, and keeps other writers out.
+    with open_writer(of_layers(job, present)) as old:
         if not old.complete:
             raise StoreError(
                 f"{path} is not complete; finish it first, by the command that began it."
             )
-        if missing:
-            _check_room(added, whole)
-            report = run(added, show=show, on_batch=on_batch)
-            _combine(path, added.path, whole)
-        else:
+        if whole.spec.layers == tuple(present):
             report = report_on(job, Counts(batch_tokens=job.batch_tokens), (start, start))
+        else:
+            begun = added.path.exists()
+            _check_room(job, whole.store_plan.nbytes + (0 if begun else added.store_plan.nbytes))
+            plain = replace(added, request=replace(job.request, compression=None))
+            report = run(plain, show=show, on_batch=on_batch)
+            add_to(path, added)
         added.path.unlink(missing_ok=True)
-    return replace(
-        report,
-        path=str(path),
-        layers=list(whole.spec.layers),
-        seconds=time.monotonic() - start,
-    )
+    seconds = time.monotonic() - start
+    return replace(report, path=str(path), layers=[*whole.spec.layers], seconds=seconds)
 
 
-def _of_layers(job: Job, layers: list[int]) -> Job:
-    """The same job for other layers."""
-    if not layers:
-        return job
-    last = job.checkpoint.depth in layers and job.checkpoint.untied
-    spec = replace(
-        job.spec,
-        layers=tuple(sorted(layers)),
-        last_layer="after the final norm" if last else None,
-    )
-    return replace(job, spec=spec)
-
-
-def _check_room(added: Job, whole: Job) -> None:
+def _check_room(job: Job, needed: int) -> None:
     """Raise StoreError unless the disk has room for what is not written yet."""
-    needed = sum(job.store_plan.nbytes for job in (added, whole) if not job.path.exists())
-    if needed > whole.free_bytes:
+    if needed > job.free_bytes:
         raise StoreError(
             f"Adding layers needs {human_bytes(needed)} beside the store until it is done, but "
-            f"{human_bytes(whole.free_bytes)} are free on its disk; free some space."
+            f"{human_bytes(job.free_bytes)} are free on its disk; free some space."
         )
-
-
-def _combine(old: Path, added: Path, whole: Job) -> None:
-    """Copy the layers of both stores into one file, and put it in the place of ``old``."""
-    with (
-        ActivationStore(old) as first,
-        ActivationStore(added) as second,
-        open_writer(whole) as writer,
-    ):
-        rows = np.arange(len(first))
-        copy_rows([first, second], rows, rows, writer)
-        writer.finish()
-    os.replace(whole.path, old)
-    sync_folder(old.parent)

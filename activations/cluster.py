@@ -25,19 +25,19 @@ from probekit.activations.encoding import Encoder
 from probekit.activations.forward import Counts
 from probekit.activations.hooks import pooler
 from probekit.activations.index import INDEX, name_of
-from probekit.activations.job import Job, Report, Request, report_on, resumable, warn_nonfinite
+from probekit.activations.job import (
+    Job,
+    PairReport,
+    Report,
+    Request,
+    resumable,
+    warn_nonfinite,
+)
 from probekit.activations.loading import Placement, tapped
 from probekit.activations.progress import MovingBar, Progress, duration
 from probekit.activations.quiet import quiet
 from probekit.activations.spec import ExtractionSpec
-from probekit.activations.units import (
-    begin,
-    clear_attempts,
-    plan_units,
-    run_unit,
-    unit_job,
-    unit_windows,
-)
+from probekit.activations.units import Unit, Units
 from probekit.data import Rows
 from probekit.engine import check_gpus, connected, lost, on_this_node, room
 from probekit.errors import ModelError, ProbekitError, RunError, UsageError
@@ -79,6 +79,7 @@ class Setup:
     template: str | None
     placement: Placement
     batch_tokens: int
+    adds: bool
 
 
 class Worker:
@@ -105,11 +106,10 @@ class Worker:
     def run(self, rows: Rows, path: Path, target: Path) -> Counts | Exception:
         """Make one part."""
         try:
-            unit = replace(self._job, rows=rows, path=path, target=target)
+            unit = Unit(replace(self._job, rows=rows, path=path, target=target))
             progress = Progress(len(rows), show=False)
-            return run_unit(unit, self._tap, unit_windows(unit), progress)
+            return unit.run(self._tap, progress, batch_tokens=self._job.batch_tokens)
         except (ProbekitError, OSError, MemoryError) as error:
-            path.unlink(missing_ok=True)
             return on_this_node(error)
 
     def _prepare(self) -> Job:
@@ -156,6 +156,7 @@ class Worker:
             spec,
             setup.placement,
             setup.batch_tokens,
+            adds=setup.adds,
         )
 
 
@@ -166,7 +167,7 @@ def run_on_ray(
     workers: int | None = None,
     gpus: float = 0.0,
     show: bool | None = None,
-) -> Report:
+) -> Report | PairReport:
     """Make the missing parts of a folder on a Ray cluster; the same call resumes after a stop.
 
     Parameters
@@ -197,38 +198,35 @@ def run_on_ray(
     with ExitStack() as stack:
         stack.enter_context(quiet(python_warnings=False))
         stack.enter_context(locked(job.path))
-        index, afresh = plan_units(job)
-        if not afresh:
-            begin(job, index, afresh=False)
+        units = Units(job)
+        if not units.afresh:
+            units.begin()
         loaded = time.monotonic()
-        if afresh or index.missing(job.path):
+        if units.afresh or units.missing():
             need("ray")
-            stack.callback(clear_attempts, job.path)
+            stack.callback(units.clear_attempts)
             stack.enter_context(connected(address))
             check_gpus(gpus)
-            if afresh:
-                begin(job, index, afresh=True)
-            clear_attempts(job.path)
+            if units.afresh:
+                units.begin()
+            units.clear_attempts()
             loaded = time.monotonic()
-            total, todo = sum(index.counts), index.missing(job.path)
-
-            def done() -> int:
-                return total - sum(index.counts[i] for i in index.missing(job.path))
-
-            line = _Line(total, done(), show)
-            if done():
-                line.note(f"Resuming {job.path}: {done():,} of {total:,} rows are done.")
-            with resumable(line, done, total, job.path):
-                pool = _Pool(job, workers, gpus, line)
+            total, todo, before = len(job.rows), units.missing(), units.rows_done()
+            line = _Line(total, before, show)
+            if before:
+                line.note(f"Resuming {job.path}: {before:,} of {total:,} rows are done.")
+            with resumable(line, units.rows_done, total, job.path):
+                pool = _Pool(units, workers, gpus, line)
                 stack.callback(pool.close)
                 for part in pool.run(todo):
                     counts += part
             line.clear()
             warn_nonfinite(job, counts, line)
             deadline = time.monotonic() + APPEAR_SECONDS
-            while index.missing(job.path) and time.monotonic() < deadline:
+            while units.missing() and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
-    return report_on(job, counts, (start, loaded))
+        units.finish()
+    return units.report(counts, (start, loaded))
 
 
 class _Line(MovingBar):
@@ -254,15 +252,13 @@ class _Line(MovingBar):
 class _Pool:
     """Workers that come and go, and the units that they run."""
 
-    def __init__(self, job: Job, workers: int | None, gpus: float, line: _Line) -> None:
+    def __init__(self, units: Units, workers: int | None, gpus: float, line: _Line) -> None:
         import ray
 
-        self._job = replace(job, path=job.path.absolute())
+        self._units = units
         self._ray, self._workers, self._gpus, self._line = ray, workers, gpus, line
         self._actor = ray.remote(Worker).options(num_cpus=1, num_gpus=gpus, max_restarts=0)
-        self._setup = ray.put(_setup(job))
-        self._index = plan_units(job)[0]
-        self._keys = list(job.store_plan.further_keys)
+        self._setup = ray.put(_setup(units.job))
         # What each worker was asked for last: to load the model (None), or a unit.
         self._asked: dict[Any, tuple[Any, int | None]] = {}
         self._alive: list[Any] = []
@@ -295,7 +291,7 @@ class _Pool:
                 if unit is None:
                     lost[None] = 0
                 else:
-                    self._line.advance(self._index.counts[unit], alive)
+                    self._line.advance(self._units.index.counts[unit], alive)
                     yield counts
                 if waiting:
                     self._ask(worker, waiting.popleft())
@@ -321,8 +317,10 @@ class _Pool:
             self._asked[worker.load.remote()] = worker, None
 
     def _ask(self, worker: Any, number: int) -> None:
-        unit = unit_job(self._job, self._index, number, self._keys, f".{uuid4().hex[:8]}")
-        self._asked[worker.run.remote(unit.rows, unit.path, unit.target)] = worker, number
+        unit = self._units.unit(number, f".{uuid4().hex[:8]}")
+        assert unit.target is not None
+        places = unit.path.absolute(), unit.target.absolute()
+        self._asked[worker.run.remote(unit.rows, *places)] = worker, number
 
     def _answer(self, reply: Any) -> Counts | Exception:
         """Return what a worker has counted; if it is lost, the reason."""
@@ -358,11 +356,12 @@ def _setup(job: Job) -> Setup:
         model = str(local.absolute()) + model[len(name) :]
     return Setup(
         __version__,
-        replace(job.request, rows=None, model=model, overwrite=True),
+        replace(job.request, rows=None, model=model, overwrite=False),
         job.path.absolute(),
         read_text(job.path / INDEX),
         job.spec,
         job.encoder.template,
         job.placement,
         job.batch_tokens,
+        job.adds,
     )

@@ -20,12 +20,14 @@ from probekit.activations.checkpoint import (
     open_loaded,
     tokenizer_fingerprint,
 )
+from probekit.activations.differences import subtract, texts_job, texts_of_pairs
 from probekit.activations.encoding import Encoder, Survey, read_template, refusal
 from probekit.activations.forward import Ahead, Counts
 from probekit.activations.hooks import pooler
 from probekit.activations.index import read_index
 from probekit.activations.job import (
     Job,
+    PairReport,
     Report,
     Request,
     forward_job,
@@ -40,12 +42,20 @@ from probekit.activations.loading import Placement, input_device, kind_of, resol
 from probekit.activations.precision import extraction_precision
 from probekit.activations.progress import Progress
 from probekit.activations.quiet import quiet
-from probekit.activations.spec import DTYPES, ExtractionSpec, parse_layers
+from probekit.activations.spec import (
+    DIFFERENCE,
+    ExtractionSpec,
+    differing,
+    parse_layers,
+    storable,
+)
 from probekit.activations.store import ActivationStore
-from probekit.activations.units import run_units
+from probekit.activations.units import forwarded, run_units
 from probekit.data import Rows
 from probekit.errors import (
     DataError,
+    OutputExistsError,
+    StaleStoreError,
     StoreError,
     UsageError,
     first_few,
@@ -54,13 +64,14 @@ from probekit.errors import (
 from probekit.files import refuse_reads
 from probekit.sources import load_rows
 
-__all__ = ["estimate", "extract", "prepare", "read_rows", "run", "stored_spec"]
+__all__ = ["estimate", "extract", "extract_differences", "prepare", "run", "stored_spec"]
 
 
-def prepare(request: Request, *, device: str | None = None) -> Job:
+def prepare(request: Request, *, compare: bool = False, device: str | None = None) -> Job:
     """Read rows, configuration and tokenizer, and check all that can be checked without weights.
 
-    ``device`` is that of workers elsewhere, which this machine need not have.
+    With ``compare`` the differences of pairs are stored. ``device`` is that of workers elsewhere,
+    which this machine need not have.
 
     Raises
     ------
@@ -70,7 +81,13 @@ def prepare(request: Request, *, device: str | None = None) -> Job:
     path, folder = _checked_output(Path(request.output)), is_folder(request.output)
     named = [each for each in (request.rows, request.model) if isinstance(each, str | Path)]
     refuse_reads([path], [*named, request.template], overwrite=request.overwrite)
+    if compare and request.skip_refused:
+        raise UsageError(
+            "--skip-refused leaves out rows and --compare reads both texts of each; remove the "
+            "pairs that the template refuses from the file."
+        )
     rows = read_rows(request)
+    read = texts_of_pairs(rows)[0] if compare else rows
     if isinstance(request.model, tuple | list):
         checkpoint = _loaded(request)
     else:
@@ -86,17 +103,20 @@ def prepare(request: Request, *, device: str | None = None) -> Job:
     with quiet():
         encoder = Encoder(
             checkpoint.tokenizer,
-            kind=rows.kind,
+            kind=read.kind,
             max_length=max_length,
             template=read_template(request.template),
         )
-        survey = encoder.survey(rows)
-    rows, notes = _accepted(rows, survey, request)
+        survey = encoder.survey(read)
+    rows, notes = _accepted(rows, read, survey, request)
     if checkpoint.sentence is not None:
         used = {"pooling": request.pool == "auto", "max_length": request.max_length is None}
         notes += tuple(filter(None, [begun, checkpoint.sentence.describe(**used)]))
     placement = _placement(request, checkpoint, device)
-    spec = _keep_label(_spec(request, checkpoint, encoder, survey), path)
+    spec = _spec(request, checkpoint, encoder, survey)
+    if compare:
+        spec = replace(spec, pairs=DIFFERENCE["pairs"])
+    spec = _keep_label(spec, path)
     kind = "cuda" if device not in (None, "cpu") else kind_of(placement.device)
     job = Job(
         request,
@@ -112,7 +132,7 @@ def prepare(request: Request, *, device: str | None = None) -> Job:
         folder=folder,
     )
     # A loaded model's widths are measured here, before hooks can stop it half-way.
-    needed = job.store_plan.nbytes
+    needed = job.store_plan.nbytes + (next(forwarded(job)).store_plan.nbytes if compare else 0)
     if not path.exists() and needed > job.free_bytes:
         raise StoreError(
             f"{path} needs {human_bytes(needed)}, but {human_bytes(job.free_bytes)} "
@@ -141,13 +161,16 @@ def read_rows(request: Request) -> Rows:
     return rows
 
 
-def _accepted(rows: Rows, survey: Survey, request: Request) -> tuple[Rows, tuple[str, ...]]:
-    """Return the rows that the template does not refuse, and notes about them."""
+def _accepted(
+    rows: Rows, read: Rows, survey: Survey, request: Request
+) -> tuple[Rows, tuple[str, ...]]:
+    """Return the rows that the template does not refuse, and notes; ``read``: what it renders."""
     notes = [rows.note] if rows.note else []
-    total, refused = len(rows), survey.refused
+    total, refused = len(read), survey.refused
     if refused:
         if not request.skip_refused or len(refused) == total:
-            how = "" if request.skip_refused else ", or leave such rows out with --skip-refused"
+            whole = request.skip_refused or read is not rows
+            how = "" if whole else ", or leave such rows out with --skip-refused"
             raise refusal(refused, total=total, leave_out=how)
         rows = rows.select([i for i, name in enumerate(rows.ids) if name not in refused])
         notes.append(
@@ -208,7 +231,6 @@ def _spec(
     request: Request, checkpoint: Checkpoint, encoder: Encoder, survey: Survey
 ) -> ExtractionSpec:
     dtype = str(checkpoint.dtype).removeprefix("torch.")
-    same = dtype if dtype in DTYPES else "float32"
     layers = parse_layers(request.layers, checkpoint.depth)
     normed = checkpoint.untied and checkpoint.depth in layers
     return ExtractionSpec(
@@ -219,7 +241,7 @@ def _spec(
         layers=layers,
         pooling=checkpoint.default_pool if request.pool == "auto" else request.pool,
         dtype=dtype,
-        store_dtype=same if request.store_dtype == "same" else request.store_dtype,
+        store_dtype=storable(dtype) if request.store_dtype == "same" else request.store_dtype,
         max_length=encoder.max_length,
         kind=encoder.kind,
         template=None if encoder.template is None else hashed(encoder.template),
@@ -260,7 +282,8 @@ def _keep_label(spec: ExtractionSpec, path: Path) -> ExtractionSpec:
     """Keep the model name of an existing store if only the model's folder was renamed."""
     stored = stored_spec(path) or {}
     renamed = replace(spec, model=str(stored.get("model")))
-    return renamed if renamed.to_json() == stored else spec
+    other = {*differing(renamed.to_json(), stored)} - {"layers", "last_layer"}
+    return spec if other else renamed
 
 
 def stored_spec(path: Path) -> dict[str, Any] | None:
@@ -315,27 +338,66 @@ def extract(
     return ActivationStore(run(prepare(request), show=progress).path)
 
 
+def extract_differences(
+    rows: Any,
+    model: Any,
+    *,
+    output: str | Path,
+    layers: str | int | list[int] = "mid",
+    pool: str = "auto",
+    **options: Any,
+) -> ActivationStore:
+    """Store h(second) − h(first) of every pair, each text read alone; resumes an interrupted call.
+
+    The store has the pairs' ids and text hashes, so that labels and verdicts of pairs join it. The
+    difference is computed in float32 from the model's states, then stored.
+
+    Parameters
+    ----------
+    rows
+        Pairs: rows with ``text`` and ``text_pair``, or with ``chosen`` and ``rejected``.
+    model, output, layers, pool, options
+        As :func:`extract`.
+
+    Raises
+    ------
+    ProbekitError
+        As for ``extract``; a UsageError if the rows are not pairs.
+    """
+    progress = options.pop("progress", None)
+    request = Request(rows, model, output, layers, pool, **options)
+    return ActivationStore(run(prepare(request, compare=True), show=progress).path)
+
+
 def estimate(job: Job) -> dict[str, Any]:
     """Count rows, tokens and bytes on disk of an extraction, without loading weights."""
     plan = job.store_plan
-    windows = job_windows(job, np.zeros(len(job.rows), bool))
-    tokens = truncated = longest = batches = 0
+    tokens = truncated = longest = batches = texts = temporary = 0
     with quiet():
-        for window in windows:
-            tokens += int(window.encoded.lengths.sum())
-            truncated += int(window.encoded.truncated.sum())
-            longest = max(longest, int(window.encoded.lengths.max()))
-            batches += len(window.batches)
-    per_layer = {i: len(job.rows) * w * plan.dtype.itemsize for i, w in job.widths.items()}
+        for states in forwarded(job):
+            texts += len(states.rows)
+            temporary = max(temporary, states.store_plan.nbytes)
+            for window in job_windows(states, np.zeros(len(states.rows), bool)):
+                tokens += int(window.encoded.lengths.sum())
+                truncated += int(window.encoded.truncated.sum())
+                longest = max(longest, int(window.encoded.lengths.max()))
+                batches += len(window.batches)
+    pairs: dict[str, int] = {}
+    if job.spec.pairs:
+        pairs = {"pairs": len(job.rows), "texts": texts, "temporary_bytes": temporary}
     return {
         "path": str(job.path),
         "rows": len(job.rows),
+        **pairs,
         "tokens": tokens,
         "truncated": truncated,
         "longest": longest,
         "batches": batches,
         "batch_tokens": job.batch_tokens,
-        "bytes_per_layer": per_layer,
+        "bytes_per_layer": {
+            layer: len(job.rows) * width * plan.dtype.itemsize
+            for layer, width in job.widths.items()
+        },
         "bytes": plan.nbytes,
         "free_bytes": job.free_bytes,
         "widths": job.widths,
@@ -348,7 +410,7 @@ def run(
     *,
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
-) -> Report:
+) -> Report | PairReport:
     """Run a job; an interrupted one can be resumed.
 
     Parameters
@@ -365,15 +427,27 @@ def run(
         assert report is not None, "a single process makes every part"
         return report
     start = time.monotonic()
+    with quiet(python_warnings=False):
+        if not job.spec.pairs:
+            counts, loaded = _run_states(job, show, on_batch)
+            return report_on(job, counts, (start, loaded))
+        texts = texts_job(job)
+        counts, loaded = _run_pairs(job, texts, show, on_batch)
+        return report_on(job, counts, (start, loaded), texts=len(texts.rows))
+
+
+def _run_states(
+    job: Job, show: bool | None, on_batch: Callable[[Batch], None] | None
+) -> tuple[Counts, float]:
+    """Extract into one file; return what was done, and when the model was loaded."""
     with ExitStack() as stack:
-        stack.enter_context(quiet(python_warnings=False))
         writer = None
         # An existing store is checked before the model is loaded, and replaced only after.
         if job.path.exists() and not job.request.overwrite:
             writer = stack.enter_context(open_writer(job))
         if writer is not None and writer.done.all():
             writer.finish()
-            return report_on(job, Counts(batch_tokens=job.batch_tokens), (start, time.monotonic()))
+            return Counts(batch_tokens=job.batch_tokens), time.monotonic()
         done = np.zeros(len(job.rows), bool) if writer is None else writer.done
         source = Ahead(job_windows(job, done))  # tokenises while the weights are read
         stack.callback(source.close)
@@ -391,4 +465,29 @@ def run(
         progress.clear()
         warn_nonfinite(job, counts, progress)
         writer.finish()
-    return report_on(job, counts, (start, loaded))
+    return counts, loaded
+
+
+def _run_pairs(
+    job: Job, texts: Job, show: bool | None, on_batch: Callable[[Batch], None] | None
+) -> tuple[Counts, float]:
+    """Extract differences into one file; return the same of their texts."""
+    counts, loaded = Counts(batch_tokens=job.batch_tokens), time.monotonic()
+    with ExitStack() as stack:
+        writer = None
+        # An existing store is replaced only when the states of the texts are complete.
+        if not (job.request.overwrite and job.path.exists()):
+            writer = stack.enter_context(open_writer(job))
+        if writer is None or not writer.complete:
+            try:
+                counts, loaded = _run_states(texts, show, on_batch)
+            except (StaleStoreError, OutputExistsError):  # of other pairs
+                texts.path.unlink()
+                counts, loaded = _run_states(texts, show, on_batch)
+            if writer is None:
+                writer = stack.enter_context(open_writer(job))
+            counts = subtract(job, texts.path, writer, counts)
+            warn_nonfinite(job, counts, Progress(0, show=False))
+        writer.finish()
+    texts.path.unlink(missing_ok=True)
+    return counts, loaded

@@ -181,6 +181,8 @@ class Counts:
     batch_tokens: int = 0
     nonfinite: dict[int, int] = field(default_factory=dict)
     """Layer to number of rows with inf or NaN, if any."""
+    equal: int = 0
+    """Number of pairs whose two texts have identical states."""
 
     def __add__(self, later: Counts) -> Counts:
         wrong = Counter(self.nonfinite) + Counter(later.nonfinite)
@@ -190,6 +192,7 @@ class Counts:
             self.batches + later.batches,
             later.batch_tokens,
             dict(sorted(wrong.items())),
+            self.equal + later.equal,
         )
 
 

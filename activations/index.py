@@ -99,6 +99,8 @@ class Index:
         """Return the header of the whole store, given that of its first part."""
         return replace(
             first,
+            spec=self.spec,
+            layers={layer: first.layers[layer] for layer in self.layers},
             rows_fingerprint=self.rows_fingerprint,
             groups_fingerprint=self.groups_fingerprint,
             source=self.source,
@@ -106,10 +108,15 @@ class Index:
         )
 
     def difference(self, number: int, header: Header) -> str:
-        """Return why a part is not the one that belongs here; empty if it is."""
-        if keys := differing(header.spec, self.spec):
+        """Return why a part is not the one that belongs here; empty if it is.
+
+        It may have further layers: they are added part by part, and then to ``store.json``.
+        """
+        of_layers = {"layers"} if self.spec.get("last_layer") else {"layers", "last_layer"}
+        if keys := [key for key in differing(header.spec, self.spec) if key not in of_layers]:
             return f"was made with another spec ({', '.join(keys)})"
-        if {i: (layer.width, layer.dtype) for i, layer in header.layers.items()} != self.layers:
+        layers = {i: (layer.width, layer.dtype) for i, layer in header.layers.items()}
+        if not self.layers.items() <= layers.items():
             return "has other layers"
         if header.rows_fingerprint != self.fingerprints[number]:
             return f"does not hold the {self.counts[number]:,} rows of this part"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,11 +39,13 @@ from probekit.settings import configuration
 
 __all__ = [
     "Job",
+    "PairReport",
     "Report",
     "Request",
     "forward_job",
     "is_folder",
     "job_windows",
+    "of_layers",
     "open_writer",
     "report_on",
     "resumable",
@@ -127,7 +129,9 @@ class Job:
     folder: bool = False
     """Whether the store is a folder of parts."""
     target: Path | None = None
-    """Of a unit: the part that ``path`` is renamed to."""
+    """Of a unit: the part that ``path`` becomes."""
+    adds: bool = False
+    """Whether the layers are added to a store that is there."""
 
     @property
     def widths(self) -> dict[int, int]:
@@ -158,6 +162,17 @@ class Job:
     def free_bytes(self) -> int:
         """Free bytes on the output's disk."""
         return shutil.disk_usage(self.path.parent).free
+
+
+def of_layers(job: Job, layers: Collection[int]) -> Job:
+    """Return the same job for other layers."""
+    last = job.checkpoint.depth in layers and job.checkpoint.untied
+    spec = replace(
+        job.spec,
+        layers=tuple(sorted(layers)),
+        last_layer="after the final norm" if last else None,
+    )
+    return replace(job, spec=spec)
 
 
 def is_folder(output: str | Path) -> bool:
@@ -192,6 +207,32 @@ class Report:
     device: str
     nonfinite: dict[int, int]
     """Layer to number of rows, of those forwarded, with inf or NaN."""
+
+
+@dataclass(frozen=True)
+class PairReport:
+    """Summary of an extraction of differences."""
+
+    path: str
+    pairs: int
+    texts: int
+    """Number of distinct texts in them; of a folder, in each part."""
+    texts_forwarded: int
+    """Number of texts that this run forwarded; the others were done before."""
+    tokens_forwarded: int
+    truncated: int
+    """Number of pairs with a text longer than ``max_length``."""
+    seconds: float
+    forward_seconds: float
+    """The part of ``seconds`` with the model loaded."""
+    layers: list[int]
+    pooling: str
+    store_dtype: str
+    device: str
+    equal: int
+    """Number of pairs, of those subtracted, whose two texts have identical states."""
+    nonfinite: dict[int, int]
+    """Layer to number of pairs, of those subtracted, with inf or NaN."""
 
 
 def job_windows(job: Job, done: Array) -> Iterator[Window]:
@@ -279,33 +320,51 @@ def resumable(
 
 
 def warn_nonfinite(job: Job, counts: Counts, progress: MovingBar) -> None:
-    """Note the rows that a dtype was too small for."""
+    """Note the rows, or the differences, that a dtype was too small for."""
+    what = "differences" if job.spec.pairs else "rows"
     for layer, wrong in counts.nonfinite.items():
         progress.note(
-            f"{wrong:,} rows have inf or NaN in layer {layer}: too large for "
+            f"{wrong:,} {what} have inf or NaN in layer {layer}: too large for "
             f"{job.spec.dtype} (model) or {job.spec.store_dtype} (file); use bfloat16 or float32."
         )
 
 
-def report_on(job: Job, counts: Counts, times: tuple[float, float]) -> Report:
-    """Summarize a job whose store is complete; ``times``: its start, and the model loaded."""
+def report_on(
+    job: Job, counts: Counts, times: tuple[float, float], *, texts: int = 0
+) -> Report | PairReport:
+    """Summarize a job whose store is complete.
+
+    ``times``: its start, and the model loaded; ``texts``: of pairs, the number of distinct texts.
+    """
     end = time.monotonic()
     with ActivationStore(job.path) as store:
         tokens, truncated = int(store.n_tokens.sum(dtype=np.int64)), int(store.truncated.sum())
+        layers = store.layers
+    shared: dict[str, Any] = {
+        "path": str(job.path),
+        "tokens_forwarded": counts.tokens,
+        "truncated": truncated,
+        "seconds": end - times[0],
+        "forward_seconds": end - times[1],
+        "layers": layers,
+        "pooling": job.spec.pooling,
+        "store_dtype": job.spec.store_dtype,
+        "device": job.placement.device,
+        "nonfinite": counts.nonfinite,
+    }
+    if job.spec.pairs:
+        return PairReport(
+            pairs=len(job.rows),
+            texts=texts,
+            texts_forwarded=counts.rows,
+            equal=counts.equal,
+            **shared,
+        )
     return Report(
-        path=str(job.path),
         rows=len(job.rows),
         rows_forwarded=counts.rows,
         tokens=tokens,
-        tokens_forwarded=counts.tokens,
-        truncated=truncated,
         batches=counts.batches,
-        seconds=end - times[0],
-        forward_seconds=end - times[1],
         batch_tokens=counts.batch_tokens,
-        layers=list(job.spec.layers),
-        pooling=job.spec.pooling,
-        store_dtype=job.spec.store_dtype,
-        device=job.placement.device,
-        nonfinite=counts.nonfinite,
+        **shared,
     )

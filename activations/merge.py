@@ -141,13 +141,13 @@ def _rows(stores: Sequence[ActivationStore]) -> tuple[list[str], list[str]]:
 def copy_rows(
     stores: Sequence[ActivationStore], rows: Array, targets: Array, writer: StoreWriter
 ) -> None:
-    """Copy rows of stores, which hold different layers of the same rows, to rows of ``writer``."""
+    """Copy rows of stores, which hold layers of the same rows, to rows of ``writer``."""
     n_tokens, truncated = stores[0].n_tokens, stores[0].truncated
-    places = [(layer, store) for store in stores for layer in store.layers]
+    places = {layer: store for store in stores for layer in store.layers}
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
         states = {}
-        for layer, store in places:
+        for layer, store in places.items():
             block, dtype = store.read(layer, part), store.info(layer).dtype
             if dtype == "bfloat16":  # float32 holds its bits in the upper half
                 block = (np.ascontiguousarray(block).view(np.uint32) >> 16).astype(np.uint16)

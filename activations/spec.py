@@ -18,6 +18,7 @@ __all__ = [
     "ExtractionSpec",
     "differing",
     "parse_layers",
+    "storable",
 ]
 
 POOLS = ("last", "first", "mean", "max")
@@ -28,7 +29,7 @@ COMPRESSIONS = ("gzip", "lzf")
 DIFFERENCE = {"pairs": "second minus first"}
 
 # Keys that a spec has only if they are set: stores of 0.1.0 have none of them.
-OPTIONAL = ("separator", "opening", "batches", "last_layer")
+OPTIONAL = ("separator", "opening", "batches", "last_layer", "pairs")
 
 # 3-6 or 3:6; a negative end only with a colon or at the start: -4--1, -4:-1.
 _RANGE = re.compile(r"(-?\d+)\s*[-:]\s*(-?\d+)")
@@ -43,6 +44,11 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     ['pooling']
     """
     return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+
+
+def storable(dtype: str) -> str:
+    """Return the dtype in which states of ``dtype`` are stored if none is asked for."""
+    return dtype if dtype in DTYPES else "float32"
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class ExtractionSpec:
     """``equal lengths`` for model families known to read padding."""
     last_layer: str | None = None
     """``after the final norm`` if the model's own hidden_states end before it."""
+    pairs: str | None = None
+    """``second minus first``: differences between the two texts of each row."""
 
     def __post_init__(self) -> None:
         """Raise UsageError if pooling, dtype or layers are not allowed."""

@@ -1,8 +1,8 @@
 """Extract into a folder: units of some thousand rows, each of which becomes one part.
 
 A unit depends on its rows alone, so a part has the same bytes whichever process made it, in
-whatever order. It is written under a hidden name, where the same command resumes it, and is renamed
-into place when it is complete.
+whatever order. It is written under a hidden name, where the same command resumes it, and takes the
+place of its part when it is complete.
 """
 
 from __future__ import annotations
@@ -10,32 +10,39 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from probekit.activations.batching import Batch
-from probekit.activations.forward import Ahead, Counts, Window
+from probekit.activations.differences import count_texts, subtract, texts_job
+from probekit.activations.forward import Ahead, Counts
 from probekit.activations.hooks import Tap, pooler
 from probekit.activations.index import INDEX, Index, read_index
 from probekit.activations.job import (
     Job,
+    PairReport,
     Report,
     forward_job,
     job_windows,
+    of_layers,
     open_writer,
     report_on,
     resumable,
     warn_nonfinite,
 )
 from probekit.activations.loading import tapped
+from probekit.activations.merge import copy_rows
 from probekit.activations.part import Part
 from probekit.activations.progress import Progress
 from probekit.activations.quiet import quiet
 from probekit.activations.spec import differing
+from probekit.activations.store import ActivationStore
+from probekit.activations.writer import StoreWriter
 from probekit.errors import (
     NotAStoreError,
     OutputExistsError,
@@ -45,25 +52,26 @@ from probekit.errors import (
 )
 from probekit.files import sync_folder
 
-__all__ = [
-    "begin",
-    "clear_attempts",
-    "plan_units",
-    "run_unit",
-    "run_units",
-    "unit_job",
-    "unit_windows",
-]
+__all__ = ["Unit", "Units", "add_to", "forwarded", "run_units"]
 
 # A part of one layer has some megabytes, and a worker that dies loses no more than minutes.
 UNIT_ROWS = 2048
-# A part, one that is being written (by an attempt of its own name), and what creates that file.
-OURS = re.compile(r"\.{0,2}part-\d{5,}(\.[0-9a-f]{8})?\.h5(\.new)?")
-ATTEMPT = re.compile(r"\.{1,2}part-\d{5,}\.[0-9a-f]{8}\.h5(\.new)?")
+# A part; one that is being written (by an attempt of its own name), and what that is made of.
+PART = re.compile(r"part-\d{5,}\.h5")
+HIDDEN = re.compile(
+    r"\.{1,3}part-\d{5,}(?P<attempt>\.[0-9a-f]{8})?\.h5(\.texts|\.added|\.whole)?(\.new)?"
+)
 
 
-def plan_units(job: Job) -> tuple[Index, bool]:
-    """Return the parts of a job, and whether those that its folder has are to be removed.
+class Units:
+    """The parts of a job's folder, planned before the first is made.
+
+    Attributes
+    ----------
+    index
+        What ``store.json`` says, or will say.
+    afresh
+        Whether the parts that are there are to be removed.
 
     Raises
     ------
@@ -72,33 +80,119 @@ def plan_units(job: Job) -> tuple[Index, bool]:
     StaleStoreError
         If it or a part of it was made from other rows or another spec.
     """
-    path, overwrite = job.path, job.request.overwrite
-    index = Index.of(job.store_plan, path, UNIT_ROWS)
-    if not (path / INDEX).exists():
-        others = [] if not path.exists() else [e for e in os.listdir(path) if not e.startswith(".")]
-        if others:
-            raise OutputExistsError(
-                f"{path} is a folder that holds other things ({first_few(sorted(others))}) and no "
-                f"{INDEX}; name a new folder, or a file."
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.afresh = job, False
+        path, overwrite = job.path, job.request.overwrite
+        self.index = Index.of(job.store_plan, path, UNIT_ROWS)
+        self._keys = list(job.store_plan.further_keys)
+        if not (path / INDEX).exists():
+            names = os.listdir(path) if path.exists() else []
+            if others := sorted(name for name in names if not name.startswith(".")):
+                raise OutputExistsError(
+                    f"{path} is a folder that holds other things ({first_few(others)}) and no "
+                    f"{INDEX}; name a new folder, or a file."
+                )
+            return
+        try:
+            old = read_index(path)
+        except NotAStoreError:
+            if not overwrite:
+                raise
+            self.afresh = True
+            return
+        present = set(range(len(old.counts))) - set(old.missing(path))
+        if not present:
+            return
+        if job.adds:
+            job = of_layers(job, old.layers)
+        self.index = Index.of(job.store_plan, path, old.counts[0])
+        why = _difference(self.index, old, present, path)
+        if why and not overwrite:
+            other = (
+                "--add-layers takes the rows, the model and the settings of the store"
+                if job.adds
+                else "name another folder, or pass --overwrite to replace it"
             )
-        return index, False
-    try:
-        old = read_index(path)
-    except NotAStoreError:
-        if overwrite:
-            return index, True
-        raise
-    present = set(range(len(old.counts))) - set(old.missing(path))
-    if not present:
-        return index, False
-    index = Index.of(job.store_plan, path, old.counts[0])
-    if why := _difference(index, old, present, path):
-        if overwrite:
-            return index, True
-        raise StaleStoreError(
-            f"{path} {why}; name another folder, or pass --overwrite to replace it."
+            raise StaleStoreError(f"{path} {why}; {other}.")
+        # One that is complete is replaced, any other resumed.
+        self.afresh = bool(why) or (overwrite and len(present) == len(old.counts))
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Number of rows, or of texts of pairs, that are forwarded for each part."""
+        if not self.job.spec.pairs:
+            return [*self.index.counts]
+        cuts = zip(self.index.starts[:-1].tolist(), self.index.starts[1:].tolist(), strict=True)
+        return [count_texts(self.job.rows, *cut) for cut in cuts]
+
+    def begin(self) -> None:
+        """Make the folder and write ``store.json``; then remove what is to be made afresh."""
+        if self.job.adds:
+            return  # until all parts have the layers
+        with disk_errors(self.job.path):
+            self.job.path.mkdir(exist_ok=True)
+        self.index.write(self.job.path)
+        # Only now: without an index what is left would belong to nobody.
+        if self.afresh:
+            self._remove(PART)
+            self._remove(HIDDEN)
+
+    def missing(self) -> list[int]:
+        """Return the numbers of the parts that are still to be made."""
+        if not self.job.adds:
+            return self.index.missing(self.job.path)
+        return [i for i in range(len(self.index.counts)) if not self._has_layers(i)]
+
+    def _has_layers(self, number: int) -> bool:
+        part = Part(self.index.paths(self.job.path)[number])
+        part.close()
+        return set(self.job.spec.layers) <= part.header.layers.keys()
+
+    def rows_done(self, mine: range | None = None) -> int:
+        """Return the number of rows in the parts that are made, of ``mine`` or of all."""
+        numbers = {*(range(len(self.index.counts)) if mine is None else mine)}
+        return sum(self.index.counts[i] for i in numbers.difference(self.missing()))
+
+    def unit(self, number: int, attempt: str = "") -> Job:
+        """Return a part as a job that writes a hidden file; ``attempt`` makes its name unique.
+
+        Its rows have only what is read and stored of them.
+        """
+        target = self.index.paths(self.job.path)[number]
+        start, stop = self.index.starts[number : number + 2].tolist()
+        return replace(
+            self.job,
+            request=replace(self.job.request, overwrite=False),
+            path=target.with_name(f".{target.stem}{attempt}.h5{'.added' * self.job.adds}"),
+            rows=self.job.rows.part(start, stop, self._keys),
+            target=target,
         )
-    return index, overwrite and len(present) == len(old.counts)  # else it is resumed
+
+    def finish(self) -> bool:
+        """Whether every part is made; then nothing else is left in the folder."""
+        if self.missing():
+            return False
+        if self.job.adds:
+            layers = {*read_index(self.job.path).layers, *self.job.spec.layers}
+            plan = of_layers(self.job, layers).store_plan
+            Index.of(plan, self.job.path, self.index.counts[0]).write(self.job.path)
+        self._remove(HIDDEN)
+        return True
+
+    def report(self, counts: Counts, times: tuple[float, float]) -> Report | PairReport:
+        """Summarize the whole store, as :func:`report_on`."""
+        return report_on(self.job, counts, times, texts=sum(self.sizes))
+
+    def clear_attempts(self) -> None:
+        """Remove what lost workers were writing; one that is alive after all fails to rename it."""
+        self._remove(HIDDEN, attempts=True)
+
+    def _remove(self, pattern: re.Pattern[str], *, attempts: bool = False) -> None:
+        for name in os.listdir(self.job.path):
+            match = pattern.fullmatch(name)
+            if match and (not attempts or match["attempt"]):
+                (self.job.path / name).unlink(missing_ok=True)
 
 
 def _difference(index: Index, old: Index, present: set[int], path: Path) -> str:
@@ -112,68 +206,89 @@ def _difference(index: Index, old: Index, present: set[int], path: Path) -> str:
         return "was made with other groups"
     for number in sorted(present):
         part = Part(index.paths(path)[number])
-        why = index.difference(number, part.header)
         part.close()
-        if why:
+        if why := index.difference(number, part.header):
             return f"holds {part.path.name}, which {why}"
     return ""
 
 
-def begin(job: Job, index: Index, *, afresh: bool) -> None:
-    """Make the folder and write ``store.json``; ``afresh``: remove the parts that are there."""
-    with disk_errors(job.path):
-        job.path.mkdir(exist_ok=True)
-    index.write(job.path)
-    # Only now: without an index what is left would belong to nobody.
-    for name in os.listdir(job.path) if afresh else ():
-        if OURS.fullmatch(name):
-            (job.path / name).unlink(missing_ok=True)
+def forwarded(job: Job) -> Iterator[Job]:
+    """Yield what a job forwards for its file, or for each part of a new folder."""
+    step = UNIT_ROWS if job.folder else len(job.rows)
+    for start in range(0, len(job.rows), step):
+        part = replace(job, rows=job.rows.part(start, start + step))
+        yield texts_job(part) if job.spec.pairs else part
 
 
-def clear_attempts(folder: Path) -> None:
-    """Remove what lost workers were writing; one that is alive after all fails to rename it."""
-    for name in os.listdir(folder):
-        if ATTEMPT.fullmatch(name):
-            (folder / name).unlink(missing_ok=True)
+class Unit:
+    """A part that is being made: from now on a thread tokenises for it.
 
-
-def unit_job(job: Job, index: Index, number: int, keys: Sequence[str], attempt: str = "") -> Job:
-    """Return a unit as a job that writes a hidden file; ``attempt`` makes its name unique.
-
-    Its rows have only what is read and stored of them: ``keys`` are those of the whole plan.
+    What is forwarded for it are its rows, or the texts of its pairs.
     """
-    target = index.paths(job.path)[number]
-    return replace(
-        job,
-        request=replace(job.request, overwrite=True),  # of the hidden file
-        path=target.with_name(f".{target.stem}{attempt}.h5"),
-        rows=job.rows.part(int(index.starts[number]), int(index.starts[number + 1]), keys),
-        target=target,
-    )
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        plain = replace(job, request=replace(job.request, compression=None))
+        self._states = texts_job(job) if job.spec.pairs else plain if job.adds else job
+        self._source = Ahead(job_windows(self._states, np.zeros(len(self._states.rows), bool)))
+
+    def run(
+        self,
+        tap: Tap,
+        progress: Progress,
+        *,
+        batch_tokens: int,
+        on_batch: Callable[[Batch], None] | None = None,
+    ) -> Counts:
+        """Forward what is missing, and put the complete part into its place."""
+        job, target = self._job, self._job.target
+        assert target is not None
+        states = replace(self._states, batch_tokens=batch_tokens)
+        # While the hidden file is locked: nobody else may have made it anew.
+        with _open_hidden(states) as writer:
+            counts = forward_job(states, tap, self._source, writer, progress, on_batch=on_batch)
+            writer.finish()
+            if job.adds:
+                add_to(target, job)
+            elif job.spec.pairs:
+                with _open_hidden(job) as differences:
+                    counts = subtract(job, states.path, differences, counts)
+                    differences.finish()
+                    os.replace(job.path, target)
+            else:
+                os.replace(job.path, target)
+            states.path.unlink(missing_ok=True)
+        sync_folder(target.parent)
+        return counts
+
+    def close(self) -> None:
+        """Stop tokenising."""
+        self._source.close()
 
 
-def unit_windows(unit: Job) -> Ahead[Window]:
-    """Tokenise a unit in a thread."""
-    return Ahead(job_windows(unit, np.zeros(len(unit.rows), bool)))
+def _open_hidden(job: Job) -> StoreWriter:
+    """Create or resume a hidden file; one that another job left is replaced."""
+    try:
+        return open_writer(job)
+    except (StaleStoreError, OutputExistsError):
+        job.path.unlink()
+        return open_writer(job)
 
 
-def run_unit(
-    unit: Job,
-    tap: Tap,
-    source: Ahead[Window],
-    progress: Progress,
-    *,
-    on_batch: Callable[[Batch], None] | None = None,
-) -> Counts:
-    """Forward a unit's rows and rename the complete part into place."""
-    assert unit.target is not None
-    with open_writer(unit) as writer:
-        counts = forward_job(unit, tap, source, writer, progress, on_batch=on_batch)
-        writer.finish()
-        # While it is locked: nobody else may have made the hidden file anew.
-        os.replace(unit.path, unit.target)
-    sync_folder(unit.target.parent)
-    return counts
+def add_to(path: Path, job: Job) -> None:
+    """Put a file with further layers, those at ``job.path``, in the place of the store at ``path``.
+
+    HDF5 cannot add a layer to a file so that a kill leaves it readable.
+    """
+    with ActivationStore(path) as old, ActivationStore(job.path) as added:
+        whole = of_layers(job, {*old.layers, *added.layers})
+        whole = replace(whole, path=job.path.with_suffix(".whole"))
+        with _open_hidden(whole) as writer:
+            rows = np.arange(len(old))
+            copy_rows([old, added], rows, rows, writer)
+            writer.finish()
+            os.replace(whole.path, path)
+    sync_folder(path.parent)
 
 
 def run_units(
@@ -182,8 +297,8 @@ def run_units(
     share: tuple[int, int] = (0, 1),
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
-) -> Report | None:
-    """Extract the units that are missing; the same call resumes after a stop.
+) -> Report | PairReport | None:
+    """Make the parts that are missing; the same call resumes after a stop.
 
     Of several processes, process ``share[0]`` makes every ``share[1]``-th part. They need not wait
     for each other.
@@ -196,38 +311,33 @@ def run_units(
     counts = Counts(batch_tokens=job.batch_tokens)
     with ExitStack() as stack:
         stack.enter_context(quiet(python_warnings=False))
-        index, afresh = plan_units(job)
-        if not afresh:
-            begin(job, index, afresh=False)
-        mine = range(share[0], len(index.counts), share[1])
-        missing = set(mine if afresh else index.missing(job.path))
-        todo, keys = [i for i in mine if i in missing], list(job.store_plan.further_keys)
+        units = Units(job)
+        if not units.afresh:
+            units.begin()
+        mine = range(share[0], len(units.sizes), share[1])
+        todo = [i for i in mine if units.afresh or i in set(units.missing())]
         loaded = time.monotonic()
         if todo:
-            following = unit_job(job, index, todo[0], keys)
-            windows = unit_windows(following)  # tokenises while the weights are read
-            stack.callback(lambda: windows.close())
+            following = Unit(units.unit(todo[0]))  # tokenises while the weights are read
+            stack.callback(lambda: following.close())
             take = pooler(job.spec.pooling)
             tap = stack.enter_context(tapped(job.checkpoint, job.spec.layers, take, job.placement))
-            if afresh:  # what is there is replaced only now
-                begin(job, index, afresh=True)
+            if units.afresh:  # what is there is replaced only now
+                units.begin()
             loaded = time.monotonic()
-            total = sum(index.counts[i] for i in mine)
-
-            def done() -> int:
-                return total - sum(index.counts[i] for i in index.missing(job.path) if i in mine)
-
-            progress = Progress(total, done=done(), show=show)
+            total, done = sum(units.index.counts[i] for i in mine), partial(units.rows_done, mine)
+            sizes = [units.sizes[i] for i in mine]
+            before = sum(sizes) - sum(units.sizes[i] for i in todo)
+            progress = Progress(sum(sizes), done=before, show=show)
             if len(todo) < len(mine):
                 progress.note(f"Resuming {job.path}: {done():,} of {total:,} rows are done.")
             with resumable(progress, done, total, job.path):
                 for after in [*todo[1:], None]:
-                    unit, source = following, windows
+                    unit = following
                     if after is not None:
-                        following = unit_job(job, index, after, keys)
-                        windows = unit_windows(following)
-                    unit = replace(unit, batch_tokens=counts.batch_tokens)
-                    counts += run_unit(unit, tap, source, progress, on_batch=on_batch)
+                        following = Unit(units.unit(after))
+                    tokens = counts.batch_tokens
+                    counts += unit.run(tap, progress, batch_tokens=tokens, on_batch=on_batch)
             progress.clear()
             warn_nonfinite(job, counts, progress)
-    return None if index.missing(job.path) else report_on(job, counts, (start, loaded))
+    return units.report(counts, (start, loaded)) if units.finish() else None

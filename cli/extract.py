@@ -27,8 +27,7 @@ from probekit.cli.options import (
 
 if TYPE_CHECKING:
     from probekit.activations.batching import Batch
-    from probekit.activations.differences import PairReport
-    from probekit.activations.job import Report, Request
+    from probekit.activations.job import Job, PairReport, Report, Request
     from probekit.activations.ranks import Ranks
     from probekit.data import Rows
 
@@ -169,76 +168,83 @@ def command(**options: Unpack[ExtractOptions]) -> None:
     quantization = _quantization(options["load_in"], options["quantization"])
     if options["template"] is not None:
         regular_file(options["template"], error=UsageError)  # before seconds of imports
+    compare, adds = options["compare"], options["add_layers"]
+    if adds and compare:
+        raise UsageError("--add-layers cannot add to differences of pairs; leave it out.")
+    if adds and options["dry_run"]:
+        raise UsageError("--add-layers has no --dry-run; leave it out.")
     from probekit.activations.quiet import rare_collection
 
     with rare_collection():
+        from probekit.activations.adding import prepare_adding, run_adding
         from probekit.activations.extraction import estimate, prepare, run
-        from probekit.activations.job import Request
+        from probekit.activations.job import PairReport, Request
         from probekit.activations.ranks import local_device, ranks_from_environment
         from probekit.activations.units import run_units
 
     fields = pick(options, *RequestOptions.__annotations__)
-    ranks = ranks_from_environment()
+    ranks, on_ray = ranks_from_environment(), check_engine(options)
+    device = _worker_device(ranks, options) if on_ray else None
     if ranks is not None:
         fields["device"] = local_device(options["device"], ranks)
     request = Request(**fields, quantization=quantization)
-    log = None if options["forward_log"] is None else _logger(options["forward_log"])
-    if check_engine(options):
-        _on_ray(request, ranks, options)
-        return
-    if options["compare"]:
-        if options["add_layers"]:
-            raise UsageError("--add-layers cannot add to differences of pairs; leave it out.")
-        _compare(request, log, ranks, options)
-        return
-    if options["add_layers"]:
-        _add(request, log, ranks, options)
-        return
     if ranks is not None:
         _check_shared(request)
-    job = prepare(request)
+    if adds:
+        job = prepare_adding(request, device=device)
+    else:
+        job = prepare(request, compare=compare, device=device)
     for note in (*job.notes, *_without_ids(job.rows)):
         say(note)
     if options["dry_run"]:
         counts = estimate(job)
         emit(counts, _estimate_text(counts), as_json=options["as_json"])
         return
-    if ranks is None:
-        report: Report | None = run(job, on_batch=log)
-    else:
+    log = None if options["forward_log"] is None else _logger(options["forward_log"])
+    report: Report | PairReport | None
+    if on_ray:
+        report = _on_ray(job, options)
+    elif ranks is not None:
         report = run_units(job, share=(ranks.rank, ranks.world), on_batch=log)
+    else:
+        report = (run_adding if adds else run)(job, on_batch=log)
     if report is None:
         say(f"{job.path}: process {ranks.rank if ranks else 0} has written its parts.")
         return
     say(" ".join(filter(None, (_report_text(report), job.precision))))
+    if isinstance(report, PairReport) and report.equal:
+        say(
+            f"{report.equal:,} pairs have identical states on both sides, which no probe can use: "
+            "if they were truncated before their texts differ, raise --max-length."
+        )
     if options["as_json"]:
         emit(asdict(report), "", as_json=True)
 
 
-def _on_ray(request: Request, ranks: Ranks | None, options: ExtractOptions) -> None:
-    """Extract on a Ray cluster."""
-    from probekit.activations.cluster import run_on_ray, worker_device
-    from probekit.activations.extraction import prepare
+def _worker_device(ranks: Ranks | None, options: ExtractOptions) -> str:
+    """Return the device of Ray's workers; raise UsageError if they cannot do what is asked for."""
+    from probekit.activations.cluster import worker_device
     from probekit.errors import UsageError
 
-    one = ("compare", "add_layers", "dry_run")
-    if wrong := [name for name in one if options[name]]:  # type: ignore[literal-required]
-        raise UsageError(
-            f"--{wrong[0].replace('_', '-')} works without --engine ray; leave it out."
-        )
+    if options["dry_run"]:
+        raise UsageError("--dry-run works without --engine ray; leave it out.")
     if ranks is not None or options["device"] != "auto":
         raise UsageError(
             "--engine ray starts its own workers, on GPUs with --gpus-per-worker; leave out "
             f"{'torchrun and accelerate' if ranks else '--device'}."
         )
-    gpus = options["gpus_per_worker"] or 0.0
-    job = prepare(request, device=worker_device(gpus))
-    for note in (*job.notes, *_without_ids(job.rows)):
-        say(note)
-    report = run_on_ray(job, address=options["address"], workers=options["workers"], gpus=gpus)
-    say(" ".join(filter(None, (_report_text(report), job.precision))))
-    if options["as_json"]:
-        emit(asdict(report), "", as_json=True)
+    return worker_device(options["gpus_per_worker"] or 0.0)
+
+
+def _on_ray(job: Job, options: ExtractOptions) -> Report | PairReport:
+    from probekit.activations.cluster import run_on_ray
+
+    return run_on_ray(
+        job,
+        address=options["address"],
+        workers=options["workers"],
+        gpus=options["gpus_per_worker"] or 0.0,
+    )
 
 
 def _check_shared(request: Request) -> None:
@@ -257,53 +263,6 @@ def _check_shared(request: Request) -> None:
             "--overwrite would remove the parts that another process has just written; leave it "
             f"out, and remove {output} first."
         )
-
-
-def _add(request: Request, log: Any, ranks: Ranks | None, options: ExtractOptions) -> None:
-    """Add layers to a store."""
-    from probekit.activations.adding import add_layers
-    from probekit.errors import UsageError
-
-    if ranks is not None or options["dry_run"]:
-        raise UsageError("--add-layers has no --dry-run and works in one process, not many.")
-    report = add_layers(request, on_batch=log)
-    say(_report_text(report))
-    if options["as_json"]:
-        emit(asdict(report), "", as_json=True)
-
-
-def _compare(request: Request, log: Any, ranks: Ranks | None, options: ExtractOptions) -> None:
-    """Extract both texts of every pair and store the difference."""
-    from probekit.activations.differences import (
-        estimate_differences,
-        prepare_differences,
-        run_differences,
-    )
-    from probekit.errors import UsageError
-
-    if ranks is not None:
-        raise UsageError("--compare works in one process; start it without torchrun or accelerate.")
-    work = prepare_differences(request)
-    for note in filter(None, (work.pairs.note, *work.texts.notes, *_without_ids(work.pairs))):
-        say(note)
-    if options["dry_run"]:
-        counts = estimate_differences(work)
-        emit(counts, _estimate_text(counts), as_json=options["as_json"])
-        return
-    report = run_differences(work, on_batch=log)
-    say(" ".join(filter(None, (_pairs_text(report), work.texts.precision))))
-    if report.equal:
-        say(
-            f"{report.equal:,} pairs have identical states on both sides, which no probe can use: "
-            "if they were truncated before their texts differ, raise --max-length."
-        )
-    for layer, wrong in sorted(report.nonfinite.items()):
-        say(
-            f"{wrong:,} differences have inf or NaN in layer {layer}: too large for "
-            f"{report.store_dtype}; use --store-dtype float32."
-        )
-    if options["as_json"]:
-        emit(asdict(report), "", as_json=True)
 
 
 def _without_ids(rows: Rows) -> list[str]:
@@ -348,20 +307,18 @@ def _logger(path: Path) -> Any:
     return log
 
 
-def _report_text(report: Report) -> str:
-    what = f"{report.rows:,} rows, {report.tokens:,} tokens, {report.truncated:,} rows truncated"
-    return _result(report, what, report.rows, report.rows_forwarded, "rows")
+def _report_text(report: Report | PairReport) -> str:
+    from probekit.activations.job import Report
 
-
-def _pairs_text(report: PairReport) -> str:
-    what = (
-        f"{report.pairs:,} pairs of {report.texts:,} texts, second minus first, "
-        f"{report.truncated:,} pairs truncated"
-    )
-    return _result(report, what, report.texts, report.texts_forwarded, "texts")
-
-
-def _result(report: Report | PairReport, what: str, total: int, forwarded: int, unit: str) -> str:
+    if isinstance(report, Report):
+        total, forwarded, unit = report.rows, report.rows_forwarded, "rows"
+        what = f"{total:,} rows, {report.tokens:,} tokens, {report.truncated:,} rows truncated"
+    else:
+        total, forwarded, unit = report.texts, report.texts_forwarded, "texts"
+        what = (
+            f"{report.pairs:,} pairs of {total:,} texts, second minus first, "
+            f"{report.truncated:,} pairs truncated"
+        )
     rate = report.tokens_forwarded / max(report.forward_seconds, 1e-9)
     again = total - forwarded
     return (

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from probekit.activations import adding, extraction
+from probekit.activations import extraction
+from probekit.activations import units as units_module
 from probekit.activations.adding import add_layers
 from probekit.activations.extraction import extract
 from probekit.activations.job import Request
@@ -110,9 +111,9 @@ def test_a_stop_leaves_the_store_as_it_was_and_the_same_call_resumes(
         copy(stores, rows[:7], targets[:7], writer)
         raise KeyboardInterrupt
 
-    copy = adding.copy_rows
+    copy = units_module.copy_rows
     with monkeypatch.context() as patch:
-        patch.setattr(adding, "copy_rows", half)
+        patch.setattr(units_module, "copy_rows", half)
         with pytest.raises(KeyboardInterrupt):
             add_layers(request, on_batch=lambda batch: batches.append(len(batch)))
     assert sum(batches) == len(texts)  # the first two batches were not forwarded again

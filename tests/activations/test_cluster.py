@@ -13,10 +13,11 @@ from click.testing import CliRunner
 
 from probekit.activations import cluster as cluster_module
 from probekit.activations import units as units_module
+from probekit.activations.adding import prepare_adding
 from probekit.activations.cluster import Worker, run_on_ray
-from probekit.activations.extraction import extract, prepare
+from probekit.activations.extraction import extract, extract_differences, prepare
 from probekit.activations.job import Request
-from probekit.activations.units import begin, plan_units
+from probekit.activations.units import Units
 from probekit.cli.main import cli
 from probekit.errors import ModelError, UsageError
 
@@ -51,6 +52,19 @@ def test_two_workers_make_the_bytes_of_one_process(nodes: Any, job: Any, tmp_pat
     assert (report.rows, report.rows_forwarded) == (230, 230)
     assert contents(job.path) == contents(tmp_path / "one")
     assert run_on_ray(job).rows_forwarded == 0
+
+
+def test_workers_add_layers_and_subtract(nodes: Any, job: Any, tmp_path: Path) -> None:
+    model, path = job.request.model, f"{tmp_path / 'one'}/"
+    extract(ROWS, model, output=f"{tmp_path / 'all'}/", layers=[1, 2]).close()
+    report = run_on_ray(prepare_adding(Request(ROWS, model, path, [2]), device="cpu"))
+    assert (report.rows_forwarded, report.layers) == (230, [1, 2])
+    assert contents(tmp_path / "one") == contents(tmp_path / "all")
+    pairs = [{**row, "text_pair": "a dog"} for row in ROWS[:50]]
+    extract_differences(pairs, model, output=f"{tmp_path / 'd'}/").close()
+    request = Request(pairs, model, f"{tmp_path / 'ray'}/")
+    assert run_on_ray(prepare(request, compare=True, device="cpu")).pairs == 50
+    assert contents(tmp_path / "ray") == contents(tmp_path / "d")
 
 
 @pytest.mark.slow
@@ -108,7 +122,7 @@ def test_wrong_wishes(nodes: Any, job: Any, model: str, tmp_path: Path) -> None:
 
 def test_a_node_that_differs_is_refused(job: Any, tmp_path: Path) -> None:
     """What a worker answers, without a cluster."""
-    begin(job, plan_units(job)[0], afresh=False)
+    Units(job).begin()
     right = cluster_module._setup(job)
     assert Worker(right).load() is None  # the control
     for wrong, error, words in [

@@ -13,19 +13,14 @@ import torch
 from click.testing import CliRunner
 
 from probekit.activations import differences as module
-from probekit.activations.differences import (
-    estimate_differences,
-    extract_differences,
-    prepare_differences,
-    run_differences,
-    texts_of_pairs,
-)
-from probekit.activations.extraction import extract
+from probekit.activations import extraction
+from probekit.activations.differences import texts_of_pairs
+from probekit.activations.extraction import estimate, extract, extract_differences, prepare, run
 from probekit.activations.job import Request
 from probekit.activations.store import ActivationStore
 from probekit.cli.main import cli
 from probekit.data import Rows
-from probekit.errors import OutputExistsError, StaleStoreError, UsageError
+from probekit.errors import StaleStoreError, UsageError
 from probekit.sources import load_rows
 
 
@@ -113,7 +108,7 @@ def test_differences_too_large_for_the_file_are_counted(
     read = ActivationStore.read
     monkeypatch.setattr(ActivationStore, "read", lambda *args: read(*args) * 1e6)
     request = Request(rows, model, tmp_path / "d.h5", 2, store_dtype="float16")
-    report = run_differences(prepare_differences(request))
+    report = run(prepare(request, compare=True))
     assert list(report.nonfinite) == [2]
     assert 0 < report.nonfinite[2] <= 30
 
@@ -124,10 +119,10 @@ def test_pairs_that_were_cut_before_they_part_are_counted(
     long = "the same words again and again and again"
     rows = Rows({"text": [f"{long} a", "a"], "text_pair": [f"{long} b", "b c d"]})
     model = str(tiny_model("bert"))
-    work = prepare_differences(Request(rows, model, tmp_path / "d.h5", max_length=6))
-    assert run_differences(work).equal == 1
-    work = prepare_differences(Request(rows, model, tmp_path / "e.h5"))
-    assert run_differences(work).equal == 0
+    work = prepare(Request(rows, model, tmp_path / "d.h5", max_length=6), compare=True)
+    assert run(work).equal == 1
+    work = prepare(Request(rows, model, tmp_path / "e.h5"), compare=True)
+    assert run(work).equal == 0
 
 
 def test_each_text_is_forwarded_once(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
@@ -137,11 +132,11 @@ def test_each_text_is_forwarded_once(tiny_model: Callable[..., Path], tmp_path: 
     for pair, (first, second) in zip(make_pairs().contents(), places, strict=True):
         assert (contents[first], contents[second]) == pair
     seen: list[int] = []
-    work = prepare_differences(Request(make_pairs(), str(tiny_model("bert")), tmp_path / "d.h5"))
-    report = run_differences(work, on_batch=lambda batch: seen.extend(batch.rows.tolist()))
+    work = prepare(Request(make_pairs(), str(tiny_model("bert")), tmp_path / "d.h5"), compare=True)
+    report = run(work, on_batch=lambda batch: seen.extend(batch.rows.tolist()))
     assert sorted(seen) == list(range(18))
     assert (report.pairs, report.texts, report.texts_forwarded) == (30, 18, 18)
-    again = run_differences(work)
+    again = run(work)
     assert (again.texts_forwarded, again.tokens_forwarded) == (0, 0)
 
 
@@ -159,19 +154,19 @@ def test_killed_among_the_texts(tiny_model: Callable[..., Path], tmp_path: Path)
         count(batch)
         raise KeyboardInterrupt
 
-    work = prepare_differences(Request(rows, model, tmp_path / "d.h5", batch_tokens=64))
+    work = prepare(Request(rows, model, tmp_path / "d.h5", batch_tokens=64), compare=True)
     with pytest.raises(KeyboardInterrupt):
-        run_differences(work, on_batch=first_batch)
+        run(work, on_batch=first_batch)
     assert (tmp_path / ".d.h5.texts").is_file()
     with ActivationStore(tmp_path / "d.h5", allow_incomplete=True) as store:
         assert not store.done.any()
     before = len(seen)
-    report = run_differences(work, on_batch=count)
+    report = run(work, on_batch=count)
     assert 0 < before < 18
     assert report.texts_forwarded == 18 - before
     assert sorted(seen) == list(range(18))  # none twice
     whole = Request(rows, model, tmp_path / "whole.h5", batch_tokens=64)
-    run_differences(prepare_differences(whole))
+    run(prepare(whole, compare=True))
     # Batches are the same, so is every bit.
     assert (tmp_path / "d.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert not (tmp_path / ".d.h5.texts").exists()
@@ -181,8 +176,8 @@ def test_killed_among_the_differences(
     tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, model = make_pairs(), str(tiny_model("bert"))
-    work = prepare_differences(Request(rows, model, tmp_path / "d.h5"))
-    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * work.texts.widths[1] * 7)  # of 7 pairs
+    work = prepare(Request(rows, model, tmp_path / "d.h5"), compare=True)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * work.widths[1] * 7)  # of 7 pairs
     written: list[int] = []
     write = module.StoreWriter.write
 
@@ -195,8 +190,8 @@ def test_killed_among_the_differences(
 
     monkeypatch.setattr(module.StoreWriter, "write", third_is_the_last)
     with pytest.raises(KeyboardInterrupt):
-        run_differences(work)
-    report = run_differences(work)
+        run(work)
+    report = run(work)
     assert report.texts_forwarded == 0
     # What was written is marked done on the way out.
     assert written == list(range(30))
@@ -209,7 +204,7 @@ def test_texts_that_another_run_left_are_not_taken(
 ) -> None:
     model, output = str(tiny_model("bert")), tmp_path / "d.h5"
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_subtract", killed)
+        patch.setattr(extraction, "subtract", killed)
         with pytest.raises(KeyboardInterrupt):
             extract_differences(make_pairs(12), model, output=output)
     output.unlink()
@@ -231,7 +226,7 @@ def test_a_store_is_replaced_when_the_new_one_is_there(
     with pytest.raises(StaleStoreError, match="layers is"):
         extract_differences(make_pairs(), model, output=output, layers="last")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "run", killed)
+        patch.setattr(extraction, "_run_states", killed)
         with pytest.raises(KeyboardInterrupt):
             extract_differences(make_pairs(29), model, output=output, overwrite=True)
     assert output.read_bytes() == before
@@ -249,7 +244,7 @@ def test_a_renamed_model_folder_changes_nothing(
     extract_differences(make_pairs(), str(first), output=output).close()
     other = first.rename(tmp_path / "two")
     request = Request(make_pairs(), str(other), output)
-    assert run_differences(prepare_differences(request)).texts_forwarded == 0
+    assert run(prepare(request, compare=True)).texts_forwarded == 0
 
 
 def test_plain_states_and_differences_are_not_confused(
@@ -263,20 +258,17 @@ def test_plain_states_and_differences_are_not_confused(
         assert not plain.differences
     with pytest.raises(UsageError, match="--compare needs two texts"):
         extract_differences(["one", "two"], model, output=tmp_path / "e.h5")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(OutputExistsError, match="--compare writes a file"):
-        extract_differences(rows, model, output=tmp_path / "folder")
 
 
 def test_estimate(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     request = Request(
         make_pairs(), str(tiny_model("bert")), tmp_path / "d.h5", 2, store_dtype="float16", limit=20
     )
-    found = estimate_differences(work := prepare_differences(request))
+    found = estimate(work := prepare(request, compare=True))
     assert (found["pairs"], found["rows"], found["texts"]) == (20, 20, 18)
-    width = work.texts.widths[2]
+    width = work.widths[2]
     assert found["bytes_per_layer"] == {2: 20 * width * 2}
-    run_differences(work)
+    run(work)
     assert found["bytes"] >= (tmp_path / "d.h5").stat().st_size >= 20 * width * 2
     assert found["temporary_bytes"] >= 18 * width * 4
 
@@ -327,7 +319,7 @@ def test_several_processes_are_refused(
     given = ["extract", path, "--compare", "-m", model, "-o", str(tmp_path / "d.h5")]
     result = CliRunner().invoke(cli, given)
     assert result.exit_code == 2
-    assert "--compare works in one process" in result.stderr
+    assert "would have several writers" in result.stderr
 
 
 @pytest.mark.realdata

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ from click.testing import CliRunner
 
 from probekit.activations import store as store_module
 from probekit.activations import units as units_module
-from probekit.activations.adding import add_layers
-from probekit.activations.differences import extract_differences
-from probekit.activations.extraction import estimate, extract, prepare, run
-from probekit.activations.index import INDEX
+from probekit.activations.adding import add_layers, prepare_adding
+from probekit.activations.extraction import (
+    estimate,
+    extract,
+    extract_differences,
+    prepare,
+    run,
+)
+from probekit.activations.index import INDEX, Index
 from probekit.activations.job import Request
 from probekit.activations.merge import merge
 from probekit.activations.store import ActivationStore, summarize_layer
@@ -267,10 +273,6 @@ class TestExtracting:
         (tmp_path / "notes.txt").write_text("mine")
         with pytest.raises(OutputExistsError, match=r"holds other things \('notes\.txt'\)"):
             extract(ROWS, model, output=tmp_path, overwrite=True)
-        with pytest.raises(OutputExistsError, match="--compare writes a file"):
-            extract_differences(ROWS, model, output=tmp_path)
-        with pytest.raises(UsageError, match="--add-layers adds to a file"):
-            add_layers(Request(ROWS, model, tmp_path))
         assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -302,6 +304,26 @@ class TestTorchrun:
         shown = CliRunner().invoke(cli, ["info", str(path), "--json"])
         assert json.loads(shown.stdout)["rows"] == 70
 
+    def test_they_share_pairs_and_further_layers(
+        self,
+        model: str,
+        tmp_path: Path,
+        write_jsonl: Callable[..., Path],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        rows, path = str(write_jsonl(PAIRS)), f"{tmp_path / 'd'}/"
+        words = [rows, "-m", model, "-o", path, "--compare"]
+        assert self.command(monkeypatch, 1, *words)[0] == 0
+        code, output = self.command(monkeypatch, 0, *words)
+        assert (code, "70 pairs of 106 texts, second minus first" in output) == (0, True), output
+        words = [str(write_jsonl(ROWS)), "-m", model, "-o", f"{tmp_path / 'acts'}/", "--layers"]
+        for more in (["1"], ["2", "--add-layers"]):
+            assert self.command(monkeypatch, 1, *words, *more)[0] == 0
+            code, output = self.command(monkeypatch, 0, *words, *more)
+            assert (code, "70 rows" in output) == (0, True), output
+        with ActivationStore(tmp_path / "acts") as store:
+            assert store.layers == [1, 2]
+
     def test_a_file_and_overwrite_are_refused(
         self, model: str, tmp_path: Path, write_jsonl: Callable[..., Path], monkeypatch: Any
     ) -> None:
@@ -312,3 +334,215 @@ class TestTorchrun:
         code, output = self.command(monkeypatch, 0, rows, "-m", model, "-o", folder, "--overwrite")
         assert (code, "remove" in output) == (2, True), output
         assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def killed_in(module: Any, name: str, at: int, patch: pytest.MonkeyPatch) -> None:
+    """The function is as it was, and its call number ``at`` is the last."""
+    original, calls = getattr(module, name), []
+
+    def stop(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    patch.setattr(module, name, stop)
+
+
+@pytest.mark.usefixtures("small_units", "one_thread")
+class TestAdding:
+    """Each row is a batch of its own, so that a file's numbers are the folder's, bit by bit."""
+
+    def request(self, model: str, path: Any, layers: Any, **options: Any) -> Request:
+        return Request(ROWS, model, path, layers, batch_tokens=1, **options)
+
+    def test_it_is_the_file_and_the_folder_of_one_run(self, model: str, tmp_path: Path) -> None:
+        path, file = tmp_path / "acts", tmp_path / "acts.h5"
+        how: dict[str, Any] = {"batch_tokens": 1, "store_dtype": "bfloat16"}
+        extract(ROWS, model, output=f"{path}/", layers=[1], **how).close()
+        merge([path], file)
+        extract(ROWS, model, output=f"{tmp_path / 'whole'}/", layers=[0, 1, 3], **how).close()
+        request = self.request(model, f"{path}/", "0,1,3", store_dtype="bfloat16")
+        report = add_layers(request)
+        assert (report.rows_forwarded, report.layers) == (70, [0, 1, 3])
+        add_layers(replace(request, output=file))
+        assert contents(path) == contents(tmp_path / "whole")
+        merge([path], tmp_path / "merged.h5")
+        assert (tmp_path / "merged.h5").read_bytes() == file.read_bytes()
+        again = add_layers(request)
+        assert (again.rows_forwarded, again.layers) == (0, [0, 1, 3])
+        # The control: other states are other bytes.
+        extract(ROWS, model, output=f"{tmp_path / 'other'}/", layers=[0, 1, 2], **how).close()
+        assert contents(tmp_path / "other") != contents(path)
+
+    @pytest.mark.parametrize("where", ["forward", "copy", "rename", "index"])
+    def test_a_kill_leaves_the_store_as_it_was(
+        self, where: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, seen = tmp_path / "acts", list[int]()
+        extract(ROWS, model, output=f"{path}/", layers=[1], batch_tokens=1).close()
+        extract(ROWS, model, output=f"{tmp_path / 'whole'}/", layers=[1, 2], batch_tokens=1).close()
+        with ActivationStore(path) as store:
+            before, fingerprint = store.layer(1), store.fingerprint
+        request = self.request(model, path, "1,2", flush_rows=1)
+
+        def stop(batch: Any) -> None:
+            seen.append(len(batch))
+            if where == "forward" and len(seen) == 33:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            if where == "copy":
+                killed_in(units_module, "copy_rows", 2, patch)
+            elif where == "rename":  # two of each part: its file's creation, and its own
+                killed_in(units_module.os, "replace", 6, patch)
+            elif where == "index":
+                killed_in(Index, "write", 1, patch)
+            with pytest.raises(KeyboardInterrupt):
+                add_layers(request, on_batch=stop)
+        assert len(seen) < 70 or where == "index"
+        with ActivationStore(path) as store:  # with a part of two layers, or all four
+            assert (store.layers, store.fingerprint) == ([1], fingerprint)
+            np.testing.assert_array_equal(store.layer(1), before)
+            assert store.read(1, [0, 69]).shape == (2, before.shape[1])
+        assert contents(path) != contents(tmp_path / "whole")
+        add_layers(request, on_batch=lambda batch: seen.append(len(batch)))
+        assert sum(seen) == 70  # no row twice
+        assert contents(path) == contents(tmp_path / "whole")
+
+    def test_several_processes_add_to_their_parts(self, model: str, tmp_path: Path) -> None:
+        path = tmp_path / "acts"
+        extract(ROWS, model, output=f"{path}/", layers=[1], batch_tokens=1).close()
+        extract(ROWS, model, output=f"{tmp_path / 'whole'}/", layers=[1, 2], batch_tokens=1).close()
+        job = prepare_adding(self.request(model, path, [2]))
+        assert run_units(job, share=(1, 2)) is None
+        with ActivationStore(path) as store:
+            assert store.layers == [1]
+        report = run_units(job, share=(0, 2))
+        assert report is not None
+        assert (report.rows, report.rows_forwarded) == (70, 40)
+        assert contents(path) == contents(tmp_path / "whole")
+
+    def test_other_layers_after_a_stop(
+        self, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Part 0 has layer 2 already when layer 3 is added, and layer 2 then to the others."""
+        path = tmp_path / "acts"
+        extract(ROWS, model, output=f"{path}/", layers=[1], batch_tokens=1).close()
+        extract(ROWS, model, output=f"{tmp_path / 'whole'}/", layers="1-3", batch_tokens=1).close()
+        with monkeypatch.context() as patch:
+            killed_in(units_module, "copy_rows", 2, patch)
+            with pytest.raises(KeyboardInterrupt):
+                add_layers(self.request(model, path, [2]))
+        add_layers(self.request(model, path, [3]))
+        with ActivationStore(path) as store:
+            assert store.layers == [1, 3]
+        assert add_layers(self.request(model, path, [2])).rows_forwarded == 50
+        assert contents(path) == contents(tmp_path / "whole")
+
+    def test_what_does_not_belong_is_refused(
+        self, model: str, tmp_path: Path, tiny_model: Callable[..., Path]
+    ) -> None:
+        path, other = tmp_path / "acts", tmp_path / "other"
+        with pytest.raises(StoreError, match="is not there to add layers to"):
+            add_layers(self.request(model, f"{path}/", [2]))
+        extract(ROWS, model, output=f"{path}/", layers=[1], batch_tokens=1).close()
+        extract(ROWS, str(tiny_model("gpt2")), output=f"{other}/", layers=[1]).close()
+        before = contents(path)
+        for wrong, words in [
+            (Request(ROWS[:69], model, path, [2]), "made from 70 rows, and there are 69 now"),
+            (Request(ROWS[::-1], model, path, [2]), r"holds part-00000\.h5, which does not hold"),
+            (Request(ROWS, model, path, [2], pool="mean"), "pooling is 'last' there"),
+            (Request(ROWS, model, other, [2]), "weights is 'sha256:"),
+        ]:
+            with pytest.raises(StaleStoreError, match=f"{words}.*; --add-layers takes the rows"):
+                add_layers(wrong)
+        with pytest.raises(UsageError, match="give one"):
+            add_layers(self.request(model, path, [2], overwrite=True))
+        assert contents(path) == before
+        (path / "part-00001.h5").write_bytes((other / "part-00001.h5").read_bytes())
+        with pytest.raises(StaleStoreError, match=r"holds part-00001\.h5, which was made with an"):
+            add_layers(self.request(model, path, [2]))
+        (path / "part-00001.h5").unlink()
+        with pytest.raises(IncompleteStoreError, match=r"the first is part-00001\.h5"):
+            add_layers(self.request(model, path, [2]))
+
+
+PAIRS = [
+    {"id": f"p{i}", "text": ROWS[i % 9]["text"], "text_pair": ROWS[9 + i % 40]["text"]}
+    for i in range(70)
+]
+
+
+@pytest.mark.usefixtures("small_units", "one_thread")
+class TestDifferences:
+    def test_they_are_those_of_a_file(self, model: str, tmp_path: Path) -> None:
+        how: dict[str, Any] = {"layers": "1,3", "batch_tokens": 1, "store_dtype": "float16"}
+        file = extract_differences(PAIRS, model, output=tmp_path / "d.h5", **how)
+        store = extract_differences(PAIRS, model, output=f"{tmp_path / 'd'}/", **how)
+        assert [p.name for p in sorted(store.path.iterdir())] == [
+            *(f"part-0000{i}.h5" for i in range(4)),
+            INDEX,
+        ]
+        assert store.differences
+        assert store.fingerprint == file.fingerprint
+        merge([store.path], tmp_path / "merged.h5")
+        assert (tmp_path / "merged.h5").read_bytes() == (tmp_path / "d.h5").read_bytes()
+        # The control: pairs the other way round have other differences.
+        turned = [{**p, "text": p["text_pair"], "text_pair": p["text"]} for p in PAIRS]
+        with extract_differences(turned, model, output=f"{tmp_path / 't'}/", **how) as other:
+            np.testing.assert_array_equal(other.layer(3), -store.layer(3))
+            assert np.abs(store.layer(3)).max() > 1e-2
+
+    @pytest.mark.parametrize("where", ["texts", "differences", "rename"])
+    def test_a_stop_costs_no_part_and_no_text_that_is_there(
+        self, where: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one, path, seen = tmp_path / "one", tmp_path / "d", list[int]()
+        extract_differences(PAIRS, model, output=f"{one}/", batch_tokens=1).close()
+        request = Request(PAIRS, model, f"{path}/", batch_tokens=1, flush_rows=1)
+        job = prepare(request, compare=True)
+        texts = estimate(job)["texts"]
+
+        def stop(batch: Any) -> None:
+            seen.append(len(batch))
+            if where == "texts" and len(seen) == texts // 2:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            if where == "differences":
+                killed_in(units_module, "subtract", 2, patch)
+            elif where == "rename":  # of each part its texts' and its own creation, and its own
+                killed_in(units_module.os, "replace", 6, patch)
+            with pytest.raises(KeyboardInterrupt) as stopped:
+                run(job, on_batch=stop)
+        done = {"texts": 40 if len(seen) > 55 else 20, "differences": 20, "rename": 20}[where]
+        assert f"{done} of 70 rows are stored" in stopped.value.__notes__[0]
+        report = run(job, on_batch=lambda batch: seen.append(len(batch)))
+        assert (report.pairs, report.texts, sum(seen)) == (70, texts, texts)  # none twice
+        assert contents(path) == contents(one)
+        assert run(job).texts_forwarded == 0
+
+    def test_any_number_of_processes_make_the_same_bytes(self, model: str, tmp_path: Path) -> None:
+        extract_differences(PAIRS, model, output=f"{tmp_path / 'one'}/").close()
+        job = prepare(Request(PAIRS, model, f"{tmp_path / 'three'}/"), compare=True)
+        for rank in (2, 0):
+            assert run_units(job, share=(rank, 3)) is None
+        report = run_units(job, share=(1, 3))
+        assert report is not None
+        assert report.pairs == 70
+        assert contents(tmp_path / "one") == contents(tmp_path / "three")
+
+    def test_parts_of_states_are_refused(self, model: str, tmp_path: Path) -> None:
+        path = tmp_path / "acts"
+        extract(PAIRS, model, output=f"{path}/").close()
+        with pytest.raises(StaleStoreError, match="pairs is None there and 'second minus first'"):
+            extract_differences(PAIRS, model, output=path)
+        extract_differences(PAIRS, model, output=f"{tmp_path / 'd'}/").close()
+        part = "part-00001.h5"
+        (tmp_path / "d" / part).write_bytes((path / part).read_bytes())
+        with pytest.raises(StaleStoreError, match=rf"{part}, which was .* spec \(kind, pairs"):
+            extract_differences(PAIRS, model, output=tmp_path / "d")
+        same = [{**pair, "text_pair": pair["text"]} for pair in PAIRS[:30]]
+        job = prepare(Request(same, model, f"{tmp_path / 'same'}/"), compare=True)
+        assert run(job).equal == 30

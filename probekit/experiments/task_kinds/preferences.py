@@ -48,7 +48,7 @@ class PreferenceTask(ClassTask):
 
     def extract(self, rows: Rows, labels: Any, model: str, **options: Any) -> None:  # noqa: ARG002
         """Store the differences of the two texts' states."""
-        from probekit.activations.differences import extract_differences
+        from probekit.activations.extraction import extract_differences
 
         extract_differences(rows, model, **options).close()
 
