@@ -56,7 +56,7 @@ class Plan:
     """What a store will hold."""
 
     spec: dict[str, Any]
-    """The extraction's spec, as JSON types."""
+    """How the states were computed, as JSON types; a store with another spec is stale."""
     ids: Sequence[str]
     """n ids, unique."""
     hashes: Sequence[str]
@@ -66,9 +66,9 @@ class Plan:
     store_dtype: str
     """One of ``STORE_DTYPES``."""
     source: str | None = None
-    """Where the rows came from."""
+    """Where the rows came from; paths are made relative to the store or cut to the name."""
     keys: Keys | None = None
-    """What else the rows can be joined by; None: only the ids."""
+    """What else the rows can be joined by (:attr:`probekit.data.Rows.keys`); None: only the ids."""
     groups: Sequence[str] | None = None
     """n names of what the rows belong to, "" for none; None if not requested."""
 

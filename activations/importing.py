@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probekit.activations.create import Plan
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.errors import DataError, UsageError, first_few
@@ -94,18 +95,17 @@ def import_states(
         _digest(digest, array, rows.ids, f"{name}, layer {number},")
     spec = {"origin": "imported", "file": name, "content": digest.hexdigest()[:16]}
     n = len(rows)
-    with StoreWriter.open(
-        output,
-        spec={**spec, "layers": sorted(arrays), "store_dtype": stored},
-        ids=rows.ids,
-        hashes=rows.hashes,
-        widths={number: array.shape[1] for number, array in arrays.items()},
-        store_dtype=stored,
-        source=rows.source,
-        keys=rows.keys,
-        groups=rows.groups,
-        overwrite=overwrite,
-    ) as writer:
+    plan = Plan(
+        {**spec, "layers": sorted(arrays), "store_dtype": stored},
+        rows.ids,
+        rows.hashes,
+        {number: array.shape[1] for number, array in arrays.items()},
+        stored,
+        rows.source,
+        rows.keys,
+        rows.groups,
+    )
+    with StoreWriter.open(output, plan, overwrite=overwrite) as writer:
         for start in range(0, n, CHUNK):
             part = np.arange(start, min(start + CHUNK, n))
             todo = part[~writer.done[part]]

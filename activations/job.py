@@ -249,18 +249,9 @@ def job_windows(job: Job, done: Array) -> Iterator[Window]:
 
 def open_writer(job: Job) -> StoreWriter:
     """Create or resume the file of a job."""
+    request = job.request
     return StoreWriter.open(
-        job.path,
-        spec=job.spec.to_json(),
-        ids=job.rows.ids,
-        hashes=job.rows.hashes,
-        widths=job.widths,
-        store_dtype=job.spec.store_dtype,
-        source=job.store_plan.source,
-        keys=job.rows.keys,
-        groups=job.rows.groups,
-        overwrite=job.request.overwrite,
-        compression=job.request.compression,
+        job.path, job.store_plan, overwrite=request.overwrite, compression=request.compression
     )
 
 

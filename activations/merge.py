@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from probekit.activations.create import Plan
 from probekit.activations.layout import Array
 from probekit.activations.spec import differing
 from probekit.activations.store import ActivationStore
@@ -59,14 +60,16 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
         writer = stack.enter_context(
             StoreWriter.open(
                 output,
-                spec=first.spec,
-                ids=ids,
-                hashes=hashes,
-                widths={layer: first.info(layer).width for layer in first.layers},
-                store_dtype=first.info(first.layers[0]).dtype,
-                source=first.source if len(stores) == 1 else None,
-                keys=_keys(stores, ids, hashes),
-                groups=_groups(stores),
+                Plan(
+                    first.spec,
+                    ids,
+                    hashes,
+                    widths={layer: first.info(layer).width for layer in first.layers},
+                    store_dtype=first.info(first.layers[0]).dtype,
+                    source=first.source if len(stores) == 1 else None,
+                    keys=_keys(stores, ids, hashes),
+                    groups=_groups(stores),
+                ),
                 overwrite=overwrite,
             )
         )

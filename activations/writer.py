@@ -44,7 +44,6 @@ from probekit.errors import (
     UsageError,
     first_few,
 )
-from probekit.joins import Keys
 from probekit.safe import load_json
 
 __all__ = ["StoreWriter"]
@@ -98,36 +97,15 @@ class StoreWriter:
     def open(
         cls,
         path: str | Path,
+        plan: Plan,
         *,
-        spec: Mapping[str, Any],
-        ids: Sequence[str],
-        hashes: Sequence[str],
-        widths: Mapping[int, int],
-        store_dtype: str,
-        source: str | None = None,
-        keys: Keys | None = None,
-        groups: Sequence[str] | None = None,
         overwrite: bool = False,
         compression: str | None = None,
     ) -> StoreWriter:
-        """Create a store with room for all rows, or resume an incomplete one of the same call.
+        """Create a store with room for all rows, or resume an incomplete one of the same plan.
 
         Parameters
         ----------
-        spec
-            How the states were computed (JSON types); a store with another spec is stale.
-        ids, hashes
-            n row ids and text hashes, in order.
-        widths
-            Layer number to width of its states.
-        store_dtype
-            ``float16``, ``float32`` or ``bfloat16``.
-        source
-            Where the rows came from; paths are made relative to the store or cut to the name.
-        keys
-            What else the rows can be joined by (:attr:`probekit.data.Rows.keys`).
-        groups
-            n names of what the rows belong to, "" for none (:meth:`probekit.data.Rows.grouped`).
         overwrite
             Replace another store or file at ``path``. An incomplete store of the same spec and rows
             is resumed nevertheless: its rows would be the same.
@@ -149,17 +127,6 @@ class StoreWriter:
             )
         # A link to a bigger disk stays a link: its target is written and replaced.
         path = Path(os.path.realpath(path))
-        widths = {int(layer): int(width) for layer, width in sorted(widths.items())}
-        plan = Plan(
-            load_json(spec_json(spec), "The spec"),
-            ids,
-            hashes,
-            widths,
-            store_dtype,
-            source,
-            keys,
-            groups,
-        )
         if not path.parent.is_dir():
             raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")
         if path.exists() and not path.is_file():
@@ -394,7 +361,7 @@ def _difference(store: h5py.File, file: BinaryIO, path: Path, header: Header, pl
 def _spec_difference(header: Header, plan: Plan) -> str:
     """Return every key of the spec that differs, with both values; empty if none does."""
     old: dict[str, Any] = dict(header.spec)
-    new: dict[str, Any] = dict(plan.spec)
+    new: dict[str, Any] = load_json(spec_json(plan.spec), "The spec")
     if not (parts := _differences(old, new)):
         # The spec should have these; in any case they decide what fits into the file.
         old = {"layers": {i: layer.width for i, layer in header.layers.items()}}

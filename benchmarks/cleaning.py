@@ -23,6 +23,7 @@ import numpy as np
 from _bench import Bench, Claim, parser, run
 from _harness import Seconds, write_weak_labels
 
+from probekit.activations.create import Plan
 from probekit.activations.writer import StoreWriter
 from probekit.verdicts import Verdicts
 
@@ -84,11 +85,13 @@ def make_files(folder: Path, n: int) -> None:
     ids = [f"row-{i}" for i in range(n)]
     with StoreWriter.open(
         folder / "acts.h5",
-        spec={},
-        ids=ids,
-        hashes=[f"{i:016x}" for i in range(n)],
-        widths={0: WIDTH},
-        store_dtype="float32",
+        Plan(
+            spec={},
+            ids=ids,
+            hashes=[f"{i:016x}" for i in range(n)],
+            widths={0: WIDTH},
+            store_dtype="float32",
+        ),
     ) as writer:
         for rows in np.array_split(np.arange(n), -(-n // 4096)):
             states = rng.standard_normal((len(rows), 30), dtype=np.float32) @ strong

@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 from _harness import RESULTS, Others, read_lines, record, table, write_weak_labels
 
+from probekit.activations.create import Plan
 from probekit.activations.writer import StoreWriter
 
 PROBEKIT = [sys.executable, "-m", "probekit"]
@@ -136,11 +137,7 @@ def write_states(folder: Path) -> None:
     ids, hashes = [f"state-{i}" for i in range(n)], [f"{i:016x}" for i in range(n)]
     with StoreWriter.open(
         folder / "states.h5",
-        spec={},
-        ids=ids,
-        hashes=hashes,
-        widths={0: d},
-        store_dtype="float32",
+        Plan(spec={}, ids=ids, hashes=hashes, widths={0: d}, store_dtype="float32"),
     ) as writer:
         writer.write(np.arange(n), {0: X}, np.ones(n), np.zeros(n))
         writer.finish()

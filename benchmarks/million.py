@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 import torch
 from _harness import RESULTS, WRONG, read_lines, record, table
 
+from probekit.activations.create import Plan
 from probekit.activations.writer import StoreWriter
 from probekit.verdicts import Verdicts
 
@@ -68,13 +69,7 @@ def write_states(folder: Path, n: int) -> None:
     columns = pa.schema({"id": pa.string(), "label": pa.int64()})
     with (
         StoreWriter.open(
-            folder / "acts.h5",
-            spec={},
-            ids=ids,
-            hashes=hashes,
-            widths={0: WIDTH},
-            store_dtype=DTYPE,
-            overwrite=True,
+            folder / "acts.h5", Plan({}, ids, hashes, {0: WIDTH}, DTYPE), overwrite=True
         ) as writer,
         pq.ParquetWriter(folder / "weak.parquet", columns) as labels,
     ):

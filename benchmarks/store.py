@@ -24,6 +24,7 @@ import numpy as np
 from _bench import Bench, Claim, parser, run
 from _harness import Times, peak_memory, record, seconds, table
 
+from probekit.activations.create import Plan
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 
@@ -34,11 +35,13 @@ def write(path: Path, states: np.ndarray, layers: int, *, dtype: str = "float32"
     n = len(states)
     with StoreWriter.open(
         path,
-        spec={},
-        ids=[str(i) for i in range(n)],
-        hashes=["0" * 16] * n,
-        widths=dict.fromkeys(range(layers), states.shape[1]),
-        store_dtype=dtype,
+        Plan(
+            spec={},
+            ids=[str(i) for i in range(n)],
+            hashes=["0" * 16] * n,
+            widths=dict.fromkeys(range(layers), states.shape[1]),
+            store_dtype=dtype,
+        ),
     ) as writer:
         for rows in np.array_split(np.arange(n), -(-n // 4096)):
             block = states[rows]
@@ -201,7 +204,9 @@ def writing(bench: Bench, folder: Path, states: np.ndarray) -> None:
         def run() -> None:
             path.unlink(missing_ok=True)
             options = {"spec": {}, "ids": [str(i) for i in range(n)], "hashes": ["0" * 16] * n}
-            with StoreWriter.open(path, **options, widths={0: WIDTH}, store_dtype="float32") as out:
+            with StoreWriter.open(
+                path, Plan(**options, widths={0: WIDTH}, store_dtype="float32")
+            ) as out:
                 flushed = time.monotonic()
                 for rows, block in zip(order, blocks, strict=True):
                     out.write(rows, {0: block}, np.ones(len(rows)), np.zeros(len(rows)))

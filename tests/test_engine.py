@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from probekit import filter_labels, held, relabel, score_rows
+from probekit.activations.create import Plan
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.cli.main import cli
@@ -39,12 +40,14 @@ def store(tmp_path: Path) -> ActivationStore:
     X[N - 40 :] = X[:40]
     with StoreWriter.open(
         tmp_path / "acts.h5",
-        spec={"model": "blobs"},
-        ids=[f"r{i}" for i in range(N)],
-        hashes=[f"{i:016x}" for i in range(N)],
-        widths={1: 6, 2: 6},
-        store_dtype="float32",
-        groups=[f"g{i // 3}" for i in range(N)],
+        Plan(
+            spec={"model": "blobs"},
+            ids=[f"r{i}" for i in range(N)],
+            hashes=[f"{i:016x}" for i in range(N)],
+            widths={1: 6, 2: 6},
+            store_dtype="float32",
+            groups=[f"g{i // 3}" for i in range(N)],
+        ),
     ) as writer:
         writer.write(np.arange(N), {1: X, 2: -X}, np.ones(N, np.int32), np.zeros(N, bool))
         writer.finish()

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from probekit import data
+from probekit.activations.create import Plan
 from probekit.activations.layout import FORMAT, ROW_COLUMNS, STORE_DTYPES, VERSION
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
@@ -39,11 +40,9 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     bits = (STATES.view(np.uint32) >> 16).astype(np.uint16)
     with StoreWriter.open(
         "acts.h5",
-        spec={"layers": [4]},
-        ids=ids,
-        hashes=hashes,
-        widths={4: 2},
-        store_dtype=request.param,
+        Plan(
+            spec={"layers": [4]}, ids=ids, hashes=hashes, widths={4: 2}, store_dtype=request.param
+        ),
     ) as writer:
         stored = bits if request.param == "bfloat16" else STATES
         writer.write(np.arange(3), {4: stored}, np.ones(3), np.zeros(3))

@@ -357,6 +357,7 @@ def audit(
     >>> from pathlib import Path
     >>> import numpy as np
     >>> from probekit import ActivationStore, WeakLabels, audit
+    >>> from probekit.activations.create import Plan
     >>> from probekit.activations.writer import StoreWriter
     >>> from probekit.cleaning.audit import draw_rows
     >>> rng = np.random.default_rng(0)
@@ -366,7 +367,7 @@ def audit(
     >>> ids = [f"r{i}" for i in range(400)]
     >>> path = Path(tempfile.mkdtemp()) / "acts.h5"
     >>> with StoreWriter.open(
-    ...     path, spec={}, ids=ids, hashes=ids, widths={0: 8}, store_dtype="float32"
+    ...     path, Plan(spec={}, ids=ids, hashes=ids, widths={0: 8}, store_dtype="float32")
     ... ) as writer:
     ...     tokens, truncated = np.ones(400, "int32"), np.zeros(400, bool)
     ...     writer.write(np.arange(400), {0: X}, tokens, truncated)

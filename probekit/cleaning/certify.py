@@ -397,6 +397,7 @@ def certify(
     >>> from pathlib import Path
     >>> import numpy as np
     >>> from probekit import ActivationStore, WeakLabels, certify
+    >>> from probekit.activations.create import Plan
     >>> from probekit.activations.writer import StoreWriter
     >>> rng = np.random.default_rng(0)
     >>> truth = np.arange(1000) % 2
@@ -405,7 +406,7 @@ def certify(
     >>> ids = [f"r{i}" for i in range(1000)]
     >>> path = Path(tempfile.mkdtemp()) / "acts.h5"
     >>> with StoreWriter.open(
-    ...     path, spec={}, ids=ids, hashes=ids, widths={0: 8}, store_dtype="float32"
+    ...     path, Plan(spec={}, ids=ids, hashes=ids, widths={0: 8}, store_dtype="float32")
     ... ) as writer:
     ...     tokens, truncated = np.ones(1000, "int32"), np.zeros(1000, bool)
     ...     writer.write(np.arange(1000), {0: X}, tokens, truncated)

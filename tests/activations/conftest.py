@@ -58,9 +58,13 @@ class Example:
         states = {layer: self.stored(layer, rows) for layer in self.widths}
         writer.write(rows, states, self.n_tokens[rows], self.truncated[rows])
 
+    def open(self, path: Path, **changes: Any) -> StoreWriter:
+        how = {k: changes.pop(k) for k in ("overwrite", "compression") if k in changes}
+        return StoreWriter.open(path, Plan(**self.options(**changes)), **how)
+
     def make(self, path: Path, **changes: Any) -> Path:
         """Write the whole store, in a scattered order, three flushes."""
-        with StoreWriter.open(path, **self.options(**changes)) as writer:
+        with self.open(path, **changes) as writer:
             for rows in np.array_split(np.random.default_rng(1).permutation(self.n), 3):
                 self.write(writer, rows)
                 writer.flush()
@@ -78,8 +82,8 @@ class Example:
             rows = slice(int(first), int(first) + size)
             part = {k: options[k][rows] for k in ("ids", "hashes", "groups") if options.get(k)}
             keys = {"keys": Keys(part["ids"], columns={"k": part["ids"]}), "source": None}
-            options_of_part = {**options, **part, **keys, "compression": compression}
-            with StoreWriter.open(path, **options_of_part) as writer:
+            plan = Plan(**{**options, **part, **keys})
+            with StoreWriter.open(path, plan, compression=compression) as writer:
                 numbers = np.arange(self.n)[rows]
                 states = {layer: self.stored(layer, numbers) for layer in self.widths}
                 places = np.arange(len(numbers))

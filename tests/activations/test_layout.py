@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
+from probekit.activations.create import Plan
 from probekit.activations.layout import (
     VERSION,
     Header,
@@ -438,10 +439,10 @@ def test_nothing_is_written_through_a_store(tmp_path: Path, example: Callable[..
     rows = example()
     path, secret = tmp_path / "acts.h5", tmp_path / "secret.bin"
     begun = {"spec": rows.spec, "ids": rows.ids, "hashes": rows.hashes, "widths": rows.widths}
-    StoreWriter.open(path, store_dtype="float32", **begun).close()
+    StoreWriter.open(path, Plan(store_dtype="float32", **begun)).close()
     secret.write_bytes(SECRET)
     with h5py.File(path, "r+") as file:
         external(file, tmp_path)
     with pytest.raises(OutputExistsError, match="cannot be resumed"):
-        StoreWriter.open(path, store_dtype="float32", **begun)
+        StoreWriter.open(path, Plan(store_dtype="float32", **begun))
     assert secret.read_bytes() == SECRET

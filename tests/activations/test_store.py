@@ -16,7 +16,6 @@ from probekit.activations import part as part_module
 from probekit.activations.merge import merge
 from probekit.activations.spec import DIFFERENCE
 from probekit.activations.store import ActivationStore
-from probekit.activations.writer import StoreWriter
 from probekit.errors import (
     IncompleteStoreError,
     NotAStoreError,
@@ -246,7 +245,7 @@ def test_an_incomplete_store_opens_only_on_request(
 ) -> None:
     rows, path = example(), tmp_path / "acts.h5"
     done = np.array([3, 50, 7])
-    with StoreWriter.open(path, **rows.options()) as writer:
+    with rows.open(path) as writer:
         rows.write(writer, done)
     with pytest.raises(IncompleteStoreError, match=r"3 of 100 rows are done; run the same"):
         ActivationStore(path)
@@ -257,7 +256,7 @@ def test_an_incomplete_store_opens_only_on_request(
         assert batch[0].tolist() == [3, 7, 50]
         np.testing.assert_array_equal(batch[1], rows.states[3][[3, 7, 50]])
         unfinished = store.fingerprint
-    with StoreWriter.open(path, **rows.options()) as writer:
+    with rows.open(path) as writer:
         rows.write(writer, np.flatnonzero(~writer.done))
         writer.finish()
     with ActivationStore(path) as store:
@@ -326,16 +325,16 @@ def test_groups_and_copies_are_joined_in_turn(tmp_path: Path, example: Callable[
 
 def test_a_store_of_other_groups_is_stale(tmp_path: Path, example: Callable[..., Any]) -> None:
     rows = example(n=5)
-    with StoreWriter.open(tmp_path / "a.h5", **rows.options(groups=GROUPS)) as writer:
+    with rows.open(tmp_path / "a.h5", groups=GROUPS) as writer:
         rows.write(writer, [0, 1])
-    with StoreWriter.open(tmp_path / "a.h5", **rows.options(groups=GROUPS)) as writer:
+    with rows.open(tmp_path / "a.h5", groups=GROUPS) as writer:
         assert writer.done.sum() == 2  # the same groups: resumed
     for groups, words in ((None, "now they have none"), (["x"] * 5, "rows in other groups")):
         with pytest.raises(StaleStoreError, match=words):
-            StoreWriter.open(tmp_path / "a.h5", **rows.options(groups=groups))
+            rows.open(tmp_path / "a.h5", groups=groups)
     rows.make(tmp_path / "b.h5")
     with pytest.raises(StaleStoreError, match="without groups, and now they have some"):
-        StoreWriter.open(tmp_path / "b.h5", **rows.options(groups=GROUPS))
+        rows.open(tmp_path / "b.h5", groups=GROUPS)
 
 
 def test_groups_that_were_changed_are_reported(tmp_path: Path, example: Callable[..., Any]) -> None:

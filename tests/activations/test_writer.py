@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 
+from probekit.activations.create import Plan
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.errors import (
@@ -34,7 +35,7 @@ def only(folder: Path) -> list[str]:
 
 def part(rows: Any, path: Path, numbers: Any, **changes: Any) -> None:
     """One run that writes these rows and ends."""
-    with StoreWriter.open(path, **rows.options(**changes)) as writer:
+    with rows.open(path, **changes) as writer:
         rows.write(writer, numbers)
 
 
@@ -50,7 +51,7 @@ def test_a_resumed_file_equals_an_uninterrupted_one(
     rows.make(whole)
     for numbers in np.array_split(np.random.default_rng(5).permutation(rows.n), 4):
         part(rows, parts, numbers)
-    with StoreWriter.open(parts, **rows.options()) as writer:
+    with rows.open(parts) as writer:
         assert writer.done.all()
         assert not writer.complete
         writer.finish()
@@ -59,14 +60,14 @@ def test_a_resumed_file_equals_an_uninterrupted_one(
 
 def test_done_tells_what_is_left(tmp_path: Path, example: Callable[..., Any]) -> None:
     rows, path = example(), tmp_path / "acts.h5"
-    with StoreWriter.open(path, **rows.options()) as writer:
+    with rows.open(path) as writer:
         assert not writer.done.any()
         rows.write(writer, [4, 2])
         assert not writer.done.any()  # written, but nobody has waited for the disk
         writer.flush()
         assert np.flatnonzero(writer.done).tolist() == [2, 4]
         rows.write(writer, [9])
-    with StoreWriter.open(path, **rows.options()) as writer:
+    with rows.open(path) as writer:
         assert np.flatnonzero(writer.done).tolist() == [2, 4, 9]
         with pytest.raises(StoreError, match="lacks 97 of 100 rows"):
             writer.finish()
@@ -89,7 +90,7 @@ def test_a_complete_store_opens_with_all_rows_done(
     rows = example()
     path = rows.make(tmp_path / "acts.h5")
     before = path.read_bytes()
-    with StoreWriter.open(path, **rows.options()) as writer:
+    with rows.open(path) as writer:
         assert writer.complete
         assert writer.done.all()
         writer.finish()
@@ -102,13 +103,13 @@ def test_an_error_in_the_run_keeps_what_was_written(
     rows, path = example(), tmp_path / "acts.h5"
 
     def run() -> None:
-        with StoreWriter.open(path, **rows.options()) as writer:
+        with rows.open(path) as writer:
             rows.write(writer, [1, 5])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    with StoreWriter.open(path, **rows.options()) as writer:
+    with rows.open(path) as writer:
         assert np.flatnonzero(writer.done).tolist() == [1, 5]
 
 
@@ -133,16 +134,16 @@ def test_compression_packs_at_the_end(
     rows, path = example(n=4000), tmp_path / "acts.h5"
     part(rows, path, np.arange(50), compression=compression)
     unpacked = path.stat().st_size
-    with StoreWriter.open(path, **rows.options(compression=compression)) as writer:
+    with rows.open(path, compression=compression) as writer:
         rows.write(writer, np.flatnonzero(~writer.done))
         writer.finish()
         with pytest.raises(StoreError, match="being written by another"):
-            StoreWriter.open(path, **rows.options())
+            rows.open(path)
     assert path.stat().st_size < unpacked
     assert only(tmp_path) == ["acts.h5"]
     with h5py.File(path, "r") as file:
         assert file["layers/0"].compression == compression
-    with StoreWriter.open(path, **rows.options()) as writer:  # complete, in whatever form
+    with rows.open(path) as writer:  # complete, in whatever form
         assert writer.done.all()
 
 
@@ -152,7 +153,7 @@ def test_compression_packs_at_the_end(
 def stale(path: Path, rows: Any, **changes: Any) -> str:
     before = path.read_bytes()
     with pytest.raises(StaleStoreError) as caught:
-        StoreWriter.open(path, **rows.options(**changes))
+        rows.open(path, **changes)
     assert path.read_bytes() == before
     text = str(caught.value)
     assert text.endswith("name another output, or pass --overwrite to replace it.")
@@ -223,7 +224,7 @@ def test_rows_that_are_not_done_may_be_repaired(
         file.seek(place)
         file.write("".join(repaired).encode())
     for begun, changed in ((path, 5), (half, 0)):
-        with StoreWriter.open(begun, **rows.options(hashes=repaired)) as writer:
+        with rows.open(begun, hashes=repaired) as writer:
             assert writer.changed == changed
             assert np.flatnonzero(writer.done).tolist() == [1, 2]
             rows.write(writer, np.arange(rows.n))
@@ -250,7 +251,7 @@ def test_overwrite_replaces_what_is_stale_or_complete(
     rows = example()
     path = rows.make(tmp_path / "acts.h5")
     for changes in ({}, {"spec": {"model": "other"}}, {"store_dtype": "float32", "widths": {0: 8}}):
-        with StoreWriter.open(path, **rows.options(overwrite=True, **changes)) as writer:
+        with rows.open(path, overwrite=True, **changes) as writer:
             assert not writer.done.any()
     assert only(tmp_path) == ["acts.h5"]
 
@@ -261,7 +262,7 @@ def test_overwrite_resumes_what_the_same_call_began(
     # "The same command again" must not lose the night's work because it says --overwrite.
     rows, path = example(), tmp_path / "acts.h5"
     part(rows, path, [1, 2], overwrite=True)
-    with StoreWriter.open(path, **rows.options(overwrite=True)) as writer:
+    with rows.open(path, overwrite=True) as writer:
         assert writer.done.sum() == 2
 
 
@@ -269,12 +270,12 @@ def test_a_foreign_file_is_left_alone(tmp_path: Path, example: Callable[..., Any
     rows, path = example(), tmp_path / "notes.txt"
     path.write_text("mine")
     with pytest.raises(OutputExistsError, match=r"not an HDF5 file.*--overwrite"):
-        StoreWriter.open(path, **rows.options())
+        rows.open(path)
     assert path.read_text() == "mine"
     with pytest.raises(OutputExistsError, match="not a plain file"):
-        StoreWriter.open(tmp_path, **rows.options(overwrite=True))
+        rows.open(tmp_path, overwrite=True)
     with pytest.raises(DataError, match="does not exist"):
-        StoreWriter.open(tmp_path / "no" / "acts.h5", **rows.options())
+        rows.open(tmp_path / "no" / "acts.h5")
     rows.make(path, overwrite=True)
     assert ActivationStore(path).complete
 
@@ -294,13 +295,13 @@ def test_what_cannot_be_stored_is_refused(
     tmp_path: Path, example: Callable[..., Any], changes: dict[str, Any]
 ) -> None:
     with pytest.raises((UsageError, DataError)):
-        StoreWriter.open(tmp_path / "acts.h5", **example().options(**changes))
+        example().open(tmp_path / "acts.h5", **changes)
     assert only(tmp_path) == []
 
 
 def test_wrong_states_are_refused(tmp_path: Path, example: Callable[..., Any]) -> None:
     rows, path = example(), tmp_path / "acts.h5"
-    with StoreWriter.open(path, **rows.options()) as writer:
+    with rows.open(path) as writer:
         good = {layer: rows.stored(layer, [1]) for layer in rows.widths}
         for numbers, states in [
             ([100], good),  # would be written over the next layer
@@ -350,11 +351,11 @@ def test_a_long_spec_fits(tmp_path: Path, example: Callable[..., Any]) -> None:
 
 def test_two_writers_are_not_let_in(tmp_path: Path, example: Callable[..., Any]) -> None:
     rows, path = example(), tmp_path / "acts.h5"
-    with StoreWriter.open(path, **rows.options()) as first:
+    with rows.open(path) as first:
         rows.write(first, [1])
         for overwrite in (False, True):
             with pytest.raises(StoreError, match="is being written by another process"):
-                StoreWriter.open(path, **rows.options(overwrite=overwrite))
+                rows.open(path, overwrite=overwrite)
         with ActivationStore(path, allow_incomplete=True) as store:  # a reader is
             assert not store.done.any()
     part(rows, path, [2])  # the lock goes with its writer
@@ -369,7 +370,7 @@ def test_two_creators_are_not_let_in(
     def second_comes(*names: Any) -> None:
         monkeypatch.setattr(os, "replace", replace)
         with pytest.raises(StoreError, match="is being written by another process") as caught:
-            StoreWriter.open(path, **rows.options())
+            rows.open(path)
         errors.append(caught)
         replace(*names)
 
@@ -388,7 +389,7 @@ def test_a_full_disk_is_reported_before_anything_is_written(
 ) -> None:
     options = example().options(widths={0: 10**13})  # 100 rows of 40 TB
     with pytest.raises(StoreError, match=r"needs 4000\.\d TB, but .* are free .* fewer layers"):
-        StoreWriter.open(tmp_path / "acts.h5", **options)
+        StoreWriter.open(tmp_path / "acts.h5", Plan(**options))
     assert only(tmp_path) == []
 
 
@@ -428,12 +429,13 @@ def test_file_systems_without_reservation_are_served(
 
 LIMITED = """
 import resource, sys
+from probekit.activations.create import Plan
 from probekit.activations.writer import StoreWriter
 from probekit.errors import StoreError
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 try:
-    StoreWriter.open(sys.argv[1], spec={}, ids=[str(i) for i in range(1000)],
-                     hashes=["0" * 16] * 1000, widths={0: 64}, store_dtype="float32").close()
+    ids, hashes = [str(i) for i in range(1000)], ["0" * 16] * 1000
+    StoreWriter.open(sys.argv[1], Plan({}, ids, hashes, {0: 64}, "float32")).close()
 except StoreError as error:
     print(error)
 """
@@ -468,7 +470,7 @@ def test_a_disk_that_fills_up_later_keeps_what_is_done(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(*arguments)
 
-    opened = StoreWriter.open(path, **rows.options())
+    opened = rows.open(path)
 
     def run() -> None:
         with opened as writer:
@@ -485,7 +487,7 @@ def test_a_disk_that_fills_up_later_keeps_what_is_done(
         done = store.done
         assert 0 < done.sum() < rows.n
         np.testing.assert_array_equal(store.layer(3)[done], rows.states[3][done])
-    with StoreWriter.open(path, **rows.options()) as writer:
+    with rows.open(path) as writer:
         rows.write(writer, np.flatnonzero(~writer.done))
         writer.finish()
     with ActivationStore(path) as store:
@@ -500,13 +502,13 @@ def test_a_disk_too_full_to_pack_leaves_the_store_as_it_is(
 
     rows, path = example(), tmp_path / "acts.h5"
     part(rows, path, np.arange(rows.n))
-    writer = StoreWriter.open(path, **rows.options(compression="gzip"))
+    writer = rows.open(path, compression="gzip")
     with monkeypatch.context() as patch, writer:
         patch.setattr(os, "posix_fallocate", refuse)
         with pytest.raises(StoreError, match="finish it as it is, without compression"):
             writer.finish()
     assert only(tmp_path) == ["acts.h5"]
-    with StoreWriter.open(path, **rows.options()) as writer:
+    with rows.open(path) as writer:
         writer.finish()
     with ActivationStore(path) as store:
         np.testing.assert_array_equal(store.layer(0), rows.states[0])
@@ -516,13 +518,14 @@ def test_a_disk_too_full_to_pack_leaves_the_store_as_it_is(
 
 KILLED_AT = """
 import os, signal, sys
+from probekit.activations.create import Plan
 from probekit.activations.writer import StoreWriter
 import numpy as np
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
-options = dict(spec={}, ids=["a", "b"], hashes=["0" * 16] * 2, widths={0: 4}, store_dtype="float32")
+plan = Plan({}, ["a", "b"], ["0" * 16] * 2, {0: 4}, "float32")
 def write(**more):
-    with StoreWriter.open(sys.argv[1], **options, **more) as writer:
+    with StoreWriter.open(sys.argv[1], plan, **more) as writer:
         writer.write(np.arange(2), {0: np.ones((2, 4), np.float32)}, np.ones(2), np.zeros(2))
         writer.finish()
 """
@@ -536,7 +539,7 @@ def test_a_kill_while_a_file_is_made_harms_nothing(
     path = tmp_path / "acts.h5"
     program = KILLED_AT
     if packing:  # the second file that is made is the packed one
-        program += "StoreWriter.open(sys.argv[1], **options).close()\n"
+        program += "StoreWriter.open(sys.argv[1], plan).close()\n"
         program += f"os.{moment} = die\nwrite(compression='gzip')\n"
         if moment == "posix_fallocate":
             # Resuming asks for room too; only the packed file's call is to die.
@@ -562,6 +565,7 @@ N_ROWS, WIDTH, LAYERS = 3000, 96, (0, 5)
 WRITER = f"""
 import sys, time
 import numpy as np
+from probekit.activations.create import Plan
 from probekit.activations.writer import StoreWriter
 n, width, layers = {N_ROWS}, {WIDTH}, {LAYERS}
 class Careless(StoreWriter):
@@ -579,8 +583,9 @@ class Careless(StoreWriter):
         self.late.append(row)
 kind = {{"right": StoreWriter, "careless": Careless}}[sys.argv[2]]
 kind.late = []
-writer = kind.open(sys.argv[1], spec={{}}, ids=[str(i) for i in range(n)], hashes=["0" * 16] * n,
-                   widths=dict.fromkeys(layers, width), store_dtype="float32")
+ids, hashes = [str(i) for i in range(n)], ["0" * 16] * n
+plan = Plan({{}}, ids, hashes, dict.fromkeys(layers, width), "float32")
+writer = kind.open(sys.argv[1], plan)
 todo = np.random.default_rng(0).permutation(n)
 todo = todo[~writer.done[todo]]
 print(len(todo), flush=True)

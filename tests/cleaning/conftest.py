@@ -43,12 +43,14 @@ def make_store(tmp_path):
         widths = dict.fromkeys(layers, X.shape[1])
         with StoreWriter.open(
             tmp_path / name,
-            spec={"model": "blobs", **(spec or {})},
-            ids=ids,
-            hashes=hashes,
-            widths=widths,
-            store_dtype="float32",
-            **more,
+            Plan(
+                spec={"model": "blobs", **(spec or {})},
+                ids=ids,
+                hashes=hashes,
+                widths=widths,
+                store_dtype="float32",
+                **more,
+            ),
         ) as writer:
             states = dict.fromkeys(layers, X)
             writer.write(np.arange(n), states, np.ones(n, np.int32), np.zeros(n, bool))
@@ -96,7 +98,7 @@ def make_folder(tmp_path):
             rows = slice(start, start + size)
             own = {name: about[name][rows] for name in ("ids", "hashes")}
             own["groups"] = None if groups is None else groups[rows]
-            with StoreWriter.open(path, **(about | own)) as writer:
+            with StoreWriter.open(path, Plan(**(about | own))) as writer:
                 part = X[rows].astype(store_dtype)
                 m = len(part)
                 # Layers differ, and a deeper one is clearer.

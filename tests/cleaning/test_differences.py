@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+from probekit.activations.create import Plan
 from probekit.activations.spec import DIFFERENCE
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
@@ -22,11 +23,13 @@ def pair_store(tmp_path):
         n = len(X)
         with StoreWriter.open(
             tmp_path / name,
-            spec={"model": "blobs", **DIFFERENCE},
-            ids=[f"r{i}" for i in range(n)],
-            hashes=[f"{i:016x}" for i in range(n)],
-            widths={3: X.shape[1]},
-            store_dtype="float32",
+            Plan(
+                spec={"model": "blobs", **DIFFERENCE},
+                ids=[f"r{i}" for i in range(n)],
+                hashes=[f"{i:016x}" for i in range(n)],
+                widths={3: X.shape[1]},
+                store_dtype="float32",
+            ),
         ) as writer:
             writer.write(np.arange(n), {3: X}, np.ones(n, np.int32), np.zeros(n, bool))
             writer.finish()

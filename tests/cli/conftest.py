@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from probekit.activations.create import Plan
 from probekit.activations.writer import StoreWriter
 from probekit.cli.main import cli
 from probekit.data import text_hash
@@ -60,12 +61,14 @@ def make_acts(tmp_path):
         n = len(X)
         with StoreWriter.open(
             tmp_path / name,
-            spec={"model": "blobs"},
-            ids=ids,
-            hashes=[text_hash(text) for text in texts],
-            widths=dict.fromkeys(layers, X.shape[1]),
-            store_dtype="float32",
-            source=source,
+            Plan(
+                spec={"model": "blobs"},
+                ids=ids,
+                hashes=[text_hash(text) for text in texts],
+                widths=dict.fromkeys(layers, X.shape[1]),
+                store_dtype="float32",
+                source=source,
+            ),
         ) as writer:
             states = dict.fromkeys(layers, X)
             writer.write(np.arange(n), states, np.ones(n, np.int32), np.zeros(n, bool))

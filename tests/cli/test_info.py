@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from probekit.activations.create import Plan
 from probekit.activations.writer import StoreWriter
 from probekit.cli.main import cli
 from probekit.data import text_hash
@@ -42,7 +43,7 @@ def make(path: Path, *, rows: Any = range(50), finish: bool = True, **changes: A
         "source": "docstrings@weak",
         **changes,
     }
-    with StoreWriter.open(path, **options) as writer:
+    with StoreWriter.open(path, Plan(**options)) as writer:
         rows = np.array(list(rows), np.int64)
         layers = {0: np.full((len(rows), 3), 2, np.float32), 2: states[rows]}
         writer.write(rows, layers, rows + 1, rows % 10 == 0)
@@ -121,7 +122,7 @@ def test_a_store_without_a_row_has_no_norm(tmp_path: Path) -> None:
 def test_a_store_that_is_being_written_can_be_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "acts.h5"
     options = {"ids": ["a"], "hashes": ["0" * 16], "widths": {0: 2}, "store_dtype": "float16"}
-    with StoreWriter.open(path, spec={}, **options):
+    with StoreWriter.open(path, Plan(spec={}, **options)):
         result = info(path)
     assert result.exit_code == 0
     assert "0 of 1 rows" in result.stdout

@@ -7,6 +7,7 @@ import csv
 import numpy as np
 import pytest
 
+from probekit.activations.create import Plan
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
@@ -24,12 +25,14 @@ def store_of(chain):
         path = chain.folder / name
         with StoreWriter.open(
             path,
-            spec={"model": "blobs"},
-            ids=rows.ids,
-            hashes=rows.hashes,
-            widths={6: chain.X.shape[1]},
-            store_dtype="float32",
-            keys=rows.keys,
+            Plan(
+                spec={"model": "blobs"},
+                ids=rows.ids,
+                hashes=rows.hashes,
+                widths={6: chain.X.shape[1]},
+                store_dtype="float32",
+                keys=rows.keys,
+            ),
         ) as writer:
             n = len(rows)
             writer.write(np.arange(n), {6: chain.X}, np.ones(n, np.int32), np.zeros(n, bool))

@@ -194,6 +194,7 @@ def test_bad_files_are_one_sentence(refused, chain, write_rows):
 
 def test_pairs_are_seen_both_ways_round(probekit, tmp_path, write_rows):
     """On differences x and −x say the same: a probe that knew which stands first would not."""
+    from probekit.activations.create import Plan
     from probekit.activations.spec import DIFFERENCE
     from probekit.activations.writer import StoreWriter
     from probekit.data import text_hash
@@ -206,12 +207,14 @@ def test_pairs_are_seen_both_ways_round(probekit, tmp_path, write_rows):
     ids = [f"p{i}" for i in range(120)]
     with StoreWriter.open(
         tmp_path / "pairs.h5",
-        spec={"model": "blobs", **DIFFERENCE},
-        ids=ids,
-        hashes=[text_hash(i) for i in ids],
-        widths={2: 5},
-        store_dtype="float32",
-        source="x",
+        Plan(
+            spec={"model": "blobs", **DIFFERENCE},
+            ids=ids,
+            hashes=[text_hash(i) for i in ids],
+            widths={2: 5},
+            store_dtype="float32",
+            source="x",
+        ),
     ) as writer:
         writer.write(np.arange(120), {2: X}, np.ones(120, np.int32), np.zeros(120, bool))
         writer.finish()

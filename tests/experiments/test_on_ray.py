@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from probekit.activations.create import Plan
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.engine import on_ray
@@ -126,11 +127,13 @@ def test_a_sweep_has_the_figures_of_one_machine(
     X = (rng.normal(size=(n, 6)) + y[:, None]).astype(np.float32)
     with StoreWriter.open(
         tmp_path / "acts.h5",
-        spec={"model": "blobs"},
-        ids=[f"r{i}" for i in range(n)],
-        hashes=[f"{i:016x}" for i in range(n)],
-        widths={1: 6, 4: 6},
-        store_dtype="float32",
+        Plan(
+            spec={"model": "blobs"},
+            ids=[f"r{i}" for i in range(n)],
+            hashes=[f"{i:016x}" for i in range(n)],
+            widths={1: 6, 4: 6},
+            store_dtype="float32",
+        ),
     ) as writer:
         writer.write(np.arange(n), {1: X, 4: X**2}, np.ones(n, np.int32), np.zeros(n, bool))
         writer.finish()

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from probekit.activations.create import Plan
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.cleaning.evaluate import evaluate
@@ -62,12 +63,14 @@ def blobs(tmp_path_factory):
     path = tmp_path_factory.mktemp("sweep") / "acts.h5"
     with StoreWriter.open(
         path,
-        spec={"model": "blobs"},
-        ids=ids,
-        hashes=[text_hash(text) for text in texts],
-        widths=dict.fromkeys(LAYERS, 8),
-        store_dtype="float32",
-        source="rows.jsonl",
+        Plan(
+            spec={"model": "blobs"},
+            ids=ids,
+            hashes=[text_hash(text) for text in texts],
+            widths=dict.fromkeys(LAYERS, 8),
+            store_dtype="float32",
+            source="rows.jsonl",
+        ),
     ) as writer:
         writer.write(np.arange(N), X, np.ones(N, np.int32), np.zeros(N, bool))
         writer.finish()
@@ -180,12 +183,14 @@ def test_duplicates_never_predict_a_row(tmp_path):
     ids = [str(i) for i in range(120)]
     with StoreWriter.open(
         tmp_path / "twice.h5",
-        spec={"model": "blobs"},
-        ids=ids,
-        hashes=[text_hash(f"t{i % 60}") for i in range(120)],
-        widths={0: 5},
-        store_dtype="float32",
-        source="x",
+        Plan(
+            spec={"model": "blobs"},
+            ids=ids,
+            hashes=[text_hash(f"t{i % 60}") for i in range(120)],
+            widths={0: 5},
+            store_dtype="float32",
+            source="x",
+        ),
     ) as writer:
         writer.write(np.arange(120), {0: X}, np.ones(120, np.int32), np.zeros(120, bool))
         writer.finish()

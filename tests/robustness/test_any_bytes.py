@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from probekit.activations.create import Plan
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.data import text_hash
@@ -152,11 +153,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     texts = [f"text {i}" for i in range(N)]
     with StoreWriter.open(
         path,
-        spec={"model": "tiny"},
-        ids=[f"r{i}" for i in range(N)],
-        hashes=[text_hash(text) for text in texts],
-        widths={0: 4},
-        store_dtype="float32",
+        Plan(
+            spec={"model": "tiny"},
+            ids=[f"r{i}" for i in range(N)],
+            hashes=[text_hash(text) for text in texts],
+            widths={0: 4},
+            store_dtype="float32",
+        ),
     ) as writer:
         states = np.arange(N * 4, dtype=np.float32).reshape(N, 4)
         writer.write(np.arange(N), {0: states}, np.ones(N, np.int32), np.zeros(N, bool))
