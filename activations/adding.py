@@ -18,9 +18,8 @@ from probekit.activations.extraction import prepare, run, stored_spec
 from probekit.activations.forward import Counts
 from probekit.activations.job import (
     Job,
-    PairReport,
-    Report,
     Request,
+    Summary,
     of_layers,
     open_writer,
     report_on,
@@ -37,7 +36,7 @@ def add_layers(
     *,
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
-) -> Report | PairReport:
+) -> Summary:
     """Add the request's layers to the store at its output; the same call resumes after a stop.
 
     The network runs up to the deepest missing layer for every row, whatever is stored; layers that
@@ -91,7 +90,7 @@ def run_adding(
     *,
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
-) -> Report | PairReport:
+) -> Summary:
     """Run the job; arguments as in ``extraction.run``."""
     if job.folder:
         return run(job, show=show, on_batch=on_batch)

@@ -24,12 +24,9 @@ __all__ = [
     "Buckets",
     "Encoded",
     "Evenness",
-    "bucket",
     "by_length",
     "cut_batches",
-    "cut_buckets",
     "default_batch_tokens",
-    "equal_lengths",
     "mixes_padding",
     "pad",
     "windows",
@@ -106,11 +103,9 @@ class Batch:
         """Return the rows ``chosen`` as a batch."""
         return Batch(self.rows[chosen], self.positions[chosen], self.lengths[chosen])
 
-    def pieces(self, budget: int) -> list[Batch]:
-        """Return this batch, split into pieces of at most ``budget`` padded tokens."""
-        if self.padded_tokens <= budget:
-            return [self]
-        return [self.take(part) for part in cut_batches(self.lengths, budget)]
+    def split(self, parts: list[Array]) -> list[Batch]:
+        """Return each of ``parts`` of the rows as a batch."""
+        return [self.take(part) for part in parts]
 
 
 def default_batch_tokens(device: str) -> int:
@@ -202,23 +197,15 @@ def _segments(
     return runs[::-1]
 
 
-def bucket(length: int, longest: int | None = None) -> int:
-    """Return the length to which rows of ``length`` tokens are padded: 8, 16, 24, 32, 48, 64, ….
-
-    Powers of two and their halfway points, so that at most a third is padding above 8, and a text
-    of any length has one of few shapes. ``longest`` is what the model can read.
-    """
-    power = max(SHORTEST_BUCKET, 1 << (length - 1).bit_length())
-    half = power * 3 // 4
-    wide = half if half >= max(length, 2 * SHORTEST_BUCKET) else power
-    return wide if longest is None else max(length, min(wide, longest))
-
-
 @dataclass(frozen=True)
 class Buckets:
-    """Lengths to which batches are padded, where each new shape costs a kernel."""
+    """Lengths to which batches are padded, where each new shape costs a kernel.
 
-    longest: int | None
+    8, 16, 24, 32, 48, 64, …: powers of two and their halfway points, so that at most a third is
+    padding above 8, and a text of any length has one of few shapes.
+    """
+
+    longest: int | None = None
     """Maximum number of tokens that the model reads; None: any number."""
 
     @classmethod
@@ -228,29 +215,29 @@ class Buckets:
 
     def width(self, length: int) -> int:
         """Return the length to which rows of at most ``length`` tokens are padded."""
-        return bucket(length, self.longest)
+        power = max(SHORTEST_BUCKET, 1 << (length - 1).bit_length())
+        half = power * 3 // 4
+        wide = half if half >= max(length, 2 * SHORTEST_BUCKET) else power
+        return wide if self.longest is None else max(length, min(wide, self.longest))
 
+    def cut(self, lengths: Array, budget: int) -> list[Array]:
+        """Split rows into batches of few shapes, the longest first.
 
-def cut_buckets(lengths: Array, budget: int, longest: int | None = None) -> list[Array]:
-    """Split rows into batches of few shapes, the longest first.
-
-    All rows of a batch are padded to one :func:`bucket`, and the number of rows is a power of two:
-    the largest that ``budget`` padded tokens allow, for the rest smaller ones.
-    """
-    if budget < 1:
-        raise UsageError(f"A batch has at least one token, not {budget}.")
-    widths = np.array([bucket(max(int(n), 1), longest) for n in lengths.tolist()])
-    batches = []
-    for width in np.unique(widths)[::-1].tolist():
-        mine = np.flatnonzero(widths == width)
-        mine = mine[np.argsort(-lengths[mine], kind="stable")]
-        size = 1 << (max(budget // width, 1).bit_length() - 1)
-        while len(mine):
-            while size > len(mine):
-                size //= 2
-            batches.append(mine[:size])
-            mine = mine[size:]
-    return batches
+        All rows of a batch have one width, and their number is a power of two: the largest that
+        ``budget`` padded tokens allow, for the rest smaller ones.
+        """
+        widths = np.array([self.width(max(int(n), 1)) for n in lengths.tolist()])
+        batches = []
+        for width in np.unique(widths)[::-1].tolist():
+            mine = np.flatnonzero(widths == width)
+            mine = mine[np.argsort(-lengths[mine], kind="stable")]
+            size = 1 << (max(budget // width, 1).bit_length() - 1)
+            while len(mine):
+                while size > len(mine):
+                    size //= 2
+                batches.append(mine[:size])
+                mine = mine[size:]
+        return batches
 
 
 def pad(
@@ -294,11 +281,6 @@ def by_length(lengths: Array) -> list[Array]:
     """Return the positions of the rows of each length, the longest first."""
     order = np.argsort(-lengths, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
-
-
-def equal_lengths(batch: Batch) -> list[Batch]:
-    """Split a batch into batches of rows of one length."""
-    return [batch.take(part) for part in by_length(batch.lengths)]
 
 
 class Evenness:

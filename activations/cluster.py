@@ -27,16 +27,13 @@ from probekit.activations.hooks import pooler
 from probekit.activations.index import INDEX, name_of
 from probekit.activations.job import (
     Job,
-    PairReport,
-    Report,
-    Request,
+    Summary,
     resumable,
     warn_nonfinite,
 )
-from probekit.activations.loading import Placement, tapped
+from probekit.activations.loading import tapped
 from probekit.activations.progress import MovingBar, Progress, duration
 from probekit.activations.quiet import quiet
-from probekit.activations.spec import ExtractionSpec
 from probekit.activations.units import Unit, Units
 from probekit.data import Rows
 from probekit.engine import check_gpus, connected, lost, on_this_node, room
@@ -70,16 +67,11 @@ class Setup:
 
     version: str
     """Of the driver's probekit."""
-    request: Request
-    """Without rows; the model is a name on the hub or an absolute path."""
-    folder: Path
     index: str
     """The text of the driver's ``store.json``."""
-    spec: ExtractionSpec
     template: str | None
-    placement: Placement
-    batch_tokens: int
-    adds: bool
+    job: Job
+    """Without rows, model and encoder; the model's name is one on the hub or an absolute path."""
 
 
 class Worker:
@@ -113,21 +105,21 @@ class Worker:
             return on_this_node(error)
 
     def _prepare(self) -> Job:
-        setup = self._setup
+        setup, job = self._setup, self._setup.job
+        request, spec = job.request, job.spec
         if setup.version != __version__:
             raise UsageError(
                 f"It has probekit {__version__} and the driver has {setup.version}; install the "
                 "same version on every node."
             )
-        index = setup.folder / INDEX
+        index = job.path / INDEX
         if not index.exists() or read_text(index) != setup.index:
             raise UsageError(
-                f"The folder {setup.folder} is not the driver's there; name one on a file system "
-                "that all nodes share."
+                f"The folder {job.path} is not the driver's there; name one on a file system that "
+                "all nodes share."
             )
-        if setup.placement.device != "cpu" and not torch.cuda.is_available():
+        if job.placement.device != "cpu" and not torch.cuda.is_available():
             raise UsageError("PyTorch finds no GPU there; install a build with CUDA.")
-        request, spec = setup.request, setup.spec
         checkpoint = open_checkpoint(
             str(request.model),
             revision=request.revision,
@@ -147,17 +139,7 @@ class Worker:
                 max_length=spec.max_length,
                 template=setup.template,
             )
-        return Job(
-            request,
-            setup.folder,
-            Rows({"text": ["-"]}),  # each unit brings its own
-            checkpoint,
-            encoder,
-            spec,
-            setup.placement,
-            setup.batch_tokens,
-            adds=setup.adds,
-        )
+        return replace(job, checkpoint=checkpoint, encoder=encoder)
 
 
 def run_on_ray(
@@ -167,7 +149,7 @@ def run_on_ray(
     workers: int | None = None,
     gpus: float = 0.0,
     show: bool | None = None,
-) -> Report | PairReport:
+) -> Summary:
     """Make the missing parts of a folder on a Ray cluster; the same call resumes after a stop.
 
     Parameters
@@ -354,14 +336,11 @@ def _setup(job: Job) -> Setup:
     name, _ = split_model_name(model)
     if (local := expand(name, error=ModelError)).is_dir():
         model = str(local.absolute()) + model[len(name) :]
+    stripped: dict[str, Any] = dict.fromkeys(("rows", "checkpoint", "encoder"))
+    request = replace(job.request, rows=None, model=model, overwrite=False)
     return Setup(
         __version__,
-        replace(job.request, rows=None, model=model, overwrite=False),
-        job.path.absolute(),
         read_text(job.path / INDEX),
-        job.spec,
         job.encoder.template,
-        job.placement,
-        job.batch_tokens,
-        job.adds,
+        replace(job, path=job.path.absolute(), request=request, **stripped),
     )

@@ -27,9 +27,8 @@ from probekit.activations.hooks import pooler
 from probekit.activations.index import read_index
 from probekit.activations.job import (
     Job,
-    PairReport,
-    Report,
     Request,
+    Summary,
     forward_job,
     is_folder,
     job_windows,
@@ -410,7 +409,7 @@ def run(
     *,
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
-) -> Report | PairReport:
+) -> Summary:
     """Run a job; an interrupted one can be resumed.
 
     Parameters

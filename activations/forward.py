@@ -19,9 +19,8 @@ from probekit.activations.batching import (
     Buckets,
     Encoded,
     Evenness,
+    by_length,
     cut_batches,
-    cut_buckets,
-    equal_lengths,
     pad,
     windows,
 )
@@ -224,11 +223,8 @@ def read_windows(
                 f"The tokenizer returns ids up to {largest} and the model has {vocabulary} "
                 "embeddings; they do not belong together."
             )
-        cuts = (
-            cut_batches(encoded.lengths, batch_tokens)
-            if buckets is None
-            else cut_buckets(encoded.lengths, batch_tokens, buckets.longest)
-        )
+        cut = cut_batches if buckets is None else buckets.cut
+        cuts = cut(encoded.lengths, batch_tokens)
         yield Window(
             encoded,
             [Batch(start + positions, positions, encoded.lengths[positions]) for positions in cuts],
@@ -371,10 +367,11 @@ def forward_all(
         while todo:
             batch = todo.popleft()
             if len(batch) > 1 and batch.padded_tokens > counts.batch_tokens:
-                todo.extendleft(reversed(batch.pieces(counts.batch_tokens)))
+                parts = cut_batches(batch.lengths, counts.batch_tokens)
+                todo.extendleft(reversed(batch.split(parts)))
                 continue
             if even is not None and _uneven(even, feed, window, batch, progress):
-                todo.extendleft(reversed(equal_lengths(batch)))
+                todo.extendleft(reversed(batch.split(by_length(batch.lengths))))
                 continue
             states = _try(feed, window, batch, exact=even is not None and even.needed)
             if states is None:

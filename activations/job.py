@@ -42,6 +42,7 @@ __all__ = [
     "PairReport",
     "Report",
     "Request",
+    "Summary",
     "forward_job",
     "is_folder",
     "job_windows",
@@ -181,58 +182,51 @@ def is_folder(output: str | Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Summary of an extraction."""
+class Summary:
+    """What was extracted, in rows or in pairs."""
 
     path: str
+    tokens_forwarded: int
+    truncated: int
+    """Number of rows with a text longer than ``max_length``."""
+    seconds: float
+    """From the start to the finished store."""
+    forward_seconds: float
+    """The part of ``seconds`` with the model loaded."""
+    layers: list[int]
+    pooling: str
+    store_dtype: str
+    device: str
+    nonfinite: dict[int, int]
+    """Layer to number of rows, of those that this run stored, with inf or NaN."""
+
+
+@dataclass(frozen=True)
+class Report(Summary):
+    """Summary of an extraction."""
+
     rows: int
     """Number of rows in the store."""
     rows_forwarded: int
     """Number of rows that this run forwarded; the others were done before."""
     tokens: int
     """Number of tokens of all rows in the store, without padding."""
-    tokens_forwarded: int
-    truncated: int
-    """Number of rows longer than ``max_length``."""
     batches: int
-    seconds: float
-    """From the start to the finished store."""
-    forward_seconds: float
-    """The part of ``seconds`` with the model loaded."""
     batch_tokens: int
     """Padded tokens per batch, after any halving."""
-    layers: list[int]
-    pooling: str
-    store_dtype: str
-    device: str
-    nonfinite: dict[int, int]
-    """Layer to number of rows, of those forwarded, with inf or NaN."""
 
 
 @dataclass(frozen=True)
-class PairReport:
+class PairReport(Summary):
     """Summary of an extraction of differences."""
 
-    path: str
     pairs: int
     texts: int
     """Number of distinct texts in them; of a folder, in each part."""
     texts_forwarded: int
     """Number of texts that this run forwarded; the others were done before."""
-    tokens_forwarded: int
-    truncated: int
-    """Number of pairs with a text longer than ``max_length``."""
-    seconds: float
-    forward_seconds: float
-    """The part of ``seconds`` with the model loaded."""
-    layers: list[int]
-    pooling: str
-    store_dtype: str
-    device: str
     equal: int
     """Number of pairs, of those subtracted, whose two texts have identical states."""
-    nonfinite: dict[int, int]
-    """Layer to number of pairs, of those subtracted, with inf or NaN."""
 
 
 def job_windows(job: Job, done: Array) -> Iterator[Window]:
@@ -320,9 +314,7 @@ def warn_nonfinite(job: Job, counts: Counts, progress: MovingBar) -> None:
         )
 
 
-def report_on(
-    job: Job, counts: Counts, times: tuple[float, float], *, texts: int = 0
-) -> Report | PairReport:
+def report_on(job: Job, counts: Counts, times: tuple[float, float], *, texts: int = 0) -> Summary:
     """Summarize a job whose store is complete.
 
     ``times``: its start, and the model loaded; ``texts``: of pairs, the number of distinct texts.

@@ -7,7 +7,6 @@ import operator
 import resource
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +27,7 @@ from probekit.safe import expand
 from probekit.states import COPY_BYTES, Streamed
 from probekit.strings import Strings, any_twice, joined_strings, taken
 
-__all__ = ["ActivationStore", "LayerSummary", "summarize_layer"]
+__all__ = ["ActivationStore"]
 
 Selection: TypeAlias = "slice | Array | list[int]"
 
@@ -440,42 +439,3 @@ class ActivationStore:
             )
         numbers: Array = np.where(rows < 0, rows + len(self), rows)
         return numbers
-
-
-@dataclass(frozen=True)
-class LayerSummary:
-    """What one layer's states look like, over the rows that are done."""
-
-    layer: int
-    shape: tuple[int, int]
-    dtype: str
-    mapped: bool
-    """Whether it can be memory-mapped."""
-    mean_norm: float | None
-    """Mean L2 norm of the finite rows; None without any."""
-    nonfinite_values: int
-    nonfinite_rows: int
-
-
-def summarize_layer(store: ActivationStore, layer: int) -> LayerSummary:
-    """Summarize a layer, reading it once, block by block."""
-    info = store.info(layer)
-    total, finite_rows, rows_seen, values = 0.0, 0, 0, 0
-    for _, states in store.batches(layer, max(1, (1 << 21) // max(1, info.width))):
-        # In float64: the square of a large float32 may overflow float32.
-        squares = np.einsum("ij,ij->i", states, states, dtype=np.float64)
-        finite = np.isfinite(squares)
-        rows_seen += len(states)
-        finite_rows += int(finite.sum())
-        total += float(np.sqrt(squares[finite]).sum())
-        if not finite.all():
-            values += int((~np.isfinite(states[~finite])).sum())
-    return LayerSummary(
-        layer=layer,
-        shape=(len(store), info.width),
-        dtype=info.dtype,
-        mapped=info.offset is not None,
-        mean_norm=total / finite_rows if finite_rows else None,
-        nonfinite_values=values,
-        nonfinite_rows=rows_seen - finite_rows,
-    )

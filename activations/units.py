@@ -25,8 +25,7 @@ from probekit.activations.hooks import Tap, pooler
 from probekit.activations.index import INDEX, Index, read_index
 from probekit.activations.job import (
     Job,
-    PairReport,
-    Report,
+    Summary,
     forward_job,
     job_windows,
     of_layers,
@@ -180,7 +179,7 @@ class Units:
         self._remove(HIDDEN)
         return True
 
-    def report(self, counts: Counts, times: tuple[float, float]) -> Report | PairReport:
+    def report(self, counts: Counts, times: tuple[float, float]) -> Summary:
         """Summarize the whole store, as :func:`report_on`."""
         return report_on(self.job, counts, times, texts=sum(self.sizes))
 
@@ -297,7 +296,7 @@ def run_units(
     share: tuple[int, int] = (0, 1),
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
-) -> Report | PairReport | None:
+) -> Summary | None:
     """Make the parts that are missing; the same call resumes after a stop.
 
     Of several processes, process ``share[0]`` makes every ``share[1]``-th part. They need not wait

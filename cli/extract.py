@@ -27,7 +27,7 @@ from probekit.cli.options import (
 
 if TYPE_CHECKING:
     from probekit.activations.batching import Batch
-    from probekit.activations.job import Job, PairReport, Report, Request
+    from probekit.activations.job import Job, Request, Summary
     from probekit.activations.ranks import Ranks
     from probekit.data import Rows
 
@@ -201,7 +201,7 @@ def command(**options: Unpack[ExtractOptions]) -> None:
         emit(counts, _estimate_text(counts), as_json=options["as_json"])
         return
     log = None if options["forward_log"] is None else _logger(options["forward_log"])
-    report: Report | PairReport | None
+    report: Summary | None
     if on_ray:
         report = _on_ray(job, options)
     elif ranks is not None:
@@ -236,7 +236,7 @@ def _worker_device(ranks: Ranks | None, options: ExtractOptions) -> str:
     return worker_device(options["gpus_per_worker"] or 0.0)
 
 
-def _on_ray(job: Job, options: ExtractOptions) -> Report | PairReport:
+def _on_ray(job: Job, options: ExtractOptions) -> Summary:
     from probekit.activations.cluster import run_on_ray
 
     return run_on_ray(
@@ -307,13 +307,14 @@ def _logger(path: Path) -> Any:
     return log
 
 
-def _report_text(report: Report | PairReport) -> str:
-    from probekit.activations.job import Report
+def _report_text(report: Summary) -> str:
+    from probekit.activations.job import PairReport, Report
 
     if isinstance(report, Report):
         total, forwarded, unit = report.rows, report.rows_forwarded, "rows"
         what = f"{total:,} rows, {report.tokens:,} tokens, {report.truncated:,} rows truncated"
     else:
+        assert isinstance(report, PairReport)
         total, forwarded, unit = report.texts, report.texts_forwarded, "texts"
         what = (
             f"{report.pairs:,} pairs of {total:,} texts, second minus first, "

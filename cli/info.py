@@ -10,7 +10,7 @@ import click
 from probekit.cli.options import FILE, AsJson, SectionedCommand, argument, emit, options_of
 
 if TYPE_CHECKING:
-    from probekit.activations.store import ActivationStore, LayerSummary
+    from probekit.activations.store import ActivationStore
 
 SHOWN = 60
 POOLED = {
@@ -37,17 +37,15 @@ def command(**options: Unpack[InfoOptions]) -> None:
 
     Example: probekit info acts.h5
     """
-    from probekit.activations.store import ActivationStore, summarize_layer
+    from probekit.activations.store import ActivationStore
 
     with ActivationStore(options["store"], allow_incomplete=True) as opened:
-        layers = [summarize_layer(opened, layer) for layer in opened.layers]
+        layers = [describe_layer(opened, layer) for layer in opened.layers]
         result = _describe(opened, layers)
     emit(result, _text(result), as_json=options["as_json"])
 
 
-def _describe(store: ActivationStore, layers: list[LayerSummary]) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _describe(store: ActivationStore, layers: list[dict[str, Any]]) -> dict[str, Any]:
     done = store.done
     return {
         "path": str(store.path),
@@ -63,7 +61,33 @@ def _describe(store: ActivationStore, layers: list[LayerSummary]) -> dict[str, A
         "rows_fingerprint": store.rows_fingerprint,
         "rows_intact": store.rows_intact(),
         "spec": store.spec,
-        "layers": [asdict(layer) for layer in layers],
+        "layers": layers,
+    }
+
+
+def describe_layer(store: ActivationStore, layer: int) -> dict[str, Any]:
+    """Describe a layer's states over the rows that are done, reading it once, block by block."""
+    import numpy as np
+
+    info = store.info(layer)
+    total, finite_rows, rows_seen, values = 0.0, 0, 0, 0
+    for _, states in store.batches(layer, max(1, (1 << 21) // max(1, info.width))):
+        # In float64: the square of a large float32 may overflow float32.
+        squares = np.einsum("ij,ij->i", states, states, dtype=np.float64)
+        finite = np.isfinite(squares)
+        rows_seen += len(states)
+        finite_rows += int(finite.sum())
+        total += float(np.sqrt(squares[finite]).sum())
+        if not finite.all():
+            values += int((~np.isfinite(states[~finite])).sum())
+    return {
+        "layer": layer,
+        "shape": (len(store), info.width),
+        "dtype": info.dtype,
+        "mapped": info.offset is not None,
+        "mean_norm": total / finite_rows if finite_rows else None,
+        "nonfinite_values": values,
+        "nonfinite_rows": rows_seen - finite_rows,
     }
 
 

@@ -80,8 +80,7 @@ def test_a_budget_below_one_is_refused() -> None:
 def test_pieces_of_a_batch_are_its_rows() -> None:
     batch = Batch(np.array([9, 4, 7]), np.array([2, 0, 1]), np.array([6, 5, 5]))
     assert batch.padded_tokens == 18
-    assert batch.pieces(18) == [batch]
-    pieces = batch.pieces(9)
+    pieces = batch.split(cut_batches(batch.lengths, 9))
     assert [p.rows.tolist() for p in pieces] == [[9], [4], [7]]
     assert [p.positions.tolist() for p in pieces] == [[2], [0], [1]]
 

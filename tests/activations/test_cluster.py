@@ -125,16 +125,17 @@ def test_a_node_that_differs_is_refused(job: Any, tmp_path: Path) -> None:
     Units(job).begin()
     right = cluster_module._setup(job)
     assert Worker(right).load() is None  # the control
+    spec, request = right.job.spec, right.job.request
+
+    def changed(**fields: Any) -> Any:
+        return replace(right, job=replace(right.job, **fields))
+
     for wrong, error, words in [
         (replace(right, version="0.0.1"), UsageError, r"the driver has 0\.0\.1"),
         (replace(right, index="{}"), UsageError, "a file system that all nodes share"),
-        (replace(right, folder=tmp_path / "no"), UsageError, "a file system that all nodes share"),
-        (replace(right, spec=replace(right.spec, weights="x")), ModelError, "another one there"),
-        (
-            replace(right, request=replace(right.request, model=str(tmp_path / "nowhere"))),
-            ModelError,
-            "nowhere",
-        ),
+        (changed(path=tmp_path / "no"), UsageError, "a file system that all nodes share"),
+        (changed(spec=replace(spec, weights="x")), ModelError, "another one there"),
+        (changed(request=replace(request, model=str(tmp_path / "no"))), ModelError, "/no "),
     ]:
         answer = Worker(wrong).load()
         assert isinstance(answer, error)

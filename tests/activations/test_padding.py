@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from probekit.activations import batching
-from probekit.activations.batching import Batch, Evenness, equal_lengths
+from probekit.activations.batching import Batch, Evenness, by_length
 from probekit.activations.extraction import extract
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,7 +67,7 @@ def test_states_are_those_of_each_row_alone(
 def test_batches_are_parted_by_length() -> None:
     lengths = np.array([9, 9, 7, 3, 3, 3])
     batch = Batch(np.arange(10, 16), np.arange(6), lengths)
-    parts = equal_lengths(batch)
+    parts = batch.split(by_length(lengths))
     assert [p.lengths.tolist() for p in parts] == [[9, 9], [7], [3, 3, 3]]
     assert [p.rows.tolist() for p in parts] == [[10, 11], [12], [13, 14, 15]]
 

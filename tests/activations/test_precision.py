@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from probekit.activations import precision
-from probekit.activations.batching import Batch, Buckets, Evenness, bucket, cut_buckets
+from probekit.activations.batching import Batch, Buckets, Evenness
 from probekit.activations.extraction import extract, prepare
 from probekit.activations.job import Request
 from probekit.activations.precision import extraction_precision, training_precision
@@ -96,20 +96,20 @@ class TestChoice:
 
 class TestBuckets:
     def test_lengths_are_powers_of_two_and_halfway_points(self) -> None:
-        wide = [bucket(n) for n in range(1, 513)]
+        wide = [Buckets().width(n) for n in range(1, 513)]
         assert sorted(set(wide)) == [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
         assert all(n <= b <= max(8, 2 * n - 2, n) for n, b in enumerate(wide, 1))
         # The model's limit, and a row that is longer than it all the same.
-        assert [bucket(n, 40) for n in (20, 33, 40, 41)] == [24, 40, 40, 41]
+        assert [Buckets(40).width(n) for n in (20, 33, 40, 41)] == [24, 40, 40, 41]
 
     @pytest.mark.parametrize("budget", [1, 48, 700, 4096])
     def test_every_row_is_in_one_batch_of_few_shapes(self, budget: int) -> None:
         lengths = np.random.default_rng(0).integers(1, 60, 500)
-        batches = cut_buckets(lengths, budget)
+        batches = Buckets().cut(lengths, budget)
         assert sorted(np.concatenate(batches).tolist()) == list(range(500))
         shapes = set()
         for batch in batches:
-            widths = {bucket(int(n)) for n in lengths[batch]}
+            widths = {Buckets().width(int(n)) for n in lengths[batch]}
             assert len(widths) == 1
             assert len(batch) * min(widths) <= budget or len(batch) == 1
             shapes.add((len(batch), *widths))

@@ -26,8 +26,9 @@ from probekit.activations.extraction import (
 from probekit.activations.index import INDEX, Index
 from probekit.activations.job import Request
 from probekit.activations.merge import merge
-from probekit.activations.store import ActivationStore, summarize_layer
+from probekit.activations.store import ActivationStore
 from probekit.activations.units import run_units
+from probekit.cli.info import describe_layer
 from probekit.cli.main import cli
 from probekit.errors import (
     IncompleteStoreError,
@@ -97,7 +98,7 @@ class TestReading:
                 np.testing.assert_array_equal(store.layer(layer), states)
                 np.testing.assert_array_equal(store.layer(layer, dtype="float64"), states)
                 np.testing.assert_array_equal(store.layer(layer, dtype=None), rows.stored(layer))
-                norm, other = (summarize_layer(each, layer).mean_norm for each in (store, file))
+                norm, other = (describe_layer(each, layer)["mean_norm"] for each in (store, file))
                 assert norm == pytest.approx(other, rel=1e-12)  # sums of another order
             mask = np.arange(rows.n) % 3 == 0
             for chosen in (
