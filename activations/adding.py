@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from probekit.activations.batching import Batch
-from probekit.activations.extraction import prepare, run, stored_spec
+from probekit.activations.extraction import prepare, run, run_states, stored_spec
 from probekit.activations.forward import Counts
 from probekit.activations.job import (
     Job,
@@ -24,6 +24,7 @@ from probekit.activations.job import (
     open_writer,
     report_on,
 )
+from probekit.activations.quiet import quiet
 from probekit.activations.store import ActivationStore
 from probekit.activations.units import Units, add_to
 from probekit.errors import StoreError, UsageError, human_bytes
@@ -94,28 +95,26 @@ def run_adding(
     """Run the job; arguments as in ``extraction.run``."""
     if job.folder:
         return run(job, show=show, on_batch=on_batch)
-    start, path = time.monotonic(), job.path
+    path, start = job.path, time.monotonic()
+    counts, loaded = Counts(batch_tokens=job.batch_tokens), start
     with ActivationStore(path, allow_incomplete=True) as store:
         present = store.layers
     added = replace(job, path=path.with_name(f".{path.name}.added"))
-    whole = of_layers(added, {*present, *job.spec.layers})
     # Checks rows and spec, and keeps other writers out.
-    with open_writer(of_layers(job, present)) as old:
+    with open_writer(of_layers(job, present)) as old, quiet(python_warnings=False):
         if not old.complete:
             raise StoreError(
                 f"{path} is not complete; finish it first, by the command that began it."
             )
-        if whole.spec.layers == tuple(present):
-            report = report_on(job, Counts(batch_tokens=job.batch_tokens), (start, start))
-        else:
+        if lacking := set(job.spec.layers).difference(present):
+            whole = of_layers(job, {*present, *lacking}).store_plan.nbytes
             begun = added.path.exists()
-            _check_room(job, whole.store_plan.nbytes + (0 if begun else added.store_plan.nbytes))
+            _check_room(job, whole + (0 if begun else added.store_plan.nbytes))
             plain = replace(added, request=replace(job.request, compression=None))
-            report = run(plain, show=show, on_batch=on_batch)
+            counts, loaded = run_states(plain, show, on_batch)
             add_to(path, added)
         added.path.unlink(missing_ok=True)
-    seconds = time.monotonic() - start
-    return replace(report, path=str(path), layers=[*whole.spec.layers], seconds=seconds)
+    return report_on(job, counts, (start, loaded))
 
 
 def _check_room(job: Job, needed: int) -> None:

@@ -196,10 +196,7 @@ class Checkpoint:
     def causal(self) -> bool:
         """Whether it reads left to right (a decoder), and not both ways.
 
-        Raises
-        ------
-        UsageError
-            If it is not known.
+        Raises UsageError if it is not known.
         """
         from transformers.models.auto import modeling_auto as auto
 
@@ -283,10 +280,7 @@ def open_checkpoint(
 
     ``name`` may end in ``@layers=K``: the model is then its first K blocks.
 
-    Raises
-    ------
-    ModelError
-        If it does not exist, has no tokenizer, or only pickled weights.
+    Raises ModelError if it does not exist, has no tokenizer, or only pickled weights.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise UsageError(f"A model's dtype is auto, {', '.join(DTYPES)}, not {dtype!r}.")
@@ -327,10 +321,7 @@ def open_checkpoint(
 def split_model_name(name: str) -> tuple[str, int | None]:
     """Split ``NAME@layers=K`` into the name and the number of blocks to keep (None: all).
 
-    Raises
-    ------
-    UsageError
-        If K is not a whole number above 0.
+    Raises UsageError if K is not a whole number above 0.
     """
     match = _TRUNCATED.fullmatch(name)
     if match is None or expand(name, error=ModelError).exists():

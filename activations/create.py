@@ -133,10 +133,8 @@ class Plan:
 def create_store(path: Path, plan: Plan) -> BinaryIO:
     """Create the whole file beside ``path``, move it there and return it open and locked.
 
-    Raises
-    ------
-    StoreError
-        If the disk has no room or another process writes the store; nothing is left behind.
+    Raises StoreError if the disk has no room or another process writes the store; nothing is left
+    behind.
     """
     with new_file(path) as (file, temporary):
         with store_disk_errors(path, plan.nbytes):

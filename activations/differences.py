@@ -30,10 +30,7 @@ CHUNK_BYTES = 1 << 26
 def texts_of_pairs(rows: Rows) -> tuple[Rows, Array]:
     """Return the distinct texts of n pairs, and the row numbers (n, 2) of each pair's two texts.
 
-    Raises
-    ------
-    UsageError
-        If the rows are not pairs.
+    Raises UsageError if the rows are not pairs.
     """
     if rows.kind != "pair":
         raise UsageError(

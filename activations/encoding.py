@@ -152,10 +152,7 @@ class Encoder:
     def encode(self, contents: Sequence[Content], names: Sequence[str]) -> Encoded:
         """Encode rows; ``names`` are their ids, for messages.
 
-        Raises
-        ------
-        DataError
-            If the template refuses rows, or rows have no tokens at all.
+        Raises DataError if the template refuses rows, or rows have no tokens at all.
         """
         texts: Sequence[Any] = contents
         if self._render is not None:
@@ -435,10 +432,7 @@ def _chat_template(tokenizer: Any) -> str:
 def _make_renderer(tokenizer: Any, template: str, *, messages: bool) -> Renderer:
     """Return a function from a row's content to text.
 
-    Raises
-    ------
-    UsageError
-        If a template for texts is not Jinja2.
+    Raises UsageError if a template for texts is not Jinja2.
     """
     if len(template) > MAX_TEMPLATE:
         raise UsageError(

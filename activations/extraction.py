@@ -63,7 +63,15 @@ from probekit.errors import (
 from probekit.files import refuse_reads
 from probekit.sources import load_rows
 
-__all__ = ["estimate", "extract", "extract_differences", "prepare", "run", "stored_spec"]
+__all__ = [
+    "estimate",
+    "extract",
+    "extract_differences",
+    "prepare",
+    "run",
+    "run_states",
+    "stored_spec",
+]
 
 
 def prepare(request: Request, *, compare: bool = False, device: str | None = None) -> Job:
@@ -72,10 +80,7 @@ def prepare(request: Request, *, compare: bool = False, device: str | None = Non
     With ``compare`` the differences of pairs are stored. ``device`` is that of workers elsewhere,
     which this machine need not have.
 
-    Raises
-    ------
-    ProbekitError
-        If anything is wrong, with one sentence about it.
+    Raises ProbekitError if anything is wrong, with one sentence about it.
     """
     path, folder = _checked_output(Path(request.output)), is_folder(request.output)
     named = [each for each in (request.rows, request.model) if isinstance(each, str | Path)]
@@ -428,14 +433,14 @@ def run(
     start = time.monotonic()
     with quiet(python_warnings=False):
         if not job.spec.pairs:
-            counts, loaded = _run_states(job, show, on_batch)
+            counts, loaded = run_states(job, show, on_batch)
             return report_on(job, counts, (start, loaded))
         texts = texts_job(job)
         counts, loaded = _run_pairs(job, texts, show, on_batch)
         return report_on(job, counts, (start, loaded), texts=len(texts.rows))
 
 
-def _run_states(
+def run_states(
     job: Job, show: bool | None, on_batch: Callable[[Batch], None] | None
 ) -> tuple[Counts, float]:
     """Extract into one file; return what was done, and when the model was loaded."""
@@ -479,10 +484,10 @@ def _run_pairs(
             writer = stack.enter_context(open_writer(job))
         if writer is None or not writer.complete:
             try:
-                counts, loaded = _run_states(texts, show, on_batch)
+                counts, loaded = run_states(texts, show, on_batch)
             except (StaleStoreError, OutputExistsError):  # of other pairs
                 texts.path.unlink()
-                counts, loaded = _run_states(texts, show, on_batch)
+                counts, loaded = run_states(texts, show, on_batch)
             if writer is None:
                 writer = stack.enter_context(open_writer(job))
             counts = subtract(job, texts.path, writer, counts)

@@ -158,10 +158,8 @@ def _check_token_ids(path: Path) -> None:
 def weight_files(folder: Path) -> list[Path]:
     """Return every safetensors file beside the configuration, and those that it or an index names.
 
-    Raises
-    ------
-    ModelError
-        If a name leads out of the folder, is not a safetensors file or does not exist.
+    Raises ModelError if a name leads out of the folder, is not a safetensors file or does not
+    exist.
     """
     files = set(folder.glob("*.safetensors"))
     # A single file of weights wins over an index, which may be left from an earlier save.
@@ -271,10 +269,7 @@ def read_settings(read: Reader) -> SentenceSettings | None:
     read
         From a file's name within the model's folder to its JSON, or None if it is missing.
 
-    Raises
-    ------
-    ModelError
-        If a module is outside of the folder, or none is a transformer.
+    Raises ModelError if a module is outside of the folder, or none is a transformer.
     """
     listed = read(MODULES)
     if not isinstance(listed, list):

@@ -208,10 +208,7 @@ def read_windows(
 
     With ``buckets`` they are of few shapes.
 
-    Raises
-    ------
-    ModelError
-        If the tokenizer returns ids that the model has no embedding for.
+    Raises ModelError if the tokenizer returns ids that the model has no embedding for.
     """
     for start, contents in windows(rows):
         stop = start + len(contents)
@@ -354,10 +351,7 @@ def forward_all(
     Rows are padded only if ``even`` finds that the model's states do not depend on it. A batch that
     does not fit into memory is run in halves, and later batches are split to that size.
 
-    Raises
-    ------
-    ModelError
-        If a single row does not fit into memory.
+    Raises ModelError if a single row does not fit into memory.
     """
     done = sink.writer.done
     counts = Counts(batch_tokens=batch_tokens)

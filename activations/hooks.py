@@ -218,10 +218,7 @@ def tapped_states(
 def plain_states(root: torch.nn.Module, depth: int) -> dict[int, Tensor]:
     """Return states (1, 3, d) of all layers for three tokens, by ``output_hidden_states``.
 
-    Raises
-    ------
-    ModelError
-        If the model returns no states, or not one per token and layer.
+    Raises ModelError if the model returns no states, or not one per token and layer.
     """
     try:
         with torch.inference_mode():
@@ -249,10 +246,7 @@ def plain_states(root: torch.nn.Module, depth: int) -> dict[int, Tensor]:
 def vocabulary_of(root: torch.nn.Module) -> int:
     """Return the number of token embeddings.
 
-    Raises
-    ------
-    ModelError
-        If the model does not read token ids.
+    Raises ModelError if the model does not read token ids.
     """
     try:
         embeddings: Any = root.get_input_embeddings()  # type: ignore[operator]

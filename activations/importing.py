@@ -121,10 +121,8 @@ def read_states_file(
 ) -> dict[int, NDArray[Any]]:
     """Arrays (n, d) by layer of a .npy, .safetensors or .parquet file; a .npy is mapped.
 
-    Raises
-    ------
-    DataError, UsageError
-        If the file is of another kind, damaged, or has no array of numbers with two dimensions.
+    Raises DataError or UsageError if the file is of another kind, damaged, or has no array of
+    numbers with two dimensions.
     """
     path = regular_file(path)
     suffix, one = suffix_of(path), 1 if layer is None else layer

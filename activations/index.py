@@ -161,10 +161,7 @@ def name_of(number: int) -> str:
 def read_index(folder: Path) -> Index:
     """Read ``store.json``.
 
-    Raises
-    ------
-    NotAStoreError
-        If there is none, it is damaged or of a newer version.
+    Raises NotAStoreError if there is none, it is damaged or of a newer version.
     """
     path = folder / INDEX
     if not path.exists():

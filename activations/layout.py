@@ -288,10 +288,7 @@ def _check_heaps(head: bytes) -> None:
 def read_header(file: h5py.File, path: Path) -> Header:
     """Read and check everything but the states; ``path`` is for messages.
 
-    Raises
-    ------
-    NotAStoreError
-        If the file is another HDF5 file, a newer version, or damaged.
+    Raises NotAStoreError if the file is another HDF5 file, a newer version, or damaged.
     """
     with damaged(path):
         _check_attributes(file["/"].id, "/")
@@ -438,11 +435,8 @@ def _check_inside(file: h5py.File) -> None:
 
     By h5py's low-level ids, which take half the time of its objects: every command opens a store.
 
-    Raises
-    ------
-    UnsafeError
-        If a link is not hard, a data set is external or virtual, has a plug-in filter or a named
-        type, or an attribute is neither text nor number.
+    Raises UnsafeError if a link is not hard, a data set is external or virtual, has a plug-in
+    filter or a named type, or an attribute is neither text nor number.
     """
     root = file["/"].id
     _check_links(root, "/")

@@ -70,10 +70,8 @@ def tapped(
 
     A model that the caller has loaded is left as it was.
 
-    Raises
-    ------
-    ModelError
-        If weights are missing, damaged or too large for memory, or the model returns no states.
+    Raises ModelError if weights are missing, damaged or too large for memory, or the model returns
+    no states.
     """
     depth = checkpoint.depth
     with quiet():

@@ -100,10 +100,7 @@ def _keys(stores: Sequence[ActivationStore], ids: list[str], hashes: list[str]) 
 def _groups(stores: Sequence[ActivationStore]) -> list[str] | None:
     """Return the groups of the merged rows; a group's name means the same in all stores.
 
-    Raises
-    ------
-    StaleStoreError
-        If some stores have groups and others have none.
+    Raises StaleStoreError if some stores have groups and others have none.
     """
     first = stores[0]
     for store in stores:

@@ -119,10 +119,7 @@ def parse_layers(asked: str | int | list[int] | tuple[int, ...], depth: int) -> 
     depth
         Number of the model's blocks; layer 0 is the embeddings, layer ``depth`` the last.
 
-    Raises
-    ------
-    UsageError
-        If a part is not a layer or range, or the model has no such layer.
+    Raises UsageError if a part is not a layer or range, or the model has no such layer.
     """
     if isinstance(asked, int):
         asked = [asked]

@@ -333,10 +333,7 @@ class ActivationStore:
     def choose_layer(self, layer: int | None) -> int:
         """Return the number of a stored layer; None stands for the only one.
 
-        Raises
-        ------
-        UsageError
-            If it is not stored, or several are and none is named.
+        Raises UsageError if it is not stored, or several are and none is named.
         """
         stored = ", ".join(map(str, self.layers))
         if layer is None:

@@ -28,7 +28,7 @@ from probekit.cli.options import (
 if TYPE_CHECKING:
     from probekit.activations.batching import Batch
     from probekit.activations.job import Job, Request, Summary
-    from probekit.activations.ranks import Ranks
+    from probekit.cli.ranks import Ranks
     from probekit.data import Rows
 
 
@@ -179,8 +179,8 @@ def command(**options: Unpack[ExtractOptions]) -> None:
         from probekit.activations.adding import prepare_adding, run_adding
         from probekit.activations.extraction import estimate, prepare, run
         from probekit.activations.job import PairReport, Request
-        from probekit.activations.ranks import local_device, ranks_from_environment
         from probekit.activations.units import run_units
+        from probekit.cli.ranks import local_device, ranks_from_environment
 
     fields = pick(options, *RequestOptions.__annotations__)
     ranks, on_ray = ranks_from_environment(), check_engine(options)

@@ -10,8 +10,8 @@ import pytest
 
 from probekit.activations.extraction import extract
 from probekit.activations.merge import merge
-from probekit.activations.ranks import Ranks, local_device, ranks_from_environment
 from probekit.activations.store import ActivationStore
+from probekit.cli.ranks import Ranks, local_device, ranks_from_environment
 from probekit.errors import StaleStoreError, StoreError, UsageError
 
 
