@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,11 @@ class Encoder:
         self.max_length = max_length
         self.template = template
         self._render: Renderer | None = None
-        if kind == "messages":
-            if template is None:
-                self.template = template = _chat_template(tokenizer)
-            self._render = _make_renderer(tokenizer, template, messages=True)
-        elif template is not None:
-            self._render = _make_renderer(tokenizer, template, messages=False)
+        messages = kind == "messages"
+        if messages and template is None:
+            self.template = template = _chat_template(tokenizer)
+        if template is not None:
+            self._render = _make_renderer(tokenizer, template, messages=messages)
         self.opening = opening_token(tokenizer)
         self.separator = None
         self._openings_between = 0
@@ -175,8 +175,9 @@ class Encoder:
         ids: list[list[int]] = [[]] * len(contents)
         types: list[list[int]] = [[]] * len(contents)
         truncated = np.zeros(len(contents), bool)
-        for positions, mode in self._groups(contents):
-            encoded = self._tokenize([contents[i] for i in positions], mode)
+        for positions, special, once in self._groups(contents):
+            texts = [contents[i] for i in positions]
+            encoded = self._tokenize(texts, special=special, once=once)
             for position, row_ids, row_types, cut in zip(positions.tolist(), *encoded, strict=True):
                 ids[position], types[position], truncated[position] = row_ids, row_types, cut
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
@@ -203,59 +204,45 @@ class Encoder:
             "" if self.opening is None else str(self.tokenizer.convert_ids_to_tokens(self.opening))
         )
 
-    def _groups(self, contents: Sequence[Any]) -> list[tuple[Array, str]]:
+    def _groups(self, contents: Sequence[Any]) -> list[tuple[Array, bool, bool]]:
         """Group contents by whether they begin with the token that the tokenizer adds.
 
         The model must not see it twice. A template that writes it writes all other special tokens
-        too; from a plain text one of the two is removed.
+        too; from a plain text one of the two is removed. Returns positions, whether special tokens
+        are added, and whether a repeated one is removed.
         """
         text = self._opening_text
         if not text:
-            return [(np.arange(len(contents)), "add")]
+            return [(np.arange(len(contents)), True, False)]
         first = (c[0] if isinstance(c, tuple) else c for c in contents)
         own = np.fromiter((t.startswith(text) for t in first), bool, len(contents))
-        mode = "add once" if self._render is None else "leave"
-        groups = [(np.flatnonzero(~own), "add"), (np.flatnonzero(own), mode)]
-        return [(positions, mode) for positions, mode in groups if len(positions)]
+        plain = self._render is None
+        groups = [(np.flatnonzero(~own), True, False), (np.flatnonzero(own), plain, plain)]
+        return [group for group in groups if len(group[0])]
 
     def _tokenize(
-        self, contents: list[Any], mode: str
+        self, contents: list[Any], *, special: bool, once: bool
     ) -> tuple[list[list[int]], list[list[int]], list[bool]]:
-        max_length, special = self.max_length, mode != "leave"
-        if max_length is None:
-            ids, types = self._call(contents, special=special, once=mode == "add once")
-            return ids, types, [False] * len(ids)
         shorter = [self._shortened(content) for content in contents]
-        ids, types = self._call(shorter, special=special, once=mode == "add once")
-        # Cut in a second call: the first one shows which rows are too long, which is reported.
-        long = [i for i, row in enumerate(ids) if len(row) > max_length]
         truncated = [a is not b for a, b in zip(contents, shorter, strict=True)]
-        if long:
-            cut_ids, cut_types = self._call(
-                [shorter[i] for i in long],
-                special=special,
-                once=mode == "add once",
-                max_length=max_length,
-            )
-            for i, row_ids, row_types in zip(long, cut_ids, cut_types, strict=True):
+        ids, types = self._call(shorter, special=special, once=once)
+        # Cut in a second call: the first one shows which rows are too long, which is reported.
+        limit = self.max_length
+        if long := [i for i, row in enumerate(ids) if limit is not None and len(row) > limit]:
+            texts = [shorter[i] for i in long]
+            cut = self._call(texts, special=special, once=once, max_length=limit)
+            for i, row_ids, row_types in zip(long, *cut, strict=True):
                 ids[i], types[i], truncated[i] = row_ids, row_types, True
         return ids, types, truncated
 
     def _shortened(self, content: Any) -> Any:
         """Return the content, or a part of a very long one with more tokens than are kept."""
-        max_length = self.max_length
-        if max_length is None:
+        if self.max_length is None:
             return content
         sides = content if isinstance(content, tuple) else (content,)
-        if all(len(side) <= longest_whole(max_length) for side in sides):
-            return content
-        cut = tuple(
-            shortened(side, max_length, self._bare_ids, side=self.tokenizer.truncation_side)
-            if len(side) > longest_whole(max_length)
-            else side
-            for side in sides
-        )
-        if all(len(a) == len(b) for a, b in zip(cut, sides, strict=True)):
+        keep = self.tokenizer.truncation_side
+        cut = tuple(shortened(side, self.max_length, self._bare_ids, side=keep) for side in sides)
+        if all(a is b for a, b in zip(cut, sides, strict=True)):
             return content
         return cut if isinstance(content, tuple) else cut[0]
 
@@ -440,7 +427,10 @@ def _make_renderer(tokenizer: Any, template: str, *, messages: bool) -> Renderer
         )
     if _has_powers(template):
         raise UsageError("The template computes a power (**), which can take for ever; multiply.")
-    return _chat_renderer(tokenizer, template) if messages else _text_renderer(template)
+    if not messages:
+        return _text_renderer(template)
+    render = partial(tokenizer.apply_chat_template, chat_template=template, tokenize=False)
+    return lambda content: render(without_none(content))
 
 
 def _has_powers(template: str) -> bool:
@@ -456,15 +446,6 @@ def _has_powers(template: str) -> bool:
     except TemplateError:
         return False  # compiling it reports the error
     return False
-
-
-def _chat_renderer(tokenizer: Any, template: str) -> Renderer:
-    def rendered(content: Content) -> str:
-        messages = without_none(content)
-        text: str = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
-        return text
-
-    return rendered
 
 
 def _text_renderer(template: str) -> Renderer:
@@ -540,16 +521,9 @@ def _limited(name: str) -> Iterator[None]:
 
 
 def refusal(refused: Mapping[str, str], *, total: int, leave_out: str = "") -> DataError:
-    """Return the error for rows that a template refuses.
+    """Return the error for rows that a template refuses, of ``total`` rows.
 
-    Parameters
-    ----------
-    refused
-        Id to reason.
-    total
-        Number of rows rendered.
-    leave_out
-        How to leave them out.
+    ``refused`` is id to reason; ``leave_out`` says how to leave them out.
     """
     first, reason = next(iter(refused.items()))
     if len(refused) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,25 +185,15 @@ def _of_column(path: Path, column: str | None) -> NDArray[Any]:
         column = lists[0]
     elif column not in columns:
         raise UsageError(f"{path} has no column {column!r}; it has {', '.join(columns)}.")
-    values = columns[column]
-    parts = [
-        np.asarray(_vectors(values[i : i + CHUNK], path, column), np.float32)
-        for i in range(0, len(values), CHUNK)
-    ]
-    widths = {part.shape[1] for part in parts}
-    if len(widths) > 1:
-        raise DataError(f"{path} has lists of different lengths in {column!r}.")
-    return np.concatenate(parts)
-
-
-def _vectors(values: Sequence[Any], path: Path, column: str) -> list[list[float]]:
-    rows = list(values)
-    lengths = {len(row) if _is_vector(row) else -1 for row in rows}
-    if len(lengths) != 1 or -1 in lengths:
-        raise DataError(
-            f"{path} has values in {column!r} that are not lists of numbers of one length."
-        )
-    return rows
+    values, arrays = columns[column], []
+    with suppress(TypeError, ValueError):
+        for start in range(0, len(values), CHUNK):
+            rows = [row for row in values[start : start + CHUNK] if _is_vector(row)]
+            arrays.append(np.array(rows, np.float32))
+        states = np.concatenate(arrays)
+        if len(states) == len(values):
+            return states
+    raise DataError(f"{path} has values in {column!r} that are not lists of numbers of one length.")
 
 
 def _is_vector(value: Any) -> bool:

@@ -91,17 +91,7 @@ def _is_watched() -> bool:
 
 
 class Progress(MovingBar):
-    """Counts rows and tokens and shows their rates and the time left.
-
-    Parameters
-    ----------
-    total
-        Total number of rows.
-    done
-        Number of rows done by an earlier run.
-    show
-        As of :class:`MovingBar`.
-    """
+    """Counts rows and tokens and shows their rates and the time left; a step is a row."""
 
     def __init__(self, total: int, *, done: int = 0, show: bool | None = None) -> None:
         super().__init__(total, done=done, show=show)

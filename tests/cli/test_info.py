@@ -43,7 +43,8 @@ def make(path: Path, *, rows: Any = range(50), finish: bool = True, **changes: A
         "source": "docstrings@weak",
         **changes,
     }
-    with StoreWriter.open(path, Plan(**options)) as writer:
+    compression = options.pop("compression", None)
+    with StoreWriter.open(path, Plan(**options), compression=compression) as writer:
         rows = np.array(list(rows), np.int64)
         layers = {0: np.full((len(rows), 3), 2, np.float32), 2: states[rows]}
         writer.write(rows, layers, rows + 1, rows % 10 == 0)
