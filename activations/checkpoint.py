@@ -219,12 +219,11 @@ class Checkpoint:
         # Text towers of models that also read images: the flags of their attention.
         blocks = find_blocks(self.root, self.depth)
         flags = (
-            {bool(m.is_causal) for m in blocks.modules() if _has_causal_flag(m)}
-            if blocks
-            else set()
+            {getattr(module, "is_causal", None) for module in blocks.modules()} if blocks else {}
         )
-        if len(flags) == 1:
-            return flags.pop()
+        known = [flag for flag in (True, False) if flag in flags]
+        if len(known) == 1:
+            return known[0]
         raise UsageError(
             f"Whether {self.label} ({config.model_type}) reads left to right or both ways is not "
             "known; choose a pooling: --pool last, first, mean or max."
@@ -236,11 +235,6 @@ class Checkpoint:
         if self.sentence is not None and self.sentence.pooling is not None:
             return self.sentence.pooling
         return "last" if self.causal else "mean"
-
-
-def _has_causal_flag(module: torch.nn.Module) -> bool:
-    """Whether an attention module states if it is causal."""
-    return isinstance(getattr(module, "is_causal", None), bool)
 
 
 def text_root(model: torch.nn.Module, config: Any) -> torch.nn.Module:

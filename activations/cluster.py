@@ -23,15 +23,14 @@ from probekit import __version__
 from probekit.activations.checkpoint import open_checkpoint, split_model_name, tokenizer_fingerprint
 from probekit.activations.encoding import Encoder
 from probekit.activations.forward import Counts
-from probekit.activations.hooks import pooler
 from probekit.activations.index import INDEX, name_of
 from probekit.activations.job import (
     Job,
     Summary,
     resumable,
+    tapped_model,
     warn_nonfinite,
 )
-from probekit.activations.loading import tapped
 from probekit.activations.progress import MovingBar, Progress, duration
 from probekit.activations.quiet import quiet
 from probekit.activations.units import Unit, Units
@@ -85,12 +84,8 @@ class Worker:
         """Load the model; return what is wrong with this node, if anything is."""
         try:
             self._job = self._prepare()
-            take = pooler(self._job.spec.pooling)
-            job = self._job
             self._stack.enter_context(quiet(python_warnings=False))
-            self._tap = self._stack.enter_context(
-                tapped(job.checkpoint, job.spec.layers, take, job.placement)
-            )
+            self._tap = self._stack.enter_context(tapped_model(self._job))
         except (ProbekitError, OSError, MemoryError) as error:
             return on_this_node(error)
         return None

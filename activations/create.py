@@ -120,14 +120,12 @@ class Plan:
     @cached_property
     def nbytes(self) -> int:
         """Bytes on disk, a few kB too many."""
-        longest = max(len(_encode(i)) for i in self.ids)
-        per_row = sum(self.widths.values()) * self.dtype.itemsize + longest + 16 + 4 + 1 + 1
-        for values in (*self.further_keys.values(), *filter(None, (self.groups,))):
-            per_row += max(len(_encode(value)) for value in values)
+        texts = (self.ids, *self.further_keys.values(), *filter(None, [self.groups]))
+        per_row = sum(map(_longest, texts)) + sum(self.widths.values()) * self.dtype.itemsize
         names = 4 * len(spec_json(self.spec)) + 4096 * (
             len(self.widths) + 8 + len(self.further_keys)
         )
-        return len(self.ids) * per_row + names
+        return len(self.ids) * (per_row + 16 + 4 + 1 + 1) + names
 
 
 def create_store(path: Path, plan: Plan) -> BinaryIO:
@@ -153,26 +151,17 @@ def create_store(path: Path, plan: Plan) -> BinaryIO:
 
 def _write_contents(file: BinaryIO, plan: Plan, folder: Path) -> None:
     n = len(plan.ids)
-    longest = max(len(_encode(i)) for i in plan.ids)
-    strings = {
-        "id": (plan.ids, h5py.string_dtype("utf-8", longest)),
-        "text_hash": (plan.hashes, np.dtype("S16")),
-    }
-    numbers = {"n_tokens": "<i4", "truncated": "u1", "done": "u1"}
     with h5py.File(file, "w", **HDF5_OPTIONS) as store:
         _write_attributes(store, plan, folder)
-        for name, (texts, kind) in strings.items():
-            _write_strings(store, f"rows/{name}", texts, kind)
+        _write_strings(store, "rows/id", plan.ids)
+        _write_strings(store, "rows/text_hash", plan.hashes, np.dtype("S16"))
         if plan.groups is not None:
-            longest = max(1, *(len(_encode(name)) for name in plan.groups))
-            kind = h5py.string_dtype("utf-8", longest)
-            _write_strings(store, "rows/group", plan.groups, kind)
+            _write_strings(store, "rows/group", plan.groups)
         # A column's name may contain a slash; names in HDF5 may not.
         for i, (column, values) in enumerate(plan.further_keys.items()):
-            kind = h5py.string_dtype("utf-8", max(len(_encode(value)) for value in values))
-            data = _write_strings(store, f"rows/key{i}", values, kind)
-            data.attrs["column"] = _encode(column).decode("utf-8", "replace")
-        for name, number in numbers.items():
+            data = _write_strings(store, f"rows/key{i}", values)
+            data.attrs["column"] = _printable(column)
+        for name, number in (("n_tokens", "<i4"), ("truncated", "u1"), ("done", "u1")):
             _in_one_piece(store, f"rows/{name}", (n,), np.dtype(number))[...] = 0
         for layer, width in sorted(plan.widths.items()):
             data = _in_one_piece(store, f"layers/{layer}", (n, width), plan.dtype)
@@ -181,8 +170,9 @@ def _write_contents(file: BinaryIO, plan: Plan, folder: Path) -> None:
 
 
 def _write_strings(
-    store: h5py.File, name: str, texts: Sequence[str], kind: np.dtype[Any]
+    store: h5py.File, name: str, texts: Sequence[str], kind: np.dtype[Any] | None = None
 ) -> h5py.Dataset:
+    kind = kind or h5py.string_dtype("utf-8", max(1, _longest(texts)))
     data = _in_one_piece(store, name, (len(texts),), kind)
     for start in range(0, len(texts), STRINGS_AT_ONCE):
         part = texts[start : start + STRINGS_AT_ONCE]
@@ -202,8 +192,8 @@ def _write_attributes(store: h5py.File, plan: Plan, folder: Path) -> None:
     if plan.groups_fingerprint is not None:
         store.attrs["groups_fingerprint"] = plan.groups_fingerprint
     if plan.keys is not None:
-        store.attrs["id_column"] = _name(plan.keys.id_column)
-        store.attrs["text_column"] = _name(plan.keys.text_column)
+        store.attrs["id_column"] = _printable(plan.keys.id_column or "")
+        store.attrs["text_column"] = _printable(plan.keys.text_column or "")
     if plan.source is not None:
         store.attrs["source"] = portable_source(plan.source, folder)
 
@@ -232,17 +222,20 @@ def portable_source(source: str, folder: Path) -> str:
             if resolved.is_relative_to(home)
             else resolved.name
         )
-    # A file name need not be UTF-8; the attribute must be.
-    return source.encode("utf-8", "replace").decode("utf-8")
+    return _printable(source)
 
 
-def _name(column: str | None) -> str:
-    """Return a column's name as an attribute; empty without a column."""
-    return "" if column is None else column.encode("utf-8", "replace").decode("utf-8")
+def _printable(name: str) -> str:
+    """Return a name as an attribute, which must be UTF-8; that of a file need not be."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
+
+
+def _longest(texts: Sequence[str]) -> int:
+    return max(len(_encode(text)) for text in texts)
 
 
 def compress_store(path: Path, file: BinaryIO, compression: str) -> BinaryIO:

@@ -23,7 +23,6 @@ from probekit.activations.checkpoint import (
 from probekit.activations.differences import subtract, texts_job, texts_of_pairs
 from probekit.activations.encoding import Encoder, Survey, read_template, refusal
 from probekit.activations.forward import Ahead, Counts
-from probekit.activations.hooks import pooler
 from probekit.activations.index import read_index
 from probekit.activations.job import (
     Job,
@@ -35,9 +34,10 @@ from probekit.activations.job import (
     open_writer,
     report_on,
     resumable,
+    tapped_model,
     warn_nonfinite,
 )
-from probekit.activations.loading import Placement, input_device, kind_of, resolve_device, tapped
+from probekit.activations.loading import Placement, input_device, kind_of, resolve_device
 from probekit.activations.precision import extraction_precision
 from probekit.activations.progress import Progress
 from probekit.activations.quiet import quiet
@@ -210,9 +210,7 @@ def _in_precision(
     asked = checkpoint.loaded or request.dtype != "auto" or request.quantization is not None
     if asked or device not in (None, "cpu"):  # GPUs compute in the checkpoint's dtype
         return checkpoint, ""
-    chosen = extraction_precision(
-        "auto", device or resolve_device(request.device), checkpoint.dtype
-    )
+    chosen = extraction_precision(device or resolve_device(request.device), checkpoint.dtype)
     own = str(checkpoint.dtype).removeprefix("torch.")
     begun = None if request.overwrite else stored_spec(path)
     if begun is not None and begun.get("dtype") == own != chosen.dtype:
@@ -455,8 +453,7 @@ def run_states(
         done = np.zeros(len(job.rows), bool) if writer is None else writer.done
         source = Ahead(job_windows(job, done))  # tokenises while the weights are read
         stack.callback(source.close)
-        take = pooler(job.spec.pooling)
-        tap = stack.enter_context(tapped(job.checkpoint, job.spec.layers, take, job.placement))
+        tap = stack.enter_context(tapped_model(job))
         if writer is None:
             writer = stack.enter_context(open_writer(job))
         loaded = time.monotonic()

@@ -92,19 +92,11 @@ class Tap:
         self._accepts = set(inspect.signature(root.forward).parameters)
         self._states: dict[int, Tensor] = {}
         self._mask: Tensor | None = None
-        self._hooks = []
-        if blocks is not None:
-            for layer in self.layers:
-                if layer < depth:
-                    hook = blocks[layer].register_forward_pre_hook(
-                        self._hook(layer), with_kwargs=True
-                    )
-                    self._hooks.append(hook)
-
-    @property
-    def takes_types(self) -> bool:
-        """Whether the model reads token types."""
-        return "token_type_ids" in self._accepts
+        self._hooks = [
+            blocks[layer].register_forward_pre_hook(self._hook(layer), with_kwargs=True)
+            for layer in self.layers
+            if blocks is not None and layer < depth
+        ]
 
     def __call__(
         self,
@@ -118,7 +110,7 @@ class Tap:
         inputs: dict[str, Any] = {"input_ids": ids, "return_dict": True}
         if mask is not None:
             inputs["attention_mask"] = mask.long()
-        if types is not None and self.takes_types:
+        if types is not None and "token_type_ids" in self._accepts:
             inputs["token_type_ids"] = types
         if "use_cache" in self._accepts:
             inputs["use_cache"] = False
@@ -141,7 +133,8 @@ class Tap:
         if self._blocks is not None:
             result = self.root(**inputs)
             if self.depth in self.layers:
-                self._keep(self.depth, _last_states(result))
+                last = getattr(result, "last_hidden_state", None)
+                self._keep(self.depth, result[0] if last is None else last)
             return
         states = _all_states(self.root(**inputs, output_hidden_states=True))
         if states is None:
@@ -178,13 +171,13 @@ def _all_states(result: Any) -> tuple[Tensor, ...] | None:
     return (*states[:-1], last)
 
 
-def _last_states(result: Any) -> Tensor:
-    states: Tensor = result.last_hidden_state if hasattr(result, "last_hidden_state") else result[0]
-    return states
-
-
-def _whole(states: Tensor, _: Tensor | None) -> Tensor:
-    return states.clone()
+def _plain(root: torch.nn.Module) -> tuple[Tensor, ...] | None:
+    """Return all hidden states of three tokens; no cache, which some hybrid models cannot fill."""
+    arguments: dict[str, Any] = {"output_hidden_states": True, "return_dict": True}
+    if "use_cache" in inspect.signature(root.forward).parameters:
+        arguments["use_cache"] = False
+    with torch.inference_mode():
+        return _all_states(root(input_ids=_three_tokens(root), **arguments))
 
 
 def tapped_states(
@@ -194,13 +187,12 @@ def tapped_states(
 
     ``blocks`` may be cut, but must include the block whose input is the deepest layer.
     """
-    tap = Tap(root, layers, depth=depth, take=_whole, blocks=blocks)
+    tap = Tap(root, layers, depth=depth, take=lambda states, _: states.clone(), blocks=blocks)
     ids = _three_tokens(root)
     try:
         hooked = tap(ids)
         tap.remove()
-        with torch.inference_mode():
-            plain = _all_states(root(input_ids=ids, **_state_arguments(root)))
+        plain = _plain(root)
     except torch.cuda.OutOfMemoryError:
         raise
     except CANNOT_RUN:
@@ -221,8 +213,7 @@ def plain_states(root: torch.nn.Module, depth: int) -> dict[int, Tensor]:
     Raises ModelError if the model returns no states, or not one per token and layer.
     """
     try:
-        with torch.inference_mode():
-            states = _all_states(root(input_ids=_three_tokens(root), **_state_arguments(root)))
+        states = _plain(root)
     except torch.cuda.OutOfMemoryError:
         raise
     except CANNOT_RUN as error:
@@ -257,14 +248,6 @@ def vocabulary_of(root: torch.nn.Module) -> int:
             "give a text model (of a model that also reads images or sound, its text model alone)."
         ) from error
     return int(rows)
-
-
-def _state_arguments(root: torch.nn.Module) -> dict[str, Any]:
-    """Return arguments for all hidden states; no cache, which some hybrid models cannot fill."""
-    arguments: dict[str, Any] = {"output_hidden_states": True, "return_dict": True}
-    if "use_cache" in inspect.signature(root.forward).parameters:
-        arguments["use_cache"] = False
-    return arguments
 
 
 def _three_tokens(root: torch.nn.Module) -> Tensor:

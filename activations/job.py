@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,8 +26,8 @@ from probekit.activations.forward import (
     forward_all,
     read_windows,
 )
-from probekit.activations.hooks import Tap
-from probekit.activations.loading import Placement, input_device, kind_of
+from probekit.activations.hooks import Tap, pooler
+from probekit.activations.loading import Placement, input_device, kind_of, tapped
 from probekit.activations.progress import MovingBar, Progress
 from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS, ExtractionSpec
 from probekit.activations.store import ActivationStore
@@ -50,6 +50,7 @@ __all__ = [
     "open_writer",
     "report_on",
     "resumable",
+    "tapped_model",
     "warn_nonfinite",
 ]
 
@@ -227,6 +228,12 @@ class PairReport(Summary):
     """Number of texts that this run forwarded; the others were done before."""
     equal: int
     """Number of pairs, of those subtracted, whose two texts have identical states."""
+
+
+def tapped_model(job: Job) -> AbstractContextManager[Tap]:
+    """Load the model of a job, with hooks on its layers."""
+    take = pooler(job.spec.pooling)
+    return tapped(job.checkpoint, job.spec.layers, take, job.placement)
 
 
 def job_windows(job: Job, done: Array) -> Iterator[Window]:

@@ -73,36 +73,33 @@ def tapped(
     Raises ModelError if weights are missing, damaged or too large for memory, or the model returns
     no states.
     """
-    depth = checkpoint.depth
-    with quiet():
-        if checkpoint.loaded:
-            root, blocks = _check_loaded(checkpoint, layers)
-        else:
+    root, blocks = checkpoint.root, None
+    if not checkpoint.loaded:
+        with quiet():
             root, blocks = _load_and_check(checkpoint, layers, placement)
     training = root.training
-    tap = Tap(root.eval(), layers, depth=depth, take=take, blocks=blocks)
+    tap = None
     try:
+        root.eval()
+        if checkpoint.loaded:
+            with quiet():
+                blocks = _check_loaded(checkpoint, layers)
+        tap = Tap(root, layers, depth=checkpoint.depth, take=take, blocks=blocks)
         yield tap
     finally:
-        tap.remove()
+        if tap is not None:
+            tap.remove()
         root.train(training)
 
 
-def _check_loaded(
-    checkpoint: Checkpoint, layers: Sequence[int]
-) -> tuple[torch.nn.Module, torch.nn.ModuleList | None]:
+def _check_loaded(checkpoint: Checkpoint, layers: Sequence[int]) -> torch.nn.ModuleList | None:
+    """Return the blocks to hook into; None: the model's own output is used."""
     root, depth = checkpoint.root, checkpoint.depth
-    training = root.training
-    root.eval()
-    try:
-        blocks = find_blocks(root, depth)
-        if blocks is not None and tapped_states(root, layers, depth, blocks) is None:
-            blocks = None
-        if blocks is None:
-            plain_states(root, depth)
-    finally:
-        root.train(training)
-    return root, blocks
+    blocks = find_blocks(root, depth)
+    if blocks is not None and tapped_states(root, layers, depth, blocks) is not None:
+        return blocks
+    plain_states(root, depth)
+    return None
 
 
 def _load_and_check(

@@ -78,15 +78,12 @@ def training_precision(asked: str, device: str) -> Precision:
     return Precision("bfloat16" if fast else "float32", reason)
 
 
-def extraction_precision(asked: str, device: str, own: torch.dtype) -> Precision:
-    """Choose how states are computed.
+def extraction_precision(device: str, own: torch.dtype) -> Precision:
+    """Choose how states are computed: never less exactly than ``own``, the checkpoint's dtype.
 
-    ``auto`` never computes less exactly than ``own``, the checkpoint's dtype: it is that dtype,
-    except that a CPU without instructions for half precision computes in float32.
+    It is that dtype, except that a CPU without instructions for half precision computes in float32.
     """
     name = str(own).removeprefix("torch.")
-    if asked != "auto":
-        return Precision(asked, "as asked")
     fast, reason = has_bfloat16(device)
     if own not in (torch.float16, torch.bfloat16):
         hint = "; --dtype bfloat16 is faster and less exact" if fast else ""

@@ -21,7 +21,7 @@ import numpy as np
 from probekit.activations.batching import Batch
 from probekit.activations.differences import count_texts, subtract, texts_job
 from probekit.activations.forward import Ahead, Counts
-from probekit.activations.hooks import Tap, pooler
+from probekit.activations.hooks import Tap
 from probekit.activations.index import INDEX, Index, read_index
 from probekit.activations.job import (
     Job,
@@ -32,9 +32,9 @@ from probekit.activations.job import (
     open_writer,
     report_on,
     resumable,
+    tapped_model,
     warn_nonfinite,
 )
-from probekit.activations.loading import tapped
 from probekit.activations.merge import copy_rows
 from probekit.activations.part import Part
 from probekit.activations.progress import Progress
@@ -319,8 +319,7 @@ def run_units(
         if todo:
             following = Unit(units.unit(todo[0]))  # tokenises while the weights are read
             stack.callback(lambda: following.close())
-            take = pooler(job.spec.pooling)
-            tap = stack.enter_context(tapped(job.checkpoint, job.spec.layers, take, job.placement))
+            tap = stack.enter_context(tapped_model(job))
             if units.afresh:  # what is there is replaced only now
                 units.begin()
             loaded = time.monotonic()

@@ -249,7 +249,7 @@ def test_states_are_read_once(odd_csv: str, model: str, monkeypatch: pytest.Monk
     def no_model(*_: Any, **__: Any) -> None:
         raise AssertionError("the model is loaded again")
 
-    monkeypatch.setattr("probekit.activations.extraction.tapped", no_model)
+    monkeypatch.setattr("probekit.activations.job.tapped", no_model)
     second = probekit.clean(odd_csv, model=model, output="cleaned", action="filter")
     assert Path("cleaned/states.h5").stat().st_mtime_ns == before
     np.testing.assert_array_equal(first.verdicts.keep, second.verdicts.keep)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from probekit.activations import extraction
+from probekit.activations import job as job_module
 from probekit.activations import units as units_module
 from probekit.activations.adding import add_layers
 from probekit.activations.extraction import extract
@@ -47,13 +48,13 @@ def contents(path: Path) -> dict[str, bytes]:
 def tapped(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The layers that each run pools."""
     asked = []
-    original = extraction.tapped
+    original = job_module.tapped
 
     def recorded(checkpoint: Any, layers: Any, *more: Any) -> Any:
         asked.append(tuple(layers))
         return original(checkpoint, layers, *more)
 
-    monkeypatch.setattr(extraction, "tapped", recorded)
+    monkeypatch.setattr(job_module, "tapped", recorded)
     return asked
 
 
