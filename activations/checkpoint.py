@@ -218,12 +218,10 @@ class Checkpoint:
             return False
         # Text towers of models that also read images: the flags of their attention.
         blocks = find_blocks(self.root, self.depth)
-        flags = (
-            {getattr(module, "is_causal", None) for module in blocks.modules()} if blocks else {}
-        )
-        known = [flag for flag in (True, False) if flag in flags]
-        if len(known) == 1:
-            return known[0]
+        modules = blocks.modules() if blocks is not None else ()
+        flags = {flag for m in modules if isinstance(flag := getattr(m, "is_causal", None), bool)}
+        if len(flags) == 1:
+            return flags.pop()
         raise UsageError(
             f"Whether {self.label} ({config.model_type}) reads left to right or both ways is not "
             "known; choose a pooling: --pool last, first, mean or max."

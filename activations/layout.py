@@ -310,25 +310,22 @@ def read_header(file: h5py.File, path: Path) -> Header:
         _check_inside(file)
         size = file.id.get_filesize()
         n_rows = _check_rows(file["rows"], size)
-        groups = attrs.get("groups_fingerprint")
-        groups = None if groups is None else str(groups)
-        if (groups is None) == (GROUP in file["rows"]):
-            raise DamagedError(
-                "it has groups without a fingerprint, or a fingerprint without groups"
-            )
         complete = _plain(attrs["complete"])
         if not isinstance(complete, int):
             raise DamagedError("'complete' is not true or false")
-        named = {
+        texts = {
             name: None if (value := attrs.get(name)) is None else str(value)
-            for name in ("source", "id_column", "text_column")
+            for name in ("source", "id_column", "text_column", "groups_fingerprint")
         }
+        if (texts["groups_fingerprint"] is None) == (GROUP in file["rows"]):
+            raise DamagedError(
+                "it has groups without a fingerprint, or a fingerprint without groups"
+            )
         return Header(
             spec=_read_spec(attrs),
             rows_fingerprint=str(attrs["rows_fingerprint"]),
-            **named,
+            **texts,
             complete=bool(complete),
-            groups_fingerprint=groups,
             n_rows=n_rows,
             layers=_read_layers(file["layers"], n_rows, size),
         )

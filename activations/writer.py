@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, cast
 
 import h5py
@@ -241,14 +240,9 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-            return
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # The first error is the one to report; on a full disk closing fails again.
-        with suppress(StoreError, OSError):
+        with nullcontext() if kind is None else suppress(StoreError, OSError):
             self.close()
 
     def _write_column(self, name: str, rows: Array) -> None:
