@@ -26,7 +26,7 @@ from probekit.activations.job import (
 )
 from probekit.activations.quiet import quiet
 from probekit.activations.store import ActivationStore
-from probekit.activations.units import Units, add_to
+from probekit.activations.units import add_to
 from probekit.errors import StoreError, UsageError, human_bytes
 
 __all__ = ["add_layers", "prepare_adding", "run_adding"]
@@ -78,12 +78,7 @@ def prepare_adding(request: Request, *, device: str | None = None) -> Job:
     with ActivationStore(path, allow_incomplete=True) as store:
         present = store.layers
     layers = set(job.spec.layers).difference(present) or present
-    job = replace(of_layers(job, layers), path=path, adds=True)
-    if job.folder:
-        units = Units(job)
-        share = sum(units.index.counts[i] for i in units.missing()) / len(job.rows)
-        _check_room(job, int(share * job.store_plan.nbytes))
-    return job
+    return replace(of_layers(job, layers), path=path, adds=True)
 
 
 def run_adding(
@@ -107,20 +102,15 @@ def run_adding(
                 f"{path} is not complete; finish it first, by the command that began it."
             )
         if lacking := set(job.spec.layers).difference(present):
-            whole = of_layers(job, {*present, *lacking}).store_plan.nbytes
-            begun = added.path.exists()
-            _check_room(job, whole + (0 if begun else added.store_plan.nbytes))
+            needed = of_layers(job, {*present, *lacking}).store_plan.nbytes
+            needed += 0 if added.path.exists() else added.store_plan.nbytes
+            if needed > job.free_bytes:
+                raise StoreError(
+                    f"Adding layers needs {human_bytes(needed)} beside the store until it is done, "
+                    f"but {human_bytes(job.free_bytes)} are free on its disk; free some space."
+                )
             plain = replace(added, request=replace(job.request, compression=None))
             counts, loaded = run_states(plain, show, on_batch)
             add_to(path, added)
         added.path.unlink(missing_ok=True)
     return report_on(job, counts, (start, loaded))
-
-
-def _check_room(job: Job, needed: int) -> None:
-    """Raise StoreError unless the disk has room for what is not written yet."""
-    if needed > job.free_bytes:
-        raise StoreError(
-            f"Adding layers needs {human_bytes(needed)} beside the store until it is done, but "
-            f"{human_bytes(job.free_bytes)} are free on its disk; free some space."
-        )

@@ -286,12 +286,7 @@ def by_length(lengths: Array) -> list[Array]:
 class Evenness:
     """Decides whether batches may be padded; tests the model when rows get twice as long.
 
-    Parameters
-    ----------
-    dtype
-        Dtype that the model computes in.
-    known
-        Whether the family is known to read padding.
+    ``dtype`` is what the model computes in; ``known``: its family is known to read padding.
     """
 
     def __init__(self, dtype: torch.dtype, *, known: bool = False) -> None:

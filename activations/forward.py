@@ -261,16 +261,9 @@ class Feed:
 
 
 class Sink:
-    """Writes batches into the store, in its own thread.
+    """Writes batches into an open store, in its own thread.
 
-    Parameters
-    ----------
-    writer
-        Open store.
-    dtype
-        Dtype that is stored.
-    flush_rows
-        Mark rows done at least once per this number of rows; None: by time alone.
+    It marks rows done by time, and at least once per ``flush_rows`` if that is not None.
     """
 
     def __init__(

@@ -77,8 +77,6 @@ ROW_COLUMNS = {
 KEY = re.compile(r"key\d+")
 # /layers/<number>.
 LAYER = re.compile(r"0|[1-9][0-9]{0,8}")
-# The one group within a group: columns that rows can be joined by.
-KEY_GROUP = "/rows/keys"
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # The strings of attributes lie within the first bytes of the file.
@@ -437,22 +435,16 @@ def _check_inside(file: h5py.File) -> None:
     """
     root = file["/"].id
     _check_links(root, "/")
-    for name in ("rows", "layers"):
-        _check_group(h5py.h5o.open(root, name.encode()), f"/{name}")
-
-
-def _check_group(group: Any, place: str) -> None:
-    if not isinstance(group, h5py.h5g.GroupID):
-        raise UnsafeError(f"{place} is not a group")
-    for name in _check_links(group, f"{place}/"):
-        inner, item = f"{place}/{_text(name)}", h5py.h5o.open(group, name)
-        if inner == KEY_GROUP:
-            _check_group(item, inner)
-        elif isinstance(item, h5py.h5d.DatasetID):
+    for place in ("/rows", "/layers"):
+        group = h5py.h5o.open(root, place.encode())
+        if not isinstance(group, h5py.h5g.GroupID):
+            raise UnsafeError(f"{place} is not a group")
+        for name in _check_links(group, f"{place}/"):
+            inner, item = f"{place}/{_text(name)}", h5py.h5o.open(group, name)
+            if not isinstance(item, h5py.h5d.DatasetID):
+                raise UnsafeError(f"{inner} is not a data set")
             _check_data(item, inner)
             _check_attributes(item, inner)
-        else:
-            raise UnsafeError(f"{inner} is not a data set")
 
 
 def _check_attributes(item: Any, place: str) -> None:

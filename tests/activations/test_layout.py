@@ -410,18 +410,6 @@ def test_what_leads_out_is_refused(store: Path, change: Callable[..., None]) -> 
         ActivationStore(store)
 
 
-def test_columns_to_join_by_are_read_and_lead_nowhere_either(store: Path) -> None:
-    with h5py.File(store, "r+") as file:
-        n = len(file["rows/id"])
-        file["rows"].create_group("keys")
-        file["rows/keys"].create_dataset("0", data=np.array([b"k"] * n, "S1"))
-    ActivationStore(store).close()  # control
-    with h5py.File(store, "r+") as file:
-        file["rows/keys/1"] = h5py.ExternalLink(str(store.with_name("elsewhere.h5")), "/rows/id")
-    with pytest.raises(NotAStoreError, match="not a store that can be trusted: /rows/keys/1 is a"):
-        ActivationStore(store)
-
-
 def test_the_same_layer_inside_is_read(store: Path) -> None:
     """The control: only what leads out is refused, not what another program has written anew."""
     with h5py.File(store, "r+") as file:
