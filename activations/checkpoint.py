@@ -27,7 +27,6 @@ from probekit.activations.folder import (
 )
 from probekit.activations.hooks import CANNOT_RUN, find_blocks, plain_states, vocabulary_of
 from probekit.activations.quiet import quiet, rare_collection
-from probekit.activations.spec import DTYPES
 from probekit.errors import ModelError, UsageError
 from probekit.safe import MAX_BYTES, expand, load_json, one_line, open_regular, read_json
 
@@ -274,8 +273,6 @@ def open_checkpoint(
 
     Raises ModelError if it does not exist, has no tokenizer, or only pickled weights.
     """
-    if dtype != "auto" and dtype not in DTYPES:
-        raise UsageError(f"A model's dtype is auto, {', '.join(DTYPES)}, not {dtype!r}.")
     name, cut = split_model_name(name)
     local = expand(name, error=ModelError)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}

@@ -82,9 +82,6 @@ class Plan:
             raise UsageError(f"{len(self.ids)} ids and {len(self.groups)} groups were given.")
         if not self.widths:
             raise UsageError("No layer was given; name at least one.")
-        if self.store_dtype not in STORE_DTYPES:
-            allowed = ", ".join(STORE_DTYPES)
-            raise UsageError(f"A store's dtype is one of {allowed}, not {self.store_dtype!r}.")
         nul_ids = [i for i in self.ids if i.endswith("\0")]
         if nul_ids:
             raise DataError(

@@ -91,17 +91,6 @@ class ExtractionSpec:
     pairs: str | None = None
     """``second minus first``: differences between the two texts of each row."""
 
-    def __post_init__(self) -> None:
-        """Raise UsageError if pooling, dtype or layers are not allowed."""
-        if self.pooling not in POOLS:
-            raise UsageError(f"Pooling is one of {', '.join(POOLS)}, not {self.pooling!r}.")
-        if self.store_dtype not in DTYPES:
-            raise UsageError(
-                f"States are stored as {', '.join(DTYPES)}, not as {self.store_dtype!r}."
-            )
-        if not self.layers:
-            raise UsageError("No layer was given; name at least one.")
-
     def to_json(self) -> dict[str, Any]:
         """Return the spec as JSON types, for the store's header."""
         content = {**dataclasses.asdict(self), "layers": list(self.layers)}

@@ -33,7 +33,6 @@ from probekit.activations.layout import (
     read_strings,
     spec_json,
 )
-from probekit.activations.spec import COMPRESSIONS
 from probekit.errors import (
     DataError,
     NotAStoreError,
@@ -120,10 +119,6 @@ class StoreWriter:
         OutputExistsError
             If ``path`` is a file of another kind.
         """
-        if compression is not None and compression not in COMPRESSIONS:
-            raise UsageError(
-                f"Compression is one of {', '.join(COMPRESSIONS)}, not {compression!r}."
-            )
         # A link to a bigger disk stays a link: its target is written and replaced.
         path = Path(os.path.realpath(path))
         if not path.parent.is_dir():

@@ -69,16 +69,3 @@ def test_a_spec_becomes_json_and_back() -> None:
     spec = make(quantization={"load_in_8bit": True})
     found = json.loads(json.dumps(spec.to_json()))
     assert ExtractionSpec(**{**found, "layers": tuple(found["layers"])}) == spec
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"pooling": "cls"}, "Pooling is one of"),
-        ({"store_dtype": "float64"}, "States are stored as"),
-        ({"layers": ()}, "No layer was given"),
-    ],
-)
-def test_what_no_spec_can_be(changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(UsageError, match=sentence):
-        make(**changes)

@@ -286,8 +286,6 @@ def test_a_foreign_file_is_left_alone(tmp_path: Path, example: Callable[..., Any
         {"ids": [], "hashes": []},
         {"hashes": ["0" * 16]},
         {"widths": {}},
-        {"store_dtype": "int8"},
-        {"compression": "zip"},
         {"ids": [*map(str, range(99)), "x\0"]},
     ],
 )
