@@ -314,7 +314,7 @@ def run_units(
         if not units.afresh:
             units.begin()
         mine = range(share[0], len(units.sizes), share[1])
-        todo = [i for i in mine if units.afresh or i in set(units.missing())]
+        todo = [*mine] if units.afresh else sorted({*mine}.intersection(units.missing()))
         loaded = time.monotonic()
         if todo:
             following = Unit(units.unit(todo[0]))  # tokenises while the weights are read
@@ -324,9 +324,8 @@ def run_units(
                 units.begin()
             loaded = time.monotonic()
             total, done = sum(units.index.counts[i] for i in mine), partial(units.rows_done, mine)
-            sizes = [units.sizes[i] for i in mine]
-            before = sum(sizes) - sum(units.sizes[i] for i in todo)
-            progress = Progress(sum(sizes), done=before, show=show)
+            all_rows, to_do = (sum(units.sizes[i] for i in part) for part in (mine, todo))
+            progress = Progress(all_rows, done=all_rows - to_do, show=show)
             if len(todo) < len(mine):
                 progress.note(f"Resuming {job.path}: {done():,} of {total:,} rows are done.")
             with resumable(progress, done, total, job.path):
