@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -348,22 +348,31 @@ def _hub_reader(name: str, commit: str) -> Callable[[str], Any]:
                 _raise_exceptions_for_missing_entries=False,
                 _raise_exceptions_for_connection_errors=False,
             )
-        except Exception:  # as in _find_commit; these settings are optional
+        except Exception:  # as in _explained; these settings are optional
             return None
         return None if path is None else read_json(path, error=ModelError)
 
     return read
 
 
+@contextmanager
+def _explained(failure: str) -> Iterator[None]:
+    """Raise ModelError whatever fails: hub, HTTP and configurations raise some twenty types."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, ModelError):
+        raise
+    except BaseException as error:  # a damaged tokenizer.json may cause a panic, no Exception
+        raise ModelError(f"{failure}: {why(error)}") from error
+
+
 def _find_commit(name: str, revision: str | None) -> str:
     """Return the commit of a branch or tag on the hub (or in its cache)."""
     from transformers.utils.hub import cached_file, extract_commit_hash
 
-    try:
+    with _explained(f"The model {name} cannot be opened"):
         file = cached_file(name, "config.json", revision=revision or "main")
         commit = extract_commit_hash(file, None)
-    except Exception as error:  # hub and HTTP raise some twenty types
-        raise ModelError(f"The model {name} cannot be opened: {why(error)}") from error
     if commit is None:
         raise ModelError(f"The model {name} cannot be opened: its commit on the hub is not known.")
     return commit
@@ -372,23 +381,16 @@ def _find_commit(name: str, revision: str | None) -> str:
 def _open_config(name: str, options: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    try:
+    with _explained(f"The model {name} cannot be opened"):
         return AutoConfig.from_pretrained(name, **options)
-    except Exception as error:  # as above
-        raise ModelError(f"The model {name} cannot be opened: {why(error)}") from error
 
 
 def _open_tokenizer(name: str, options: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    try:
+    with _explained(f"The tokenizer of {name} cannot be opened"):
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         words, special = len(tokenizer), len(set(tokenizer.all_special_tokens))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    # As above, and a damaged tokenizer.json may cause a panic, which is not an Exception.
-    except BaseException as error:
-        raise ModelError(f"The tokenizer of {name} cannot be opened: {why(error)}") from error
     if words <= special:
         raise ModelError(
             f"The tokenizer of {name} has no vocabulary; save the one that the model was trained "
@@ -426,10 +428,8 @@ def _build_skeleton(name: str, config: Any, *, trust_remote_code: bool) -> torch
         # Some of these classes accept only checkpoints saved without a decoder (T5Gemma).
         with suppress(ValueError):
             return build(AutoModelForTextEncoding)
-    try:
+    with _explained(f"The model {name} cannot be built"):
         return build(AutoModel)
-    except Exception as error:  # a configuration may be wrong in any way
-        raise ModelError(f"The model {name} cannot be built: {why(error)}") from error
 
 
 def _own_dtype(name: str, config: Any, commit: str | None) -> torch.dtype:
