@@ -176,16 +176,13 @@ def run_on_ray(
         stack.enter_context(quiet(python_warnings=False))
         stack.enter_context(locked(job.path))
         units = Units(job)
-        if not units.afresh:
-            units.begin()
         loaded = time.monotonic()
-        if units.afresh or units.missing():
+        if units.missing():
             need("ray")
             stack.callback(units.clear_attempts)
             stack.enter_context(connected(address))
             check_gpus(gpus)
-            if units.afresh:
-                units.begin()
+            units.begin()
             units.clear_attempts()
             loaded = time.monotonic()
             total, todo, before = len(job.rows), units.missing(), units.rows_done()

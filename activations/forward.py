@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -30,7 +31,7 @@ from probekit.activations.hooks import CANNOT_RUN, Tap
 from probekit.activations.progress import Progress
 from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
-from probekit.errors import ModelError
+from probekit.errors import ModelError, StoreError
 
 __all__ = [
     "Ahead",
@@ -286,10 +287,14 @@ class Sink:
         }
         self._behind.put((window, batch, ready))
 
-    def close(self) -> None:
-        """Write all queued batches and mark their rows done."""
-        self._behind.close()
-        self.writer.flush()
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write all queued batches and mark their rows done; the first error is the one raised."""
+        with nullcontext() if kind is None else suppress(StoreError, OSError):
+            self._behind.close()
+            self.writer.flush()
 
     def _write(self, item: tuple[Window, Batch, dict[int, torch.Tensor]]) -> None:
         window, batch, states = item
@@ -336,7 +341,7 @@ def forward_all(
     ids: list[str],
     batch_tokens: int,
     progress: Progress,
-    even: Evenness | None = None,
+    even: Evenness,
     on_batch: Callable[[Batch], None] | None = None,
 ) -> Counts:
     """Forward every batch that has a row not done yet.
@@ -357,10 +362,10 @@ def forward_all(
                 parts = cut_batches(batch.lengths, counts.batch_tokens)
                 todo.extendleft(reversed(batch.split(parts)))
                 continue
-            if even is not None and _uneven(even, feed, window, batch, progress):
+            if _uneven(even, feed, window, batch, progress):
                 todo.extendleft(reversed(batch.split(by_length(batch.lengths))))
                 continue
-            states = _try(feed, window, batch, exact=even is not None and even.needed)
+            states = _try(feed, window, batch, exact=even.needed)
             if states is None:
                 counts.batch_tokens = _halve(batch, ids, progress)
                 todo.appendleft(batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +33,7 @@ from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS, ExtractionSpe
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
-from probekit.errors import DataError, StoreError
+from probekit.errors import DataError
 from probekit.kinds import COUNT, Choice, Flag, Layers, Maybe, Name, Settings, Text, checked
 from probekit.settings import configuration
 
@@ -271,8 +271,7 @@ def forward_job(
         progress.note(f"{writer.changed:,} of the rows that were not done have another text now.")
     feed = Feed(tap, input_device(tap.root), checkpoint.pad_id, job.buckets)
     dtype = getattr(torch, job.spec.store_dtype)
-    sink = Sink(writer, dtype=dtype, flush_rows=job.request.flush_rows)
-    try:
+    with closing(source), Sink(writer, dtype=dtype, flush_rows=job.request.flush_rows) as sink:
         counts = forward_all(
             source,
             feed,
@@ -283,13 +282,6 @@ def forward_job(
             even=Evenness(checkpoint.dtype, known=job.spec.batches is not None),
             on_batch=on_batch,
         )
-    except BaseException:
-        source.close()
-        # The first error is the one to report.
-        with suppress(StoreError, OSError):
-            sink.close()
-        raise
-    sink.close()
     return replace(counts, nonfinite=dict(sorted(sink.nonfinite.items())))
 
 

@@ -69,8 +69,6 @@ class Units:
     ----------
     index
         What ``store.json`` says, or will say.
-    afresh
-        Whether the parts that are there are to be removed.
 
     Raises
     ------
@@ -81,7 +79,7 @@ class Units:
     """
 
     def __init__(self, job: Job) -> None:
-        self.job, self.afresh = job, False
+        self.job, self._afresh = job, False
         path, overwrite = job.path, job.request.overwrite
         self.index = Index.of(job.store_plan, path, UNIT_ROWS)
         self._keys = list(job.store_plan.further_keys)
@@ -98,7 +96,7 @@ class Units:
         except NotAStoreError:
             if not overwrite:
                 raise
-            self.afresh = True
+            self._afresh = True
             return
         present = set(range(len(old.counts))) - set(old.missing(path))
         if not present:
@@ -115,7 +113,7 @@ class Units:
             )
             raise StaleStoreError(f"{path} {why}; {other}.")
         # One that is complete is replaced, any other resumed.
-        self.afresh = bool(why) or (overwrite and len(present) == len(old.counts))
+        self._afresh = bool(why) or (overwrite and len(present) == len(old.counts))
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -133,15 +131,18 @@ class Units:
             self.job.path.mkdir(exist_ok=True)
         self.index.write(self.job.path)
         # Only now: without an index what is left would belong to nobody.
-        if self.afresh:
+        if self._afresh:
             self._remove(PART)
             self._remove(HIDDEN)
+        self._afresh = False
 
     def missing(self) -> list[int]:
         """Return the numbers of the parts that are still to be made."""
-        if not self.job.adds:
-            return self.index.missing(self.job.path)
-        return [i for i in range(len(self.index.counts)) if not self._has_layers(i)]
+        if self.job.adds:
+            return [i for i in range(len(self.index.counts)) if not self._has_layers(i)]
+        if self._afresh or not self.job.path.exists():
+            return [*range(len(self.index.counts))]
+        return self.index.missing(self.job.path)
 
     def _has_layers(self, number: int) -> bool:
         part = Part(self.index.paths(self.job.path)[number])
@@ -188,7 +189,7 @@ class Units:
         self._remove(HIDDEN, attempts=True)
 
     def _remove(self, pattern: re.Pattern[str], *, attempts: bool = False) -> None:
-        for name in os.listdir(self.job.path):
+        for name in os.listdir(self.job.path) if self.job.path.exists() else ():
             match = pattern.fullmatch(name)
             if match and (not attempts or match["attempt"]):
                 (self.job.path / name).unlink(missing_ok=True)
@@ -311,17 +312,14 @@ def run_units(
     with ExitStack() as stack:
         stack.enter_context(quiet(python_warnings=False))
         units = Units(job)
-        if not units.afresh:
-            units.begin()
         mine = range(share[0], len(units.sizes), share[1])
-        todo = [*mine] if units.afresh else sorted({*mine}.intersection(units.missing()))
+        todo = sorted({*mine}.intersection(units.missing()))
         loaded = time.monotonic()
         if todo:
             following = Unit(units.unit(todo[0]))  # tokenises while the weights are read
             stack.callback(lambda: following.close())
             tap = stack.enter_context(tapped_model(job))
-            if units.afresh:  # what is there is replaced only now
-                units.begin()
+            units.begin()  # what is there is replaced only now
             loaded = time.monotonic()
             total, done = sum(units.index.counts[i] for i in mine), partial(units.rows_done, mine)
             all_rows, to_do = (sum(units.sizes[i] for i in part) for part in (mine, todo))
