@@ -71,6 +71,7 @@ def cases() -> list[Case]:
     ]
     run = [*models, *few, *short, "--set", "random_drops=0", "--set", "linear_students=false"]
     stop = ["--early-stop", "log_loss", "--curves"]
+    extract = ["-m", "../model", "--layers", "all", "--flush-rows", "1"]
     return [
         Case("finetune", [*finetune, *often, "--predict", "../rows.jsonl", "-o", "ft"], ["ft"]),
         Case("finetune early-stop", [*finetune, *often, *stop, "-o", "ft"], ["ft"]),
@@ -114,6 +115,17 @@ def cases() -> list[Case]:
             ["v.jsonl", "v.jsonl.meta.json", "clean.jsonl"],
         ),
         Case("merge", ["merge", "../a.h5", "../b.h5", "-o", "m.h5"], ["m.h5"]),
+        Case(
+            "extract compare",
+            ["extract", "../pairs.jsonl", *extract, "--compare", "-o", "pairs/"],
+            ["pairs"],
+        ),
+        Case(
+            "extract add-layers",
+            ["extract", "../rows.jsonl", *extract, "--add-layers", "-o", "acts/"],
+            ["acts"],
+            before=[["extract", "../rows.jsonl", "-m", "../model", "--layers", "1", "-o", "acts/"]],
+        ),
     ]
 
 
@@ -163,6 +175,10 @@ def make_inputs(folder: Path) -> None:
     ):
         lines = (json.dumps({key: row[key] for key in kept}) + "\n" for row in part)
         (folder / f"{name}.jsonl").write_text("".join(lines))
+    with (folder / "pairs.jsonl").open("w") as file:
+        for one, other in zip(rows[:48], rows[48:96], strict=True):
+            pair = {"id": one["id"], "text": one["text"], "text_pair": other["text"]}
+            file.write(json.dumps(pair) + "\n")
     with (folder / "weak.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "label"])
