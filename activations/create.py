@@ -49,6 +49,8 @@ HDF5_OPTIONS = {
 # Encoded strings take some hundred bytes each until they are written.
 STRINGS_AT_ONCE = 1 << 14
 CHUNK_BYTES = 1 << 20
+# What helps on a full disk.
+LESS = "or store fewer layers or a smaller dtype"
 
 
 @dataclass(frozen=True)
@@ -131,18 +133,9 @@ def create_store(path: Path, plan: Plan) -> BinaryIO:
     Raises StoreError if the disk has no room or another process writes the store; nothing is left
     behind.
     """
-    with new_file(path) as (file, temporary):
-        with store_disk_errors(path, plan.nbytes):
-            try:
-                # If HDF5 itself meets a full disk, it leaves its file half open.
-                reserve(file, plan.nbytes)
-                file.truncate(0)
-                _write_contents(file, plan, path.parent)
-                reserve(file, os.fstat(file.fileno()).st_size)
-            except BaseException:
-                file.truncate(0)  # give the room back, so that the message reports what is free
-                raise
-        move_into_place(file, temporary, path)
+    with new_file(path, plan.nbytes) as file:
+        _write_contents(file, plan, path.parent)
+        reserve(file, os.fstat(file.fileno()).st_size)
     return file
 
 
@@ -241,21 +234,14 @@ def compress_store(path: Path, file: BinaryIO, compression: str) -> BinaryIO:
     Rows come sorted by length: compressing as they come would decompress and compress a chunk for
     each of its rows, and a kill would leave chunks that are marked done but not written.
     """
-    size = path.stat().st_size
     advice = "or finish it as it is, without compression"
-    with new_file(path) as (packed, temporary), store_disk_errors(path, size, advice=advice):
-        try:
-            reserve(packed, size)  # random numbers do not compress
-            packed.truncate(0)
-            with (
-                h5py.File(file, "r") as old,
-                h5py.File(packed, "w", **HDF5_OPTIONS) as new,
-            ):
-                _copy_compressed(old, new, compression)
-        except BaseException:
-            packed.truncate(0)
-            raise
-        move_into_place(packed, temporary, path)
+    # Random numbers do not compress.
+    with (
+        new_file(path, path.stat().st_size, advice=advice) as packed,
+        h5py.File(file, "r") as old,
+        h5py.File(packed, "w", **HDF5_OPTIONS) as new,
+    ):
+        _copy_compressed(old, new, compression)
     file.close()
     return packed
 
@@ -310,31 +296,35 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """Yield an empty, locked file beside ``path``, and its name; removed if the block fails.
+def new_file(path: Path, size: int, *, advice: str = LESS) -> Iterator[BinaryIO]:
+    """Yield an empty, locked file, when the disk has room for ``size`` bytes; then move it there.
 
-    The file stays open and locked after the block, which moves it into place itself.
+    It stays open and locked after the block, and is removed if the block fails. A power cut leaves
+    the old file or the new one.
     """
     temporary = temporary_name(path)
     file = open_to_write(temporary, create=True)
     try:
         lock(file, temporary, shown=path)
         try:
-            file.truncate(0)  # a killed run may have left a large file
-            yield file, temporary
+            with store_disk_errors(path, size, advice=advice):
+                try:
+                    file.truncate(0)  # a killed run may have left a large file
+                    reserve(file, size)  # if HDF5 itself meets a full disk, it stays half open
+                    file.truncate(0)
+                    yield file
+                except BaseException:
+                    file.truncate(0)  # give the room back: the message reports what is free
+                    raise
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except BaseException:
         file.close()
         raise
-
-
-def move_into_place(file: BinaryIO, temporary: Path, path: Path) -> None:
-    """Give a finished file its name; a power cut leaves the old file or the new one."""
-    os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
 
 
 def reserve(file: BinaryIO, size: int) -> None:
@@ -358,7 +348,7 @@ def reserve(file: BinaryIO, size: int) -> None:
 
 
 def store_disk_errors(
-    path: Path, needed: int, *, advice: str = "or store fewer layers or a smaller dtype"
+    path: Path, needed: int, *, advice: str = LESS
 ) -> AbstractContextManager[None]:
     """Raise StoreError, with bytes needed and free, if disk, quota or size limit are full."""
     return disk_errors(path, needed=needed, error=StoreError, advice=advice)
