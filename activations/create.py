@@ -18,7 +18,13 @@ from typing import Any, BinaryIO, cast
 import h5py
 import numpy as np
 
-from probekit.activations.layout import FORMAT, STORE_DTYPES, VERSION, spec_json
+from probekit.activations.layout import (
+    FORMAT,
+    STORE_DTYPES,
+    STRINGS_AT_ONCE,
+    VERSION,
+    spec_json,
+)
 from probekit.data import rows_fingerprint
 from probekit.errors import DataError, StoreError, UsageError, disk_errors, first_few
 from probekit.files import UNSUPPORTED, sync_folder, try_lock
@@ -46,8 +52,6 @@ HDF5_OPTIONS = {
     "alignment_threshold": 1,
     "alignment_interval": 64,
 }
-# Encoded strings take some hundred bytes each until they are written.
-STRINGS_AT_ONCE = 1 << 14
 CHUNK_BYTES = 1 << 20
 # What helps on a full disk.
 LESS = "or store fewer layers or a smaller dtype"

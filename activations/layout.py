@@ -37,6 +37,7 @@ __all__ = [
     "LAYER",
     "ROW_COLUMNS",
     "STORE_DTYPES",
+    "STRINGS_AT_ONCE",
     "VERSION",
     "Header",
     "LayerInfo",
@@ -55,6 +56,7 @@ Array: TypeAlias = npt.NDArray[Any]
 FORMAT = "probekit-activations"
 VERSION = 1
 
+# Strings take some hundred bytes each while they are encoded or decoded.
 STRINGS_AT_ONCE = 1 << 14
 # Name of a layer's dtype -> dtype on disk; HDF5 has no bfloat16, so its bits are stored.
 STORE_DTYPES: dict[str, np.dtype[Any]] = {
