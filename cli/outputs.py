@@ -17,13 +17,17 @@ from probekit.safe import open_regular
 
 __all__ = ["claim", "claim_folder", "identity", "make_folder", "read_by"]
 
-# Options that do not change what is written.
+# Options that never change what is written.
 INCIDENTAL = ("overwrite", "as_json")
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def claim(
-    options: Mapping[str, Any], *names: str, folders: Sequence[str] = (), resumes: bool = False
+    options: Mapping[str, Any],
+    *names: str,
+    folders: Sequence[str] = (),
+    resumes: bool = False,
+    incidental: Sequence[str] = (),
 ) -> None:
     """Check the files that a command writes, and keep other writers out until it ends.
 
@@ -40,6 +44,9 @@ def claim(
         Options that hold folders to write into.
     resumes
         Whether the command resumes an output that exists, without ``--overwrite``.
+    incidental
+        Further options that do not change what this command writes: one that failed may be typed
+        again with others of them.
 
     Raises
     ------
@@ -59,7 +66,7 @@ def claim(
     _refuse_sources(outputs, reads)
     for output in outputs:
         check_output(output, overwrite=True)
-    who = identity(context, options)
+    who = identity(context, {k: v for k, v in options.items() if k not in incidental})
     for output in outputs:
         lock = context.with_resource(locked(output, command=who))
         check_output(output, overwrite=overwrite or lock.wrote)

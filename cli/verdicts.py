@@ -389,7 +389,8 @@ def _finish(
 def _check_files(options: CleaningOptions) -> None:
     """Raise if an output cannot be written or the truth does not exist, before any work."""
     output, data, truth = options["output"], options["write_data"], options["truth"]
-    claim(options, "output", "write_data")
+    # The truth is read last: with a corrected one, what was written before it stands.
+    claim(options, "output", "write_data", incidental=("truth", "truth_column"))
     check_suffix(output, ".parquet", ".jsonl")
     if data is not None:
         check_suffix(data, ".jsonl")

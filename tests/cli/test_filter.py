@@ -270,6 +270,18 @@ def test_truth_may_know_more_rows_but_not_fewer(run, refused, chain, write_rows)
     assert "has the classes 'yes', the labels have '0', '1'" in sentence
 
 
+def test_a_truth_that_fails_is_corrected_without_overwrite(run, refused, no, chain, write_rows):
+    """It is read after the verdicts are written, which stand; another probe is a new command."""
+    lacking = write_rows("lacking.jsonl", [{"id": chain.ids[0], "label": 1}])
+    command = ("filter", chain.acts, "--labels", chain.weak, "-o", chain.out)
+    assert "no label for" in refused(*command, "--probe", "knn", "--truth", lacking)
+    assert "random choice" in run("--probe", "knn", "--truth", chain.truth).stdout
+    assert "exists already" in no("--probe", "knn", "--truth", chain.truth)
+    chain.out.unlink()
+    assert "no label for" in refused(*command, "--probe", "knn", "--truth", lacking)
+    assert "exists already" in refused(*command, "--probe", "logreg", "--truth", chain.truth)
+
+
 def test_written_data_is_the_kept_rows(run, chain):
     data = chain.folder / "clean.jsonl"
     result = run("--write-data", data)
