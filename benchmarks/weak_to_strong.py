@@ -55,7 +55,7 @@ class Grid(NamedTuple):
 
 GRIDS = {
     "linear": Grid(PAIRS, TASKS, 3, 1200, 0),
-    FINETUNED: Grid(PAIRS[:1], ("sst2", "twitter-sentiment", "docstrings", "cola"), 2, 800, 150),
+    FINETUNED: Grid(PAIRS[:1], ("sst2", "twitter-sentiment", "docstrings", "cola"), 2, 500, 150),
 }
 ARMS = ("plain", "plain, hard", "plain, 50 true", "random drop", "filter", "relabel, soft")
 ARMS += ("relabel, hard", "filter, 50 true", "relabel, 50 true", "ceiling")
