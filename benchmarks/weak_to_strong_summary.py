@@ -21,13 +21,12 @@ __all__ = [
     "Goals",
     "Group",
     "advice_rows",
+    "all_have",
     "draw",
     "draw_every_arm",
-    "finetuned_rows",
     "goals",
     "groups",
     "linear_rows",
-    "readings",
     "summarize",
     "taught_rows",
 ]
@@ -51,8 +50,6 @@ ADVISED = ("diagnose", "audit 20", "audit 40")
 POLICIES = {"diagnose": "`diagnose`", "audit 20": "audit of 20", "audit 40": "audit of 40"}
 POLICIES |= {"filter": "always filter", "relabel": "always relabel"}
 ADVICE_HEADER = ["advice", *ACTION_ARMS, "better", "worse", "mean gain", "least"]
-READ = (1, 2, 4, 6)  # epochs at which finetuned students are read
-STOP = "early stop"
 Line = Mapping[str, Any]
 
 
@@ -151,7 +148,7 @@ def linear_rows(lines: Sequence[Line], student: str) -> tuple[list[str], list[li
         cells = [each.name]
         cells.append(", ".join(f"{each.labels(arm):.1f}" for arm in shown))
         cells += [f"{each.accuracy(arm):.1f}" for arm in (SUPERVISOR, PLAIN)]
-        cells += [str(each.gain(arm)) if _all_have(each, arm) else "-" for arm in ARMS]
+        cells += [str(each.gain(arm)) if all_have(each, arm) else "-" for arm in ARMS]
         cells.append(f"{each.accuracy(CEILING):.1f}")
         values = [each.recovered(arm) for arm in (PLAIN, *CLEANED)]
         cells += [f"{v:.2f}" if np.isfinite(v) else "-" for v in (values[0], max(values[1:]))]
@@ -159,7 +156,7 @@ def linear_rows(lines: Sequence[Line], student: str) -> tuple[list[str], list[li
     return header, rows
 
 
-def _all_have(group: Group, arm: str) -> bool:
+def all_have(group: Group, arm: str) -> bool:
     return all(arm in arms for arms in group.seeds.values())
 
 
@@ -231,7 +228,7 @@ def taught_rows(lines: Sequence[Line]) -> list[list[str]]:
     rows = []
     for student in STUDENTS:
         every = [
-            each for each in groups(lines, student) if all(_all_have(each, arm) for arm in TAUGHT)
+            each for each in groups(lines, student) if all(all_have(each, arm) for arm in TAUGHT)
         ]
         cells = [student, str(len(every))]
         for arm in (*TAUGHT, "filter", "relabel, hard"):
@@ -274,36 +271,6 @@ def _action(arms: Mapping[str, Line], policy: str) -> str:
     return str(arms[SUPERVISOR]["advice"][policy]) if policy in ADVISED else policy
 
 
-def of_epoch(epoch: int) -> Callable[[Line], Line]:
-    """Read a finetuned student after an epoch; the supervisor's line is as it is."""
-    return lambda line: line["epochs"][epoch - 1] if "epochs" in line else line
-
-
-def at_stop(line: Line) -> Line:
-    """Read a finetuned student where it agreed best with held-out weak labels."""
-    return line["epochs"][line["stop"] - 1] if "epochs" in line else line
-
-
-def readings() -> dict[str, Callable[[Line], Line]]:
-    """Name -> where a finetuned student is read."""
-    return {f"epoch {e}": of_epoch(e) for e in READ} | {STOP: at_stop}
-
-
-def finetuned_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Header, and one row per task and arm: accuracy of plain and gains, by epoch."""
-    header = ["supervisor → strong, task", "arm", "labels right", *readings()]
-    rows = []
-    for each in groups(lines, "finetuned"):
-        first = next(iter(each.seeds.values()))
-        for arm in (arm for arm in first if arm != SUPERVISOR and _all_have(each, arm)):
-            cells = [each.name, arm, f"{each.labels(arm):.1f}"]
-            for at in readings().values():
-                known = arm in (PLAIN, CEILING)
-                cells.append(f"{each.accuracy(arm, at):.1f}" if known else str(each.gain(arm, at)))
-            rows.append(cells)
-    return header, rows
-
-
 def _seeds(group: Group) -> str:
     return f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}"
 
@@ -320,9 +287,6 @@ def summarize(path: Path) -> str:
     for student in STUDENTS:
         parts.append(f"following advice, {student} student")
         parts.append(table(ADVICE_HEADER, advice_rows(lines, student)))
-    header, rows = finetuned_rows(lines)
-    if rows:
-        parts += ["finetuned student", table(header, rows)]
     return "\n\n".join(parts)
 
 
@@ -386,7 +350,7 @@ def draw_every_arm(lines: Sequence[Line], path: Path) -> None:
     for place, (student, order) in enumerate(zip(STUDENTS, both, strict=True)):
         axes = figure.add_subplot(1, 2, place + 1)
         gains = [
-            [each.gain(arm) if _all_have(each, arm) else None for arm in arms] for each in order
+            [each.gain(arm) if all_have(each, arm) else None for arm in arms] for each in order
         ]
         points = [[np.nan if gain is None else gain.points for gain in row] for row in gains]
         axes.imshow(points, cmap="RdBu", vmin=-LARGEST, vmax=LARGEST, aspect="auto")

@@ -16,12 +16,10 @@ from weak_to_strong_summary import (
     CLEANED,
     STUDENTS,
     advice_rows,
-    at_stop,
     draw,
     draw_every_arm,
     goals,
     groups,
-    of_epoch,
 )
 
 ROWS = 80
@@ -127,13 +125,6 @@ def test_figures_are_drawn_of_cells_that_lack_arms(
     gain = 100 * (own["filter"].mean() - own["plain"].mean())
     assert written.count(f"{gain:+.1f}") == len(STUDENTS)
     assert len(written) == len(STUDENTS) * len([*CLEANED, "ceiling"])  # no arm has true labels
-
-
-def test_a_finetuned_student_is_read_after_an_epoch_and_at_its_stop() -> None:
-    epochs = [{"right": bits(np.arange(ROWS) < 40 + i)} for i in range(6)]
-    line = {"epochs": epochs, "stop": 2}
-    assert of_epoch(1)(line) is epochs[0]
-    assert at_stop(line) is epochs[1]
 
 
 def test_answers_keep_which_rows_are_right() -> None:

@@ -1,0 +1,136 @@
+"""Tables and figure of the grid's finetuned students: one training, read after every epoch.
+
+``python benchmarks/weak_to_strong_curves.py`` draws the figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from _harness import RESULTS, read_lines
+from weak_to_strong_summary import (
+    CEILING,
+    CLEANED,
+    DOCS,
+    GOALS_HEADER,
+    PLAIN,
+    SUPERVISOR,
+    Group,
+    Line,
+    all_have,
+    goals,
+    groups,
+)
+
+__all__ = [
+    "FINETUNED",
+    "at_stop",
+    "draw",
+    "finetuned_rows",
+    "goal_rows",
+    "of_epoch",
+    "readings",
+]
+
+FINETUNED = "finetuned"
+READ = (1, 2, 4, 6)  # epochs that tables show
+STOP = "early stop"
+FIGURE = DOCS / "finetuned.png"
+
+
+def of_epoch(epoch: int) -> Callable[[Line], Line]:
+    """Read a finetuned student after an epoch; the supervisor's line is as it is."""
+    return lambda line: line["epochs"][epoch - 1] if "epochs" in line else line
+
+
+def at_stop(line: Line) -> Line:
+    """Read a finetuned student where it agreed best with held-out weak labels."""
+    return line["epochs"][line["stop"] - 1] if "epochs" in line else line
+
+
+def readings() -> dict[str, Callable[[Line], Line]]:
+    """Name -> where a finetuned student is read."""
+    return {f"epoch {e}": of_epoch(e) for e in READ} | {STOP: at_stop}
+
+
+def finetuned_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Header, and one row per task and arm: accuracy of plain and ceiling, gains of the others."""
+    header = ["supervisor → strong, task", "arm", "labels right", *readings()]
+    rows = []
+    for each in groups(lines, FINETUNED):
+        for arm in _arms(each):
+            cells = [each.name, arm, f"{each.labels(arm):.1f}"]
+            for at in readings().values():
+                known = arm in (PLAIN, CEILING)
+                cells.append(f"{each.accuracy(arm, at):.1f}" if known else str(each.gain(arm, at)))
+            rows.append(cells)
+    return header, rows
+
+
+def _arms(group: Group) -> list[str]:
+    """Arms that every seed has, the supervisor left out."""
+    first = next(iter(group.seeds.values()))
+    return [arm for arm in first if arm != SUPERVISOR and all_have(group, arm)]
+
+
+def goal_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Header, and one row per reading: how many tasks with a gap gain or lose."""
+    rows = []
+    for name, at in readings().items():
+        cells = goals(lines, FINETUNED, at).cells()
+        rows.append([f"{FINETUNED}, {name}", *cells[1:]])
+    return GOALS_HEADER, rows
+
+
+def draw(lines: Sequence[Line], path: Path) -> None:
+    """Test accuracy after every epoch, by arm, a panel per task."""
+    from probekit.reports.figures import (
+        COLORS,
+        FAINT,
+        INK,
+        above,
+        below,
+        blank,
+        legend_beside,
+        soft_axes,
+        write_figure,
+    )
+
+    colors = {PLAIN: COLORS["plain"], CEILING: INK}
+    colors |= dict(zip(CLEANED, (COLORS["filter"], "#7fb2d4", COLORS["relabel"]), strict=True))
+    colors |= {"log-confidence": "#2f855a", "entropy": "#97c3a8", "window": "#b7791f"}
+    every = groups(lines, FINETUNED)
+    figure = blank(12.0, 3.6)
+    for place, each in enumerate(every):
+        axes = figure.add_subplot(1, len(every), place + 1)
+        soft_axes(axes, size=8)
+        for arm, color in colors.items():
+            if arm not in _arms(each):
+                continue
+            of_seed = next(iter(each.seeds.values()))[arm]
+            epochs = range(1, len(of_seed["epochs"]) + 1)
+            values = [each.accuracy(arm, of_epoch(epoch)) for epoch in epochs]
+            axes.plot(
+                *(epochs, values),
+                color=color,
+                linewidth=2 if arm == PLAIN else 1.2,
+                linestyle=":" if arm == CEILING else "-",
+                label=arm,
+            )
+            stop = float(np.mean([arms[arm]["stop"] for arms in each.seeds.values()]))
+            axes.plot(stop, np.interp(stop, epochs, values), "o", color=color, markersize=4)
+        axes.axhline(each.accuracy(SUPERVISOR), color=FAINT, linewidth=1, linestyle="--")
+        above(axes, each.task, 0, left=True)
+        if place == 0:
+            axes.set_ylabel("test rows right, %", fontsize=9, color=INK)
+            note = "Epochs at a constant rate. Dots: early stop, mean of seeds. Dashes: supervisor."
+            below(axes, note, points=24)
+        if place == len(every) - 1:
+            legend_beside(axes, size=8)
+    write_figure(figure, path)
+
+
+if __name__ == "__main__":
+    draw(read_lines(RESULTS / "weak_to_strong.jsonl"), FIGURE)

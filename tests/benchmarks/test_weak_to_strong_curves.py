@@ -1,0 +1,78 @@
+"""Finetuned students of the grid: read after an epoch or at their stop, with gains and a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from weak_to_strong_curves import at_stop, draw, finetuned_rows, goal_rows, of_epoch
+
+ROWS, EPOCHS = 80, 6
+
+
+def bits(right: int) -> str:
+    """Which of the test rows are right: the first ones."""
+    return np.packbits(np.arange(ROWS) < right).tobytes().hex()
+
+
+def line(arm: str, rights: list[int], stop: int = 1) -> dict[str, Any]:
+    place = {"pair": "a:b", "task": "t", "seed": 0, "test_rows": ROWS, "labels": 0.75}
+    student = {"student": "finetuned", "arm": arm, "stop": stop}
+    return place | student | {"epochs": [{"right": bits(right)} for right in rights]}
+
+
+@pytest.fixture
+def lines() -> list[dict[str, Any]]:
+    """Plain labels are forgotten again from 64 right to 44; a filter keeps 60, from 60 on."""
+    supervisor = {"pair": "a:b", "task": "t", "seed": 0, "test_rows": ROWS, "right": bits(48)}
+    return [
+        supervisor | {"student": "supervisor", "arm": "supervisor"},
+        line("plain", [64, 64, 60, 56, 50, 44], stop=2),
+        line("filter", [60] * EPOCHS),
+        line("relabel, soft", [62] * EPOCHS),
+        line("relabel, hard", [52] * EPOCHS, stop=4),
+        line("ceiling", [72] * EPOCHS),
+    ]
+
+
+def test_a_student_is_read_after_an_epoch_and_at_its_stop(lines: list[dict[str, Any]]) -> None:
+    plain = lines[1]
+    assert of_epoch(6)(plain)["right"] == bits(44)
+    assert at_stop(plain)["right"] == bits(64)
+    assert of_epoch(1)(lines[0]) is lines[0]  # the supervisor has no epochs
+
+
+def test_gains_turn_with_the_length_of_training(lines: list[dict[str, Any]]) -> None:
+    header, rows = finetuned_rows(lines)
+    by_arm = {row[1]: dict(zip(header, row, strict=True)) for row in rows}
+    assert by_arm["plain"]["epoch 6"] == f"{100 * 44 / ROWS:.1f}"
+    assert by_arm["filter"]["epoch 1"].startswith(f"{100 * (60 - 64) / ROWS:+.1f} ±")
+    assert by_arm["filter"]["epoch 6"].startswith(f"{100 * (60 - 44) / ROWS:+.1f} ±")
+    assert by_arm["relabel, hard"]["early stop"].startswith(f"{100 * (52 - 64) / ROWS:+.1f} ±")
+    header, rows = goal_rows(lines)
+    above = {row[0]: row[header.index("filter: above / below 0")] for row in rows}
+    assert above["finetuned, epoch 1"] == "0 / 1"
+    assert above["finetuned, epoch 6"] == "1 / 0"
+
+
+def test_the_figure_shows_every_arm_at_every_epoch(
+    lines: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.axes import Axes
+
+    drawn: dict[str, list[float]] = {}
+    plot = Axes.plot
+
+    def noted(self: Any, x: Any, y: Any, *rest: Any, **style: Any) -> Any:
+        if "label" in style:
+            drawn[style["label"]] = list(y)
+        return plot(self, x, y, *rest, **style)
+
+    monkeypatch.setattr(Axes, "plot", noted)
+    draw(lines, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+    assert drawn["plain"] == pytest.approx([100 * n / ROWS for n in (64, 64, 60, 56, 50, 44)])
+    assert set(drawn) == {"plain", "filter", "relabel, soft", "relabel, hard", "ceiling"}
