@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--pairs", nargs="*", metavar="WEAK:STRONG", help=", ".join(PAIRS))
     parser.add_argument("--tasks", nargs="*", help=f"by default {', '.join(TASKS)}")
     parser.add_argument("--seeds", nargs="*", type=int, help="by default 0 1 2")
+    parser.add_argument("--arms", nargs="*", help="by default all, in their order")
     parser.add_argument("--models", type=Path, metavar="FOLDER", help="default: from the hub")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for rows and states")
     parser.add_argument("--output", type=Path, default=FILE)
@@ -85,6 +86,10 @@ def main() -> None:
                 f"{pair}: give pairs as WEAK:STRONG, WEAK one of {', '.join(known_models())} or "
                 f"MODEL@LAYER, STRONG one of {', '.join(MODELS)}"
             )
+    known = list(arm_names(options.students))
+    for arm in options.arms or ():
+        if arm not in known:
+            parser.error(f"{arm}: arms are {'; '.join(known)}")
     if not options.summary:
         for place in places(options):
             run_cell(place, options)
@@ -129,7 +134,7 @@ def run_cell(place: Place, options: argparse.Namespace) -> None:
     done = {tuple(line[name] for name in KEY) for line in read_results(options.output)}
     here = (place.pair, place.task, place.seed)
     students = list(LINEAR) if options.students == "linear" else [FINETUNED]
-    names = list(arm_names(options.students))
+    names = options.arms or list(arm_names(options.students))
     wanted = [(SUPERVISOR, SUPERVISOR), *((s, a) for a in names for s in students)]
     left = [each for each in wanted if (*here, *each) not in done]
     if not left:
