@@ -39,7 +39,8 @@ LINEAR = {"regularised": "auto", "memorising": 1e-5}
 FINETUNED = "finetuned"
 # Losses of further arms, on plain weak labels.
 LOSSES = {"log-confidence": "logconf", "entropy": "entropy", "window": "window_midweak"}
-EPOCHS, RATE = 6, 5e-5
+# Nearly 200 steps in all on 500 rows: enough to learn single wrong labels.
+EPOCHS, RATE, BATCH = 6, 5e-5, 16
 LONGEST = 96  # tokens
 
 
@@ -99,6 +100,7 @@ def finetuned_student(
         loss=loss,
         epochs=EPOCHS,
         evals=EPOCHS,
+        batch_size=BATCH,
         lr=RATE,
         lr_schedule="constant",
         max_length=LONGEST,
