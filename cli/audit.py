@@ -31,6 +31,7 @@ from probekit.cli.options import (
     typed_again,
 )
 from probekit.cli.outputs import claim
+from probekit.cli.student import StudentOptions
 from probekit.errors import UsageError
 from probekit.safe import printable
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from probekit.cleaning.audit import Draw, Finding
     from probekit.cleaning.review import AuditFile
     from probekit.cleaning.shares import Share
+    from probekit.cleaning.student import StudentAdvice
 
 __all__ = ["Screen", "class_keys", "command", "listed", "texts_of", "wrapped"]
 
@@ -48,7 +50,7 @@ WIDEST = 100
 SHOW_EVERY = 5
 
 
-class AuditOptions(DiagnosedOptions):
+class AuditOptions(DiagnosedOptions, StudentOptions):
     """Options of ``probekit audit``."""
 
     many: Annotated[
@@ -96,6 +98,7 @@ def command(**options: Unpack[AuditOptions]) -> None:
     from probekit.cleaning.audit import draw_rows
     from probekit.cleaning.predict import default_probe
     from probekit.cleaning.review import AuditFile, audit_path
+    from probekit.cleaning.student import after_audit
     from probekit.reports.tables import finite
 
     output = options["output"] or audit_path(options["labels"])
@@ -113,8 +116,11 @@ def command(**options: Unpack[AuditOptions]) -> None:
         _run(file, store, draw, options)
         probe = default_probe(store)
     finding = draw.conclude(file.answers)
+    advised = None if options["student"] is None else after_audit(options["student"], finding)
     result = {**finite(asdict(finding)), "output": str(output)}
-    emit(result, _text(finding, draw, file, probe, options), as_json=options["as_json"])
+    result["student"] = None if advised is None else asdict(advised)
+    text = _text(finding, advised, draw, file, probe, options)
+    emit(result, text, as_json=options["as_json"])
 
 
 def _check(output: Path, options: AuditOptions) -> None:
@@ -158,7 +164,14 @@ def texts_of(
     return dict(zip(ids, map(plain_text, rows.select(place.tolist()).contents()), strict=True))
 
 
-def _text(finding: Finding, draw: Draw, file: AuditFile, probe: str, options: AuditOptions) -> str:
+def _text(
+    finding: Finding,
+    advised: StudentAdvice | None,
+    draw: Draw,
+    file: AuditFile,
+    probe: str,
+    options: AuditOptions,
+) -> str:
     """What was found, and the command that acts on it; ``probe`` is that command's default."""
     from probekit.cleaning.filter import PER_CLASS_SHARE
 
@@ -200,9 +213,15 @@ def _text(finding: Finding, draw: Draw, file: AuditFile, probe: str, options: Au
             f"{finding.more} more true labels would settle it, at the rate so far: "
             f"{again} -m {total}"
         )
-    if finding.action != "leave":
+    action = finding.action
+    if advised is not None:
+        lines.append(advised.line)
+        action = advised.action
+    if action != "leave":
         # Options that only the audit has; it needs the texts only to show them.
-        then = typed_again(finding.action, without=("output", "rows", "text_column", "layers"))
+        then = typed_again(action, without=("output", "rows", "text_column", "layers"))
+        if advised is not None and advised.hard:
+            then += " --hard"
         if options["output"] is not None:
             then += f" --audit {shlex.quote(str(options['output']))}"
         if probe != "ensemble":  # whose filter and relabel the figures are of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Unpack
 
 import click
 
@@ -24,6 +24,7 @@ from probekit.cli.options import (
     say,
 )
 from probekit.cli.outputs import claim_folder
+from probekit.cli.student import StudentOptions
 
 if TYPE_CHECKING:
     from probekit.cleaned import CleanResult
@@ -34,7 +35,7 @@ __all__ = ["command"]
 SUSPECTS, TEXT_WIDTH = 8, 60
 
 
-class CleanOptions(TypedDict):
+class CleanOptions(StudentOptions):
     """Options of ``probekit clean``."""
 
     data: Annotated[str, argument("Table with a column of texts and a column of labels.")]
@@ -63,7 +64,10 @@ class CleanOptions(TypedDict):
     ]
     action: Annotated[
         Literal["auto", "filter", "relabel", "leave"],
-        option("What to do; auto: as `probekit diagnose` advises.", default="auto"),
+        option(
+            "What to do; auto: as `probekit diagnose` advises, with --student for that student.",
+            default="auto",
+        ),
     ]
     save_probe: Annotated[
         Path | None,
@@ -118,6 +122,7 @@ def command(**options: Unpack[CleanOptions]) -> None:
                 id=options["id_column"],
                 output=output,
                 action=options["action"],
+                student=options["student"],
                 contamination=options["contamination"],
                 annotators=options["annotators"],
                 trusted=options["trusted"],

@@ -18,10 +18,12 @@ from probekit.cli.options import (
     options_of,
     typed_again,
 )
+from probekit.cli.student import StudentOptions
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.diagnose import ClassFindings, Diagnosis, Null
+    from probekit.cleaning.student import StudentAdvice
 
 __all__ = ["DiagnosedOptions", "chosen_layers", "command"]
 
@@ -34,7 +36,7 @@ class DiagnosedOptions(LabelledStoreOptions):
     ]
 
 
-class DiagnoseOptions(DiagnosedOptions):
+class DiagnoseOptions(DiagnosedOptions, StudentOptions):
     """Options of ``probekit diagnose``."""
 
     trusted_accuracy: Annotated[
@@ -62,6 +64,7 @@ def command(**options: Unpack[DiagnoseOptions]) -> None:
     """
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.diagnose import diagnose
+    from probekit.cleaning.student import after_diagnosis
     from probekit.reports.tables import finite
 
     with ActivationStore(options["acts"]) as store:
@@ -76,8 +79,12 @@ def command(**options: Unpack[DiagnoseOptions]) -> None:
             seed=options["seed"],
             only_labelled=options["only_labelled"],
         )
-    text = _text(diagnosis, str(options["acts"]))
-    emit(finite(asdict(diagnosis)), text, as_json=options["as_json"])
+    advised = None
+    if options["student"] is not None:
+        advised = after_diagnosis(options["student"], diagnosis.advice)
+    text = _text(diagnosis, str(options["acts"]), advised)
+    result = asdict(diagnosis) | {"student": None if advised is None else asdict(advised)}
+    emit(finite(result), text, as_json=options["as_json"])
 
 
 def chosen_layers(store: ActivationStore, asked: str | None) -> tuple[int, ...] | None:
@@ -89,9 +96,9 @@ def chosen_layers(store: ActivationStore, asked: str | None) -> tuple[int, ...] 
     return parse_layers(asked, max(store.layers))
 
 
-def _text(diagnosis: Diagnosis, acts: str) -> str:
+def _text(diagnosis: Diagnosis, acts: str, advised: StudentAdvice | None) -> str:
     parts = [
-        _first(diagnosis),
+        _first(diagnosis) if advised is None else f"{_first(diagnosis)}\n{advised.line}",
         _head(diagnosis, acts),
         _class_table(diagnosis.classes),
         _signals(diagnosis),

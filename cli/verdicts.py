@@ -37,6 +37,7 @@ from probekit.cli.options import (
     typed_again,
 )
 from probekit.cli.outputs import check_suffix, claim
+from probekit.cli.student import StudentOptions
 from probekit.errors import DataError, UsageError
 from probekit.probes.registry import REGISTRY
 from probekit.safe import plain_command
@@ -59,7 +60,10 @@ __all__ = [
 LONG_SECONDS = 600  # of a search for neighbours that is announced
 
 # Options that do not change the verdicts themselves.
-BESIDE = ("overwrite", "truth", "truth_column", "write_data", "save_probe", "rows", *ENGINE)
+BESIDE = (
+    *("overwrite", "truth", "truth_column", "student", "write_data", "save_probe", "rows"),
+    *ENGINE,
+)
 # Probes that search neighbours.
 NEIGHBORS = tuple(name for name, spec in REGISTRY.items() if spec.neighbors)
 ON_CLUSTER = tuple(name for name, spec in REGISTRY.items() if spec.on_cluster)
@@ -85,7 +89,7 @@ class WordOrNumber(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
             self.fail(f"{value!r} is neither {words} nor a number.", param, ctx)
 
 
-class CleanedOptions(LabelledStoreOptions, TruthOptions, TrustedOptions):
+class CleanedOptions(LabelledStoreOptions, TruthOptions, TrustedOptions, StudentOptions):
     """The store and the weak labels to clean, and what is known about them."""
 
     layer: Annotated[
@@ -259,6 +263,7 @@ def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: An
             labels,
             audit=audit,
             needed=options["audit"] is not None,
+            student=options["student"],
             seed=options["seed"],
             only_labelled=options["only_labelled"],
         )

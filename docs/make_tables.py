@@ -24,6 +24,7 @@ import label_relabels  # noqa: E402
 import label_summary  # noqa: E402
 import paper_summary  # noqa: E402
 import regularisation  # noqa: E402
+import weak_to_strong_advice as grid_advice  # noqa: E402
 import weak_to_strong_summary as grid  # noqa: E402
 from _harness import RESULTS, read_lines, seconds  # noqa: E402
 from label_states import MULTICLASS  # noqa: E402
@@ -287,6 +288,18 @@ def weak_to_strong_advice() -> str:
     return markdown(["student: advice", *grid.ADVICE_HEADER[1:]], rows)
 
 
+def weak_to_strong_student() -> str:
+    """What following the advice for a known student is worth, and on tasks it was not made from."""
+    lines, audits = rows_of("weak_to_strong"), rows_of("weak_to_strong_audits")
+    cells = {(a["pair"], a["task"], a["seed"]) for a in audits if a["students"] == "linear"}
+    tasks = list(dict.fromkeys(task for _, task, _ in sorted(cells)))
+    rows = grid_advice.student_rows(lines, audits)
+    return (
+        f"{markdown(grid_advice.HEADER, rows)}\n\n"
+        f"{len(cells)} cells of {', '.join(tasks)}; twenty draws of each audit."
+    )
+
+
 def paper_size() -> str:
     """Students of growing size: PGR, and agreement with the supervisor."""
     return markdown(*paper_summary.size_rows(rows_of("paper")))
@@ -537,6 +550,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "trust-classes": trust_classes,
     "weak-to-strong": weak_to_strong,
     "weak-to-strong-advice": weak_to_strong_advice,
+    "weak-to-strong-student": weak_to_strong_student,
     "weak-to-strong-taught": weak_to_strong_taught,
 }
 

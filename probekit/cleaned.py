@@ -26,6 +26,7 @@ from probekit.cleaning.predict import score_rows
 from probekit.cleaning.review import plain_text
 from probekit.cleaning.saved import check_new_folder, save_fitted
 from probekit.cleaning.source_rows import texts_of
+from probekit.cleaning.student import Student, after_diagnosis
 from probekit.columns import Columns, guess_columns
 from probekit.data import Rows
 from probekit.errors import DataError, ProbekitError, UsageError
@@ -85,6 +86,8 @@ class CleanResult:
     notes: tuple[str, ...] = ()
     """What was left out or read in an unusual way."""
     diagnosis: Diagnosis | None = None
+    student: Student | None = None
+    """What was said to train on the labels."""
     commands: tuple[str, ...] = ()
     """Commands that do the same; empty for data that no command can read."""
     audit: str | None = None
@@ -206,6 +209,7 @@ def clean(
     id: str | None = None,  # noqa: A002 (as it is called in a table)
     output: str | Path | None = None,
     action: Action = "auto",
+    student: Student | None = None,
     contamination: float | None = None,
     annotators: Method | None = None,
     trusted: Trusted | None = None,
@@ -233,6 +237,8 @@ def clean(
         kept on disk.
     action : {"auto", "filter", "relabel", "leave"}, default="auto"
         ``auto``: what :func:`probekit.diagnose` advises.
+    student : {"linear", "memorising"}, default=None
+        What will train on the labels, which changes the advice; None: unknown.
     contamination : float, default=None
         Share that a filter drops of each weak class, in (0, 1); None: 0.2, and with trusted labels
         more where they make more labels likelier wrong than right, up to half.
@@ -299,12 +305,12 @@ def clean(
             progress=progress,
         )
         with store:
-            chosen, why, diagnosis = _choose(action, store, labels, seed=seed)
+            chosen, hard, why, diagnosis = _choose(action, student, store, labels, seed=seed)
             report(f"{chosen}: {why}")
             scored = score_rows(store, labels, seed=seed, trusted=trusted)
             if save_probe is not None:
                 save_fitted(scored, store, save_probe)
-            verdicts = _verdicts(scored, chosen, contamination)
+            verdicts = _verdicts(scored, chosen, contamination, hard=hard)
             for note in verdicts.provenance.get("notes", ()):
                 report(f"Note: {note}")
             evidence = _evidence(verdicts, rows, store) if output is not None else None
@@ -319,6 +325,7 @@ def clean(
             given=data,
             notes=(*notes, *verdicts.provenance.get("notes", ())),
             diagnosis=diagnosis,
+            student=student,
         )
         if evidence is None:
             return result
@@ -439,23 +446,32 @@ def _layers(model: str, *, trust_remote_code: bool) -> tuple[int, ...]:
 
 
 def _choose(
-    action: Action, store: ActivationStore, labels: WeakLabels, *, seed: int
-) -> tuple[str, str, Diagnosis]:
-    """The action, why, and the diagnosis it rests on."""
+    action: Action,
+    student: Student | None,
+    store: ActivationStore,
+    labels: WeakLabels,
+    *,
+    seed: int,
+) -> tuple[str, bool, str, Diagnosis]:
+    """The action, whether it is for one class a row, why, and the diagnosis it rests on."""
     diagnosis = diagnose(store, labels, seed=seed)
     advice = diagnosis.advice
     line = advice.relabel if advice.action == "relabel" else advice.filter
-    advised = line.removeprefix("do it: ").removeprefix("leave the labels alone: ")
+    best, hard = str(advice.action), False
+    why = line.removeprefix("do it: ").removeprefix("leave the labels alone: ")
+    if student is not None:
+        known = after_diagnosis(student, advice)
+        best, hard, why = known.action, known.hard, f"for a {student} student: {known.why}."
     if action == "auto":
-        return advice.action, advised, diagnosis
-    against = "" if action == advice.action else f"; the advice is {advice.action}: {advised}"
-    return action, f"as asked{against}" + ("" if against else "."), diagnosis
+        return best, hard, why, diagnosis
+    against = "" if action == best else f"; the advice is {best}: {why}"
+    return action, False, f"as asked{against}" + ("" if against else "."), diagnosis
 
 
-def _verdicts(scored: Scored, action: str, contamination: float | None) -> Verdicts:
+def _verdicts(scored: Scored, action: str, contamination: float | None, *, hard: bool) -> Verdicts:
     """One verdict per row."""
     if action == "relabel":
-        return scored.relabel()
+        return scored.relabel(hard=hard)
     verdicts = scored.filter(contamination=contamination)
     if action == "filter":
         return verdicts
@@ -510,6 +526,8 @@ def _explained(result: CleanResult) -> list[str]:
         "relabel": "Every label was blended with what the probe predicts",
         "leave": "All labels were left as they are",
     }[result.action]
+    if _one_class(result):
+        did = "Every label was replaced by the probe's class, as many of each as before"
     # The folder in the default model's wheel is called "model".
     name = DEFAULT if result.model == default_model() else Path(result.model).name
     return [
@@ -519,6 +537,11 @@ def _explained(result: CleanResult) -> list[str]:
         "having seen it (out of fold). Disagreement, from 0 to 1: how much the two differ.",
         f"{TRAIN}.jsonl beside this page is the training set.",
     ]
+
+
+def _one_class(result: CleanResult) -> bool:
+    """Whether every row was given one class, not probabilities."""
+    return str(result.verdicts.provenance.get("form")).startswith("hard")
 
 
 def _source(data: Any) -> str:
@@ -569,13 +592,15 @@ def _commands(
         labels += ["--annotators", votes["method"]]
     rows = ["--rows", source, *text]
     true = ["--trusted", str(trusted)] if isinstance(trusted, str | Path) else []
+    student = [] if result.student is None else ["--student", result.student]
     layers = ",".join(map(str, result.layers))
     lines = [
         ["extract", source, "-m", result.model, "--layers", layers, *text, *ids, "-o", store],
-        ["diagnose", store, *labels],
+        ["diagnose", store, *labels, *student],
     ]
     if result.action != "leave":
         wrote = ["-o", str(folder / VERDICTS), "--write-data", str(folder / f"{TRAIN}.jsonl")]
-        lines.append([result.action, store, *labels, *true, *rows, *wrote])
-    lines.append(["audit", store, *labels, *rows])
+        hard = ["--hard"] if _one_class(result) else []
+        lines.append([result.action, store, *labels, *hard, *true, *rows, *wrote])
+    lines.append(["audit", store, *labels, *student, *rows])
     return [shlex.join(["probekit", *line]) for line in lines]

@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from datasets import Dataset
 
 import probekit
+from probekit import cleaned
+from probekit.cleaning.student import StudentAdvice
 from probekit.cli.main import cli
 from probekit.columns import AmbiguousColumnError
 from probekit.errors import UsageError
@@ -107,6 +109,28 @@ def test_the_plain_commands_do_the_same(odd_csv: str, model: str) -> None:
     for name in ("weak", "probe", "label", "keep", "disagreement"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
     assert list(first.ids) == list(second.ids)
+
+
+def test_a_student_may_be_given_one_class_a_row(
+    odd_csv: str, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the advice for a student names is done, and the plain commands do the same."""
+    monkeypatch.setattr(
+        cleaned, "after_diagnosis", lambda *_: StudentAdvice("memorising", "relabel", True, "so")
+    )
+    result = invoke("clean", odd_csv, "-m", model, "--student", "memorising")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(Path("cleaned/summary.json").read_text())
+    assert (summary["action"], summary["why"]) == ("relabel", "for a memorising student: so.")
+    assert "Every label was replaced by the probe" in Path("cleaned/report.html").read_text()
+    first = Verdicts.load("cleaned/verdicts.parquet")
+    assert set(first.label.max(axis=1)) == {1.0}
+    assert "--student memorising" in summary["commands"][1]
+    assert "--hard" in summary["commands"][2]
+    for line in summary["commands"]:
+        Path("again").mkdir(exist_ok=True)
+        assert invoke(*shlex.split(line.replace("cleaned/", "again/"))[1:]).exit_code == 0
+    np.testing.assert_array_equal(first.label, Verdicts.load("again/verdicts.parquet").label)
 
 
 def test_trusted_labels_are_kept_and_named_in_the_plain_commands(

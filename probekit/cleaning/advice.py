@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.audit import Finding
+    from probekit.cleaning.student import Student
     from probekit.probes.ridge import RidgeStates
 
 __all__ = [
@@ -348,6 +349,7 @@ def advice_on(
     *,
     audit: Path,
     needed: bool = False,
+    student: Student | None = None,
     seed: int = 0,
     only_labelled: bool = False,
 ) -> dict[str, Any] | None:
@@ -362,7 +364,11 @@ def advice_on(
         File with the answers of an audit.
     needed
         Whether an audit of another store's rows is an error; if not, it is ignored.
+    student
+        What will train on the labels; None: the action that leaves the fewest of them wrong.
     """
+    from probekit.cleaning.student import after_audit, after_diagnosis
+
     if needed or audit.is_file():
         try:
             finding = _audited(audit, store, labels, seed=seed, only_labelled=only_labelled)
@@ -371,20 +377,28 @@ def advice_on(
                 raise
             finding = None
         if finding is not None and finding.action is not None:
+            best: str = finding.action
+            why = f"{best} is right with probability {finding.probability:.2f}"
+            if student is not None and (own := after_audit(student, finding)) is not None:
+                best, why = own.action, own.line.removesuffix(".")
             warning = None
-            if finding.action != action:
+            if best != action:
                 warning = (
-                    f"{action} is not what the audit found: {finding.action} is right with "
-                    f"probability {finding.probability:.2f}, from {finding.answers} true "
+                    f"{action} is not what the audit found: {why}, from {finding.answers} true "
                     f"labels in {audit}."
                 )
-            return {"action": finding.action, "by": str(audit), "warning": warning}
+            return {"action": best, "by": str(audit), "warning": warning}
     if store.differences:
         return None
     try:
         advice = advise(store, labels, seed=seed, only_labelled=only_labelled)
     except (DataError, LabelsError):
         return None
+    if student is not None:
+        advised = after_diagnosis(student, advice)
+        other = advised.action != action
+        warning = f"{action} is not advised here. {advised.line}" if other else None
+        return {"action": advised.action, "by": "diagnose", "warning": warning}
     return {"action": advice.action, "by": "diagnose", "warning": advice.warning(action)}
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.audit import draw_rows
+from probekit.cleaning.student import after_audit
 from probekit.cli import audit as command
 from probekit.cli.audit import class_keys, wrapped
 from probekit.errors import UsageError
@@ -221,6 +222,31 @@ def test_what_it_suggests_works_and_the_warning_goes(probekit, chain, drawn, tru
     # The control: something else than the audit found is still warned about, by its answers.
     other = ["filter" if action == "relabel" else "relabel", *then[2:], "--overwrite"]
     assert f"{action} is right with probability" in probekit(*other).stderr
+
+
+@pytest.mark.parametrize("student", ["linear", "memorising"])
+def test_the_student_decides_what_is_suggested(probekit, chain, drawn, true, tmp_path, student):
+    """What is suggested for a student works, and nothing then says that it is not advised."""
+    path, out = tmp_path / "audit.csv", tmp_path / "verdicts.parquet"
+    command = ["audit", chain.acts, "--labels", chain.weak, "-m", "40", "-o", path, "--no-ask"]
+    assert probekit(*command).exit_code == 0
+    answers = "".join(f"{n},{true[n]}\n" for n in drawn.ids[:40])
+    path.write_text("id,true_label\n" + answers, encoding="utf-8")
+    finding = drawn.conclude({n: true[n] for n in drawn.ids[:40]})
+    expected = after_audit(student, finding)
+    result = probekit(*command, "--student", student)
+    assert expected.line in result.stdout
+    then = shlex.split(result.stdout.split("Next: ")[1].splitlines()[0])
+    assert then[:2] == ["probekit", expected.action]
+    assert ("--hard" in then) == (student == "memorising")
+    then[then.index("-o") + 1] = str(out)
+    acted = probekit(*then[1:])
+    assert acted.exit_code == 0, acted.output
+    assert "not what the audit found" not in acted.stderr
+    # The control: for nobody in particular the audit names the action that leaves fewest wrong.
+    other = [word for word in then[1:] if word not in ("--student", student)]
+    warned = "not what the audit found" in probekit(*other, "--overwrite").stderr
+    assert warned == (finding.action != expected.action)
 
 
 def test_an_audit_here_is_found_by_itself(probekit, chain, drawn, true, tmp_path, monkeypatch):

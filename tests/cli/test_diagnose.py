@@ -61,6 +61,20 @@ def test_confidences_and_trusted_accuracy_say_what_c_is(probekit, chain, soft):
     assert (signals["confidence"], signals["confidence_from"]) == (0.8, "trusted accuracy")
 
 
+@pytest.mark.parametrize("student", ["linear", "memorising"])
+def test_the_advice_names_the_student(probekit, chain, student):
+    command = ("diagnose", chain.acts, "--labels", chain.weak)
+    plain, asked = probekit(*command), probekit(*command, "--student", student)
+    lines = asked.stdout.splitlines()
+    assert lines[1].startswith(f"For a {student} student: ")
+    others = [line.replace(f" --student {student}", "") for line in (lines[0], *lines[2:])]
+    assert others == plain.stdout.splitlines()  # nothing else changes, but what to type next
+    said = json.loads(probekit(*command, "--student", student, "--json").stdout)["student"]
+    assert said["student"] == student
+    assert said["why"] in lines[1]
+    assert json.loads(probekit(*command, "--json").stdout)["student"] is None
+
+
 def test_layers_are_chosen_among_those_stored(probekit, refused, chain, make_acts):
     acts = make_acts(chain.X, chain.ids, chain.texts, name="many.h5", layers=(2, 4, 5, 6))
     base = ("diagnose", acts, "--labels", chain.weak, "--json")

@@ -1,0 +1,184 @@
+"""The rule of advice that knows the student: chosen on tasks, tested on the one left out.
+
+``python benchmarks/weak_to_strong_advice.py`` prints the table of docs/results.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from _harness import RESULTS, read_lines, table
+from weak_to_strong_summary import CLEANED, PLAIN, SUPERVISOR
+
+from probekit.cleaning.student import AGREE, NEEDED, Needed, Student, best_for
+
+__all__ = ["HEADER", "Choice", "Rule", "choices", "choose", "rules", "student_rows"]
+
+# Students of the grid, and what the advice calls them; a memorising one gets one class a row.
+KINDS: dict[str, tuple[Student, str]] = {
+    "regularised": ("linear", "relabel, soft"),
+    "memorising": ("memorising", "relabel, hard"),
+}
+ACTIONS = ("leave", "filter", "relabel")
+SHARES = ("leave", "filter", "relabel")
+SIZES = ("audit 20", "audit 40", "audit 100")
+FEWER = tuple(
+    Needed(relabel, filtered)
+    for relabel in (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1)
+    for filtered in (0.06, 0.08, 0.1, 0.12, 0.15)
+)
+AGREED = (1.0, 0.96, 0.92, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8)
+POINT = 1.0  # what counts as a gain or a harm
+MOST_HARM = 0.05
+HEADER = ["student: advice", "leave", "filter", "relabel", "right", "harm > 1 point", "mean gain"]
+HEADER += ["least", "each task left out: right", "harm"]
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one finding would do to a student of one cell."""
+
+    task: str
+    act: Callable[[Any], str]
+    """What a rule with these constants does."""
+    gain: Mapping[str, float]
+    """Points that each action gains."""
+    best: float
+    """Most points that any cleaning gains."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What following a rule is worth."""
+
+    actions: Mapping[str, float]
+    """Share of each action."""
+    right: float
+    """Share that loses nothing by acting, or misses no more than a point by leaving."""
+    harm: float
+    gain: float
+    least: float
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A kind of advice for a student: candidates for its constants, and those that probekit has."""
+
+    name: str
+    candidates: Sequence[Any]
+    own: Any
+    choices: list[Choice]
+
+
+def follow(choices: Sequence[Choice], constants: Callable[[str], Any]) -> Outcome:
+    """Follow a rule, whose constants may depend on the task."""
+    acts = [each.act(constants(each.task)) for each in choices]
+    gained = [each.gain[act] for each, act in zip(choices, acts, strict=True)]
+    right = [
+        each.best <= POINT if act == "leave" else gain >= 0
+        for each, act, gain in zip(choices, acts, gained, strict=True)
+    ]
+    counts = Counter(acts)
+    return Outcome(
+        {act: counts[act] / len(acts) for act in ACTIONS},
+        float(np.mean(right)),
+        float(np.mean(np.array(gained) < -POINT)),
+        float(np.mean(gained)),
+        min(gained),
+    )
+
+
+def choose(choices: Sequence[Choice], candidates: Sequence[Any]) -> Any:
+    """The constants that are right most often among those that seldom harm; else the safest."""
+    found = [(value, follow(choices, lambda _, v=value: v)) for value in candidates]
+    safe = [(value, each) for value, each in found if each.harm <= MOST_HARM]
+    if not safe:
+        return min(found, key=lambda pair: pair[1].harm)[0]
+    return max(safe, key=lambda pair: pair[1].right)[0]
+
+
+def rules(lines: Sequence[Line], audits: Sequence[Line]) -> Iterator[tuple[str, Rule]]:
+    """Kind of student, and every way to be advised, on the cells that have both."""
+    for kind, (student, arm) in KINDS.items():
+        cells = list(choices(lines, audits, kind, arm))
+        yield kind, Rule("`diagnose`", AGREED, AGREE[student], [blind for blind, _ in cells])
+        for size in SIZES:
+            every = [choice for _, by_size in cells for choice in by_size[size]]
+            yield kind, Rule(size.replace(" ", " of "), FEWER, NEEDED[student], every)
+
+
+def choices(
+    lines: Sequence[Line], audits: Sequence[Line], kind: str, arm: str
+) -> Iterator[tuple[Choice, dict[str, list[Choice]]]]:
+    """For each cell the choice after `diagnose`, and those after audits by their size."""
+    cells: dict[tuple[Any, ...], dict[str, Line]] = {}
+    for line in lines:
+        if line["student"] in (kind, SUPERVISOR):
+            place = (line["pair"], line["task"], line["seed"])
+            cells.setdefault(place, {})[line["arm"]] = line
+    known = {(a["pair"], a["task"], a["seed"]): a for a in audits if a["students"] == "linear"}
+    for place, arms in cells.items():
+        if place not in known or PLAIN not in arms:
+            continue
+        points = {name: 100 * (arms[name]["acc"] - arms[PLAIN]["acc"]) for name in CLEANED}
+        gain = {"leave": 0.0, "filter": points["filter"], "relabel": points[arm]}
+        make = partial(Choice, place[1], gain=gain, best=max(points.values()))
+        drawn = {
+            size: [
+                make(partial(_after_audit, shares))
+                for shares in zip(*(known[place][size][name] for name in SHARES), strict=True)
+            ]
+            for size in SIZES
+        }
+        yield make(partial(_after_diagnosis, arms[SUPERVISOR]["advice"])), drawn
+
+
+def _after_audit(shares: tuple[float, ...], needed: Needed) -> str:
+    return best_for(needed, *shares, classes=2)
+
+
+def _after_diagnosis(said: Line, agreed: float) -> str:
+    return str(said["diagnose"]) if said["A"] <= agreed else "leave"
+
+
+def student_rows(lines: Sequence[Line], audits: Sequence[Line]) -> list[list[str]]:
+    """One row per student and advice, as HEADER names them."""
+    rows = []
+    for kind, rule in rules(lines, audits):
+        if not rule.choices:
+            continue
+        own = follow(rule.choices, lambda _, rule=rule: rule.own)
+        learned = {
+            task: choose([c for c in rule.choices if c.task != task], rule.candidates)
+            for task in {each.task for each in rule.choices}
+        }
+        unseen = follow(rule.choices, learned.__getitem__)
+        rows.append(
+            [
+                f"{kind}: {rule.name}",
+                *(f"{100 * share:.0f} %" for share in own.actions.values()),
+                f"{100 * own.right:.0f} %",
+                f"{100 * own.harm:.1f} %",
+                f"{own.gain:+.2f}",
+                f"{own.least:+.1f}",
+                f"{100 * unseen.right:.0f} %",
+                f"{100 * unseen.harm:.1f} %",
+            ]
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    ALL = [
+        read_lines(RESULTS / f"{name}.jsonl")
+        for name in ("weak_to_strong", "weak_to_strong_audits")
+    ]
+    print(table(HEADER, student_rows(*ALL)))
+    for KIND, RULE in rules(*ALL):
+        print(KIND, RULE.name, "would choose", choose(RULE.choices, RULE.candidates))

@@ -1,0 +1,60 @@
+"""The rule for a known student: followed, chosen among safe constants, tested on other tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from weak_to_strong_advice import FEWER, HEADER, Choice, choose, follow, student_rows
+
+from probekit.cleaning.student import NEEDED
+
+
+def choice(saved: float, gain: float, task: str = "t", best: float | None = None) -> Choice:
+    """An audit after which a relabel saves so much, and gains this student so many points."""
+    gains = {"leave": 0.0, "filter": 0.0, "relabel": gain}
+    best = gain if best is None else best
+    return Choice(
+        task, lambda needed: "relabel" if saved >= needed.relabel else "leave", gains, best
+    )
+
+
+def test_following_a_rule_counts_what_it_does() -> None:
+    every = [choice(0.10, 5.0), choice(0.06, -3.0), choice(0.01, -2.0), choice(0.02, 4.0)]
+    found = follow(every, lambda _: NEEDED["linear"])  # acts from 0.04 on
+    assert found.actions == {"leave": 0.5, "filter": 0.0, "relabel": 0.5}
+    assert found.right == 0.5  # one gain, one harm, one rightly left, one missed
+    assert found.harm == 0.25
+    assert found.gain == pytest.approx((5.0 - 3.0) / 4)
+    assert found.least == -3.0
+
+
+def test_constants_are_chosen_among_those_that_seldom_harm() -> None:
+    every = [choice(0.03, -2.0), choice(0.05, 3.0), choice(0.12, 6.0)]
+    assert choose(every, FEWER).relabel in (0.04, 0.05)
+    # The control: if the small saving gains, too, there is nothing to hold back for.
+    assert choose([choice(0.0, 2.0), *every[1:]], FEWER).relabel == 0.0
+
+
+def cell(task: str, gain: float, left: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    place = {"pair": "a:b", "task": task, "seed": 0}
+    advice = {"diagnose": "relabel", "A": 0.8}
+    lines = [place | {"student": "supervisor", "arm": "supervisor", "advice": advice}]
+    for arm, more in (("plain", 0.0), ("filter", 0.0), ("relabel, soft", gain)):
+        lines.append(place | {"student": "regularised", "arm": arm, "acc": 0.7 + more / 100})
+    lines.append(place | {"student": "regularised", "arm": "relabel, hard", "acc": 0.7})
+    shares = {"leave": [0.2] * 2, "filter": [0.15] * 2, "relabel": [left] * 2}
+    audits = {f"audit {m}": shares for m in (20, 40, 100)}
+    return lines, place | {"students": "linear"} | audits
+
+
+def test_a_task_is_advised_by_the_others() -> None:
+    """On each task alone 7 points saved gain; on the other one 7 points harm."""
+    cells = [cell("gains", 5.0, 0.13), cell("harms", -5.0, 0.13)]
+    lines = [line for own, _ in cells for line in own]
+    rows = student_rows(lines, [audit for _, audit in cells])
+    row = dict(zip(HEADER, next(row for row in rows if "audit of 40" in row[0]), strict=True))
+    assert (row["relabel"], row["right"], row["harm > 1 point"]) == ("100 %", "50 %", "50.0 %")
+    # Learned on `gains` the rule acts on `harms`; learned on `harms` it leaves `gains` alone.
+    assert row["each task left out: right"] == "0 %"
+    assert row["harm"] == "50.0 %"

@@ -1,0 +1,100 @@
+"""Advice that knows the student: the same labels, another student, another action."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from probekit.cleaning.advice import Signals, decide
+from probekit.cleaning.audit import Finding
+from probekit.cleaning.shares import Share
+from probekit.cleaning.student import after_audit, after_diagnosis
+from probekit.errors import UsageError
+
+
+def finding(wrong: float, kept: float, left: float, classes: int = 2, **other: Any) -> Finding:
+    """An audit that found these shares wrong: as they are, after a filter, after a relabel."""
+    shares = {"leave": wrong, "filter": kept, "relabel": left}
+    return Finding(
+        action=other.get("action", "filter"),
+        probability=0.9,
+        settled=False,
+        more=10,
+        shares={name: Share(value, 0.0, 1.0, 40, 1000) for name, value in shares.items()},
+        by_class={str(c): Share(wrong, 0.0, 1.0, 20, 500) for c in range(classes)},
+        answers=40,
+        unsure=0,
+        not_drawn=0,
+        rows=1000,
+    )
+
+
+def advised(student: str, *shares: float, classes: int = 2) -> str:
+    said = after_audit(student, finding(*shares, classes=classes))  # type: ignore[arg-type]
+    assert said is not None
+    return said.action
+
+
+@pytest.mark.parametrize(
+    ("shares", "linear", "memorising"),
+    [
+        ((0.28, 0.15, 0.17), "relabel", "relabel"),  # SST-2: a relabel corrects 11 points
+        ((0.14, 0.06, 0.12), "leave", "relabel"),  # Twitter sentiment: it corrects 2
+        ((0.34, 0.22, 0.34), "filter", "relabel"),  # keywords: it corrects none, a filter 12
+        ((0.12, 0.05, 0.13), "leave", "leave"),  # a relabel makes more wrong, a filter saves 7
+        ((0.50, 0.38, 0.42), "filter", "filter"),  # most labels are right among the kept ones only
+        ((0.50, 0.49, 0.44), "leave", "leave"),  # near chance, whatever is done
+    ],
+)
+def test_the_student_decides(
+    shares: tuple[float, float, float], linear: str, memorising: str
+) -> None:
+    assert advised("linear", *shares) == linear
+    assert advised("memorising", *shares) == memorising
+
+
+def test_chance_depends_on_the_number_of_classes() -> None:
+    """Half of the labels wrong is hopeless with two classes, and much with twelve."""
+    assert advised("linear", 0.60, 0.55, 0.45) == "leave"
+    assert advised("linear", 0.60, 0.55, 0.45, classes=12) == "relabel"
+
+
+def test_a_memorising_student_is_given_one_class_a_row() -> None:
+    for student, hard in (("linear", False), ("memorising", True)):
+        said = after_audit(student, finding(0.3, 0.2, 0.1))  # type: ignore[arg-type]
+        assert said is not None
+        assert said.hard is hard
+        assert ("--hard" in said.line) is hard
+        assert "20 points fewer" in said.line
+        assert said.line.startswith(f"For a {student} student: relabel")
+
+
+def test_without_an_answer_there_is_no_advice() -> None:
+    assert after_audit("linear", finding(0.3, 0.2, 0.1, action=None)) is None
+
+
+def diagnosed(pc: float, agreement: float) -> Any:
+    return decide(Signals(2000, 2, pc, (pc - 0.01, pc + 0.01), agreement, 0.75, "confidences"))
+
+
+def test_without_true_labels_a_linear_student_needs_disagreement() -> None:
+    assert diagnosed(0.8, 0.80).action == diagnosed(0.8, 0.95).action == "relabel"
+    assert after_diagnosis("linear", diagnosed(0.8, 0.80)).action == "relabel"
+    close = after_diagnosis("linear", diagnosed(0.8, 0.95))
+    assert close.action == "leave"
+    assert "disagrees with 5 % of them" in close.why
+    assert "12 % or more" in close.why
+    assert after_diagnosis("memorising", diagnosed(0.8, 0.95)).action == "relabel"
+    # Where the plain advice is to leave them, no student overrules it.
+    for student in ("linear", "memorising"):
+        said = after_diagnosis(student, diagnosed(0.5, 0.80))  # type: ignore[arg-type]
+        assert said.action == "leave"
+        assert not said.hard
+
+
+def test_an_unknown_student_is_refused() -> None:
+    with pytest.raises(UsageError, match="student is one of linear, memorising, got 'large'"):
+        after_diagnosis("large", diagnosed(0.8, 0.8))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="got 'large'"):
+        after_audit("large", finding(0.3, 0.2, 0.1))  # type: ignore[arg-type]
