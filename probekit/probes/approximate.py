@@ -106,7 +106,8 @@ def search_lists(
     exact = _nearest(do(_nearest_in, chunks, sent, rows[sample], min(n, k + 1)), k + 1)
     near = np.array([line[line != i][:k] for i, line in zip(sample, exact, strict=True)])
     count = max(1, round(n**0.5))
-    centres = _centres(rows, np.sort(rng.choice(n, min(n, OF_A_LIST * count), replace=False)), rng)
+    trained = np.sort(rng.choice(n, min(n, OF_A_LIST * count), replace=False))
+    centres = _centres(rows, trained, count, width, rng)
     visits = _visits(rows, centres, sample, near)
     if visits > LARGEST * len(centres):
         return None
@@ -192,19 +193,25 @@ def _listed(
     return visited, norms
 
 
-def _centres(rows: Any, chosen: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Centres (count, d) of k-means on the chosen rows (OF_A_LIST * count,)."""
+def _centres(
+    rows: Any, chosen: NDArray[np.int64], count: int, width: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Centres of k-means on the chosen rows, at most ``count``.
+
+    Lists with fewer than ``width`` rows, by the share of the chosen ones, are left to the others:
+    a row that visits nothing else would find too few.
+    """
     some = np.empty((len(chosen), rows.shape[1]), np.float32)
     for part in row_chunks(len(chosen), 4 * rows.shape[1]):
         some[part] = rows[chosen[part]]
-    count = max(1, round(len(rows) ** 0.5))
     centres: NDArray[np.float32] = some[rng.choice(len(some), count, replace=False)]
     for _ in range(ROUNDS):
         members, ends = _by_list(_closest(some, centres, 1)[1][:, 0], count)
         for number, (start, stop) in enumerate(itertools.pairwise(ends)):
             if start < stop:  # a list without rows keeps its centre
                 centres[number] = some[members[start:stop]].mean(axis=0)
-    return centres
+    long = np.diff(ends) * len(rows) >= width * len(some)
+    return centres[long] if long.any() else centres
 
 
 def _visits(

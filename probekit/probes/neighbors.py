@@ -200,13 +200,13 @@ class NeighborIndex:
             If k > n - 1, or a row has fewer than k others outside its group.
         """
         n = len(self)
-        if self.approximate and rows is None and among is None:
-            found = Neighbors(np.empty((n, k), np.int64), np.empty((n, k), np.float32))
-            for block, nearest in self.blocks(k, groups=groups):
-                found.index[block], found.distance[block] = nearest.index, nearest.distance
-            return found
         chosen = np.arange(n) if among is None else np.flatnonzero(among)
         numbers, fewest = self._numbers(k, groups, chosen)
+        if self.approximate and rows is None and among is None:
+            found = Neighbors(np.empty((n, k), np.int64), np.empty((n, k), np.float32))
+            for block, nearest in self._approximate(k, numbers):
+                found.index[block], found.distance[block] = nearest.index, nearest.distance
+            return found
         shared = _SHARED.get()
         if shared is not None and rows is None and among is None:
             # Enough for each probe's default; a list's beginning is the list of a smaller k.
@@ -226,8 +226,8 @@ class NeighborIndex:
     ) -> Iterator[tuple[slice | NDArray[np.int64], Neighbors]]:
         """:meth:`others` of all rows, of some rows at a time: their numbers, and theirs alone.
 
-        One block of all rows, unless the search is approximate. Drop each before the next, so that
-        memory holds one.
+        One block of all rows, unless the search is approximate. Then drop each before the next, so
+        that memory holds one; rows whose lists hold too few others come again in the last.
         """
         if self.approximate:
             yield from self._approximate(k, self._numbers(k, groups, np.arange(len(self)))[0])
@@ -277,7 +277,7 @@ class NeighborIndex:
     def _approximate(
         self, k: int, numbers: NDArray[np.int64]
     ) -> Iterator[tuple[slice | NDArray[np.int64], Neighbors]]:
-        """Others of blocks of rows from inverted lists; exact where these hold fewer than k."""
+        """Others of blocks of rows from inverted lists; then exactly where these hold too few."""
         n = len(self)
         width, tasks = min(n, k + MARGIN + 1), ray_tasks() if n >= SHARED_QUERIES else None
         blocks = search_lists(self.space.searched(), k, width, tasks=tasks)
@@ -285,18 +285,18 @@ class NeighborIndex:
             self.recall = 1.0
             yield slice(0, n), self._search(self.space, self.space, k, (numbers, numbers))
             return
+        short = np.zeros(0, np.int64)
         for rows, found in blocks:
             distance, near = outside_groups(found, rows, numbers, k)
             del found
             distance *= self.space.scale
-            short = np.flatnonzero(np.isinf(distance[:, -1]))
-            if len(short):
-                asked, pair = self.space.subset(rows[short]), (numbers[rows[short]], numbers)
-                exact = self._search(self.space, asked, k, pair)
-                near[short], distance[short] = exact.index, exact.distance
+            short = np.append(short, rows[np.isinf(distance[:, -1])])
             yield rows, Neighbors(near, distance)
             del near, distance
         self.recall = blocks.recall
+        if len(short):
+            pair = numbers[short], numbers
+            yield short, self._search(self.space, self.space.subset(short), k, pair)
 
     def _search(self, space: Space, asked: Space, k: int, groups: Pair | None = None) -> Neighbors:
         """Nearest rows of ``space`` for those of ``asked``, block by block of both."""

@@ -11,9 +11,9 @@ from probekit.probes.knn import neighbor_means
 from probekit.probes.neighbors import NeighborIndex, exact_seconds
 
 
-def clustered(n=3000, d=16):
+def clustered(n=3000, d=16, apart=3.0):
     rng = np.random.default_rng(0)
-    centres = 3 * rng.standard_normal((40, d))
+    centres = apart * rng.standard_normal((40, d))
     return (centres[rng.integers(0, 40, n)] + rng.standard_normal((n, d))).astype(np.float32)
 
 
@@ -23,7 +23,7 @@ def hits(found, exact):
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_most_neighbours_are_found_and_the_share_is_known(metric, monkeypatch):
-    X = clustered()
+    X = clustered(apart=1.5)
     index = NeighborIndex(X, metric=metric, approximate=True)
     found, exact = index.others(20), NeighborIndex(X, metric=metric).others(20)
     assert (found.index != np.arange(len(X))[:, None]).all()
@@ -67,6 +67,20 @@ def test_copies_are_left_out_also_where_they_fill_the_list():
     assert (groups[found.index] != groups[:, None]).all()
     exact = NeighborIndex(X).others(10, groups=groups)
     assert np.array_equal(found.index[:100], exact.index[:100])
+
+
+def test_no_row_is_alone_in_a_list_that_is_too_short():
+    rng = np.random.default_rng(0)
+    X = clustered(3000)
+    X[:40] = 9 * rng.standard_normal((40, 16))  # each far from all others
+    centres = approximate._centres(X, np.arange(3000), 55, 30, np.random.default_rng(0))
+    home, _ = approximate._listed(slice(0, 3000), X, centres, 1)
+    assert 10 < len(centres) < 55
+    assert np.bincount(home[:, 0], minlength=len(centres)).min() >= 20
+    # Control: of any length.
+    every = approximate._centres(X, np.arange(3000), 55, 0, np.random.default_rng(0))
+    home, _ = approximate._listed(slice(0, 3000), X, every, 1)
+    assert np.bincount(home[:, 0], minlength=55).min() < 10
 
 
 def test_rows_that_are_not_copied_have_the_same_neighbours(monkeypatch):
