@@ -99,6 +99,8 @@ class RidgeStates:
         exact = 8 * n * len(values) <= EXACT_BYTES
         frame = _Frame(uuid4().hex, self.mean, constant, self.vectors, exact=exact)
         self._frame, self._groups = self._rows.put(frame), self._rows.put(groups_by_size)
+        # The labels that were fitted last, and what is known of them: it takes a pass.
+        self._known: tuple[Any, Any, Any] = (None, None, None)
 
     def _decompose(
         self, X: Any, constant: NDArray[np.bool_]
@@ -165,10 +167,13 @@ class RidgeStates:
 
     def _fit(self, sent: Any, Y: NDArray[np.float64], penalties: Sequence[float]) -> _Fit:
         n = len(self)
-        # ȳ = Σ w_i y_i / n, what the intercept alone predicts
-        y_mean = self.weight @ Y / n
-        # Zᵀ W (Y − ȳ) (r, c)
-        (moment,) = self._rows.sum(_add_moment, self._frame, self._sent, sent, y_mean)
+        if self._known[0] is not Y:
+            # ȳ = Σ w_i y_i / n, what the intercept alone predicts
+            y_mean = self.weight @ Y / n
+            # Zᵀ W (Y − ȳ) (r, c)
+            (moment,) = self._rows.sum(_add_moment, self._frame, self._sent, sent, y_mean)
+            self._known = Y, y_mean, moment
+        _, y_mean, moment = self._known
         # D = (n (σ² / s² + λ))⁻¹
         return _Fit(n, y_mean, moment, [1 / ((self.values + p) * n) for p in penalties])
 
@@ -304,17 +309,10 @@ def _add_moment(
     Y: NDArray[np.float64],
     y_mean: NDArray[np.float64],
 ) -> list[Any]:
-    targets = weight[share.rows, None] * (Y[share.rows] - y_mean)
-    if _projected(share, frame) is not None:
-        total = np.zeros((frame.vectors.shape[1], Y.shape[1]))
-        for rows, Z in _projections(share, frame):
-            total += Z.T @ targets[rows.start - share.rows.start : rows.stop - share.rows.start]
-        return [total]
-    # Without Z in memory: Vᵀ (X − x̄)ᵀ W (Y − ȳ) / s needs no product with V for each row.
-    total = np.zeros((len(frame.mean), Y.shape[1]))
-    for _, part, X in _chunks(share):
-        total += _centred(X, frame.mean, frame.constant).T @ targets[part]
-    return [frame.vectors.T @ total]
+    total = np.zeros((frame.vectors.shape[1], Y.shape[1]))
+    for rows, Z in _projections(share, frame):
+        total += Z.T @ (weight[rows, None] * (Y[rows] - y_mean))
+    return [total]
 
 
 def _some_columns(share: Share, frame: _Frame, columns: NDArray[np.int64]) -> list[Any]:

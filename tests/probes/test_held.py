@@ -122,7 +122,7 @@ def test_fits_to_shares_are_those_to_all_rows(
     assert np.abs(other.oof_proba_ - expected.oof_proba_).max() > 1e-5
     play(tasks := Played(workers))
     found = clone(probe).fit(X, Y, **more)
-    assert tasks.asked >= 8 * workers
+    assert tasks.asked >= 6 * workers
     np.testing.assert_allclose(found.oof_proba_, expected.oof_proba_, rtol=0, atol=1e-9)
     ahead = (fit.predict_proba(X[:50] + 1) for fit in (found, expected))
     np.testing.assert_allclose(*ahead, rtol=0, atol=1e-9)
@@ -161,8 +161,7 @@ def test_workers_read_their_rows_once_and_again_where_they_are_lost(
     assert rows < more_rows <= rows + 2 * 200 + 100
     assert most_rows >= 4 * 600
     assert np.array_equal(once, lost)
-    # Without the projections in memory, where they are float32, ridge sums the states themselves.
-    np.testing.assert_allclose(again, once, rtol=0, atol=1e-6)
+    assert np.array_equal(once, again)
 
 
 def test_few_rows_stay_here(play: Callable[[Played], None]) -> None:
