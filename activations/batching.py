@@ -142,19 +142,10 @@ def cut_batches(lengths: Array, budget: int) -> list[Array]:
     """Split rows, the longest first (ties in their order), into batches of at most ``budget``.
 
     The split minimises padding plus a fixed cost per batch: few rows of very different lengths
-    become small batches, a lot of rows full ones with hardly any padding.
+    become small batches, a lot of rows full ones with hardly any padding. ``lengths`` (n,) are in
+    tokens; ``budget`` is padded tokens, and a longer row becomes a batch of its own.
 
-    Parameters
-    ----------
-    lengths
-        (n,) number of tokens of each row.
-    budget
-        Padded tokens per batch; a longer row becomes a batch of its own.
-
-    Returns
-    -------
-    list
-        Positions of each batch's rows; together every position once.
+    Returns the positions of each batch's rows; together every position once.
     """
     if budget < 1:
         raise UsageError(f"A batch has at least one token, not {budget}.")

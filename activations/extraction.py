@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ from probekit.activations.job import (
     forward_job,
     is_folder,
     job_windows,
+    of_layers,
     open_writer,
     report_on,
     resumable,
@@ -49,7 +51,7 @@ from probekit.activations.spec import (
     storable,
 )
 from probekit.activations.store import ActivationStore
-from probekit.activations.units import forwarded, run_units
+from probekit.activations.units import add_to, forwarded, run_units
 from probekit.data import Rows
 from probekit.errors import (
     DataError,
@@ -64,13 +66,13 @@ from probekit.files import refuse_reads
 from probekit.sources import load_rows
 
 __all__ = [
+    "add_layers",
     "estimate",
     "extract",
     "extract_differences",
     "prepare",
+    "prepare_adding",
     "run",
-    "run_states",
-    "stored_spec",
 ]
 
 
@@ -82,7 +84,9 @@ def prepare(request: Request, *, compare: bool = False, device: str | None = Non
 
     Raises ProbekitError if anything is wrong, with one sentence about it.
     """
-    path, folder = _checked_output(Path(request.output)), is_folder(request.output)
+    path, folder = Path(request.output), is_folder(request.output)
+    if not path.parent.is_dir():
+        raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")
     named = [each for each in (request.rows, request.model) if isinstance(each, str | Path)]
     refuse_reads([path], [*named, request.template], overwrite=request.overwrite)
     if compare and request.skip_refused:
@@ -145,10 +149,21 @@ def prepare(request: Request, *, compare: bool = False, device: str | None = Non
     return job
 
 
-def _checked_output(path: Path) -> Path:
-    if not path.parent.is_dir():
-        raise DataError(f"The folder {path.parent} of the output {path.name} does not exist.")
-    return path
+def prepare_adding(request: Request, *, device: str | None = None) -> Job:
+    """Return a job of the layers that the store at the request's output lacks.
+
+    If it lacks none, they are its own. ``device`` is as of :func:`prepare`.
+    """
+    path = Path(os.path.realpath(request.output))
+    if request.overwrite:
+        raise UsageError("--add-layers keeps the store, and --overwrite replaces it; give one.")
+    if stored_spec(path) is None:
+        raise StoreError(f"{path} is not there to add layers to; leave --add-layers out.")
+    job = prepare(request, device=device)
+    with ActivationStore(path, allow_incomplete=True) as store:
+        present = store.layers
+    layers = set(job.spec.layers).difference(present) or present
+    return replace(of_layers(job, layers), path=path, adds=True)
 
 
 def read_rows(request: Request) -> Rows:
@@ -371,6 +386,41 @@ def extract_differences(
     return ActivationStore(run(prepare(request, compare=True), show=progress).path)
 
 
+def add_layers(
+    request: Request,
+    *,
+    show: bool | None = None,
+    on_batch: Callable[[Batch], None] | None = None,
+) -> Summary:
+    """Add the request's layers to the store at its output; the same call resumes after a stop.
+
+    The network runs up to the deepest missing layer for every row, whatever is stored; layers that
+    are stored are neither pooled nor computed beyond that. They are extracted into a file beside
+    the store, or beside each part of a folder, which resumes as any extraction does. Both are then
+    copied into one, which replaces the store, or the part, in one step: the disk holds its states
+    twice for that moment.
+
+    Parameters
+    ----------
+    request
+        The request that made the store, with the layers to add.
+    show, on_batch
+        As :func:`run`.
+
+    Returns
+    -------
+    Report of the whole store; ``rows_forwarded`` is 0 if it had every layer.
+
+    Raises
+    ------
+    StaleStoreError
+        If the store was made from other rows, another model or with other settings.
+    StoreError
+        If there is no store, it is incomplete, or the disk has no room.
+    """
+    return run(prepare_adding(request), show=show, on_batch=on_batch)
+
+
 def estimate(job: Job) -> dict[str, Any]:
     """Count rows, tokens and bytes on disk of an extraction, without loading weights."""
     plan = job.store_plan
@@ -413,16 +463,10 @@ def run(
     show: bool | None = None,
     on_batch: Callable[[Batch], None] | None = None,
 ) -> Summary:
-    """Run a job; an interrupted one can be resumed.
+    """Run a job of ``prepare`` or ``prepare_adding``; an interrupted one can be resumed.
 
-    Parameters
-    ----------
-    job
-        From ``prepare``.
-    show
-        Whether to draw a progress bar; None: on a terminal and in a notebook.
-    on_batch
-        Called with every batch after its forward pass.
+    ``show``: whether to draw a progress bar; None: on a terminal and in a notebook. ``on_batch`` is
+    called with every batch after its forward pass.
     """
     if job.folder:
         report = run_units(job, show=show, on_batch=on_batch)
@@ -430,15 +474,15 @@ def run(
         return report
     start = time.monotonic()
     with quiet(python_warnings=False):
-        if not job.spec.pairs:
-            counts, loaded = run_states(job, show, on_batch)
-            return report_on(job, counts, (start, loaded))
-        texts = texts_job(job)
-        counts, loaded = _run_pairs(job, texts, show, on_batch)
-        return report_on(job, counts, (start, loaded), texts=len(texts.rows))
+        if job.spec.pairs:
+            texts = texts_job(job)
+            counts, loaded = _run_pairs(job, texts, show, on_batch)
+            return report_on(job, counts, (start, loaded), texts=len(texts.rows))
+        counts, loaded = (_run_adding if job.adds else _run_states)(job, show, on_batch)
+        return report_on(job, counts, (start, loaded))
 
 
-def run_states(
+def _run_states(
     job: Job, show: bool | None, on_batch: Callable[[Batch], None] | None
 ) -> tuple[Counts, float]:
     """Extract into one file; return what was done, and when the model was loaded."""
@@ -481,14 +525,44 @@ def _run_pairs(
             writer = stack.enter_context(open_writer(job))
         if writer is None or not writer.complete:
             try:
-                counts, loaded = run_states(texts, show, on_batch)
+                counts, loaded = _run_states(texts, show, on_batch)
             except (StaleStoreError, OutputExistsError):  # of other pairs
                 texts.path.unlink()
-                counts, loaded = run_states(texts, show, on_batch)
+                counts, loaded = _run_states(texts, show, on_batch)
             if writer is None:
                 writer = stack.enter_context(open_writer(job))
             counts = subtract(job, texts.path, writer, counts)
             warn_nonfinite(job, counts, Progress(0, show=False))
         writer.finish()
     texts.path.unlink(missing_ok=True)
+    return counts, loaded
+
+
+def _run_adding(
+    job: Job, show: bool | None, on_batch: Callable[[Batch], None] | None
+) -> tuple[Counts, float]:
+    """Add layers to one file; return the same of the layers."""
+    path = job.path
+    counts, loaded = Counts(batch_tokens=job.batch_tokens), time.monotonic()
+    with ActivationStore(path, allow_incomplete=True) as store:
+        present = store.layers
+    added = replace(job, path=path.with_name(f".{path.name}.added"))
+    # Checks rows and spec, and keeps other writers out.
+    with open_writer(of_layers(job, present)) as old:
+        if not old.complete:
+            raise StoreError(
+                f"{path} is not complete; finish it first, by the command that began it."
+            )
+        if lacking := set(job.spec.layers).difference(present):
+            needed = of_layers(job, {*present, *lacking}).store_plan.nbytes
+            needed += 0 if added.path.exists() else added.store_plan.nbytes
+            if needed > job.free_bytes:
+                raise StoreError(
+                    f"Adding layers needs {human_bytes(needed)} beside the store until it is done, "
+                    f"but {human_bytes(job.free_bytes)} are free on its disk; free some space."
+                )
+            plain = replace(added, request=replace(job.request, compression=None))
+            counts, loaded = _run_states(plain, show, on_batch)
+            add_to(path, added)
+        added.path.unlink(missing_ok=True)
     return counts, loaded

@@ -264,11 +264,7 @@ def local_reader(folder: Path) -> Reader:
 def read_settings(read: Reader) -> SentenceSettings | None:
     """Read settings from ``modules.json`` and the files it names; None without that file.
 
-    Parameters
-    ----------
-    read
-        From a file's name within the model's folder to its JSON, or None if it is missing.
-
+    ``read``: from a file's name within the model's folder to its JSON, or None if it is missing.
     Raises ModelError if a module is outside of the folder, or none is a transformer.
     """
     listed = read(MODULES)

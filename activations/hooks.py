@@ -60,19 +60,10 @@ def find_blocks(root: torch.nn.Module, depth: int) -> torch.nn.ModuleList | None
 class Tap:
     """A model that returns pooled states of the requested layers and runs no further.
 
-    Parameters
-    ----------
-    root
-        Base model or encoder, without a head, in evaluation mode.
-    layers
-        Layers to return.
-    depth
-        Number of the model's blocks.
-    take
-        Pooling: from a layer's states (b, s, d) and the mask of real tokens to what is kept.
-    blocks
-        The model's blocks, at least up to the deepest layer; None: every block runs, and the states
-        come from ``output_hidden_states``.
+    ``root`` is a base model or encoder of ``depth`` blocks, without a head, in evaluation mode.
+    ``take`` pools: from a layer's states (b, s, d) and the mask of real tokens to what is kept.
+    ``blocks`` are the model's, at least up to the deepest layer; None: every block runs, and the
+    states come from ``output_hidden_states``.
     """
 
     def __init__(

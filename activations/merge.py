@@ -37,12 +37,8 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
 
     It has the rows of the first, then of the second, and so on. A folder of parts is one store.
 
-    Raises
-    ------
-    StaleStoreError
-        If the stores differ in model, spec or groups.
-    StoreError
-        If a store is incomplete, or an id is in two of them.
+    Raises StaleStoreError if the stores differ in model, spec or groups, and StoreError if one is
+    incomplete or an id is in two of them.
     """
     paths = [expand(part, error=NotAStoreError) for part in parts]
     if len(paths) < 2 and not all(path.is_dir() for path in paths):

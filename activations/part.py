@@ -29,13 +29,7 @@ PROBES = 4
 
 
 class Part:
-    """One HDF5 file; opening reads only the header.
-
-    Attributes
-    ----------
-    header
-        All but the states and the columns of the rows.
-    """
+    """One HDF5 file; opening reads only the ``header``: all but states and columns of the rows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -70,18 +64,20 @@ class Part:
     def raw(self, layer: int) -> Any:
         """Return the stored numbers: a read-only memory map if possible, else the HDF5 data set."""
         if layer not in self._raw:
-            self._raw[layer] = self._open_layer(layer)
+            data, offset = self._file["layers"][str(layer)], self.header.layers[layer].offset
+            if offset is not None and data.size:
+                stored = self._mapped()[offset : offset + data.nbytes]
+                data = stored.view(data.dtype).reshape(data.shape)
+            self._raw[layer] = data
         return self._raw[layer]
 
-    def _open_layer(self, layer: int) -> Any:
-        data, offset = self._file["layers"][str(layer)], self.header.layers[layer].offset
-        if offset is None or data.size == 0:
-            return data
+    def _mapped(self) -> Array:
+        """Return the bytes of the file, mapped at the first call."""
         if self._map is None:
             # Through the open file: its name may belong to another file by now.
             with open(self._stream.fileno(), "rb", closefd=False) as file, damaged(self.path):
                 self._map = np.asarray(np.memmap(file, np.uint8, "r"))
-        return self._map[offset : offset + data.nbytes].view(data.dtype).reshape(data.shape)
+        return self._map
 
     def slice(self, layer: int, start: int, stop: int) -> Array:
         """Return the stored numbers of the rows ``start`` to ``stop``."""
@@ -96,11 +92,20 @@ class Part:
         return rows if chunks is None else -(-rows // int(chunks[0])) * int(chunks[0])
 
     def prefetch(self, layer: int, rows: Array) -> None:
-        """Ask the disk for ``rows``, all at once."""
+        """Ask the disk for ``rows``, all at once, unless they are in memory.
+
+        Reading through the map alone waits for one page after the other (docs/format.md has times).
+        """
         info, raw = self.header.layers[layer], self.raw(layer)
-        if isinstance(raw, np.ndarray):
-            stride = info.width * raw.itemsize
-            _prefetch(self._stream.fileno(), rows, offset=info.offset or 0, stride=stride)
+        if not (CAN_PREFETCH and len(rows) and isinstance(raw, np.ndarray)):
+            return
+        handle, stride = self._stream.fileno(), info.width * raw.itemsize
+        starts = rows * stride + (info.offset or 0)
+        probes = starts[:: -(-len(rows) // PROBES)]
+        if all(_is_cached(handle, start) for start in probes.tolist()):
+            return
+        for start in starts.tolist():
+            os.posix_fadvise(handle, start, stride, os.POSIX_FADV_WILLNEED)
 
     def gather(self, layer: int, rows: Array) -> Array:
         """Return states of ``rows`` in their order, float32."""
@@ -139,20 +144,6 @@ def single(raw: Array) -> Array:
     out = np.empty(raw.shape, np.float32)
     widen(raw, out)
     return out
-
-
-def _prefetch(handle: int, rows: Array, *, offset: int, stride: int) -> None:
-    """Start reading ``rows`` of ``stride`` bytes from ``offset`` on, unless they are in memory.
-
-    Reading through the map alone waits for one page after the other (docs/format.md has times).
-    """
-    if not CAN_PREFETCH or not len(rows):
-        return
-    probes = rows[:: -(-len(rows) // PROBES)] * stride + offset
-    if all(_is_cached(handle, start) for start in probes.tolist()):
-        return
-    for start in (rows * stride + offset).tolist():
-        os.posix_fadvise(handle, start, stride, os.POSIX_FADV_WILLNEED)
 
 
 def _is_cached(handle: int, offset: int) -> bool:

@@ -28,16 +28,9 @@ def no_moving_bars() -> Iterator[None]:
 
 
 class MovingBar:
-    """A bar of tqdm with a text beside it.
+    """A bar of tqdm with a text beside it; ``done`` of ``total`` steps are of an earlier run.
 
-    Parameters
-    ----------
-    total
-        Total number of steps.
-    done
-        Number of steps done by an earlier run.
-    show
-        Whether to draw it; None: on a terminal and in a notebook.
+    ``show``: whether to draw it; None: on a terminal and in a notebook.
     """
 
     def __init__(self, total: int, *, done: int = 0, show: bool | None = None) -> None:

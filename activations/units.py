@@ -65,17 +65,10 @@ HIDDEN = re.compile(
 class Units:
     """The parts of a job's folder, planned before the first is made.
 
-    Attributes
-    ----------
-    index
-        What ``store.json`` says, or will say.
+    ``index`` is what ``store.json`` says, or will say.
 
-    Raises
-    ------
-    OutputExistsError
-        If the folder holds other things.
-    StaleStoreError
-        If it or a part of it was made from other rows or another spec.
+    Raises OutputExistsError if the folder holds other things, and StaleStoreError if it or a part
+    of it was made from other rows or another spec.
     """
 
     def __init__(self, job: Job) -> None:
@@ -303,9 +296,7 @@ def run_units(
     Of several processes, process ``share[0]`` makes every ``share[1]``-th part. They need not wait
     for each other.
 
-    Returns
-    -------
-    The report of the whole store; None if other processes have not made all of their parts.
+    Returns the report of the whole store; None if others have not made all of their parts.
     """
     start = time.monotonic()
     counts = Counts(batch_tokens=job.batch_tokens)

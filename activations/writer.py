@@ -59,14 +59,8 @@ class StoreWriter:
     Rows are written as they come. :meth:`flush` waits until they are on the disk and only then
     marks them done, so rows marked done are right even after ``kill -9`` or a power cut.
 
-    Attributes
-    ----------
-    done
-        (n,) bool, rows that are stored safely.
-    complete
-        Whether the store is finished.
-    changed
-        Number of rows not done whose text has changed since the store was created.
+    ``complete``: whether the store is finished; ``changed``: number of rows not done whose text has
+    changed since the store was created.
     """
 
     def __init__(

@@ -176,8 +176,7 @@ def command(**options: Unpack[ExtractOptions]) -> None:
     from probekit.activations.quiet import rare_collection
 
     with rare_collection():
-        from probekit.activations.adding import prepare_adding, run_adding
-        from probekit.activations.extraction import estimate, prepare, run
+        from probekit.activations.extraction import estimate, prepare, prepare_adding, run
         from probekit.activations.job import PairReport, Request
         from probekit.activations.units import run_units
         from probekit.cli.ranks import local_device, ranks_from_environment
@@ -207,7 +206,7 @@ def command(**options: Unpack[ExtractOptions]) -> None:
     elif ranks is not None:
         report = run_units(job, share=(ranks.rank, ranks.world), on_batch=log)
     else:
-        report = (run_adding if adds else run)(job, on_batch=log)
+        report = run(job, on_batch=log)
     if report is None:
         say(f"{job.path}: process {ranks.rank if ranks else 0} has written its parts.")
         return

@@ -13,8 +13,7 @@ import pytest
 from probekit.activations import extraction
 from probekit.activations import job as job_module
 from probekit.activations import units as units_module
-from probekit.activations.adding import add_layers
-from probekit.activations.extraction import extract
+from probekit.activations.extraction import add_layers, extract
 from probekit.activations.job import Request
 from probekit.activations.store import ActivationStore
 from probekit.errors import StaleStoreError, StoreError, UsageError

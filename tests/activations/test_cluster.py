@@ -13,9 +13,8 @@ from click.testing import CliRunner
 
 from probekit.activations import cluster as cluster_module
 from probekit.activations import units as units_module
-from probekit.activations.adding import prepare_adding
 from probekit.activations.cluster import Worker, run_on_ray
-from probekit.activations.extraction import extract, extract_differences, prepare
+from probekit.activations.extraction import extract, extract_differences, prepare, prepare_adding
 from probekit.activations.job import Request
 from probekit.activations.units import Units
 from probekit.cli.main import cli

@@ -226,7 +226,7 @@ def test_a_store_is_replaced_when_the_new_one_is_there(
     with pytest.raises(StaleStoreError, match="layers is"):
         extract_differences(make_pairs(), model, output=output, layers="last")
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "run_states", killed)
+        patch.setattr(extraction, "_run_states", killed)
         with pytest.raises(KeyboardInterrupt):
             extract_differences(make_pairs(29), model, output=output, overwrite=True)
     assert output.read_bytes() == before

@@ -15,12 +15,13 @@ from click.testing import CliRunner
 
 from probekit.activations import store as store_module
 from probekit.activations import units as units_module
-from probekit.activations.adding import add_layers, prepare_adding
 from probekit.activations.extraction import (
+    add_layers,
     estimate,
     extract,
     extract_differences,
     prepare,
+    prepare_adding,
     run,
 )
 from probekit.activations.index import INDEX, Index
