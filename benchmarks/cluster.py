@@ -234,6 +234,7 @@ class Nodes:
             except Exception as error:  # Ray raises no other
                 if not left or "timed out" not in str(error):
                     raise
+        raise AssertionError("the last attempt returns or raises")
 
     def close(self) -> None:
         """End both."""

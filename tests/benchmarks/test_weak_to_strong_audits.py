@@ -10,6 +10,7 @@ import pytest
 from weak_to_strong_audits import DRAWS, SHARES, SIZES, audited
 
 from probekit import ActivationStore, WeakLabels
+from probekit.activations.create import Plan
 from probekit.activations.writer import StoreWriter
 
 N = 400
@@ -23,9 +24,8 @@ def cell(tmp_path: Path) -> SimpleNamespace:
     wrong = rng.permutation(N) < N // 4
     states = np.float32(rng.normal(size=(N, 8)) + 3 * truth[:, None])
     ids = [f"r{i}" for i in range(N)]
-    with StoreWriter.open(
-        tmp_path / "acts.h5", spec={}, ids=ids, hashes=ids, widths={0: 8}, store_dtype="float32"
-    ) as writer:
+    plan = Plan({}, ids, hashes=ids, widths={0: 8}, store_dtype="float32")
+    with StoreWriter.open(tmp_path / "acts.h5", plan) as writer:
         writer.write(np.arange(N), {0: states}, np.ones(N, "int32"), np.zeros(N, bool))
         writer.finish()
     weak = WeakLabels(ids, None, np.eye(2)[np.where(wrong, 1 - truth, truth)], ("0", "1"))
