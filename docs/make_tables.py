@@ -10,6 +10,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from math import exp, log
 from pathlib import Path
 from statistics import fmean, median
@@ -89,6 +90,35 @@ def speed_in_short() -> str:
         value = float(ratio.split()[0])
         rows.append([what, ours, peer, f"{value if faster else 1 / value:.1f} ×"])
     return markdown(["what", "probekit", "instead", "as fast"], rows)
+
+
+def million() -> str:
+    """Processor time and memory of each step on large stores, and how they grow."""
+    lines = {(line["rows"], line["step"]): line for line in rows_of("million")}
+    steps = list(dict.fromkeys(step for _, step in lines))
+    sizes = sorted({rows for rows, _ in lines})
+    rows = []
+    for n in sizes:
+        here = {step: lines[n, step] for step in steps if (n, step) in lines}
+        found = {f"{line['recall']:.1%}" for line in here.values() if "recall" in line}
+        right = [f"{line['right']:.1%}" for line in here.values() if "right" in line]
+        cells = [
+            f"{here[s]['cpu']:,.0f} s, {here[s]['anonymous_mib'] / 1024:.2f} GiB"
+            if s in here
+            else ""
+            for s in steps
+        ]
+        rows.append([f"{n:,}", *cells, ", ".join(sorted(found)), ", ".join(right)])
+    for few, many in pairwise(sizes):
+        cells = []
+        for step in steps:
+            one, other = lines.get((few, step)), lines.get((many, step))
+            power = one and other and log(other["cpu"] / one["cpu"]) / log(many / few)
+            cells.append(f"{power:.2f}" if power else "")
+        rows.append([f"power of the rows, {few:,} to {many:,}", *cells, "", ""])
+    return markdown(
+        ["rows", *(f"`{step}`" for step in steps), "neighbours found", "kept labels right"], rows
+    )
 
 
 def audit_intervals() -> str:
@@ -526,6 +556,7 @@ def goals() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "advice-classes": advice_classes,
+    "million": million,
     "audit-advice": audit_advice,
     "audit-intervals": audit_intervals,
     "annotators": annotators,
