@@ -43,7 +43,7 @@ class Needed(NamedTuple):
 
 NEEDED: dict[Student, Needed] = {"linear": Needed(0.04, 0.1), "memorising": Needed(0.0, 0.1)}
 # Above this part of what guessing gets wrong, labels hold too little to learn from.
-HOPELESS = 0.8
+HOPELESS = 0.7
 # Without true labels: agreement of probe and labels above which cleaning changes too little.
 AGREE: dict[Student, float] = {"linear": 0.88, "memorising": 1.0}
 
