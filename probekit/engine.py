@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from probekit import __version__
@@ -249,6 +251,13 @@ def connected(address: str | None) -> Iterator[None]:
     given = address or os.environ.get("RAY_ADDRESS")
     if given not in (None, "auto", "local"):
         _check_answers(str(given))
+    elif given != "local" and (last := _last_here()) is not None:
+        try:
+            _check_answers(last)
+        except UsageError:
+            if given == "auto":
+                raise
+            address = "local"  # the cluster that ran here was killed
     for left in reversed(range(STARTS)):
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -264,6 +273,15 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _last_here() -> str | None:
+    """Address of the cluster that was started on this machine last, as Ray keeps it in a file."""
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    try:
+        return Path(folder, "ray", "ray_current_cluster").read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
 
 
 def _check_answers(address: str) -> None:

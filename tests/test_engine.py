@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from probekit.activations.create import Plan
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.cli.main import cli
-from probekit.engine import RayTasks, on_ray, ray_tasks
+from probekit.engine import RayTasks, connected, on_ray, ray_tasks
 from probekit.errors import ProbeError, RunError, UsageError
 from probekit.labels import WeakLabels
 from probekit.probes import (
@@ -180,3 +181,37 @@ def test_a_lost_worker_reads_its_share_again(
     assert len(set(asked)) == 2
     np.testing.assert_allclose(found.proba, expected.proba, rtol=0, atol=1e-6)
     assert np.abs(expected.proba - 1 / 3).max() > 1e-3  # the control: it did learn something
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    """Addresses that Ray is asked for; a file here names the cluster that ran last."""
+    ray = pytest.importorskip("ray")
+    addresses: list[Any] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **_: addresses.append(address))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
+    return addresses
+
+
+def test_a_cluster_that_was_killed_here_is_not_waited_for(asked: list[Any], tmp_path: Path) -> None:
+    """Ray keeps its address in a file, and waits for it for minutes."""
+    file = tmp_path / "ray" / "ray_current_cluster"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        file.write_text(place)
+        with connected(None):
+            pass
+        assert asked == [None]  # the control: it answers, so Ray may join it
+    with connected(None):
+        pass
+    assert asked == [None, "local"]
+    with pytest.raises(UsageError, match=f"No Ray cluster answers at {place}"), connected("auto"):
+        pass
+    file.unlink()
+    with connected(None):
+        pass
+    assert asked == [None, "local", None]
