@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from probekit import __version__
-from probekit.errors import ProbekitError, RunError, UsageError
+from probekit.errors import DataError, ProbekitError, RunError, UsageError
 from probekit.extras import need
-from probekit.safe import one_line
+from probekit.safe import one_line, read_text
 
 __all__ = [
     "RayTasks",
@@ -278,9 +278,10 @@ def connected(address: str | None) -> Iterator[None]:
 def _last_here() -> str | None:
     """Address of the cluster that was started on this machine last, as Ray keeps it in a file."""
     folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    file = Path(folder, "ray", "ray_current_cluster")
     try:
-        return Path(folder, "ray", "ray_current_cluster").read_text(encoding="utf-8").strip()
-    except OSError:
+        return read_text(file).strip() if file.is_file() else None
+    except DataError:  # another user's
         return None
 
 

@@ -125,9 +125,11 @@ def outside_groups(
 ) -> Found:
     """Distances and numbers (b, k) of the first found outside the group of each row, else inf.
 
-    ``groups`` (n,) are numbers of all rows; what was found is overwritten.
+    ``groups`` (n,) are numbers of all rows; what was found here is overwritten.
     """
     square, index = found
+    if not square.flags.writeable:  # as arrays from a cluster are
+        square = square.copy()
     distance, near = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int64)
     for part in row_chunks(len(rows), 32 * index.shape[1]):
         square[part][groups[index[part]] == groups[rows[part], None]] = np.inf

@@ -256,11 +256,14 @@ def test_nothing_that_is_read_is_imported() -> None:
     code = (
         "import sys\n"
         "from probekit.tasks.docstrings import _library_roots, _science_roots, texts_of\n"
+        "before = set(sys.modules)\n"  # probekit itself imports numpy
         "roots = _library_roots()\n"
         "assert len(roots) > 100\n"
         "texts_of(next(p for p in roots if p.name == 'mailbox.py'))\n"
         "texts_of(_science_roots()[0] / 'svm')\n"
-        "print([m for m in ('mailbox', 'sklearn', 'scipy', 'numpy') if m in sys.modules])\n"
+        "new = set(sys.modules) - before\n"
+        "print([m for m in ('mailbox', 'sklearn', 'scipy', 'numpy') if m in new])\n"
+        "assert not {'sklearn', 'scipy'} & before\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
