@@ -24,8 +24,8 @@ KINDS: dict[str, tuple[Student, str]] = {
     "regularised": ("linear", "relabel, soft"),
     "memorising": ("memorising", "relabel, hard"),
 }
+# What may be done; an audit has the share of wrong labels after each.
 ACTIONS = ("leave", "filter", "relabel")
-SHARES = ("leave", "filter", "relabel")
 SIZES = ("audit 20", "audit 40", "audit 100")
 FEWER = tuple(
     Needed(relabel, filtered)
@@ -132,7 +132,7 @@ def choices(
         drawn = {
             size: [
                 make(partial(_after_audit, shares))
-                for shares in zip(*(known[place][size][name] for name in SHARES), strict=True)
+                for shares in zip(*(known[place][size][name] for name in ACTIONS), strict=True)
             ]
             for size in SIZES
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from _harness import RESULTS, read_lines
+from weak_to_strong_students import FINETUNED
 from weak_to_strong_summary import (
     CEILING,
     CLEANED,
@@ -25,7 +26,6 @@ from weak_to_strong_summary import (
 )
 
 __all__ = [
-    "FINETUNED",
     "at_stop",
     "draw",
     "finetuned_rows",
@@ -34,7 +34,6 @@ __all__ = [
     "readings",
 ]
 
-FINETUNED = "finetuned"
 READ = (1, 2, 4, 6)  # epochs that tables show
 STOP = "early stop"
 FIGURE = DOCS / "finetuned.png"
