@@ -43,7 +43,7 @@ SAMPLE = 512  # rows whose exact neighbours decide how many lists are visited
 ROUNDS = 8  # of k-means
 LARGEST = 0.5  # share of all lists from which on an exact search costs less
 OF_A_LIST = 64  # rows that k-means is trained on, for each list
-HEAP_BYTES = 3 << 28  # of the candidates of a block of rows
+HEAP_BYTES = 3 << 27  # of the candidates of a block of rows
 BLOCKS_OF_A_WORKER = 4  # of rows in memory; of others one, as blocks may read the same lists
 
 
