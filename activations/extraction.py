@@ -106,7 +106,6 @@ def prepare(request: Request, *, compare: bool = False, device: str | None = Non
             trust_remote_code=request.trust_remote_code,
         )
     checkpoint, precision = _in_precision(request, checkpoint, path, device)
-    request, begun = _with_stored_settings(request, checkpoint, path)
     max_length = checkpoint.length(request.max_length)
     with quiet():
         encoder = Encoder(
@@ -119,7 +118,7 @@ def prepare(request: Request, *, compare: bool = False, device: str | None = Non
     rows, notes = _accepted(rows, read, survey, request)
     if checkpoint.sentence is not None:
         used = {"pooling": request.pool == "auto", "max_length": request.max_length is None}
-        notes += tuple(filter(None, [begun, checkpoint.sentence.describe(**used)]))
+        notes += tuple(filter(None, [checkpoint.sentence.describe(**used)]))
     placement = _placement(request, checkpoint, device)
     spec = _spec(request, checkpoint, encoder, survey)
     if compare:
@@ -268,31 +267,6 @@ def _spec(
         batches="equal lengths" if mixes_padding(checkpoint.config.model_type) else None,
         last_layer="after the final norm" if normed else None,
     )
-
-
-def _with_stored_settings(
-    request: Request, checkpoint: Checkpoint, path: Path
-) -> tuple[Request, str]:
-    """Resume a store of 0.1.0, which did not read a sentence-transformers model's settings.
-
-    Returns the request with that store's pooling and maximum length, and a note.
-    """
-    stored = stored_spec(path)
-    if checkpoint.sentence is None or request.overwrite or stored is None:
-        return request, ""
-    plain = replace(checkpoint, sentence=None)
-    try:
-        old = {"pooling": plain.default_pool, "max_length": plain.length(None)}
-    except UsageError:  # 0.1.0 required --pool here
-        return request, ""
-    now = {"pooling": checkpoint.default_pool, "max_length": checkpoint.length(None)}
-    asked = {"pooling": request.pool != "auto", "max_length": request.max_length is not None}
-    other = [key for key in old if not asked[key] and stored.get(key) == old[key] != now[key]]
-    if stored.get("weights") != checkpoint.weights or not other:
-        return request, ""
-    kept: dict[str, Any] = {"pool" if key == "pooling" else key: old[key] for key in other}
-    kept_settings = " and ".join(f"{key.replace('_', ' ')} {old[key]}" for key in other)
-    return replace(request, **kept), f"The store was created with {kept_settings}, which is kept."
 
 
 def _keep_label(spec: ExtractionSpec, path: Path) -> ExtractionSpec:

@@ -134,26 +134,6 @@ def test_sentence_transformers_folders_say_how_they_are_read(
     assert (control.spec.pooling, control.spec.max_length, control.notes) == ("mean", 128, ())
 
 
-def test_a_store_that_was_begun_without_these_settings_is_gone_on_with(
-    tiny_model: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = sentence_folder(
-        tiny_model("bert"), tmp_path / "st", {"pooling_mode": "cls"}, max_seq_length=9
-    )
-    rows, out = ["one two three", "four"], tmp_path / "a.h5"
-    with monkeypatch.context() as patch:  # as 0.1.0, which read none of this
-        patch.setattr("probekit.activations.checkpoint.read_settings", lambda _: None)
-        extract(rows, folder, output=out).close()
-    job = prepare(Request(rows, folder, out))
-    assert (job.spec.pooling, job.spec.max_length) == ("mean", 128)
-    assert job.notes == (
-        "The store was created with pooling mean and max length 128, which is kept.",
-    )
-    extract(rows, folder, output=out).close()  # the same command: nothing to do
-    new = prepare(Request(rows, folder, out, overwrite=True))
-    assert (new.spec.pooling, new.spec.max_length) == ("first", 9)
-
-
 def test_modules_stay_in_their_folder_and_one_is_a_transformer(
     tiny_model: Folder, tmp_path: Path
 ) -> None:
