@@ -66,7 +66,6 @@ from probekit.files import refuse_reads
 from probekit.sources import load_rows
 
 __all__ = [
-    "add_layers",
     "estimate",
     "extract",
     "extract_differences",
@@ -149,9 +148,15 @@ def prepare(request: Request, *, compare: bool = False, device: str | None = Non
 
 
 def prepare_adding(request: Request, *, device: str | None = None) -> Job:
-    """Return a job of the layers that the store at the request's output lacks.
+    """Return a job that adds the request's layers to the store at its output.
 
-    If it lacks none, they are its own. ``device`` is as of :func:`prepare`.
+    The job's layers are those that the store lacks; if it lacks none, its own. For every row the
+    network runs up to the deepest of them, whatever is stored. They are extracted into a file
+    beside the store, or beside each part of a folder, which resumes as any extraction does. Both
+    are then copied into one, which replaces the store, or the part, in one step: the disk holds its
+    states twice for that moment. ``device`` is as of :func:`prepare`.
+
+    Raises StoreError if there is no store, and as :func:`prepare`.
     """
     path = Path(os.path.realpath(request.output))
     if request.overwrite:
@@ -358,41 +363,6 @@ def extract_differences(
     progress = options.pop("progress", None)
     request = Request(rows, model, output, layers, pool, **options)
     return ActivationStore(run(prepare(request, compare=True), show=progress).path)
-
-
-def add_layers(
-    request: Request,
-    *,
-    show: bool | None = None,
-    on_batch: Callable[[Batch], None] | None = None,
-) -> Summary:
-    """Add the request's layers to the store at its output; the same call resumes after a stop.
-
-    The network runs up to the deepest missing layer for every row, whatever is stored; layers that
-    are stored are neither pooled nor computed beyond that. They are extracted into a file beside
-    the store, or beside each part of a folder, which resumes as any extraction does. Both are then
-    copied into one, which replaces the store, or the part, in one step: the disk holds its states
-    twice for that moment.
-
-    Parameters
-    ----------
-    request
-        The request that made the store, with the layers to add.
-    show, on_batch
-        As :func:`run`.
-
-    Returns
-    -------
-    Report of the whole store; ``rows_forwarded`` is 0 if it had every layer.
-
-    Raises
-    ------
-    StaleStoreError
-        If the store was made from other rows, another model or with other settings.
-    StoreError
-        If there is no store, it is incomplete, or the disk has no room.
-    """
-    return run(prepare_adding(request), show=show, on_batch=on_batch)
 
 
 def estimate(job: Job) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from probekit.activations import extraction
 from probekit.activations import job as job_module
 from probekit.activations import units as units_module
-from probekit.activations.extraction import add_layers, extract
+from probekit.activations.extraction import extract, prepare_adding, run
 from probekit.activations.job import Request
 from probekit.activations.store import ActivationStore
 from probekit.errors import StaleStoreError, StoreError, UsageError
@@ -26,6 +26,10 @@ Folder = Callable[..., Path]
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "acts.h5"
+
+
+def add_layers(request: Request, **options: Any) -> Any:
+    return run(prepare_adding(request), **options)
 
 
 def contents(path: Path) -> dict[str, bytes]:

@@ -16,7 +16,6 @@ from click.testing import CliRunner
 from probekit.activations import store as store_module
 from probekit.activations import units as units_module
 from probekit.activations.extraction import (
-    add_layers,
     estimate,
     extract,
     extract_differences,
@@ -336,6 +335,10 @@ class TestTorchrun:
         code, output = self.command(monkeypatch, 0, rows, "-m", model, "-o", folder, "--overwrite")
         assert (code, "remove" in output) == (2, True), output
         assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def add_layers(request: Request, **options: Any) -> Any:
+    return run(prepare_adding(request), **options)
 
 
 def killed_in(module: Any, name: str, at: int, patch: pytest.MonkeyPatch) -> None:
