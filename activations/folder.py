@@ -209,16 +209,8 @@ SIZES = [
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 ]
-# Names of poolings there -> here.
-POOLINGS = {
-    "cls": "first",
-    "cls_token": "first",
-    "mean": "mean",
-    "mean_tokens": "mean",
-    "max": "max",
-    "max_tokens": "max",
-    "lasttoken": "last",
-}
+# Names of poolings there -> here; there also pooling_mode_cls_token, pooling_mode_mean_tokens, ….
+POOLINGS = {"cls": "first", "mean": "mean", "max": "max", "lasttoken": "last"}
 Reader = Callable[[str], Any]
 
 
@@ -287,14 +279,10 @@ def read_settings(read: Reader) -> SentenceSettings | None:
     pooling = next((path for kind, path in kinds if kind == "Pooling"), None)
     return SentenceSettings(
         transformer=transformer,
-        pooling=None if pooling is None else _pooling(read(_within(pooling, "config.json"))),
+        pooling=None if pooling is None else _pooling(read(os.path.join(pooling, "config.json"))),
         max_length=_max_length(read, transformer),
         left_out=tuple(k for k, _ in kinds if k not in ("Transformer", "Pooling", "Normalize")),
     )
-
-
-def _within(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name
 
 
 def _pooling(content: Any) -> str | None:
@@ -303,17 +291,14 @@ def _pooling(content: Any) -> str | None:
         return None
     named = content.get("pooling_mode")
     asked = [named] if isinstance(named, str) else named if isinstance(named, list) else []
-    asked = asked or [
-        key.removeprefix("pooling_mode_")
-        for key, value in content.items()
-        if key.startswith("pooling_mode_") and value is True
-    ]
-    return POOLINGS.get(str(asked[0])) if len(asked) == 1 else None
+    asked = asked or [k for k, v in content.items() if k.startswith("pooling_mode_") and v is True]
+    names = [re.sub("^pooling_mode_|_tokens?$", "", str(name)) for name in asked]
+    return POOLINGS.get(names[0]) if len(names) == 1 else None
 
 
 def _max_length(read: Reader, transformer: str) -> int | None:
     for name in SIZES:
-        content = read(_within(transformer, name))
+        content = read(os.path.join(transformer, name))
         if isinstance(content, dict):
             value = content.get("max_seq_length")
             sane = isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -31,7 +31,7 @@ from probekit.activations.hooks import CANNOT_RUN, Tap
 from probekit.activations.progress import Progress
 from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
-from probekit.errors import ModelError, StoreError
+from probekit.errors import ModelError, StoreError, is_out_of_memory
 
 __all__ = [
     "Ahead",
@@ -400,7 +400,7 @@ def _try(
     try:
         return feed.states(window, batch, exact=exact)
     except (MemoryError, *CANNOT_RUN) as error:
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             raise ModelError(
                 f"The model cannot run {len(batch)} rows of {int(batch.lengths.max())} tokens: "
                 f"{why(error)}"
@@ -409,14 +409,6 @@ def _try(
     if feed.device.type == "cuda":
         torch.cuda.empty_cache()
     return None
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    text = str(error)
-    signs = ("not enough memory", "DefaultCPUAllocator", "out of memory")
-    return any(sign in text for sign in signs)
 
 
 def _halve(batch: Batch, ids: list[str], progress: Progress) -> int:

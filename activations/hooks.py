@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from probekit.errors import ModelError, UsageError
+from probekit.errors import ModelError
 
 __all__ = [
     "CANNOT_RUN",
@@ -23,7 +23,6 @@ __all__ = [
     "Tap",
     "find_blocks",
     "plain_states",
-    "pooler",
     "release",
     "tapped_states",
     "vocabulary_of",
@@ -299,19 +298,10 @@ def _take(states: Tensor, position: Tensor) -> Tensor:
     return states[torch.arange(len(states), device=states.device), position]
 
 
+# From states (b, s, d) and the boolean mask of real tokens (b, s), None without padding, to (b, d).
 POOLERS: dict[str, Pooler] = {
     "first": pool_first,
     "last": pool_last,
     "max": pool_max,
     "mean": pool_mean,
 }
-
-
-def pooler(name: str) -> Pooler:
-    """Return a function from states (b, s, d) and the mask of real tokens (b, s) to (b, d).
-
-    The mask is boolean, or None without padding.
-    """
-    if name not in POOLERS:
-        raise UsageError(f"Pooling is one of {', '.join(sorted(POOLERS))}, not {name!r}.")
-    return POOLERS[name]

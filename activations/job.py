@@ -26,7 +26,7 @@ from probekit.activations.forward import (
     forward_all,
     read_windows,
 )
-from probekit.activations.hooks import Tap, pooler
+from probekit.activations.hooks import POOLERS, Tap
 from probekit.activations.loading import Placement, input_device, kind_of, tapped
 from probekit.activations.progress import MovingBar, Progress
 from probekit.activations.spec import COMPRESSIONS, DTYPES, POOLS, ExtractionSpec
@@ -232,8 +232,7 @@ class PairReport(Summary):
 
 def tapped_model(job: Job) -> AbstractContextManager[Tap]:
     """Load the model of a job, with hooks on its layers."""
-    take = pooler(job.spec.pooling)
-    return tapped(job.checkpoint, job.spec.layers, take, job.placement)
+    return tapped(job.checkpoint, job.spec.layers, POOLERS[job.spec.pooling], job.placement)
 
 
 def job_windows(job: Job, done: Array) -> Iterator[Window]:

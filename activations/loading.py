@@ -127,7 +127,8 @@ def _load_and_check(
 def _load(checkpoint: Checkpoint, placement: Placement, *, keep: int) -> Any:
     """Load a model without its blocks from ``keep`` on, which are not even read from disk."""
     options = checkpoint.loading_options(checkpoint.dtype)
-    options["device_map"] = _device_map(placement.device)
+    device = placement.device
+    options["device_map"] = {"map": "auto", "cpu": None}.get(device, {"": device})
     if placement.quantization is not None:
         options["quantization_config"] = _quantization(placement)
     try:
@@ -160,12 +161,6 @@ def _shortened(checkpoint: Checkpoint, keep: int) -> Any:
             del blocks[keep:]
 
     return type(whole.__name__, (whole,), {"__init__": init, "__module__": whole.__module__})
-
-
-def _device_map(device: str) -> Any:
-    if device == "map":
-        return "auto"
-    return None if device == "cpu" else {"": device}
 
 
 def _quantization(placement: Placement) -> Any:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from probekit.activations.batching import Buckets, Encoded, pad
 from probekit.activations.checkpoint import Checkpoint, text_root, why
 from probekit.activations.encoding import Encoder
-from probekit.activations.hooks import POOLERS, Pooler, pooler
+from probekit.activations.hooks import POOLERS, Pooler
 from probekit.activations.quiet import quiet
 from probekit.data import Content
 from probekit.errors import DataError, ModelError, UsageError
@@ -201,7 +201,7 @@ def make_classifier(
         torch.manual_seed(config.seed)
         model = Classifier(
             backbone,
-            pooler(pool),
+            POOLERS[pool],
             width=checkpoint.widths[checkpoint.depth],
             n_classes=len(classes),
             reward=config.objective == "reward",

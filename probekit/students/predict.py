@@ -18,7 +18,7 @@ from probekit.activations.batching import (
     mixes_padding,
 )
 from probekit.activations.checkpoint import open_checkpoint, why
-from probekit.activations.hooks import pooler
+from probekit.activations.hooks import POOLERS
 from probekit.activations.loading import resolve_device
 from probekit.activations.quiet import quiet
 from probekit.data import Rows
@@ -86,7 +86,7 @@ def predict_rows(
     length = checkpoint.length(max_length or info.max_length)
     classifier = Classifier(
         load_backbone(checkpoint, FinetuneConfig(model=str(folder))),
-        pooler(info.pool),
+        POOLERS[info.pool],
         width=checkpoint.widths[checkpoint.depth],
         n_classes=len(info.classes),
         reward=reward,

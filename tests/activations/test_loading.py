@@ -17,7 +17,7 @@ from probekit.activations.batching import Batch, cut_batches
 from probekit.activations.checkpoint import open_checkpoint, open_loaded, text_root
 from probekit.activations.encoding import Encoder
 from probekit.activations.forward import Feed, Window
-from probekit.activations.hooks import POOLERS, find_blocks, pooler
+from probekit.activations.hooks import POOLERS, find_blocks
 from probekit.activations.loading import Placement, kind_of, resolve_device, tapped
 from probekit.errors import ModelError, UsageError
 
@@ -73,7 +73,7 @@ def run_tap(
     encoder = Encoder(checkpoint.tokenizer, kind="text")
     encoded = encoder.encode(texts, [str(i) for i in range(len(texts))])
     found: dict[int, torch.Tensor] = {}
-    with tapped(checkpoint, layers, pooler(pool), CPU) as tap:
+    with tapped(checkpoint, layers, POOLERS[pool], CPU) as tap:
         feed = Feed(tap, torch.device("cpu"), checkpoint.pad_id)
         for places in cut_batches(encoded.lengths, budget):
             batch = Batch(places, places, encoded.lengths[places])
@@ -146,7 +146,7 @@ def test_batches_of_one_and_of_many_agree_to_the_tolerance_and_wrong_positions_w
     many = run_tap(checkpoint, [2], "last", texts, budget=4096)[2]
     assert max(map(distance, many, one)) < TOLERANCE
     # Control: padding on the left, where GPT-2 counts wrong positions.
-    with tapped(checkpoint, [2], pooler("last"), CPU) as tap:
+    with tapped(checkpoint, [2], POOLERS["last"], CPU) as tap:
         ids = torch.tensor([[0, 0, 0, 30, 40]])
         mask = torch.tensor([[False, False, False, True, True]])
         naive = tap(ids, mask)[2][0]
@@ -165,11 +165,11 @@ def test_bfloat16_stays_bfloat16_on_the_processor(
 ) -> None:
     checkpoint = open_checkpoint(str(tiny_model(name, "bfloat16")))
     assert checkpoint.dtype == torch.bfloat16
-    with tapped(checkpoint, [2], pooler("last"), CPU) as tap:
+    with tapped(checkpoint, [2], POOLERS["last"], CPU) as tap:
         assert {p.dtype for p in tap.root.parameters()} == {torch.bfloat16}
         assert tap(torch.tensor([[5, 6]]))[2].dtype == torch.bfloat16
     asked = open_checkpoint(str(tiny_model(name, "bfloat16")), dtype="float32")
-    with tapped(asked, [2], pooler("last"), CPU) as tap:
+    with tapped(asked, [2], POOLERS["last"], CPU) as tap:
         assert {p.dtype for p in tap.root.parameters()} == {torch.float32}
 
 
@@ -190,7 +190,7 @@ def test_length_limits(tiny_model: Callable[..., Path]) -> None:
     with pytest.raises(UsageError, match="reads at most 128 tokens, not 129"):
         roberta.length(129)
     longest = torch.arange(5, 133)[None]
-    with tapped(roberta, [1], pooler("mean"), CPU) as tap:
+    with tapped(roberta, [1], POOLERS["mean"], CPU) as tap:
         assert torch.isfinite(tap(longest)[1]).all()
         with pytest.raises((IndexError, RuntimeError)):  # control: one more is one too many
             tap(torch.arange(5, 134)[None])
@@ -212,7 +212,7 @@ def test_a_loaded_model_is_read_without_its_head_and_left_as_it_was(
     ids = torch.tensor([[5, 9, 30]])
     results = []
     for source in (checkpoint, fresh):
-        with tapped(source, [1, 3], pooler("mean"), CPU) as tap:
+        with tapped(source, [1, 3], POOLERS["mean"], CPU) as tap:
             results.append(tap(ids))
     for layer in (1, 3):
         assert torch.equal(results[0][layer], results[1][layer])
@@ -246,7 +246,7 @@ def test_weights_that_belong_to_another_model_are_refused(
     checkpoint = open_checkpoint(str(folder))
     with (
         pytest.raises(ModelError, match=r"lack \d+ tensors that the model needs"),
-        tapped(checkpoint, [1], pooler("mean"), CPU),
+        tapped(checkpoint, [1], POOLERS["mean"], CPU),
     ):
         pass
 
@@ -285,7 +285,7 @@ def test_damaged_weights_and_configurations_are_refused(
     checkpoint = open_checkpoint(str(folder))
     with (
         pytest.raises(ModelError, match="cannot be loaded") as caught,
-        tapped(checkpoint, [1], pooler("mean"), CPU),
+        tapped(checkpoint, [1], POOLERS["mean"], CPU),
     ):
         pass
     assert "\n" not in str(caught.value)
@@ -310,7 +310,7 @@ def test_accelerate_places_the_weights_and_the_states_stay(
     ids = torch.tensor([[5, 9, 30]])
     found = []
     for device in ("cpu", "map"):
-        with tapped(checkpoint, [0, 2], pooler("mean"), Placement(device)) as tap:
+        with tapped(checkpoint, [0, 2], POOLERS["mean"], Placement(device)) as tap:
             found.append({k: v.cpu() for k, v in tap(ids).items()})
     for layer in (0, 2):
         torch.testing.assert_close(found[1][layer], found[0][layer])
