@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -55,6 +55,8 @@ HDF5_OPTIONS = {
 CHUNK_BYTES = 1 << 20
 # What helps on a full disk.
 LESS = "or store fewer layers or a smaller dtype"
+# StoreError, with bytes needed and free, if disk, quota or size limit are full.
+store_disk_errors = partial(disk_errors, error=StoreError, advice=LESS)
 
 
 @dataclass(frozen=True)
@@ -307,28 +309,23 @@ def new_file(path: Path, size: int, *, advice: str = LESS) -> Iterator[BinaryIO]
     the old file or the new one.
     """
     temporary = temporary_name(path)
-    file = open_to_write(temporary, create=True)
-    try:
+    with ExitStack() as undone:
+        file = undone.enter_context(open_to_write(temporary, create=True))
         lock(file, temporary, shown=path)
-        try:
-            with store_disk_errors(path, size, advice=advice):
-                try:
-                    file.truncate(0)  # a killed run may have left a large file
-                    reserve(file, size)  # if HDF5 itself meets a full disk, it stays half open
-                    file.truncate(0)
-                    yield file
-                except BaseException:
-                    file.truncate(0)  # give the room back: the message reports what is free
-                    raise
-            os.fsync(file.fileno())
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except BaseException:
-        file.close()
-        raise
+        undone.callback(temporary.unlink, missing_ok=True)
+        with store_disk_errors(path, needed=size, advice=advice):
+            try:
+                file.truncate(0)  # a killed run may have left a large file
+                reserve(file, size)  # if HDF5 itself meets a full disk, it stays half open
+                file.truncate(0)
+                yield file
+            except BaseException:
+                file.truncate(0)  # give the room back: the message reports what is free
+                raise
+        os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+        undone.pop_all()
 
 
 def reserve(file: BinaryIO, size: int) -> None:
@@ -349,13 +346,6 @@ def reserve(file: BinaryIO, size: int) -> None:
     # Not supported (macOS, some network file systems): set the size; room is only likely.
     if size > status.st_size:
         file.truncate(size)
-
-
-def store_disk_errors(
-    path: Path, needed: int, *, advice: str = LESS
-) -> AbstractContextManager[None]:
-    """Raise StoreError, with bytes needed and free, if disk, quota or size limit are full."""
-    return disk_errors(path, needed=needed, error=StoreError, advice=advice)
 
 
 def write_at(file: BinaryIO, data: memoryview, offset: int) -> None:

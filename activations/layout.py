@@ -130,11 +130,11 @@ def spec_json(spec: Mapping[str, Any]) -> str:
 
 
 def widen(raw: Array, out: Array) -> None:
-    """Copy stored numbers into ``out`` of a float dtype.
+    """Copy stored numbers into ``out``, of a float dtype or their own.
 
-    uint16 holds the bits of bfloat16, the upper half of a float32.
+    uint16 holds the bits of bfloat16, the upper half of a float32; ``out`` of uint16 takes them.
     """
-    if raw.dtype != np.uint16:
+    if raw.dtype != np.uint16 or out.dtype == np.uint16:
         with np.errstate(invalid="ignore"):  # NaN is reported where states are checked
             out[...] = raw
     elif out.dtype == np.float32:
@@ -353,18 +353,14 @@ def _read_spec(attrs: h5py.AttributeManager) -> dict[str, Any]:
 def read_strings(file: h5py.File, name: str, path: Path) -> Strings:
     """Read ``/rows/<name>`` as n strings."""
     with damaged(path):
-        return _strings(file["rows"][name])
-
-
-def _strings(data: h5py.Dataset) -> Strings:
-    encoded = data[:]
-    try:
-        for start in range(0, len(encoded), STRINGS_AT_ONCE):
-            some = encoded[start : start + STRINGS_AT_ONCE].tolist()
-            b"\n".join(some).decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError as error:
-        raise DamagedError(f"{data.name} is not UTF-8: {error.reason}") from None
-    return Strings(encoded)
+        encoded = file["rows"][name][:]
+        try:
+            for start in range(0, len(encoded), STRINGS_AT_ONCE):
+                some = encoded[start : start + STRINGS_AT_ONCE].tolist()
+                b"\n".join(some).decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as error:
+            raise DamagedError(f"/rows/{name} is not UTF-8: {error.reason}") from None
+        return Strings(encoded)
 
 
 def read_keys(file: h5py.File, path: Path) -> dict[str, list[str]]:
@@ -377,7 +373,7 @@ def read_keys(file: h5py.File, path: Path) -> dict[str, list[str]]:
             data = group[name]
             if data.shape != (n_rows,) or data.dtype.kind != "S":
                 raise DamagedError(f"/rows/{name} has the shape {data.shape}")
-            keys[str(data.attrs["column"])] = list(_strings(data))
+            keys[str(data.attrs["column"])] = list(read_strings(file, name, path))
         return keys
 
 
@@ -454,7 +450,7 @@ def _check_attributes(item: Any, place: str) -> None:
     for number in range(h5py.h5a.get_num_attrs(item)):
         attribute = h5py.h5a.open(item, index=number)
         kind = attribute.get_type()
-        if kind.get_class() not in ATTRIBUTES or _is_named(kind):
+        if kind.get_class() not in ATTRIBUTES or kind.committed():
             name = _text(attribute.name)
             raise UnsafeError(f"the attribute {name!r} of {place} is neither text nor number")
 
@@ -483,13 +479,9 @@ def _check_data(data: Any, place: str) -> None:
     filters = [options.get_filter(i)[0] for i in range(options.get_nfilters())]
     if foreign := [number for number in filters if number not in FILTERS]:
         raise UnsafeError(f"{place} is compressed with the plug-in filter {foreign[0]}")
-    if _is_named(data.get_type()):
+    if data.get_type().committed():
         raise UnsafeError(f"{place} has a named type")
     if layout == h5py.h5d.CHUNKED:
         claimed = max(math.prod(data.shape), math.prod(options.get_chunk())) * data.dtype.itemsize
         if claimed > MAX_COMPRESSION * data.get_storage_size() + (1 << 16):
             raise UnsafeError(f"{place} claims {claimed:,} bytes, more than the file can hold")
-
-
-def _is_named(kind: h5py.h5t.TypeID) -> bool:
-    return bool(kind.committed())

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from probekit.activations.create import Plan
-from probekit.activations.layout import Array
+from probekit.activations.layout import STORE_DTYPES
 from probekit.activations.spec import differing
-from probekit.activations.store import ActivationStore
+from probekit.activations.store import ActivationStore, columns_of_all
 from probekit.activations.writer import StoreWriter
 from probekit.errors import (
     NotAStoreError,
@@ -24,7 +24,6 @@ from probekit.errors import (
     repeated,
 )
 from probekit.files import refuse_reads
-from probekit.joins import Keys
 from probekit.safe import expand
 
 __all__ = ["copy_rows", "merge"]
@@ -51,8 +50,13 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
         stores = [stack.enter_context(ActivationStore(path)) for path in paths]
         first = stores[0]
         for store in stores[1:]:
-            _check_spec(first, store)
+            if keys := differing(first.spec, store.spec):
+                raise StaleStoreError(
+                    f"{store.path} differs from {first.path} in {', '.join(keys)}; only "
+                    "stores of one model and one spec can be merged."
+                )
         ids, hashes = _rows(stores)
+        columns = columns_of_all([store.keys.columns for store in stores])
         writer = stack.enter_context(
             StoreWriter.open(
                 output,
@@ -63,7 +67,7 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
                     widths={layer: first.info(layer).width for layer in first.layers},
                     store_dtype=first.info(first.layers[0]).dtype,
                     source=first.source if len(stores) == 1 else None,
-                    keys=_keys(stores, ids, hashes),
+                    keys=replace(first.keys, ids=ids, hashes=hashes, columns=columns),
                     groups=_groups(stores),
                 ),
                 overwrite=overwrite,
@@ -72,8 +76,7 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
         try:
             start = 0
             for store in stores:
-                rows = np.arange(len(store))
-                copy_rows([store], rows, rows + start, writer)
+                copy_rows([store], start, writer)
                 start += len(store)
         except KeyboardInterrupt as error:
             error.add_note(
@@ -83,14 +86,6 @@ def merge(parts: Sequence[str | Path], output: str | Path, *, overwrite: bool = 
             raise
         writer.finish()
     return len(ids)
-
-
-def _keys(stores: Sequence[ActivationStore], ids: list[str], hashes: list[str]) -> Keys:
-    """Return what the merged rows can be joined by: what all stores have."""
-    parts = [store.keys.columns for store in stores]
-    shared = [name for name in parts[0] if all(name in part for part in parts)]
-    columns = {name: [v for part in parts for v in part[name]] for name in shared}
-    return replace(stores[0].keys, ids=ids, hashes=hashes, columns=columns)
 
 
 def _groups(stores: Sequence[ActivationStore]) -> list[str] | None:
@@ -106,14 +101,6 @@ def _groups(stores: Sequence[ActivationStore]) -> list[str] | None:
                 "with the same --group-column, or both without."
             )
     return None if first.groups is None else [g for store in stores for g in store.groups or ()]
-
-
-def _check_spec(first: ActivationStore, other: ActivationStore) -> None:
-    if keys := differing(first.spec, other.spec):
-        raise StaleStoreError(
-            f"{other.path} differs from {first.path} in {', '.join(keys)}; only "
-            "stores of one model and one spec can be merged."
-        )
 
 
 def _rows(stores: Sequence[ActivationStore]) -> tuple[list[str], list[str]]:
@@ -134,21 +121,18 @@ def _rows(stores: Sequence[ActivationStore]) -> tuple[list[str], list[str]]:
     return ids, [text_hash for store in stores for text_hash in store.hashes]
 
 
-def copy_rows(
-    stores: Sequence[ActivationStore], rows: Array, targets: Array, writer: StoreWriter
-) -> None:
-    """Copy rows of stores, which hold layers of the same rows, to rows of ``writer``."""
+def copy_rows(stores: Sequence[ActivationStore], first: int, writer: StoreWriter) -> None:
+    """Copy stores, which hold layers of the same rows, to the rows of ``writer`` from ``first``."""
     n_tokens, truncated = stores[0].n_tokens, stores[0].truncated
     places = {layer: store for store in stores for layer in store.layers}
-    for start in range(0, len(rows), CHUNK):
-        part = rows[start : start + CHUNK]
+    n = len(stores[0])
+    for start in range(0, n, CHUNK):
+        rows = np.arange(start, min(start + CHUNK, n))
         states = {}
         for layer, store in places.items():
-            block, dtype = store.read(layer, part), store.info(layer).dtype
+            block, dtype = store.read(layer, rows), store.info(layer).dtype
             if dtype == "bfloat16":  # float32 holds its bits in the upper half
-                block = (np.ascontiguousarray(block).view(np.uint32) >> 16).astype(np.uint16)
-                states[layer] = block
-            else:
-                states[layer] = block.astype(dtype)
-        writer.write(targets[start : start + CHUNK], states, n_tokens[part], truncated[part])
+                block = np.ascontiguousarray(block).view(np.uint32) >> 16
+            states[layer] = block.astype(STORE_DTYPES[dtype])
+        writer.write(first + rows, states, n_tokens[rows], truncated[rows])
         writer.flush()

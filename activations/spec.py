@@ -16,6 +16,7 @@ __all__ = [
     "DTYPES",
     "POOLS",
     "ExtractionSpec",
+    "differences",
     "differing",
     "parse_layers",
     "storable",
@@ -31,6 +32,9 @@ DIFFERENCE = {"pairs": "second minus first"}
 # Keys that a spec has only if they are set: stores of 0.1.0 have none of them.
 OPTIONAL = ("separator", "opening", "batches", "last_layer", "pairs")
 
+# Number of characters shown of each of two values that differ.
+SHOWN = 60
+
 # 3-6 or 3:6; a negative end only with a colon or at the start: -4--1, -4:-1.
 _RANGE = re.compile(r"(-?\d+)\s*[-:]\s*(-?\d+)")
 
@@ -44,6 +48,34 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     ['pooling']
     """
     return sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], place: str) -> str:
+    """Return every key in which two specs differ, with both values; ``place`` is the old one's.
+
+    Examples
+    --------
+    >>> differences({"pooling": "mean"}, {"pooling": "last", "max_length": 9}, "in the file")
+    "max_length is not set in the file and 9 now; pooling is 'mean' in the file and 'last' now"
+    """
+    parts = []
+    for key in differing(old, new):
+        old_value, new_value = _shown(old.get(key), new.get(key))
+        parts.append(f"{key} is {old_value} {place} and {new_value} now")
+    return "; ".join(parts)
+
+
+def _shown(*values: object) -> list[str]:
+    """Return both values as text; of long ones the place where they differ."""
+    texts = ["not set" if value is None else repr(value) for value in values]
+    if max(map(len, texts)) <= SHOWN:
+        return texts
+    split = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
+    start = max(0, split - SHOWN // 3)
+    return [
+        ("…" if start else "") + text[start : start + SHOWN] + "…" * (start + SHOWN < len(text))
+        for text in texts
+    ]
 
 
 def storable(dtype: str) -> str:

@@ -6,7 +6,7 @@ import itertools
 import operator
 import resource
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,20 +19,26 @@ from probekit.activations.part import Part, single
 from probekit.activations.spec import DIFFERENCE
 from probekit.data import rows_fingerprint
 from probekit.engine import ray_tasks
-from probekit.errors import IncompleteStoreError, NotAStoreError, StoreError, UsageError
+from probekit.errors import IncompleteStoreError, NotAStoreError, StoreError, UsageError, repeated
 from probekit.groups import joined, row_digests, row_keys, shared
 from probekit.joins import Keys
 from probekit.safe import expand
 from probekit.states import COPY_BYTES, Streamed
 from probekit.strings import Strings, any_twice, joined_strings, taken
 
-__all__ = ["ActivationStore"]
+__all__ = ["ActivationStore", "columns_of_all"]
 
 Selection: TypeAlias = "slice | Array | list[int]"
 
 READ_DTYPES = ("float16", "float32", "float64")
 # Parts of a folder that are open at once: each takes two of the files that a process may open.
 OPEN_PARTS = max(16, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+
+
+def columns_of_all(parts: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """Return the columns that all parts have, with the values of one part after the other."""
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: [value for part in parts for value in part[name]] for name in names}
 
 
 class ActivationStore:
@@ -74,6 +80,7 @@ class ActivationStore:
         self.path = Path(path)
         folder = expand(path, error=NotAStoreError)
         self._index = read_index(folder) if folder.is_dir() else None
+        self._places = [self.path] if self._index is None else self._index.paths(self.path)
         self._open: dict[int, Part] | None = {}
         self._opening = threading.Lock()
         if self._index is None:
@@ -83,15 +90,13 @@ class ActivationStore:
             self._starts = self._index.starts
             self._index.check_complete(self.path)
             header = self._index.header(self._part(0).header)
+        self._header = header
         self.spec = header.spec
         self.complete = header.complete
         self.source = header.source
-        self._named = header.id_column, header.text_column
         self.rows_fingerprint = header.rows_fingerprint
         self.fingerprint = header.fingerprint
-        self._groups_fingerprint = header.groups_fingerprint
         self.layers = list(header.layers)
-        self._layers = header.layers
         if not (header.complete or allow_incomplete):
             done = int(self.done.sum())
             self.close()
@@ -121,7 +126,7 @@ class ActivationStore:
     @cached_property
     def keys(self) -> Keys:
         """What the rows can be joined by: ids, text hashes, further columns of their table."""
-        id_column, text_column = self._named
+        id_column = self._header.id_column
         if id_column is None:  # a store of an older version: ids 0, 1, … are row numbers
             counted = all(name == str(i) for i, name in enumerate(self.ids))
             id_column = "" if counted else "id"
@@ -129,8 +134,8 @@ class ActivationStore:
             ids=self.ids,
             hashes=self.hashes,
             id_column=id_column or None,
-            columns=self._keys(),
-            text_column=text_column or None,
+            columns=columns_of_all([part.keys() for _, part in self._parts()]),
+            text_column=self._header.text_column or None,
             name=str(self.path),
         )
 
@@ -142,9 +147,7 @@ class ActivationStore:
     @cached_property
     def groups(self) -> Strings | None:
         """N names of what the rows belong to (question, user), "" for none; None: not stored."""
-        if self._groups_fingerprint is None:
-            return None
-        return self._strings(GROUP)
+        return None if self._header.groups_fingerprint is None else self._strings(GROUP)
 
     @cached_property
     def n_tokens(self) -> Array:
@@ -219,7 +222,7 @@ class ActivationStore:
         UsageError
             If the layer is not stored, or not given although several are stored.
         """
-        return self._layers[self.choose_layer(layer)]
+        return self._header.layers[self.choose_layer(layer)]
 
     def layer(self, layer: int | None = None, *, dtype: str | None = "float32") -> Array:
         """Return all states of one layer, (n, width).
@@ -230,7 +233,7 @@ class ActivationStore:
         optional if only one is stored.
         """
         layer = self.choose_layer(layer)
-        stored = self._layers[layer].dtype
+        stored = self._header.layers[layer].dtype
         if dtype not in (None, stored, *READ_DTYPES):
             raise UsageError(
                 f"States can be read as {', '.join(READ_DTYPES)}, or as {stored} as they are "
@@ -238,20 +241,16 @@ class ActivationStore:
             )
         as_stored = dtype is None or dtype == stored
         if as_stored and self._index is None:
-            part = self._part(0)
-            raw = part.raw(layer)
-            return raw if isinstance(raw, np.ndarray) else part.slice(layer, 0, len(self))
+            raw = self._part(0).raw(layer)
+            if isinstance(raw, np.ndarray):
+                return raw
         kind = STORE_DTYPES[stored] if as_stored else dtype
-        out = np.empty((len(self), self._layers[layer].width), kind)
+        out = np.empty((len(self), self._header.layers[layer].width), kind)
         for start, part in self._parts():
             size = part.block_rows(layer)
             for at in range(0, len(part), size):
                 block = part.slice(layer, at, min(at + size, len(part)))
-                target = out[start + at : start + at + len(block)]
-                if as_stored:
-                    target[...] = block
-                else:
-                    widen(block, target)
+                widen(block, out[start + at : start + at + len(block)])
         return out
 
     def read(self, layer: int | None, rows: Selection) -> Array:
@@ -313,7 +312,7 @@ class ActivationStore:
         """Whether ids, text hashes and groups still have the fingerprints stored with them."""
         groups = None if self.groups is None else rows_fingerprint(self.ids, self.groups)
         intact = rows_fingerprint(self.ids, self.hashes) == self.rows_fingerprint
-        return intact and groups == self._groups_fingerprint
+        return intact and groups == self._header.groups_fingerprint
 
     def close(self) -> None:
         """Close the file; arrays read before, memory maps too, stay usable."""
@@ -339,14 +338,9 @@ class ActivationStore:
                     f"{self.path} holds the layers {stored}; choose one with --layer (layer=)."
                 )
             return self.layers[0]
-        if layer not in self._layers:
+        if layer not in self._header.layers:
             raise UsageError(f"{self.path} has no layer {layer}; it has {stored}.")
         return int(layer)
-
-    @property
-    def _places(self) -> list[Path]:
-        """Paths of the parts: of a file, the file itself."""
-        return [self.path] if self._index is None else self._index.paths(self.path)
 
     def _part(self, number: int) -> Part:
         """Return an open part; one that is dropped for it closes when nothing uses it."""
@@ -383,21 +377,10 @@ class ActivationStore:
     def _column(self, name: str) -> Array:
         return np.concatenate([part.column(name) for _, part in self._parts()])
 
-    def _keys(self) -> dict[str, list[str]]:
-        """Return the columns that all parts have."""
-        keys = self._part(0).keys()
-        for _, part in itertools.islice(self._parts(), 1, None):
-            further = part.keys()
-            keys = {name: keys[name] + further[name] for name in keys if name in further}
-        return keys
-
     def _repeated(self, ids: Strings) -> str:
         """Return a sentence that names two parts with one id."""
-        first: dict[str, int] = {}
-        for row, name in enumerate(ids):
-            if first.setdefault(name, row) != row:
-                rows = first[name], row
-                break
+        name = repeated(ids)[0]
+        rows = [row for row, other in enumerate(ids) if other == name][:2]
         numbers = (np.searchsorted(self._starts, rows, "right") - 1).tolist()
         one, other = (self._places[number].name for number in numbers)
         return (
@@ -409,7 +392,7 @@ class ActivationStore:
         """Return states of ``rows`` in their order."""
         if len(self._starts) == 2:
             return self._part(0).gather(layer, rows)
-        out = np.empty((len(rows), self._layers[layer].width), np.float32)
+        out = np.empty((len(rows), self._header.layers[layer].width), np.float32)
         for part, positions, places in self._by_part(rows):
             out[positions] = part.gather(layer, places)
         return out

@@ -39,7 +39,7 @@ from probekit.activations.merge import copy_rows
 from probekit.activations.part import Part
 from probekit.activations.progress import Progress
 from probekit.activations.quiet import quiet
-from probekit.activations.spec import differing
+from probekit.activations.spec import differences
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.errors import (
@@ -190,9 +190,8 @@ class Units:
 
 def _difference(index: Index, old: Index, present: set[int], path: Path) -> str:
     """Return why a folder does not fit the plan; empty if it does. Missing parts may change."""
-    if keys := differing(index.spec, old.spec):
-        shown = (f"{k} is {old.spec.get(k)!r} there and {index.spec.get(k)!r} now" for k in keys)
-        return f"was made with another spec: {'; '.join(shown)}"
+    if different := differences(old.spec, index.spec, "there"):
+        return f"was made with another spec: {different}"
     if index.counts != old.counts:
         return f"was made from {sum(old.counts):,} rows, and there are {sum(index.counts):,} now"
     if index.groups_fingerprint != old.groups_fingerprint:
@@ -277,8 +276,7 @@ def add_to(path: Path, job: Job) -> None:
         whole = of_layers(job, {*old.layers, *added.layers})
         whole = replace(whole, path=job.path.with_suffix(".whole"))
         with _open_hidden(whole) as writer:
-            rows = np.arange(len(old))
-            copy_rows([old, added], rows, rows, writer)
+            copy_rows([old, added], 0, writer)
             writer.finish()
             os.replace(whole.path, path)
     sync_folder(path.parent)

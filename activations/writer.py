@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from itertools import compress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -33,6 +34,7 @@ from probekit.activations.layout import (
     read_strings,
     spec_json,
 )
+from probekit.activations.spec import differences
 from probekit.errors import (
     DataError,
     NotAStoreError,
@@ -48,9 +50,6 @@ __all__ = ["StoreWriter"]
 
 # Row columns are written in pieces of this number of rows, and only the pieces that changed.
 PIECE = 4096
-# Number of characters shown of each of two values that differ.
-SHOWN = 60
-MISSING = object()
 
 
 class StoreWriter:
@@ -168,7 +167,7 @@ class StoreWriter:
         chosen = chosen[np.argsort(rows[chosen], kind="stable")]
         rows = rows[chosen]
         runs = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
-        with store_disk_errors(self.path, self._plan.nbytes):
+        with store_disk_errors(self.path, needed=self._plan.nbytes):
             for layer, info in self._layers.items():
                 block = np.ascontiguousarray(states[layer][chosen])
                 stride = info.width * block.itemsize
@@ -185,7 +184,7 @@ class StoreWriter:
         if not self._pending:
             return
         rows = np.concatenate(self._pending)
-        with store_disk_errors(self.path, self._plan.nbytes):
+        with store_disk_errors(self.path, needed=self._plan.nbytes):
             self._write_column("n_tokens", rows)
             self._write_column("truncated", rows)
             sync(self._file)
@@ -279,16 +278,9 @@ def _is_resumed(file: BinaryIO, path: Path, plan: Plan, *, overwrite: bool) -> b
             f"{path} {different}; name another output, or pass --overwrite to replace it."
         )
     if not header.complete:
-        with store_disk_errors(path, plan.nbytes):
+        with store_disk_errors(path, needed=plan.nbytes):
             reserve(file, path.stat().st_size)  # a copy of a store may have holes
     return not (overwrite and header.complete)
-
-
-def _done_differ(store: h5py.File, hashes: Sequence[str], plan: Plan) -> bool:
-    done = store["rows/done"][...].tolist()
-    return any(
-        is_done and old != new for is_done, old, new in zip(done, hashes, plan.hashes, strict=True)
-    )
 
 
 def _update_texts(file: BinaryIO, path: Path, plan: Plan) -> int:
@@ -334,7 +326,8 @@ def _difference(store: h5py.File, file: BinaryIO, path: Path, header: Header, pl
             and _fingerprint_place(file, header.rows_fingerprint) is not None
         )
         # Rows not done may have changed (one stopped the run and was repaired); done rows may not.
-        if not certain or ids != list(plan.ids) or _done_differ(store, hashes, plan):
+        done = compress(zip(hashes, plan.hashes, strict=True), store["rows/done"][...].tolist())
+        if not certain or ids != list(plan.ids) or any(old != new for old, new in done):
             return f"was made from other rows: {_rows_difference(ids, hashes, plan)}"
     if not header.complete and any(layer.offset is None for layer in header.layers.values()):
         return "is incomplete and its layers are stored in chunks, so that no row can be added"
@@ -345,36 +338,13 @@ def _spec_difference(header: Header, plan: Plan) -> str:
     """Return every key of the spec that differs, with both values; empty if none does."""
     old: dict[str, Any] = dict(header.spec)
     new: dict[str, Any] = load_json(spec_json(plan.spec), "The spec")
-    if not (parts := _differences(old, new)):
+    if not (different := differences(old, new, "in the file")):
         # The spec should have these; in any case they decide what fits into the file.
         old = {"layers": {i: layer.width for i, layer in header.layers.items()}}
         old["store_dtype"] = sorted({layer.dtype for layer in header.layers.values()})
         new = {"layers": plan.widths, "store_dtype": [plan.store_dtype]}
-        parts = _differences(old, new)
-    return "; ".join(parts)
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    parts = []
-    for key in [*old, *(key for key in new if key not in old)]:
-        old_value, new_value = old.get(key, MISSING), new.get(key, MISSING)
-        if old_value != new_value:
-            shown_old, shown_new = _shown(old_value, new_value)
-            parts.append(f"{key} is {shown_old} in the file and {shown_new} now")
-    return parts
-
-
-def _shown(*values: object) -> list[str]:
-    """Return both values as text; of long ones the place where they differ."""
-    texts = ["not set" if value is MISSING else repr(value) for value in values]
-    if max(map(len, texts)) <= SHOWN:
-        return texts
-    split = next((i for i, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), 0)
-    start = max(0, split - SHOWN // 3)
-    return [
-        ("…" if start else "") + text[start : start + SHOWN] + "…" * (start + SHOWN < len(text))
-        for text in texts
-    ]
+        different = differences(old, new, "in the file")
+    return different
 
 
 def _groups_difference(header: Header, plan: Plan) -> str:
