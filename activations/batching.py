@@ -133,9 +133,7 @@ def windows(rows: Rows) -> Iterator[tuple[int, list[Content]]]:
 
 
 def _characters(content: Content) -> int:
-    if isinstance(content, str):
-        return len(content)
-    return sum(len(part) if isinstance(part, str) else len(str(part)) for part in content)
+    return len(content) if isinstance(content, str) else sum(len(str(part)) for part in content)
 
 
 def cut_batches(lengths: Array, budget: int) -> list[Array]:

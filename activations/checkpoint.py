@@ -273,6 +273,8 @@ def open_checkpoint(
 
     Raises ModelError if it does not exist, has no tokenizer, or only pickled weights.
     """
+    from transformers import AutoConfig
+
     name, cut = split_model_name(name)
     local = expand(name, error=ModelError)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -293,7 +295,8 @@ def open_checkpoint(
         if commit is not None:
             options["revision"] = commit
             sentence = read_settings(_hub_reader(name, commit))
-        config = _open_config(name, options)
+        with _explained(f"The model {name} cannot be opened"):
+            config = AutoConfig.from_pretrained(name, **options)
         if cut is not None:
             _truncate_config(config, cut, name)
         tokenizer = _open_tokenizer(name, options)
@@ -376,13 +379,6 @@ def _find_commit(name: str, revision: str | None) -> str:
     if commit is None:
         raise ModelError(f"The model {name} cannot be opened: its commit on the hub is not known.")
     return commit
-
-
-def _open_config(name: str, options: dict[str, Any]) -> Any:
-    from transformers import AutoConfig
-
-    with _explained(f"The model {name} cannot be opened"):
-        return AutoConfig.from_pretrained(name, **options)
 
 
 def _open_tokenizer(name: str, options: dict[str, Any]) -> Any:

@@ -41,7 +41,7 @@ from probekit.extras import need
 from probekit.files import locked
 from probekit.safe import expand, read_text
 
-__all__ = ["run_on_ray", "worker_device"]
+__all__ = ["run_on_ray"]
 
 # How often the pool is compared with the cluster.
 POLL_SECONDS = 1.0
@@ -53,11 +53,6 @@ NODE_DIED = "node has died"
 PATIENCE_SECONDS = 30.0
 # A shared file system may show a new name late.
 APPEAR_SECONDS = 60.0
-
-
-def worker_device(gpus: float) -> str:
-    """Return the device of workers that have so many GPUs each."""
-    return "cpu" if not gpus else "cuda:0" if gpus <= 1 else "map"
 
 
 @dataclass(frozen=True)
@@ -150,7 +145,8 @@ def run_on_ray(
     Parameters
     ----------
     job
-        From ``prepare(request, device=worker_device(gpus))``.
+        From ``prepare(request, device=…)``: ``cpu`` without GPUs, ``cuda:0`` with one per worker
+        or a part of one, ``map`` with more.
     address
         ``auto`` or ``HOST:PORT`` of a cluster; None: that of ``RAY_ADDRESS``, one that runs here,
         or else a new one on this machine.

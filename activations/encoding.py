@@ -476,7 +476,7 @@ def _render_all(
     for done, (name, content) in enumerate(contents):
         # A template takes a millisecond; ten seconds for every row would be days.
         if time.thread_time() - began > MAX_SECONDS * (1 + done / 100):
-            raise EndlessTemplateError(
+            raise UsageError(
                 f"The template takes {(time.thread_time() - began) / done:.2g} s of processor time "
                 "for a row; remove nested loops from it."
             )
@@ -486,15 +486,11 @@ def _render_all(
             if len(text) > MAX_CHARACTERS:
                 raise ValueError(f"the text has {len(text):,} characters")
             texts.append(repaired(text))
-        except EndlessTemplateError:
+        except UsageError:  # it would run for hours, on this row and on every other
             raise
         except Exception as error:  # a template may raise anything
             refused[name] = _one_line(error)
     return texts, refused
-
-
-class EndlessTemplateError(UsageError):
-    """A template that would run for hours, on this row and on every other."""
 
 
 @contextmanager
@@ -506,7 +502,7 @@ def _limited(name: str) -> Iterator[None]:
         return
 
     def stop(*_: object) -> None:
-        raise EndlessTemplateError(
+        raise UsageError(
             f"The template takes more than {MAX_SECONDS:g} s of processor time for the row with id "
             f"{name!r}; remove nested loops from it."
         )

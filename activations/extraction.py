@@ -173,10 +173,8 @@ def prepare_adding(request: Request, *, device: str | None = None) -> Job:
 def read_rows(request: Request) -> Rows:
     """Return the rows of a request, up to its limit."""
     columns = {"text_column": request.text_column, "id_column": request.id_column}
-    if isinstance(request.rows, str | Path):
-        rows = load_rows(request.rows, **columns)
-    else:
-        rows = Rows.from_any(request.rows, **{k: v for k, v in columns.items() if v is not None})
+    read = load_rows if isinstance(request.rows, str | Path) else Rows.from_any
+    rows = read(request.rows, **columns)
     if request.group_column is not None:
         rows = rows.grouped(request.group_column)
     if request.limit is not None and request.limit < len(rows):

@@ -43,11 +43,9 @@ def find_blocks(root: torch.nn.Module, depth: int) -> torch.nn.ModuleList | None
     """Return the only outermost list of ``depth`` distinct blocks, or None."""
     lists: list[tuple[str, torch.nn.ModuleList]] = []
     for name, module in root.named_modules():
-        if not isinstance(module, torch.nn.ModuleList) or len(module) != depth:
-            continue
-        if any(name.startswith(f"{outer}.") for outer, _ in lists):
-            continue
-        lists.append((name, module))
+        inner = any(name.startswith(f"{outer}.") for outer, _ in lists)
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth and not inner:
+            lists.append((name, module))
     if len(lists) > 1:
         # A text model beside a tower for images or sound.
         lists = [f for f in lists if "language_model" in f[0]] or lists

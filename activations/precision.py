@@ -5,6 +5,7 @@ In bfloat16 a GPU, or a CPU with instructions for it, is faster; any other CPU e
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -54,17 +55,12 @@ def has_bfloat16(device: str) -> tuple[bool, str]:
 def _cpu_flags() -> frozenset[str]:
     """Return the CPU's features as Linux names them; none on other systems."""
     try:
-        lines = read_bytes(CPU_INFO).decode("ascii", "replace").splitlines()
+        text = read_bytes(CPU_INFO).decode("ascii", "replace")
     except DataError:  # another system
         return frozenset()
     # "flags" on x86, "Features" on ARM.
-    named = (line.partition(":") for line in lines)
-    return frozenset(
-        word
-        for name, _, words in named
-        if name.strip().lower() in ("flags", "features")
-        for word in words.split()
-    )
+    lists = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(" ".join(lists).split())
 
 
 def training_precision(asked: str, device: str) -> Precision:

@@ -222,7 +222,6 @@ def command(**options: Unpack[ExtractOptions]) -> None:
 
 def _worker_device(ranks: Ranks | None, options: ExtractOptions) -> str:
     """Return the device of Ray's workers; raise UsageError if they cannot do what is asked for."""
-    from probekit.activations.cluster import worker_device
     from probekit.errors import UsageError
 
     if options["dry_run"]:
@@ -232,7 +231,8 @@ def _worker_device(ranks: Ranks | None, options: ExtractOptions) -> str:
             "--engine ray starts its own workers, on GPUs with --gpus-per-worker; leave out "
             f"{'torchrun and accelerate' if ranks else '--device'}."
         )
-    return worker_device(options["gpus_per_worker"] or 0.0)
+    gpus = options["gpus_per_worker"] or 0.0
+    return "cpu" if not gpus else "cuda:0" if gpus <= 1 else "map"
 
 
 def _on_ray(job: Job, options: ExtractOptions) -> Summary:
