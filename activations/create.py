@@ -212,12 +212,8 @@ def portable_source(source: str, folder: Path) -> str:
     """
     path = Path(source)
     if path.exists():
-        resolved, home = path.resolve(), folder.resolve()
-        source = (
-            resolved.relative_to(home).as_posix()
-            if resolved.is_relative_to(home)
-            else resolved.name
-        )
+        real, home = path.resolve(), folder.resolve()
+        source = real.relative_to(home).as_posix() if real.is_relative_to(home) else real.name
     return _printable(source)
 
 

@@ -438,7 +438,7 @@ def _check_inside(file: h5py.File) -> None:
         if not isinstance(group, h5py.h5g.GroupID):
             raise UnsafeError(f"{place} is not a group")
         for name in _check_links(group, f"{place}/"):
-            inner, item = f"{place}/{_text(name)}", h5py.h5o.open(group, name)
+            inner, item = f"{place}/{os.fsdecode(name)}", h5py.h5o.open(group, name)
             if not isinstance(item, h5py.h5d.DatasetID):
                 raise UnsafeError(f"{inner} is not a data set")
             _check_data(item, inner)
@@ -451,7 +451,7 @@ def _check_attributes(item: Any, place: str) -> None:
         attribute = h5py.h5a.open(item, index=number)
         kind = attribute.get_type()
         if kind.get_class() not in ATTRIBUTES or kind.committed():
-            name = _text(attribute.name)
+            name = os.fsdecode(attribute.name)
             raise UnsafeError(f"the attribute {name!r} of {place} is neither text nor number")
 
 
@@ -461,12 +461,8 @@ def _check_links(group: Any, place: str) -> list[bytes]:
     for name in names:
         # Looking up a name in the group itself follows no link.
         if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
-            raise UnsafeError(f"{place}{_text(name)} is a link to somewhere else")
+            raise UnsafeError(f"{place}{os.fsdecode(name)} is a link to somewhere else")
     return names
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
 
 
 def _check_data(data: Any, place: str) -> None:

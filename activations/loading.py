@@ -41,9 +41,7 @@ def resolve_device(device: str) -> str:
             return "cuda:0"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, number = device.partition(":")
-    if device in ("cpu", "map"):
-        return device
-    if device == "mps" and torch.backends.mps.is_available():
+    if device in ("cpu", "map") or (device == "mps" and torch.backends.mps.is_available()):
         return device
     if kind == "cuda" and (number.isdigit() or not _):
         count = torch.cuda.device_count()
