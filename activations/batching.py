@@ -19,19 +19,6 @@ import torch
 from probekit.data import Content, Rows
 from probekit.errors import UsageError
 
-__all__ = [
-    "Batch",
-    "Buckets",
-    "Encoded",
-    "Evenness",
-    "by_length",
-    "cut_batches",
-    "default_batch_tokens",
-    "mixes_padding",
-    "pad",
-    "windows",
-]
-
 Array: TypeAlias = npt.NDArray[Any]
 States: TypeAlias = Mapping[int, torch.Tensor]
 

@@ -30,18 +30,6 @@ from probekit.activations.quiet import quiet, rare_collection
 from probekit.errors import ModelError, UsageError
 from probekit.safe import MAX_BYTES, expand, load_json, one_line, open_regular, read_json
 
-__all__ = [
-    "Checkpoint",
-    "folder_weights",
-    "hashed",
-    "open_checkpoint",
-    "open_loaded",
-    "split_model_name",
-    "text_root",
-    "tokenizer_fingerprint",
-    "why",
-]
-
 # Tokenizers without a limit give a number like 1e30.
 MAX_LENGTH = 1 << 24
 # Text towers whose last hidden_states come before the final norm.

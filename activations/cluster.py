@@ -41,8 +41,6 @@ from probekit.extras import need
 from probekit.files import locked
 from probekit.safe import expand, read_text
 
-__all__ = ["run_on_ray"]
-
 # How often the pool is compared with the cluster.
 POLL_SECONDS = 1.0
 # A unit, or a loading model, may lose this many workers before the job stops.

@@ -30,20 +30,6 @@ from probekit.errors import DataError, StoreError, UsageError, disk_errors, firs
 from probekit.files import UNSUPPORTED, sync_folder, try_lock
 from probekit.joins import Keys
 
-__all__ = [
-    "Plan",
-    "compress_store",
-    "create_store",
-    "lock",
-    "open_to_write",
-    "portable_source",
-    "reserve",
-    "store_disk_errors",
-    "sync",
-    "temporary_name",
-    "write_at",
-]
-
 # Version 1.8 of the file format has checksums over all metadata, which 1.6 has not, and no mark
 # "open for writing", which 1.10 has: damage is detected and a killed writer's file opens again.
 # Data sets begin at multiples of 64 bytes (a cache line), so that a map is aligned for any reader.
@@ -139,7 +125,7 @@ def create_store(path: Path, plan: Plan) -> BinaryIO:
     Raises StoreError if the disk has no room or another process writes the store; nothing is left
     behind.
     """
-    with new_file(path, plan.nbytes) as file:
+    with _new_file(path, plan.nbytes) as file:
         _write_contents(file, plan, path.parent)
         reserve(file, os.fstat(file.fileno()).st_size)
     return file
@@ -239,7 +225,7 @@ def compress_store(path: Path, file: BinaryIO, compression: str) -> BinaryIO:
     advice = "or finish it as it is, without compression"
     # Random numbers do not compress.
     with (
-        new_file(path, path.stat().st_size, advice=advice) as packed,
+        _new_file(path, path.stat().st_size, advice=advice) as packed,
         h5py.File(file, "r") as old,
         h5py.File(packed, "w", **HDF5_OPTIONS) as new,
     ):
@@ -298,7 +284,7 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
-def new_file(path: Path, size: int, *, advice: str = LESS) -> Iterator[BinaryIO]:
+def _new_file(path: Path, size: int, *, advice: str = LESS) -> Iterator[BinaryIO]:
     """Yield an empty, locked file, when the disk has room for ``size`` bytes; then move it there.
 
     It stays open and locked after the block, and is removed if the block fails. A power cut leaves

@@ -22,8 +22,6 @@ from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
 from probekit.errors import UsageError
 
-__all__ = ["count_texts", "subtract", "texts_job", "texts_of_pairs"]
-
 CHUNK_BYTES = 1 << 26
 
 

@@ -24,16 +24,6 @@ from probekit.data import Content, Rows, without_none
 from probekit.errors import DataError, UsageError, first_few
 from probekit.safe import read_text, repaired
 
-__all__ = [
-    "Encoder",
-    "Survey",
-    "longest_whole",
-    "opening_token",
-    "read_template",
-    "refusal",
-    "shortened",
-]
-
 # Rows and characters tokenised at once; the tokenizer's Python lists are freed after each part.
 PART, PART_CHARACTERS = 1024, 1 << 20
 # Between the texts of a pair if the tokenizer adds no token of its own.

@@ -18,16 +18,6 @@ from typing import Any
 from probekit.errors import ModelError
 from probekit.safe import load_json, misfit, one_line, read_json, read_text
 
-__all__ = [
-    "SentenceSettings",
-    "check_adapter",
-    "check_folder",
-    "local_reader",
-    "read_config",
-    "read_settings",
-    "weight_files",
-]
-
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG, TOKENIZER, ADAPTER = "config.json", "tokenizer.json", "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.spm", "*.tiktoken", "merges.txt")

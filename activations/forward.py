@@ -33,18 +33,6 @@ from probekit.activations.writer import StoreWriter
 from probekit.data import Rows
 from probekit.errors import ModelError, StoreError, is_out_of_memory
 
-__all__ = [
-    "Ahead",
-    "Behind",
-    "Counts",
-    "Feed",
-    "Sink",
-    "Window",
-    "as_stored",
-    "forward_all",
-    "read_windows",
-]
-
 T = TypeVar("T")
 
 # Rows are marked done this often; a kill loses only what was forwarded since.

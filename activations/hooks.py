@@ -16,18 +16,6 @@ import torch
 
 from probekit.errors import ModelError
 
-__all__ = [
-    "CANNOT_RUN",
-    "POOLERS",
-    "Pooler",
-    "Tap",
-    "find_blocks",
-    "plain_states",
-    "release",
-    "tapped_states",
-    "vocabulary_of",
-]
-
 Tensor: TypeAlias = torch.Tensor
 Pooler: TypeAlias = Callable[[Tensor, "Tensor | None"], Tensor]
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from probekit.data import Rows
 
-__all__ = ["import_states", "read_states_file"]
-
 SUFFIXES = (".npy", ".parquet", ".safetensors")
 CHUNK = 4096
 LAST_LAYER = 9999

@@ -25,8 +25,6 @@ from probekit.errors import IncompleteStoreError, NotAStoreError, StaleStoreErro
 from probekit.files import atomic_write
 from probekit.safe import misfit, read_json
 
-__all__ = ["INDEX", "Index", "name_of", "read_index"]
-
 INDEX, FORMAT, VERSION = "store.json", "probekit-store", 1
 SHAPE = {
     "spec": dict,

@@ -37,23 +37,6 @@ from probekit.errors import DataError
 from probekit.kinds import COUNT, Choice, Flag, Layers, Maybe, Name, Settings, Text, checked
 from probekit.settings import configuration
 
-__all__ = [
-    "Job",
-    "PairReport",
-    "Report",
-    "Request",
-    "Summary",
-    "forward_job",
-    "is_folder",
-    "job_windows",
-    "of_layers",
-    "open_writer",
-    "report_on",
-    "resumable",
-    "tapped_model",
-    "warn_nonfinite",
-]
-
 MODEL = Name("a model's name")
 COLUMN = Maybe(Text("a column's name"))
 

@@ -30,27 +30,6 @@ from probekit.errors import DataError, NotAStoreError, StoreError
 from probekit.safe import expand, load_json, one_line, regular_file
 from probekit.strings import Strings
 
-__all__ = [
-    "FORMAT",
-    "GROUP",
-    "HEAD_BYTES",
-    "LAYER",
-    "ROW_COLUMNS",
-    "STORE_DTYPES",
-    "STRINGS_AT_ONCE",
-    "VERSION",
-    "Header",
-    "LayerInfo",
-    "StoreFile",
-    "damaged",
-    "open_hdf5",
-    "read_header",
-    "read_keys",
-    "read_strings",
-    "spec_json",
-    "widen",
-]
-
 Array: TypeAlias = npt.NDArray[Any]
 
 FORMAT = "probekit-activations"

@@ -21,8 +21,6 @@ from probekit.activations.hooks import (
 from probekit.activations.quiet import quiet
 from probekit.errors import ModelError, UsageError
 
-__all__ = ["Placement", "input_device", "kind_of", "resolve_device", "tapped"]
-
 
 @dataclass(frozen=True)
 class Placement:

@@ -26,8 +26,6 @@ from probekit.errors import (
 from probekit.files import refuse_reads
 from probekit.safe import expand
 
-__all__ = ["copy_rows", "merge"]
-
 CHUNK = 4096
 
 

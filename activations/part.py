@@ -20,8 +20,6 @@ from probekit.activations.layout import (
 )
 from probekit.strings import Strings
 
-__all__ = ["Part", "single"]
-
 BLOCK_BYTES = 1 << 23
 # Whether the system can read ahead on request, and the number of rows probed before the request.
 CAN_PREFETCH = hasattr(os, "posix_fadvise") and hasattr(os, "RWF_NOWAIT")

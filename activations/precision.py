@@ -16,8 +16,6 @@ from probekit.activations.loading import kind_of
 from probekit.errors import DataError
 from probekit.safe import read_bytes
 
-__all__ = ["Precision", "extraction_precision", "has_bfloat16", "training_precision"]
-
 CPU_INFO = Path("/proc/cpuinfo")
 # Names of the instructions on x86 and ARM.
 CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")

@@ -11,8 +11,6 @@ from typing import Any
 
 from probekit.safe import printable
 
-__all__ = ["MovingBar", "Progress", "duration", "no_moving_bars"]
-
 EVERY_SECONDS = 0.25
 _hidden = ContextVar("hidden", default=False)
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["quiet", "rare_collection"]
-
 # Importing torch and transformers creates some million objects that stay. Looking through them
 # again and again takes a sixth of the time to the first batch of an extraction.
 THRESHOLD = 100_000

@@ -10,18 +10,6 @@ from typing import Any
 
 from probekit.errors import UsageError
 
-__all__ = [
-    "COMPRESSIONS",
-    "DIFFERENCE",
-    "DTYPES",
-    "POOLS",
-    "ExtractionSpec",
-    "differences",
-    "differing",
-    "parse_layers",
-    "storable",
-]
-
 POOLS = ("last", "first", "mean", "max")
 DTYPES = ("float32", "float16", "bfloat16")
 # What HDF5 itself and h5py can decompress.

@@ -51,8 +51,6 @@ from probekit.errors import (
 )
 from probekit.files import sync_folder
 
-__all__ = ["Unit", "Units", "add_to", "forwarded", "run_units"]
-
 # A part of one layer has some megabytes, and a worker that dies loses no more than minutes.
 UNIT_ROWS = 2048
 # A part; one that is being written (by an attempt of its own name), and what that is made of.

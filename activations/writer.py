@@ -46,8 +46,6 @@ from probekit.errors import (
 )
 from probekit.safe import load_json
 
-__all__ = ["StoreWriter"]
-
 # Row columns are written in pieces of this number of rows, and only the pieces that changed.
 PIECE = 4096
 
