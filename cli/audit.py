@@ -173,9 +173,22 @@ def _text(
     options: AuditOptions,
 ) -> str:
     """What was found, and the command that acts on it; ``probe`` is that command's default."""
-    from probekit.cleaning.filter import PER_CLASS_SHARE
-
     again = typed_again(without=("many", "no_ask"))
+    lines = _open_questions(finding, draw, file)
+    if finding.action is None:
+        return "\n".join([*lines, f"No answer yet. Fill them in, then: {again} --no-ask"])
+    lines += _found(finding, again)
+    if advised is not None:
+        lines.append(advised.line)
+    action = finding.action if advised is None else advised.action
+    if action != "leave":
+        then = _next(action, advised is not None and advised.hard, probe, options["output"])
+        lines.append(f"Next: {then} -o verdicts.parquet")
+    return "\n".join(lines)
+
+
+def _open_questions(finding: Finding, draw: Draw, file: AuditFile) -> list[str]:
+    """Rows that wait for an answer, and answers that do not count yet."""
     lines = []
     waiting = [name for name in file.records if name not in file.answers]
     if waiting:
@@ -189,10 +202,16 @@ def _text(
             f"({draw.ids[finding.answers + finding.unsure]!r}) and do not count yet: the order of "
             "the draw decides, and an audit by an earlier version asked about other rows.\n"
         )
-    if finding.action is None:
-        return "\n".join([*lines, f"No answer yet. Fill them in, then: {again} --no-ask"])
+    return lines
+
+
+def _found(finding: Finding, again: str) -> list[str]:
+    """The estimates, what they say is best, and whether more answers are needed."""
+    from probekit.cleaning.filter import PER_CLASS_SHARE
+
     told = f", {finding.unsure} more that cannot be told" if finding.unsure else ""
-    lines += [
+    total = finding.answers + finding.unsure + finding.more
+    return [
         f"{finding.rows:,} texts with a weak label; true labels of {finding.answers}{told}.",
         "",
         *_table(finding),
@@ -204,30 +223,26 @@ def _text(
         "",
         f"Answer: {finding.action}. With probability {finding.probability:.2f} nothing else leaves "
         "fewer wrong labels (by more than a point).",
+        "The answers settle it."
+        if finding.settled
+        else f"{finding.more} more true labels would settle it, at the rate so far: "
+        f"{again} -m {total}",
     ]
-    if finding.settled:
-        lines.append("The answers settle it.")
-    else:
-        total = finding.answers + finding.unsure + finding.more
-        lines.append(
-            f"{finding.more} more true labels would settle it, at the rate so far: "
-            f"{again} -m {total}"
-        )
-    action = finding.action
-    if advised is not None:
-        lines.append(advised.line)
-        action = advised.action
-    if action != "leave":
-        # Options that only the audit has; it needs the texts only to show them.
-        then = typed_again(action, without=("output", "rows", "text_column", "layers"))
-        if advised is not None and advised.hard:
-            then += " --hard"
-        if options["output"] is not None:
-            then += f" --audit {shlex.quote(str(options['output']))}"
-        if probe != "ensemble":  # whose filter and relabel the figures are of
-            then += " --probe ensemble"
-        lines.append(f"Next: {then} -o verdicts.parquet")
-    return "\n".join(lines)
+
+
+def _next(action: str, hard: bool, probe: str, audit: Path | None) -> str:
+    """The command of an action, without the options that only the audit has.
+
+    It needs the texts only to show them.
+    """
+    then = typed_again(action, without=("output", "rows", "text_column", "layers"))
+    if hard:
+        then += " --hard"
+    if audit is not None:
+        then += f" --audit {shlex.quote(str(audit))}"
+    if probe != "ensemble":  # whose filter and relabel the figures are of
+        then += " --probe ensemble"
+    return then
 
 
 SHARES = {"leave": "as they are", "filter": "after filter", "relabel": "after relabel --hard"}

@@ -125,18 +125,17 @@ def outside_groups(
 ) -> Found:
     """Distances and numbers (b, k) of the first found outside the group of each row, else inf.
 
-    ``groups`` (n,) are numbers of all rows; what was found here is overwritten.
+    ``groups`` (n,) are numbers of all rows.
     """
     square, index = found
-    if not square.flags.writeable:  # as arrays from a cluster are
-        square = square.copy()
     distance, near = np.empty((len(rows), k), np.float32), np.empty((len(rows), k), np.int64)
     for part in row_chunks(len(rows), 32 * index.shape[1]):
-        square[part][groups[index[part]] == groups[rows[part], None]] = np.inf
-        first = np.argsort(np.isinf(square[part]), axis=1, kind="stable")[:, :k]
+        none = groups[index[part]] == groups[rows[part], None]
+        none |= np.isinf(square[part])
+        first = np.argsort(none, axis=1, kind="stable")[:, :k]
         near[part] = np.take_along_axis(index[part], first, axis=1)
-        nearest = np.take_along_axis(square[part], first, axis=1)
-        distance[part] = np.sqrt(nearest, dtype=np.float64)
+        distance[part] = np.sqrt(np.take_along_axis(square[part], first, axis=1), dtype=np.float64)
+        distance[part][np.take_along_axis(none, first, axis=1)] = np.inf
     return distance, near
 
 
