@@ -173,11 +173,9 @@ def measure(way: str, folder: Path, model: str) -> dict[str, Any]:
     index = json.loads((folder / "acts" / "store.json").read_text(encoding="utf-8"))
     counts = counts_of(index)
     stored = [((folder / "acts" / name).stat().st_mtime, count) for name, count in counts.items()]
-    return {
-        "rows_per_second": steady_rate(stored, workers),
-        "seconds": seconds,
-        "processes_beside": others.share(),
-    }
+    figures = {"rows_per_second": steady_rate(stored, workers), "seconds": seconds}
+    # Ray's workers are no children of the command, so they count as other processes.
+    return figures if ENGINE[1] in options else {**figures, "processes_beside": others.share()}
 
 
 def counts_of(index: Mapping[str, Any]) -> dict[str, int]:
@@ -190,20 +188,39 @@ def speed(asked: argparse.Namespace) -> None:
     path, folder = asked.results / "cluster.jsonl", asked.folder / f"speed-{asked.rows}"
     write_rows(folder, asked.rows, asked.texts)
     about = {"what": "extract", "model": Path(asked.model).name, "rows": asked.rows}
-    rates, lines = dict[str, float](), []
-    for way, (_, _, _, target) in WAYS.items():
+    for way in WAYS:
         key = {**about, "way": way}
-        known = [line for line in read_lines(path) if key.items() <= line.items()]
-        if not known:
+        if not any(key.items() <= line.items() for line in read_lines(path)):
             record("cluster", {**key, **measure(way, folder, asked.model)}, folder=asked.results)
-            known = read_lines(path)[-1:]
-        rates[way] = known[-1]["rows_per_second"]
-        ratio = "" if target is None else f"{rates[way] / rates[target[0]]:.2f} of {target[0]}"
-        aim = "" if target is None else f">= {target[1]}"
-        busy = f"{known[-1]['processes_beside']:.0%}"
-        lines.append([way, f"{rates[way]:,.1f}", f"{known[-1]['seconds']:.0f} s", ratio, aim, busy])
-    header = ["way", "rows/s", "whole command", "ratio", "target", "cores used by others"]
-    print(table(header, lines))
+    every = read_lines(path)
+    print(table(*speed_rows([line for line in every if about.items() <= line.items()])))
+
+
+def speed_rows(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and a row for each way: its rate, the whole command, and the rate beside its aim."""
+    by_way = {line["way"]: line for line in lines if line["what"] == "extract"}
+    rows = []
+    for way, line in by_way.items():
+        ratio, aim = "", ""
+        if (target := WAYS[way][3]) is not None:
+            other, least = target
+            share = line["rows_per_second"] / by_way[other]["rows_per_second"]
+            ratio, aim = f"{share:.2f} of {other}", f"at least {least}"
+        rate = f"{line['rows_per_second']:,.0f}"
+        rows.append([way, rate, f"{line['seconds']:.0f} s", ratio, aim])
+    return ["way", "rows/s", "whole command", "rate", "aim"], rows
+
+
+def kill_rows(lines: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and a row for each command: kills of a node, of the driver, and files that differ."""
+    rows = []
+    for name in CHAIN:
+        hit = [line for line in lines if line.get("during") == name]
+        victims = [line["what"].rpartition(" ")[2] for line in hit]
+        differ = sum(len(line["differ"]) for line in hit)
+        counts = [victims.count("node"), victims.count("driver"), differ]
+        rows.append([name, *map(str, counts)])
+    return ["during", "a node killed", "the driver killed", "files that differ"], rows
 
 
 class Nodes:

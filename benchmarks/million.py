@@ -13,6 +13,7 @@ and not run again; FOLDER keeps the stores, 1.6 kB a row.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import subprocess
@@ -174,6 +175,34 @@ def main() -> None:
             print(*lines[-1], sep="  ", flush=True)
     header = ["step", "processor", "clock", "memory", "slope of time", "of memory"]
     print("\n" + table([*header, "recall", "kept labels right"], lines))
+
+
+def page_rows(lines: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of docs/speed.md: a row for each size, then the slopes."""
+    by_step = {(line["rows"], line["step"]): line for line in lines}
+    sizes = sorted({rows for rows, _ in by_step})
+    rows = []
+    for n in sizes:
+        here = {step: by_step[n, step] for step in STEPS if (n, step) in by_step}
+        found = {f"{line['recall']:.1%}" for line in here.values() if "recall" in line}
+        right = [f"{line['right']:.1%}" for line in here.values() if "right" in line]
+        cells = [
+            f"{here[s]['cpu']:,.0f} s, {here[s]['anonymous_mib'] / 1024:.2f} GiB"
+            if s in here
+            else ""
+            for s in STEPS
+        ]
+        rows.append([f"{n:,}", *cells, ", ".join(sorted(found)), ", ".join(right)])
+    for few, many in itertools.pairwise(sizes):
+        powers = [
+            slope(by_step[many, step], by_step.get((few, step)), "cpu")
+            if (many, step) in by_step
+            else ""
+            for step in STEPS
+        ]
+        rows.append([f"power of the rows, {few:,} to {many:,}", *powers, "", ""])
+    header = ["rows", *(f"`{step}`" for step in STEPS), "neighbours found", "kept labels right"]
+    return header, rows
 
 
 def slope(row: dict[str, Any], few: dict[str, Any] | None, name: str) -> str:

@@ -10,7 +10,6 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from math import exp, log
 from pathlib import Path
 from statistics import fmean, median
@@ -21,8 +20,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import advice_classes as classes_bench  # noqa: E402
 import audit_intervals as audit_bench  # noqa: E402
+import cluster  # noqa: E402
 import label_relabels  # noqa: E402
 import label_summary  # noqa: E402
+import million  # noqa: E402
 import paper_summary  # noqa: E402
 import regularisation  # noqa: E402
 import weak_to_strong_advice as grid_advice  # noqa: E402
@@ -92,33 +93,19 @@ def speed_in_short() -> str:
     return markdown(["what", "probekit", "instead", "as fast"], rows)
 
 
-def million() -> str:
+def large_store() -> str:
     """Processor time and memory of each step on large stores, and how they grow."""
-    lines = {(line["rows"], line["step"]): line for line in rows_of("million")}
-    steps = list(dict.fromkeys(step for _, step in lines))
-    sizes = sorted({rows for rows, _ in lines})
-    rows = []
-    for n in sizes:
-        here = {step: lines[n, step] for step in steps if (n, step) in lines}
-        found = {f"{line['recall']:.1%}" for line in here.values() if "recall" in line}
-        right = [f"{line['right']:.1%}" for line in here.values() if "right" in line]
-        cells = [
-            f"{here[s]['cpu']:,.0f} s, {here[s]['anonymous_mib'] / 1024:.2f} GiB"
-            if s in here
-            else ""
-            for s in steps
-        ]
-        rows.append([f"{n:,}", *cells, ", ".join(sorted(found)), ", ".join(right)])
-    for few, many in pairwise(sizes):
-        cells = []
-        for step in steps:
-            one, other = lines.get((few, step)), lines.get((many, step))
-            power = one and other and log(other["cpu"] / one["cpu"]) / log(many / few)
-            cells.append(f"{power:.2f}" if power else "")
-        rows.append([f"power of the rows, {few:,} to {many:,}", *cells, "", ""])
-    return markdown(
-        ["rows", *(f"`{step}`" for step in steps), "neighbours found", "kept labels right"], rows
-    )
+    return markdown(*million.page_rows(rows_of("million")))
+
+
+def cluster_speed() -> str:
+    """Rows per second of Ray's workers beside a plain process and torchrun."""
+    return markdown(*cluster.speed_rows(rows_of("cluster")))
+
+
+def cluster_kills() -> str:
+    """Kills of a node and of the driver, by the command that they hit."""
+    return markdown(*cluster.kill_rows(rows_of("cluster")))
 
 
 def audit_intervals() -> str:
@@ -556,7 +543,9 @@ def goals() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "advice-classes": advice_classes,
-    "million": million,
+    "cluster-kills": cluster_kills,
+    "cluster-speed": cluster_speed,
+    "million": large_store,
     "audit-advice": audit_advice,
     "audit-intervals": audit_intervals,
     "annotators": annotators,

@@ -49,3 +49,28 @@ def test_the_seconds_that_a_run_notes_are_no_difference(cluster: Any, tmp_path: 
         found.append(cluster.digests(tmp_path))
     assert found[0] == found[1]
     assert found[1] != found[2]
+
+
+def test_a_rate_is_shown_beside_the_one_it_must_reach(cluster: Any) -> None:
+    rates = {"plain process": 200.0, "Ray, one worker": 190.0, "Ray, two workers": 323.0}
+    lines = [
+        {"what": "extract", "way": way, "rows_per_second": rate, "seconds": 60.0}
+        for way, rate in rates.items()
+    ]
+    kill = {"what": "kill of the node", "during": "run", "differ": []}
+    shares = [row[3] for row in cluster.speed_rows([*lines, kill])[1]]
+    assert shares == ["", "0.95 of plain process", "1.70 of Ray, one worker"]
+
+
+def test_kills_are_counted_by_the_command_that_they_hit(cluster: Any) -> None:
+    def kill(victim: str, during: str, *differ: str) -> dict[str, Any]:
+        return {"what": f"kill of the {victim}", "during": during, "differ": list(differ)}
+
+    lines = [kill("node", "run"), kill("driver", "run"), kill("node", "run", "a", "b")]
+    rate = {"what": "extract", "way": "plain process", "rows_per_second": 1.0, "seconds": 1.0}
+    found = {
+        row[0]: row[1:] for row in cluster.kill_rows([*lines, kill("driver", "fits"), rate])[1]
+    }
+    assert found["run"] == ["2", "1", "2"]
+    assert found["fits"] == ["0", "1", "0"]
+    assert found["extract"] == ["0", "0", "0"]
