@@ -31,7 +31,8 @@ from probekit.cli.options import (
 )
 from probekit.cli.outputs import check_suffix, claim
 from probekit.errors import DataError, UsageError
-from probekit.files import atomic_write, check_format
+from probekit.files import atomic_write
+from probekit.output_tables import check_format
 from probekit.safe import open_regular, read_json
 
 if TYPE_CHECKING:

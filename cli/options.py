@@ -43,6 +43,7 @@ __all__ = [
     "option",
     "options_of",
     "output_file",
+    "output_table",
     "pick",
     "say",
     "source_of",
@@ -140,6 +141,12 @@ def _of_type(kind: Any) -> dict[str, Any]:
 def output_file(help_text: str) -> Callable[..., Any]:
     """``-o/--output``, a required file."""
     return option(help_text, "-o", "--output", required=True, type=OUTPUT_FILE)
+
+
+def output_table(help_text: str) -> Callable[..., Any]:
+    """``-o/--output``, a required table: a file, or a folder of Parquet files."""
+    text = f"{help_text} .parquet, .jsonl, or a folder of Parquet files."
+    return option(text, "-o", "--output", required=True, type=FILE)
 
 
 def _hide_progress(context: click.Context, _: click.Parameter, value: bool) -> bool:

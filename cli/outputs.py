@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from probekit.errors import ProbekitError, UsageError, disk_errors
-from probekit.files import check_output, existing, locked, refuse_reads
+from probekit.files import check_output, existing, locked, refuse_inside, refuse_reads
 from probekit.safe import open_regular
 
 __all__ = ["claim", "claim_folder", "identity", "make_folder", "read_by"]
@@ -39,7 +39,7 @@ def claim(
     options
         The command's options, by name.
     names
-        Options that hold outputs; None is ignored.
+        Options that hold outputs: files, or folders of a table; None is ignored.
     folders
         Options that hold folders to write into.
     resumes
@@ -66,6 +66,8 @@ def claim(
     _refuse_sources(outputs, reads)
     for output in outputs:
         check_output(output, overwrite=True)
+        if output.is_dir():
+            refuse_inside(output, reads)
     who = identity(context, {k: v for k, v in options.items() if k not in incidental})
     for output in outputs:
         lock = context.with_resource(locked(output, command=who))
@@ -73,9 +75,11 @@ def claim(
 
 
 def check_suffix(path: Path, *allowed: str) -> None:
-    """Raise UsageError unless the path ends in one of ``allowed``."""
+    """Raise UsageError unless the path ends in one of ``allowed``; "" allows a folder."""
     if path.suffix not in allowed:
-        raise UsageError(f"{path} must end in {' or '.join(allowed)}, the formats written here.")
+        endings = " or ".join(filter(None, allowed))
+        folder = ", or be a folder" if "" in allowed else ""
+        raise UsageError(f"{path} must end in {endings}{folder}: the formats written here.")
 
 
 def claim_folder(folder: Path) -> None:

@@ -19,7 +19,7 @@ from probekit.cli.options import (
     emit,
     option,
     options_of,
-    output_file,
+    output_table,
     say,
 )
 from probekit.cli.outputs import check_suffix, claim
@@ -41,9 +41,7 @@ class PredictOptions(TypedDict):
             "Instead of a model: folder of `filter --save-probe`; ROWS is then a store.", "--probe"
         ),
     ]
-    output: Annotated[
-        Path, output_file("Predictions to write: .parquet or .jsonl, in the form of labels.")
-    ]
+    output: Annotated[Path, output_table("Predictions to write, in the form of labels:")]
     truth: Truth
     max_length: Annotated[
         int | None, option("Tokens per row.  [default: as in the training]", type=click.IntRange(1))
@@ -71,7 +69,7 @@ def command(**options: Unpack[PredictOptions]) -> None:
 
     output = options["output"]
     claim(options, "output")
-    check_suffix(output, ".parquet", ".jsonl")
+    check_suffix(output, ".parquet", ".jsonl", "")
     if (options["model"] is None) == (options["saved_probe"] is None):
         raise UsageError("Give one of --model and --probe.")
     if options["saved_probe"] is not None:

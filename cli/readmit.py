@@ -10,7 +10,7 @@ import click
 
 from probekit.cli.labels import Truth, read_truth_codes
 from probekit.cli.options import (
-    OUTPUT_FILE,
+    FILE,
     AsJson,
     Overwrite,
     SectionedCommand,
@@ -18,7 +18,7 @@ from probekit.cli.options import (
     emit,
     option,
     options_of,
-    output_file,
+    output_table,
     say,
 )
 from probekit.cli.outputs import check_suffix, claim
@@ -29,7 +29,7 @@ __all__ = ["command"]
 class ReadmitOptions(TypedDict):
     """Options of ``probekit readmit``."""
 
-    verdicts: Annotated[Path, argument("Verdicts of `probekit filter`.", type=OUTPUT_FILE)]
+    verdicts: Annotated[Path, argument("Verdicts of `probekit filter`.", type=FILE)]
     predictions: Annotated[
         tuple[str, ...],
         option(
@@ -38,7 +38,7 @@ class ReadmitOptions(TypedDict):
     ]
     confidence: Annotated[float, option("Least mean probability of the class.", default=0.9)]
     truth: Truth
-    output: Annotated[Path, output_file("Verdicts to write: .parquet or .jsonl.")]
+    output: Annotated[Path, output_table("Verdicts to write:")]
     overwrite: Overwrite
     as_json: AsJson
 
@@ -59,7 +59,7 @@ def command(**options: Unpack[ReadmitOptions]) -> None:
 
     output, predictions = options["output"], options["predictions"]
     claim(options, "output")
-    check_suffix(output, ".parquet", ".jsonl")
+    check_suffix(output, ".parquet", ".jsonl", "")
     if len({*map(os.path.realpath, predictions)}) < len(predictions):
         raise UsageError("One student is named twice with --predictions; name each once.")
     before = Verdicts.load(options["verdicts"])

@@ -28,6 +28,7 @@ from probekit.cli.options import (
 )
 from probekit.cli.outputs import claim
 from probekit.errors import DataError, ProbekitError, UsageError
+from probekit.files import is_table_folder
 
 if TYPE_CHECKING:
     from probekit.reports.page import Page, RowsSection
@@ -105,7 +106,7 @@ class ReportOptions(TypedDict):
 def command(**options: Unpack[ReportOptions]) -> None:
     """Write one HTML page: tables, figures, and the rows.
 
-    WHAT is the folder of a run, or a file of verdicts or of a sweep. The page needs no network
+    WHAT is the folder of a run, or verdicts or a sweep. The page needs no network
     and sends nothing anywhere.
 
     Example: probekit report verdicts.parquet --acts acts.h5 --truth truth.jsonl -o report.html
@@ -113,10 +114,10 @@ def command(**options: Unpack[ReportOptions]) -> None:
     from probekit.reports.page import write_page
 
     what: Path = options["what"]
-    own = what.is_dir() and options["output"] is None
+    own = _is_run(what) and options["output"] is None
     output = options["output"] or (what / REPORT if own else Path(REPORT))
     # In the folder of a run the page is one of its files, which are rewritten.
-    read = {**options, "what": what if what.is_file() else None}
+    read = {**options, "what": None if _is_run(what) else what}
     claim({**read, "output": output}, "output", resumes=own)
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{output} must end in .html; a page is what is written.")
@@ -135,7 +136,7 @@ def _page(what: Path, options: ReportOptions) -> Page:
         raise DataError(
             f"{what} does not exist; name the folder of a run, or a file of verdicts or a sweep."
         )
-    if what.is_dir():
+    if _is_run(what):
         _check_options("folder", options)
         return _folder_page(what, options)
     if what.suffix.lower() in (".parquet", ".jsonl") and is_sweep(what):
@@ -143,6 +144,11 @@ def _page(what: Path, options: ReportOptions) -> Page:
         return _sweep_page(what)
     _check_options("verdicts", options)
     return _verdicts_page(what, options)
+
+
+def _is_run(what: Path) -> bool:
+    """Whether it is a folder, and not that of a table."""
+    return what.is_dir() and not (any(what.iterdir()) and is_table_folder(what))
 
 
 def _check_options(of: str, options: ReportOptions) -> None:

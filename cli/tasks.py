@@ -131,7 +131,7 @@ def export(**options: Unpack[ExportOptions]) -> None:
     Example: probekit tasks export docstrings --split student -o rows.jsonl
     """
     from probekit.errors import DataError
-    from probekit.files import write_table
+    from probekit.output_tables import write_table
     from probekit.tables import suffix_of
     from probekit.tasks.registry import get_task
 

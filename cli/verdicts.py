@@ -30,7 +30,7 @@ from probekit.cli.options import (
     TextColumn,
     emit,
     option,
-    output_file,
+    output_table,
     pick,
     say,
     source_of,
@@ -190,7 +190,7 @@ class ProbeOptions(TypedDict):
 class ResultOptions(TypedDict):
     """What is written."""
 
-    output: Annotated[Path, output_file("Verdicts to write: .parquet or .jsonl.")]
+    output: Annotated[Path, output_table("Verdicts to write:")]
     write_data: Annotated[
         Path | None,
         option(
@@ -294,10 +294,16 @@ def _of_each_probe(options: CleaningOptions) -> list[CleaningOptions]:
         own |= dict.fromkeys("folds" if x == "n_folds" else x for x in given - known[name])
         for place in ("output", "write_data", "save_probe"):
             if own[place] is not None:
-                path = Path(own[place])
-                own[place] = path.with_name(f"{path.stem}.{name.replace(':', '.')}{path.suffix}")
+                own[place] = _of_probe(Path(own[place]), name, table=place == "output")
         every.append(cast(CleaningOptions, own))
     return every
+
+
+def _of_probe(path: Path, name: str, *, table: bool) -> Path:
+    """An output's name with the probe's, which must not look like the ending of a table."""
+    if table and not path.suffix:
+        return path.with_name(f"{path.name}-{name.replace(':', '-').replace('.', '-')}")
+    return path.with_name(f"{path.stem}.{name.replace(':', '.')}{path.suffix}")
 
 
 def _name(options: CleaningOptions, store: ActivationStore) -> str:
@@ -396,7 +402,7 @@ def _check_files(options: CleaningOptions) -> None:
     output, data, truth = options["output"], options["write_data"], options["truth"]
     # The truth is read last: with a corrected one, what was written before it stands.
     claim(options, "output", "write_data", incidental=("truth", "truth_column"))
-    check_suffix(output, ".parquet", ".jsonl")
+    check_suffix(output, ".parquet", ".jsonl", "")
     if data is not None:
         check_suffix(data, ".jsonl")
     if truth is not None and suffix_of(truth) in SUFFIXES and not Path(truth).exists():

@@ -19,7 +19,7 @@ from probekit.cli.options import (
     emit,
     option,
     options_of,
-    output_file,
+    output_table,
     say,
 )
 from probekit.cli.outputs import check_suffix, claim
@@ -56,7 +56,7 @@ class WeakLabelsOptions(TypedDict):
             default=None,
         ),
     ]
-    output: Annotated[Path, output_file("Weak labels to write: .parquet or .jsonl.")]
+    output: Annotated[Path, output_table("Weak labels to write:")]
     overwrite: Overwrite
     seed: Seed
     as_json: AsJson
@@ -78,7 +78,7 @@ def command(**options: Unpack[WeakLabelsOptions]) -> None:
 
     output = options["output"]
     claim(options, "output")
-    check_suffix(output, ".parquet", ".jsonl")
+    check_suffix(output, ".parquet", ".jsonl", "")
     truth = load_labels(
         options["truth"],
         id_column=options["id_column"],

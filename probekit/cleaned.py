@@ -31,8 +31,9 @@ from probekit.columns import Columns, guess_columns
 from probekit.data import Rows
 from probekit.errors import DataError, ProbekitError, UsageError
 from probekit.excel import write_sheet
-from probekit.files import atomic_write, json_line, write_table
+from probekit.files import atomic_write, json_line
 from probekit.labels import WeakLabels, load_labels
+from probekit.output_tables import write_table
 from probekit.probes.ensemble import plan_layers
 from probekit.reports.page import write_page
 from probekit.reports.verdicts import verdicts_page

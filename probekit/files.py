@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,20 +35,21 @@ __all__ = [
     "Lock",
     "atomic_write",
     "beside",
-    "check_format",
     "check_output",
+    "clear_leftovers",
     "clear_lock",
     "drop_sidecar",
     "existing",
+    "is_table_folder",
     "json_line",
     "locked",
     "read_sidecar",
+    "record_written",
     "refuse_inside",
     "refuse_reads",
-    "save_table",
     "sync_folder",
     "try_lock",
-    "write_table",
+    "write_jsonl",
     "written",
 ]
 
@@ -57,6 +59,8 @@ TEMPORARY = ".probekit-part"
 UNSUPPORTED = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 ENDING = ".probekit-lock"
 LONGEST_NAME = 200  # bytes
+# Files of a table that is written as a folder.
+PART = re.compile(r"part-\d{5}\.parquet")
 _warned: list[Path] = []
 _locks: list[Lock] = []
 _written: list[Path] = []
@@ -68,16 +72,17 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     Raises
     ------
     OutputExistsError
-        If it exists and ``overwrite`` is False, or is not a plain file.
+        If it exists and ``overwrite`` is False, or is neither a plain file nor the folder of a
+        table.
     DataError
         If its folder is missing or may not be written to.
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not is_table_folder(path):
         raise OutputExistsError(f"{path} is a folder, not a file; name a file to write.")
-    if path.exists() and not path.is_file():
+    if path.exists() and not path.is_file() and not path.is_dir():
         raise OutputExistsError(f"{path} is a pipe, socket or device; name a file to write.")
-    if path.exists() and not overwrite:
+    if path.exists() and not overwrite and not (path.is_dir() and not os.listdir(path)):
         raise OutputExistsError(
             f"{path} exists already; pass --overwrite to replace it or name another file."
         )
@@ -91,6 +96,11 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     if path.suffix.lower() == ".jsonl":
         _check_sidecar(path)
     return path
+
+
+def is_table_folder(path: Path) -> bool:
+    """Whether a folder may be replaced by a table's: it holds its files, or nothing."""
+    return not path.suffix and all(map(PART.fullmatch, os.listdir(path)))
 
 
 def refuse_reads(
@@ -206,7 +216,7 @@ def atomic_write(
     path = Path(os.path.realpath(path))  # a link stays a link; its target is replaced
     encoding = None if "b" in mode else "utf-8"
     with disk_errors(path, needed=needed):
-        _clear_leftovers(path)
+        clear_leftovers(path)
         handle, temporary = _part(path)
         try:
             with os.fdopen(handle, mode, encoding=encoding) as file:
@@ -216,7 +226,7 @@ def atomic_write(
                 umask = os.umask(0)
                 os.umask(umask)
                 os.chmod(temporary, 0o666 & ~umask)
-                _record_written(path, os.fstat(file.fileno()))
+                record_written(path, os.fstat(file.fileno()))
                 os.replace(temporary, path)
             sync_folder(path.parent)
         except BaseException:
@@ -234,17 +244,21 @@ def _part(path: Path) -> tuple[int, str]:
         os.close(handle)  # another writer of this path removed it as a leftover
 
 
-def _clear_leftovers(path: Path) -> None:
+def clear_leftovers(path: Path) -> None:
     """Remove what killed writers of ``path`` have left beside it, and nothing else."""
     pattern = re.escape(beside(path, ".").name) + r"[a-z0-9_]{8}" + re.escape(TEMPORARY)
     try:
         names = [name for name in os.listdir(path.parent) if re.fullmatch(pattern, name)]
     except OSError:
         return
-    for name in names:
-        with contextlib.suppress(OSError), (path.parent / name).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            (path.parent / name).unlink()
+    for place in (path.parent / name for name in names):
+        with contextlib.suppress(OSError):
+            handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
+            finally:
+                os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:
@@ -393,7 +407,7 @@ def _acquire(path: Path, command: str, busy: Callable[[], None] | None) -> Lock:
         os.close(handle)
 
 
-def _record_written(path: Path, status: os.stat_result) -> None:
+def record_written(path: Path, status: os.stat_result) -> None:
     """Record in the lock of an output, if it is held, that its file is about to be put in place."""
     for lock in _locks:
         if lock.path == path:
@@ -423,74 +437,8 @@ def json_line(record: Mapping[str, Any]) -> str:
     return line + "\n"
 
 
-def write_table(
-    columns: Mapping[str, Any], path: str | Path, about: Mapping[str, Any] | None = None
-) -> None:
-    """Write columns and their metadata as Parquet or JSONL, by the path's ending.
-
-    ``about`` (JSON types) is stored in Parquet's schema under ``probekit``, and beside JSONL in
-    ``<path>.meta.json``: both files are one commit.
-
-    Raises
-    ------
-    DataError
-        If the path has another ending, or a text is not Unicode.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    described = {"probekit": json.dumps(about, ensure_ascii=False)} if about is not None else {}
-    try:
-        table = pa.table(dict(columns)).replace_schema_metadata(described)
-    except UnicodeEncodeError as error:
-        raise DataError(f"{path} cannot hold text that is not Unicode: {error.object!r}.") from None
-    suffix = Path(path).suffix.lower()
-    if suffix == ".parquet":
-        with atomic_write(path, needed=table.nbytes) as file:
-            pq.write_table(table, file)
-    elif suffix == ".jsonl":
-        _write_jsonl(table, Path(path), about)
-    else:
-        raise DataError(f"{path} has the ending {suffix!r}; allowed are .parquet and .jsonl.")
-
-
-def save_table(
-    columns: Mapping[str, Any], path: str | Path, format_name: str, version: int, **metadata: Any
-) -> None:
-    """Write columns as :func:`write_table` does, described by format name, version and metadata."""
-    write_table(columns, path, {"format": format_name, "version": version, **metadata})
-
-
-def check_format(
-    metadata: Mapping[str, Any], path: str | Path, format_name: str, version: int, *, repair: str
-) -> None:
-    """Check format name and version of metadata that :func:`save_table` wrote.
-
-    Parameters
-    ----------
-    path
-        Their file, for the message.
-    format_name, version
-        Such as ``probekit-verdicts`` and 1.
-    repair
-        Command that makes such a file.
-
-    Raises
-    ------
-    DataError
-        If format or version is another one.
-    """
-    kind = format_name.removeprefix("probekit-")
-    if metadata.get("format") != format_name:
-        raise DataError(f"{path} has no {kind} metadata; make it with {repair}.")
-    if metadata.get("version") != version:
-        raise DataError(
-            f"{path} has version {metadata.get('version')!r} of the {kind} format and this "
-            f"probekit reads version {version}; install a newer probekit."
-        )
-
-
-def _write_jsonl(table: Any, path: Path, about: Mapping[str, Any] | None) -> None:
+def write_jsonl(table: Any, path: Path, about: Mapping[str, Any] | None) -> None:
+    """Write an Arrow table as JSONL, and its metadata beside it."""
     if about is not None:
         _check_sidecar(path)
     digest = hashlib.sha256()

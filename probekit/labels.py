@@ -15,9 +15,9 @@ import numpy as np
 from probekit.annotators import Method, combine
 from probekit.data import HASH, Kind, holds_messages, normalised, text_hash
 from probekit.errors import LabelsError, first_few, repeated
-from probekit.files import check_format, save_table
 from probekit.joins import Keys, Match, find_ids, match, other_texts, unknown_ids
 from probekit.label_columns import OPTION, LabelColumn, class_values, parse_labels
+from probekit.output_tables import check_format, save_table
 from probekit.safe import misfit
 from probekit.sources import read_table
 from probekit.strings import any_twice, taken

@@ -12,14 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from probekit.errors import DataError, OutputExistsError, WriteError
-from probekit.files import (
-    atomic_write,
-    check_format,
-    check_output,
-    json_line,
-    save_table,
-    write_table,
-)
+from probekit.files import atomic_write, check_output, json_line
+from probekit.output_tables import check_format, save_table, write_table
 from probekit.tables import read_file
 
 RECORDS = [{"id": "a", "n": 1, "t": "x"}, {"id": "b", "n": 2, "t": None}]
@@ -111,7 +105,7 @@ def test_tables(tmp_path):
             "p": [0.5, 0.25],
             "v": [[1.0, 0.0], [0.0, 1.0]],
         }
-    with pytest.raises(DataError, match=r"ending '.csv'; allowed are .parquet and .jsonl"):
+    with pytest.raises(DataError, match=r"ending '.csv'; allowed are .parquet, .jsonl, and none"):
         write_table(columns, tmp_path / "t.csv")
     with pytest.raises(DataError, match="not Unicode"):
         write_table({"id": ["a\ud800"]}, tmp_path / "s.parquet")

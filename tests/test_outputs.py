@@ -34,9 +34,9 @@ from probekit.files import (
     read_sidecar,
     refuse_inside,
     refuse_reads,
-    write_table,
 )
 from probekit.labels import WeakLabels, load_labels
+from probekit.output_tables import write_table
 
 
 @pytest.fixture

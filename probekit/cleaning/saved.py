@@ -12,8 +12,9 @@ from probekit import __version__
 from probekit.activations.spec import differing
 from probekit.cleaning.predict import read_states
 from probekit.errors import OutputExistsError, ProbeError, UsageError
-from probekit.files import atomic_write, check_format
+from probekit.files import atomic_write
 from probekit.labels import WeakLabels
+from probekit.output_tables import check_format
 from probekit.probes.saving import PROBES, load_probe, save_probe
 from probekit.safe import expand, misfit, read_json
 

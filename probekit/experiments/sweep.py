@@ -36,8 +36,9 @@ from probekit.experiments.sweep_probes import (
     SweepSettings,
     predictions,
 )
-from probekit.files import atomic_write, check_format, save_table
+from probekit.files import atomic_write
 from probekit.metrics import accuracy, auroc, cross_entropy
+from probekit.output_tables import check_format, save_table
 from probekit.probes.registry import probe_spec
 from probekit.safe import misfit, read_json
 from probekit.sources import read_table

@@ -17,8 +17,8 @@ from probekit.activations.encoding import longest_whole, opening_token, shortene
 from probekit.activations.quiet import quiet
 from probekit.data import Rows
 from probekit.errors import DataError, LabelsError, ModelError, UsageError, first_few
-from probekit.files import save_table
 from probekit.joins import find_ids
+from probekit.output_tables import save_table
 from probekit.safe import repaired
 from probekit.sources import read_table
 from probekit.students.language_model import IGNORED, Tokens

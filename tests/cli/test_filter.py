@@ -636,3 +636,33 @@ def test_ties_are_told_and_the_preset_goes_by_row_number(run, chain):
     assert (said["disagreement"], said["ties_by"]) == ("distance", "index")
     outcome = run("--preset", "eleuther", "--disagreement", "label", "--overwrite", "--json")
     assert json.loads(outcome.stdout)["disagreement"] == "label"
+
+
+def test_verdicts_may_be_a_folder(probekit, refused, chain, monkeypatch):
+    """Of Parquet files, with the content of one file; whatever reads a file reads it."""
+    monkeypatch.setattr("probekit.output_tables.ROWS_OF_A_FILE", 100)
+    command = ("filter", chain.acts, "--labels", chain.weak)
+    assert probekit(*command, "-o", chain.out).exit_code == 0
+    folder = chain.folder / "verdicts"
+    result = probekit(*command, "-o", f"{folder}/")
+    assert result.exit_code == 0, result.output
+    assert f"300 verdicts written to {folder}" in result.stderr
+    assert len(list(folder.iterdir())) == 3
+    one, other = Verdicts.load(chain.out), Verdicts.load(folder)
+    assert (one.ids, one.classes) == (other.ids, other.classes)
+    assert np.array_equal(one.keep, other.keep)
+    assert np.array_equal(one.label, other.label)
+    assert probekit("report", folder, "--no-text", "-o", chain.folder / "a.html").exit_code == 0
+    assert "exists already" in refused(*command, "-o", folder)
+    part = folder / "part-00001.parquet"
+    inside = refused("filter", chain.acts, "--labels", part, "-o", folder, "--overwrite")
+    assert f"{part} lies in {folder}, which would be replaced" in inside
+    assert probekit(*command, "-o", folder, "--overwrite").exit_code == 0
+    assert "must end in .parquet or .jsonl, or be a folder" in refused(*command, "-o", "a.csv")
+
+
+def test_a_folder_for_each_of_several_probes(probekit, chain):
+    command = ("filter", chain.acts, "--labels", chain.weak, "-o", chain.folder / "verdicts")
+    assert probekit(*command, "--probe", "knn,logreg").exit_code == 0
+    for name in ("knn", "logreg"):
+        assert Verdicts.load(chain.folder / f"verdicts-{name}").provenance["probe"]

@@ -22,7 +22,8 @@ from probekit.experiments.run import CONFIG, METRICS, Run
 from probekit.experiments.steps import STORE
 from probekit.experiments.weak_to_strong import Pair
 from probekit.extras import need
-from probekit.files import atomic_write, write_table
+from probekit.files import atomic_write
+from probekit.output_tables import write_table
 from probekit.safe import expand, open_regular
 from probekit.settings import read_settings
 from probekit.tasks import get_task
