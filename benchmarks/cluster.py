@@ -342,14 +342,17 @@ def kills(asked: argparse.Namespace) -> None:
                 if not known:
                     rng = np.random.default_rng([trial, victim == "node"])
                     after = float(rng.uniform(0.02, 0.9)) * duration
-                    folder = fresh(base / "trial", base)
-                    seconds, during = chain(folder, asked.model, nodes, victim, after)
+                    during = ""
+                    while not during:
+                        folder = fresh(base / "trial", base)
+                        seconds, during = chain(folder, asked.model, nodes, victim, after)
+                        after = after if during else after / 2  # it ended before the kill
                     found = digests(folder)
                     differ = sorted(k for k in wanted | found if wanted.get(k) != found.get(k))
                     figures = {"after": after, "seconds": seconds, "during": during}
                     record("cluster", {**key, **figures, "differ": differ}, folder=asked.results)
                     known = read_lines(path)[-1:]
-                    if during and victim == "node":
+                    if victim == "node":
                         nodes.mend()
                 line = known[-1]
                 same = "none" if not line["differ"] else ", ".join(line["differ"])
