@@ -1,8 +1,8 @@
 """Approximate neighbours in inverted lists: a row is compared with the rows of some clusters only.
 
-k-means divides the rows into about √n lists [1]_. A row is compared with those of the lists whose
-centres are nearest to it. Their number is the smallest with which a sample of rows, whose exact
-neighbours are searched first, finds ``AIM`` of them.
+k-means divides the rows into about √n lists [1]_, or more where that saves comparisons. A row is
+compared with those of the lists whose centres are nearest to it. Their number is the smallest with
+which a sample of rows, whose exact neighbours are searched first, finds ``AIM`` of them.
 
 Rows are asked in blocks, list by list, so that the candidates of one block only are in memory, and
 a block reads few other lists. On a cluster each worker has blocks of its own. Lists divided among
@@ -43,6 +43,8 @@ SAMPLE = 512  # rows whose exact neighbours decide how many lists are visited
 ROUNDS = 8  # of k-means
 LARGEST = 0.5  # share of all lists from which on an exact search costs less
 OF_A_LIST = 64  # rows that k-means is trained on, for each list
+MORE = 4  # times as many lists are tried next
+MOST = 1 << 16  # lists, whose numbers are uint16
 HEAP_BYTES = 3 << 27  # of the candidates of a block of rows
 BLOCKS_OF_A_WORKER = 4  # of rows in memory; of others one, as blocks may read the same lists
 
@@ -105,10 +107,7 @@ def search_lists(
     chunks = list(row_chunks(n, 4 * max(d, SAMPLE)))
     exact = _nearest(do(_nearest_in, chunks, sent, rows[sample], min(n, k + 1)), k + 1)
     near = np.array([line[line != i][:k] for i, line in zip(sample, exact, strict=True)])
-    count = max(1, round(n**0.5))
-    trained = np.sort(rng.choice(n, min(n, OF_A_LIST * count), replace=False))
-    centres = _centres(rows, trained, count, width, rng)
-    visits = _visits(rows, centres, sample, near)
+    centres, visits = _cheapest_lists(rows, sample, near, width, rng)
     if visits > LARGEST * len(centres):
         return None
     visited, norms = np.empty((n, visits), np.uint16), np.empty(n, np.float32)
@@ -213,6 +212,34 @@ def _centres(
                 centres[number] = some[members[start:stop]].mean(axis=0)
     long = np.diff(ends) * len(rows) >= width * len(some)
     return centres[long] if long.any() else centres
+
+
+def _cheapest_lists(
+    rows: Any,
+    sample: NDArray[np.int64],
+    near: NDArray[np.int64],
+    width: int,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], int]:
+    """The centres of the lists, and how many of them a row visits.
+
+    There are √n lists, and ``MORE`` times as many as long as that makes the search cheaper.
+    """
+    n, count, least = len(rows), max(1, round(len(rows) ** 0.5)), float("inf")
+    while True:
+        trained = np.sort(rng.choice(n, min(n, OF_A_LIST * count), replace=False))
+        centres = _centres(rows, trained, count, width, rng)
+        visits = _visits(rows, centres, sample, near)
+        # Distances of all rows to the centres, and to the rows of the lists that they visit.
+        compared = visits * n * (n / len(centres))
+        cost = n * len(centres) + compared
+        if cost < least:
+            least, best = cost, (centres, visits)
+        count *= MORE
+        # A trial must cost less than half of what it may save.
+        trial = n * count + ROUNDS * OF_A_LIST * count**2
+        if cost > least or count > min(n // width, MOST) or 2 * trial > compared:
+            return best
 
 
 def _visits(

@@ -52,6 +52,29 @@ def test_fewer_pairs_are_compared():
     assert 0 < search.share < 0.5
 
 
+def test_more_lists_are_made_where_that_saves_comparisons(monkeypatch):
+    """A thousand topics: a row of √n = 141 lists has its neighbours in many of them."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((1000, 16))
+    X = centres[rng.integers(0, 1000, 20_000)] + 0.5 * rng.standard_normal((20_000, 16))
+    X = X.astype(np.float32)
+    # With few rows k-means costs more than it saves; here it is short.
+    monkeypatch.setattr(approximate, "OF_A_LIST", 4)
+    monkeypatch.setattr(approximate, "ROUNDS", 2)
+
+    def search():
+        found = approximate.search_lists(X, 8, 12)
+        assert sum(len(rows) for rows, _ in found) == len(X)
+        return found
+
+    more = search()
+    monkeypatch.setattr(approximate, "MORE", len(X))  # the control: too many to try
+    few = search()
+    assert min(more.recall, few.recall) > 0.94
+    # Distances to four times as many centres are 0.02 of all pairs more.
+    assert more.share + 0.03 < few.share / 1.5
+
+
 def test_rows_without_clusters_are_searched_exactly():
     X = np.random.default_rng(0).standard_normal((600, 40)).astype(np.float32)
     index = NeighborIndex(X, approximate=True)
