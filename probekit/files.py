@@ -49,6 +49,7 @@ __all__ = [
     "refuse_reads",
     "sync_folder",
     "try_lock",
+    "user_mask",
     "write_jsonl",
     "written",
 ]
@@ -223,15 +224,20 @@ def atomic_write(
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-                umask = os.umask(0)
-                os.umask(umask)
-                os.chmod(temporary, 0o666 & ~umask)
+                os.chmod(temporary, 0o666 & ~user_mask())
                 record_written(path, os.fstat(file.fileno()))
                 os.replace(temporary, path)
             sync_folder(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def user_mask() -> int:
+    """Return the rights that the user withholds from new files, which temporary ones ignore."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _part(path: Path) -> tuple[int, str]:

@@ -24,6 +24,7 @@ from probekit.files import (
     record_written,
     sync_folder,
     try_lock,
+    user_mask,
     write_jsonl,
 )
 
@@ -124,9 +125,7 @@ def _write_folder(table: Any, folder: Path) -> None:
                 with (fresh / f"part-{number:05d}.parquet").open("wb") as file:
                     pq.write_table(part, file)
                     os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            fresh.chmod(0o777 & ~umask)
+            fresh.chmod(0o777 & ~user_mask())
             sync_folder(fresh)
             record_written(folder, fresh.stat())
             if folder.is_dir():  # no folder can be renamed onto one that holds files
