@@ -1,8 +1,10 @@
 """Approximate neighbours in inverted lists: a row is compared with the rows of some clusters only.
 
-k-means divides the rows into about √n lists [1]_, or more where that saves comparisons. A row is
-compared with those of the lists whose centres are nearest to it. Their number is the smallest with
-which a sample of rows, whose exact neighbours are searched first, finds ``AIM`` of them.
+k-means divides the rows into about √n lists [1]_, or more where that saves comparisons. It sees
+their first principal components only: on wide rows the distances to the centres would cost as much
+as the search. A row is compared, in all columns, with those of the lists whose centres are nearest
+to it. Their number is the smallest with which a sample of rows, whose exact neighbours are searched
+first, finds ``AIM`` of them.
 
 Rows are asked in blocks, list by list, so that the candidates of one block only are in memory, and
 a block reads few other lists. On a cluster each worker has blocks of its own. Lists divided among
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Approximate", "outside_groups", "search_lists"]
 
 AIM = 0.95  # share of the exact neighbours to find
+AXES = 128  # principal components by which rows get into lists
+AXES_ROWS = 4096  # rows from which the components are learnt
 SAMPLE = 512  # rows whose exact neighbours decide how many lists are visited
 ROUNDS = 8  # of k-means
 LARGEST = 0.5  # share of all lists from which on an exact search costs less
@@ -107,12 +111,13 @@ def search_lists(
     chunks = list(row_chunks(n, 4 * max(d, SAMPLE)))
     exact = _nearest(do(_nearest_in, chunks, sent, rows[sample], min(n, k + 1)), k + 1)
     near = np.array([line[line != i][:k] for i, line in zip(sample, exact, strict=True)])
-    centres, visits = _cheapest_lists(rows, sample, near, width, rng)
+    axes = _principal_axes(rows, rng)
+    centres, visits = _cheapest_lists(Projected(rows, axes), sample, near, width, rng)
     if visits > LARGEST * len(centres):
         return None
     visited, norms = np.empty((n, visits), np.uint16), np.empty(n, np.float32)
     parts = [slice(0, n)] if tasks is None else list(row_chunks(n, 1, -(-n // tasks.workers)))
-    for part, each in zip(parts, do(_listed, parts, sent, centres, visits), strict=True):
+    for part, each in zip(parts, do(_listed, parts, sent, axes, centres, visits), strict=True):
         visited[part], norms[part] = each
     lists = Lists(rows, visited, norms)
     blocks = np.split(lists.members, np.arange(0, n, _block_rows(rows, width, tasks))[1:])
@@ -182,15 +187,44 @@ def _norms(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _listed(
-    block: slice, rows: Any, centres: NDArray[np.float32], visits: int
+    block: slice, rows: Any, axes: NDArray[np.float32], centres: NDArray[np.float32], visits: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
     """The lists that each row of a block visits (b, visits), nearest first, and squared lengths."""
     count = block.stop - block.start
     visited, norms = np.empty((count, visits), np.uint16), np.empty(count, np.float32)
     for part in row_chunks(count, 4 * rows.shape[1]):
         some = rows[block.start + part.start : block.start + part.stop]
-        visited[part], norms[part] = _closest(some, centres, visits)[1], _norms(some)
+        visited[part], norms[part] = _closest(some @ axes, centres, visits)[1], _norms(some)
     return visited, norms
+
+
+class Projected:
+    """Rows (n, q) along some axes (d, q), computed when they are asked for."""
+
+    def __init__(self, rows: Any, axes: NDArray[np.float32]) -> None:
+        self.rows, self.axes = rows, axes
+        self.shape = (len(rows), axes.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> NDArray[np.float32]:
+        projected: NDArray[np.float32] = self.rows[index] @ self.axes
+        return projected
+
+
+def _principal_axes(rows: Any, rng: np.random.Generator) -> NDArray[np.float32]:
+    """The first ``AXES`` principal axes (d, q) of the rows, or all d if they are fewer."""
+    from sklearn.utils.extmath import randomized_svd
+
+    n, d = rows.shape
+    if d <= AXES:
+        return np.eye(d, dtype=np.float32)
+    some = rows[np.sort(rng.choice(n, min(AXES_ROWS, n), replace=False))]
+    # The right singular vectors of the centred rows.
+    seed = int(rng.integers(1 << 31))
+    axes = randomized_svd(some - some.mean(axis=0), min(AXES, len(some)), random_state=seed)[2]
+    return np.ascontiguousarray(axes.T)
 
 
 def _centres(
@@ -215,7 +249,7 @@ def _centres(
 
 
 def _cheapest_lists(
-    rows: Any,
+    rows: Projected,
     sample: NDArray[np.int64],
     near: NDArray[np.int64],
     width: int,
@@ -226,18 +260,20 @@ def _cheapest_lists(
     There are √n lists, and ``MORE`` times as many as long as that makes the search cheaper.
     """
     n, count, least = len(rows), max(1, round(len(rows) ** 0.5)), float("inf")
+    # A distance to a centre costs this share of one between two rows.
+    share = rows.shape[1] / rows.rows.shape[1]
     while True:
         trained = np.sort(rng.choice(n, min(n, OF_A_LIST * count), replace=False))
         centres = _centres(rows, trained, count, width, rng)
         visits = _visits(rows, centres, sample, near)
         # Distances of all rows to the centres, and to the rows of the lists that they visit.
         compared = visits * n * (n / len(centres))
-        cost = n * len(centres) + compared
+        cost = share * n * len(centres) + compared
         if cost < least:
             least, best = cost, (centres, visits)
         count *= MORE
         # A trial must cost less than half of what it may save.
-        trial = n * count + ROUNDS * OF_A_LIST * count**2
+        trial = share * (n * count + ROUNDS * OF_A_LIST * count**2)
         if cost > least or count > min(n // width, MOST) or 2 * trial > compared:
             return best
 

@@ -75,6 +75,28 @@ def test_more_lists_are_made_where_that_saves_comparisons(monkeypatch):
     assert more.share + 0.03 < few.share / 1.5
 
 
+def test_wide_rows_get_into_lists_by_their_principal_components(monkeypatch):
+    rng = np.random.default_rng(0)
+    spread = rng.standard_normal((16, 300)).astype(np.float32)
+    X = clustered(apart=1.5) @ spread + rng.standard_normal((3000, 300)).astype(np.float32)
+    axes = approximate._principal_axes(X, rng)
+    assert axes.shape == (300, approximate.AXES)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(axes.shape[1]), atol=1e-5)
+    # The same directions as those of an exact decomposition, where they stand out from the noise.
+    exact = np.linalg.svd(X - X.mean(axis=0), full_matrices=False)[2][:16].T
+    np.testing.assert_allclose(np.linalg.norm(axes.T @ exact, axis=0), 1, atol=1e-3)
+    index = NeighborIndex(X, approximate=True)
+    found, near = index.others(20), NeighborIndex(X).others(20)
+    assert index.recall >= 0.95
+    assert hits(found, near) == pytest.approx(index.recall, abs=0.02)
+    # Distances are those of all columns, also where the lists see one of them.
+    monkeypatch.setattr(approximate, "AXES", 1)
+    least = NeighborIndex(X, approximate=True).others(20)
+    same = (np.sort(least.index, axis=1) == np.sort(near.index, axis=1)).all(axis=1)
+    assert same.any()
+    np.testing.assert_allclose(least.distance[same], near.distance[same], rtol=1e-4, atol=1e-4)
+
+
 def test_rows_without_clusters_are_searched_exactly():
     X = np.random.default_rng(0).standard_normal((600, 40)).astype(np.float32)
     index = NeighborIndex(X, approximate=True)
@@ -96,13 +118,14 @@ def test_no_row_is_alone_in_a_list_that_is_too_short():
     rng = np.random.default_rng(0)
     X = clustered(3000)
     X[:40] = 9 * rng.standard_normal((40, 16))  # each far from all others
+    axes = np.eye(16, dtype=np.float32)
     centres = approximate._centres(X, np.arange(3000), 55, 30, np.random.default_rng(0))
-    home, _ = approximate._listed(slice(0, 3000), X, centres, 1)
+    home, _ = approximate._listed(slice(0, 3000), X, axes, centres, 1)
     assert 10 < len(centres) < 55
     assert np.bincount(home[:, 0], minlength=len(centres)).min() >= 20
     # Control: of any length.
     every = approximate._centres(X, np.arange(3000), 55, 0, np.random.default_rng(0))
-    home, _ = approximate._listed(slice(0, 3000), X, every, 1)
+    home, _ = approximate._listed(slice(0, 3000), X, axes, every, 1)
     assert np.bincount(home[:, 0], minlength=55).min() < 10
 
 
