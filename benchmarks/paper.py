@@ -9,7 +9,8 @@ logistic probes on layers of growing networks, all-MiniLM cut after 1 to 6 and a
 in which a student learns its own labels. Finished lines of results/paper.jsonl are not repeated, so
 a killed run resumes. Tables and figure: ``python benchmarks/paper_summary.py``. Tasks are read from
 ``PROBEKIT_DATA``; without it there is only `docstrings`. ``--models FOLDER`` holds the models as
-``minilm`` and ``mpnet``; without it they come from the hub.
+``minilm`` and ``mpnet``; without it they come from the hub. With ``--engine ray`` every task and
+seed is a task on a Ray cluster, whose nodes share the folders.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from _harness import RESULTS, append_line, hardware
+from _steps import add_engine, engine, run_steps
 from paper_summary import CHAIN, DIRECT, ROUNDS, WEAK, summarize
 from real_tasks import available_tasks
-from weak_to_strong import KEY, SUPERVISOR, read_results
+from weak_to_strong import KEY, SUPERVISOR, States, read_results, write_states
 from weak_to_strong_arms import Cell, Place, draw_cell
 from weak_to_strong_rows import PARTS, TASKS, model_states
 from weak_to_strong_students import LINEAR, answers, fit_linear, tested
@@ -56,47 +58,91 @@ def main() -> None:
     parser.add_argument("--models", type=Path, metavar="FOLDER", help="default: from the hub")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for rows and states")
     parser.add_argument("--output", type=Path, default=FILE)
+    add_engine(parser)
     options = parser.parse_args()
     there = [task for task in available_tasks() if task in TASKS]
     for task in options.tasks or ():
         if task not in there:
             parser.error(f"{task}: tasks are {', '.join(TASKS)}; most need PROBEKIT_DATA.")
-    for seed in options.seeds:
-        for task in options.tasks or [task for task in DEFAULT_TASKS if task in there]:
-            run_place(task, seed, options)
+    tasks = options.tasks or [task for task in DEFAULT_TASKS if task in there]
+    alarms = run([(task, seed) for seed in options.seeds for task in tasks], options)
     print(summarize(options.output))
+    if alarms:
+        raise SystemExit("\n".join(alarms))
 
 
-def run_place(task: str, seed: int, options: argparse.Namespace) -> None:
-    """Append every line of a task and seed that the file lacks."""
+class Step(NamedTuple):
+    """A task and seed, and which of its lines the results file has: pair, student, arm."""
+
+    task: str
+    seed: int
+    done: frozenset[tuple[str, ...]]
+
+    def __str__(self) -> str:
+        return f"{self.task}, seed {self.seed}"
+
+
+def run(places: list[tuple[str, int]], options: argparse.Namespace) -> list[str]:
+    """Do what the results file lacks of some tasks and seeds; return what failed."""
+    lines = read_results(options.output)
+    steps = [
+        Step(
+            *place,
+            frozenset(
+                (line["pair"], line["student"], line["arm"])
+                for line in lines
+                if (line["task"], line["seed"]) == place
+            ),
+        )
+        for place in places
+    ]
+    models = ((SMALL, ""), (LARGE, LARGE_LAYERS))
+    stores = [
+        States(task, part, model, layers)
+        for task, _ in places
+        for model, layers in models
+        for part in PARTS
+    ]
+    with engine(options):
+        alarms = write_states(stores, options)
+        return alarms + run_steps(steps, run_step, options, partial(append_line, options.output))
+
+
+def run_step(step: Step, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield every line of a task and seed that is missing."""
+    task, seed, done = step
     begun = time.perf_counter()
     place = Place(WEAK, SMALL, task, seed)
     small = draw_cell(place, ROWS, 0, options.models, options.cache)
     states = partial(model_states, folder=options.models, cache=options.cache, layers=LARGE_LAYERS)
     pool, test = (states(task, part, LARGE) for part in PARTS)
     large = replace(small, pool=pool, test=test)
-    prepared = time.perf_counter() - begun
-    done = {tuple(line[name] for name in KEY) for line in read_results(options.output)}
 
-    def write(pair: str, student: str, arm: str, figures: dict[str, Any]) -> None:
-        key = (pair, task, seed, student, arm)
-        if key not in done:
-            line = dict(zip(KEY, key, strict=True)) | figures
-            line["test_rows"] = len(small.parts["test"].ids)
-            append_line(options.output, line | {"hardware": hardware()})
+    def missing(pair: str, student: str, found: Lines, seconds: float) -> Iterator[dict[str, Any]]:
+        for arm, figures in found.items():
+            if (pair, student, arm) not in done:
+                key = dict(zip(KEY, (pair, task, seed, student, arm), strict=True))
+                tested_rows = len(small.parts["test"].ids)
+                yield (
+                    key
+                    | figures
+                    | {
+                        "seconds": round(seconds, 2),
+                        "test_rows": tested_rows,
+                        "hardware": hardware(),
+                    }
+                )
 
-    floor = answers(small.floor, small.parts["test"].truth)
-    write(WEAK, SUPERVISOR, SUPERVISOR, floor | {"seconds": round(prepared, 2)})
+    floor = {SUPERVISOR: answers(small.floor, small.parts["test"].truth)}
+    yield from missing(WEAK, SUPERVISOR, floor, time.perf_counter() - begun)
     for pair, arms, work in studies(small, large):
         for student, l2 in LINEAR.items():
-            if all((pair, task, seed, student, arm) in done for arm in arms):
+            if all((pair, student, arm) in done for arm in arms):
                 continue
             start = time.perf_counter()
-            lines = work(l2)
-            each = round((time.perf_counter() - start) / len(lines), 2)
-            for arm in arms:
-                write(pair, student, arm, lines[arm] | {"seconds": each})
-    print(f"{task}, seed {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
+            found = work(l2)
+            each = (time.perf_counter() - start) / len(found)
+            yield from missing(pair, student, {arm: found[arm] for arm in arms}, each)
 
 
 def studies(small: Cell, large: Cell) -> Iterator[Study]:

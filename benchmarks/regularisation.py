@@ -8,6 +8,7 @@ The figure of https://blog.eleuther.ai/weak-to-strong/ on real tasks: states of 
 (all layers), weak labels from a logistic probe on its layer 1 with 200 true rows, which are not
 part of the sweep. Tasks come from ``PROBEKIT_DATA``; without it there is only `docstrings`. A line
 per task holds every layer, probe and strength with its figures; finished tasks are not repeated.
+With ``--engine ray`` each task is a task on a Ray cluster.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _harness import RESULTS, read_lines, record, table
+from _steps import add_engine, engine, run_steps
 from real_tasks import real_tasks
 
 NAME = "regularisation"
@@ -49,23 +52,29 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=ROWS, help="maximum number of rows")
     options.add_argument("--results", type=Path, default=RESULTS)
     options.add_argument("--table", action="store_true", help="print the results, run nothing")
+    add_engine(options)
     given = options.parse_args()
     path = given.results / f"{NAME}.jsonl"
-    lines = read_lines(path)
+    alarms = []
     if not given.table:
-        known = real_tasks()
-        for task in given.tasks or known:
-            if any((line["task"], line["asked"]) == (task, given.rows) for line in lines):
-                continue
-            start = time.perf_counter()
-            line = measure(task, known[task], given.rows)
-            line["seconds"] = round(time.perf_counter() - start, 1)
-            record(NAME, line, folder=given.results)
-            print(f"{task}: {line['seconds']:.0f} s", flush=True)
-        lines = read_lines(path)
+        done = {(line["task"], line["asked"]) for line in read_lines(path)}
+        left = [task for task in given.tasks or real_tasks() if (task, given.rows) not in done]
+        with engine(given):
+            write = partial(record, NAME, folder=given.results)
+            alarms = run_steps(left, measured, given, write)
+    lines = read_lines(path)
     print(summary(lines))
     if lines:
         draw(lines, path.with_suffix(".png"))
+    if alarms:
+        raise SystemExit("\n".join(alarms))
+
+
+def measured(task: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the line of a task."""
+    start = time.perf_counter()
+    line = measure(task, real_tasks()[task], options.rows)
+    yield line | {"seconds": round(time.perf_counter() - start, 1)}
 
 
 def draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -10,22 +10,33 @@ trains on. Every finished arm is a line of results/weak_to_strong.jsonl, or of t
 ``--output`` names, and is not done again: a killed run resumes where it was. A supervisor is
 written ``words`` (a bag of words), MODEL or MODEL@LAYER (a logistic probe on its frozen states).
 Tasks are read from ``PROBEKIT_DATA``; without it there is only `docstrings`. ``--models FOLDER``
-holds the models in folders of the names here; without it they come from the hub.
+holds the models in folders of the names here; without it they come from the hub. With ``--engine
+ray`` cells, and trainings of finetuned students, are tasks on a Ray cluster, whose nodes share the
+folders.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from _harness import RESULTS, append_line, hardware, read_lines
+from _steps import add_engine, engine, run_steps
 from real_tasks import available_tasks
-from weak_to_strong_arms import Cell, Place, advised, draw_cell, known_models, training_sets
-from weak_to_strong_rows import MODELS, TASKS
+from weak_to_strong_arms import (
+    WORDS,
+    Cell,
+    Place,
+    advised,
+    known_models,
+    prepared,
+)
+from weak_to_strong_rows import MODELS, PARTS, TASKS, model_states, task_parts
 from weak_to_strong_students import (
     FINETUNED,
     LINEAR,
@@ -78,6 +89,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for rows and states")
     parser.add_argument("--output", type=Path, default=FILE)
     parser.add_argument("--summary", action="store_true", help="print the results, run nothing")
+    add_engine(parser)
     options = parser.parse_args()
     for pair in options.pairs or ():
         weak, _, strong = pair.partition(":")
@@ -90,12 +102,65 @@ def main() -> None:
     for arm in options.arms or ():
         if arm not in known:
             parser.error(f"{arm}: arms are {'; '.join(known)}")
-    if not options.summary:
-        for place in places(options):
-            run_cell(place, options)
+    alarms = [] if options.summary else run(options)
     from weak_to_strong_summary import summarize
 
     print(summarize(options.output))
+    if alarms:
+        raise SystemExit("\n".join(alarms))
+
+
+class Step(NamedTuple):
+    """What is missing of a cell: kinds of students and arms."""
+
+    place: Place
+    missing: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        arms = {arm for _, arm in self.missing}
+        return f"{self.place}, {arms.pop() if len(arms) == 1 else f'{len(arms)} arms'}"
+
+
+def run(options: argparse.Namespace) -> list[str]:
+    """Do every step that the results file lacks; return what failed."""
+    left = list(steps(options))
+    stores = [
+        States(step.place.task, part, model)
+        for step in left
+        for model in (step.place.weak.partition("@")[0], step.place.strong)
+        for part in PARTS
+        if model != WORDS
+    ]
+    with engine(options):
+        alarms = write_states(stores, options)
+        return alarms + run_steps(left, run_step, options, partial(append_line, options.output))
+
+
+class States(NamedTuple):
+    """A store: a part of a task, read by a model."""
+
+    task: str
+    part: str
+    model: str
+    layers: str = ""
+
+    def __str__(self) -> str:
+        return f"states of {self.task}, {self.part}, by {self.model}"
+
+
+def write_states(stores: Iterable[States], options: argparse.Namespace) -> list[str]:
+    """Draw rows and extract states before the cells that read them, so that no two write a file."""
+    wanted = list(dict.fromkeys(stores))
+    for task in dict.fromkeys(each.task for each in wanted):
+        task_parts(task, options.cache)
+    return run_steps(wanted, extract_states, options, lambda _: None)
+
+
+def extract_states(wanted: States, options: argparse.Namespace) -> Iterator[Any]:
+    """Extract the states of a part of a task; there are no lines of them."""
+    task, part, model, layers = wanted
+    model_states(task, part, model, options.models, options.cache, layers)
+    yield from ()
 
 
 def places(options: argparse.Namespace) -> Iterator[Place]:
@@ -128,24 +193,28 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return read_lines(path)
 
 
-def run_cell(place: Place, options: argparse.Namespace) -> None:
-    """Append a line for every arm of a cell that the file lacks."""
-    grid = GRIDS[options.students]
+def steps(options: argparse.Namespace) -> Iterator[Step]:
+    """Cells, or arms of a cell where each is a training of minutes, that the file lacks."""
     done = {tuple(line[name] for name in KEY) for line in read_results(options.output)}
-    here = (place.pair, place.task, place.seed)
     students = list(LINEAR) if options.students == "linear" else [FINETUNED]
     names = options.arms or list(arm_names(options.students))
-    wanted = [(SUPERVISOR, SUPERVISOR), *((s, a) for a in names for s in students)]
-    left = [each for each in wanted if (*here, *each) not in done]
-    if not left:
-        return
-    cell = draw_cell(place, grid.rows, grid.held_out, options.models, options.cache)
-    start = time.perf_counter()
-    sets = training_sets(cell)
-    cleaning = time.perf_counter() - start
-    for student, arm in left:
+    every = [(SUPERVISOR, SUPERVISOR), *((s, a) for a in names for s in students)]
+    for place in places(options):
+        left = [each for each in every if (place.pair, place.task, place.seed, *each) not in done]
+        size = 1 if options.students == FINETUNED else len(every)
+        for start in range(0, len(left), size):
+            yield Step(place, tuple(left[start : start + size]))
+
+
+def run_step(step: Step, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a line for every arm of a step."""
+    grid, place = GRIDS[options.students], step.place
+    cell, sets, cleaning = prepared(place, grid.rows, grid.held_out, options.models, options.cache)
+    for student, arm in step.missing:
         start = time.perf_counter()
-        line: dict[str, Any] = dict(zip(KEY, (*here, student, arm), strict=True))
+        line: dict[str, Any] = dict(
+            zip(KEY, (place.pair, place.task, place.seed, student, arm), strict=True)
+        )
         if student == SUPERVISOR:
             start -= cleaning  # the training sets of all arms; not the states
             line |= answers(cell.floor, cell.parts["test"].truth) | {"advice": advised(cell)}
@@ -156,11 +225,7 @@ def run_cell(place: Place, options: argparse.Namespace) -> None:
             line["labels"] = round(float(np.mean((labels.hard == cell.truth)[keep])), 5)
             line |= train(cell, student, arm, labels, options)
         line |= {"test_rows": len(cell.parts["test"].ids)}
-        line |= {"seconds": round(time.perf_counter() - start, 2), "hardware": hardware()}
-        append_line(options.output, line)
-        if student == FINETUNED:
-            print(f"{place}, {arm}: {line['seconds']:.0f} s", flush=True)
-    print(f"{place}: {len(left)} arms", flush=True)
+        yield line | {"seconds": round(time.perf_counter() - start, 2), "hardware": hardware()}
 
 
 def arm_names(students: str) -> Iterator[str]:

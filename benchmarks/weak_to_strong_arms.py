@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,23 @@ from probekit.cleaning.advice import advise
 from probekit.cleaning.audit import draw_rows
 from probekit.cleaning.predict import score_rows
 from probekit.cleaning.scored import Scored
+from probekit.errors import RunError
 from probekit.experiments.steps import random_verdicts
 from probekit.labels import WeakLabels
 from probekit.metrics import log_loss
 from probekit.probes import LogisticProbe
 from probekit.verdicts import Verdicts
 
-__all__ = ["TRUSTED", "Cell", "Place", "advised", "draw_cell", "known_models", "training_sets"]
+__all__ = [
+    "TRUSTED",
+    "WORDS",
+    "Cell",
+    "Place",
+    "advised",
+    "draw_cell",
+    "known_models",
+    "training_sets",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -51,6 +62,9 @@ class Place:
     def pair(self) -> str:
         """Both models, as on the command line."""
         return f"{self.weak}:{self.strong}"
+
+    def __str__(self) -> str:
+        return f"{self.pair} on {self.task}, seed {self.seed}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +140,18 @@ def draw_cell(place: Place, rows: int, held_out: int, models: Path | None, cache
         if share.min() >= LEAST:
             drawn = (np.sort(part) for part in (supervised, chosen, held))
             return Cell(place, parts, pool, test, *drawn, proba, floor)
-    raise SystemExit(f"{place}: no supervisor tells the classes apart.")
+    raise RunError("no supervisor tells the classes apart.")
+
+
+@lru_cache(maxsize=1)
+def prepared(
+    place: Place, rows: int, held_out: int, models: Path | None, cache: Path
+) -> tuple[Cell, dict[str, WeakLabels | Verdicts], float]:
+    """Draw a cell; make the training sets of all its arms, and say in how many seconds."""
+    cell = draw_cell(place, rows, held_out, models, cache)
+    start = time.perf_counter()
+    sets = training_sets(cell)
+    return cell, sets, time.perf_counter() - start
 
 
 def supervise(

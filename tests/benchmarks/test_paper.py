@@ -11,7 +11,7 @@ import numpy as np
 import paper
 import pytest
 from label_states import LabelTask
-from paper import chain, rounds, run_place, rung
+from paper import chain, rounds, run, rung
 from paper_summary import (
     CHAIN,
     DIRECT,
@@ -103,24 +103,26 @@ def test_a_killed_run_ends_like_one_that_was_not(
     stores = {"pool": large.pool, "test": large.test}
     monkeypatch.setattr(paper, "draw_cell", lambda *_: small)
     monkeypatch.setattr(paper, "model_states", lambda _task, part, _model, **_: stores[part])
+    monkeypatch.setattr(paper, "write_states", lambda *_: [])
     monkeypatch.setattr(paper, "hardware", dict)
     # Two kinds of students with a given penalty are enough here.
     monkeypatch.setattr(paper, "LINEAR", {"regularised": 0.1, "memorising": 1e-5})
 
-    def run(name: str) -> Path:
+    def done(name: str) -> Path:
         output = tmp_path / name
-        run_place("t", 0, argparse.Namespace(models=None, cache=tmp_path, output=output))
+        options = {"models": None, "cache": tmp_path, "output": output, "engine": "local"}
+        assert run([("t", 0)], argparse.Namespace(**options)) == []
         return output
 
-    whole = run("whole.jsonl")
+    whole = done("whole.jsonl")
     lines = whole.read_text(encoding="utf-8").splitlines(keepends=True)
     assert len(lines) == 1 + 2 * (3 * 2 + 5 + 4)
     for kept in (0, 4, 17):
         killed = tmp_path / f"killed{kept}.jsonl"
         killed.write_text("".join(lines[:kept]) + lines[kept][:30], encoding="utf-8")
-        assert without_seconds(run(killed.name)) == without_seconds(whole)
+        assert without_seconds(done(killed.name)) == without_seconds(whole)
     before = whole.read_bytes()
-    run(whole.name)
+    done(whole.name)
     assert whole.read_bytes() == before  # nothing is done twice
 
     results = read_results(whole)
