@@ -3,11 +3,6 @@
 A lock beside an output, which the system releases when its process ends, keeps a second writer
 away. It also records what its command has put in place, so that the same command can resume after
 a kill between two of its outputs.
-
-A JSONL file has no schema, so its metadata are in ``x.jsonl.meta.json`` beside it. The two files
-are one commit: the metadata are written first, identify the data by size and hash, and keep the
-metadata of the previous data under ``before`` until the new data are in place. Whenever a writer is
-stopped, exactly one of the two descriptions fits the data.
 """
 
 from __future__ import annotations
@@ -28,7 +23,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from probekit.errors import DataError, OutputExistsError, UsageError, WriteError, disk_errors
-from probekit.safe import load_json, printable, read_json
+from probekit.safe import load_json, printable
+from probekit.sidecars import check_sidecar, sidecar
 
 __all__ = [
     "UNSUPPORTED",
@@ -38,19 +34,17 @@ __all__ = [
     "check_output",
     "clear_leftovers",
     "clear_lock",
-    "drop_sidecar",
     "existing",
     "is_table_folder",
     "json_line",
     "locked",
-    "read_sidecar",
+    "locked_part",
     "record_written",
     "refuse_inside",
     "refuse_reads",
     "sync_folder",
     "try_lock",
     "user_mask",
-    "write_jsonl",
     "written",
 ]
 
@@ -95,7 +89,7 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
             "rights, or name another output."
         )
     if path.suffix.lower() == ".jsonl":
-        _check_sidecar(path)
+        check_sidecar(path)
     return path
 
 
@@ -218,7 +212,7 @@ def atomic_write(
     encoding = None if "b" in mode else "utf-8"
     with disk_errors(path, needed=needed):
         clear_leftovers(path)
-        handle, temporary = _part(path)
+        handle, temporary = locked_part(path)
         try:
             with os.fdopen(handle, mode, encoding=encoding) as file:
                 yield file
@@ -240,14 +234,24 @@ def user_mask() -> int:
     return mask
 
 
-def _part(path: Path) -> tuple[int, str]:
-    """Make the locked file that becomes ``path``; its lock shows that its writer is alive."""
+def locked_part(path: Path, *, folder: bool = False) -> tuple[int, str]:
+    """Make the locked file, or folder, that becomes ``path``.
+
+    Its lock shows that its writer is alive; before it is locked, another writer of this path may
+    remove it as a leftover.
+    """
+    make = tempfile.mkdtemp if folder else tempfile.mkstemp
     while True:
-        start = beside(path, ".").name
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=start, suffix=TEMPORARY)
+        made: Any = make(dir=path.parent, prefix=beside(path, ".").name, suffix=TEMPORARY)
+        if folder:
+            try:
+                made = os.open(made, os.O_RDONLY), made
+            except FileNotFoundError:
+                continue
+        handle, name = made
         if try_lock(handle, path) and os.path.exists(name):
             return handle, name
-        os.close(handle)  # another writer of this path removed it as a leftover
+        os.close(handle)
 
 
 def clear_leftovers(path: Path) -> None:
@@ -441,110 +445,3 @@ def json_line(record: Mapping[str, Any]) -> str:
     except UnicodeEncodeError:  # UTF-8 has no lone surrogates, but JSON can escape them
         line = json.dumps(record, default=str)
     return line + "\n"
-
-
-def write_jsonl(table: Any, path: Path, about: Mapping[str, Any] | None) -> None:
-    """Write an Arrow table as JSONL, and its metadata beside it."""
-    if about is not None:
-        _check_sidecar(path)
-    digest = hashlib.sha256()
-    with atomic_write(path, needed=table.nbytes) as file:
-        for start in range(0, table.num_rows, 8192):
-            for record in table.slice(start, 8192).to_pylist():
-                line = json_line(record).encode("utf-8")
-                digest.update(line)
-                file.write(line)
-        data = {"bytes": file.tell(), "sha256": digest.hexdigest()}
-        # First the metadata of both, the old and the new; the data decide which apply.
-        described = _with_before(path, {**(about or {}), "data": data})
-        if about is not None or "before" in described:
-            _write_sidecar(path, described)
-    if about is None:
-        drop_sidecar(path)
-    elif described.pop("before", None) is not None:
-        _write_sidecar(path, described)
-
-
-def _write_sidecar(path: Path, about: Mapping[str, Any]) -> None:
-    with atomic_write(sidecar(path), "w") as file:
-        file.write(json.dumps(about, ensure_ascii=False) + "\n")
-
-
-def sidecar(path: str | Path) -> Path:
-    """Path of the file beside ``path`` that holds its metadata."""
-    return Path(f"{path}.meta.json")
-
-
-def read_sidecar(path: str | Path) -> dict[str, Any] | None:
-    """Read the metadata beside a file; None if there are none that can be read.
-
-    Raises
-    ------
-    DataError
-        If they describe another file.
-    """
-    path = Path(path)
-    known = _load(sidecar(path))
-    if known is None or "data" not in known:
-        return known
-    for candidate in (known, known.get("before")):
-        if isinstance(candidate, dict) and _fits(candidate, path):
-            return {name: value for name, value in candidate.items() if name != "before"}
-    raise DataError(
-        f"{path} is not the file that {sidecar(path)} describes: one of the two was changed or "
-        "replaced; make the file again with --overwrite, or remove the second one to read the "
-        "first without its class names."
-    )
-
-
-def _with_before(path: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to new metadata those of the file at ``path`` now, if there are any."""
-    try:
-        before = read_sidecar(path) if path.is_file() and _is_ours(sidecar(path)) else None
-    except DataError:
-        before = None
-    return dict(about) if before is None else {**about, "before": before}
-
-
-def drop_sidecar(path: str | Path) -> None:
-    """Remove metadata that probekit wrote beside an earlier file at ``path``."""
-    if _is_ours(sidecar(path)):
-        sidecar(path).unlink(missing_ok=True)
-
-
-def _check_sidecar(path: str | Path) -> None:
-    """Raise OutputExistsError if another program wrote the file of ``path``'s metadata."""
-    place = sidecar(path)
-    if place.exists() and not _is_ours(place):
-        raise OutputExistsError(
-            f"{place} would be replaced and was not written by probekit; remove it, or name "
-            "another output."
-        )
-
-
-def _is_ours(place: Path) -> bool:
-    known = _load(place)
-    return known is not None and (
-        "data" in known or str(known.get("format")).startswith("probekit-")
-    )
-
-
-def _fits(about: Mapping[str, Any], path: Path) -> bool:
-    data = about.get("data")
-    if data is None:  # written before metadata identified their data
-        return True
-    try:
-        if not isinstance(data, dict) or path.stat().st_size != data.get("bytes"):
-            return False
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == data.get("sha256")
-    except OSError:
-        return False
-
-
-def _load(path: Path) -> dict[str, Any] | None:
-    try:
-        content = read_json(path)
-    except DataError:
-        return None
-    return content if isinstance(content, dict) else None

@@ -6,27 +6,26 @@ made beside its place and moved there whole.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from probekit.errors import DataError, OutputExistsError, disk_errors
 from probekit.files import (
-    TEMPORARY,
     atomic_write,
-    beside,
     clear_leftovers,
     is_table_folder,
+    json_line,
+    locked_part,
     record_written,
     sync_folder,
-    try_lock,
     user_mask,
-    write_jsonl,
 )
+from probekit.sidecars import check_sidecar, drop_sidecar, sidecar, with_before
 
 __all__ = ["check_format", "save_table", "write_table"]
 
@@ -59,7 +58,7 @@ def write_table(
         with atomic_write(path, needed=table.nbytes) as file:
             pq.write_table(table, file)
     elif suffix == ".jsonl":
-        write_jsonl(table, Path(path), about)
+        _write_jsonl(table, Path(path), about)
     elif not suffix:
         _write_folder(table, Path(path))
     else:
@@ -105,6 +104,33 @@ def check_format(
         )
 
 
+def _write_jsonl(table: Any, path: Path, about: Mapping[str, Any] | None) -> None:
+    """Write an Arrow table as JSONL, and its metadata beside it."""
+    if about is not None:
+        check_sidecar(path)
+    digest = hashlib.sha256()
+    with atomic_write(path, needed=table.nbytes) as file:
+        for start in range(0, table.num_rows, 8192):
+            for record in table.slice(start, 8192).to_pylist():
+                line = json_line(record).encode("utf-8")
+                digest.update(line)
+                file.write(line)
+        data = {"bytes": file.tell(), "sha256": digest.hexdigest()}
+        # First the metadata of both, the old and the new; the data decide which apply.
+        described = with_before(path, {**(about or {}), "data": data})
+        if about is not None or "before" in described:
+            _write_sidecar(path, described)
+    if about is None:
+        drop_sidecar(path)
+    elif described.pop("before", None) is not None:
+        _write_sidecar(path, described)
+
+
+def _write_sidecar(path: Path, about: Mapping[str, Any]) -> None:
+    with atomic_write(sidecar(path), "w") as file:
+        file.write(json.dumps(about, ensure_ascii=False) + "\n")
+
+
 def _write_folder(table: Any, folder: Path) -> None:
     """Write a table as part-00000.parquet, … in a folder, in place of an older table's."""
     import pyarrow.parquet as pq
@@ -116,10 +142,9 @@ def _write_folder(table: Any, folder: Path) -> None:
         )
     with disk_errors(folder, needed=table.nbytes):
         clear_leftovers(folder)
-        fresh = _hidden(folder)
-        handle = os.open(fresh, os.O_RDONLY)
+        handle, name = locked_part(folder, folder=True)
+        fresh = Path(name)
         try:
-            try_lock(handle, folder)  # held: its writer is alive
             for number, start in enumerate(range(0, max(1, len(table)), ROWS_OF_A_FILE)):
                 part = table.slice(start, ROWS_OF_A_FILE)
                 with (fresh / f"part-{number:05d}.parquet").open("wb") as file:
@@ -129,10 +154,11 @@ def _write_folder(table: Any, folder: Path) -> None:
             sync_folder(fresh)
             record_written(folder, fresh.stat())
             if folder.is_dir():  # no folder can be renamed onto one that holds files
-                old = _hidden(folder)
+                place, old = locked_part(folder, folder=True)
                 os.replace(folder, old)
+                os.close(place)
                 os.replace(fresh, folder)
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)  # the next writer may remove it, too
             else:
                 os.replace(fresh, folder)
             sync_folder(folder.parent)
@@ -141,9 +167,3 @@ def _write_folder(table: Any, folder: Path) -> None:
             raise
         finally:
             os.close(handle)
-
-
-def _hidden(folder: Path) -> Path:
-    """Make an empty folder beside another, by a name that the next writer removes."""
-    start = beside(folder, ".").name
-    return Path(tempfile.mkdtemp(dir=folder.parent, prefix=start, suffix=TEMPORARY))

@@ -19,8 +19,8 @@ import numpy as np
 
 from probekit.errors import DataError
 from probekit.excel import is_workbook, read_sheet
-from probekit.files import read_sidecar
 from probekit.safe import load_json, misfit, one_line, read_json, regular_file
+from probekit.sidecars import read_sidecar
 from probekit.strings import Strings
 
 __all__ = [

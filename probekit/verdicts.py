@@ -13,11 +13,12 @@ import numpy as np
 from probekit.cuts import by_key
 from probekit.data import Rows, text_hash
 from probekit.errors import DataError, first_few, repeated
-from probekit.files import atomic_write, drop_sidecar, json_line
+from probekit.files import atomic_write, json_line
 from probekit.joins import Keys, find_ids, match, other_texts
 from probekit.label_columns import class_values
 from probekit.output_tables import check_format, save_table
 from probekit.safe import load_json, misfit
+from probekit.sidecars import drop_sidecar
 from probekit.sources import read_table
 from probekit.states import finite_rows
 from probekit.strings import any_twice, arrow_column, taken

@@ -46,6 +46,7 @@ LEVELS = {
     "probekit.kinds": 0,
     "probekit.settings": 0,
     "probekit.files": 1,
+    "probekit.sidecars": 0,
     "probekit.output_tables": 1,
     "probekit.groups": 1,
     "probekit.states": 1,

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from probekit import output_tables
 from probekit.errors import OutputExistsError, WriteError
-from probekit.files import TEMPORARY, atomic_write, check_output
+from probekit.files import TEMPORARY, atomic_write, check_output, locked_part
 from probekit.output_tables import save_table, write_table
 from probekit.tables import read_file
 
@@ -117,6 +118,30 @@ def test_what_killed_writers_leave_is_removed_and_no_other(folder: Path) -> None
     write_table(columns(), folder)
     writer.communicate(b"\n")
     assert names(folder.parent) == sorted(["table", alive.name, other.name])
+
+
+def test_a_part_that_another_writer_removes_is_made_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between making it and locking it, it looks like a leftover."""
+    made: list[str] = []
+    make = tempfile.mkdtemp
+
+    def removed_twice(**options: Any) -> str:
+        made.append(make(**options))
+        if len(made) <= 2:
+            os.rmdir(made[-1])
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", removed_twice)
+    handle, name = locked_part(folder, folder=True)
+    os.close(handle)
+    assert [name] == made[2:]
+    assert Path(name).is_dir()
+    Path(name).rmdir()
+    made.clear()
+    write_table(columns(), folder)
+    assert names(folder.parent) == ["table"]
 
 
 def test_a_link_in_place_of_a_leftover_is_not_followed(folder: Path) -> None:

@@ -31,12 +31,12 @@ from probekit.files import (
     atomic_write,
     beside,
     locked,
-    read_sidecar,
     refuse_inside,
     refuse_reads,
 )
 from probekit.labels import WeakLabels, load_labels
 from probekit.output_tables import write_table
+from probekit.sidecars import read_sidecar
 
 
 @pytest.fixture
