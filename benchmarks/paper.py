@@ -28,9 +28,9 @@ from _harness import RESULTS, append_line, hardware
 from _steps import add_engine, engine, run_steps
 from paper_summary import CHAIN, DIRECT, ROUNDS, WEAK, summarize
 from real_tasks import available_tasks
-from weak_to_strong import KEY, SUPERVISOR, States, read_results, write_states
+from weak_to_strong import KEY, SUPERVISOR, read_results
 from weak_to_strong_arms import Cell, Place, draw_cell
-from weak_to_strong_rows import PARTS, TASKS, model_states
+from weak_to_strong_rows import PARTS, TASKS, States, model_states, write_states
 from weak_to_strong_students import LINEAR, answers, fit_linear, tested
 
 from probekit.labels import WeakLabels

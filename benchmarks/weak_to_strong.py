@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ from weak_to_strong_arms import (
     known_models,
     prepared,
 )
-from weak_to_strong_rows import MODELS, PARTS, TASKS, model_states, task_parts
+from weak_to_strong_rows import MODELS, PARTS, TASKS, States, write_states
 from weak_to_strong_students import (
     FINETUNED,
     LINEAR,
@@ -134,33 +134,6 @@ def run(options: argparse.Namespace) -> list[str]:
     with engine(options):
         alarms = write_states(stores, options)
         return alarms + run_steps(left, run_step, options, partial(append_line, options.output))
-
-
-class States(NamedTuple):
-    """A store: a part of a task, read by a model."""
-
-    task: str
-    part: str
-    model: str
-    layers: str = ""
-
-    def __str__(self) -> str:
-        return f"states of {self.task}, {self.part}, by {self.model}"
-
-
-def write_states(stores: Iterable[States], options: argparse.Namespace) -> list[str]:
-    """Draw rows and extract states before the cells that read them, so that no two write a file."""
-    wanted = list(dict.fromkeys(stores))
-    for task in dict.fromkeys(each.task for each in wanted):
-        task_parts(task, options.cache)
-    return run_steps(wanted, extract_states, options, lambda _: None)
-
-
-def extract_states(wanted: States, options: argparse.Namespace) -> Iterator[Any]:
-    """Extract the states of a part of a task; there are no lines of them."""
-    task, part, model, layers = wanted
-    model_states(task, part, model, options.models, options.cache, layers)
-    yield from ()
 
 
 def places(options: argparse.Namespace) -> Iterator[Place]:

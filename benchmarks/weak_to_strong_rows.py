@@ -7,23 +7,26 @@ beginning) one is drawn, so that no two parts share any; groups of the test rows
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache as remembered
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from _steps import run_steps
 from label_states import LabelTask, label_task, write_task
 from real_tasks import text_hub
 
 from probekit.activations.extraction import extract
 from probekit.activations.store import ActivationStore
 from probekit.data import Rows
+from probekit.engine import ray_tasks
 from probekit.groups import duplicate_groups, joined
 from probekit.tasks import get_task
 
-__all__ = ["MODELS", "PARTS", "TASKS", "model_states", "task_parts"]
+__all__ = ["MODELS", "PARTS", "TASKS", "States", "model_states", "task_parts", "write_states"]
 
 # From short texts to long ones.
 TASKS = ("sst2", "twitter-sentiment", "docstrings", "cola", "sciq", "ethics-justice", "boolq")
@@ -143,3 +146,35 @@ def model_states(
         progress=False,
     )
     return store
+
+
+class States(NamedTuple):
+    """A store: a part of a task, read by a model."""
+
+    task: str
+    part: str
+    model: str
+    layers: str = ""
+
+    def __str__(self) -> str:
+        return f"states of {self.task}, {self.part}, by {self.model}"
+
+
+def write_states(stores: Iterable[States], options: argparse.Namespace) -> list[str]:
+    """On a cluster, extract states before the cells that read them: no two may write one file.
+
+    In one process a cell extracts what it reads. Returns what failed.
+    """
+    if ray_tasks() is None:
+        return []
+    wanted = list(dict.fromkeys(stores))
+    for task in dict.fromkeys(each.task for each in wanted):
+        task_parts(task, options.cache)
+    return run_steps(wanted, extract_states, options, lambda _: None)
+
+
+def extract_states(wanted: States, options: argparse.Namespace) -> Iterator[Any]:
+    """Extract the states of a part of a task; there are no lines of them."""
+    task, part, model, layers = wanted
+    model_states(task, part, model, options.models, options.cache, layers)
+    yield from ()

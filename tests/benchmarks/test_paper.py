@@ -103,7 +103,6 @@ def test_a_killed_run_ends_like_one_that_was_not(
     stores = {"pool": large.pool, "test": large.test}
     monkeypatch.setattr(paper, "draw_cell", lambda *_: small)
     monkeypatch.setattr(paper, "model_states", lambda _task, part, _model, **_: stores[part])
-    monkeypatch.setattr(paper, "write_states", lambda *_: [])
     monkeypatch.setattr(paper, "hardware", dict)
     # Two kinds of students with a given penalty are enough here.
     monkeypatch.setattr(paper, "LINEAR", {"regularised": 0.1, "memorising": 1e-5})
