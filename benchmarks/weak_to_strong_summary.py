@@ -17,7 +17,6 @@ __all__ = [
     "ADVICE_HEADER",
     "GOALS_HEADER",
     "STUDENTS",
-    "TAUGHT_HEADER",
     "Goals",
     "Group",
     "advice_rows",
@@ -223,8 +222,8 @@ GOALS_HEADER = [
 ]
 
 
-def taught_rows(lines: Sequence[Line]) -> list[list[str]]:
-    """One row per student: what 50 true labels are worth alone, and to a filter and a relabel."""
+def taught_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Header, and one row per student: what 50 true labels are worth, alone and to cleaning."""
     rows = []
     for student in STUDENTS:
         every = [
@@ -237,10 +236,7 @@ def taught_rows(lines: Sequence[Line]) -> list[list[str]]:
             mean = f"{np.mean([g.points for g in gains]):+.2f}" if gains else "-"
             cells.append(f"{mean} ({above} / {below})")
         rows.append(cells)
-    return rows
-
-
-TAUGHT_HEADER = ["student", "pairs", *TAUGHT, "filter", "relabel, hard"]
+    return ["student", "pairs", *TAUGHT, "filter", "relabel, hard"], rows
 
 
 def advice_rows(lines: Sequence[Line], student: str) -> list[list[str]]:
@@ -283,7 +279,7 @@ def summarize(path: Path) -> str:
         header, rows = linear_rows(lines, student)
         parts += [f"{student} linear student", table(header, rows)]
     parts.append(table(GOALS_HEADER, [goals(lines, student).cells() for student in STUDENTS]))
-    parts.append(table(TAUGHT_HEADER, taught_rows(lines)))
+    parts.append(table(*taught_rows(lines)))
     for student in STUDENTS:
         parts.append(f"following advice, {student} student")
         parts.append(table(ADVICE_HEADER, advice_rows(lines, student)))

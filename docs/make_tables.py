@@ -27,6 +27,7 @@ import million  # noqa: E402
 import paper_summary  # noqa: E402
 import regularisation  # noqa: E402
 import weak_to_strong_advice as grid_advice  # noqa: E402
+import weak_to_strong_curves as curves  # noqa: E402
 import weak_to_strong_summary as grid  # noqa: E402
 from _harness import RESULTS, read_lines, seconds  # noqa: E402
 from label_states import MULTICLASS  # noqa: E402
@@ -34,6 +35,8 @@ from run_all import APART, SCRIPTS, newest_claims, readme_table  # noqa: E402
 
 from probekit.reports.tables import Table  # noqa: E402
 
+# Header and rows of a table, of the lines of a results file.
+RowsOf = Callable[[list[dict[str, Any]]], tuple[Sequence[str], Sequence[Sequence[str]]]]
 BLOCK = re.compile(r"(<!-- benchmarks: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ANNOTATORS = {
     "mixed": "right in 90, 80, 65, 60 and 55 %",
@@ -74,6 +77,11 @@ def by_classes(name: str, *, many: bool) -> list[dict[str, Any]]:
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A pipe table; the first column is text, the others are numbers."""
     return Table(tuple(header), tuple(map(tuple, rows))).markdown()
+
+
+def of_lines(rows: RowsOf, name: str) -> Callable[[], str]:
+    """A table whose header and rows its benchmark's script makes of the lines of its results."""
+    return lambda: markdown(*rows(rows_of(name)))
 
 
 def speed() -> str:
@@ -289,11 +297,6 @@ def weak_to_strong() -> str:
     return "\n\n".join(parts)
 
 
-def weak_to_strong_taught() -> str:
-    """What fifty true labels add to the students' training sets."""
-    return markdown(grid.TAUGHT_HEADER, grid.taught_rows(rows_of("weak_to_strong")))
-
-
 def weak_to_strong_advice() -> str:
     """What following the advice is worth to students."""
     lines = rows_of("weak_to_strong")
@@ -315,21 +318,6 @@ def weak_to_strong_student() -> str:
         f"{markdown(grid_advice.HEADER, rows)}\n\n"
         f"{len(cells)} cells of {', '.join(tasks)}; twenty draws of each audit."
     )
-
-
-def paper_size() -> str:
-    """Students of growing size: PGR, and agreement with the supervisor."""
-    return markdown(*paper_summary.size_rows(rows_of("paper")))
-
-
-def paper_chain() -> str:
-    """Bootstrapping over a model between, against the direct way."""
-    return markdown(*paper_summary.chain_rows(rows_of("paper")))
-
-
-def paper_rounds() -> str:
-    """Strong-to-strong rounds: labels of the training set, and test rows."""
-    return markdown(*paper_summary.round_rows(rows_of("paper")))
 
 
 def store() -> str:
@@ -558,9 +546,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "label-decoder": label_decoder,
     "label-errors": label_errors,
     "label-shrunk": label_shrunk,
-    "paper-chain": paper_chain,
-    "paper-rounds": paper_rounds,
-    "paper-size": paper_size,
+    "paper-chain": of_lines(paper_summary.chain_rows, "paper"),
+    "paper-rounds": of_lines(paper_summary.round_rows, "paper"),
+    "paper-size": of_lines(paper_summary.size_rows, "paper"),
     "relabels": relabels,
     "speed": speed,
     "speed-in-short": speed_in_short,
@@ -570,8 +558,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "trust-classes": trust_classes,
     "weak-to-strong": weak_to_strong,
     "weak-to-strong-advice": weak_to_strong_advice,
+    "weak-to-strong-finetuned": of_lines(curves.finetuned_rows, "weak_to_strong"),
     "weak-to-strong-student": weak_to_strong_student,
-    "weak-to-strong-taught": weak_to_strong_taught,
+    "weak-to-strong-taught": of_lines(grid.taught_rows, "weak_to_strong"),
 }
 
 
