@@ -9,19 +9,24 @@ import io
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
+from probekit.arrow_columns import (
+    ArrowColumn,
+    GroupColumn,
+    RowGroups,
+    decoded_bytes,
+    field_names,
+)
 from probekit.errors import DataError
 from probekit.excel import is_workbook, read_sheet
+from probekit.json_lines import LineColumn, Lines, json_records
 from probekit.safe import load_json, misfit, one_line, read_json, regular_file
 from probekit.sidecars import read_sidecar
-from probekit.strings import Strings
 
 __all__ = [
     "SUFFIXES",
@@ -53,7 +58,7 @@ FORMATS = {
 }
 SUFFIXES = tuple(FORMATS)
 COMPRESSIONS = (".gz", ".gzip", ".bz2", ".xz", ".zst", ".zstd", ".snappy")
-GZIP, BZIP2, XZ, ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
+PACKED = GZIP, BZIP2, XZ, ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd"
 PARQUET, ARROW, STREAM = b"PAR1", b"ARROW1", b"\xff\xff\xff\xff"
 ZIP = b"PK\x03\x04"
 # First bytes -> kind of a file that is not a table.
@@ -78,8 +83,7 @@ BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 NONE = type(None)
 LONGEST_FIELD = 1 << 30
-CHUNK = 1 << 14
-WIDER = 4  # times the mean size of a string that the longest may have, to be kept in one width
+LARGE = 1 << 28  # bytes of Parquet, decoded, or JSON Lines from which on rows stay on the disk
 SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)
 # A field of one line in quotes with a doubled quote in it.
 DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t\n]|"")*""(?:[^"\t\n]|"")+"(?=\t|\r?$)', re.MULTILINE)
@@ -120,7 +124,8 @@ def read_file(path: str | Path) -> Table:
     Text may be compressed (gzip, bzip2, xz, zstd). CSV follows RFC 4180; fields may also be
     separated by semicolons, tabs or bars. TSV is read without quoting (as GLUE's files) unless its
     fields are quoted. CSV and TSV give strings, Excel (.xlsx) the values of the first sheet. A
-    folder is a saved data set, or parts of one table in Parquet.
+    folder is a saved data set, or parts of one table in Parquet or JSONL. Large Parquet and JSONL
+    files stay on the disk, and are read slice by slice.
 
     Raises
     ------
@@ -197,6 +202,8 @@ def _read_plain(path: Path) -> Table:
     if form in ("parquet", "arrow", "excel"):
         kind = {"parquet": "a Parquet", "arrow": "an Arrow", "excel": "an Excel"}[form]
         raise DataError(f"{path} is damaged or not {kind} file: it does not begin as one.")
+    if form == "jsonl" and (columns := _large_json_lines([path])) is not None:
+        return Table(columns, str(path), metadata=read_sidecar(path) or {})
     with _open_text(path, head) as text:
         readers: dict[str, Callable[[Path, IO[str]], Table]] = {
             "csv": _read_delimited,
@@ -213,7 +220,7 @@ def _open_text(path: Path, head: bytes) -> IO[str]:
     The caller closes it.
     """
     raw: Any
-    compressed = head.startswith((GZIP, BZIP2, XZ, ZSTD))
+    compressed = head.startswith(PACKED)
     if path.suffix.lower() in COMPRESSIONS and not compressed:
         raise DataError(
             f"{path} is cut off or damaged: it is not compressed, but its ending is {path.suffix}."
@@ -390,7 +397,7 @@ def _read_json(path: Path, file: IO[str]) -> Table:
     except DataError as error:
         if "Extra data" not in str(error) or "\n" not in text.strip():
             raise
-        return _records(path, _json_lines(path, text.split("\n")))
+        return _records(path, json_records(path, text.split("\n")))
     if isinstance(loaded, dict):
         if (shape := _other_shape(loaded)) is not None:
             raise DataError(
@@ -418,25 +425,19 @@ def _other_shape(loaded: Mapping[str, Any]) -> str | None:
 
 def _read_json_lines(path: Path, file: IO[str]) -> Table:
     # A line ends with \n alone: U+2028, U+0085 and the like may occur inside a JSON string.
-    return _records(path, _json_lines(path, file))
+    return _records(path, json_records(path, file))
 
 
-def _json_lines(path: Path, lines: Iterable[str]) -> list[Mapping[str, Any]]:
-    return [_json_line(path, i, line) for i, line in enumerate(lines, 1) if line.strip()]
-
-
-def _json_line(path: Path, number: int, line: str) -> Mapping[str, Any]:
-    try:
-        record = load_json(line, f"{path}, line {number}")
-    except DataError:
-        if number == 1 and line.strip() in ("[", "[{"):
-            raise DataError(
-                f"{path} is one JSON list, not one object per line; call it .json."
-            ) from None
-        raise
-    if not isinstance(record, dict):
-        raise DataError(f"{path}, line {number}: one JSON object per line is expected.")
-    return record
+def _large_json_lines(paths: Sequence[Path]) -> Mapping[str, Sequence[Any]] | None:
+    """Columns that are parsed when they are asked for; None if they are small, or not UTF-8."""
+    if sum(path.stat().st_size for path in paths) < LARGE:
+        return None
+    for path in paths:
+        with path.open("rb") as file:
+            if file.read(4).startswith((*PACKED, *BYTE_ORDER_MARKS)):
+                return None
+    lines = Lines(paths)
+    return {name: LineColumn(lines, name) for name in lines.names}
 
 
 def _records(path: Path, records: Sequence[Mapping[str, Any]]) -> Table:
@@ -458,17 +459,33 @@ def _metadata(text: str | bytes) -> Mapping[str, Any]:
 
 def _read_parquet(path: Path) -> Table:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        # Without partitioning: a path like label=1/part.parquet adds no column.
-        table = pq.read_table(path, memory_map=True, partitioning=None)
-        table.validate(full=True)
+        # Without folders: a path like label=1/part.parquet adds no column.
+        return _parquet_table(path, {path: {}})
     except pa.ArrowException as error:
         raise DataError(
             f"{path} is damaged or not a Parquet file: {_arrow_reason(error)}."
         ) from None
-    return _arrow_table(path, table)
+
+
+def _parquet_table(path: Path, parts: Mapping[Path, Mapping[str, str]]) -> Table:
+    """Read files, each with columns of one value; large ones are decoded when rows are needed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if decoded_bytes(list(parts)) >= LARGE:
+        groups = RowGroups(parts)
+        return _arrow_table(path, groups.schema, lambda name: GroupColumn(groups, name))
+    tables = []
+    for part, more in parts.items():
+        table = pq.read_table(part, memory_map=True, partitioning=None)
+        table.validate(full=True)
+        for name, value in more.items():
+            table = table.append_column(name, pa.array([value] * table.num_rows))
+        tables.append(table)
+    whole = pa.concat_tables(tables, promote_options="default")
+    return _arrow_table(path, whole.schema, lambda name: ArrowColumn(whole.column(name)))
 
 
 def _read_arrow(path: Path) -> Table:
@@ -487,20 +504,20 @@ def _read_arrow(path: Path) -> Table:
         raise DataError(
             f"{path} is damaged or not an Arrow file: {_arrow_reason(error)}."
         ) from None
-    return _arrow_table(path, table)
+    return _arrow_table(path, table.schema, lambda name: ArrowColumn(table.column(name)))
 
 
 def _arrow_reason(error: BaseException) -> str:
     return one_line(str(error).partition("\n")[0]).rstrip(".")
 
 
-def _arrow_table(path: Path, table: Any) -> Table:
-    names = table.column_names
+def _arrow_table(path: Path, schema: Any, column: Callable[[str], Sequence[Any]]) -> Table:
+    names = schema.names
     if len(set(names)) != len(names):
         raise DataError(f"{path} names a column twice: {', '.join(names)}.")
-    described = table.schema.metadata or {}
+    described = schema.metadata or {}
     return Table(
-        {name: ArrowColumn(table.column(name)) for name in names},
+        {name: column(name) for name in names},
         str(path),
         metadata=_metadata(described.get(b"probekit", b"{}")),
         class_names=_class_names(described.get(b"huggingface", b"{}")),
@@ -529,38 +546,53 @@ def _class_names(text: bytes) -> dict[str, tuple[str, ...]]:
 def _read_folder(path: Path) -> Table:
     if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
         return _read_saved_dataset(path)
-    parts = sorted(
-        part
-        for part in path.rglob("*")
-        if _is_shown(part.relative_to(path)) and suffix_of(part) in (".parquet", ".pq")
+    files = sorted(part for part in path.rglob("*") if _is_shown(part.relative_to(path)))
+    forms = {part: FORMATS.get(suffix_of(part)) for part in files}
+    if "parquet" in forms.values():
+        return _read_parquet_folder(path, [p for p, form in forms.items() if form == "parquet"])
+    if set(forms.values()) - {None} == {"jsonl"}:
+        return _read_json_folder(path, [p for p, form in forms.items() if form == "jsonl"])
+    raise DataError(
+        f"{path} is a folder but not a saved data set (dataset_info.json is missing) and has "
+        "no Parquet files, nor JSONL files alone; name one of the files in it."
     )
-    if not parts:
-        raise DataError(
-            f"{path} is a folder but not a saved data set (dataset_info.json is missing) and has "
-            "no Parquet files; name one of the files in it."
-        )
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    tables = []
+
+def _read_parquet_folder(path: Path, files: Sequence[Path]) -> Table:
+    import pyarrow as pa
+
+    parts: dict[Path, dict[str, str]] = {}
     try:
-        for part in parts:
-            table = pq.read_table(regular_file(part), memory_map=True, partitioning=None)
-            table.validate(full=True)
+        for part in map(regular_file, files):
             # Folders like label=1 name a column, as Spark and DuckDB write partitions.
-            for folder in part.relative_to(path).parts[:-1]:
-                name, equals, value = folder.partition("=")
-                if equals and name not in table.column_names:
-                    table = table.append_column(name, pa.array([value] * table.num_rows))
-            tables.append(table)
-        table = pa.concat_tables(tables, promote_options="default")
+            folders = [name.partition("=") for name in part.relative_to(path).parts[:-1]]
+            own = set(field_names(part)) if folders else set()
+            parts[part] = {n: value for n, equals, value in folders if equals and n not in own}
+        table = _parquet_table(path, parts)
     except pa.ArrowException as error:
         raise DataError(
-            f"{path} is a folder whose {len(parts)} Parquet files are damaged or not parts of one "
+            f"{path} is a folder whose {len(files)} Parquet files are damaged or not parts of one "
             f"table: {_arrow_reason(error)}."
         ) from None
-    note = f"{path}: {len(parts)} Parquet files are read as one table, in the order of their names."
-    return replace(_arrow_table(path, table), note=note)
+    return replace(table, note=_folder_note(path, len(files), "Parquet"))
+
+
+def _read_json_folder(path: Path, files: Sequence[Path]) -> Table:
+    """JSONL files as one table, each in the order of its lines."""
+    files = list(map(regular_file, files))
+    columns = _large_json_lines(files)
+    if columns is None:
+        tables = [_read_plain(each) for each in files]
+        names = dict.fromkeys(name for table in tables for name in table.columns)
+        columns = {
+            name: [v for t in tables for v in t.columns.get(name, [None] * len(t))]
+            for name in names
+        }
+    return Table(columns, str(path), note=_folder_note(path, len(files), "JSONL"))
+
+
+def _folder_note(path: Path, count: int, kind: str) -> str:
+    return f"{path}: {count} {kind} files are read as one table, in the order of their names."
 
 
 def _is_shown(path: Path) -> bool:
@@ -656,41 +688,3 @@ def record_columns(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]
     """Columns of a list of mappings, in the order of their first appearance; None where absent."""
     names = dict.fromkeys(name for record in records for name in record)
     return {name: [record.get(name) for record in records] for name in names}
-
-
-class ArrowColumn(Sequence[Any]):
-    """An Arrow column that gives Python values, slice by slice."""
-
-    def __init__(self, column: Any) -> None:
-        self.column = column
-
-    def __len__(self) -> int:
-        return len(self.column)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step != 1:
-                return self.column.to_pylist()[index]
-            return self.column.slice(start, max(stop - start, 0)).to_pylist()
-        return self.column[index].as_py()
-
-    def strings(self) -> Strings | None:
-        """The column as :class:`Strings`; None if it has other values, or of very unequal size."""
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        kind = self.column.type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)) or not len(self):
-            return None
-        sizes = pc.binary_length(self.column)
-        width, total = pc.max(sizes).as_py(), pc.sum(sizes).as_py()
-        if self.column.null_count or not width or width * len(self) > WIDER * total:
-            return None
-        if pc.any(pc.ends_with(self.column, "\0")).as_py():
-            return None
-        encoded = np.empty(len(self), f"S{width}")
-        for start in range(0, len(self), CHUNK):
-            part = self.column.slice(start, CHUNK).cast(pa.large_binary())
-            encoded[start : start + CHUNK] = part.to_pylist()
-        return Strings(encoded)

@@ -46,6 +46,8 @@ LEVELS = {
     "probekit.kinds": 0,
     "probekit.settings": 0,
     "probekit.files": 1,
+    "probekit.arrow_columns": 1,
+    "probekit.json_lines": 1,
     "probekit.sidecars": 0,
     "probekit.output_tables": 1,
     "probekit.groups": 1,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from probekit.arrow_columns import ArrowColumn
 from probekit.groups import joined
 from probekit.joins import Keys, find_ids, match, other_texts, unknown_ids
 from probekit.strings import (
@@ -21,7 +22,6 @@ from probekit.strings import (
     sorted_rows,
     taken,
 )
-from probekit.tables import ArrowColumn
 
 names = st.lists(st.text("ab\u00e9\U0001f600 ", max_size=11).filter(lambda s: s[-1:] != "\0"))
 
