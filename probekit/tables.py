@@ -83,7 +83,9 @@ BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 NONE = type(None)
 LONGEST_FIELD = 1 << 30
-LARGE = 1 << 28  # bytes of Parquet, decoded, or JSON Lines from which on rows stay on the disk
+# Bytes from which on rows stay on the disk: of Parquet, decoded, and of JSON Lines, which are then
+# parsed several times.
+LARGE, LARGE_JSON = 1 << 28, 1 << 30
 SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)
 # A field of one line in quotes with a doubled quote in it.
 DOUBLED = re.compile(r'(?:^|\t)"(?:[^"\t\n]|"")*""(?:[^"\t\n]|"")+"(?=\t|\r?$)', re.MULTILINE)
@@ -430,7 +432,7 @@ def _read_json_lines(path: Path, file: IO[str]) -> Table:
 
 def _large_json_lines(paths: Sequence[Path]) -> Mapping[str, Sequence[Any]] | None:
     """Columns that are parsed when they are asked for; None if they are small, or not UTF-8."""
-    if sum(path.stat().st_size for path in paths) < LARGE:
+    if sum(path.stat().st_size for path in paths) < LARGE_JSON:
         return None
     for path in paths:
         with path.open("rb") as file:

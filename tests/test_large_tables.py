@@ -35,6 +35,7 @@ RECORDS: list[dict[str, Any]] = [
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every file is large, and few records are parsed at a time."""
     monkeypatch.setattr(tables, "LARGE", 0)
+    monkeypatch.setattr(tables, "LARGE_JSON", 0)
     monkeypatch.setattr(json_lines, "CHUNK", 7)
 
 
@@ -74,6 +75,7 @@ def test_rows_are_those_of_a_table_in_memory(
     small = read_file(path)
     assert not isinstance(small.columns["id"], GroupColumn | LineColumn)  # the control
     monkeypatch.setattr(tables, "LARGE", 0)
+    monkeypatch.setattr(tables, "LARGE_JSON", 0)
     monkeypatch.setattr(json_lines, "CHUNK", 7)
     read = read_file(path)
     assert isinstance(read.columns["id"], GroupColumn | LineColumn)
@@ -150,6 +152,7 @@ def test_packed_files_and_utf16_are_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "LARGE", 0)
+    monkeypatch.setattr(tables, "LARGE_JSON", 0)
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n{"text": "é"}\n', encoding="utf-16")
     assert read_file(path).columns["text"] == ["a", "é"]
