@@ -7,11 +7,14 @@ that are halved until the loss falls. Without the halving it diverges on well-se
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.special import log_softmax
+
+from probekit.states import row_chunks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,42 +70,74 @@ def calibrate(
     soft = np.full((n_classes, n_classes), 0.0)
     soft[:] = ((1 - own) / (n_classes - 1))[:, None]
     np.fill_diagonal(soft, own)
-    targets = Y @ soft
+    labels = _Labels(score, Y, w, soft)
     # Scores with mean 0 in each row, in units of their spread; without spread only the class shares
     # can be fitted.
-    centred = score - score.mean(axis=1, keepdims=True)
-    spread = float(np.sqrt(w @ (centred**2).mean(axis=1)))
-    prior = np.log(w @ targets)
-    if spread <= 1e-12 * max(1.0, float(np.abs(score).max())):
+    spread, largest, shares = labels.scale()
+    prior = np.log(shares)
+    if spread <= 1e-12 * max(1.0, largest):
         return Calibration(0.0, prior - prior.mean())
-    point = _newton(centred / spread, targets, w, np.concatenate([[0.0], prior - prior[0]]))
+    point = _newton(labels, spread, np.concatenate([[0.0], prior - prior[0]]))
     if point[0] <= 0:
         return Calibration(0.0, prior - prior.mean())
     return Calibration(float(point[0] / spread), point[1:] - point[1:].mean())
 
 
-def _newton(
-    score: NDArray[np.float64],
-    targets: NDArray[np.float64],
-    w: NDArray[np.float64],
-    point: NDArray[np.float64],
-) -> NDArray[np.float64]:
+@dataclass(frozen=True, eq=False)
+class _Labels:
+    """Scores (n, C), labels (n, C), weights (n,) and the targets (C, C) of the classes.
+
+    What has the size of the scores is computed for some rows at a time, and summed.
+    """
+
+    score: NDArray[np.float64]
+    Y: NDArray[np.float64]
+    w: NDArray[np.float64]
+    soft: NDArray[np.float64]
+
+    def parts(self) -> Iterator[tuple[NDArray[np.float64], ...]]:
+        """Yield scores with mean 0 in each row, targets, and weights of some rows."""
+        for rows in row_chunks(len(self.Y), 8 * self.Y.shape[1]):
+            score = self.score[rows]
+            yield score - score.mean(axis=1, keepdims=True), self.Y[rows] @ self.soft, self.w[rows]
+
+    def scale(self) -> tuple[float, float, NDArray[np.float64]]:
+        """Spread of the scores, the largest one, and the class shares (C,) of the targets."""
+        square, shares = 0.0, np.zeros(self.Y.shape[1])
+        for centred, targets, w in self.parts():
+            square += float(w @ (centred**2).mean(axis=1))
+            shares += w @ targets
+        largest = max(float(self.score.max()), -float(self.score.min()))
+        return float(np.sqrt(square)), largest, shares
+
+    def at(self, point: NDArray[np.float64], spread: float) -> _Sums:
+        """Loss, its gradient (1 + C,) and its curvature there."""
+        size = len(point)
+        loss, gradient, hessian = 0.0, np.zeros(size), np.zeros((size, size))
+        for centred, targets, w in self.parts():
+            scaled = centred / spread
+            log_p = log_softmax(point[0] * scaled + point[1:], axis=1)
+            loss -= float(w @ (targets * log_p).sum(axis=1))
+            P = np.exp(log_p)
+            excess = P - targets
+            gradient[0] += w @ (scaled * excess).sum(axis=1)
+            gradient[1:] += w @ excess
+            hessian += _hessian(scaled, P, w)
+        return _Sums(loss, gradient, hessian)
+
+
+class _Sums(NamedTuple):
+    loss: float
+    gradient: NDArray[np.float64]
+    hessian: NDArray[np.float64]
+
+
+def _newton(labels: _Labels, spread: float, point: NDArray[np.float64]) -> NDArray[np.float64]:
     """Minimise over slope and intercepts (1 + C,), the first intercept fixed."""
     free = np.delete(np.arange(len(point)), 1)
-
-    def log_p(at: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(log_softmax(at[0] * score + at[1:], axis=1))
-
-    def loss(log_probs: NDArray[np.float64]) -> float:
-        return float(-(w @ (targets * log_probs).sum(axis=1)))
-
-    logs = log_p(point)
-    value = loss(logs)
+    here = labels.at(point, spread)
     for _ in range(STEPS):
-        P = np.exp(logs)
-        excess = P - targets
-        gradient = np.concatenate([[w @ (score * excess).sum(axis=1)], w @ excess])[free]
-        hessian = _hessian(score, P, w)[np.ix_(free, free)]
+        gradient, hessian = here.gradient[free], here.hessian[np.ix_(free, free)]
         hessian[np.diag_indices_from(hessian)] += 1e-12
         step = np.linalg.solve(hessian, gradient)
         decrement = float(gradient @ step)
@@ -111,12 +146,12 @@ def _newton(
         for halving in range(HALVINGS):
             trial = point.copy()
             trial[free] -= step * 0.5**halving
-            logs = log_p(trial)
-            if loss(logs) <= value - 1e-4 * 0.5**halving * decrement:
+            there = labels.at(trial, spread)
+            if there.loss <= here.loss - 1e-4 * 0.5**halving * decrement:
                 break
         else:
             break  # no step falls by more than rounding: this is the minimum
-        point, value = trial, loss(logs)
+        point, here = trial, there
     return point
 
 

@@ -112,10 +112,16 @@ def average(
 ) -> Average:
     """Calibrate members' scores (n, C) on labels Y (n, C), average logits, calibrate the mean."""
     calibrations = [calibrate(score, Y, weight) for score in scores]
-    log_odds = np.stack([c.log_odds(s) for c, s in zip(calibrations, scores, strict=True)])
-    mean = log_odds.mean(axis=0)
+    log_odds, mean = np.empty((len(scores), *Y.shape)), np.empty(Y.shape)
+    parts = list(row_chunks(len(Y), 8 * Y.shape[1]))  # others would be as large as the scores
+    for rows in parts:
+        for own, calibration, score in zip(log_odds, calibrations, scores, strict=True):
+            own[rows] = calibration.log_odds(score[rows])
+        mean[rows] = log_odds[:, rows].mean(axis=0)
     last = calibrate(mean, Y, weight)
-    return Average(calibrations, last, log_odds, softmax(last.log_odds(mean), axis=1))
+    for rows in parts:
+        mean[rows] = softmax(last.log_odds(mean[rows]), axis=1)
+    return Average(calibrations, last, log_odds, mean)
 
 
 @dataclass(frozen=True, eq=False)
