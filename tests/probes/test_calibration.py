@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
 from probekit.probes.calibration import calibrate
+from probekit.probes.ensemble import average
+from probekit.states import row_chunks
 
 
 def two(score, y):
@@ -109,3 +113,30 @@ def test_weights_are_repeated_rows_but_for_the_softening():
     # Softening counts rows: 4,000 against about as many, 1e-3 apart at most.
     assert weighted.slope == pytest.approx(repeated.slope, rel=2e-3)
     assert weighted.slope != pytest.approx(calibrate(scores, Y).slope, rel=2e-3)
+
+
+def test_many_rows_are_calibrated_part_by_part(monkeypatch):
+    """The same sums up to rounding, and little memory beside scores, labels and results."""
+    rng = np.random.default_rng(2)
+    n = 200_000
+    y = rng.integers(0, 2, n)
+    Y, scores = np.eye(2)[y], [rng.normal(size=(n, 2)) + np.eye(2)[y] for _ in range(2)]
+
+    def measured():
+        tracemalloc.start()
+        found = average(scores, Y)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        # Beside the logits of both members, and P, which is first the mean.
+        return found, peak - found.log_odds.nbytes - found.proba.nbytes
+
+    whole, before = measured()
+    for module in ("calibration", "ensemble"):
+        monkeypatch.setattr(
+            f"probekit.probes.{module}.row_chunks", lambda n, size: row_chunks(n, size, 1 << 16)
+        )
+    found, after = measured()
+    np.testing.assert_allclose(found.proba, whole.proba, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.log_odds, whole.log_odds, rtol=0, atol=1e-8)
+    assert after < Y.nbytes  # the weights are half of it
+    assert before > 4 * Y.nbytes  # the control: one part
