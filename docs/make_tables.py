@@ -27,7 +27,6 @@ import million  # noqa: E402
 import paper_summary  # noqa: E402
 import regularisation  # noqa: E402
 import weak_to_strong_advice as grid_advice  # noqa: E402
-import weak_to_strong_curves as curves  # noqa: E402
 import weak_to_strong_summary as grid  # noqa: E402
 from _harness import RESULTS, read_lines, seconds  # noqa: E402
 from label_states import MULTICLASS  # noqa: E402
@@ -558,7 +557,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "trust-classes": trust_classes,
     "weak-to-strong": weak_to_strong,
     "weak-to-strong-advice": weak_to_strong_advice,
-    "weak-to-strong-finetuned": of_lines(curves.finetuned_rows, "weak_to_strong"),
     "weak-to-strong-student": weak_to_strong_student,
     "weak-to-strong-taught": of_lines(grid.taught_rows, "weak_to_strong"),
 }
