@@ -218,11 +218,12 @@ def on_this_node(error: Exception) -> Exception:
 
 
 def lost(error: Exception) -> ProbekitError:
-    """Return what to say of a worker that Ray has lost, or that cannot import probekit."""
+    """Return what to say of a worker that Ray has lost, or that cannot import what it needs."""
     if "No module named" in str(error):
+        reason = one_line(str(error).splitlines()[-1])
+        what = f"probekit {__version__}" if "'probekit" in reason else "A module of the command"
         return UsageError(
-            f"probekit {__version__} is not installed on a worker: "
-            f"{one_line(str(error).splitlines()[-1])}; install it on every node."
+            f"{what} is not installed on a worker: {reason}; install it on every node."
         )
     return RunError(
         f"{RETRIES + 1} workers were lost with the same task: each was killed, ran out of memory, "

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from probekit import filter_labels, held, relabel, score_rows
+from probekit import __version__, filter_labels, held, relabel, score_rows
 from probekit.activations.create import Plan
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.cli.main import cli
-from probekit.engine import RayTasks, connected, on_ray, ray_tasks
+from probekit.engine import RayTasks, connected, lost, on_ray, ray_tasks
 from probekit.errors import ProbeError, RunError, UsageError
 from probekit.labels import WeakLabels
 from probekit.probes import (
@@ -122,6 +122,21 @@ def test_errors_and_lost_workers_are_one_sentence(nodes: Any) -> None:
     assert ray_tasks() is None
     with pytest.raises(UsageError, match="--gpus-per-worker 1 needs a node"), on_ray(gpus=1):
         pass
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("probekit.engine", rf"^probekit {__version__} is not installed on a worker: "),
+        ("a_script", r"^A module of the command is not installed on a worker: "),
+    ],
+)
+def test_what_a_worker_cannot_import_is_named(module: str, words: str) -> None:
+    error = Exception(f"traceback\nModuleNotFoundError: No module named {module!r}")
+    with pytest.raises(UsageError, match=words) as raised:
+        raise lost(error)
+    assert module in str(raised.value)
+    assert isinstance(lost(Exception("The worker died.")), RunError)
 
 
 def test_the_command_line(

@@ -14,10 +14,20 @@ import pytest
 from probekit.engine import on_ray
 from probekit.errors import RunError, UsageError
 
+BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> Iterator[None]:
+    """Workers import a script's neighbours, as they do where the driver is that script."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        patch.setenv("PYTHONPATH", BENCHMARKS, prepend=os.pathsep)
+        yield
+
 
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+def steps() -> Any:
     import _steps
 
     yield _steps
