@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import numpy as np
 
 from probekit.errors import DataError
 from probekit.safe import one_line
+from probekit.sliced import Sliced, spans
 from probekit.strings import Strings
 
 CHUNK = 1 << 14
 WIDER = 4  # times the mean size of a string that the longest may have, to be kept in one width
 
 
-class ArrowColumn(Sequence[Any]):
+class ArrowColumn(Sliced):
     """An Arrow column that gives Python values, slice by slice."""
 
     def __init__(self, column: Any) -> None:
@@ -25,13 +27,10 @@ class ArrowColumn(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.column)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step != 1:
-                return self.column.to_pylist()[index]
-            return self.column.slice(start, max(stop - start, 0)).to_pylist()
-        return self.column[index].as_py()
+    def values(self, start: int, stop: int) -> list[Any]:
+        """Values of some rows."""
+        some: list[Any] = self.column.slice(start, stop - start).to_pylist()
+        return some
 
     def strings(self) -> Strings | None:
         """The column as :class:`Strings`; None if it has other values, or of very unequal size."""
@@ -60,28 +59,42 @@ class RowGroups:
     Parameters
     ----------
     parts
-        Paths in the order of their rows, each with columns of one value that it has beside its own.
+        Paths in the order of their rows, each with columns of one value, which it has unless they
+        are its own.
+
+    Attributes
+    ----------
+    nbytes
+        Bytes of the files without their compression, by their own account.
     """
 
     def __init__(self, parts: Mapping[Path, Mapping[str, str]]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        schemas, sizes = [], []
         self._groups: list[tuple[Path, int]] = []
-        self._more = dict(parts)
+        self._more: dict[Path, dict[str, str]] = {}
+        self._schemas, self.nbytes, sizes = [], 0, []
         for path, more in parts.items():
             with pq.ParquetFile(path) as file:
                 schema, described = file.schema_arrow, file.metadata
-                for name in more:
+                self._more[path] = {n: v for n, v in more.items() if n not in schema.names}
+                for name in self._more[path]:
                     schema = schema.append(pa.field(name, pa.string()))
-                schemas.append(schema)
+                self._schemas.append(schema)
                 for number in range(described.num_row_groups):
                     self._groups.append((path, number))
                     sizes.append(described.row_group(number).num_rows)
-        self.schema = pa.unify_schemas(schemas, promote_options="default")
+                    self.nbytes += described.row_group(number).total_byte_size
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._kept: dict[str, tuple[int, Any]] = {}
+
+    @cached_property
+    def schema(self) -> Any:
+        """Columns of all files, with the type of each."""
+        import pyarrow as pa
+
+        return pa.unify_schemas(self._schemas, promote_options="default")
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -91,12 +104,8 @@ class RowGroups:
         import pyarrow as pa
 
         pieces = []
-        number = int(np.searchsorted(self._starts, start, "right")) - 1
-        while start < stop:
-            first, last = self._starts[number : number + 2].tolist()
-            end = min(stop, last)
-            pieces += self._group(name, number).slice(start - first, end - start).chunks
-            start, number = end, number + 1
+        for number, first, last in spans(self._starts, start, stop):
+            pieces += self._group(name, number).slice(first, last - first).chunks
         return pa.chunked_array(pieces, type=self.schema.field(name).type)
 
     def _group(self, name: str, number: int) -> Any:
@@ -122,13 +131,12 @@ class RowGroups:
                 column.validate(full=True)
                 column = column.cast(kind)
         except (pa.ArrowException, OSError) as error:
-            reason = one_line(str(error).partition("\n")[0]).rstrip(".")
-            raise DataError(f"{path} is damaged or not a Parquet file: {reason}.") from None
+            raise damaged(path, error) from None
         self._kept[name] = number, column
         return column
 
 
-class GroupColumn(Sequence[Any]):
+class GroupColumn(Sliced):
     """A column of :class:`RowGroups` that gives Python values, slice by slice."""
 
     def __init__(self, groups: RowGroups, name: str) -> None:
@@ -137,37 +145,23 @@ class GroupColumn(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._groups)
 
-    def __getitem__(self, index: Any) -> Any:
-        if not isinstance(index, slice):
-            place = range(len(self))[index]
-            return self._groups.read(self._name, place, place + 1)[0].as_py()
-        start, stop, step = index.indices(len(self))
-        if step != 1:
-            return self[:][index]
-        values: list[Any] = []
+    def values(self, start: int, stop: int) -> list[Any]:
+        """Values of some rows."""
+        some: list[Any] = []
         for begin in range(start, stop, CHUNK):
-            values += self._groups.read(self._name, begin, min(stop, begin + CHUNK)).to_pylist()
-        return values
+            some += self._groups.read(self._name, begin, min(stop, begin + CHUNK)).to_pylist()
+        return some
 
     def strings(self) -> Strings | None:
         """As :meth:`ArrowColumn.strings`, of the whole column."""
         return ArrowColumn(self._groups.read(self._name, 0, len(self))).strings()
 
 
-def decoded_bytes(paths: Sequence[Path]) -> int:
-    """Bytes that Parquet files take without their compression, by their own account."""
-    import pyarrow.parquet as pq
-
-    total = 0
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            groups = range(file.metadata.num_row_groups)
-            total += sum(file.metadata.row_group(i).total_byte_size for i in groups)
-    return total
+def damaged(path: Path, error: BaseException) -> DataError:
+    """Return what to say of a file that Arrow cannot read as Parquet."""
+    return DataError(f"{path} is damaged or not a Parquet file: {arrow_reason(error)}.")
 
 
-def field_names(path: Path) -> list[str]:
-    """Names of a Parquet file's columns."""
-    import pyarrow.parquet as pq
-
-    return list(pq.read_schema(path).names)
+def arrow_reason(error: BaseException) -> str:
+    """Return the first line of what Arrow says."""
+    return one_line(str(error).partition("\n")[0]).rstrip(".")

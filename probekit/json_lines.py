@@ -11,6 +11,7 @@ import numpy as np
 
 from probekit.errors import DataError
 from probekit.safe import load_json
+from probekit.sliced import Sliced, spans
 
 CHUNK = 1 << 14  # records that are parsed at a time
 MARK = b"\xef\xbb\xbf"  # of UTF-8, as spreadsheets write it
@@ -79,12 +80,8 @@ class Lines:
         if self._kept[0] != number:
             records: list[Record] = []
             start, stop = number * CHUNK, min((number + 1) * CHUNK, len(self))
-            file = int(np.searchsorted(self._starts, start, "right")) - 1
-            while start < stop:
-                first, last = self._starts[file : file + 2].tolist()
-                end = min(stop, last)
-                records += self._parsed(file, start - first, end - first)
-                start, file = end, file + 1
+            for file, first, last in spans(self._starts, start, stop):
+                records += self._parsed(file, first, last)
             self._kept = number, records
         return self._kept[1]
 
@@ -99,7 +96,7 @@ class Lines:
         return [json_record(path, start + i, text) for i, text in enumerate(texts, 1)]
 
 
-class LineColumn(Sequence[Any]):
+class LineColumn(Sliced):
     """A column of :class:`Lines`; None where a record lacks it."""
 
     def __init__(self, lines: Lines, name: str) -> None:
@@ -108,20 +105,15 @@ class LineColumn(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._lines)
 
-    def __getitem__(self, index: Any) -> Any:
-        if not isinstance(index, slice):
-            number, place = divmod(range(len(self))[index], CHUNK)
-            return self._lines.chunk(number)[place].get(self._name)
-        start, stop, step = index.indices(len(self))
-        if step != 1:
-            return self[:][index]
-        values: list[Any] = []
+    def values(self, start: int, stop: int) -> list[Any]:
+        """Values of some rows."""
+        some: list[Any] = []
         while start < stop:
             number, place = divmod(start, CHUNK)
-            some = self._lines.chunk(number)[place : place + stop - start]
-            values += [record.get(self._name) for record in some]
-            start += len(some)
-        return values
+            records = self._lines.chunk(number)[place : place + stop - start]
+            some += [record.get(self._name) for record in records]
+            start += len(records)
+        return some
 
 
 def _text(line: bytes, number: int) -> str:

@@ -15,13 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from probekit.arrow_columns import (
-    ArrowColumn,
-    GroupColumn,
-    RowGroups,
-    decoded_bytes,
-    field_names,
-)
+from probekit.arrow_columns import ArrowColumn, GroupColumn, RowGroups, arrow_reason, damaged
 from probekit.errors import DataError
 from probekit.excel import is_workbook, read_sheet
 from probekit.json_lines import LineColumn, Lines, json_records
@@ -466,9 +460,7 @@ def _read_parquet(path: Path) -> Table:
         # Without folders: a path like label=1/part.parquet adds no column.
         return _parquet_table(path, {path: {}})
     except pa.ArrowException as error:
-        raise DataError(
-            f"{path} is damaged or not a Parquet file: {_arrow_reason(error)}."
-        ) from None
+        raise damaged(path, error) from None
 
 
 def _parquet_table(path: Path, parts: Mapping[Path, Mapping[str, str]]) -> Table:
@@ -476,15 +468,16 @@ def _parquet_table(path: Path, parts: Mapping[Path, Mapping[str, str]]) -> Table
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if decoded_bytes(list(parts)) >= LARGE:
-        groups = RowGroups(parts)
+    groups = RowGroups(parts)
+    if groups.nbytes >= LARGE:
         return _arrow_table(path, groups.schema, lambda name: GroupColumn(groups, name))
     tables = []
     for part, more in parts.items():
         table = pq.read_table(part, memory_map=True, partitioning=None)
         table.validate(full=True)
         for name, value in more.items():
-            table = table.append_column(name, pa.array([value] * table.num_rows))
+            if name not in table.column_names:
+                table = table.append_column(name, pa.array([value] * table.num_rows))
         tables.append(table)
     whole = pa.concat_tables(tables, promote_options="default")
     return _arrow_table(path, whole.schema, lambda name: ArrowColumn(whole.column(name)))
@@ -503,14 +496,8 @@ def _read_arrow(path: Path) -> Table:
         # A memory map is not checked on reading: a wrong offset would be followed anywhere.
         table.validate(full=True)
     except pa.ArrowException as error:
-        raise DataError(
-            f"{path} is damaged or not an Arrow file: {_arrow_reason(error)}."
-        ) from None
+        raise DataError(f"{path} is damaged or not an Arrow file: {arrow_reason(error)}.") from None
     return _arrow_table(path, table.schema, lambda name: ArrowColumn(table.column(name)))
-
-
-def _arrow_reason(error: BaseException) -> str:
-    return one_line(str(error).partition("\n")[0]).rstrip(".")
 
 
 def _arrow_table(path: Path, schema: Any, column: Callable[[str], Sequence[Any]]) -> Table:
@@ -568,13 +555,12 @@ def _read_parquet_folder(path: Path, files: Sequence[Path]) -> Table:
         for part in map(regular_file, files):
             # Folders like label=1 name a column, as Spark and DuckDB write partitions.
             folders = [name.partition("=") for name in part.relative_to(path).parts[:-1]]
-            own = set(field_names(part)) if folders else set()
-            parts[part] = {n: value for n, equals, value in folders if equals and n not in own}
+            parts[part] = {name: value for name, equals, value in folders if equals}
         table = _parquet_table(path, parts)
     except pa.ArrowException as error:
         raise DataError(
             f"{path} is a folder whose {len(files)} Parquet files are damaged or not parts of one "
-            f"table: {_arrow_reason(error)}."
+            f"table: {arrow_reason(error)}."
         ) from None
     return replace(table, note=_folder_note(path, len(files), "Parquet"))
 
@@ -615,7 +601,7 @@ def _read_saved_dataset(path: Path) -> Table:
         loaded = datasets.load_from_disk(str(path))
         loaded.data.table.validate(full=True)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is a damaged saved data set: {_arrow_reason(error)}.") from None
+        raise DataError(f"{path} is a damaged saved data set: {arrow_reason(error)}.") from None
     return dataset_table(loaded, source=str(path))
 
 

@@ -49,6 +49,7 @@ LEVELS = {
     "probekit.arrow_columns": 1,
     "probekit.json_lines": 1,
     "probekit.sidecars": 0,
+    "probekit.sliced": 0,
     "probekit.output_tables": 1,
     "probekit.groups": 1,
     "probekit.states": 1,

@@ -257,7 +257,7 @@ def _cheapest_lists(
 ) -> tuple[NDArray[np.float32], int]:
     """The centres of the lists, and how many of them a row visits.
 
-    There are √n lists, and ``MORE`` times as many as long as that makes the search cheaper.
+    It begins with √n lists, and tries ``MORE`` times their number while the search gets cheaper.
     """
     n, count, least = len(rows), max(1, round(len(rows) ** 0.5)), float("inf")
     # A distance to a centre costs this share of one between two rows.
