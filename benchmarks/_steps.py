@@ -11,7 +11,7 @@ import argparse
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from probekit.engine import RayTasks, on_ray, ray_tasks
@@ -30,11 +30,25 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus-per-worker", type=float, default=0.0)
 
 
-def engine(options: argparse.Namespace) -> Any:
-    """Within it, :func:`run_steps` has the cluster that the options ask for."""
-    if options.engine == "local":
-        return nullcontext()
-    return on_ray(options.address, workers=options.workers, gpus=options.gpus_per_worker)
+@contextmanager
+def engine(options: argparse.Namespace) -> Iterator[None]:
+    """Within it, :func:`run_steps` has the cluster that the options ask for.
+
+    The script exits with one sentence if there is none.
+    """
+    asked = {"workers": options.workers, "gpus": options.gpus_per_worker}
+    local = options.engine == "local"
+    try:
+        with nullcontext() if local else on_ray(options.address, **asked):
+            yield
+    except ProbekitError as error:
+        raise SystemExit(str(error)) from None
+
+
+def end(alarms: Sequence[str]) -> None:
+    """Exit with what failed, if anything did."""
+    if alarms:
+        raise SystemExit("\n".join(alarms))
 
 
 def run_steps(

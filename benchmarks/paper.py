@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _harness import RESULTS, append_line, hardware
-from _steps import add_engine, engine, run_steps
+from _steps import add_engine, end, engine, run_steps
 from paper_summary import CHAIN, DIRECT, ROUNDS, WEAK, summarize
 from real_tasks import available_tasks
 from weak_to_strong import KEY, SUPERVISOR, read_results
@@ -67,8 +67,7 @@ def main() -> None:
     tasks = options.tasks or [task for task in DEFAULT_TASKS if task in there]
     alarms = run([(task, seed) for seed in options.seeds for task in tasks], options)
     print(summarize(options.output))
-    if alarms:
-        raise SystemExit("\n".join(alarms))
+    end(alarms)
 
 
 class Step(NamedTuple):

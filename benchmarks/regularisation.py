@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from _harness import RESULTS, read_lines, record, table
-from _steps import add_engine, engine, run_steps
+from _steps import add_engine, end, engine, run_steps
 from real_tasks import real_tasks
 
 NAME = "regularisation"
@@ -66,8 +66,7 @@ def main() -> None:
     print(summary(lines))
     if lines:
         draw(lines, path.with_suffix(".png"))
-    if alarms:
-        raise SystemExit("\n".join(alarms))
+    end(alarms)
 
 
 def measured(task: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _harness import RESULTS, append_line, hardware, read_lines
-from _steps import add_engine, engine, run_steps
+from _steps import add_engine, end, engine, run_steps
 from real_tasks import available_tasks
 from weak_to_strong_arms import (
     WORDS,
@@ -106,8 +106,7 @@ def main() -> None:
     from weak_to_strong_summary import summarize
 
     print(summarize(options.output))
-    if alarms:
-        raise SystemExit("\n".join(alarms))
+    end(alarms)
 
 
 class Step(NamedTuple):
