@@ -48,6 +48,7 @@ LEVELS = {
     "probekit.files": 1,
     "probekit.arrow_columns": 1,
     "probekit.json_lines": 1,
+    "probekit.separated": 0,
     "probekit.sidecars": 0,
     "probekit.sliced": 0,
     "probekit.output_tables": 1,
