@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 import click
 
 from probekit.cli.diagnose import DiagnosedOptions, chosen_layers
+from probekit.cli.engine import EngineOptions, engine_of
 from probekit.cli.labels import read_labels
 from probekit.cli.options import (
     OUTPUT_FILE,
@@ -50,7 +51,7 @@ WIDEST = 100
 SHOW_EVERY = 5
 
 
-class AuditOptions(DiagnosedOptions, StudentOptions):
+class AuditOptions(DiagnosedOptions, StudentOptions, EngineOptions):
     """Options of ``probekit audit``."""
 
     many: Annotated[
@@ -105,13 +106,14 @@ def command(**options: Unpack[AuditOptions]) -> None:
     _check(output, options)
     with ActivationStore(options["acts"]) as store:
         labels = read_labels(options, store.keys)
-        draw = draw_rows(
-            store,
-            labels,
-            layers=chosen_layers(store, options["layers"]),
-            seed=options["seed"],
-            only_labelled=options["only_labelled"],
-        )
+        with engine_of(options):
+            draw = draw_rows(
+                store,
+                labels,
+                layers=chosen_layers(store, options["layers"]),
+                seed=options["seed"],
+                only_labelled=options["only_labelled"],
+            )
         file = AuditFile(output, dict(zip(store.ids, store.hashes, strict=True)), draw.classes)
         _run(file, store, draw, options)
         probe = default_probe(store)

@@ -16,6 +16,7 @@ from probekit.activations.create import Plan
 from probekit.activations.store import ActivationStore
 from probekit.activations.writer import StoreWriter
 from probekit.cli.main import cli
+from probekit.data import Rows
 from probekit.engine import RayTasks, connected, lost, on_ray, ray_tasks
 from probekit.errors import ProbeError, RunError, UsageError
 from probekit.labels import WeakLabels
@@ -31,6 +32,7 @@ from probekit.verdicts import Verdicts
 pytest.importorskip("ray", reason="the extra [cluster] is not installed")
 
 N = 400
+IDS = [f"r{i}" for i in range(N)]
 
 
 @pytest.fixture
@@ -43,8 +45,8 @@ def store(tmp_path: Path) -> ActivationStore:
         tmp_path / "acts.h5",
         Plan(
             spec={"model": "blobs"},
-            ids=[f"r{i}" for i in range(N)],
-            hashes=[f"{i:016x}" for i in range(N)],
+            ids=IDS,
+            hashes=Rows({"id": IDS, "text": [f"text {name}" for name in IDS]}).hashes,
             widths={1: 6, 2: 6},
             store_dtype="float32",
             groups=[f"g{i // 3}" for i in range(N)],
@@ -166,6 +168,37 @@ def test_the_command_line(
         done = CliRunner().invoke(cli, [*common, *wrong, "-o", str(tmp_path / "no.parquet")])
         assert done.exit_code == 2
         assert words in done.output
+
+
+def test_an_audit_asks_for_the_rows_of_one_machine(
+    nodes: Any,
+    store: ActivationStore,
+    labels: WeakLabels,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(neighbors, "SHARED_QUERIES", N)
+    usual, shared = RayTasks.map, list[Any]()
+
+    def noted(self: Any, work: Any, pieces: Any, *common: Any) -> Any:
+        shared.append(work)
+        return usual(self, work, pieces, *common)
+
+    monkeypatch.setattr(RayTasks, "map", noted)
+    labels.save(tmp_path / "weak.parquet")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("\n".join(["id,text", *(f"{name},text {name}" for name in IDS)]))
+    common = ["audit", str(store.path), "--labels", str(tmp_path / "weak.parquet")]
+    common += ["--rows", str(rows), "--no-ask", "-m", "30"]
+    asked = []
+    for name, more in (("one", []), ("two", ["--engine", "ray"])):
+        output = tmp_path / f"{name}.csv"
+        done = CliRunner().invoke(cli, [*common, *more, "-o", str(output)])
+        assert done.exit_code == 0, done.output
+        asked.append(output.read_text())
+        assert bool(shared) == (name == "two")
+    assert asked[0] == asked[1]
+    assert len(asked[0].splitlines()) == 31
 
 
 def test_a_lost_worker_reads_its_share_again(
