@@ -308,15 +308,20 @@ def weak_to_strong_advice() -> str:
 
 
 def weak_to_strong_student() -> str:
-    """What following the advice for a known student is worth, and on tasks it was not made from."""
+    """What following the advice for a known student is worth, and on what it was not made from."""
     lines, audits = rows_of("weak_to_strong"), rows_of("weak_to_strong_audits")
-    cells = {(a["pair"], a["task"], a["seed"]) for a in audits if a["students"] == "linear"}
-    tasks = list(dict.fromkeys(task for _, task, _ in sorted(cells)))
-    rows = grid_advice.student_rows(lines, audits)
-    return (
-        f"{markdown(grid_advice.HEADER, rows)}\n\n"
-        f"{len(cells)} cells of {', '.join(tasks)}; twenty draws of each audit."
-    )
+    cells = sorted((a["pair"], a["task"]) for a in audits if a["students"] == "linear")
+    seen = [task for pair, task in cells if pair.endswith(f":{grid_advice.CHOSEN_ON}")]
+    unseen = [task for pair, task in cells if not pair.endswith(f":{grid_advice.CHOSEN_ON}")]
+    header = grid_advice.HEADER
+    first = markdown([*header, *grid_advice.LEFT_OUT], grid_advice.student_rows(lines, audits))
+    told = f"{len(seen)} cells of {', '.join(sorted(set(seen)))}; twenty draws of each audit."
+    parts = [first, told]
+    if unseen:
+        second = markdown(header, grid_advice.unseen_rows(lines, audits))
+        told = f"{len(unseen)} cells of {', '.join(sorted(set(unseen)))}."
+        parts += ["The pair of decoders, from which no constant is:", second, told]
+    return "\n\n".join(parts)
 
 
 def store() -> str:

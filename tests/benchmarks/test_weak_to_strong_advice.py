@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from weak_to_strong_advice import FEWER, HEADER, Choice, choose, follow, student_rows
+from weak_to_strong_advice import (
+    FEWER,
+    HEADER,
+    LEFT_OUT,
+    Choice,
+    choose,
+    follow,
+    student_rows,
+    unseen_rows,
+)
 
 from probekit.cleaning.student import NEEDED
 
@@ -36,8 +45,10 @@ def test_constants_are_chosen_among_those_that_seldom_harm() -> None:
     assert choose([choice(0.0, 2.0), *every[1:]], FEWER).relabel == 0.0
 
 
-def cell(task: str, gain: float, left: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    place = {"pair": "a:b", "task": task, "seed": 0}
+def cell(
+    task: str, gain: float, left: float, strong: str = "mpnet"
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    place = {"pair": f"a:{strong}", "task": task, "seed": 0}
     advice = {"diagnose": "relabel", "A": 0.8}
     lines = [place | {"student": "supervisor", "arm": "supervisor", "advice": advice}]
     for arm, more in (("plain", 0.0), ("filter", 0.0), ("relabel, soft", gain)):
@@ -53,8 +64,21 @@ def test_a_task_is_advised_by_the_others() -> None:
     cells = [cell("gains", 5.0, 0.13), cell("harms", -5.0, 0.13)]
     lines = [line for own, _ in cells for line in own]
     rows = student_rows(lines, [audit for _, audit in cells])
-    row = dict(zip(HEADER, next(row for row in rows if "audit of 40" in row[0]), strict=True))
+    names = [*HEADER, *LEFT_OUT]
+    row = dict(zip(names, next(row for row in rows if "audit of 40" in row[0]), strict=True))
     assert (row["relabel"], row["right"], row["harm > 1 point"]) == ("100 %", "50 %", "50.0 %")
     # Learned on `gains` the rule acts on `harms`; learned on `harms` it leaves `gains` alone.
     assert row["each task left out: right"] == "0 %"
     assert row["harm"] == "50.0 %"
+
+
+def test_cells_of_another_model_test_the_rule_and_are_not_chosen_on() -> None:
+    chosen_on = [cell("gains", 5.0, 0.13), cell("too", 4.0, 0.13)]
+    cells = [*chosen_on, cell("harms", -5.0, 0.13, "another")]
+    lines, audits = [line for own, _ in cells for line in own], [audit for _, audit in cells]
+    without = [line for own, _ in chosen_on for line in own]
+    assert student_rows(lines, audits) == student_rows(without, audits)
+    (row,) = (row for row in unseen_rows(lines, audits) if "audit of 40" in row[0])
+    told = dict(zip(HEADER, row, strict=True))
+    assert (told["relabel"], told["right"], told["least"]) == ("100 %", "0 %", "-5.0")
+    assert unseen_rows(without, audits) == []
