@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from _harness import RESULTS, read_lines
+from _harness import RESULTS, read_lines, table
 from weak_to_strong_students import FINETUNED
 from weak_to_strong_summary import (
     CEILING,
     CLEANED,
     DOCS,
     GOALS_HEADER,
+    NOTHING,
     PLAIN,
     SUPERVISOR,
     Group,
@@ -29,6 +30,7 @@ __all__ = [
     "at_stop",
     "draw",
     "finetuned_rows",
+    "finetuned_tables",
     "goal_rows",
     "of_epoch",
     "readings",
@@ -81,6 +83,13 @@ def goal_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
         cells = goals(lines, FINETUNED, at).cells()
         rows.append([f"{FINETUNED}, {name}", *cells[1:]])
     return GOALS_HEADER, rows
+
+
+def finetuned_tables(lines: Sequence[Line]) -> str:
+    """All tables of finetuned students as text."""
+    if not groups(lines, FINETUNED):
+        return NOTHING
+    return "\n\n".join(table(*rows) for rows in (finetuned_rows(lines), goal_rows(lines)))
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:

@@ -16,6 +16,7 @@ from probekit.metrics import pgr
 __all__ = [
     "ADVICE_HEADER",
     "GOALS_HEADER",
+    "NOTHING",
     "STUDENTS",
     "Goals",
     "Group",
@@ -26,7 +27,7 @@ __all__ = [
     "goals",
     "groups",
     "linear_rows",
-    "summarize",
+    "linear_tables",
     "taught_rows",
 ]
 
@@ -43,6 +44,7 @@ CLEANED = ("filter", "relabel, soft", "relabel, hard")
 ARMS = ("random drop", *CLEANED)
 TAUGHT = ("plain, 50 true", "filter, 50 true", "relabel, 50 true")
 STUDENTS = ("regularised", "memorising")
+NOTHING = "No cell has a plain, a filtered, both relabelled and a ceiling's student yet."
 # What to do -> its arm, and who says so.
 ACTION_ARMS = {"leave": PLAIN, "filter": "filter", "relabel": "relabel, soft"}
 ADVISED = ("diagnose", "audit 20", "audit 40")
@@ -271,16 +273,18 @@ def _seeds(group: Group) -> str:
     return f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}"
 
 
-def summarize(path: Path) -> str:
-    """All tables as text."""
-    lines = read_lines(path)
+def linear_tables(lines: Sequence[Line]) -> str:
+    """All tables of linear students as text."""
     parts = []
-    for student in STUDENTS:
+    shown = [student for student in STUDENTS if groups(lines, student)]
+    for student in shown:
         header, rows = linear_rows(lines, student)
         parts += [f"{student} linear student", table(header, rows)]
-    parts.append(table(GOALS_HEADER, [goals(lines, student).cells() for student in STUDENTS]))
+    if not shown:
+        return NOTHING
+    parts.append(table(GOALS_HEADER, [goals(lines, student).cells() for student in shown]))
     parts.append(table(*taught_rows(lines)))
-    for student in STUDENTS:
+    for student in shown:
         parts.append(f"following advice, {student} student")
         parts.append(table(ADVICE_HEADER, advice_rows(lines, student)))
     return "\n\n".join(parts)

@@ -7,7 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from weak_to_strong_curves import at_stop, draw, finetuned_rows, goal_rows, of_epoch
+from weak_to_strong_curves import (
+    at_stop,
+    draw,
+    finetuned_rows,
+    finetuned_tables,
+    goal_rows,
+    of_epoch,
+)
+from weak_to_strong_summary import NOTHING, linear_tables
 
 ROWS, EPOCHS = 80, 6
 
@@ -55,6 +63,13 @@ def test_gains_turn_with_the_length_of_training(lines: list[dict[str, Any]]) -> 
     above = {row[0]: row[header.index("filter: above / below 0")] for row in rows}
     assert above["finetuned, epoch 1"] == "0 / 1"
     assert above["finetuned, epoch 6"] == "1 / 0"
+
+
+def test_an_unfinished_grid_is_summarised_in_one_sentence(lines: list[dict[str, Any]]) -> None:
+    """`--arms plain` alone made the summary end in a traceback."""
+    assert "filter" in finetuned_tables(lines)
+    assert finetuned_tables(lines[:2]) == NOTHING
+    assert linear_tables(lines) == NOTHING  # a finetuned student is no linear one
 
 
 def test_the_figure_shows_every_arm_at_every_epoch(
