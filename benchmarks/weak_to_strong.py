@@ -6,8 +6,9 @@
     python benchmarks/weak_to_strong.py --summary              tables and figure of what is done
 
 A cell is a pair of a supervisor and a strong model, a task and a seed; an arm is what its student
-trains on. Every finished arm is a line of results/weak_to_strong.jsonl, or of the file that
-``--output`` names, and is not done again: a killed run resumes where it was. A supervisor is
+trains on. Every finished arm is a line of results/weak_to_strong.jsonl, of finetuned students
+of weak_to_strong_finetuned.jsonl, or of the file that ``--output`` names, and is not done again: a
+killed run resumes where it was. A supervisor is
 written ``words`` (a bag of words), MODEL or MODEL@LAYER (a logistic probe on its frozen states).
 Tasks are read from ``PROBEKIT_DATA``; without it there is only `docstrings`. ``--models FOLDER``
 holds the models in folders of the names here; without it they come from the hub. With ``--engine
@@ -46,7 +47,9 @@ from weak_to_strong_students import (
     linear_student,
 )
 
-FILE = RESULTS / "weak_to_strong.jsonl"
+# Apart, since a cell's supervisor labels other rows for either.
+FILES = {"linear": RESULTS / "weak_to_strong.jsonl"}
+FILES |= {FINETUNED: RESULTS / "weak_to_strong_finetuned.jsonl"}
 CACHE = Path.home() / ".cache" / "probekit-weak-to-strong"
 PAIRS = ("minilm@1:mpnet", "minilm:mpnet", "words:mpnet", "smollm2:qwen")
 # MiniLM's training takes less than two minutes, MPNet's twenty: the cheap pair comes first.
@@ -89,10 +92,11 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", help="by default all, in their order")
     parser.add_argument("--models", type=Path, metavar="FOLDER", help="default: from the hub")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for rows and states")
-    parser.add_argument("--output", type=Path, default=FILE)
+    parser.add_argument("--output", type=Path, help="by default of that kind of student")
     parser.add_argument("--summary", action="store_true", help="print the results, run nothing")
     add_engine(parser)
     options = parser.parse_args()
+    options.output = options.output or FILES[options.students]
     for pair in options.pairs or ():
         weak, _, strong = pair.partition(":")
         if weak.partition("@")[0] not in known_models() or strong not in MODELS:

@@ -9,17 +9,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from _harness import RESULTS, read_lines, table
+from weak_to_strong_curves import STOP, readings
+from weak_to_strong_students import FINETUNED
 from weak_to_strong_summary import CLEANED, PLAIN, SUPERVISOR
 
 from probekit.cleaning.student import AGREE, NEEDED, Needed, Student, best_for
 
 __all__ = [
-    "CHOSEN_ON",
     "HEADER",
+    "KINDS",
     "LEFT_OUT",
     "Choice",
     "Rule",
@@ -30,10 +32,33 @@ __all__ = [
     "unseen_rows",
 ]
 
-# Students of the grid, and what the advice calls them; a memorising one gets one class a row.
-KINDS: dict[str, tuple[Student, str]] = {
-    "regularised": ("linear", "relabel, soft"),
-    "memorising": ("memorising", "relabel, hard"),
+Line = Mapping[str, Any]
+
+
+class Kind(NamedTuple):
+    """A student of the grid, and where it is read."""
+
+    student: str
+    advised_as: Student
+    relabel: str
+    """Arm of the relabel that suits it; a memorising one gets one class a row."""
+    chosen_on: str
+    """Strong model of the cells from which probekit's constants are."""
+    at: Callable[[Line], Line] = dict
+
+    @property
+    def students(self) -> str:
+        """What audits call its cells."""
+        return FINETUNED if self.student == FINETUNED else "linear"
+
+
+KINDS = {
+    "regularised": Kind("regularised", "linear", "relabel, soft", "mpnet"),
+    "memorising": Kind("memorising", "memorising", "relabel, hard", "mpnet"),
+} | {
+    f"{FINETUNED}, {name}": Kind(FINETUNED, "finetune", "relabel, soft", "minilm", at)
+    for name, at in readings().items()
+    if name in (STOP, "epoch 2", "epoch 6")
 }
 # What may be done; an audit has the share of wrong labels after each.
 ACTIONS = ("leave", "filter", "relabel")
@@ -46,11 +71,9 @@ FEWER = tuple(
 AGREED = (1.0, 0.96, 0.92, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8)
 POINT = 1.0  # what counts as a gain or a harm
 MOST_HARM = 0.05
-CHOSEN_ON = "mpnet"  # strong model of the cells from which probekit's constants are
 HEADER = ["student: advice", "leave", "filter", "relabel", "right", "harm > 1 point", "mean gain"]
 HEADER += ["least"]
 LEFT_OUT = ["each task left out: right", "harm"]
-Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -87,6 +110,8 @@ class Rule:
     candidates: Sequence[Any]
     own: Any
     choices: list[Choice]
+    unseen: list[Choice]
+    """Of cells of other models, from which no constant is."""
 
 
 def follow(choices: Sequence[Choice], constants: Callable[[str], Any]) -> Outcome:
@@ -116,31 +141,55 @@ def choose(choices: Sequence[Choice], candidates: Sequence[Any]) -> Any:
     return max(safe, key=lambda pair: pair[1].right)[0]
 
 
-def rules(lines: Sequence[Line], audits: Sequence[Line]) -> Iterator[tuple[str, Rule]]:
+def rules(
+    lines: Sequence[Line], audits: Sequence[Line], finetuned: Sequence[Line] = ()
+) -> Iterator[tuple[str, Rule]]:
     """Kind of student, and every way to be advised, on the cells that have both."""
-    for kind, (student, arm) in KINDS.items():
-        cells = list(choices(lines, audits, kind, arm))
-        yield kind, Rule("`diagnose`", AGREED, AGREE[student], [blind for blind, _ in cells])
+    for name, kind in KINDS.items():
+        own = finetuned if kind.students == FINETUNED else lines
+        seen, unseen = [], []
+        for strong, blind, by_size in choices(own, audits, kind):
+            (seen if strong == kind.chosen_on else unseen).append((blind, by_size))
+        yield (
+            name,
+            Rule(
+                "`diagnose`",
+                AGREED,
+                AGREE[kind.advised_as],
+                *([blind for blind, _ in cells] for cells in (seen, unseen)),
+            ),
+        )
         for size in SIZES:
-            every = [choice for _, by_size in cells for choice in by_size[size]]
-            yield kind, Rule(size.replace(" ", " of "), FEWER, NEEDED[student], every)
+            yield (
+                name,
+                Rule(
+                    size.replace(" ", " of "),
+                    FEWER,
+                    NEEDED[kind.advised_as],
+                    *(
+                        [choice for _, by_size in cells for choice in by_size[size]]
+                        for cells in (seen, unseen)
+                    ),
+                ),
+            )
 
 
 def choices(
-    lines: Sequence[Line], audits: Sequence[Line], kind: str, arm: str
-) -> Iterator[tuple[Choice, dict[str, list[Choice]]]]:
-    """For each cell the choice after `diagnose`, and those after audits by their size."""
+    lines: Sequence[Line], audits: Sequence[Line], kind: Kind
+) -> Iterator[tuple[str, Choice, dict[str, list[Choice]]]]:
+    """For each cell its strong model, the choice after `diagnose`, and after audits by size."""
     cells: dict[tuple[Any, ...], dict[str, Line]] = {}
     for line in lines:
-        if line["student"] in (kind, SUPERVISOR):
+        if line["student"] in (kind.student, SUPERVISOR):
             place = (line["pair"], line["task"], line["seed"])
             cells.setdefault(place, {})[line["arm"]] = line
-    known = {(a["pair"], a["task"], a["seed"]): a for a in audits if a["students"] == "linear"}
+    known = {(a["pair"], a["task"], a["seed"]): a for a in audits if a["students"] == kind.students}
     for place, arms in cells.items():
-        if place not in known or PLAIN not in arms:
+        if place not in known or not {PLAIN, *CLEANED} <= arms.keys():
             continue
-        points = {name: 100 * (arms[name]["acc"] - arms[PLAIN]["acc"]) for name in CLEANED}
-        gain = {"leave": 0.0, "filter": points["filter"], "relabel": points[arm]}
+        plain = kind.at(arms[PLAIN])["acc"]
+        points = {name: 100 * (kind.at(arms[name])["acc"] - plain) for name in CLEANED}
+        gain = {"leave": 0.0, "filter": points["filter"], "relabel": points[kind.relabel]}
         make = partial(Choice, place[1], gain=gain, best=max(points.values()))
         drawn = {
             size: [
@@ -149,7 +198,8 @@ def choices(
             ]
             for size in SIZES
         }
-        yield make(partial(_after_diagnosis, arms[SUPERVISOR]["advice"])), drawn
+        strong = str(place[0]).partition(":")[2]
+        yield strong, make(partial(_after_diagnosis, arms[SUPERVISOR]["advice"])), drawn
 
 
 def _after_audit(shares: tuple[float, ...], needed: Needed) -> str:
@@ -160,35 +210,41 @@ def _after_diagnosis(said: Line, agreed: float) -> str:
     return str(said["diagnose"]) if said["A"] <= agreed else "leave"
 
 
-def student_rows(lines: Sequence[Line], audits: Sequence[Line]) -> list[list[str]]:
+def student_rows(
+    lines: Sequence[Line], audits: Sequence[Line], finetuned: Sequence[Line] = ()
+) -> list[list[str]]:
     """One row per student and advice, as HEADER and LEFT_OUT name them."""
     rows = []
-    for kind, rule in rules([line for line in lines if _strong(line) == CHOSEN_ON], audits):
+    for kind, rule in rules(lines, audits, finetuned):
         if not rule.choices:
             continue
-        learned = {
-            task: choose([c for c in rule.choices if c.task != task], rule.candidates)
-            for task in {each.task for each in rule.choices}
-        }
-        unseen = follow(rule.choices, learned.__getitem__)
-        left_out = [f"{100 * unseen.right:.0f} %", f"{100 * unseen.harm:.1f} %"]
-        rows.append([*_row(kind, rule), *left_out])
+        rows.append([*_row(kind, rule, rule.choices), *_left_out(rule)])
     return rows
 
 
-def unseen_rows(lines: Sequence[Line], audits: Sequence[Line]) -> list[list[str]]:
+def unseen_rows(
+    lines: Sequence[Line], audits: Sequence[Line], finetuned: Sequence[Line] = ()
+) -> list[list[str]]:
     """One row per student and advice, as HEADER names them, on models not chosen on."""
-    others = [line for line in lines if _strong(line) != CHOSEN_ON]
-    return [_row(kind, rule) for kind, rule in rules(others, audits) if rule.choices]
+    every = rules(lines, audits, finetuned)
+    return [_row(kind, rule, rule.unseen) for kind, rule in every if rule.unseen]
 
 
-def _strong(line: Line) -> str:
-    return str(line["pair"]).partition(":")[2]
+def _left_out(rule: Rule) -> list[str]:
+    """What the rule is worth on each task, with constants from the others."""
+    tasks = {each.task for each in rule.choices}
+    if len(tasks) < 2:
+        return ["-"] * len(LEFT_OUT)
+    learned = {
+        task: choose([c for c in rule.choices if c.task != task], rule.candidates) for task in tasks
+    }
+    found = follow(rule.choices, learned.__getitem__)
+    return [f"{100 * found.right:.0f} %", f"{100 * found.harm:.1f} %"]
 
 
-def _row(kind: str, rule: Rule) -> list[str]:
+def _row(kind: str, rule: Rule, choices: Sequence[Choice]) -> list[str]:
     """What following probekit's own constants is worth."""
-    own = follow(rule.choices, lambda _: rule.own)
+    own = follow(choices, lambda _: rule.own)
     return [
         f"{kind}: {rule.name}",
         *(f"{100 * share:.0f} %" for share in own.actions.values()),
@@ -202,9 +258,10 @@ def _row(kind: str, rule: Rule) -> list[str]:
 if __name__ == "__main__":
     ALL = [
         read_lines(RESULTS / f"{name}.jsonl")
-        for name in ("weak_to_strong", "weak_to_strong_audits")
+        for name in ("weak_to_strong", "weak_to_strong_audits", "weak_to_strong_finetuned")
     ]
     print(table([*HEADER, *LEFT_OUT], student_rows(*ALL)))
     print(table(HEADER, unseen_rows(*ALL)))
-    for KIND, RULE in rules([line for line in ALL[0] if _strong(line) == CHOSEN_ON], ALL[1]):
-        print(KIND, RULE.name, "would choose", choose(RULE.choices, RULE.candidates))
+    for KIND, RULE in rules(*ALL):
+        if RULE.choices:
+            print(KIND, RULE.name, "would choose", choose(RULE.choices, RULE.candidates))

@@ -2,7 +2,7 @@
 
     python benchmarks/weak_to_strong_audits.py [--models FOLDER] [--cache FOLDER] [--tasks TASK …]
 
-For every cell of results/weak_to_strong.jsonl, audits of 20, 40 and 100 true labels are drawn
+For every cell of weak_to_strong.py's results, audits of 20, 40 and 100 true labels are drawn
 twenty times; kept are the shares of wrong labels that each one estimates, as the labels are, after
 a filter and after a relabel. A cell that results/weak_to_strong_audits.jsonl has is not done again.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from _harness import RESULTS, append_line, read_lines
-from weak_to_strong import CACHE, FILE, GRIDS
+from weak_to_strong import CACHE, FILES, GRIDS
 from weak_to_strong_arms import CLASSES, Cell, Place, draw_cell
 from weak_to_strong_students import FINETUNED
 
@@ -36,13 +36,14 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", help="by default all that have results")
     parser.add_argument("--models", type=Path, metavar="FOLDER", help="default: from the hub")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for rows and states")
-    parser.add_argument("--results", type=Path, default=FILE)
+    parser.add_argument("--results", type=Path, nargs="*", default=list(FILES.values()))
     parser.add_argument("--output", type=Path, default=AUDITS)
     options = parser.parse_args()
     done = {tuple(line[name] for name in KEY) for line in read_lines(options.output)}
     cells = {
         (line["pair"], line["task"], line["seed"], kind)
-        for line in read_lines(options.results)
+        for path in options.results
+        for line in read_lines(path)
         if (kind := FINETUNED if line["student"] == FINETUNED else "linear")
         and line["arm"] == "plain"
     }

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from _harness import RESULTS, read_lines, table
-from weak_to_strong_students import FINETUNED
+from weak_to_strong_students import FINETUNED, LOSSES
 from weak_to_strong_summary import (
+    ARMS,
     CEILING,
     CLEANED,
     DOCS,
@@ -19,6 +20,7 @@ from weak_to_strong_summary import (
     NOTHING,
     PLAIN,
     SUPERVISOR,
+    TAUGHT,
     Group,
     Line,
     all_have,
@@ -71,9 +73,11 @@ def finetuned_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 
 
 def _arms(group: Group) -> list[str]:
-    """Arms that every seed has, the supervisor left out."""
+    """Arms that every seed has, from plain labels to the ceiling; the supervisor left out."""
     first = next(iter(group.seeds.values()))
-    return [arm for arm in first if arm != SUPERVISOR and all_have(group, arm)]
+    order = {arm: i for i, arm in enumerate((PLAIN, *LOSSES, *ARMS, *TAUGHT, CEILING))}
+    there = [arm for arm in first if arm != SUPERVISOR and all_have(group, arm)]
+    return sorted(there, key=order.__getitem__)
 
 
 def goal_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
@@ -110,9 +114,12 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     colors |= dict(zip(CLEANED, (COLORS["filter"], "#7fb2d4", COLORS["relabel"]), strict=True))
     colors |= {"log-confidence": "#2f855a", "entropy": "#97c3a8", "window": "#b7791f"}
     every = groups(lines, FINETUNED)
-    figure = blank(12.0, 3.6)
-    for place, each in enumerate(every):
-        axes = figure.add_subplot(1, len(every), place + 1)
+    pairs = list(dict.fromkeys(each.pair for each in every))
+    tasks = list(dict.fromkeys(each.task for each in every))
+    figure = blank(12.0, 3.4 * len(pairs))
+    for each in every:
+        row, column = pairs.index(each.pair), tasks.index(each.task)
+        axes = figure.add_subplot(len(pairs), len(tasks), row * len(tasks) + column + 1)
         soft_axes(axes, size=8)
         for arm, color in colors.items():
             if arm not in _arms(each):
@@ -131,14 +138,16 @@ def draw(lines: Sequence[Line], path: Path) -> None:
             axes.plot(stop, np.interp(stop, epochs, values), "o", color=color, markersize=4)
         axes.axhline(each.accuracy(SUPERVISOR), color=FAINT, linewidth=1, linestyle="--")
         above(axes, each.task, 0, left=True)
-        if place == 0:
-            axes.set_ylabel("test rows right, %", fontsize=9, color=INK)
+        if column == 0:
+            name = each.pair.replace(":", " → ")
+            axes.set_ylabel(f"{name}: test rows right, %", fontsize=9, color=INK)
+        if row == len(pairs) - 1 and column == 0:
             note = "Epochs at a constant rate. Dots: early stop, mean of seeds. Dashes: supervisor."
             below(axes, note, points=24)
-        if place == len(every) - 1:
+        if row == 0 and column == len(tasks) - 1:
             legend_beside(axes, size=8)
     write_figure(figure, path)
 
 
 if __name__ == "__main__":
-    draw(read_lines(RESULTS / "weak_to_strong.jsonl"), FIGURE)
+    draw(read_lines(RESULTS / "weak_to_strong_finetuned.jsonl"), FIGURE)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, TypedDict
 
+from probekit.cleaning.student import Student
 from probekit.cli.options import option
 
 __all__ = ["StudentOptions"]
@@ -13,9 +14,9 @@ class StudentOptions(TypedDict):
     """What will train on the labels."""
 
     student: Annotated[
-        Literal["linear", "memorising"] | None,
+        Student | None,
         option(
             "What will train on the labels, which changes the advice: a linear classifier with a "
-            "chosen penalty, or one that fits every label.  [default: unknown]"
+            "chosen penalty, one that fits every label, or a finetuned model.  [default: unknown]"
         ),
     ]

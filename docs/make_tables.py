@@ -27,6 +27,7 @@ import million  # noqa: E402
 import paper_summary  # noqa: E402
 import regularisation  # noqa: E402
 import weak_to_strong_advice as grid_advice  # noqa: E402
+import weak_to_strong_curves as curves  # noqa: E402
 import weak_to_strong_summary as grid  # noqa: E402
 from _harness import RESULTS, read_lines, seconds  # noqa: E402
 from label_states import MULTICLASS  # noqa: E402
@@ -308,19 +309,35 @@ def weak_to_strong_advice() -> str:
 
 
 def weak_to_strong_student() -> str:
-    """What following the advice for a known student is worth, and on what it was not made from."""
-    lines, audits = rows_of("weak_to_strong"), rows_of("weak_to_strong_audits")
-    cells = sorted((a["pair"], a["task"]) for a in audits if a["students"] == "linear")
-    seen = [task for pair, task in cells if pair.endswith(f":{grid_advice.CHOSEN_ON}")]
-    unseen = [task for pair, task in cells if not pair.endswith(f":{grid_advice.CHOSEN_ON}")]
+    """What following the advice for a known linear student is worth."""
+    return student_advice(rows_of("weak_to_strong"), [], "linear")
+
+
+def weak_to_strong_finetuned() -> str:
+    """Finetuned students after every epoch, the goals, and what following their advice is worth."""
+    lines = rows_of("weak_to_strong_finetuned")
+    parts = [curves.finetuned_rows(lines), curves.goal_rows(lines)]
+    tables = [markdown(header, rows) for header, rows in parts]
+    return "\n\n".join([*tables, student_advice([], lines, curves.FINETUNED)])
+
+
+def student_advice(
+    linear: Sequence[dict[str, Any]], finetuned: Sequence[dict[str, Any]], students: str
+) -> str:
+    """Tables of the rule for a known student: on the models it was chosen on, and on others."""
+    audits = rows_of("weak_to_strong_audits")
+    chosen_on = {k.chosen_on for k in grid_advice.KINDS.values() if k.students == students}
+    cells = sorted((a["pair"], a["task"]) for a in audits if a["students"] == students)
+    seen = [task for pair, task in cells if pair.partition(":")[2] in chosen_on]
+    unseen = [task for pair, task in cells if pair.partition(":")[2] not in chosen_on]
     header = grid_advice.HEADER
-    first = markdown([*header, *grid_advice.LEFT_OUT], grid_advice.student_rows(lines, audits))
+    rows = grid_advice.student_rows(linear, audits, finetuned)
     told = f"{len(seen)} cells of {', '.join(sorted(set(seen)))}; twenty draws of each audit."
-    parts = [first, told]
+    parts = [markdown([*header, *grid_advice.LEFT_OUT], rows), told]
     if unseen:
-        second = markdown(header, grid_advice.unseen_rows(lines, audits))
+        rows = grid_advice.unseen_rows(linear, audits, finetuned)
         told = f"{len(unseen)} cells of {', '.join(sorted(set(unseen)))}."
-        parts += ["The pair of decoders, from which no constant is:", second, told]
+        parts += ["Strong models from which no constant is:", markdown(header, rows), told]
     return "\n\n".join(parts)
 
 
@@ -562,6 +579,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "trust-classes": trust_classes,
     "weak-to-strong": weak_to_strong,
     "weak-to-strong-advice": weak_to_strong_advice,
+    "weak-to-strong-finetuned": weak_to_strong_finetuned,
     "weak-to-strong-student": weak_to_strong_student,
     "weak-to-strong-taught": of_lines(grid.taught_rows, "weak_to_strong"),
 }

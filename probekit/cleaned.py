@@ -26,7 +26,7 @@ from probekit.cleaning.predict import score_rows
 from probekit.cleaning.review import plain_text
 from probekit.cleaning.saved import check_new_folder, save_fitted
 from probekit.cleaning.source_rows import texts_of
-from probekit.cleaning.student import Student, after_diagnosis
+from probekit.cleaning.student import Student, after_diagnosis, called
 from probekit.columns import Columns, guess_columns
 from probekit.data import Rows
 from probekit.errors import DataError, ProbekitError, UsageError
@@ -238,7 +238,7 @@ def clean(
         kept on disk.
     action : {"auto", "filter", "relabel", "leave"}, default="auto"
         ``auto``: what :func:`probekit.diagnose` advises.
-    student : {"linear", "memorising"}, default=None
+    student : {"linear", "memorising", "finetune"}, default=None
         What will train on the labels, which changes the advice; None: unknown.
     contamination : float, default=None
         Share that a filter drops of each weak class, in (0, 1); None: 0.2, and with trusted labels
@@ -462,7 +462,7 @@ def _choose(
     why = line.removeprefix("do it: ").removeprefix("leave the labels alone: ")
     if student is not None:
         known = after_diagnosis(student, advice)
-        best, hard, why = known.action, known.hard, f"for a {student} student: {known.why}."
+        best, hard, why = known.action, known.hard, f"for a {called(student)} student: {known.why}."
     if action == "auto":
         return best, hard, why, diagnosis
     against = "" if action == best else f"; the advice is {best}: {why}"

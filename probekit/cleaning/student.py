@@ -27,10 +27,11 @@ __all__ = [
     "after_audit",
     "after_diagnosis",
     "best_for",
+    "called",
     "most_wrong",
 ]
 
-Student = Literal["linear", "memorising"]
+Student = Literal["linear", "memorising", "finetune"]
 STUDENTS: tuple[Student, ...] = get_args(Student)
 
 
@@ -41,11 +42,17 @@ class Needed(NamedTuple):
     filter: float
 
 
-NEEDED: dict[Student, Needed] = {"linear": Needed(0.04, 0.1), "memorising": Needed(0.0, 0.1)}
+NEEDED: dict[Student, Needed] = {
+    "linear": Needed(0.04, 0.1),
+    "memorising": Needed(0.0, 0.1),
+    "finetune": Needed(0.02, 0.06),
+}
 # Above this part of what guessing gets wrong, labels hold too little to learn from.
 HOPELESS = 0.7
 # Without true labels: agreement of probe and labels above which cleaning changes too little.
-AGREE: dict[Student, float] = {"linear": 0.88, "memorising": 1.0}
+AGREE: dict[Student, float] = {"linear": 0.88, "memorising": 1.0, "finetune": 1.0}
+# Students to whom one class a row is worth more than probabilities.
+HARD: tuple[Student, ...] = ("memorising",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,12 @@ class StudentAdvice:
         """One sentence."""
         relabel = "relabel to one class a row (--hard)" if self.hard else "relabel"
         what = {"leave": "leave the labels alone", "filter": "filter", "relabel": relabel}
-        return f"For a {self.student} student: {what[self.action]}; {self.why}."
+        return f"For a {called(self.student)} student: {what[self.action]}; {self.why}."
+
+
+def called(student: Student) -> str:
+    """Name a student in a sentence."""
+    return "finetuned" if student == "finetune" else student
 
 
 def after_audit(student: Student, finding: Finding) -> StudentAdvice | None:
@@ -82,7 +94,7 @@ def after_audit(student: Student, finding: Finding) -> StudentAdvice | None:
     action = best_for(NEEDED[student], wrong, kept, left, len(finding.by_class))
     fewer = f"{_points(wrong - left)} fewer of them are wrong after a relabel"
     if action == "relabel":
-        return StudentAdvice(student, action, student == "memorising", fewer)
+        return StudentAdvice(student, action, student in HARD, fewer)
     filtered = f"{_points(wrong - kept)} fewer after a filter"
     if action == "filter":
         return StudentAdvice(student, action, False, filtered)
@@ -129,7 +141,7 @@ def after_diagnosis(student: Student, advice: Advice) -> StudentAdvice:
     if changed < least:
         why += f", and such a student gains where it does with {100 * least:.0f} % or more"
         return StudentAdvice(student, "leave", False, why)
-    hard = advice.action == "relabel" and student == "memorising"
+    hard = advice.action == "relabel" and student in HARD
     return StudentAdvice(student, advice.action, hard, why)
 
 

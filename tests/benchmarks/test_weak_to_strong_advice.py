@@ -82,3 +82,30 @@ def test_cells_of_another_model_test_the_rule_and_are_not_chosen_on() -> None:
     told = dict(zip(HEADER, row, strict=True))
     assert (told["relabel"], told["right"], told["least"]) == ("100 %", "0 %", "-5.0")
     assert unseen_rows(without, audits) == []
+
+
+def finetuned_cell(gains: list[float]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A student whose relabel gains so many points after each epoch; it stops after the first."""
+    place = {"pair": "a:minilm", "task": "t", "seed": 0}
+    advice = {"diagnose": "leave", "A": 0.8}
+    lines = [place | {"student": "supervisor", "arm": "supervisor", "advice": advice}]
+    for arm in ("plain", "filter", "relabel, soft", "relabel, hard"):
+        more = gains if arm == "relabel, soft" else [0.0] * len(gains)
+        epochs = [{"acc": 0.7 + points / 100} for points in more]
+        lines.append(place | {"student": "finetuned", "arm": arm, "epochs": epochs, "stop": 1})
+    shares = {"leave": [0.3] * 2, "filter": [0.28] * 2, "relabel": [0.15] * 2}
+    return lines, place | {"students": "finetuned"} | {f"audit {m}": shares for m in (20, 40, 100)}
+
+
+def test_a_finetuned_student_is_judged_where_it_is_read() -> None:
+    lines, audit = finetuned_cell([-3.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+    linear, _ = cell("t", 5.0, 0.15, "minilm")  # its supervisor labels other rows, advised so
+    names = [*HEADER, *LEFT_OUT]
+    found = student_rows(linear, [audit], lines)
+    rows = {row[0]: dict(zip(names, row, strict=True)) for row in found}
+    for read, gain in (("epoch 6", "+5.00"), ("early stop", "-3.00")):
+        row = rows[f"finetuned, {read}: audit of 40"]
+        assert row["mean gain"] == gain
+        assert row["harm"] == "-"  # there is no other task to learn from
+    assert rows["finetuned, epoch 6: `diagnose`"]["leave"] == "100 %"
+    assert not any(name.startswith("regularised") for name in rows)  # nobody audited its rows

@@ -94,7 +94,9 @@ def test_without_true_labels_a_linear_student_needs_disagreement() -> None:
 
 
 def test_an_unknown_student_is_refused() -> None:
-    with pytest.raises(UsageError, match="student is one of linear, memorising, got 'large'"):
+    with pytest.raises(
+        UsageError, match="student is one of linear, memorising, finetune, got 'large'"
+    ):
         after_diagnosis("large", diagnosed(0.8, 0.8))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="got 'large'"):
         after_audit("large", finding(0.3, 0.2, 0.1))  # type: ignore[arg-type]
