@@ -3,17 +3,17 @@
     python benchmarks/weak_to_strong.py --pairs minilm@1:mpnet --tasks sst2 --seeds 0 --output OWN
     python benchmarks/weak_to_strong.py                        all linear students
     python benchmarks/weak_to_strong.py --students finetuned   a training per arm: many hours
-    python benchmarks/weak_to_strong.py --summary              tables and figure of what is done
+    python benchmarks/weak_to_strong.py --summary              tables of what is done
 
 A cell is a pair of a supervisor and a strong model, a task and a seed; an arm is what its student
-trains on. Every finished arm is a line of results/weak_to_strong.jsonl, of finetuned students
-of weak_to_strong_finetuned.jsonl, or of the file that ``--output`` names, and is not done again: a
-killed run resumes where it was. A supervisor is
-written ``words`` (a bag of words), MODEL or MODEL@LAYER (a logistic probe on its frozen states).
-Tasks are read from ``PROBEKIT_DATA``; without it there is only `docstrings`. ``--models FOLDER``
-holds the models in folders of the names here; without it they come from the hub. With ``--engine
-ray`` cells, and trainings of finetuned students, are tasks on a Ray cluster, whose nodes share the
-folders.
+trains on. Every finished arm is a line of results/weak_to_strong.jsonl, of finetuned students of
+weak_to_strong_finetuned.jsonl, or of the file that ``--output`` names, and is not done again: a
+killed run resumes where it was. A supervisor is written ``words`` (a bag of words), MODEL or
+MODEL@LAYER (a logistic probe on its frozen states), a strong model MODEL, or MODEL@BLOCKS where it
+is cut after so many. Tasks are read from ``PROBEKIT_DATA``; without it there is only `docstrings`.
+``--models FOLDER`` holds the models in folders of the names here; without it they come from the
+hub. With ``--engine ray`` cells, and trainings of finetuned students, are tasks on a Ray cluster,
+whose nodes share the folders.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from weak_to_strong_arms import (
     known_models,
     prepared,
 )
-from weak_to_strong_rows import MODELS, PARTS, TASKS, States, write_states
+from weak_to_strong_rows import MODELS, PARTS, TASKS, States, cut, write_states
 from weak_to_strong_students import (
     FINETUNED,
     LINEAR,
@@ -99,10 +99,10 @@ def main() -> None:
     options.output = options.output or FILES[options.students]
     for pair in options.pairs or ():
         weak, _, strong = pair.partition(":")
-        if weak.partition("@")[0] not in known_models() or strong not in MODELS:
+        if weak.partition("@")[0] not in known_models() or cut(strong)[0] not in MODELS:
             parser.error(
                 f"{pair}: give pairs as WEAK:STRONG, WEAK one of {', '.join(known_models())} or "
-                f"MODEL@LAYER, STRONG one of {', '.join(MODELS)}"
+                f"MODEL@LAYER, STRONG one of {', '.join(MODELS)} or MODEL@BLOCKS"
             )
     known = list(arm_names(options.students))
     for arm in options.arms or ():
@@ -132,11 +132,11 @@ def run(options: argparse.Namespace) -> list[str]:
     """Do every step that the results file lacks; return what failed."""
     left = list(steps(options))
     stores = [
-        States(step.place.task, part, model)
+        States(step.place.task, part, *model)
         for step in left
-        for model in (step.place.weak.partition("@")[0], step.place.strong)
+        for model in ((step.place.weak.partition("@")[0], ""), cut(step.place.strong))
         for part in PARTS
-        if model != WORDS
+        if model[0] != WORDS
     ]
     with engine(options):
         alarms = write_states(stores, options)

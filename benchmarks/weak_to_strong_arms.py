@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from label_noise import bag_of_words
 from label_states import LabelTask
-from weak_to_strong_rows import MODELS, PARTS, model_states, task_parts
+from weak_to_strong_rows import MODELS, PARTS, cut, model_states, task_parts
 
 from probekit.cleaning.advice import advise
 from probekit.cleaning.audit import draw_rows
@@ -55,6 +55,7 @@ class Place:
     weak: str
     """``words``, a model, or MODEL@LAYER."""
     strong: str
+    """A model, or MODEL@BLOCKS: one that is cut after so many."""
     task: str
     seed: int
 
@@ -129,7 +130,8 @@ def draw_cell(place: Place, rows: int, held_out: int, models: Path | None, cache
     """Draw rows and label them; draw again if a supervisor gives nearly all rows one class."""
     parts = task_parts(place.task, cache)
     truth = parts["pool"].truth
-    pool, test = (model_states(place.task, part, place.strong, models, cache) for part in PARTS)
+    name, layers = cut(place.strong)
+    pool, test = (model_states(place.task, part, name, models, cache, layers) for part in PARTS)
     for attempt in range(ATTEMPTS):
         order = np.random.default_rng([place.seed, attempt]).permutation(len(truth))
         # The held-out rows come before the student's: these are as many as the pool has left.

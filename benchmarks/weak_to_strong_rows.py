@@ -26,7 +26,16 @@ from probekit.engine import ray_tasks
 from probekit.groups import duplicate_groups, joined
 from probekit.tasks import get_task
 
-__all__ = ["MODELS", "PARTS", "TASKS", "States", "model_states", "task_parts", "write_states"]
+__all__ = [
+    "MODELS",
+    "PARTS",
+    "TASKS",
+    "States",
+    "cut",
+    "model_states",
+    "task_parts",
+    "write_states",
+]
 
 # From short texts to long ones.
 TASKS = ("sst2", "twitter-sentiment", "docstrings", "cola", "sciq", "ethics-justice", "boolq")
@@ -121,6 +130,12 @@ def overlapping(texts: Sequence[str]) -> list[str]:
     size = n + len(number)
     graph = csr_matrix((np.ones(len(row), np.int8), (row, n + run)), shape=(size, size))
     return [str(c) for c in connected_components(graph, directed=False)[1][:n].tolist()]
+
+
+def cut(strong: str) -> tuple[str, str]:
+    """Split a strong model into its name and, where it is MODEL@BLOCKS, its layers."""
+    name, _, blocks = strong.partition("@")
+    return name, f"1-{blocks}" if blocks else ""
 
 
 @remembered

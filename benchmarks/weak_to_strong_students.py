@@ -96,14 +96,15 @@ def finetuned_student(
     from probekit.students.predict import read_curve
 
     pool, test = cell.parts["pool"], cell.parts["test"]
-    hub = MODELS[cell.place.strong][0]
+    name, _, blocks = cell.place.strong.partition("@")
+    model = MODELS[name][0] if models is None else str(models / name)
     config = FinetuneConfig(
-        model=hub if models is None else str(models / cell.place.strong),
+        model=f"{model}@layers={blocks}" if blocks else model,
         loss=loss,
         epochs=EPOCHS,
         evals=EPOCHS,
         batch_size=BATCH,
-        lr=RATES[cell.place.strong],
+        lr=RATES[name],
         lr_schedule="constant_with_warmup",
         warmup=WARMUP,
         max_length=LONGEST,

@@ -15,6 +15,7 @@ from probekit.metrics import pgr
 
 __all__ = [
     "ADVICE_HEADER",
+    "GAP",
     "GOALS_HEADER",
     "NOTHING",
     "STUDENTS",
@@ -124,16 +125,17 @@ class Group:
         return self.accuracy(CEILING, at) - self.accuracy(PLAIN, at)
 
 
-def groups(lines: Sequence[Line], student: str) -> list[Group]:
-    """Pairs and tasks of a student in the file's order, with the seeds that are complete."""
+def groups(
+    lines: Sequence[Line], student: str, arms: Sequence[str] = (PLAIN, *CLEANED, CEILING)
+) -> list[Group]:
+    """Pairs and tasks of a student in the file's order, with the seeds that have these arms."""
     found: dict[tuple[str, str], dict[int, dict[str, Line]]] = {}
     for line in lines:
         if line["student"] in (student, SUPERVISOR):
             seeds = found.setdefault((line["pair"], line["task"]), {})
             seeds.setdefault(line["seed"], {})[line["arm"]] = line
-    needed = {SUPERVISOR, PLAIN, *CLEANED, CEILING}
     whole = {
-        place: {seed: arms for seed, arms in seeds.items() if needed <= arms.keys()}
+        place: {seed: own for seed, own in seeds.items() if {SUPERVISOR, *arms} <= own.keys()}
         for place, seeds in found.items()
     }
     return [Group(*place, student, seeds) for place, seeds in whole.items() if seeds]

@@ -15,6 +15,7 @@ from weak_to_strong_curves import (
     goal_rows,
     of_epoch,
 )
+from weak_to_strong_sizes import confidence_rows
 from weak_to_strong_summary import NOTHING, linear_tables
 
 ROWS, EPOCHS = 80, 6
@@ -70,6 +71,22 @@ def test_an_unfinished_grid_is_summarised_in_one_sentence(lines: list[dict[str, 
     assert "filter" in finetuned_tables(lines)
     assert finetuned_tables(lines[:2]) == NOTHING
     assert linear_tables(lines) == NOTHING  # a finetuned student is no linear one
+
+
+def test_a_confidence_loss_is_compared_by_size(lines: list[dict[str, Any]]) -> None:
+    """It needs plain labels and a ceiling beside it, no cleaned ones."""
+    own = [entry for entry in lines if entry["arm"] in ("supervisor", "plain", "ceiling")]
+    header, rows = confidence_rows([*own, line("log-confidence", [64, 68, 68, 68, 68, 68])])
+    (row,) = (dict(zip(header, row, strict=True)) for row in rows)
+    assert row["supervisor"] == f"{100 * 48 / ROWS:.1f}"
+    assert row["epoch 2: gain"].startswith(f"{100 * (68 - 64) / ROWS:+.1f} ±")
+    # From 48 right to 72 right: 64 and 68 recover 16 and 20 of 24.
+    assert row["epoch 2: PGR"] == "0.67 → 0.83"
+    assert row["early stop: PGR"] == "0.67 → 0.67"  # it stops after the first epoch
+    near = [entry | {"right": bits(71)} if entry["arm"] == "supervisor" else entry for entry in own]
+    header, rows = confidence_rows([*near, line("log-confidence", [64] * EPOCHS)])
+    assert dict(zip(header, rows[0], strict=True))["epoch 2: PGR"] == "-"  # no gap to recover
+    assert confidence_rows(own)[1] == []
 
 
 def test_the_figure_shows_every_arm_at_every_epoch(
