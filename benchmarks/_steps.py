@@ -11,7 +11,7 @@ import argparse
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from probekit.engine import RayTasks, on_ray, ray_tasks
@@ -36,13 +36,15 @@ def engine(options: argparse.Namespace) -> Iterator[None]:
 
     The script exits with one sentence if there is none.
     """
-    asked = {"workers": options.workers, "gpus": options.gpus_per_worker}
-    local = options.engine == "local"
     try:
-        with nullcontext() if local else on_ray(options.address, **asked):
+        with nullcontext() if options.engine == "local" else _cluster(options):
             yield
     except ProbekitError as error:
         raise SystemExit(str(error)) from None
+
+
+def _cluster(options: argparse.Namespace) -> AbstractContextManager[object]:
+    return on_ray(options.address, workers=options.workers, gpus=options.gpus_per_worker)
 
 
 def end(alarms: Sequence[str]) -> None:
