@@ -42,8 +42,8 @@ class Kind(NamedTuple):
     advised_as: Student
     relabel: str
     """Arm of the relabel that suits it; a memorising one gets one class a row."""
-    chosen_on: str
-    """Strong model of the cells from which probekit's constants are."""
+    chosen_on: str | None
+    """Strong model of the cells from which probekit's constants are; None: of other students."""
     at: Callable[[Line], Line] = dict
 
     @property
@@ -56,7 +56,7 @@ KINDS = {
     "regularised": Kind("regularised", "linear", "relabel, soft", "mpnet"),
     "memorising": Kind("memorising", "memorising", "relabel, hard", "mpnet"),
 } | {
-    f"{FINETUNED}, {name}": Kind(FINETUNED, "finetune", "relabel, soft", "minilm", at)
+    f"{FINETUNED}, {name}": Kind(FINETUNED, "finetune", "relabel, soft", None, at)
     for name, at in readings().items()
     if name in (STOP, "epoch 2", "epoch 6")
 }

@@ -10,6 +10,7 @@ a filter and after a relabel. A cell that results/weak_to_strong_audits.jsonl ha
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from _harness import RESULTS, append_line, read_lines
 from weak_to_strong import CACHE, FILES, GRIDS
 from weak_to_strong_arms import CLASSES, Cell, Place, draw_cell
 from weak_to_strong_students import FINETUNED
+from weak_to_strong_summary import CLEANED, PLAIN
 
 from probekit.cleaning.audit import make_draw
 from probekit.cleaning.predict import score_rows
@@ -40,14 +42,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=AUDITS)
     options = parser.parse_args()
     done = {tuple(line[name] for name in KEY) for line in read_lines(options.output)}
-    cells = {
-        (line["pair"], line["task"], line["seed"], kind)
-        for path in options.results
-        for line in read_lines(path)
-        if (kind := FINETUNED if line["student"] == FINETUNED else "linear")
-        and line["arm"] == "plain"
-    }
-    for pair, task, seed, kind in sorted(cells - done):
+    for pair, task, seed, kind in sorted(cells(options.results) - done):
         if options.tasks and task not in options.tasks:
             continue
         weak, strong = pair.split(":")
@@ -57,6 +52,15 @@ def main() -> None:
         key = dict(zip(KEY, (pair, task, seed, kind), strict=True))
         append_line(options.output, key | audited(cell))
         print(f"{place}, {kind}", flush=True)
+
+
+def cells(results: Sequence[Path]) -> set[tuple[str, str, int, str]]:
+    """Pair, task, seed and kind of students where labels as they are and cleaned ones have some."""
+    found: dict[tuple[str, str, int, str], set[str]] = {}
+    for line in (line for path in results for line in read_lines(path)):
+        kind = FINETUNED if line["student"] == FINETUNED else "linear"
+        found.setdefault((line["pair"], line["task"], line["seed"], kind), set()).add(line["arm"])
+    return {cell for cell, arms in found.items() if {PLAIN, *CLEANED} <= arms}
 
 
 def audited(cell: Cell) -> dict[str, Any]:

@@ -100,12 +100,16 @@ def finetuned_cell(gains: list[float]) -> tuple[list[dict[str, Any]], dict[str, 
 def test_a_finetuned_student_is_judged_where_it_is_read() -> None:
     lines, audit = finetuned_cell([-3.0, 1.0, 2.0, 3.0, 4.0, 5.0])
     linear, _ = cell("t", 5.0, 0.15, "minilm")  # its supervisor labels other rows, advised so
-    names = [*HEADER, *LEFT_OUT]
-    found = student_rows(linear, [audit], lines)
-    rows = {row[0]: dict(zip(names, row, strict=True)) for row in found}
+    found = unseen_rows(linear, [audit], lines)
+    rows = {row[0]: dict(zip(HEADER, row, strict=True)) for row in found}
     for read, gain in (("epoch 6", "+5.00"), ("early stop", "-3.00")):
-        row = rows[f"finetuned, {read}: audit of 40"]
-        assert row["mean gain"] == gain
-        assert row["harm"] == "-"  # there is no other task to learn from
+        assert rows[f"finetuned, {read}: audit of 40"]["mean gain"] == gain
     assert rows["finetuned, epoch 6: `diagnose`"]["leave"] == "100 %"
     assert not any(name.startswith("regularised") for name in rows)  # nobody audited its rows
+    assert student_rows(linear, [audit], lines) == []  # no constant is from finetuned students
+
+
+def test_one_task_leaves_none_to_learn_from() -> None:
+    lines, audit = cell("t", 5.0, 0.13)
+    row = dict(zip([*HEADER, *LEFT_OUT], student_rows(lines, [audit])[0], strict=True))
+    assert (row["right"], row["harm"]) == ("100 %", "-")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from weak_to_strong_audits import DRAWS, SHARES, SIZES, audited
+from weak_to_strong_audits import DRAWS, SHARES, SIZES, audited, cells
 
 from probekit import ActivationStore, WeakLabels
 from probekit.activations.create import Plan
@@ -54,3 +55,15 @@ def test_another_truth_is_told(cell: SimpleNamespace) -> None:
     found = audited(cell)
     assert np.mean(found["audit 100"]["leave"]) < 0.03
     assert np.mean(found["audit 100"]["relabel"]) > 0.15
+
+
+def test_only_cells_with_cleaned_labels_are_audited(tmp_path: Path) -> None:
+    arms = {"whole": ("plain", "filter", "relabel, soft", "relabel, hard"), "sizes": ("plain",)}
+    lines = [
+        {"pair": pair, "task": "t", "seed": 0, "student": "finetuned", "arm": arm}
+        for pair, own in arms.items()
+        for arm in own
+    ]
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert cells([path]) == {("whole", "t", 0, "finetuned")}

@@ -9,7 +9,7 @@ import pytest
 from probekit.cleaning.advice import Signals, decide
 from probekit.cleaning.audit import Finding
 from probekit.cleaning.shares import Share
-from probekit.cleaning.student import after_audit, after_diagnosis
+from probekit.cleaning.student import after_audit, after_diagnosis, called
 from probekit.errors import UsageError
 
 
@@ -52,6 +52,7 @@ def test_the_student_decides(
 ) -> None:
     assert advised("linear", *shares) == linear
     assert advised("memorising", *shares) == memorising
+    assert advised("finetune", *shares) == linear  # which was measured, too
 
 
 def test_chance_depends_on_the_number_of_classes() -> None:
@@ -61,13 +62,13 @@ def test_chance_depends_on_the_number_of_classes() -> None:
 
 
 def test_a_memorising_student_is_given_one_class_a_row() -> None:
-    for student, hard in (("linear", False), ("memorising", True)):
+    for student, hard in (("linear", False), ("memorising", True), ("finetune", False)):
         said = after_audit(student, finding(0.3, 0.2, 0.1))  # type: ignore[arg-type]
         assert said is not None
         assert said.hard is hard
         assert ("--hard" in said.line) is hard
         assert "20 points fewer" in said.line
-        assert said.line.startswith(f"For a {student} student: relabel")
+        assert said.line.startswith(f"For a {called(student)} student: relabel")
 
 
 def test_without_an_answer_there_is_no_advice() -> None:

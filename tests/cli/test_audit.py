@@ -9,7 +9,7 @@ import pytest
 
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.audit import draw_rows
-from probekit.cleaning.student import after_audit
+from probekit.cleaning.student import STUDENTS, after_audit
 from probekit.cli import audit as command
 from probekit.cli.audit import class_keys, wrapped
 from probekit.errors import UsageError
@@ -224,7 +224,7 @@ def test_what_it_suggests_works_and_the_warning_goes(probekit, chain, drawn, tru
     assert f"{action} is right with probability" in probekit(*other).stderr
 
 
-@pytest.mark.parametrize("student", ["linear", "memorising"])
+@pytest.mark.parametrize("student", STUDENTS)
 def test_the_student_decides_what_is_suggested(probekit, chain, drawn, true, tmp_path, student):
     """What is suggested for a student works, and nothing then says that it is not advised."""
     path, out = tmp_path / "audit.csv", tmp_path / "verdicts.parquet"

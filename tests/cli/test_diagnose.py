@@ -7,6 +7,7 @@ import pytest
 
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.diagnose import diagnose
+from probekit.cleaning.student import STUDENTS, called
 from probekit.labels import load_labels
 
 
@@ -61,12 +62,12 @@ def test_confidences_and_trusted_accuracy_say_what_c_is(probekit, chain, soft):
     assert (signals["confidence"], signals["confidence_from"]) == (0.8, "trusted accuracy")
 
 
-@pytest.mark.parametrize("student", ["linear", "memorising"])
+@pytest.mark.parametrize("student", STUDENTS)
 def test_the_advice_names_the_student(probekit, chain, student):
     command = ("diagnose", chain.acts, "--labels", chain.weak)
     plain, asked = probekit(*command), probekit(*command, "--student", student)
     lines = asked.stdout.splitlines()
-    assert lines[1].startswith(f"For a {student} student: ")
+    assert lines[1].startswith(f"For a {called(student)} student: ")
     others = [line.replace(f" --student {student}", "") for line in (lines[0], *lines[2:])]
     assert others == plain.stdout.splitlines()  # nothing else changes, but what to type next
     said = json.loads(probekit(*command, "--student", student, "--json").stdout)["student"]
