@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from weak_to_strong_summary import (
     TAUGHT,
     Group,
     Line,
-    all_have,
     goals,
     groups,
+    of_seeds,
 )
 
 __all__ = [
@@ -63,21 +64,24 @@ def finetuned_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     header = ["supervisor → strong, task", "arm", "labels right", *readings()]
     rows = []
     for each in groups(lines, FINETUNED):
-        for arm in _arms(each):
-            cells = [each.name, arm, f"{each.labels(arm):.1f}"]
+        for arm, own in _arms(each).items():
+            fewer = "" if len(own.seeds) == len(each.seeds) else f" ({of_seeds(own)})"
+            cells = [each.name, f"{arm}{fewer}", f"{own.labels(arm):.1f}"]
             for at in readings().values():
                 known = arm in (PLAIN, CEILING)
-                cells.append(f"{each.accuracy(arm, at):.1f}" if known else str(each.gain(arm, at)))
+                cells.append(f"{own.accuracy(arm, at):.1f}" if known else str(own.gain(arm, at)))
             rows.append(cells)
     return header, rows
 
 
-def _arms(group: Group) -> list[str]:
-    """Arms that every seed has, from plain labels to the ceiling; the supervisor left out."""
-    first = next(iter(group.seeds.values()))
-    order = {arm: i for i, arm in enumerate((PLAIN, *LOSSES, *ARMS, *TAUGHT, CEILING))}
-    there = [arm for arm in first if arm != SUPERVISOR and all_have(group, arm)]
-    return sorted(there, key=order.__getitem__)
+def _arms(group: Group) -> dict[str, Group]:
+    """Arms from plain labels to the ceiling, with the seeds that have them."""
+    found = {}
+    for arm in (PLAIN, *LOSSES, *ARMS, *TAUGHT, CEILING):
+        seeds = {seed: arms for seed, arms in group.seeds.items() if arm in arms}
+        if seeds:
+            found[arm] = replace(group, seeds=seeds)
+    return found
 
 
 def goal_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
@@ -122,11 +126,11 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         axes = figure.add_subplot(len(pairs), len(tasks), row * len(tasks) + column + 1)
         soft_axes(axes, size=8)
         for arm, color in colors.items():
-            if arm not in _arms(each):
+            if (own := _arms(each).get(arm)) is None:
                 continue
-            of_seed = next(iter(each.seeds.values()))[arm]
+            of_seed = next(iter(own.seeds.values()))[arm]
             epochs = range(1, len(of_seed["epochs"]) + 1)
-            values = [each.accuracy(arm, of_epoch(epoch)) for epoch in epochs]
+            values = [own.accuracy(arm, of_epoch(epoch)) for epoch in epochs]
             axes.plot(
                 *(epochs, values),
                 color=color,
@@ -134,7 +138,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
                 linestyle=":" if arm == CEILING else "-",
                 label=arm,
             )
-            stop = float(np.mean([arms[arm]["stop"] for arms in each.seeds.values()]))
+            stop = float(np.mean([arms[arm]["stop"] for arms in own.seeds.values()]))
             axes.plot(stop, np.interp(stop, epochs, values), "o", color=color, markersize=4)
         axes.axhline(each.accuracy(SUPERVISOR), color=FAINT, linewidth=1, linestyle="--")
         above(axes, each.task, 0, left=True)

@@ -29,6 +29,7 @@ __all__ = [
     "groups",
     "linear_rows",
     "linear_tables",
+    "of_seeds",
     "taught_rows",
 ]
 
@@ -89,7 +90,7 @@ class Group:
     @property
     def name(self) -> str:
         """Models and task, as tables and the figure have them."""
-        seeds = "" if len(self.seeds) > 2 else f" ({_seeds(self)})"
+        seeds = "" if len(self.seeds) > 2 else f" ({of_seeds(self)})"
         return f"{self.pair.replace(':', ' → ')}, {self.task}{seeds}"
 
     def right(self, arm: str | Sequence[str], at: Callable[[Line], Line]) -> Array:
@@ -271,7 +272,7 @@ def _action(arms: Mapping[str, Line], policy: str) -> str:
     return str(arms[SUPERVISOR]["advice"][policy]) if policy in ADVISED else policy
 
 
-def _seeds(group: Group) -> str:
+def of_seeds(group: Group) -> str:
     return f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}"
 
 

@@ -66,6 +66,14 @@ def test_gains_turn_with_the_length_of_training(lines: list[dict[str, Any]]) -> 
     assert above["finetuned, epoch 6"] == "1 / 0"
 
 
+def test_an_arm_is_shown_of_the_seeds_that_have_it(lines: list[dict[str, Any]]) -> None:
+    again = [entry | {"seed": 1} for entry in lines]
+    header, rows = finetuned_rows([*lines, *again, line("entropy", [70] * EPOCHS)])
+    by_arm = {row[1]: dict(zip(header, row, strict=True)) for row in rows}
+    assert by_arm["entropy (1 seed)"]["epoch 1"].startswith(f"{100 * (70 - 64) / ROWS:+.1f} ±")
+    assert by_arm["filter"]["supervisor → strong, task"] == "a → b, t (2 seeds)"
+
+
 def test_an_unfinished_grid_is_summarised_in_one_sentence(lines: list[dict[str, Any]]) -> None:
     """`--arms plain` alone made the summary end in a traceback."""
     assert "filter" in finetuned_tables(lines)
