@@ -28,6 +28,7 @@ import paper_summary  # noqa: E402
 import regularisation  # noqa: E402
 import weak_to_strong_advice as grid_advice  # noqa: E402
 import weak_to_strong_curves as curves  # noqa: E402
+import weak_to_strong_sizes as sizes  # noqa: E402
 import weak_to_strong_summary as grid  # noqa: E402
 from _harness import RESULTS, read_lines, seconds  # noqa: E402
 from label_states import MULTICLASS  # noqa: E402
@@ -309,36 +310,38 @@ def weak_to_strong_advice() -> str:
 
 
 def weak_to_strong_student() -> str:
-    """What following the advice for a known linear student is worth."""
-    return student_advice(rows_of("weak_to_strong"), [], "linear")
+    """What following the advice for a known linear student is worth, and where it is from."""
+    lines, audits = rows_of("weak_to_strong"), rows_of("weak_to_strong_audits")
+    header = [*grid_advice.HEADER, *grid_advice.LEFT_OUT]
+    chosen_on = grid_advice.KINDS["regularised"].chosen_on
+    cells = [a for a in audits if a["students"] == "linear"]
+    seen = [a for a in cells if a["pair"].partition(":")[2] == chosen_on]
+    parts = [markdown(header, grid_advice.student_rows(lines, audits)), told(seen)]
+    unseen = grid_advice.unseen_rows(lines, audits)
+    if unseen:
+        parts += ["Strong models from which no constant is:", markdown(grid_advice.HEADER, unseen)]
+        parts.append(told([a for a in cells if a not in seen]))
+    return "\n\n".join(parts)
 
 
 def weak_to_strong_finetuned() -> str:
-    """Finetuned students after every epoch, the goals, and what following their advice is worth."""
+    """Finetuned students after some epochs, and the goals."""
     lines = rows_of("weak_to_strong_finetuned")
-    parts = [curves.finetuned_rows(lines), curves.goal_rows(lines)]
-    tables = [markdown(header, rows) for header, rows in parts]
-    return "\n\n".join([*tables, student_advice([], lines, curves.FINETUNED)])
+    tables = (curves.finetuned_rows(lines), curves.goal_rows(lines))
+    return "\n\n".join(markdown(header, rows) for header, rows in tables)
 
 
-def student_advice(
-    linear: Sequence[dict[str, Any]], finetuned: Sequence[dict[str, Any]], students: str
-) -> str:
-    """Tables of the rule for a known student: on the models it was chosen on, and on others."""
-    audits = rows_of("weak_to_strong_audits")
-    chosen_on = {k.chosen_on for k in grid_advice.KINDS.values() if k.students == students}
-    cells = sorted((a["pair"], a["task"]) for a in audits if a["students"] == students)
-    seen = [task for pair, task in cells if pair.partition(":")[2] in chosen_on]
-    unseen = [task for pair, task in cells if pair.partition(":")[2] not in chosen_on]
-    header = grid_advice.HEADER
-    rows = grid_advice.student_rows(linear, audits, finetuned)
-    told = f"{len(seen)} cells of {', '.join(sorted(set(seen)))}; twenty draws of each audit."
-    parts = [markdown([*header, *grid_advice.LEFT_OUT], rows), told]
-    if unseen:
-        rows = grid_advice.unseen_rows(linear, audits, finetuned)
-        told = f"{len(unseen)} cells of {', '.join(sorted(set(unseen)))}."
-        parts += ["Strong models from which no constant is:", markdown(header, rows), told]
-    return "\n\n".join(parts)
+def weak_to_strong_finetuned_advice() -> str:
+    """What following the advice is worth to finetuned students."""
+    lines, audits = rows_of("weak_to_strong_finetuned"), rows_of("weak_to_strong_audits")
+    rows = markdown(grid_advice.HEADER, grid_advice.unseen_rows([], audits, lines))
+    return f"{rows}\n\n{told([a for a in audits if a['students'] == curves.FINETUNED])}"
+
+
+def told(audits: Sequence[dict[str, Any]]) -> str:
+    """One sentence on the cells of a table of advice."""
+    tasks = sorted({a["task"] for a in audits})
+    return f"{len(audits)} cells of {', '.join(tasks)}; twenty draws of each audit."
 
 
 def store() -> str:
@@ -580,6 +583,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "weak-to-strong": weak_to_strong,
     "weak-to-strong-advice": weak_to_strong_advice,
     "weak-to-strong-finetuned": weak_to_strong_finetuned,
+    "weak-to-strong-finetuned-advice": weak_to_strong_finetuned_advice,
+    "weak-to-strong-sizes": of_lines(sizes.confidence_rows, "weak_to_strong_finetuned"),
     "weak-to-strong-student": weak_to_strong_student,
     "weak-to-strong-taught": of_lines(grid.taught_rows, "weak_to_strong"),
 }
