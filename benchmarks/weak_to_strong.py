@@ -52,7 +52,7 @@ FILES = {"linear": RESULTS / "weak_to_strong.jsonl"}
 FILES |= {FINETUNED: RESULTS / "weak_to_strong_finetuned.jsonl"}
 CACHE = Path.home() / ".cache" / "probekit-weak-to-strong"
 PAIRS = ("minilm@1:mpnet", "minilm:mpnet", "words:mpnet", "smollm2:qwen")
-# MiniLM's training takes less than two minutes, MPNet's twenty: the cheap pair comes first.
+# MiniLM's training takes one to two minutes, MPNet's seven to ten: the cheap pair comes first.
 TRAINED = ("words:minilm", "minilm@1:mpnet")
 SUPERVISOR = "supervisor"
 

@@ -147,37 +147,20 @@ def rules(
     """Kind of student, and every way to be advised, on the cells that have both."""
     for name, kind in KINDS.items():
         own = finetuned if kind.students == FINETUNED else lines
-        seen, unseen = [], []
-        for strong, blind, by_size in choices(own, audits, kind):
-            (seen if strong == kind.chosen_on else unseen).append((blind, by_size))
-        yield (
-            name,
-            Rule(
-                "`diagnose`",
-                AGREED,
-                AGREE[kind.advised_as],
-                *([blind for blind, _ in cells] for cells in (seen, unseen)),
-            ),
-        )
-        for size in SIZES:
-            yield (
-                name,
-                Rule(
-                    size.replace(" ", " of "),
-                    FEWER,
-                    NEEDED[kind.advised_as],
-                    *(
-                        [choice for _, by_size in cells for choice in by_size[size]]
-                        for cells in (seen, unseen)
-                    ),
-                ),
-            )
+        constants = dict.fromkeys(SIZES, (FEWER, NEEDED[kind.advised_as]))
+        cells = list(choices(own, audits, kind))
+        for advice, known in {"diagnose": (AGREED, AGREE[kind.advised_as]), **constants}.items():
+            seen, unseen = list[Choice](), list[Choice]()
+            for strong, by_advice in cells:
+                (seen if strong == kind.chosen_on else unseen).extend(by_advice[advice])
+            title = "`diagnose`" if advice == "diagnose" else advice.replace(" ", " of ")
+            yield name, Rule(title, *known, seen, unseen)
 
 
 def choices(
     lines: Sequence[Line], audits: Sequence[Line], kind: Kind
-) -> Iterator[tuple[str, Choice, dict[str, list[Choice]]]]:
-    """For each cell its strong model, the choice after `diagnose`, and after audits by size."""
+) -> Iterator[tuple[str, dict[str, list[Choice]]]]:
+    """For each cell its strong model, and the choices after `diagnose` and after every audit."""
     cells: dict[tuple[Any, ...], dict[str, Line]] = {}
     for line in lines:
         if line["student"] in (kind.student, SUPERVISOR):
@@ -198,8 +181,8 @@ def choices(
             ]
             for size in SIZES
         }
-        strong = str(place[0]).partition(":")[2]
-        yield strong, make(partial(_after_diagnosis, arms[SUPERVISOR]["advice"])), drawn
+        blind = make(partial(_after_diagnosis, arms[SUPERVISOR]["advice"]))
+        yield str(place[0]).partition(":")[2], {"diagnose": [blind], **drawn}
 
 
 def _after_audit(shares: tuple[float, ...], needed: Needed) -> str:

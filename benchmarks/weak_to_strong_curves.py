@@ -125,8 +125,9 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         row, column = pairs.index(each.pair), tasks.index(each.task)
         axes = figure.add_subplot(len(pairs), len(tasks), row * len(tasks) + column + 1)
         soft_axes(axes, size=8)
+        arms = _arms(each)
         for arm, color in colors.items():
-            if (own := _arms(each).get(arm)) is None:
+            if (own := arms.get(arm)) is None:
                 continue
             of_seed = next(iter(own.seeds.values()))[arm]
             epochs = range(1, len(of_seed["epochs"]) + 1)
@@ -138,7 +139,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
                 linestyle=":" if arm == CEILING else "-",
                 label=arm,
             )
-            stop = float(np.mean([arms[arm]["stop"] for arms in own.seeds.values()]))
+            stop = float(np.mean([of[arm]["stop"] for of in own.seeds.values()]))
             axes.plot(stop, np.interp(stop, epochs, values), "o", color=color, markersize=4)
         axes.axhline(each.accuracy(SUPERVISOR), color=FAINT, linewidth=1, linestyle="--")
         above(axes, each.task, 0, left=True)

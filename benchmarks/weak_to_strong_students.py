@@ -41,8 +41,8 @@ FINETUNED = "finetuned"
 LOSSES = {"log-confidence": "logconf", "entropy": "entropy", "window": "window_midweak"}
 # Nearly 200 steps in all on 500 rows, at a constant rate: enough to learn single wrong labels. At
 # 5e-5 and without a warm-up MPNet fell to chance for an epoch in three of five trainings.
-EPOCHS, BATCH, WARMUP = 6, 16, 0.1
-RATES = {"mpnet": 3e-5, "minilm": 1e-4}
+EPOCHS, RATE, BATCH, WARMUP = 6, 3e-5, 16, 0.1
+RATES = {"minilm": 1e-4}  # of models that need another
 LONGEST = 96  # tokens
 
 
@@ -104,7 +104,7 @@ def finetuned_student(
         epochs=EPOCHS,
         evals=EPOCHS,
         batch_size=BATCH,
-        lr=RATES[name],
+        lr=RATES.get(name, RATE),
         lr_schedule="constant_with_warmup",
         warmup=WARMUP,
         max_length=LONGEST,
