@@ -3,6 +3,7 @@
     python benchmarks/weak_to_strong.py --pairs minilm@1:mpnet --tasks sst2 --seeds 0 --output OWN
     python benchmarks/weak_to_strong.py                        all linear students
     python benchmarks/weak_to_strong.py --students finetuned   a training per arm: many hours
+    python benchmarks/weak_to_strong.py --students gentle      shorter ones, with a falling rate
     python benchmarks/weak_to_strong.py --summary              tables of what is done
 
 A cell is a pair of a supervisor and a strong model, a task and a seed; an arm is what its student
@@ -39,9 +40,9 @@ from weak_to_strong_arms import (
 )
 from weak_to_strong_rows import MODELS, PARTS, TASKS, States, cut, write_states
 from weak_to_strong_students import (
-    FINETUNED,
     LINEAR,
     LOSSES,
+    TRAININGS,
     answers,
     finetuned_student,
     linear_student,
@@ -49,7 +50,7 @@ from weak_to_strong_students import (
 
 # Apart, since a cell's supervisor labels other rows for either.
 FILES = {"linear": RESULTS / "weak_to_strong.jsonl"}
-FILES |= {FINETUNED: RESULTS / "weak_to_strong_finetuned.jsonl"}
+FILES |= dict.fromkeys(TRAININGS, RESULTS / "weak_to_strong_finetuned.jsonl")
 CACHE = Path.home() / ".cache" / "probekit-weak-to-strong"
 PAIRS = ("minilm@1:mpnet", "minilm:mpnet", "words:mpnet", "smollm2:qwen")
 # MiniLM's training takes one to two minutes, MPNet's seven to ten: the cheap pair comes first.
@@ -69,10 +70,9 @@ class Grid(NamedTuple):
     """Rows with weak labels that it is stopped by."""
 
 
-GRIDS = {
-    "linear": Grid(PAIRS, TASKS, 3, 1200, 0),
-    FINETUNED: Grid(TRAINED, ("sst2", "twitter-sentiment", "docstrings", "cola"), 2, 500, 150),
-}
+TRAINED_ON = ("sst2", "twitter-sentiment", "docstrings", "cola")
+GRIDS = {"linear": Grid(PAIRS, TASKS, 3, 1200, 0)}
+GRIDS |= dict.fromkeys(TRAININGS, Grid(TRAINED, TRAINED_ON, 2, 500, 150))
 ARMS = ("plain", "plain, hard", "plain, 50 true", "random drop", "filter", "relabel, soft")
 ARMS += ("relabel, hard", "filter, 50 true", "relabel, 50 true", "ceiling")
 # Arms that finetuned students leave out.
@@ -112,7 +112,7 @@ def main() -> None:
     from weak_to_strong_curves import finetuned_tables
     from weak_to_strong_summary import linear_tables
 
-    tables = finetuned_tables if options.students == FINETUNED else linear_tables
+    tables = finetuned_tables if options.students in TRAININGS else linear_tables
     print(tables(read_results(options.output)))
     end(alarms)
 
@@ -161,7 +161,7 @@ def places(options: argparse.Namespace) -> Iterator[Place]:
         for task in tasks
         for seed in numbers
     ]
-    yield from sorted(every, key=lambda each: each.seed) if options.students == FINETUNED else every
+    yield from sorted(every, key=lambda each: each.seed) if options.students in TRAININGS else every
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -176,12 +176,12 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 def steps(options: argparse.Namespace) -> Iterator[Step]:
     """Cells, or arms of a cell where each is a training of minutes, that the file lacks."""
     done = {tuple(line[name] for name in KEY) for line in read_results(options.output)}
-    students = list(LINEAR) if options.students == "linear" else [FINETUNED]
+    students = list(LINEAR) if options.students == "linear" else [options.students]
     names = options.arms or list(arm_names(options.students))
     every = [(SUPERVISOR, SUPERVISOR), *((s, a) for a in names for s in students)]
     for place in places(options):
         left = [each for each in every if (place.pair, place.task, place.seed, *each) not in done]
-        size = 1 if options.students == FINETUNED else len(every)
+        size = 1 if options.students in TRAININGS else len(every)
         for start in range(0, len(left), size):
             yield Step(place, tuple(left[start : start + size]))
 
@@ -210,7 +210,7 @@ def run_step(step: Step, options: argparse.Namespace) -> Iterator[dict[str, Any]
 
 def arm_names(students: str) -> Iterator[str]:
     """Arms of a kind of student."""
-    linear = students != FINETUNED
+    linear = students not in TRAININGS
     yield from (name for name in ARMS if linear or name not in LINEAR_ONLY)
     yield from () if linear else LOSSES
 
@@ -222,10 +222,11 @@ def train(
     if student in LINEAR:
         return linear_student(cell, labels, LINEAR[student])
     place = cell.place
-    name = "-".join((place.weak, place.strong, place.task, str(place.seed), arm))
+    name = "-".join((student, place.weak, place.strong, place.task, str(place.seed), arm))
     folder = options.cache / "trainings" / name.replace(", ", "-")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return finetuned_student(cell, labels, LOSSES.get(arm, "xent"), options.models, folder)
+    loss = LOSSES.get(arm, "xent")
+    return finetuned_student(cell, labels, loss, TRAININGS[student], options.models, folder)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 from _harness import RESULTS, append_line, read_lines
 from weak_to_strong import CACHE, FILES, GRIDS
 from weak_to_strong_arms import CLASSES, Cell, Place, draw_cell
-from weak_to_strong_students import FINETUNED
+from weak_to_strong_students import FINETUNED, TRAININGS
 from weak_to_strong_summary import CLEANED, PLAIN
 
 from probekit.cleaning.audit import make_draw
@@ -58,7 +58,7 @@ def cells(results: Sequence[Path]) -> set[tuple[str, str, int, str]]:
     """Pair, task, seed and kind of students where labels as they are and cleaned ones have some."""
     found: dict[tuple[str, str, int, str], set[str]] = {}
     for line in (line for path in results for line in read_lines(path)):
-        kind = FINETUNED if line["student"] == FINETUNED else "linear"
+        kind = FINETUNED if line["student"] in TRAININGS else "linear"
         found.setdefault((line["pair"], line["task"], line["seed"], kind), set()).add(line["arm"])
     return {cell for cell, arms in found.items() if {PLAIN, *CLEANED} <= arms}
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from weak_to_strong_arms import Cell
@@ -20,10 +20,11 @@ from probekit.probes import LogisticProbe
 from probekit.verdicts import Verdicts
 
 __all__ = [
-    "EPOCHS",
     "FINETUNED",
+    "GENTLE",
     "LINEAR",
     "LOSSES",
+    "TRAININGS",
     "answers",
     "finetuned_student",
     "fit_linear",
@@ -36,13 +37,26 @@ Array = np.ndarray[Any, Any]
 # One chosen out of fold on the labels that it trains on, as a careful user does; one that memorises
 # wrong labels, as a network does: its penalty.
 LINEAR = {"regularised": "auto", "memorising": 1e-5}
-FINETUNED = "finetuned"
+FINETUNED, GENTLE = "finetuned", "gentle"
 # Losses of further arms, on plain weak labels.
 LOSSES = {"log-confidence": "logconf", "entropy": "entropy", "window": "window_midweak"}
-# Nearly 200 steps in all on 500 rows, at a constant rate: enough to learn single wrong labels. At
-# 5e-5 and without a warm-up MPNet fell to chance for an epoch in three of five trainings.
-EPOCHS, RATE, BATCH, WARMUP = 6, 3e-5, 16, 0.1
-RATES = {"minilm": 1e-4}  # of models that need another
+
+
+class Training(NamedTuple):
+    """How long all weights are trained, and what becomes of the learning rate."""
+
+    epochs: int
+    schedule: str
+
+
+# Nearly 200 steps in all on 500 rows, at a constant rate: enough to learn single wrong labels. Or
+# half as many with a rate that falls to 0, as most people finetune.
+TRAININGS = {FINETUNED: Training(6, "constant_with_warmup"), GENTLE: Training(3, "linear")}
+# At 5e-5 and without a warm-up MPNet fell to chance for an epoch in three of five trainings.
+RATE, BATCH, WARMUP = 3e-5, 16, 0.1
+# Of models that need another; those with adapters (LoRA), which fit where all weights do not.
+RATES = {"minilm": 1e-4, "smollm2": 2e-4, "qwen": 2e-4}
+ADAPTED = ("smollm2", "qwen")
 LONGEST = 96  # tokens
 
 
@@ -84,10 +98,11 @@ def finetuned_student(
     cell: Cell,
     labels: WeakLabels | Verdicts,
     loss: str,
+    training: Training,
     models: Path | None,
     folder: Path,
 ) -> dict[str, Any]:
-    """Finetune all weights at a constant rate; the answers on the test rows after every epoch.
+    """Finetune all weights, or adapters; the answers on the test rows after every epoch.
 
     A killed training resumes in ``folder``, which is removed at the end.
     """
@@ -101,12 +116,13 @@ def finetuned_student(
     config = FinetuneConfig(
         model=f"{model}@layers={blocks}" if blocks else model,
         loss=loss,
-        epochs=EPOCHS,
-        evals=EPOCHS,
+        epochs=training.epochs,
+        evals=training.epochs,
         batch_size=BATCH,
         lr=RATES.get(name, RATE),
-        lr_schedule="constant_with_warmup",
+        lr_schedule=training.schedule,
         warmup=WARMUP,
+        lora=name in ADAPTED,
         max_length=LONGEST,
         save="none",
         seed=cell.place.seed,
