@@ -109,11 +109,9 @@ def main() -> None:
         if arm not in known:
             parser.error(f"{arm}: arms are {'; '.join(known)}")
     alarms = [] if options.summary else run(options)
-    from weak_to_strong_curves import finetuned_tables
-    from weak_to_strong_summary import linear_tables
+    from weak_to_strong_tables import summary
 
-    tables = finetuned_tables if options.students in TRAININGS else linear_tables
-    print(tables(read_results(options.output)))
+    print(summary(read_results(options.output)))
     end(alarms)
 
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _harness import RESULTS, read_lines, table
-from weak_to_strong_curves import STOP, readings
-from weak_to_strong_students import FINETUNED
+from weak_to_strong_curves import STOP, at_stop, last, of_epoch
+from weak_to_strong_students import FINETUNED, GENTLE, TRAININGS
 from weak_to_strong_summary import CLEANED, PLAIN, SUPERVISOR
 
-from probekit.cleaning.student import AGREE, NEEDED, Needed, Student, best_for
+from probekit.cleaning.student import AGREE, NEEDED, Length, Needed, Student, best_for
 
 __all__ = [
     "HEADER",
@@ -39,26 +39,26 @@ class Kind(NamedTuple):
     """A student of the grid, and where it is read."""
 
     student: str
-    advised_as: Student
+    advised_as: Student | Length
     relabel: str
     """Arm of the relabel that suits it; a memorising one gets one class a row."""
     chosen_on: str | None
-    """Strong model of the cells from which probekit's constants are; None: of other students."""
+    """Strong model of the cells from which probekit's constants are; None: of no cells."""
     at: Callable[[Line], Line] = dict
 
     @property
     def students(self) -> str:
         """What audits call its cells."""
-        return FINETUNED if self.student == FINETUNED else "linear"
+        return FINETUNED if self.student in TRAININGS else "linear"
 
 
 KINDS = {
     "regularised": Kind("regularised", "linear", "relabel, soft", "mpnet"),
     "memorising": Kind("memorising", "memorising", "relabel, hard", "mpnet"),
-} | {
-    f"{FINETUNED}, {name}": Kind(FINETUNED, "finetune", "relabel, soft", None, at)
-    for name, at in readings().items()
-    if name in (STOP, "epoch 2", "epoch 6")
+    f"{FINETUNED}, epoch 2": Kind(FINETUNED, "finetune", "relabel, soft", None, of_epoch(2)),
+    f"{FINETUNED}, epoch 6": Kind(FINETUNED, "long", "relabel, soft", "minilm", of_epoch(6)),
+    f"{FINETUNED}, {STOP}": Kind(FINETUNED, "long", "relabel, soft", "minilm", at_stop),
+    GENTLE: Kind(GENTLE, "brief", "relabel, soft", "minilm", last),
 }
 # What may be done; an audit has the share of wrong labels after each.
 ACTIONS = ("leave", "filter", "relabel")

@@ -10,15 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from _harness import RESULTS, read_lines, table
-from weak_to_strong_students import FINETUNED, LOSSES
+from _harness import RESULTS, read_lines
+from weak_to_strong_students import FINETUNED, GENTLE, LOSSES
 from weak_to_strong_summary import (
     ARMS,
     CEILING,
     CLEANED,
     DOCS,
     GOALS_HEADER,
-    NOTHING,
     PLAIN,
     SUPERVISOR,
     TAUGHT,
@@ -33,8 +32,8 @@ __all__ = [
     "at_stop",
     "draw",
     "finetuned_rows",
-    "finetuned_tables",
     "goal_rows",
+    "last",
     "of_epoch",
     "readings",
 ]
@@ -52,6 +51,11 @@ def of_epoch(epoch: int) -> Callable[[Line], Line]:
 def at_stop(line: Line) -> Line:
     """Read a finetuned student where it agreed best with held-out weak labels."""
     return line["epochs"][line["stop"] - 1] if "epochs" in line else line
+
+
+def last(line: Line) -> Line:
+    """Read a finetuned student at the end of its training."""
+    return line["epochs"][-1] if "epochs" in line else line
 
 
 def readings() -> dict[str, Callable[[Line], Line]]:
@@ -90,14 +94,9 @@ def goal_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     for name, at in readings().items():
         cells = goals(lines, FINETUNED, at).cells()
         rows.append([f"{FINETUNED}, {name}", *cells[1:]])
+    if groups(lines, GENTLE):
+        rows.append(goals(lines, GENTLE, last).cells())
     return GOALS_HEADER, rows
-
-
-def finetuned_tables(lines: Sequence[Line]) -> str:
-    """All tables of finetuned students as text."""
-    if not groups(lines, FINETUNED):
-        return NOTHING
-    return "\n\n".join(table(*rows) for rows in (finetuned_rows(lines), goal_rows(lines)))
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _harness import RESULTS, read_lines, table
+from _harness import RESULTS, read_lines
 
 from probekit.metrics import pgr
 
@@ -17,7 +17,6 @@ __all__ = [
     "ADVICE_HEADER",
     "GAP",
     "GOALS_HEADER",
-    "NOTHING",
     "STUDENTS",
     "Goals",
     "Group",
@@ -28,8 +27,8 @@ __all__ = [
     "goals",
     "groups",
     "linear_rows",
-    "linear_tables",
     "of_seeds",
+    "paired",
     "taught_rows",
 ]
 
@@ -46,7 +45,6 @@ CLEANED = ("filter", "relabel, soft", "relabel, hard")
 ARMS = ("random drop", *CLEANED)
 TAUGHT = ("plain, 50 true", "filter, 50 true", "relabel, 50 true")
 STUDENTS = ("regularised", "memorising")
-NOTHING = "No cell has a plain, a filtered, both relabelled and a ceiling's student yet."
 # What to do -> its arm, and who says so.
 ACTION_ARMS = {"leave": PLAIN, "filter": "filter", "relabel": "relabel, soft"}
 ADVISED = ("diagnose", "audit 20", "audit 40")
@@ -78,6 +76,14 @@ class Gain:
         return f"{self.points:+.1f} ± {Z * self.error:.1f}"
 
 
+def paired(first: Array, second: Array) -> Gain:
+    """Points between right answers (seeds, test rows) of two students of the same seeds."""
+    more = 100 * (first - second)
+    of_rows = more.mean(axis=0).var(ddof=1) / more.shape[1]
+    of_seeds = more.mean(axis=1).var(ddof=1) / len(more) if len(more) > 1 else 0.0
+    return Gain(float(more.mean()), float(np.sqrt(of_rows + of_seeds)))
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """Lines of one pair, task and student: seed -> arm -> line."""
@@ -107,10 +113,7 @@ class Group:
 
     def gain(self, arm: str | Sequence[str], at: Callable[[Line], Line] = dict) -> Gain:
         """Points over the same student of plain weak labels, of an arm, or of one for each seed."""
-        more = 100 * (self.right(arm, at) - self.right(PLAIN, at))
-        of_rows = more.mean(axis=0).var(ddof=1) / more.shape[1]
-        of_seeds = more.mean(axis=1).var(ddof=1) / len(more) if len(more) > 1 else 0.0
-        return Gain(float(more.mean()), float(np.sqrt(of_rows + of_seeds)))
+        return paired(self.right(arm, at), self.right(PLAIN, at))
 
     def labels(self, arm: str) -> float:
         """Percent of the labels trained on that are right."""
@@ -274,23 +277,6 @@ def _action(arms: Mapping[str, Line], policy: str) -> str:
 
 def of_seeds(group: Group) -> str:
     return f"{len(group.seeds)} seed{'s' if len(group.seeds) > 1 else ''}"
-
-
-def linear_tables(lines: Sequence[Line]) -> str:
-    """All tables of linear students as text."""
-    parts = []
-    shown = [student for student in STUDENTS if groups(lines, student)]
-    for student in shown:
-        header, rows = linear_rows(lines, student)
-        parts += [f"{student} linear student", table(header, rows)]
-    if not shown:
-        return NOTHING
-    parts.append(table(GOALS_HEADER, [goals(lines, student).cells() for student in shown]))
-    parts.append(table(*taught_rows(lines)))
-    for student in shown:
-        parts.append(f"following advice, {student} student")
-        parts.append(table(ADVICE_HEADER, advice_rows(lines, student)))
-    return "\n\n".join(parts)
 
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -32,7 +32,7 @@ from probekit.cli.options import (
     typed_again,
 )
 from probekit.cli.outputs import claim
-from probekit.cli.student import StudentOptions
+from probekit.cli.student import StudentOptions, learner_of
 from probekit.errors import UsageError
 from probekit.safe import printable
 
@@ -118,9 +118,10 @@ def command(**options: Unpack[AuditOptions]) -> None:
         _run(file, store, draw, options)
         probe = default_probe(store)
     finding = draw.conclude(file.answers)
-    advised = None if options["student"] is None else after_audit(options["student"], finding)
+    learner = learner_of(options)
+    advised = None if learner is None else after_audit(learner, finding)
     result = {**finite(asdict(finding)), "output": str(output)}
-    result["student"] = None if advised is None else asdict(advised)
+    result["student"] = None if advised is None else advised.record
     text = _text(finding, advised, draw, file, probe, options)
     emit(result, text, as_json=options["as_json"])
 

@@ -457,6 +457,7 @@ CLEANING = (
     Rule(("trusted_column",), _needs("trusted"), "without --trusted"),
     Rule(("rows",), _needs("write_data"), "without --write-data"),
 )
+TRAINED = Rule(("epochs", "lr"), lambda o: o["student"] == "finetune", "without --student finetune")
 CLASSES = ("classify", "reward")
 RUN_ONLY = (
     *("probes", "actions", "action_options", "layer", "linear_students", "random_drops"),
@@ -466,11 +467,13 @@ RUN_ONLY = (
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_modules")
 
 RULES: dict[str, tuple[Rule, ...]] = {
+    **dict.fromkeys(("diagnose", "audit", "clean"), (TRAINED,)),
     "filter": (
         *CLEANING,
+        TRAINED,
         Rule(("over_all",), lambda o: o["threshold"] is None, "with --threshold"),
     ),
-    "relabel": CLEANING,
+    "relabel": (*CLEANING, TRAINED),
     "finetune": (
         Rule(
             ("loss", "loss_options", "validation_share", "early_stop", "patience", "curves"),

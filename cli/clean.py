@@ -123,6 +123,8 @@ def command(**options: Unpack[CleanOptions]) -> None:
                 output=output,
                 action=options["action"],
                 student=options["student"],
+                epochs=options["epochs"],
+                lr=options["lr"],
                 contamination=options["contamination"],
                 annotators=options["annotators"],
                 trusted=options["trusted"],

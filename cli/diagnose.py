@@ -18,7 +18,7 @@ from probekit.cli.options import (
     options_of,
     typed_again,
 )
-from probekit.cli.student import StudentOptions
+from probekit.cli.student import StudentOptions, learner_of
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
@@ -80,10 +80,10 @@ def command(**options: Unpack[DiagnoseOptions]) -> None:
             only_labelled=options["only_labelled"],
         )
     advised = None
-    if options["student"] is not None:
-        advised = after_diagnosis(options["student"], diagnosis.advice)
+    if (learner := learner_of(options)) is not None:
+        advised = after_diagnosis(learner, diagnosis.advice)
     text = _text(diagnosis, str(options["acts"]), advised)
-    result = asdict(diagnosis) | {"student": None if advised is None else asdict(advised)}
+    result = asdict(diagnosis) | {"student": None if advised is None else advised.record}
     emit(finite(result), text, as_json=options["as_json"])
 
 

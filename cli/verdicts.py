@@ -37,7 +37,7 @@ from probekit.cli.options import (
     typed_again,
 )
 from probekit.cli.outputs import check_suffix, claim
-from probekit.cli.student import StudentOptions
+from probekit.cli.student import STUDENT, StudentOptions, learner_of
 from probekit.errors import DataError, UsageError
 from probekit.probes.registry import REGISTRY
 from probekit.safe import plain_command
@@ -61,8 +61,8 @@ LONG_SECONDS = 600  # of a search for neighbours that is announced
 
 # Options that do not change the verdicts themselves.
 BESIDE = (
-    *("overwrite", "truth", "truth_column", "student", "write_data", "save_probe", "rows"),
-    *ENGINE,
+    *("overwrite", "truth", "truth_column", "write_data", "save_probe", "rows"),
+    *(*STUDENT, *ENGINE),
 )
 # Probes that search neighbours.
 NEIGHBORS = tuple(name for name, spec in REGISTRY.items() if spec.neighbors)
@@ -263,7 +263,7 @@ def clean(act: Callable[..., Verdicts], options: CleaningOptions, **settings: An
             labels,
             audit=audit,
             needed=options["audit"] is not None,
-            student=options["student"],
+            learner=learner_of(options),
             seed=options["seed"],
             only_labelled=options["only_labelled"],
         )

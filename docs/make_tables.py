@@ -24,12 +24,13 @@ import cluster  # noqa: E402
 import label_relabels  # noqa: E402
 import label_summary  # noqa: E402
 import million  # noqa: E402
+import paper_finetuned  # noqa: E402
 import paper_summary  # noqa: E402
 import regularisation  # noqa: E402
-import weak_to_strong_advice as grid_advice  # noqa: E402
-import weak_to_strong_curves as curves  # noqa: E402
+import weak_to_strong_lengths as lengths  # noqa: E402
 import weak_to_strong_sizes as sizes  # noqa: E402
-import weak_to_strong_summary as grid  # noqa: E402
+import weak_to_strong_summary as linear_cells  # noqa: E402
+import weak_to_strong_tables as tables  # noqa: E402
 from _harness import RESULTS, read_lines, seconds  # noqa: E402
 from label_states import MULTICLASS  # noqa: E402
 from run_all import APART, SCRIPTS, newest_claims, readme_table  # noqa: E402
@@ -62,6 +63,7 @@ IN_SHORT = {
     "TopoFilter (paper) of 10,000 × 512": ("TopoFilter, 10,000 × 512, beside dense", True),
     "256 random rows": ("256 random rows of a store, beside chunked HDF5", True),
 }
+LINEAR, FINETUNED, AUDITS = (f"weak_to_strong{of}" for of in ("", "_finetuned", "_audits"))
 STRONG = {"minilm": "all-MiniLM", "mpnet": "MPNet", "smollm2": "SmolLM2"}
 
 
@@ -284,64 +286,9 @@ def _trusted(lines: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, float]]
     ), gains
 
 
-def weak_to_strong() -> str:
-    """Linear students of weak labels, cleaned ones and the truth, and the goals."""
-    lines = rows_of("weak_to_strong")
-    parts = []
-    for student in grid.STUDENTS:
-        header, rows = grid.linear_rows(lines, student)
-        parts.append(f"A {student} student:\n\n{markdown(header, rows)}")
-    goals = [grid.goals(lines, student).cells() for student in grid.STUDENTS]
-    parts.append(f"Pairs with a gap:\n\n{markdown(grid.GOALS_HEADER, goals)}")
-    cells = {(line["pair"], line["task"], line["seed"]) for line in lines}
-    parts.append(f"Finished so far: {len(cells)} cells (pair of models, task, seed).")
-    return "\n\n".join(parts)
-
-
-def weak_to_strong_advice() -> str:
-    """What following the advice is worth to students."""
-    lines = rows_of("weak_to_strong")
-    rows = [
-        [f"{student}: {policy}", *cells]
-        for student in grid.STUDENTS
-        for policy, *cells in grid.advice_rows(lines, student)
-    ]
-    return markdown(["student: advice", *grid.ADVICE_HEADER[1:]], rows)
-
-
-def weak_to_strong_student() -> str:
-    """What following the advice for a known linear student is worth, and where it is from."""
-    lines, audits = rows_of("weak_to_strong"), rows_of("weak_to_strong_audits")
-    header = [*grid_advice.HEADER, *grid_advice.LEFT_OUT]
-    chosen_on = grid_advice.KINDS["regularised"].chosen_on
-    cells = [a for a in audits if a["students"] == "linear"]
-    seen = [a for a in cells if a["pair"].partition(":")[2] == chosen_on]
-    parts = [markdown(header, grid_advice.student_rows(lines, audits)), told(seen)]
-    unseen = grid_advice.unseen_rows(lines, audits)
-    if unseen:
-        parts += ["Strong models from which no constant is:", markdown(grid_advice.HEADER, unseen)]
-        parts.append(told([a for a in cells if a not in seen]))
-    return "\n\n".join(parts)
-
-
-def weak_to_strong_finetuned() -> str:
-    """Finetuned students after some epochs, and the goals."""
-    lines = rows_of("weak_to_strong_finetuned")
-    tables = (curves.finetuned_rows(lines), curves.goal_rows(lines))
-    return "\n\n".join(markdown(header, rows) for header, rows in tables)
-
-
-def weak_to_strong_finetuned_advice() -> str:
-    """What following the advice is worth to finetuned students."""
-    lines, audits = rows_of("weak_to_strong_finetuned"), rows_of("weak_to_strong_audits")
-    rows = markdown(grid_advice.HEADER, grid_advice.unseen_rows([], audits, lines))
-    return f"{rows}\n\n{told([a for a in audits if a['students'] == curves.FINETUNED])}"
-
-
-def told(audits: Sequence[dict[str, Any]]) -> str:
-    """One sentence on the cells of a table of advice."""
-    tasks = sorted({a["task"] for a in audits})
-    return f"{len(audits)} cells of {', '.join(tasks)}; twenty draws of each audit."
+def grid(make: Callable[..., str], *names: str) -> Callable[[], str]:
+    """Tables of the weak-to-strong grid, made of the lines of these results."""
+    return lambda: make(*map(rows_of, names), markdown)
 
 
 def store() -> str:
@@ -570,8 +517,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "label-decoder": label_decoder,
     "label-errors": label_errors,
     "label-shrunk": label_shrunk,
+    "paper-chess": of_lines(paper_finetuned.chess_rows, "paper_finetuned"),
     "paper-chain": of_lines(paper_summary.chain_rows, "paper"),
+    "paper-lm-first": of_lines(paper_finetuned.language_rows, "paper_finetuned"),
     "paper-rounds": of_lines(paper_summary.round_rows, "paper"),
+    "paper-saliency": of_lines(paper_finetuned.saliency_rows, "paper_finetuned"),
     "paper-size": of_lines(paper_summary.size_rows, "paper"),
     "relabels": relabels,
     "speed": speed,
@@ -580,13 +530,14 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "strengths": strengths,
     "trust": trust,
     "trust-classes": trust_classes,
-    "weak-to-strong": weak_to_strong,
-    "weak-to-strong-advice": weak_to_strong_advice,
-    "weak-to-strong-finetuned": weak_to_strong_finetuned,
-    "weak-to-strong-finetuned-advice": weak_to_strong_finetuned_advice,
-    "weak-to-strong-sizes": of_lines(sizes.confidence_rows, "weak_to_strong_finetuned"),
-    "weak-to-strong-student": weak_to_strong_student,
-    "weak-to-strong-taught": of_lines(grid.taught_rows, "weak_to_strong"),
+    "weak-to-strong": grid(tables.linear, LINEAR),
+    "weak-to-strong-advice": grid(tables.followed, LINEAR),
+    "weak-to-strong-finetuned": grid(tables.finetuned, FINETUNED),
+    "weak-to-strong-finetuned-advice": grid(tables.finetuned_advised, FINETUNED, AUDITS),
+    "weak-to-strong-lengths": of_lines(lengths.length_rows, FINETUNED),
+    "weak-to-strong-sizes": of_lines(sizes.confidence_rows, FINETUNED),
+    "weak-to-strong-student": grid(tables.known, LINEAR, AUDITS),
+    "weak-to-strong-taught": of_lines(linear_cells.taught_rows, LINEAR),
 }
 
 

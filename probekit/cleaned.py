@@ -26,7 +26,7 @@ from probekit.cleaning.predict import score_rows
 from probekit.cleaning.review import plain_text
 from probekit.cleaning.saved import check_new_folder, save_fitted
 from probekit.cleaning.source_rows import texts_of
-from probekit.cleaning.student import Student, after_diagnosis, called
+from probekit.cleaning.student import Learner, Student, after_diagnosis, learner
 from probekit.columns import Columns, guess_columns
 from probekit.data import Rows
 from probekit.errors import DataError, ProbekitError, UsageError
@@ -87,7 +87,7 @@ class CleanResult:
     notes: tuple[str, ...] = ()
     """What was left out or read in an unusual way."""
     diagnosis: Diagnosis | None = None
-    student: Student | None = None
+    learner: Learner | None = None
     """What was said to train on the labels."""
     commands: tuple[str, ...] = ()
     """Commands that do the same; empty for data that no command can read."""
@@ -211,6 +211,8 @@ def clean(
     output: str | Path | None = None,
     action: Action = "auto",
     student: Student | None = None,
+    epochs: float | None = None,
+    lr: float | None = None,
     contamination: float | None = None,
     annotators: Method | None = None,
     trusted: Trusted | None = None,
@@ -240,6 +242,8 @@ def clean(
         ``auto``: what :func:`probekit.diagnose` advises.
     student : {"linear", "memorising", "finetune"}, default=None
         What will train on the labels, which changes the advice; None: unknown.
+    epochs, lr : float, default=None
+        Of a finetuned student: its passes over the rows and its peak learning rate; None: unknown.
     contamination : float, default=None
         Share that a filter drops of each weak class, in (0, 1); None: 0.2, and with trusted labels
         more where they make more labels likelier wrong than right, up to half.
@@ -278,6 +282,7 @@ def clean(
     """
     if action not in ACTIONS:
         raise UsageError(f"action is one of {', '.join(ACTIONS)}, got {action!r}.")
+    known = learner(student, epochs, lr)
     # Before the states are read, which may take hours.
     check_amount(contamination, None, per_class=True)
     if save_probe is not None:
@@ -306,7 +311,7 @@ def clean(
             progress=progress,
         )
         with store:
-            chosen, hard, why, diagnosis = _choose(action, student, store, labels, seed=seed)
+            chosen, hard, why, diagnosis = _choose(action, known, store, labels, seed=seed)
             report(f"{chosen}: {why}")
             scored = score_rows(store, labels, seed=seed, trusted=trusted)
             if save_probe is not None:
@@ -326,7 +331,7 @@ def clean(
             given=data,
             notes=(*notes, *verdicts.provenance.get("notes", ())),
             diagnosis=diagnosis,
-            student=student,
+            learner=known,
         )
         if evidence is None:
             return result
@@ -448,7 +453,7 @@ def _layers(model: str, *, trust_remote_code: bool) -> tuple[int, ...]:
 
 def _choose(
     action: Action,
-    student: Student | None,
+    learner: Learner | None,
     store: ActivationStore,
     labels: WeakLabels,
     *,
@@ -460,9 +465,9 @@ def _choose(
     line = advice.relabel if advice.action == "relabel" else advice.filter
     best, hard = str(advice.action), False
     why = line.removeprefix("do it: ").removeprefix("leave the labels alone: ")
-    if student is not None:
-        known = after_diagnosis(student, advice)
-        best, hard, why = known.action, known.hard, f"for a {called(student)} student: {known.why}."
+    if learner is not None:
+        known = after_diagnosis(learner, advice)
+        best, hard, why = known.action, known.hard, f"for a {learner.name}: {known.why}."
     if action == "auto":
         return best, hard, why, diagnosis
     against = "" if action == best else f"; the advice is {best}: {why}"
@@ -593,7 +598,7 @@ def _commands(
         labels += ["--annotators", votes["method"]]
     rows = ["--rows", source, *text]
     true = ["--trusted", str(trusted)] if isinstance(trusted, str | Path) else []
-    student = [] if result.student is None else ["--student", result.student]
+    student = [] if result.learner is None else result.learner.options
     layers = ",".join(map(str, result.layers))
     lines = [
         ["extract", source, "-m", result.model, "--layers", layers, *text, *ids, "-o", store],

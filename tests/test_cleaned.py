@@ -17,7 +17,7 @@ from datasets import Dataset
 
 import probekit
 from probekit import cleaned
-from probekit.cleaning.student import StudentAdvice
+from probekit.cleaning.student import Learner, StudentAdvice
 from probekit.cli.main import cli
 from probekit.columns import AmbiguousColumnError
 from probekit.errors import UsageError
@@ -116,7 +116,9 @@ def test_a_student_may_be_given_one_class_a_row(
 ) -> None:
     """What the advice for a student names is done, and the plain commands do the same."""
     monkeypatch.setattr(
-        cleaned, "after_diagnosis", lambda *_: StudentAdvice("memorising", "relabel", True, "so")
+        cleaned,
+        "after_diagnosis",
+        lambda *_: StudentAdvice(Learner("memorising"), "relabel", True, "so"),
     )
     result = invoke("clean", odd_csv, "-m", model, "--student", "memorising")
     assert result.exit_code == 0, result.output

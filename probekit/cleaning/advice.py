@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from probekit.activations.store import ActivationStore
     from probekit.cleaning.audit import Finding
-    from probekit.cleaning.student import Student
+    from probekit.cleaning.student import Learner
     from probekit.probes.ridge import RidgeStates
 
 __all__ = [
@@ -349,7 +349,7 @@ def advice_on(
     *,
     audit: Path,
     needed: bool = False,
-    student: Student | None = None,
+    learner: Learner | None = None,
     seed: int = 0,
     only_labelled: bool = False,
 ) -> dict[str, Any] | None:
@@ -364,7 +364,7 @@ def advice_on(
         File with the answers of an audit.
     needed
         Whether an audit of another store's rows is an error; if not, it is ignored.
-    student
+    learner
         What will train on the labels; None: the action that leaves the fewest of them wrong.
     """
     from probekit.cleaning.student import after_audit, after_diagnosis
@@ -379,7 +379,7 @@ def advice_on(
         if finding is not None and finding.action is not None:
             best: str = finding.action
             why = f"{best} is right with probability {finding.probability:.2f}"
-            if student is not None and (own := after_audit(student, finding)) is not None:
+            if learner is not None and (own := after_audit(learner, finding)) is not None:
                 best, why = own.action, own.line.removesuffix(".")
             warning = None
             if best != action:
@@ -394,8 +394,8 @@ def advice_on(
         advice = advise(store, labels, seed=seed, only_labelled=only_labelled)
     except (DataError, LabelsError):
         return None
-    if student is not None:
-        advised = after_diagnosis(student, advice)
+    if learner is not None:
+        advised = after_diagnosis(learner, advice)
         other = advised.action != action
         warning = f"{action} is not advised here. {advised.line}" if other else None
         return {"action": advised.action, "by": "diagnose", "warning": warning}

@@ -8,8 +8,9 @@ advised as the latter (docs/methods/advice.md, Which student).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from probekit.errors import UsageError
 
@@ -21,18 +22,89 @@ __all__ = [
     "AGREE",
     "NEEDED",
     "STUDENTS",
+    "Learner",
+    "Length",
     "Needed",
     "Student",
     "StudentAdvice",
     "after_audit",
     "after_diagnosis",
     "best_for",
-    "called",
+    "learner",
     "most_wrong",
 ]
 
 Student = Literal["linear", "memorising", "finetune"]
 STUDENTS: tuple[Student, ...] = get_args(Student)
+# How a finetuned student is trained, if that is known.
+Length = Literal["brief", "long"]
+# The longest training with a falling rate that was measured to forget few of the right labels.
+BRIEF_EPOCHS, BRIEF_LR = 3.0, 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """What will train on the labels and, if it is finetuned, for how long."""
+
+    student: Student
+    epochs: float | None = None
+    """Passes over the rows, with a rate that falls to 0; None: not known."""
+    lr: float | None = None
+    """Peak learning rate; None: a usual one."""
+
+    @property
+    def kind(self) -> Student | Length:
+        """What the rule's constants are of."""
+        if self.student != "finetune":
+            return self.student
+        if (self.epochs or 0) > BRIEF_EPOCHS or (self.lr or 0) > BRIEF_LR:
+            return "long"
+        return "finetune" if self.epochs is None else "brief"
+
+    @property
+    def name(self) -> str:
+        """As a sentence names it."""
+        return {
+            "linear": "linear student",
+            "memorising": "memorising student",
+            "finetune": "finetuned student",
+            "brief": "briefly finetuned student",
+            "long": "student finetuned for long",
+        }[self.kind]
+
+    @property
+    def options(self) -> list[str]:
+        """Words that say the same on the command line."""
+        given = {"--student": self.student, "--epochs": self.epochs, "--lr": self.lr}
+        return [
+            word
+            for flag, value in given.items()
+            if value is not None
+            for word in (flag, value if isinstance(value, str) else f"{value:g}")
+        ]
+
+
+def learner(
+    student: Student | None, epochs: float | None = None, lr: float | None = None
+) -> Learner | None:
+    """Return what trains on the labels; None if it is not known.
+
+    Raises
+    ------
+    UsageError
+        If there is no such student, or epochs or a learning rate are those of none that is
+        finetuned.
+    """
+    if student is not None and student not in STUDENTS:
+        raise UsageError(f"student is one of {', '.join(STUDENTS)}, got {student!r}.")
+    for name, value in (("epochs", epochs), ("lr", lr)):
+        if value is None:
+            continue
+        if student != "finetune":
+            raise UsageError(f"{name} is of a student that is finetuned; add student='finetune'.")
+        if not 0 < value < math.inf:
+            raise UsageError(f"{name} is a number above 0, got {value!r}.")
+    return None if student is None else Learner(student, epochs, lr)
 
 
 class Needed(NamedTuple):
@@ -42,17 +114,24 @@ class Needed(NamedTuple):
     filter: float
 
 
-# None was chosen for finetuned students: those of linear ones were measured on them, too.
 _LINEAR = Needed(0.04, 0.1)
-NEEDED: dict[Student, Needed] = {
+NEEDED: dict[Student | Length, Needed] = {
     "linear": _LINEAR,
     "memorising": Needed(0.0, 0.1),
     "finetune": _LINEAR,
+    "brief": _LINEAR,
+    "long": _LINEAR,
 }
 # Above this part of what guessing gets wrong, labels hold too little to learn from.
 HOPELESS = 0.7
 # Without true labels: agreement of probe and labels above which cleaning changes too little.
-AGREE: dict[Student, float] = {"linear": 0.88, "memorising": 1.0, "finetune": 0.88}
+AGREE: dict[Student | Length, float] = {
+    "linear": 0.88,
+    "memorising": 1.0,
+    "finetune": 0.88,
+    "brief": 0.88,
+    "long": 0.88,
+}
 # Students to whom one class a row is worth more than probabilities.
 HARD: tuple[Student, ...] = ("memorising",)
 
@@ -61,7 +140,7 @@ HARD: tuple[Student, ...] = ("memorising",)
 class StudentAdvice:
     """What to do about the labels that a student trains on, and why."""
 
-    student: Student
+    learner: Learner
     action: Action
     hard: bool
     """Whether a relabel to one class a row suits this student better than probabilities."""
@@ -73,40 +152,35 @@ class StudentAdvice:
         """One sentence."""
         relabel = "relabel to one class a row (--hard)" if self.hard else "relabel"
         what = {"leave": "leave the labels alone", "filter": "filter", "relabel": relabel}
-        return f"For a {called(self.student)} student: {what[self.action]}; {self.why}."
+        return f"For a {self.learner.name}: {what[self.action]}; {self.why}."
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        said = {"action": self.action, "hard": self.hard, "why": self.why}
+        return asdict(self.learner) | said
 
 
-def called(student: Student) -> str:
-    """Name a student in a sentence."""
-    return "finetuned" if student == "finetune" else student
-
-
-def after_audit(student: Student, finding: Finding) -> StudentAdvice | None:
-    """Advise from the shares of wrong labels that an audit estimates; None without an answer.
-
-    Raises
-    ------
-    UsageError
-        If there is no such student.
-    """
-    _check(student)
+def after_audit(learner: Learner, finding: Finding) -> StudentAdvice | None:
+    """Advise from the shares of wrong labels that an audit estimates; None without an answer."""
     if finding.action is None:
         return None
     wrong, kept, left = (finding.shares[name].value for name in ("leave", "filter", "relabel"))
-    action = best_for(NEEDED[student], wrong, kept, left, len(finding.by_class))
+    action = best_for(NEEDED[learner.kind], wrong, kept, left, len(finding.by_class))
     fewer = f"{_points(wrong - left)} fewer of them are wrong after a relabel"
     if action == "relabel":
-        return StudentAdvice(student, action, student in HARD, fewer)
+        return StudentAdvice(learner, action, learner.student in HARD, fewer)
     filtered = f"{_points(wrong - kept)} fewer after a filter"
     if action == "filter":
-        return StudentAdvice(student, action, False, filtered)
+        return StudentAdvice(learner, action, False, filtered)
     hopeless = most_wrong(len(finding.by_class))
-    why = f"{fewer}, {filtered}; such a student gains from {_points(NEEDED[student].relabel)} and "
-    why += f"{_points(NEEDED[student].filter)} on"
+    needed = NEEDED[learner.kind]
+    why = f"{fewer}, {filtered}; such a student gains from {_points(needed.relabel)} and "
+    why += f"{_points(needed.filter)} on"
     if min(kept, left) >= hopeless:
         why = f"most would be as good as guessed after a relabel ({100 * left:.0f} % wrong) or a "
         why += f"filter ({100 * kept:.0f} %), and nothing can be learned from them"
-    return StudentAdvice(student, "leave", False, why)
+    return StudentAdvice(learner, "leave", False, why)
 
 
 def best_for(needed: Needed, wrong: float, kept: float, left: float, classes: int) -> Action:
@@ -126,27 +200,15 @@ def _points(share: float) -> str:
     return f"{max(100 * share, 0):.0f} points"
 
 
-def after_diagnosis(student: Student, advice: Advice) -> StudentAdvice:
-    """Advise from what :func:`probekit.diagnose` finds, without true labels.
-
-    Raises
-    ------
-    UsageError
-        If there is no such student.
-    """
-    _check(student)
+def after_diagnosis(learner: Learner, advice: Advice) -> StudentAdvice:
+    """Advise from what :func:`probekit.diagnose` finds, without true labels."""
     if advice.action == "leave":
         why = "nothing shows that cleaning corrects more of them than it costs"
-        return StudentAdvice(student, "leave", False, why)
-    changed, least = 1 - advice.signals.agreement, 1 - AGREE[student]
+        return StudentAdvice(learner, "leave", False, why)
+    changed, least = 1 - advice.signals.agreement, 1 - AGREE[learner.kind]
     why = f"the probe disagrees with {100 * changed:.0f} % of them"
     if changed < least:
         why += f", and such a student gains where it does with {100 * least:.0f} % or more"
-        return StudentAdvice(student, "leave", False, why)
-    hard = advice.action == "relabel" and student in HARD
-    return StudentAdvice(student, advice.action, hard, why)
-
-
-def _check(student: str) -> None:
-    if student not in STUDENTS:
-        raise UsageError(f"student is one of {', '.join(STUDENTS)}, got {student!r}.")
+        return StudentAdvice(learner, "leave", False, why)
+    hard = advice.action == "relabel" and learner.student in HARD
+    return StudentAdvice(learner, advice.action, hard, why)

@@ -100,13 +100,22 @@ def finetuned_cell(gains: list[float]) -> tuple[list[dict[str, Any]], dict[str, 
 def test_a_finetuned_student_is_judged_where_it_is_read() -> None:
     lines, audit = finetuned_cell([-3.0, 1.0, 2.0, 3.0, 4.0, 5.0])
     linear, _ = cell("t", 5.0, 0.15, "minilm")  # its supervisor labels other rows, advised so
-    found = unseen_rows(linear, [audit], lines)
-    rows = {row[0]: dict(zip(HEADER, row, strict=True)) for row in found}
+    found = student_rows(linear, [audit], lines)
+    rows = {row[0]: dict(zip([*HEADER, *LEFT_OUT], row, strict=True)) for row in found}
     for read, gain in (("epoch 6", "+5.00"), ("early stop", "-3.00")):
         assert rows[f"finetuned, {read}: audit of 40"]["mean gain"] == gain
     assert rows["finetuned, epoch 6: `diagnose`"]["leave"] == "100 %"
     assert not any(name.startswith("regularised") for name in rows)  # nobody audited its rows
-    assert student_rows(linear, [audit], lines) == []  # no constant is from finetuned students
+    (row,) = (row for row in unseen_rows(linear, [audit], lines) if "audit of 40" in row[0])
+    assert row[0].startswith("finetuned, epoch 2")  # no constant is from a training cut there
+
+
+def test_a_brief_training_has_its_own_rule() -> None:
+    lines, audit = finetuned_cell([-3.0, 1.0, 2.0])
+    gentle = [line | {"student": "gentle"} if "epochs" in line else line for line in lines]
+    names = {row[0].partition(":")[0] for row in student_rows([], [audit], gentle)}
+    assert names == {"gentle"}
+    assert student_rows([], [audit], lines[:3]) == []  # not every arm was trained
 
 
 def test_one_task_leaves_none_to_learn_from() -> None:

@@ -11,12 +11,12 @@ from weak_to_strong_curves import (
     at_stop,
     draw,
     finetuned_rows,
-    finetuned_tables,
     goal_rows,
     of_epoch,
 )
+from weak_to_strong_lengths import length_rows
 from weak_to_strong_sizes import confidence_rows
-from weak_to_strong_summary import NOTHING, linear_tables
+from weak_to_strong_tables import NOTHING, summary
 
 ROWS, EPOCHS = 80, 6
 
@@ -74,11 +74,31 @@ def test_an_arm_is_shown_of_the_seeds_that_have_it(lines: list[dict[str, Any]]) 
     assert by_arm["filter"]["supervisor → strong, task"] == "a → b, t (2 seeds)"
 
 
+def test_long_and_brief_trainings_are_compared_on_the_same_seeds(
+    lines: list[dict[str, Any]],
+) -> None:
+    ends = {"plain": 66, "filter": 60, "relabel, soft": 62, "relabel, hard": 52, "ceiling": 70}
+    brief = [line(arm, [50, 50, end]) | {"student": "gentle"} for arm, end in ends.items()]
+    header, rows = length_rows([*lines, *brief])
+    (row,) = (dict(zip(header, row, strict=True)) for row in rows)
+    assert row["long: plain"] == f"{100 * 44 / ROWS:.1f}"
+    assert row["best cleaned"] == f"{100 * 62 / ROWS:.1f}"
+    assert row["brief: plain"] == f"{100 * 66 / ROWS:.1f}"
+    assert row["brief − long, plain"].startswith(f"{100 * (66 - 44) / ROWS:+.1f} ±")
+    assert row["brief: filter"].startswith(f"{100 * (60 - 66) / ROWS:+.1f} ±")
+    assert row["brief: ceiling"] == f"{100 * 70 / ROWS:.1f}"
+    # A seed that was trained one way only tells nothing.
+    own = [entry | {"seed": 1} for entry in brief]
+    again = [lines[0] | {"seed": 1}, *own]
+    assert length_rows([*lines, *brief, *again])[1] == [rows[0]]
+    assert length_rows([*lines, *again])[1] == []
+
+
 def test_an_unfinished_grid_is_summarised_in_one_sentence(lines: list[dict[str, Any]]) -> None:
     """`--arms plain` alone made the summary end in a traceback."""
-    assert "filter" in finetuned_tables(lines)
-    assert finetuned_tables(lines[:2]) == NOTHING
-    assert linear_tables(lines) == NOTHING  # a finetuned student is no linear one
+    assert "finetuned, epoch 1" in summary(lines)
+    assert "A regularised student" not in summary(lines)  # none of them is a linear one
+    assert summary(lines[:2]) == NOTHING
 
 
 def test_a_confidence_loss_is_compared_by_size(lines: list[dict[str, Any]]) -> None:

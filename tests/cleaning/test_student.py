@@ -9,7 +9,7 @@ import pytest
 from probekit.cleaning.advice import Signals, decide
 from probekit.cleaning.audit import Finding
 from probekit.cleaning.shares import Share
-from probekit.cleaning.student import after_audit, after_diagnosis, called
+from probekit.cleaning.student import Learner, after_audit, after_diagnosis, learner
 from probekit.errors import UsageError
 
 
@@ -31,7 +31,7 @@ def finding(wrong: float, kept: float, left: float, classes: int = 2, **other: A
 
 
 def advised(student: str, *shares: float, classes: int = 2) -> str:
-    said = after_audit(student, finding(*shares, classes=classes))  # type: ignore[arg-type]
+    said = after_audit(Learner(student), finding(*shares, classes=classes))  # type: ignore[arg-type]
     assert said is not None
     return said.action
 
@@ -63,16 +63,16 @@ def test_chance_depends_on_the_number_of_classes() -> None:
 
 def test_a_memorising_student_is_given_one_class_a_row() -> None:
     for student, hard in (("linear", False), ("memorising", True), ("finetune", False)):
-        said = after_audit(student, finding(0.3, 0.2, 0.1))  # type: ignore[arg-type]
+        said = after_audit(Learner(student), finding(0.3, 0.2, 0.1))  # type: ignore[arg-type]
         assert said is not None
         assert said.hard is hard
         assert ("--hard" in said.line) is hard
         assert "20 points fewer" in said.line
-        assert said.line.startswith(f"For a {called(student)} student: relabel")
+        assert said.line.startswith(f"For a {Learner(student).name}: relabel")  # type: ignore[arg-type]
 
 
 def test_without_an_answer_there_is_no_advice() -> None:
-    assert after_audit("linear", finding(0.3, 0.2, 0.1, action=None)) is None
+    assert after_audit(Learner("linear"), finding(0.3, 0.2, 0.1, action=None)) is None
 
 
 def diagnosed(pc: float, agreement: float) -> Any:
@@ -81,23 +81,49 @@ def diagnosed(pc: float, agreement: float) -> Any:
 
 def test_without_true_labels_a_linear_student_needs_disagreement() -> None:
     assert diagnosed(0.8, 0.80).action == diagnosed(0.8, 0.95).action == "relabel"
-    assert after_diagnosis("linear", diagnosed(0.8, 0.80)).action == "relabel"
-    close = after_diagnosis("linear", diagnosed(0.8, 0.95))
+    assert after_diagnosis(Learner("linear"), diagnosed(0.8, 0.80)).action == "relabel"
+    close = after_diagnosis(Learner("linear"), diagnosed(0.8, 0.95))
     assert close.action == "leave"
     assert "disagrees with 5 % of them" in close.why
     assert "12 % or more" in close.why
-    assert after_diagnosis("memorising", diagnosed(0.8, 0.95)).action == "relabel"
+    assert after_diagnosis(Learner("memorising"), diagnosed(0.8, 0.95)).action == "relabel"
     # Where the plain advice is to leave them, no student overrules it.
     for student in ("linear", "memorising"):
-        said = after_diagnosis(student, diagnosed(0.5, 0.80))  # type: ignore[arg-type]
+        said = after_diagnosis(Learner(student), diagnosed(0.5, 0.80))  # type: ignore[arg-type]
         assert said.action == "leave"
         assert not said.hard
 
 
-def test_an_unknown_student_is_refused() -> None:
-    with pytest.raises(
-        UsageError, match="student is one of linear, memorising, finetune, got 'large'"
-    ):
-        after_diagnosis("large", diagnosed(0.8, 0.8))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="got 'large'"):
-        after_audit("large", finding(0.3, 0.2, 0.1))  # type: ignore[arg-type]
+def test_what_cannot_be_a_student_is_refused() -> None:
+    allowed = "student is one of linear, memorising, finetune, got 'large'"
+    with pytest.raises(UsageError, match=allowed):
+        learner("large")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="epochs is of a student that is finetuned"):
+        learner("linear", epochs=3)
+    with pytest.raises(UsageError, match="lr is of a student that is finetuned"):
+        learner(None, lr=1e-5)
+    with pytest.raises(UsageError, match="epochs is a number above 0, got 0"):
+        learner("finetune", epochs=0)
+    assert learner(None) is None
+
+
+@pytest.mark.parametrize(
+    ("epochs", "lr", "kind"),
+    [
+        (None, None, "finetune"),
+        (None, 1e-5, "finetune"),  # how long is not known
+        (3, None, "brief"),
+        (2, 1e-4, "brief"),
+        (4, None, "long"),
+        (3, 2e-4, "long"),
+        (None, 5e-4, "long"),
+    ],
+)
+def test_epochs_and_rate_tell_how_long_a_student_trains(
+    epochs: float | None, lr: float | None, kind: str
+) -> None:
+    known = learner("finetune", epochs, lr)
+    assert known is not None
+    assert known.kind == kind
+    assert known.options[:2] == ["--student", "finetune"]
+    assert ("--epochs" in known.options, "--lr" in known.options) == (bool(epochs), bool(lr))

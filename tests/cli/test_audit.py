@@ -9,7 +9,7 @@ import pytest
 
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.audit import draw_rows
-from probekit.cleaning.student import STUDENTS, after_audit
+from probekit.cleaning.student import STUDENTS, Learner, after_audit
 from probekit.cli import audit as command
 from probekit.cli.audit import class_keys, wrapped
 from probekit.errors import UsageError
@@ -233,7 +233,7 @@ def test_the_student_decides_what_is_suggested(probekit, chain, drawn, true, tmp
     answers = "".join(f"{n},{true[n]}\n" for n in drawn.ids[:40])
     path.write_text("id,true_label\n" + answers, encoding="utf-8")
     finding = drawn.conclude({n: true[n] for n in drawn.ids[:40]})
-    expected = after_audit(student, finding)
+    expected = after_audit(Learner(student), finding)
     result = probekit(*command, "--student", student)
     assert expected.line in result.stdout
     then = shlex.split(result.stdout.split("Next: ")[1].splitlines()[0])

@@ -7,7 +7,7 @@ import pytest
 
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.diagnose import diagnose
-from probekit.cleaning.student import STUDENTS, called
+from probekit.cleaning.student import STUDENTS, Learner
 from probekit.labels import load_labels
 
 
@@ -67,7 +67,7 @@ def test_the_advice_names_the_student(probekit, chain, student):
     command = ("diagnose", chain.acts, "--labels", chain.weak)
     plain, asked = probekit(*command), probekit(*command, "--student", student)
     lines = asked.stdout.splitlines()
-    assert lines[1].startswith(f"For a {called(student)} student: ")
+    assert lines[1].startswith(f"For a {Learner(student).name}: ")
     others = [line.replace(f" --student {student}", "") for line in (lines[0], *lines[2:])]
     assert others == plain.stdout.splitlines()  # nothing else changes, but what to type next
     said = json.loads(probekit(*command, "--student", student, "--json").stdout)["student"]
