@@ -33,11 +33,10 @@ FILE = RESULTS / "paper_finetuned.jsonl"
 FOLDER = Path.home() / ".cache" / "probekit-paper-finetuned"
 SHORT = "--set finetune.batch_size=16 --set finetune.max_length=96"
 ROWS = "--supervisor-rows 300 --student-rows 500 --test-rows 800 --epochs 3"
+SALIENT = f"saliency --task sst2 {ROWS} --weak-lr 1e-4 --strong-lr 3e-5 {SHORT} --seeds 2"
 COMMANDS = {
-    "saliency": (
-        f"saliency --task sst2 --weak minilm@layers=1 --strong mpnet {ROWS} --weak-lr 1e-4 "
-        f"--strong-lr 3e-5 {SHORT} --seeds 2"
-    ),
+    "saliency": f"{SALIENT} --weak minilm@layers=1 --strong mpnet",
+    "saliency-decoder": f"{SALIENT} --weak minilm@layers=1 --strong smollm2",
     "lm-first": (
         f"run --task sst2 --weak minilm@layers=1 --strong smollm2 --lm-first {ROWS} "
         f"--weak-lr 1e-4 --strong-lr 3e-5 {SHORT} --probes ensemble --actions filter "
@@ -107,7 +106,7 @@ def measured(name: str, words: Sequence[str], folder: Path) -> dict[str, Any]:
     return {
         "experiment": name,
         "command": COMMANDS[name],
-        **_KEPT[name](found),
+        **_KEPT[name.removesuffix("-decoder")](found),
         "alarms": found["failures"],
         "seconds": round(sum(seconds.values()), 1),
         "hardware": hardware(),
@@ -153,22 +152,29 @@ _KEPT = {"saliency": _saliency, "lm-first": _language, "chess-chain": _chess}
 
 
 def saliency_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Header, and one row per bar: accuracy at the last layer with its interval, and at the best.
+    """Header, and one row per bar, with the gap closed below them.
 
-    Below them the gap closed, where there is one.
+    For each model the accuracy at the last layer with its interval, and at the chosen one.
     """
-    rows = []
-    for line in (line for line in lines if line["experiment"] == "saliency"):
-        for name, (mean, low, high, chosen) in line["bars"].items():
-            interval = f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            rows.append([name, interval, f"{100 * chosen:.1f}"])
-        closed = ["-", "-"]
-        for place, (value, low, high) in enumerate(line["gap_closed"].values()):
-            if value is not None:
-                bounds = "" if low is None else f" [{low:.2f}, {high:.2f}]"
-                closed[place] = f"{value:.2f}{bounds}"
-        rows.append(["gap closed", *closed])
-    return ["", "last layer", "chosen layer"], rows
+    own = [line for line in lines if line["experiment"].startswith("saliency")]
+    header, found = ["bar"], dict[str, list[str]]()
+    for line in own:
+        words = line["command"].split()
+        model = words[words.index("--strong") + 1]
+        header += [f"{model}: last layer", "chosen layer"]
+        for name, (mean, *ends, chosen) in line["bars"].items():
+            low, high = (f"{100 * end:.1f}" for end in ends)
+            cells = [f"{100 * mean:.1f} [{low}, {high}]", f"{100 * chosen:.1f}"]
+            found.setdefault(name, []).extend(cells)
+        closed = line["gap_closed"].values()
+        found.setdefault("gap closed", []).extend(_closed(*each) for each in closed)
+    return header, [[name, *cells] for name, cells in found.items()]
+
+
+def _closed(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def language_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:

@@ -1,6 +1,6 @@
 """The same labels trained on for long at a constant rate, and briefly with a falling one.
 
-``python benchmarks/weak_to_strong_lengths.py`` prints the table of docs/results.md.
+``python benchmarks/weak_to_strong_lengths.py`` prints the tables of docs/results.md.
 """
 
 from __future__ import annotations
@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 from _harness import RESULTS, read_lines, table
-from weak_to_strong_curves import last
+from weak_to_strong_curves import at_stop, last
 from weak_to_strong_students import FINETUNED, GENTLE
 from weak_to_strong_summary import CEILING, CLEANED, PLAIN, Line, groups, paired
 
-__all__ = ["length_rows"]
+__all__ = ["choice_rows", "length_rows"]
 
 
 def length_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
@@ -49,5 +50,42 @@ def length_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def choice_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Header, and one row per way to train: what it is worth over a long training on plain labels.
+
+    Over all cells (pair, task, seed) that were trained both ways.
+    """
+    long = {(each.pair, each.task): each for each in groups(lines, FINETUNED)}
+    ways: dict[str, list[float]] = {}
+    for brief in groups(lines, GENTLE):
+        other = long.get((brief.pair, brief.task))
+        for seed in brief.seeds if other is not None else ():
+            if seed not in other.seeds:
+                continue
+            base = 100 * last(other.seeds[seed][PLAIN])["acc"]
+            gains = {
+                f"{length}, {arm}": 100 * last(of.seeds[seed][arm])["acc"] - base
+                for length, of in (("long", other), ("brief", brief))
+                for arm in (PLAIN, *CLEANED)
+            }
+            gains["long, plain, early stop"] = 100 * at_stop(other.seeds[seed][PLAIN])["acc"] - base
+            for name, gain in gains.items():
+                ways.setdefault(name, []).append(gain)
+    ways.pop(f"long, {PLAIN}", None)
+    return ["over a long training on plain labels", "cells", *MEASURED], [
+        [name, str(len(own)), *_worth(own)] for name, own in ways.items()
+    ]
+
+
+MEASURED = ("mean gain", "gain > 1 point", "harm > 1 point", "least")
+
+
+def _worth(gains: Sequence[float]) -> list[str]:
+    shares = [100 * np.mean([gain > 1 for gain in gains]), 100 * np.mean([g < -1 for g in gains])]
+    return [f"{np.mean(gains):+.1f}", *(f"{share:.0f} %" for share in shares), f"{min(gains):+.1f}"]
+
+
 if __name__ == "__main__":
-    print(table(*length_rows(read_lines(RESULTS / "weak_to_strong_finetuned.jsonl"))))
+    FOUND = read_lines(RESULTS / "weak_to_strong_finetuned.jsonl")
+    for ROWS in (length_rows, choice_rows):
+        print(table(*ROWS(FOUND)))

@@ -182,7 +182,7 @@ def _text(
         return "\n".join([*lines, f"No answer yet. Fill them in, then: {again} --no-ask"])
     lines += _found(finding, again)
     if advised is not None:
-        lines.append(advised.line)
+        lines.append(advised.line + advised.hint)
     action = finding.action if advised is None else advised.action
     if action != "leave":
         then = _next(action, advised is not None and advised.hard, probe, options["output"])

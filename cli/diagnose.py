@@ -98,7 +98,9 @@ def chosen_layers(store: ActivationStore, asked: str | None) -> tuple[int, ...] 
 
 def _text(diagnosis: Diagnosis, acts: str, advised: StudentAdvice | None) -> str:
     parts = [
-        _first(diagnosis) if advised is None else f"{_first(diagnosis)}\n{advised.line}",
+        _first(diagnosis)
+        if advised is None
+        else f"{_first(diagnosis)}\n{advised.line}{advised.hint}",
         _head(diagnosis, acts),
         _class_table(diagnosis.classes),
         _signals(diagnosis),

@@ -467,7 +467,8 @@ def _choose(
     why = line.removeprefix("do it: ").removeprefix("leave the labels alone: ")
     if learner is not None:
         known = after_diagnosis(learner, advice)
-        best, hard, why = known.action, known.hard, f"for a {learner.name}: {known.why}."
+        best, hard = known.action, known.hard
+        why = f"for a {learner.name}: {known.why}.{known.hint}"
     if action == "auto":
         return best, hard, why, diagnosis
     against = "" if action == best else f"; the advice is {best}: {why}"

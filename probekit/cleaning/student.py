@@ -2,8 +2,9 @@
 
 A student that memorises repeats every wrong label that it is trained on, so it gains from every
 one that is corrected. One with a chosen penalty sees through many of them: a relabel must correct
-more than a few, and a filter must leave out many for the rows that it costs. A finetuned model is
-advised as the latter (docs/methods/advice.md, Which student).
+more than a few, and a filter must leave out many for the rows that it costs. A model that is
+finetuned for long is advised as the latter, and one that is finetuned briefly to be left alone
+(docs/methods/advice.md, Which student).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AGREE",
     "NEEDED",
+    "NEVER",
     "STUDENTS",
     "Learner",
     "Length",
@@ -115,11 +117,12 @@ class Needed(NamedTuple):
 
 
 _LINEAR = Needed(0.04, 0.1)
+NEVER = Needed(math.inf, math.inf)
 NEEDED: dict[Student | Length, Needed] = {
     "linear": _LINEAR,
     "memorising": Needed(0.0, 0.1),
     "finetune": _LINEAR,
-    "brief": _LINEAR,
+    "brief": NEVER,
     "long": _LINEAR,
 }
 # Above this part of what guessing gets wrong, labels hold too little to learn from.
@@ -129,9 +132,16 @@ AGREE: dict[Student | Length, float] = {
     "linear": 0.88,
     "memorising": 1.0,
     "finetune": 0.88,
-    "brief": 0.88,
+    "brief": 0.0,
     "long": 0.88,
 }
+SEES_THROUGH = (
+    "a brief training sees through wrong labels, and cleaning costs it as often as it pays"
+)
+TRAIN_BRIEFLY = (
+    f"A training of at most {BRIEF_EPOCHS:g} epochs with a falling rate on the labels as they are "
+    "gained as much as the best cleaning of a long one, and harmed none that was measured."
+)
 # Students to whom one class a row is worth more than probabilities.
 HARD: tuple[Student, ...] = ("memorising",)
 
@@ -155,6 +165,11 @@ class StudentAdvice:
         return f"For a {self.learner.name}: {what[self.action]}; {self.why}."
 
     @property
+    def hint(self) -> str:
+        """What is worth as much as cleaning; empty if nothing is known to be."""
+        return f" {TRAIN_BRIEFLY}" if self.learner.kind == "long" else ""
+
+    @property
     def record(self) -> dict[str, Any]:
         """As JSON has it."""
         said = {"action": self.action, "hard": self.hard, "why": self.why}
@@ -173,6 +188,8 @@ def after_audit(learner: Learner, finding: Finding) -> StudentAdvice | None:
     filtered = f"{_points(wrong - kept)} fewer after a filter"
     if action == "filter":
         return StudentAdvice(learner, action, False, filtered)
+    if NEEDED[learner.kind] == NEVER:
+        return StudentAdvice(learner, "leave", False, SEES_THROUGH)
     hopeless = most_wrong(len(finding.by_class))
     needed = NEEDED[learner.kind]
     why = f"{fewer}, {filtered}; such a student gains from {_points(needed.relabel)} and "
@@ -205,6 +222,8 @@ def after_diagnosis(learner: Learner, advice: Advice) -> StudentAdvice:
     if advice.action == "leave":
         why = "nothing shows that cleaning corrects more of them than it costs"
         return StudentAdvice(learner, "leave", False, why)
+    if NEEDED[learner.kind] == NEVER:
+        return StudentAdvice(learner, "leave", False, SEES_THROUGH)
     changed, least = 1 - advice.signals.agreement, 1 - AGREE[learner.kind]
     why = f"the probe disagrees with {100 * changed:.0f} % of them"
     if changed < least:

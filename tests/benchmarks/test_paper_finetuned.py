@@ -70,7 +70,11 @@ def test_what_a_command_prints_becomes_a_line(
     assert rows[0] == ["linear probe, weak labels", "80.0 [77.0, 83.0]", "82.0"]
     assert rows[1] == ["finetune", "85.0 [82.0, 88.0]", "85.0"]
     assert rows[2] == ["gap closed", "0.50 [0.10, 0.90]", "-"]
-    assert len(header) == len(rows[0])
+    assert header == ["bar", "mpnet: last layer", "chosen layer"]
+    decoder = line | {"experiment": "saliency-decoder", "command": "--strong smollm2"}
+    header, rows = saliency_rows([line, decoder])
+    assert header[3] == "smollm2: last layer"
+    assert rows[0][1:3] == rows[0][3:]
     assert language_rows([line])[1] == chess_rows([line])[1] == []
 
     failed = SimpleNamespace(returncode=2, stdout="")

@@ -127,3 +127,26 @@ def test_epochs_and_rate_tell_how_long_a_student_trains(
     assert known.kind == kind
     assert known.options[:2] == ["--student", "finetune"]
     assert ("--epochs" in known.options, "--lr" in known.options) == (bool(epochs), bool(lr))
+
+
+def test_a_brief_training_is_given_the_labels_as_they_are() -> None:
+    """Where a long one is told to relabel, and that a brief one would be worth as much."""
+    brief, long = Learner("finetune", 3, 2e-5), Learner("finetune", 6)
+    kept, acted = (after_audit(each, finding(0.28, 0.15, 0.17)) for each in (brief, long))
+    assert kept is not None
+    assert acted is not None
+    assert (kept.action, acted.action) == ("leave", "relabel")
+    assert kept.line.startswith("For a briefly finetuned student: leave the labels alone; ")
+    assert "inf" not in kept.line
+    assert acted.line.startswith("For a student finetuned for long: relabel; 11 points fewer")
+    assert "at most 3 epochs" in acted.hint
+    assert kept.hint == ""
+    blind = [after_diagnosis(each, diagnosed(0.8, 0.80)).action for each in (brief, long)]
+    assert blind == ["leave", "relabel"]
+    assert after_diagnosis(brief, diagnosed(0.8, 0.80)).why == kept.why
+
+
+def test_json_says_what_was_said_of_the_student() -> None:
+    said = after_diagnosis(Learner("finetune", 3, 2e-5), diagnosed(0.8, 0.8)).record
+    assert (said["student"], said["epochs"], said["lr"]) == ("finetune", 3, 2e-5)
+    assert (said["action"], said["hard"]) == ("leave", False)
