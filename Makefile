@@ -79,7 +79,7 @@ bench-grid: $(VENV)/.installed  ## when does cleaning pay? linear, then finetune
 	$(BIN)/python benchmarks/regularisation.py
 	$(BIN)/python benchmarks/weak_to_strong.py $(GRID)
 	$(BIN)/python benchmarks/paper.py $(GRID)
-	$(BIN)/python benchmarks/weak_to_strong.py --students gentle $(GRID)
+	$(BIN)/python benchmarks/weak_to_strong.py --students brief $(GRID)
 	$(BIN)/python benchmarks/weak_to_strong.py --students finetuned $(GRID)
 
 bench-errors: $(VENV)/.bench  ## compare ways to find wrong labels on real tasks (PROBEKIT_DATA; about an hour on 2 cores)

@@ -3,7 +3,7 @@
     python benchmarks/weak_to_strong.py --pairs minilm@1:mpnet --tasks sst2 --seeds 0 --output OWN
     python benchmarks/weak_to_strong.py                        all linear students
     python benchmarks/weak_to_strong.py --students finetuned   a training per arm: many hours
-    python benchmarks/weak_to_strong.py --students gentle      shorter ones, with a falling rate
+    python benchmarks/weak_to_strong.py --students brief      shorter ones, with a falling rate
     python benchmarks/weak_to_strong.py --summary              tables of what is done
 
 A cell is a pair of a supervisor and a strong model, a task and a seed; an arm is what its student

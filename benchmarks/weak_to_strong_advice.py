@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from _harness import RESULTS, read_lines, table
 from weak_to_strong_curves import STOP, at_stop, last, of_epoch
-from weak_to_strong_students import FINETUNED, GENTLE, TRAININGS
+from weak_to_strong_students import BRIEF, FINETUNED, TRAININGS
 from weak_to_strong_summary import CLEANED, PLAIN, SUPERVISOR
 
 from probekit.cleaning.student import AGREE, NEEDED, NEVER, Length, Needed, Student, best_for
@@ -55,10 +55,10 @@ class Kind(NamedTuple):
 KINDS = {
     "regularised": Kind("regularised", "linear", "relabel, soft", "mpnet"),
     "memorising": Kind("memorising", "memorising", "relabel, hard", "mpnet"),
-    f"{FINETUNED}, epoch 2": Kind(FINETUNED, "finetune", "relabel, soft", None, of_epoch(2)),
-    f"{FINETUNED}, epoch 6": Kind(FINETUNED, "long", "relabel, soft", "minilm", of_epoch(6)),
-    f"{FINETUNED}, {STOP}": Kind(FINETUNED, "long", "relabel, soft", "minilm", at_stop),
-    GENTLE: Kind(GENTLE, "brief", "relabel, soft", "minilm", last),
+    "long, epoch 2": Kind(FINETUNED, "finetune", "relabel, soft", None, of_epoch(2)),
+    "long, epoch 6": Kind(FINETUNED, "long", "relabel, soft", "minilm", of_epoch(6)),
+    f"long, {STOP}": Kind(FINETUNED, "long", "relabel, soft", "minilm", at_stop),
+    BRIEF: Kind(BRIEF, "brief", "relabel, soft", "minilm", last),
 }
 # What may be done; an audit has the share of wrong labels after each.
 ACTIONS = ("leave", "filter", "relabel")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from _harness import RESULTS, read_lines
-from weak_to_strong_students import FINETUNED, GENTLE, LOSSES
+from weak_to_strong_students import BRIEF, FINETUNED, LOSSES
 from weak_to_strong_summary import (
     ARMS,
     CEILING,
@@ -93,9 +93,9 @@ def goal_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name, at in readings().items():
         cells = goals(lines, FINETUNED, at).cells()
-        rows.append([f"{FINETUNED}, {name}", *cells[1:]])
-    if groups(lines, GENTLE):
-        rows.append(goals(lines, GENTLE, last).cells())
+        rows.append([f"long, {name}", *cells[1:]])
+    if groups(lines, BRIEF):
+        rows.append(goals(lines, BRIEF, last).cells())
     return GOALS_HEADER, rows
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from _harness import RESULTS, read_lines, table
 from weak_to_strong_curves import at_stop, last
-from weak_to_strong_students import FINETUNED, GENTLE
+from weak_to_strong_students import BRIEF, FINETUNED
 from weak_to_strong_summary import CEILING, CLEANED, PLAIN, Line, groups, paired
 
 __all__ = ["choice_rows", "length_rows"]
@@ -27,7 +27,7 @@ def length_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     header += [f"brief: {arm}" for arm in CLEANED] + ["brief: ceiling"]
     long = {(each.pair, each.task): each for each in groups(lines, FINETUNED)}
     rows = []
-    for brief in groups(lines, GENTLE):
+    for brief in groups(lines, BRIEF):
         if (other := long.get((brief.pair, brief.task))) is None:
             continue
         both = [seed for seed in brief.seeds if seed in other.seeds]
@@ -57,7 +57,7 @@ def choice_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """
     long = {(each.pair, each.task): each for each in groups(lines, FINETUNED)}
     ways: dict[str, list[float]] = {}
-    for brief in groups(lines, GENTLE):
+    for brief in groups(lines, BRIEF):
         other = long.get((brief.pair, brief.task))
         for seed in brief.seeds if other is not None else ():
             if seed not in other.seeds:

@@ -20,8 +20,8 @@ from probekit.probes import LogisticProbe
 from probekit.verdicts import Verdicts
 
 __all__ = [
+    "BRIEF",
     "FINETUNED",
-    "GENTLE",
     "LINEAR",
     "LOSSES",
     "TRAININGS",
@@ -37,7 +37,7 @@ Array = np.ndarray[Any, Any]
 # One chosen out of fold on the labels that it trains on, as a careful user does; one that memorises
 # wrong labels, as a network does: its penalty.
 LINEAR = {"regularised": "auto", "memorising": 1e-5}
-FINETUNED, GENTLE = "finetuned", "gentle"
+FINETUNED, BRIEF = "finetuned", "brief"
 # Losses of further arms, on plain weak labels.
 LOSSES = {"log-confidence": "logconf", "entropy": "entropy", "window": "window_midweak"}
 
@@ -51,7 +51,7 @@ class Training(NamedTuple):
 
 # Nearly 200 steps in all on 500 rows, at a constant rate: enough to learn single wrong labels. Or
 # half as many with a rate that falls to 0, as most people finetune.
-TRAININGS = {FINETUNED: Training(6, "constant_with_warmup"), GENTLE: Training(3, "linear")}
+TRAININGS = {FINETUNED: Training(6, "constant_with_warmup"), BRIEF: Training(3, "linear")}
 # At 5e-5 and without a warm-up MPNet fell to chance for an epoch in three of five trainings.
 RATE, BATCH, WARMUP = 3e-5, 16, 0.1
 # Of models that need another; those with adapters (LoRA), which fit where all weights do not.

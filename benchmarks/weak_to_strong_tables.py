@@ -72,7 +72,7 @@ def finetuned(lines: Sequence[Line], form: Form) -> str:
 def finetuned_advised(lines: Sequence[Line], audits: Sequence[Line], form: Form) -> str:
     """What following the advice for a finetuned student is worth, and where it is from."""
     cells = [a for a in audits if a["students"] == FINETUNED]
-    return _advised([], cells, lines, form, f"{FINETUNED}, epoch 6")
+    return _advised([], cells, lines, form, "long, epoch 6")
 
 
 def _advised(

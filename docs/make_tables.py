@@ -532,6 +532,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "trust-classes": trust_classes,
     "weak-to-strong": grid(tables.linear, LINEAR),
     "weak-to-strong-advice": grid(tables.followed, LINEAR),
+    "weak-to-strong-choices": of_lines(lengths.choice_rows, FINETUNED),
     "weak-to-strong-finetuned": grid(tables.finetuned, FINETUNED),
     "weak-to-strong-finetuned-advice": grid(tables.finetuned_advised, FINETUNED, AUDITS),
     "weak-to-strong-lengths": of_lines(lengths.length_rows, FINETUNED),

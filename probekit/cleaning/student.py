@@ -139,8 +139,8 @@ SEES_THROUGH = (
     "a brief training sees through wrong labels, and cleaning costs it as often as it pays"
 )
 TRAIN_BRIEFLY = (
-    f"A training of at most {BRIEF_EPOCHS:g} epochs with a falling rate on the labels as they are "
-    "gained as much as the best cleaning of a long one, and harmed none that was measured."
+    f"Training for at most {BRIEF_EPOCHS:g} epochs with a falling rate, on the labels as they are, "
+    "was worth as much as the best cleaning of a long training, and never cost a point."
 )
 # Students to whom one class a row is worth more than probabilities.
 HARD: tuple[Student, ...] = ("memorising",)

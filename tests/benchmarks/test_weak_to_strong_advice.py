@@ -103,18 +103,18 @@ def test_a_finetuned_student_is_judged_where_it_is_read() -> None:
     found = student_rows(linear, [audit], lines)
     rows = {row[0]: dict(zip([*HEADER, *LEFT_OUT], row, strict=True)) for row in found}
     for read, gain in (("epoch 6", "+5.00"), ("early stop", "-3.00")):
-        assert rows[f"finetuned, {read}: audit of 40"]["mean gain"] == gain
-    assert rows["finetuned, epoch 6: `diagnose`"]["leave"] == "100 %"
+        assert rows[f"long, {read}: audit of 40"]["mean gain"] == gain
+    assert rows["long, epoch 6: `diagnose`"]["leave"] == "100 %"
     assert not any(name.startswith("regularised") for name in rows)  # nobody audited its rows
     (row,) = (row for row in unseen_rows(linear, [audit], lines) if "audit of 40" in row[0])
-    assert row[0].startswith("finetuned, epoch 2")  # no constant is from a training cut there
+    assert row[0].startswith("long, epoch 2")  # no constant is from a training cut there
 
 
 def test_a_brief_training_has_its_own_rule() -> None:
     lines, audit = finetuned_cell([-3.0, 1.0, 2.0])
-    gentle = [line | {"student": "gentle"} if "epochs" in line else line for line in lines]
-    names = {row[0].partition(":")[0] for row in student_rows([], [audit], gentle)}
-    assert names == {"gentle"}
+    brief = [line | {"student": "brief"} if "epochs" in line else line for line in lines]
+    names = {row[0].partition(":")[0] for row in student_rows([], [audit], brief)}
+    assert names == {"brief"}
     assert student_rows([], [audit], lines[:3]) == []  # not every arm was trained
 
 

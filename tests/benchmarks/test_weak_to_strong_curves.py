@@ -14,7 +14,7 @@ from weak_to_strong_curves import (
     goal_rows,
     of_epoch,
 )
-from weak_to_strong_lengths import length_rows
+from weak_to_strong_lengths import choice_rows, length_rows
 from weak_to_strong_sizes import confidence_rows
 from weak_to_strong_tables import NOTHING, summary
 
@@ -29,7 +29,8 @@ def bits(right: int) -> str:
 def line(arm: str, rights: list[int], stop: int = 1) -> dict[str, Any]:
     place = {"pair": "a:b", "task": "t", "seed": 0, "test_rows": ROWS, "labels": 0.75}
     student = {"student": "finetuned", "arm": arm, "stop": stop}
-    return place | student | {"epochs": [{"right": bits(right)} for right in rights]}
+    epochs = [{"right": bits(right), "acc": right / ROWS} for right in rights]
+    return place | student | {"epochs": epochs}
 
 
 @pytest.fixture
@@ -62,8 +63,8 @@ def test_gains_turn_with_the_length_of_training(lines: list[dict[str, Any]]) -> 
     assert by_arm["relabel, hard"]["early stop"].startswith(f"{100 * (52 - 64) / ROWS:+.1f} ±")
     header, rows = goal_rows(lines)
     above = {row[0]: row[header.index("filter: above / below 0")] for row in rows}
-    assert above["finetuned, epoch 1"] == "0 / 1"
-    assert above["finetuned, epoch 6"] == "1 / 0"
+    assert above["long, epoch 1"] == "0 / 1"
+    assert above["long, epoch 6"] == "1 / 0"
 
 
 def test_an_arm_is_shown_of_the_seeds_that_have_it(lines: list[dict[str, Any]]) -> None:
@@ -78,7 +79,7 @@ def test_long_and_brief_trainings_are_compared_on_the_same_seeds(
     lines: list[dict[str, Any]],
 ) -> None:
     ends = {"plain": 66, "filter": 60, "relabel, soft": 62, "relabel, hard": 52, "ceiling": 70}
-    brief = [line(arm, [50, 50, end]) | {"student": "gentle"} for arm, end in ends.items()]
+    brief = [line(arm, [50, 50, end]) | {"student": "brief"} for arm, end in ends.items()]
     header, rows = length_rows([*lines, *brief])
     (row,) = (dict(zip(header, row, strict=True)) for row in rows)
     assert row["long: plain"] == f"{100 * 44 / ROWS:.1f}"
@@ -87,6 +88,12 @@ def test_long_and_brief_trainings_are_compared_on_the_same_seeds(
     assert row["brief − long, plain"].startswith(f"{100 * (66 - 44) / ROWS:+.1f} ±")
     assert row["brief: filter"].startswith(f"{100 * (60 - 66) / ROWS:+.1f} ±")
     assert row["brief: ceiling"] == f"{100 * 70 / ROWS:.1f}"
+    header, rows_of_ways = choice_rows([*lines, *brief])
+    ways = {row[0]: dict(zip(header, row, strict=True)) for row in rows_of_ways}
+    assert ways["brief, plain"]["mean gain"] == f"{100 * (66 - 44) / ROWS:+.1f}"
+    assert ways["long, filter"]["gain > 1 point"] == "100 %"
+    assert ways["long, plain, early stop"]["mean gain"] == f"{100 * (64 - 44) / ROWS:+.1f}"
+    assert "long, plain" not in ways  # what the others are compared with
     # A seed that was trained one way only tells nothing.
     own = [entry | {"seed": 1} for entry in brief]
     again = [lines[0] | {"seed": 1}, *own]
@@ -96,7 +103,7 @@ def test_long_and_brief_trainings_are_compared_on_the_same_seeds(
 
 def test_an_unfinished_grid_is_summarised_in_one_sentence(lines: list[dict[str, Any]]) -> None:
     """`--arms plain` alone made the summary end in a traceback."""
-    assert "finetuned, epoch 1" in summary(lines)
+    assert "long, epoch 1" in summary(lines)
     assert "A regularised student" not in summary(lines)  # none of them is a linear one
     assert summary(lines[:2]) == NOTHING
 
