@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from weak_to_strong_curves import STOP, at_stop, last, of_epoch
 from weak_to_strong_students import BRIEF, FINETUNED, TRAININGS
 from weak_to_strong_summary import CLEANED, PLAIN, SUPERVISOR
 
-from probekit.cleaning.student import AGREE, NEEDED, NEVER, Length, Needed, Student, best_for
+from probekit.cleaning.student import AGREE, NEEDED, Length, Needed, Student, best_for
 
 __all__ = [
     "HEADER",
@@ -65,10 +66,9 @@ ACTIONS = ("leave", "filter", "relabel")
 SIZES = ("audit 20", "audit 40", "audit 100")
 FEWER = tuple(
     Needed(relabel, filtered)
-    for relabel in (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1)
+    for relabel in (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, inf)
     for filtered in (0.06, 0.08, 0.1, 0.12, 0.15)
 )
-FEWER += (NEVER,)
 AGREED = (1.0, 0.96, 0.92, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8, 0.0)
 POINT = 1.0  # what counts as a gain or a harm
 MOST_HARM = 0.05

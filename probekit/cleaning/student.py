@@ -3,7 +3,7 @@
 A student that memorises repeats every wrong label that it is trained on, so it gains from every
 one that is corrected. One with a chosen penalty sees through many of them: a relabel must correct
 more than a few, and a filter must leave out many for the rows that it costs. A model that is
-finetuned for long is advised as the latter, and one that is finetuned briefly to be left alone
+finetuned for long is advised as the latter; one that is finetuned briefly is never relabelled
 (docs/methods/advice.md, Which student).
 """
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "AGREE",
     "NEEDED",
-    "NEVER",
     "STUDENTS",
     "Learner",
     "Length",
@@ -117,12 +116,11 @@ class Needed(NamedTuple):
 
 
 _LINEAR = Needed(0.04, 0.1)
-NEVER = Needed(math.inf, math.inf)
 NEEDED: dict[Student | Length, Needed] = {
     "linear": _LINEAR,
     "memorising": Needed(0.0, 0.1),
     "finetune": _LINEAR,
-    "brief": NEVER,
+    "brief": Needed(math.inf, 0.1),  # relabels cost one as often as they paid
     "long": _LINEAR,
 }
 # Above this part of what guessing gets wrong, labels hold too little to learn from.
@@ -132,11 +130,11 @@ AGREE: dict[Student | Length, float] = {
     "linear": 0.88,
     "memorising": 1.0,
     "finetune": 0.88,
-    "brief": 0.0,
+    "brief": 0.0,  # only true labels show where a filter pays
     "long": 0.88,
 }
 SEES_THROUGH = (
-    "a brief training sees through wrong labels, and cleaning costs it as often as it pays"
+    "a brief training sees through many wrong labels, and only an audit shows where a filter pays"
 )
 TRAIN_BRIEFLY = (
     f"Training for at most {BRIEF_EPOCHS:g} epochs with a falling rate, on the labels as they are, "
@@ -185,15 +183,16 @@ def after_audit(learner: Learner, finding: Finding) -> StudentAdvice | None:
     fewer = f"{_points(wrong - left)} fewer of them are wrong after a relabel"
     if action == "relabel":
         return StudentAdvice(learner, action, learner.student in HARD, fewer)
-    filtered = f"{_points(wrong - kept)} fewer after a filter"
+    filtered = f"{_points(wrong - kept)} fewer of them are wrong after a filter"
     if action == "filter":
         return StudentAdvice(learner, action, False, filtered)
-    if NEEDED[learner.kind] == NEVER:
-        return StudentAdvice(learner, "leave", False, SEES_THROUGH)
     hopeless = most_wrong(len(finding.by_class))
     needed = NEEDED[learner.kind]
-    why = f"{fewer}, {filtered}; such a student gains from {_points(needed.relabel)} and "
-    why += f"{_points(needed.filter)} on"
+    least = (_points(needed.relabel), _points(needed.filter))
+    why = f"{fewer} and {_points(wrong - kept)} after a filter; such a student gains from "
+    why += " and ".join(least) + " on"
+    if math.isinf(needed.relabel):
+        why = f"{filtered}; such a student gains by one from {_points(needed.filter)} on"
     if min(kept, left) >= hopeless:
         why = f"most would be as good as guessed after a relabel ({100 * left:.0f} % wrong) or a "
         why += f"filter ({100 * kept:.0f} %), and nothing can be learned from them"
@@ -222,7 +221,7 @@ def after_diagnosis(learner: Learner, advice: Advice) -> StudentAdvice:
     if advice.action == "leave":
         why = "nothing shows that cleaning corrects more of them than it costs"
         return StudentAdvice(learner, "leave", False, why)
-    if NEEDED[learner.kind] == NEVER:
+    if AGREE[learner.kind] == 0:
         return StudentAdvice(learner, "leave", False, SEES_THROUGH)
     changed, least = 1 - advice.signals.agreement, 1 - AGREE[learner.kind]
     why = f"the probe disagrees with {100 * changed:.0f} % of them"

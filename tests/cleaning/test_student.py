@@ -129,21 +129,29 @@ def test_epochs_and_rate_tell_how_long_a_student_trains(
     assert ("--epochs" in known.options, "--lr" in known.options) == (bool(epochs), bool(lr))
 
 
-def test_a_brief_training_is_given_the_labels_as_they_are() -> None:
-    """Where a long one is told to relabel, and that a brief one would be worth as much."""
+def test_a_brief_training_is_never_relabelled() -> None:
+    """Where a long one is, and is told that a brief one would be worth as much."""
     brief, long = Learner("finetune", 3, 2e-5), Learner("finetune", 6)
-    kept, acted = (after_audit(each, finding(0.28, 0.15, 0.17)) for each in (brief, long))
+    filtered, relabelled = (after_audit(each, finding(0.28, 0.15, 0.17)) for each in (brief, long))
+    assert filtered is not None
+    assert relabelled is not None
+    assert filtered.line.startswith("For a briefly finetuned student: filter; 13 points fewer of")
+    assert relabelled.line.startswith("For a student finetuned for long: relabel; 11 points fewer")
+    assert "at most 3 epochs" in relabelled.hint
+    assert filtered.hint == ""
+    kept = after_audit(brief, finding(0.28, 0.20, 0.10))
     assert kept is not None
-    assert acted is not None
-    assert (kept.action, acted.action) == ("leave", "relabel")
-    assert kept.line.startswith("For a briefly finetuned student: leave the labels alone; ")
-    assert "inf" not in kept.line
-    assert acted.line.startswith("For a student finetuned for long: relabel; 11 points fewer")
-    assert "at most 3 epochs" in acted.hint
-    assert kept.hint == ""
-    blind = [after_diagnosis(each, diagnosed(0.8, 0.80)).action for each in (brief, long)]
-    assert blind == ["leave", "relabel"]
-    assert after_diagnosis(brief, diagnosed(0.8, 0.80)).why == kept.why
+    assert kept.action == "leave"
+    assert kept.why.startswith("8 points fewer of them are wrong after a filter; ")
+    assert kept.why.endswith("gains by one from 10 points on")
+
+
+def test_without_true_labels_a_brief_training_is_given_the_labels_as_they_are() -> None:
+    brief, long = Learner("finetune", 3, 2e-5), Learner("finetune", 6)
+    said = after_diagnosis(brief, diagnosed(0.8, 0.80))
+    assert said.action == "leave"
+    assert "only an audit" in said.why
+    assert after_diagnosis(long, diagnosed(0.8, 0.80)).action == "relabel"
 
 
 def test_json_says_what_was_said_of_the_student() -> None:
