@@ -18,9 +18,10 @@ __all__ = ["choice_rows", "length_rows"]
 
 
 def length_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Header, and one row per pair and task that was trained both ways, on the seeds of both.
+    """Header, and one row per pair and task that was trained briefly.
 
-    Accuracies at the last epoch; gains in points, paired over test rows and seeds.
+    If it was also trained for long, on the seeds of both. Accuracies at the last epoch; gains in
+    points, paired over test rows and seeds.
     """
     header = ["supervisor → strong, task", "labels right", "long: plain", "best cleaned"]
     header += ["brief: plain", "brief − long, plain"]
@@ -28,21 +29,24 @@ def length_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     long = {(each.pair, each.task): each for each in groups(lines, FINETUNED)}
     rows = []
     for brief in groups(lines, BRIEF):
-        if (other := long.get((brief.pair, brief.task))) is None:
-            continue
-        both = [seed for seed in brief.seeds if seed in other.seeds]
-        if not both:
-            continue
-        brief = replace(brief, seeds={seed: brief.seeds[seed] for seed in both})
-        other = replace(other, seeds={seed: other.seeds[seed] for seed in both})
+        against = ["-", "-"]
+        more = "-"
+        if (other := long.get((brief.pair, brief.task))) is not None:
+            both = [seed for seed in brief.seeds if seed in other.seeds]
+            if not both:
+                continue
+            brief = replace(brief, seeds={seed: brief.seeds[seed] for seed in both})
+            other = replace(other, seeds={seed: other.seeds[seed] for seed in both})
+            best = max(other.accuracy(arm, last) for arm in CLEANED)
+            against = [f"{other.accuracy(PLAIN, last):.1f}", f"{best:.1f}"]
+            more = str(paired(brief.right(PLAIN, last), other.right(PLAIN, last)))
         rows.append(
             [
                 brief.name,
                 f"{brief.labels(PLAIN):.1f}",
-                f"{other.accuracy(PLAIN, last):.1f}",
-                f"{max(other.accuracy(arm, last) for arm in CLEANED):.1f}",
+                *against,
                 f"{brief.accuracy(PLAIN, last):.1f}",
-                str(paired(brief.right(PLAIN, last), other.right(PLAIN, last))),
+                more,
                 *(str(brief.gain(arm, last)) for arm in CLEANED),
                 f"{brief.accuracy(CEILING, last):.1f}",
             ]

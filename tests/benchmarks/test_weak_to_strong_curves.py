@@ -99,6 +99,9 @@ def test_long_and_brief_trainings_are_compared_on_the_same_seeds(
     again = [lines[0] | {"seed": 1}, *own]
     assert length_rows([*lines, *brief, *again])[1] == [rows[0]]
     assert length_rows([*lines, *again])[1] == []
+    (alone,) = length_rows(again)[1]  # never trained for long
+    assert alone[2:4] == ["-", "-"]
+    assert alone[4:6] == [f"{100 * 66 / ROWS:.1f}", "-"]
 
 
 def test_an_unfinished_grid_is_summarised_in_one_sentence(lines: list[dict[str, Any]]) -> None:
