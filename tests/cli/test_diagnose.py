@@ -123,3 +123,10 @@ def test_part_of_the_labels_will_do_where_asked(probekit, chain, write_rows):
     part = write_rows("part.jsonl", [{"id": f"r{i}", "label": i % 2} for i in range(50)])
     result = probekit("diagnose", chain.acts, "--labels", part, "--only-labelled", "--json")
     assert json.loads(result.stdout)["rows"] == 50
+
+
+def test_the_length_of_a_training_is_one_of_a_finetuned_student(probekit, refused, chain):
+    command = ("diagnose", chain.acts, "--labels", chain.weak, "--epochs", 3)
+    assert "For a briefly finetuned student: " in probekit(*command, "--student", "finetune").stdout
+    why = refused(*command, "--student", "linear")
+    assert "--epochs does nothing without --student finetune" in why
