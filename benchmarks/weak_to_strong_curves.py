@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from _harness import RESULTS, read_lines
-from weak_to_strong_students import BRIEF, FINETUNED, LOSSES
+from weak_to_strong_students import BRIEF, FINETUNED, LOSSES, TRAININGS
 from weak_to_strong_summary import (
     ARMS,
     CEILING,
@@ -100,7 +100,7 @@ def goal_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 
 
 def draw(lines: Sequence[Line], path: Path) -> None:
-    """Test accuracy after every epoch, by arm, a panel per task."""
+    """Test accuracy after every epoch of long trainings, and of brief ones on plain labels."""
     from probekit.reports.figures import (
         COLORS,
         FAINT,
@@ -117,6 +117,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     colors |= dict(zip(CLEANED, (COLORS["filter"], "#7fb2d4", COLORS["relabel"]), strict=True))
     colors |= {"log-confidence": "#2f855a", "entropy": "#97c3a8", "window": "#b7791f"}
     every = groups(lines, FINETUNED)
+    brief = {(each.pair, each.task): each for each in groups(lines, BRIEF)}
     pairs = list(dict.fromkeys(each.pair for each in every))
     tasks = list(dict.fromkeys(each.task for each in every))
     figure = blank(12.0, 3.4 * len(pairs))
@@ -140,13 +141,19 @@ def draw(lines: Sequence[Line], path: Path) -> None:
             )
             stop = float(np.mean([of[arm]["stop"] for of in own.seeds.values()]))
             axes.plot(stop, np.interp(stop, epochs, values), "o", color=color, markersize=4)
+        if (short := brief.get((each.pair, each.task))) is not None:
+            epochs = range(1, TRAININGS[BRIEF].epochs + 1)
+            values = [short.accuracy(PLAIN, of_epoch(epoch)) for epoch in epochs]
+            style = {"color": colors[PLAIN], "linewidth": 1.6, "linestyle": (0, (4, 2))}
+            axes.plot(epochs, values, **style, label=f"{PLAIN}, brief")
         axes.axhline(each.accuracy(SUPERVISOR), color=FAINT, linewidth=1, linestyle="--")
         above(axes, each.task, 0, left=True)
         if column == 0:
             name = each.pair.replace(":", " → ")
             axes.set_ylabel(f"{name}: test rows right, %", fontsize=9, color=INK)
         if row == len(pairs) - 1 and column == 0:
-            note = "Epochs at a constant rate. Dots: early stop, mean of seeds. Dashes: supervisor."
+            note = "Epochs at a constant rate; brief: three, with a falling one. Dots: early stop, "
+            note += "mean of seeds. Grey dashes: supervisor."
             below(axes, note, points=24)
         if row == 0 and column == len(tasks) - 1:
             legend_beside(axes, size=8)
