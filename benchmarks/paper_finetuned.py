@@ -43,11 +43,10 @@ COMMANDS = {
         "--random-drops 0 --seeds 2"
     ),
     "chess-chain": (
-        "run --task chess-move --weak smollm2@layers=2 --strong smollm2@layers=12 "
-        "--chain smollm2@layers=6,smollm2@layers=12 --supervisor-rows 400 --student-rows 400 "
-        "--test-rows 300 "
-        "--epochs 3 --weak-lr 3e-4 --strong-lr 3e-4 --set finetune.batch_size=16 "
-        "--probes ensemble --actions filter --random-drops 0"
+        "run --task chess-move --weak smollm2@layers=4 --strong smollm2@layers=12 "
+        "--chain smollm2@layers=8,smollm2@layers=12 --supervisor-rows 800 --student-rows 800 "
+        "--test-rows 400 --epochs 4 --weak-lr 1e-4 --strong-lr 1e-4 "
+        "--set finetune.batch_size=16 --probes ''"
     ),
 }
 

@@ -19,7 +19,7 @@ def test_models_are_taken_from_the_hub_or_from_a_folder(tmp_path: Path) -> None:
     assert "sentence-transformers/all-MiniLM-L6-v2@layers=1" in words
     words = command("chess-chain", tmp_path)
     chain = words[words.index("--chain") + 1]
-    assert chain == f"{tmp_path}/smollm2@layers=6,{tmp_path}/smollm2@layers=12"
+    assert chain == f"{tmp_path}/smollm2@layers=8,{tmp_path}/smollm2@layers=12"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
