@@ -137,8 +137,8 @@ SEES_THROUGH = (
     "a brief training sees through many wrong labels, and only an audit shows where a filter pays"
 )
 TRAIN_BRIEFLY = (
-    f"Training for at most {BRIEF_EPOCHS:g} epochs with a falling rate, on the labels as they are, "
-    "was worth as much as the best cleaning of a long training, and never cost a point."
+    f"In the cases measured, training for at most {BRIEF_EPOCHS:g} epochs with a falling rate, on "
+    "the labels as they are, was worth as much as the best cleaning of a long training."
 )
 # Students to whom one class a row is worth more than probabilities.
 HARD: tuple[Student, ...] = ("memorising",)
