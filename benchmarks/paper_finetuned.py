@@ -142,9 +142,16 @@ def _language(found: Line) -> dict[str, Any]:
 
 
 def _chess(found: Line) -> dict[str, Any]:
-    (result,) = found["results"]
+    """Arms of the student of the supervisor, and of the chain, which starts from true labels."""
     kept = ("name", "rows", "label_accuracy", "accuracy", "pgr", "gain")
-    return {"arms": [{key: arm[key] for key in kept} for arm in result["arms"]]}
+    pairs = [
+        {
+            "pair": f"{result['weak']} → {result['strong']}",
+            "arms": [{key: arm[key] for key in kept} for arm in result["arms"]],
+        }
+        for result in found["results"]
+    ]
+    return {"pairs": pairs}
 
 
 _KEPT = {"saliency": _saliency, "lm-first": _language, "chess-chain": _chess}
@@ -198,13 +205,14 @@ def language_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 
 
 def chess_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Header, and one row per arm: right labels and right moves."""
+    """Header, and one row per pair and arm: right labels and right moves."""
     rows = []
     for line in (line for line in lines if line["experiment"] == "chess-chain"):
-        for arm in line["arms"]:
-            shown = (arm["label_accuracy"], arm["accuracy"])
-            cells = ("-" if value is None else f"{100 * value:.1f}" for value in shown)
-            rows.append([arm["name"], *cells])
+        for pair in line["pairs"]:
+            for arm in pair["arms"]:
+                shown = (arm["label_accuracy"], arm["accuracy"])
+                cells = ("-" if value is None else f"{100 * value:.1f}" for value in shown)
+                rows.append([f"{pair['pair']}: {arm['name']}", *cells])
     return ["arm", "labels right", "moves right"], rows
 
 

@@ -104,5 +104,10 @@ def test_a_chain_shows_labels_and_moves() -> None:
         {"name": "weak supervisor", "label_accuracy": None, "accuracy": 0.1},
         {"name": "chain", "label_accuracy": 0.12, "accuracy": 0.2},
     ]
-    _, rows = chess_rows([{"experiment": "chess-chain", "arms": arms}])
-    assert rows == [["weak supervisor", "-", "10.0"], ["chain", "12.0", "20.0"]]
+    printed = {"results": [{"weak": "a", "strong": "b", "arms": [arm | FIGURES for arm in arms]}]}
+    kept = paper_finetuned._chess(printed)
+    _, rows = chess_rows([{"experiment": "chess-chain", **kept}])
+    assert rows == [["a → b: weak supervisor", "-", "10.0"], ["a → b: chain", "12.0", "20.0"]]
+
+
+FIGURES: dict[str, Any] = {"rows": 10, "pgr": None, "gain": None}
