@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -24,8 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from _harness import RESULTS, append_line, hardware, read_lines, table
+from real_files import write_puzzles
 from real_tasks import text_hub
 from weak_to_strong_rows import MODELS
+
+from probekit.tasks.hub import DATASETS_VARIABLE
 
 __all__ = ["COMMANDS", "chess_rows", "command", "language_rows", "saliency_rows"]
 
@@ -71,6 +75,8 @@ def main() -> None:
     with text_hub() as tasks:
         if len(tasks) == 1:
             raise SystemExit("These experiments need PROBEKIT_DATA.")
+        if "chess-chain" in {*options.only} - done:
+            write_puzzles(Path(os.environ["PROBEKIT_DATA"]), Path(os.environ[DATASETS_VARIABLE]))
         for name in options.only:
             if name not in done:
                 words = command(name, options.models)
@@ -105,7 +111,7 @@ def measured(name: str, words: Sequence[str], folder: Path) -> dict[str, Any]:
     return {
         "experiment": name,
         "command": COMMANDS[name],
-        **_KEPT[name.removesuffix("-decoder")](found),
+        **_KEPT[name](found),
         "alarms": found["failures"],
         "seconds": round(sum(seconds.values()), 1),
         "hardware": hardware(),
@@ -154,7 +160,8 @@ def _chess(found: Line) -> dict[str, Any]:
     return {"pairs": pairs}
 
 
-_KEPT = {"saliency": _saliency, "lm-first": _language, "chess-chain": _chess}
+_KEPT = {"lm-first": _language, "chess-chain": _chess}
+_KEPT |= dict.fromkeys(("saliency", "saliency-decoder"), _saliency)
 
 
 def saliency_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:

@@ -11,6 +11,7 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -147,11 +148,6 @@ def hh(data: Path) -> dict[str, Rows]:
     return dict(zip(("train", "test"), halves(rows, 0.7), strict=True))
 
 
-def puzzles(data: Path) -> Rows:
-    """The puzzles of Lichess, whose tasks are no records."""
-    return table(data / "lichess_puzzles" / "chessAlarm.puzzles.csv", delimiter=",")
-
-
 # Task -> the real files as the hub has them.
 REAL: dict[str, Callable[[Path], dict[str, Rows]]] = {
     "boolq": boolq,
@@ -171,14 +167,10 @@ REAL: dict[str, Callable[[Path], dict[str, Rows]]] = {
 
 
 def write_hub(data: Path, folder: Path) -> list[str]:
-    """Write every data set of ``data`` as Parquet where the hub's tasks look; return the tasks.
-
-    Returned are those with texts and classes; chess has neither.
-    """
+    """Write every data set of ``data`` as Parquet where the hub's tasks look; return the tasks."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from probekit.tasks.chess import HUB
     from probekit.tasks.nlp import RECORDS
 
     done = []
@@ -191,11 +183,16 @@ def write_hub(data: Path, folder: Path) -> list[str]:
             for split, rows in REAL[record.name](data).items():
                 pq.write_table(pa.Table.from_pylist(rows), target / f"{split}.parquet")
         done.append(record.name)
-    target = folder / HUB / "data"
-    if not target.is_dir():
-        target.mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(puzzles(data)), target / "train.parquet")
     return done
+
+
+def write_puzzles(data: Path, folder: Path) -> None:
+    """Write Lichess' puzzles where the hub's chess tasks look; these have no records."""
+    from probekit.tasks.chess import HUB
+
+    target = folder / HUB / "data"
+    target.mkdir(parents=True)
+    shutil.copyfile(data / "lichess_puzzles" / "chessAlarm.puzzles.csv", target / "train.csv")
 
 
 if __name__ == "__main__":

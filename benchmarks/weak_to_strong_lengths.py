@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from _harness import RESULTS, read_lines, table
 from weak_to_strong_curves import at_stop, last
 from weak_to_strong_students import BRIEF, FINETUNED
-from weak_to_strong_summary import CEILING, CLEANED, PLAIN, Line, groups, paired
+from weak_to_strong_summary import CEILING, CLEANED, PLAIN, Group, Line, groups, paired
 
 __all__ = ["choice_rows", "length_rows"]
 
@@ -26,20 +26,13 @@ def length_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     header = ["supervisor → strong, task", "labels right", "long: plain", "best cleaned"]
     header += ["brief: plain", "brief − long, plain"]
     header += [f"brief: {arm}" for arm in CLEANED] + ["brief: ceiling"]
-    long = {(each.pair, each.task): each for each in groups(lines, FINETUNED)}
     rows = []
-    for brief in groups(lines, BRIEF):
-        against = ["-", "-"]
-        more = "-"
-        if (other := long.get((brief.pair, brief.task))) is not None:
-            both = [seed for seed in brief.seeds if seed in other.seeds]
-            if not both:
-                continue
-            brief = replace(brief, seeds={seed: brief.seeds[seed] for seed in both})
-            other = replace(other, seeds={seed: other.seeds[seed] for seed in both})
-            best = max(other.accuracy(arm, last) for arm in CLEANED)
-            against = [f"{other.accuracy(PLAIN, last):.1f}", f"{best:.1f}"]
-            more = str(paired(brief.right(PLAIN, last), other.right(PLAIN, last)))
+    for brief, long in _of_both(lines):
+        against, more = ["-", "-"], "-"
+        if long is not None:
+            best = max(long.accuracy(arm, last) for arm in CLEANED)
+            against = [f"{long.accuracy(PLAIN, last):.1f}", f"{best:.1f}"]
+            more = str(paired(brief.right(PLAIN, last), long.right(PLAIN, last)))
         rows.append(
             [
                 brief.name,
@@ -59,26 +52,37 @@ def choice_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 
     Over all cells (pair, task, seed) that were trained both ways.
     """
-    long = {(each.pair, each.task): each for each in groups(lines, FINETUNED)}
     ways: dict[str, list[float]] = {}
-    for brief in groups(lines, BRIEF):
-        other = long.get((brief.pair, brief.task))
-        for seed in brief.seeds if other is not None else ():
-            if seed not in other.seeds:
-                continue
-            base = 100 * last(other.seeds[seed][PLAIN])["acc"]
-            gains = {
-                f"{length}, {arm}": 100 * last(of.seeds[seed][arm])["acc"] - base
-                for length, of in (("long", other), ("brief", brief))
-                for arm in (PLAIN, *CLEANED)
+    for brief, long in _of_both(lines):
+        for seed, arms in long.seeds.items() if long is not None else ():
+            plain = arms[PLAIN]
+            reached = {f"long, {arm}": last(arms[arm])["acc"] for arm in CLEANED}
+            reached |= {
+                f"brief, {arm}": last(brief.seeds[seed][arm])["acc"] for arm in (PLAIN, *CLEANED)
             }
-            gains["long, plain, early stop"] = 100 * at_stop(other.seeds[seed][PLAIN])["acc"] - base
-            for name, gain in gains.items():
+            reached[f"long, {PLAIN}, early stop"] = at_stop(plain)["acc"]
+            for name, accuracy in reached.items():
+                # A point is eight of 800 test rows: no more than one, whatever the floats say.
+                gain = round(100 * (accuracy - last(plain)["acc"]), 6)
                 ways.setdefault(name, []).append(gain)
-    ways.pop(f"long, {PLAIN}", None)
     return ["over a long training on plain labels", "cells", *MEASURED], [
         [name, str(len(own)), *_worth(own)] for name, own in ways.items()
     ]
+
+
+def _of_both(lines: Sequence[Line]) -> Iterator[tuple[Group, Group | None]]:
+    """Brief trainings and the long ones of the same seeds; None: never trained for long."""
+    long = {(each.pair, each.task): each for each in groups(lines, FINETUNED)}
+    for brief in groups(lines, BRIEF):
+        other = long.get((brief.pair, brief.task))
+        if other is None:
+            yield brief, None
+        elif both := [seed for seed in brief.seeds if seed in other.seeds]:
+            first, second = (
+                replace(each, seeds={seed: each.seeds[seed] for seed in both})
+                for each in (brief, other)
+            )
+            yield first, second
 
 
 MEASURED = ("mean gain", "gain > 1 point", "harm > 1 point", "least")

@@ -39,7 +39,7 @@ Student = Literal["linear", "memorising", "finetune"]
 STUDENTS: tuple[Student, ...] = get_args(Student)
 # How a finetuned student is trained, if that is known.
 Length = Literal["brief", "long"]
-# The longest training with a falling rate that was measured to forget few of the right labels.
+# The longest training with a falling rate that was measured, and its highest peak.
 BRIEF_EPOCHS, BRIEF_LR = 3.0, 1e-4
 
 
@@ -188,14 +188,14 @@ def after_audit(learner: Learner, finding: Finding) -> StudentAdvice | None:
         return StudentAdvice(learner, action, False, filtered)
     hopeless = most_wrong(len(finding.by_class))
     needed = NEEDED[learner.kind]
-    least = (_points(needed.relabel), _points(needed.filter))
-    why = f"{fewer} and {_points(wrong - kept)} after a filter; such a student gains from "
-    why += " and ".join(least) + " on"
-    if math.isinf(needed.relabel):
-        why = f"{filtered}; such a student gains by one from {_points(needed.filter)} on"
     if min(kept, left) >= hopeless:
         why = f"most would be as good as guessed after a relabel ({100 * left:.0f} % wrong) or a "
         why += f"filter ({100 * kept:.0f} %), and nothing can be learned from them"
+    elif math.isinf(needed.relabel):
+        why = f"{filtered}; such a student gains by one from {_points(needed.filter)} on"
+    else:
+        why = f"{fewer} and {_points(wrong - kept)} after a filter; such a student gains from "
+        why += f"{_points(needed.relabel)} and {_points(needed.filter)} on"
     return StudentAdvice(learner, "leave", False, why)
 
 
