@@ -172,7 +172,7 @@ def choices(
         if place not in known or not {PLAIN, *CLEANED} <= arms.keys():
             continue
         plain = kind.at(arms[PLAIN])["acc"]
-        points = {name: 100 * (kind.at(arms[name])["acc"] - plain) for name in CLEANED}
+        points = {name: round(100 * (kind.at(arms[name])["acc"] - plain), 6) for name in CLEANED}
         gain = {"leave": 0.0, "filter": points["filter"], "relabel": points[kind.relabel]}
         make = partial(Choice, place[1], gain=gain, best=max(points.values()))
         drawn = {

@@ -122,3 +122,15 @@ def test_one_task_leaves_none_to_learn_from() -> None:
     lines, audit = cell("t", 5.0, 0.13)
     row = dict(zip([*HEADER, *LEFT_OUT], student_rows(lines, [audit])[0], strict=True))
     assert (row["right"], row["harm"]) == ("100 %", "-")
+
+
+def test_a_point_is_no_more_than_a_point_whatever_the_floats_say() -> None:
+    """0.71 - 0.7 is above 0.01 in floats, which made leaving the labels wrong at a gain of one."""
+    lines, audit = finetuned_cell([0.0, 0.0])
+    for line in lines[1:]:
+        line["epochs"] = [{"acc": 0.71 if line["arm"] == "relabel, soft" else 0.7}] * 6
+    assert 100 * (0.71 - 0.7) > 1  # the trap
+    rows = student_rows([], [audit], lines)
+    (row,) = (row for row in rows if row[0] == "long, epoch 6: `diagnose`")
+    told = dict(zip([*HEADER, *LEFT_OUT], row, strict=True))
+    assert (told["leave"], told["right"]) == ("100 %", "100 %")
