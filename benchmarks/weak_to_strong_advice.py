@@ -25,6 +25,7 @@ __all__ = [
     "KINDS",
     "LEFT_OUT",
     "Choice",
+    "Gains",
     "Rule",
     "choices",
     "choose",
@@ -73,8 +74,21 @@ AGREED = (1.0, 0.96, 0.92, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8, 0.0)
 POINT = 1.0  # what counts as a gain or a harm
 MOST_HARM = 0.05
 HEADER = ["student: advice", "leave", "filter", "relabel", "right", "harm > 1 point", "mean gain"]
-HEADER += ["least"]
+HEADER += ["least", "over seeds: right", "over seeds: harm"]
 LEFT_OUT = ["each task left out: right", "harm"]
+
+
+class Gains(NamedTuple):
+    """What acting is worth to a student, or to those of all seeds in the mean."""
+
+    points: Mapping[str, float]
+    """Action -> what it gains."""
+    best: float
+    """Most points that any cleaning gains."""
+
+    def right(self, act: str) -> bool:
+        """Acting loses nothing, or leaving misses no more than a point."""
+        return self.best <= POINT if act == "leave" else self.points[act] >= 0
 
 
 @dataclass(frozen=True)
@@ -84,10 +98,9 @@ class Choice:
     task: str
     act: Callable[[Any], str]
     """What a rule with these constants does."""
-    gain: Mapping[str, float]
-    """Points that each action gains."""
-    best: float
-    """Most points that any cleaning gains."""
+    own: Gains
+    seeds: Gains
+    """Of all seeds of its pair and task: a single training's chance is larger than most gains."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +110,12 @@ class Outcome:
     actions: Mapping[str, float]
     """Share of each action."""
     right: float
-    """Share that loses nothing by acting, or misses no more than a point by leaving."""
     harm: float
     gain: float
     least: float
+    seeds_right: float
+    """The same, judged by what each action gains over all seeds in the mean."""
+    seeds_harm: float
 
 
 @dataclass(frozen=True)
@@ -117,19 +132,18 @@ class Rule:
 
 def follow(choices: Sequence[Choice], constants: Callable[[str], Any]) -> Outcome:
     """Follow a rule, whose constants may depend on the task."""
-    acts = [each.act(constants(each.task)) for each in choices]
-    gained = [each.gain[act] for each, act in zip(choices, acts, strict=True)]
-    right = [
-        each.best <= POINT if act == "leave" else gain >= 0
-        for each, act, gain in zip(choices, acts, gained, strict=True)
-    ]
-    counts = Counter(acts)
+    done = [(each, each.act(constants(each.task))) for each in choices]
+    counts = Counter(act for _, act in done)
+    gained = np.array([each.own.points[act] for each, act in done])
+    over_seeds = np.array([each.seeds.points[act] for each, act in done])
     return Outcome(
-        {act: counts[act] / len(acts) for act in ACTIONS},
-        float(np.mean(right)),
-        float(np.mean(np.array(gained) < -POINT)),
-        float(np.mean(gained)),
-        min(gained),
+        {act: counts[act] / len(done) for act in ACTIONS},
+        float(np.mean([each.own.right(act) for each, act in done])),
+        float(np.mean(gained < -POINT)),
+        float(gained.mean()),
+        float(gained.min()),
+        float(np.mean([each.seeds.right(act) for each, act in done])),
+        float(np.mean(over_seeds < -POINT)),
     )
 
 
@@ -168,13 +182,14 @@ def choices(
             place = (line["pair"], line["task"], line["seed"])
             cells.setdefault(place, {})[line["arm"]] = line
     known = {(a["pair"], a["task"], a["seed"]): a for a in audits if a["students"] == kind.students}
-    for place, arms in cells.items():
-        if place not in known or not {PLAIN, *CLEANED} <= arms.keys():
-            continue
-        plain = kind.at(arms[PLAIN])["acc"]
-        points = {name: round(100 * (kind.at(arms[name])["acc"] - plain), 6) for name in CLEANED}
-        gain = {"leave": 0.0, "filter": points["filter"], "relabel": points[kind.relabel]}
-        make = partial(Choice, place[1], gain=gain, best=max(points.values()))
+    there = [place for place in cells if place in known and {PLAIN, *CLEANED} <= set(cells[place])]
+    gained = {place: _gained(cells[place], kind) for place in there}
+    for place in there:
+        seeds = [gained[other] for other in there if other[:2] == place[:2]]
+        over_seeds = _gains(
+            {arm: float(np.mean([each[arm] for each in seeds])) for arm in CLEANED}, kind
+        )
+        make = partial(Choice, place[1], own=_gains(gained[place], kind), seeds=over_seeds)
         drawn = {
             size: [
                 make(partial(_after_audit, shares))
@@ -182,8 +197,19 @@ def choices(
             ]
             for size in SIZES
         }
-        blind = make(partial(_after_diagnosis, arms[SUPERVISOR]["advice"]))
+        blind = make(partial(_after_diagnosis, cells[place][SUPERVISOR]["advice"]))
         yield str(place[0]).partition(":")[2], {"diagnose": [blind], **drawn}
+
+
+def _gained(arms: Mapping[str, Line], kind: Kind) -> dict[str, float]:
+    """Points of every cleaning over plain labels; rounded, since 100 * (0.71 - 0.7) is above 1."""
+    plain = kind.at(arms[PLAIN])["acc"]
+    return {arm: round(100 * (kind.at(arms[arm])["acc"] - plain), 6) for arm in CLEANED}
+
+
+def _gains(points: Mapping[str, float], kind: Kind) -> Gains:
+    by_action = {"leave": 0.0, "filter": points["filter"], "relabel": points[kind.relabel]}
+    return Gains(by_action, max(points.values()))
 
 
 def _after_audit(shares: tuple[float, ...], needed: Needed) -> str:
@@ -236,6 +262,8 @@ def _row(kind: str, rule: Rule, choices: Sequence[Choice]) -> list[str]:
         f"{100 * own.harm:.1f} %",
         f"{own.gain:+.2f}",
         f"{own.least:+.1f}",
+        f"{100 * own.seeds_right:.0f} %",
+        f"{100 * own.seeds_harm:.1f} %",
     ]
 
 

@@ -10,6 +10,7 @@ from weak_to_strong_advice import (
     HEADER,
     LEFT_OUT,
     Choice,
+    Gains,
     choose,
     follow,
     student_rows,
@@ -22,10 +23,8 @@ from probekit.cleaning.student import NEEDED
 def choice(saved: float, gain: float, task: str = "t", best: float | None = None) -> Choice:
     """An audit after which a relabel saves so much, and gains this student so many points."""
     gains = {"leave": 0.0, "filter": 0.0, "relabel": gain}
-    best = gain if best is None else best
-    return Choice(
-        task, lambda needed: "relabel" if saved >= needed.relabel else "leave", gains, best
-    )
+    own = Gains(gains, gain if best is None else best)
+    return Choice(task, lambda needed: "relabel" if saved >= needed.relabel else "leave", own, own)
 
 
 def test_following_a_rule_counts_what_it_does() -> None:
@@ -46,9 +45,9 @@ def test_constants_are_chosen_among_those_that_seldom_harm() -> None:
 
 
 def cell(
-    task: str, gain: float, left: float, strong: str = "mpnet"
+    task: str, gain: float, left: float, strong: str = "mpnet", seed: int = 0
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    place = {"pair": f"a:{strong}", "task": task, "seed": 0}
+    place = {"pair": f"a:{strong}", "task": task, "seed": seed}
     advice = {"diagnose": "relabel", "A": 0.8}
     lines = [place | {"student": "supervisor", "arm": "supervisor", "advice": advice}]
     for arm, more in (("plain", 0.0), ("filter", 0.0), ("relabel, soft", gain)):
@@ -82,6 +81,18 @@ def test_cells_of_another_model_test_the_rule_and_are_not_chosen_on() -> None:
     told = dict(zip(HEADER, row, strict=True))
     assert (told["relabel"], told["right"], told["least"]) == ("100 %", "0 %", "-5.0")
     assert unseen_rows(without, audits) == []
+
+
+def test_over_seeds_one_training_that_lost_by_chance_does_not_count() -> None:
+    """A relabel gains 5, 4 and -1.5 points: harm in one of three, and none in the mean."""
+    cells = [cell("t", gain, 0.13, seed=i) for i, gain in enumerate((5.0, 4.0, -1.5))]
+    # The control: another task, whose seeds must not count here, loses in the mean, too.
+    cells += [cell("lost", gain, 0.13, seed=i) for i, gain in enumerate((-8.0, 1.0, 1.0))]
+    lines = [line for own, _ in cells for line in own]
+    rows = student_rows(lines, [audit for _, audit in cells])
+    row = dict(zip(HEADER, next(row for row in rows if "audit of 40" in row[0]), strict=False))
+    assert (row["right"], row["harm > 1 point"]) == ("67 %", "33.3 %")
+    assert (row["over seeds: right"], row["over seeds: harm"]) == ("50 %", "50.0 %")
 
 
 def finetuned_cell(gains: list[float]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
