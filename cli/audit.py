@@ -160,10 +160,11 @@ def texts_of(
     """Texts of these rows, read from where the store's rows came from or ``--rows`` says."""
     from probekit.cleaning.review import plain_text
     from probekit.cleaning.source_rows import find_rows
-    from probekit.joins import Keys, match
+    from probekit.joins import match
+    from probekit.strings import places
 
     rows = find_rows(store, **source_of(options), purpose=purpose)
-    place = match(Keys(ids, id_column=store.keys.id_column), rows.keys).place
+    place = match(store.keys.take(places(ids, store.ids)), rows.keys).place
     return dict(zip(ids, map(plain_text, rows.select(place.tolist()).contents()), strict=True))
 
 

@@ -92,7 +92,7 @@ class CleanResult:
     commands: tuple[str, ...] = ()
     """Commands that do the same; empty for data that no command can read."""
     audit: str | None = None
-    """The command that asks for true labels, which settle the action; None without commands."""
+    """The command that asks for true labels, which settle the action; None where there is none."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """What was written, by what it is."""
 
@@ -583,12 +583,14 @@ def _commands(
 ) -> list[Any]:
     """Plain commands that do the same, and the audit; only None if the data have no name.
 
-    Nor are there commands for a part of the rows, or for one vote a line: the plain ones refuse
-    rows without a text and ids that repeat.
+    Nor are there commands for one vote a line, or where rows without a text were left out: the
+    plain ones refuse both. Of rows without a label only the audit is told, as ``extract`` reads
+    all.
     """
     votes = result.verdicts.provenance.get("annotators", {})
-    part = "annotator_column" in votes or any("left out" in note for note in result.notes)
-    if not isinstance(data, str | Path) or part:
+    part = [note for note in result.notes if "left out" in note]
+    refused = "annotator_column" in votes or not all("no label" in note for note in part)
+    if not isinstance(data, str | Path) or refused:
         return [None]
     source, store, name = str(data), str(folder / STORE), result.columns.text
     label = _asked(result.columns.label)
@@ -609,5 +611,5 @@ def _commands(
         wrote = ["-o", str(folder / VERDICTS), "--write-data", str(folder / f"{TRAIN}.jsonl")]
         hard = ["--hard"] if _one_class(result) else []
         lines.append([result.action, store, *labels, *hard, *true, *rows, *wrote])
-    lines.append(["audit", store, *labels, *student, *rows])
+    lines = [*([] if part else lines), ["audit", store, *labels, *student, *rows]]
     return [shlex.join(["probekit", *line]) for line in lines]

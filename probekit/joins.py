@@ -249,7 +249,8 @@ def match(rows: Keys, others: Keys, *, error: type[DataError] = DataError) -> Ma
     """Join two tables: by id, else by the one key that both have, else by position.
 
     By position only if neither has ids and both have the same number of rows (or all their texts
-    are equal), or if the user asked for it.
+    are equal), or if the user asked for it. A part of a table joins the whole by row number if the
+    texts at these numbers are equal.
 
     Raises
     ------
@@ -312,6 +313,8 @@ def _by_number(rows: Keys, others: Keys, error: type[DataError]) -> Match:
     """Join by row number or position, if a side has no ids and both mean the same by them."""
     if rows.counted and others.counted and rows.rows_in_all == others.rows_in_all:
         return _in_order(rows, others, error)
+    if (part := _part(rows, others)) is not None:
+        return part
     if _same_texts(rows, others):
         return _by_position(rows, others, "by position: their texts are the same", error)
     if rows.id_column is None and not others.counted:
@@ -357,6 +360,22 @@ def _same_texts(rows: Keys, others: Keys) -> bool:
         return False
     known = [(a, b) for a, b in zip(rows.hashes, others.hashes, strict=True) if a and b]
     return len(known) >= MIN_SHARED * len(rows) and all(a == b for a, b in known)
+
+
+def _part(rows: Keys, others: Keys) -> Match | None:
+    """Join a part of a table to the whole by row number; None unless their texts confirm it.
+
+    Of a file without ids that has gaps, :func:`probekit.clean` calls the row numbers ``id``.
+    """
+    if rows.rows_in_all == others.rows_in_all or not (rows.counted or others.counted):
+        return None
+    if rows.hashes is None or others.hashes is None:
+        return None
+    joined = _by_values(rows.ids, others.ids, "by row number: their texts are the same")
+    there = joined.place[joined.place >= 0]
+    known = sum(1 for i in there if others.hashes[i])
+    enough = known and known >= MIN_SHARED * min(len(rows), len(others))
+    return joined if enough and not other_texts(rows, others, joined.place) else None
 
 
 def _shared(rows: Keys, others: Keys) -> dict[str, tuple[list[str], list[str]]]:

@@ -206,7 +206,8 @@ class WeakLabels:
         """
         keys = rows if isinstance(rows, Keys) else Keys(rows, hashes, chosen=True)
         name = rows_name or keys.name
-        keys, own = replace(keys, name=name), self.keys
+        keys = replace(keys, name=name)
+        own = self._hashed_like(keys)
         joined = match(keys, own, error=LabelsError) if joined is None else joined
         leave_out = "" if every_row else ", or pass --only-labelled to leave these rows out"
         self._check_missing(keys, joined.place, None if only_labelled else leave_out)
@@ -216,7 +217,7 @@ class WeakLabels:
                 f"{self.source} has {len(unknown)} labels for ids that are not in {name} (ids "
                 f"{first_few(unknown)}); they are left out."
             )
-        if other := other_texts(keys, self._hashed_like(keys), joined.place):
+        if other := other_texts(keys, own, joined.place):
             raise LabelsError(
                 f"{self.source} has another text than {name} in {len(other)} of {len(self)} rows "
                 f"(ids {first_few(other)}); use labels of the rows that were extracted."
@@ -236,7 +237,7 @@ class WeakLabels:
 
     def joined(self, rows: Keys) -> Match:
         """The place of each row among the labels, and how they are joined."""
-        return match(rows, self.keys, error=LabelsError)
+        return match(rows, self._hashed_like(rows), error=LabelsError)
 
     def _check_missing(self, rows: Keys, place: NDArray[np.int64], repair: str | None) -> None:
         """Raise LabelsError for rows without a label, with the words in their fields.

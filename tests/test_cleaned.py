@@ -224,6 +224,30 @@ def test_rows_without_a_text_or_a_label_are_left_out_and_counted(model: str) -> 
     assert result.commands == ()
 
 
+@pytest.mark.parametrize("ids", [True, False])
+def test_rows_without_a_label_do_not_keep_the_others_from_an_audit(
+    ids: bool, odd_csv: str, model: str
+) -> None:
+    """Their numbers have gaps, and the audit asks about the rows that have these numbers."""
+    frame = pd.read_csv(odd_csv, sep=";")
+    frame.loc[::6, "stars_class"] = None
+    names = [f"r{i}" for i in range(N)] if ids else [str(i) for i in range(N)]
+    if ids:
+        frame["id"] = names
+    frame.to_csv(odd_csv, sep=";", index=False)
+    result = invoke("clean", odd_csv, "-m", model, "--action", "leave")
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("cleaned/summary.json").read_text())["commands"] == []
+    line = result.stdout.splitlines()[-1]
+    asked = invoke(*shlex.split(line)[1:], "--no-ask", "-m", "30", "-o", "asked.csv")
+    assert asked.exit_code == 0, asked.output
+    questions = pd.read_csv("asked.csv", dtype=str)
+    texts = dict(zip(names, frame["Review Body"], strict=True))
+    assert [texts[name] for name in questions["id"]] == list(questions["text"])
+    assert len(questions) == 30
+    assert not {*names[::6]} & {*questions["id"]}
+
+
 @pytest.mark.parametrize("form", ["columns", "lines"])
 def test_the_labels_of_several_annotators_are_cleaned(
     form: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

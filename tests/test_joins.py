@@ -120,6 +120,33 @@ def test_row_numbers_join_rows_without_ids():
         labels(id=NAMES).align(rows().keys)
 
 
+def part_of(places):
+    """Some rows, which are called by their numbers in the whole table."""
+    texts = [f"text {i}" for i in places]
+    return Rows({"id": [str(i) for i in places], "review": texts}, text_column="review")
+
+
+def whole(texts, values=None):
+    """A table without ids, whose text has the name that these rows' has."""
+    values = [f"c{i % 3}" for i in range(len(texts))] if values is None else values
+    return WeakLabels.from_columns({"review": texts, "label": values}, source="labels.csv")
+
+
+def test_a_part_joins_the_whole_by_row_number_where_the_texts_are_the_same():
+    places = [1, 2, 5, 9]
+    texts = [f"text {i}" for i in range(N)]
+    # Either all rows have a label, or those only that are a part of them.
+    some = [f"c{i % 3}" if i in places else None for i in range(N)]
+    for table in (whole(texts), whole(texts, some)):
+        assert hard(table, part_of(places)) == [i % 3 for i in places]
+        assert "by row number" in table.joined(part_of(places).keys).how
+    # The controls: one text differs, or the whole has lost a row before them.
+    other = [*texts[:5], "another", *texts[6:]]
+    for wrong in (whole(other), whole(texts[1:]), whole(other, some)):
+        with pytest.raises(DataError):
+            wrong.align(part_of(places).keys)
+
+
 def test_texts_join_in_order_where_they_are_the_same_and_are_compared():
     texts = [f"text {i}" for i in range(N)]
     same = WeakLabels.from_columns({"text": texts, "label": [f"c{i % 3}" for i in range(N)]})
