@@ -66,9 +66,10 @@ KINDS = {
 ACTIONS = ("leave", "filter", "relabel")
 SIZES = ("audit 20", "audit 40", "audit 100")
 FEWER = tuple(
-    Needed(relabel, filtered)
-    for relabel in (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, inf)
-    for filtered in (0.06, 0.08, 0.1, 0.12, 0.15)
+    Needed(relabel, filtered, wrong)
+    for relabel in (0.0, 0.02, 0.04, 0.06, 0.1, inf)
+    for filtered in (0.08, 0.1, 0.15)
+    for wrong in (0.0, 0.1, 0.15, 0.2, 0.25)
 )
 AGREED = (1.0, 0.96, 0.92, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8, 0.0)
 POINT = 1.0  # what counts as a gain or a harm

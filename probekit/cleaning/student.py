@@ -1,10 +1,10 @@
 """Advice that knows the student: what it does with wrong labels decides what to do about them.
 
 A student that memorises repeats every wrong label that it is trained on, so it gains from every
-one that is corrected. One with a chosen penalty sees through many of them: a relabel must correct
-more than a few, and a filter must leave out many for the rows that it costs. A model that is
-finetuned for long is advised as the latter; one that is finetuned briefly is never relabelled
-(docs/methods/advice.md, Which student).
+one that is corrected. One with a chosen penalty sees through a part of them: many must be wrong, a
+relabel must correct more than a few, and a filter must leave out many for the rows that it costs.
+A model that is finetuned for long is advised as the latter; one that is finetuned briefly is never
+relabelled (docs/methods/advice.md, Which student).
 """
 
 from __future__ import annotations
@@ -109,29 +109,33 @@ def learner(
 
 
 class Needed(NamedTuple):
-    """Shares by which fewer labels must be wrong for a student to gain."""
+    """What an audit must show for a student to gain."""
 
     relabel: float
+    """Share by which fewer labels are wrong after a relabel."""
     filter: float
+    """The same after a filter."""
+    wrong: float = 0.0
+    """Share of labels that are wrong as they are: it sees through fewer."""
 
 
-_LINEAR = Needed(0.04, 0.1)
+_LINEAR = Needed(0.04, 0.1, wrong=0.2)
 NEEDED: dict[Student | Length, Needed] = {
     "linear": _LINEAR,
     "memorising": Needed(0.0, 0.1),
     "finetune": _LINEAR,
-    "brief": Needed(math.inf, 0.1),  # relabels cost one as often as they paid
+    "brief": _LINEAR._replace(relabel=math.inf),  # relabels cost one as often as they paid
     "long": _LINEAR,
 }
 # Above this part of what guessing gets wrong, labels hold too little to learn from.
 HOPELESS = 0.7
 # Without true labels: agreement of probe and labels above which cleaning changes too little.
 AGREE: dict[Student | Length, float] = {
-    "linear": 0.88,
+    "linear": 0.86,
     "memorising": 1.0,
-    "finetune": 0.88,
+    "finetune": 0.86,
     "brief": 0.0,  # only true labels show where a filter pays
-    "long": 0.88,
+    "long": 0.86,
 }
 SEES_THROUGH = (
     "a brief training sees through many wrong labels, and only an audit shows where a filter pays"
@@ -188,7 +192,10 @@ def after_audit(learner: Learner, finding: Finding) -> StudentAdvice | None:
         return StudentAdvice(learner, action, False, filtered)
     hopeless = most_wrong(len(finding.by_class))
     needed = NEEDED[learner.kind]
-    if min(kept, left) >= hopeless:
+    if wrong < needed.wrong:
+        why = f"{100 * wrong:.0f} % of them are wrong; such a student gains by cleaning from "
+        why += f"{100 * needed.wrong:.0f} % on"
+    elif min(kept, left) >= hopeless:
         why = f"most would be as good as guessed after a relabel ({100 * left:.0f} % wrong) or a "
         why += f"filter ({100 * kept:.0f} %), and nothing can be learned from them"
     elif math.isinf(needed.relabel):
@@ -201,6 +208,8 @@ def after_audit(learner: Learner, finding: Finding) -> StudentAdvice | None:
 
 def best_for(needed: Needed, wrong: float, kept: float, left: float, classes: int) -> Action:
     """What pays, if shares of labels are wrong as they are, after a filter, and after a relabel."""
+    if wrong < needed.wrong:
+        return "leave"
     hopeless = most_wrong(classes)
     if left < hopeless and wrong - left >= needed.relabel:
         return "relabel"
