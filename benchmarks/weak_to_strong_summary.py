@@ -38,7 +38,7 @@ Z = 1.96
 # A gap that is worth recovering, in points of accuracy between plain weak labels and the ceiling.
 GAP = 3.0
 LEAST_PGR = 0.15
-FEWEST = 10  # pairs with a gap: one in 20 of fewer is none
+FEWEST = 5  # pairs with a gap: half of fewer are one or two
 PLAIN, CEILING, SUPERVISOR = "plain", "ceiling", "supervisor"
 # Arms that need no true label, and of these the ones that act.
 CLEANED = ("filter", "relabel, soft", "relabel, hard")
