@@ -14,6 +14,8 @@ from weak_to_strong_curves import at_stop, last
 from weak_to_strong_students import BRIEF, FINETUNED
 from weak_to_strong_summary import CEILING, CLEANED, PLAIN, Group, Line, groups, paired
 
+from probekit.cleaning.student import NEEDED
+
 __all__ = ["choice_rows", "length_rows"]
 
 
@@ -50,9 +52,12 @@ def length_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 def choice_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """Header, and one row per way to train: what it is worth over a long training on plain labels.
 
-    Over all cells (pair, task, seed) that were trained both ways.
+    Over all cells (pair, task, seed) that were trained both ways, apart by whether as many labels
+    are wrong as the advice for a long training acts on.
     """
-    ways: dict[str, list[float]] = {}
+    ways: dict[tuple[str, str], list[float]] = {}
+    least = NEEDED["long"].wrong
+    names = [f"{100 * least:.0f} % or more", "fewer"]
     for brief, long in _of_both(lines):
         for seed, arms in long.seeds.items() if long is not None else ():
             plain = arms[PLAIN]
@@ -61,12 +66,15 @@ def choice_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
                 f"brief, {arm}": last(brief.seeds[seed][arm])["acc"] for arm in (PLAIN, *CLEANED)
             }
             reached[f"long, {PLAIN}, early stop"] = at_stop(plain)["acc"]
+            wrong = names[0] if 1 - plain["labels"] >= least else names[1]
             for name, accuracy in reached.items():
                 # A point is eight of 800 test rows: no more than one, whatever the floats say.
                 gain = round(100 * (accuracy - last(plain)["acc"]), 6)
-                ways.setdefault(name, []).append(gain)
-    return ["over a long training on plain labels", "cells", *MEASURED], [
-        [name, str(len(own)), *_worth(own)] for name, own in ways.items()
+                ways.setdefault((wrong, name), []).append(gain)
+    header = ["labels wrong", "over a long training on plain labels", "cells", *MEASURED]
+    return header, [
+        [*key, str(len(own)), *_worth(own)]
+        for key, own in sorted(ways.items(), key=lambda way: names.index(way[0][0]))
     ]
 
 

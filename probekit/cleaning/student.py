@@ -141,8 +141,9 @@ SEES_THROUGH = (
     "a brief training sees through many wrong labels, and only an audit shows where a filter pays"
 )
 TRAIN_BRIEFLY = (
-    f"In the cases measured, training for at most {BRIEF_EPOCHS:g} epochs with a falling rate, on "
-    "the labels as they are, was worth as much as the best cleaning of a long training."
+    f"Where a fifth of the labels or more were wrong, training for at most {BRIEF_EPOCHS:g} epochs "
+    "with a falling rate, on the labels as they are, was worth as much as cleaning them for a long "
+    "training."
 )
 # Students to whom one class a row is worth more than probabilities.
 HARD: tuple[Student, ...] = ("memorising",)
@@ -158,6 +159,8 @@ class StudentAdvice:
     """Whether a relabel to one class a row suits this student better than probabilities."""
     why: str
     """One clause."""
+    few_wrong: bool = False
+    """Whether fewer labels seem wrong than such a student gains by cleaning from."""
 
     @property
     def line(self) -> str:
@@ -169,7 +172,8 @@ class StudentAdvice:
     @property
     def hint(self) -> str:
         """What is worth as much as cleaning; empty if nothing is known to be."""
-        return f" {TRAIN_BRIEFLY}" if self.learner.kind == "long" else ""
+        brief_pays = self.learner.kind == "long" and not self.few_wrong
+        return f" {TRAIN_BRIEFLY}" if brief_pays else ""
 
     @property
     def record(self) -> dict[str, Any]:
@@ -203,7 +207,7 @@ def after_audit(learner: Learner, finding: Finding) -> StudentAdvice | None:
     else:
         why = f"{fewer} and {_points(wrong - kept)} after a filter; such a student gains from "
         why += f"{_points(needed.relabel)} and {_points(needed.filter)} on"
-    return StudentAdvice(learner, "leave", False, why)
+    return StudentAdvice(learner, "leave", False, why, few_wrong=wrong < needed.wrong)
 
 
 def best_for(needed: Needed, wrong: float, kept: float, left: float, classes: int) -> Action:
@@ -236,6 +240,6 @@ def after_diagnosis(learner: Learner, advice: Advice) -> StudentAdvice:
     why = f"the probe disagrees with {100 * changed:.0f} % of them"
     if changed < least:
         why += f", and such a student gains where it does with {100 * least:.0f} % or more"
-        return StudentAdvice(learner, "leave", False, why)
+        return StudentAdvice(learner, "leave", False, why, few_wrong=True)
     hard = advice.action == "relabel" and learner.student in HARD
     return StudentAdvice(learner, advice.action, hard, why)

@@ -89,11 +89,14 @@ def test_long_and_brief_trainings_are_compared_on_the_same_seeds(
     assert row["brief: filter"].startswith(f"{100 * (60 - 66) / ROWS:+.1f} ±")
     assert row["brief: ceiling"] == f"{100 * 70 / ROWS:.1f}"
     header, rows_of_ways = choice_rows([*lines, *brief])
-    ways = {row[0]: dict(zip(header, row, strict=True)) for row in rows_of_ways}
+    ways = {row[1]: dict(zip(header, row, strict=True)) for row in rows_of_ways}
     assert ways["brief, plain"]["mean gain"] == f"{100 * (66 - 44) / ROWS:+.1f}"
     assert ways["long, filter"]["gain > 1 point"] == "100 %"
     assert ways["long, plain, early stop"]["mean gain"] == f"{100 * (64 - 44) / ROWS:+.1f}"
     assert "long, plain" not in ways  # what the others are compared with
+    assert {row[0] for row in rows_of_ways} == {"20 % or more"}
+    better = [entry | {"labels": 0.9} for entry in lines]  # apart where few labels are wrong
+    assert {row[0] for row in choice_rows([*better, *brief])[1]} == {"fewer"}
     # A seed that was trained one way only tells nothing.
     own = [entry | {"seed": 1} for entry in brief]
     again = [lines[0] | {"seed": 1}, *own]

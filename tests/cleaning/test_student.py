@@ -63,6 +63,18 @@ def test_labels_of_which_few_are_wrong_are_left_alone_with_the_reason() -> None:
         assert said is not None
         assert said.action == "leave"
         assert said.why == "15 % of them are wrong; such a student gains by cleaning from 20 % on"
+        assert said.hint == ""  # nor by training briefly
+
+
+def test_who_trains_for_long_is_told_of_a_brief_training_unless_few_labels_are_wrong() -> None:
+    long = Learner("finetune", 6)
+    hopeless = after_audit(long, finding(0.50, 0.49, 0.44))
+    assert hopeless is not None
+    assert hopeless.action == "leave"
+    assert "at most 3 epochs" in hopeless.hint
+    assert "at most 3 epochs" in after_diagnosis(long, diagnosed(0.8, 0.80)).hint
+    close = after_diagnosis(long, diagnosed(0.8, 0.95))
+    assert (close.action, close.hint) == ("leave", "")
 
 
 def test_chance_depends_on_the_number_of_classes() -> None:
