@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from _harness import RESULTS, read_lines
+from weak_to_strong_advice import KINDS
 from weak_to_strong_curves import last
 from weak_to_strong_students import FINETUNED
 from weak_to_strong_summary import DOCS, PLAIN, Gain, Group, Line, groups
@@ -18,12 +19,13 @@ from probekit.cleaning.student import NEEDED
 __all__ = ["draw", "points_of"]
 
 FIGURE = DOCS / "when.png"
-# The relabel that suits each student, as the advice names it.
 PANELS = {
-    "memorising": ("memorising classifier: relabel --hard", "relabel, hard"),
-    "regularised": ("regularised classifier: relabel", "relabel, soft"),
-    FINETUNED: ("finetuned for six epochs: relabel", "relabel, soft"),
+    "memorising": "memorising classifier: relabel --hard",
+    "regularised": "regularised classifier: relabel",
+    FINETUNED: "finetuned for six epochs: relabel",
 }
+# The relabel that suits each, as the advice has it.
+RELABEL = {kind.student: kind.relabel for kind in KINDS.values()}
 # Tasks on which labels are right and the strong model is stronger; the others are one colour.
 TASKS = {"sst2": "#2b6cb0", "twitter-sentiment": "#b7791f", "docstrings": "#2f855a"}
 OTHERS = "other tasks"
@@ -31,7 +33,7 @@ OTHERS = "other tasks"
 
 def points_of(lines: Sequence[Line], student: str) -> list[tuple[Group, float, Gain]]:
     """Every pair and task with the percent of its labels that are wrong, and a relabel's gain."""
-    arm = PANELS[student][1]
+    arm = RELABEL[student]
     return [
         (each, 100 - each.labels(PLAIN), each.gain(arm, last)) for each in groups(lines, student)
     ]
@@ -52,7 +54,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
 
     figure = blank(12.0, 3.2)
     shown = None
-    for place, (student, (title, _)) in enumerate(PANELS.items()):
+    for place, (student, title) in enumerate(PANELS.items()):
         axes = shown = figure.add_subplot(1, len(PANELS), place + 1, sharex=shown, sharey=shown)
         soft_axes(axes, size=9)
         axes.axhline(0, color=INK, linewidth=1)

@@ -358,8 +358,13 @@ def _same_texts(rows: Keys, others: Keys) -> bool:
     """Whether all texts that both sides know are the same, in the same order."""
     if not rows.hashes or not others.hashes or len(rows) != len(others):
         return False
-    known = [(a, b) for a, b in zip(rows.hashes, others.hashes, strict=True) if a and b]
-    return len(known) >= MIN_SHARED * len(rows) and all(a == b for a, b in known)
+    return _agree(rows.hashes, others.hashes, MIN_SHARED * len(rows))
+
+
+def _agree(mine: Sequence[str], theirs: Sequence[str], least: float) -> bool:
+    """Whether all pairs of which both hashes are known are equal, and there are enough."""
+    known = [(a, b) for a, b in zip(mine, theirs, strict=True) if a and b]
+    return len(known) >= least and all(a == b for a, b in known)
 
 
 def _part(rows: Keys, others: Keys) -> Match | None:
@@ -369,13 +374,13 @@ def _part(rows: Keys, others: Keys) -> Match | None:
     """
     if rows.rows_in_all == others.rows_in_all or not (rows.counted or others.counted):
         return None
-    if rows.hashes is None or others.hashes is None:
+    if not rows.hashes or not others.hashes:
         return None
     joined = _by_values(rows.ids, others.ids, "by row number: their texts are the same")
-    there = joined.place[joined.place >= 0]
-    known = sum(1 for i in there if others.hashes[i])
-    enough = known and known >= MIN_SHARED * min(len(rows), len(others))
-    return joined if enough and not other_texts(rows, others, joined.place) else None
+    there = np.flatnonzero(joined.place >= 0)
+    mine, theirs = taken(rows.hashes, there), taken(others.hashes, joined.place[there])
+    least = MIN_SHARED * min(len(rows), len(others))
+    return joined if _agree(mine, theirs, least) else None
 
 
 def _shared(rows: Keys, others: Keys) -> dict[str, tuple[list[str], list[str]]]:

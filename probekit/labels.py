@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -269,7 +270,14 @@ class WeakLabels:
             return own
         if rows.text_column not in own.columns:
             return own
-        return replace(own, hashes=_hashes(own.columns, rows.text_column))
+        if rows.text_column not in self._hashed:
+            self._hashed[rows.text_column] = _hashes(own.columns, rows.text_column)
+        return replace(own, hashes=self._hashed[rows.text_column])
+
+    @cached_property
+    def _hashed(self) -> dict[str, list[str] | None]:
+        """Hashes by text column, which are computed once for the join and for the comparison."""
+        return {}
 
     def codes(self, classes: Sequence[str]) -> NDArray[np.int64]:
         """Each row's class as its number in ``classes`` (n,).

@@ -119,7 +119,9 @@ class Needed(NamedTuple):
     """Share of labels that are wrong as they are: it sees through fewer."""
 
 
+# Of linear students, and of those that are finetuned for long.
 _LINEAR = Needed(0.04, 0.1, wrong=0.2)
+_AGREE = 0.86
 NEEDED: dict[Student | Length, Needed] = {
     "linear": _LINEAR,
     "memorising": Needed(0.0, 0.1),
@@ -131,11 +133,11 @@ NEEDED: dict[Student | Length, Needed] = {
 HOPELESS = 0.7
 # Without true labels: agreement of probe and labels above which cleaning changes too little.
 AGREE: dict[Student | Length, float] = {
-    "linear": 0.86,
+    "linear": _AGREE,
     "memorising": 1.0,
-    "finetune": 0.86,
+    "finetune": _AGREE,
     "brief": 0.0,  # only true labels show where a filter pays
-    "long": 0.86,
+    "long": _AGREE,
 }
 SEES_THROUGH = (
     "a brief training sees through many wrong labels, and only an audit shows where a filter pays"
@@ -187,7 +189,8 @@ def after_audit(learner: Learner, finding: Finding) -> StudentAdvice | None:
     if finding.action is None:
         return None
     wrong, kept, left = (finding.shares[name].value for name in ("leave", "filter", "relabel"))
-    action = best_for(NEEDED[learner.kind], wrong, kept, left, len(finding.by_class))
+    needed = NEEDED[learner.kind]
+    action = best_for(needed, wrong, kept, left, len(finding.by_class))
     fewer = f"{_points(wrong - left)} fewer of them are wrong after a relabel"
     if action == "relabel":
         return StudentAdvice(learner, action, learner.student in HARD, fewer)
@@ -195,8 +198,8 @@ def after_audit(learner: Learner, finding: Finding) -> StudentAdvice | None:
     if action == "filter":
         return StudentAdvice(learner, action, False, filtered)
     hopeless = most_wrong(len(finding.by_class))
-    needed = NEEDED[learner.kind]
-    if wrong < needed.wrong:
+    few_wrong = wrong < needed.wrong
+    if few_wrong:
         why = f"{100 * wrong:.0f} % of them are wrong; such a student gains by cleaning from "
         why += f"{100 * needed.wrong:.0f} % on"
     elif min(kept, left) >= hopeless:
@@ -207,7 +210,7 @@ def after_audit(learner: Learner, finding: Finding) -> StudentAdvice | None:
     else:
         why = f"{fewer} and {_points(wrong - kept)} after a filter; such a student gains from "
         why += f"{_points(needed.relabel)} and {_points(needed.filter)} on"
-    return StudentAdvice(learner, "leave", False, why, few_wrong=wrong < needed.wrong)
+    return StudentAdvice(learner, "leave", False, why, few_wrong=few_wrong)
 
 
 def best_for(needed: Needed, wrong: float, kept: float, left: float, classes: int) -> Action:
