@@ -17,7 +17,7 @@ from markupsafe import escape
 
 from probekit.activations.checkpoint import open_checkpoint
 from probekit.activations.extraction import extract
-from probekit.annotators import Method, combine, has_vote_rows
+from probekit.annotators import Method
 from probekit.cleaning.diagnose import diagnose
 from probekit.cleaning.evaluate import summarize
 from probekit.cleaning.evidence import RowEvidence, with_states
@@ -27,26 +27,22 @@ from probekit.cleaning.review import plain_text
 from probekit.cleaning.saved import check_new_folder, save_fitted
 from probekit.cleaning.source_rows import texts_of
 from probekit.cleaning.student import Learner, Student, after_diagnosis, learner
-from probekit.columns import Columns, guess_columns
+from probekit.columns import Columns
 from probekit.data import Rows
-from probekit.errors import DataError, ProbekitError, UsageError
+from probekit.errors import ProbekitError, UsageError
 from probekit.excel import write_sheet
 from probekit.files import atomic_write, json_line
-from probekit.labels import WeakLabels, load_labels
+from probekit.labelled_rows import LabelledRows, as_table, asked_label, labelled_rows
+from probekit.labels import WeakLabels
 from probekit.output_tables import write_table
 from probekit.probes.ensemble import plan_layers
 from probekit.reports.page import write_page
 from probekit.reports.verdicts import verdicts_page
-from probekit.sources import read_table
 from probekit.tables import (
-    Table,
-    dataset_table,
-    frame_columns,
     no_progress_bars,
     record_columns,
     suffix_of,
 )
-from probekit.tasks.reward import are_preferences, preference_columns
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore
@@ -287,14 +283,15 @@ def clean(
     check_amount(contamination, None, per_class=True)
     if save_probe is not None:
         check_new_folder(save_probe)
-    table = _table(data)
-    columns, rows, labels, notes = _rows_and_labels(table, text, label, id, annotators)
+    table = as_table(data)
+    read = labelled_rows(table, text, label, id, annotators)
+    columns, rows, labels = read.columns, read.rows, read.labels
     votes = labels.provenance.get("annotators", {"columns": [columns.label]})["columns"]
     report(
         f"{table.source}: texts from {columns.text!r}, labels from "
         f"{', '.join(map(repr, votes))}: {len(rows):,} rows, {len(labels.classes)} classes."
     )
-    for note in notes:
+    for note in read.notes:
         report(f"Note: {note}")
     name = str(default_model() if model is None else model)
     with _folder(output) as folder:
@@ -329,13 +326,13 @@ def clean(
             model=name,
             layers=layers,
             given=data,
-            notes=(*notes, *verdicts.provenance.get("notes", ())),
+            notes=(*read.notes, *verdicts.provenance.get("notes", ())),
             diagnosis=diagnosis,
             learner=known,
         )
         if evidence is None:
             return result
-        return _write(result, evidence, folder, data, id, trusted, separator=table.separator)
+        return _write(result, evidence, folder, read, id, trusted, separator=table.separator)
 
 
 def default_model() -> str:
@@ -360,89 +357,6 @@ def _folder(output: str | Path | None) -> Iterator[Path]:
         raise UsageError(f"{folder} is a file; name a folder for what is written.")
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
-
-
-def _table(data: Any) -> Table:
-    """The data as named columns, with what the file says about them."""
-    if isinstance(data, Table):
-        return data
-    if isinstance(data, str | Path):
-        return read_table(data)
-    if isinstance(data, Rows):
-        return Table(data.columns, data.source, note=data.note)
-    if hasattr(data, "iloc"):
-        return Table(frame_columns(data), "the DataFrame")
-    if hasattr(data, "features") and hasattr(data, "data"):
-        return dataset_table(data)
-    if isinstance(data, Mapping):
-        return Table(dict(data), "the columns")
-    if isinstance(data, Sequence) and all(isinstance(row, Mapping) for row in data):
-        return Table(record_columns(data), "the rows")
-    raise DataError(
-        "Data to clean are a path, a DataFrame, a data set, Rows or a list of dicts, got a "
-        f"{type(data).__name__}."
-    )
-
-
-def _rows_and_labels(
-    table: Table,
-    text: str | None,
-    label: str | None,
-    id_column: str | None,
-    annotators: Method | None,
-) -> tuple[Columns, Rows, WeakLabels, tuple[str, ...]]:
-    """Rows that have a text and a label, their labels in the same order, and what was left out."""
-    if has_vote_rows(table.columns, id_column):
-        text, label = guess_columns(table.columns, text=text, label=label, source=table.source)
-    combined = combine(table, annotators, id_column=id_column, label_column=label, text_column=text)
-    if combined is not None:
-        table, label = combined, "probs"
-    notes = [table.note] if table.note else []
-    if text is None and are_preferences(table.columns):
-        pairs = preference_columns(table.columns, source=table.source, id_column=id_column)
-        table, id_column, label = replace(table, columns=pairs), "id", "label"
-        text = "text"
-    columns = guess_columns(table.columns, text=text, label=label, source=table.source)
-    texts = list(table.columns[columns.text][:])
-    empty = [i for i, value in enumerate(texts) if value is None or value == "" or value == []]
-    if empty:
-        notes.append(_left_out(len(empty), "text"))
-        table = _select(table, sorted(set(range(len(texts))) - set(empty)))
-    labels = load_labels(table, label_column=_asked(columns.label), text_column=columns.text)
-    if labels.missing:
-        notes.append(_left_out(len(labels.missing), "label"))
-        unlabelled = set(labels.missing)
-        positions = [i for i, row_id in enumerate(_ids(table)) if row_id not in unlabelled]
-        table = _select(table, positions)
-        labels = load_labels(table, label_column=_asked(columns.label), text_column=columns.text)
-    rows = Rows(table.columns, text_column=columns.text, id_column=id_column, source=table.source)
-    return columns, rows, labels, tuple(dict.fromkeys((*notes, *labels.notes)))
-
-
-def _left_out(n_rows: int, what: str) -> str:
-    if n_rows == 1:
-        return f"1 row has no {what} and is left out."
-    return f"{n_rows:,} rows have no {what} and are left out."
-
-
-def _asked(label: str) -> str | None:
-    """None for a column that is found by itself, with what stands beside it."""
-    return None if label in ("probs", "prob", "label") else label
-
-
-def _ids(table: Table) -> list[str]:
-    from probekit.joins import find_ids
-
-    return list(find_ids(table.columns, source=table.source).ids)
-
-
-def _select(table: Table, positions: Sequence[int]) -> Table:
-    """These rows of a table; row numbers are those in the file."""
-    columns = {name: list(values[:]) for name, values in table.columns.items()}
-    chosen = {name: [values[i] for i in positions] for name, values in columns.items()}
-    if not any(name.strip().casefold() == "id" for name in chosen):
-        chosen = {"id": [str(i) for i in positions], **chosen}
-    return replace(table, columns=chosen)
 
 
 def _layers(model: str, *, trust_remote_code: bool) -> tuple[int, ...]:
@@ -499,7 +413,7 @@ def _write(
     result: CleanResult,
     evidence: RowEvidence,
     folder: Path,
-    data: Any,
+    read: LabelledRows,
     id_column: str | None,
     trusted: Any,
     *,
@@ -509,7 +423,7 @@ def _write(
     files = {"states": folder / STORE, "verdicts": folder / VERDICTS}
     result.verdicts.save(files["verdicts"])
     files["train"] = folder / f"{TRAIN}.jsonl"
-    records = list(result.records())
+    data, records = result.given, list(result.records())
     with atomic_write(files["train"], "w") as file:
         file.writelines(map(json_line, records))
     suffix = suffix_of(data) if isinstance(data, str | Path) else ""
@@ -519,7 +433,7 @@ def _write(
     files["report"], files["summary"] = folder / REPORT, folder / SUMMARY
     page = verdicts_page(result.verdicts, evidence, title=_source(data), notes=_explained(result))
     write_page(page, files["report"])
-    *commands, audit = _commands(result, folder, data, id_column, trusted)
+    *commands, audit = _commands(result, folder, read, id_column, trusted)
     result = replace(result, files=files, commands=tuple(commands), audit=audit)
     with atomic_write(files["summary"], "w") as file:
         file.write(json.dumps(result.summary(), ensure_ascii=False, indent=1) + "\n")
@@ -579,7 +493,7 @@ def _cell(value: Any) -> Any:
 
 
 def _commands(
-    result: CleanResult, folder: Path, data: Any, id_column: str | None, trusted: Any
+    result: CleanResult, folder: Path, read: LabelledRows, id_column: str | None, trusted: Any
 ) -> list[Any]:
     """Plain commands that do the same, and the audit; only None if the data have no name.
 
@@ -587,13 +501,11 @@ def _commands(
     plain ones refuse both. Of rows without a label only the audit is told, as ``extract`` reads
     all.
     """
-    votes = result.verdicts.provenance.get("annotators", {})
-    part = [note for note in result.notes if "left out" in note]
-    refused = "annotator_column" in votes or not all("no label" in note for note in part)
-    if not isinstance(data, str | Path) or refused:
+    data, votes = result.given, result.verdicts.provenance.get("annotators", {})
+    if not isinstance(data, str | Path) or "annotator_column" in votes or read.n_textless:
         return [None]
     source, store, name = str(data), str(folder / STORE), result.columns.text
-    label = _asked(result.columns.label)
+    label = asked_label(result.columns.label)
     text = [] if name in ("text", "messages") else ["--text-column", name]
     ids = [] if id_column is None else ["--id-column", id_column]
     labels = ["--labels", source, *([] if label is None else ["--label-column", label]), *ids]
@@ -611,5 +523,5 @@ def _commands(
         wrote = ["-o", str(folder / VERDICTS), "--write-data", str(folder / f"{TRAIN}.jsonl")]
         hard = ["--hard"] if _one_class(result) else []
         lines.append([result.action, store, *labels, *hard, *true, *rows, *wrote])
-    lines = [*([] if part else lines), ["audit", store, *labels, *student, *rows]]
+    lines = [*([] if read.n_unlabelled else lines), ["audit", store, *labels, *student, *rows]]
     return [shlex.join(["probekit", *line]) for line in lines]

@@ -224,18 +224,29 @@ def test_rows_without_a_text_or_a_label_are_left_out_and_counted(model: str) -> 
     assert result.commands == ()
 
 
-@pytest.mark.parametrize("ids", [True, False])
+def test_ids_are_those_of_the_named_column_whatever_else_is_called_id(model: str) -> None:
+    """Also where rows are left out, and where the column ``id`` repeats."""
+    rows = [{"id": i % 7, "key": f"k{i}", **row} for i, row in enumerate(records())]
+    rows[3]["Review Body"], rows[11]["stars_class"] = None, None
+    result = probekit.clean(rows, model=model, action="leave", id="key")
+    assert result.verdicts.ids == tuple(f"k{i}" for i in range(N) if i not in (3, 11))
+    labels = {row["key"]: row["stars_class"] for row in rows}
+    assert [row["label"] for row in result.records()] == [labels[i] for i in result.verdicts.ids]
+
+
+@pytest.mark.parametrize("ids", ["id", "key", None])
 def test_rows_without_a_label_do_not_keep_the_others_from_an_audit(
-    ids: bool, odd_csv: str, model: str
+    ids: str | None, odd_csv: str, model: str
 ) -> None:
     """Their numbers have gaps, and the audit asks about the rows that have these numbers."""
     frame = pd.read_csv(odd_csv, sep=";")
     frame.loc[::6, "stars_class"] = None
     names = [f"r{i}" for i in range(N)] if ids else [str(i) for i in range(N)]
     if ids:
-        frame["id"] = names
+        frame[ids] = names
     frame.to_csv(odd_csv, sep=";", index=False)
-    result = invoke("clean", odd_csv, "-m", model, "--action", "leave")
+    named = ["--id", "key"] if ids == "key" else []
+    result = invoke("clean", odd_csv, "-m", model, "--action", "leave", *named)
     assert result.exit_code == 0, result.output
     assert json.loads(Path("cleaned/summary.json").read_text())["commands"] == []
     line = result.stdout.splitlines()[-1]

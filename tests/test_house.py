@@ -63,6 +63,7 @@ LEVELS = {
     "probekit.cuts": 5,
     "probekit.annotators": 6,
     "probekit.label_columns": 6,
+    "probekit.labelled_rows": 6,
     "probekit.labels": 6,
     "probekit.metrics": 6,
     "probekit.verdicts": 6,
