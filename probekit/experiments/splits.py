@@ -205,9 +205,12 @@ def _split(source: _Source, parts: dict[str, Rows], limit: int | None, seed: int
     splits = Splits(source.task, source.kind, source.classes)
     for name, rows in {**parts, "test": test}.items():
         if len(rows) < LEAST_ROWS:
+            repair = "take a task with more rows"
+            if name == "validation":
+                repair = f"raise student_rows, set validation_share to 0, or {repair}"
             raise DataError(
                 f"{source.task} leaves {len(rows)} rows for {name}, at least {LEAST_ROWS} are "
-                "needed; give it more rows."
+                f"needed; {repair}."
             )
         splits.rows[name] = contents_only(rows)
         splits.truth[name] = task_kind(source.kind).truth(

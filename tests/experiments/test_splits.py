@@ -196,8 +196,17 @@ def test_unusable_files_are_told(
 
 def test_too_few_rows(write_jsonl: Callable[..., Path]) -> None:
     path = write_jsonl([{"text": f"t{i}", "label": i % 2} for i in range(8)])
-    with pytest.raises((DataError, UsageError), match=r"give (it )?more rows|too few rows"):
+    with pytest.raises((DataError, UsageError), match=r"more rows|too few rows"):
         run_splits(str(path), config(), 0)
+
+
+def test_too_few_rows_for_validation_name_the_settings_that_mend_it(rows_file: Path) -> None:
+    few = config(student_rows=10)
+    repair = "raise student_rows, set validation_share to 0, or take a task with more rows"
+    with pytest.raises(DataError, match=rf"leaves . rows for validation, .*; {repair}\."):
+        run_splits(str(rows_file), few, 0)
+    assert "validation" not in run_splits(str(rows_file), few.changed(validation_share=0), 0).rows
+    assert "validation" in run_splits(str(rows_file), few.changed(student_rows=80), 0).rows
 
 
 def test_unknown_task() -> None:
