@@ -76,6 +76,7 @@ def command(**options: Unpack[DemoOptions]) -> None:
     Example: probekit demo -o probekit-demo
     """
     from probekit.activations.checkpoint import open_checkpoint
+    from probekit.experiments.folder import open_folder
     from probekit.experiments.presets.demo import (
         check_demo_folder,
         demo_advice,
@@ -83,7 +84,7 @@ def command(**options: Unpack[DemoOptions]) -> None:
         demo_model,
         prepare_demo,
     )
-    from probekit.experiments.run import Run, open_folder
+    from probekit.experiments.run import Run
     from probekit.reports.run import brief_table, report_run
 
     began, steps = time.perf_counter(), Path("steps")

@@ -332,7 +332,8 @@ def command(**options: Unpack[RunOptions]) -> None:
     Example: probekit run --task docstrings --weak MODEL@layers=1 --strong MODEL -o runs/first
     """
     from probekit.experiments.config import RunConfig
-    from probekit.experiments.run import Run, open_folder
+    from probekit.experiments.folder import open_folder
+    from probekit.experiments.run import Run
     from probekit.reports.run import report_run
 
     config = read_run_config(options, RunConfig.from_mapping)

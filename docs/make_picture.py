@@ -15,7 +15,8 @@ import numpy as np
 from probekit.activations.store import ActivationStore
 from probekit.cleaning.predict import score_rows
 from probekit.experiments.config import RunConfig
-from probekit.experiments.run import CONFIG, Run
+from probekit.experiments.folder import CONFIG
+from probekit.experiments.run import Run
 from probekit.experiments.steps import STORE
 from probekit.labels import WeakLabels
 from probekit.reports.figures import COLORS, FAINT, GRID, INK, blank, soft_axes, write, write_figure

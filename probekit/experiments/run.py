@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,9 +17,10 @@ from numpy.typing import NDArray
 
 from probekit.cleaning.evaluate import summarize
 from probekit.cuts import by_key
-from probekit.errors import DataError, OutputExistsError, ProbekitError, UsageError, first_few
-from probekit.experiments.cache import Cache, Step, versions
-from probekit.experiments.config import BAG_OF_WORDS, FINETUNE, RunConfig, write_config
+from probekit.errors import ProbekitError, UsageError
+from probekit.experiments.cache import Cache, Step
+from probekit.experiments.config import BAG_OF_WORDS, FINETUNE, RunConfig
+from probekit.experiments.folder import METRICS, provenance
 from probekit.experiments.scores import (
     PERPLEXITY,
     STARTS,
@@ -37,16 +36,13 @@ from probekit.experiments.steps import Context, Model, describe_model, predictio
 from probekit.experiments.task_kinds import Codes
 from probekit.experiments.task_kinds.base import VERDICTS
 from probekit.experiments.weak_to_strong import Chain, Pair, PlannedArm
-from probekit.files import TEMPORARY, atomic_write
+from probekit.files import atomic_write
 from probekit.labels import load_labels
 from probekit.metrics import pgr, pgr_undefined
 from probekit.safe import read_json
-from probekit.settings import read_settings
 from probekit.verdicts import Verdicts
 
-__all__ = ["Experiment", "Run", "Sources", "open_folder", "provenance"]
-
-CONFIG, METRICS = "config.yaml", "metrics.json"
+__all__ = ["Experiment", "Run", "Sources"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -548,65 +544,12 @@ def _raised(context: Context, scored: list[dict[str, Any]], *, missing: bool) ->
     ]
 
 
-def open_folder(folder: Path, config: RunConfig, *, make: bool = True) -> None:
-    """Make a run's folder, or resume one of the same configuration; ``make=False`` only checks.
-
-    Raises
-    ------
-    OutputExistsError
-        If the folder holds another run or other files.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise OutputExistsError(f"{folder} is a file; name a folder with -o.")
-    if (folder / CONFIG).is_file():
-        earlier = type(config).from_mapping(read_settings(folder / CONFIG), folder / CONFIG)
-        differing = config.differences(earlier)
-        if differing and not (folder / METRICS).exists() and not _foreign(folder):
-            write_config(config, folder / CONFIG)  # a run that wrote nothing else here
-        elif differing:
-            raise OutputExistsError(
-                f"{folder} holds a run of another configuration, which differs in "
-                f"{', '.join(differing)}; "
-                "name another folder with -o, where steps that both share are not done again."
-            )
-        return
-    if folder.exists() and (names := _foreign(folder)):
-        listed = first_few(sorted(names))
-        raise OutputExistsError(f"{folder} holds other files ({listed}); name another folder.")
-    if not make:
-        return
-    if not folder.absolute().parent.is_dir():
-        raise DataError(f"The folder {folder.parent} of the output {folder.name} does not exist.")
-    folder.mkdir(exist_ok=True)
-    write_config(config, folder / CONFIG)
-
-
-def _foreign(folder: Path) -> list[str]:
-    """List what a folder holds besides a run's configuration, whole or half written."""
-    names = [path.name for path in folder.iterdir()]
-    return [name for name in names if name != CONFIG and not name.endswith(TEMPORARY)]
-
-
 def _language_models(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the perplexities of the language-model steps over seeds, if there are any."""
     known = [each["language_model"] for each in results if "language_model" in each]
     if not known:
         return {}
     return {"language_model": {key: spread([each[key] for each in known]) for key in PERPLEXITY}}
-
-
-def provenance() -> dict[str, Any]:
-    """Return the versions and hardware of this process."""
-    return {
-        "versions": versions(),
-        "hardware": {"machine": platform.machine(), "cpus": os.cpu_count(), "gpu": _gpu()},
-    }
-
-
-def _gpu() -> str | None:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _slug(name: str) -> str:

@@ -21,12 +21,8 @@ from numpy.typing import NDArray
 from probekit.errors import DataError, OutputExistsError, UsageError
 from probekit.experiments.cache import Step
 from probekit.experiments.config import FINETUNE, RunConfig
-from probekit.experiments.run import (
-    CONFIG,
-    Experiment,
-    Run,
-    open_folder,
-)
+from probekit.experiments.folder import CONFIG, open_folder
+from probekit.experiments.run import Experiment, Run
 from probekit.experiments.saliency_scores import (
     AFTER_TRUTH,
     BARS,

@@ -21,7 +21,8 @@ from probekit.data import Rows
 from probekit.errors import DataError, UsageError
 from probekit.experiments.cache import Step, in_order
 from probekit.experiments.config import RunConfig, write_config
-from probekit.experiments.run import Run, open_folder
+from probekit.experiments.folder import open_folder
+from probekit.experiments.run import Run
 from probekit.experiments.saliency import Saliency, SaliencyConfig
 from probekit.experiments.splits import Splits
 from probekit.experiments.steps import STORE

@@ -17,9 +17,10 @@ from probekit.cleaning.predict import relabel
 from probekit.errors import DataError, LabelsError, UsageError
 from probekit.experiments.cache import Step, in_order
 from probekit.experiments.config import STUDENTS, RunConfig
+from probekit.experiments.folder import open_folder
 from probekit.experiments.plan import plan
 from probekit.experiments.presets import read_preset
-from probekit.experiments.run import Run, Sources, open_folder
+from probekit.experiments.run import Run, Sources
 from probekit.experiments.steps import STORE, VERDICTS, Model, _fit, random_verdicts
 from probekit.labels import WeakLabels, load_labels
 from probekit.metrics import paired_bootstrap

@@ -19,7 +19,8 @@ from probekit.errors import ProbeError
 from probekit.experiments import sweep as sweep_module
 from probekit.experiments.cache import DONE, Cache, Step
 from probekit.experiments.config import RunConfig
-from probekit.experiments.run import Run, open_folder
+from probekit.experiments.folder import open_folder
+from probekit.experiments.run import Run
 from probekit.experiments.sweep import run_sweep
 from probekit.experiments.sweep_probes import SweepSettings, join_rows
 from probekit.labels import WeakLabels

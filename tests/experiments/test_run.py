@@ -21,9 +21,10 @@ import yaml
 from probekit.errors import DataError, OutputExistsError
 from probekit.experiments.cache import Cache, in_order
 from probekit.experiments.config import RunConfig, write_config
+from probekit.experiments.folder import open_folder
 from probekit.experiments.plan import plan
 from probekit.experiments.presets import preset_names, read_preset
-from probekit.experiments.run import Run, open_folder
+from probekit.experiments.run import Run
 from probekit.labels import load_labels
 from probekit.metrics import pgr
 from probekit.reports.run import run_table, starts_table, write_run_reports

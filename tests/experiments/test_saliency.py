@@ -17,7 +17,8 @@ from probekit.activations.store import ActivationStore
 from probekit.errors import OutputExistsError, UsageError
 from probekit.experiments.cache import in_order
 from probekit.experiments.config import RunConfig
-from probekit.experiments.run import Run, open_folder
+from probekit.experiments.folder import open_folder
+from probekit.experiments.run import Run
 from probekit.experiments.saliency import (
     Bars,
     Saliency,

@@ -17,8 +17,9 @@ from probekit.cleaning.advice import advise
 from probekit.cleaning.audit import audit, draw_rows
 from probekit.errors import DataError, OutputExistsError, ProbekitError
 from probekit.experiments.config import RunConfig, write_config
+from probekit.experiments.folder import CONFIG, METRICS
 from probekit.experiments.presets import read_preset
-from probekit.experiments.run import CONFIG, METRICS, Run
+from probekit.experiments.run import Run
 from probekit.experiments.steps import STORE
 from probekit.experiments.weak_to_strong import Pair
 from probekit.extras import need
