@@ -47,9 +47,9 @@ COMMANDS = {
         "--random-drops 0 --seeds 2"
     ),
     "chess-chain": (
-        "run --task chess-move --weak smollm2@layers=4 --strong smollm2@layers=12 "
-        "--chain smollm2@layers=8,smollm2@layers=12 --supervisor-rows 800 --student-rows 800 "
-        "--test-rows 400 --epochs 4 --weak-lr 1e-4 --strong-lr 1e-4 "
+        "run --task chess-move --chain smollm2@layers=4,smollm2@layers=8,smollm2@layers=12 "
+        "--supervisor-rows 800 --student-rows 800 --test-rows 400 --epochs 4 "
+        "--weak-lr 1e-4 --strong-lr 1e-4 "
         "--set finetune.batch_size=16 --probes ''"
     ),
 }
@@ -148,16 +148,9 @@ def _language(found: Line) -> dict[str, Any]:
 
 
 def _chess(found: Line) -> dict[str, Any]:
-    """Arms of the student of the supervisor, and of the chain, which starts from true labels."""
-    kept = ("name", "rows", "label_accuracy", "accuracy", "pgr", "gain")
-    pairs = [
-        {
-            "pair": f"{result['weak']} → {result['strong']}",
-            "arms": [{key: arm[key] for key in kept} for arm in result["arms"]],
-        }
-        for result in found["results"]
-    ]
-    return {"pairs": pairs}
+    kept = ("name", "kind", "rows", "label_accuracy", "accuracy", "pgr", "gain")
+    (chain,) = found["results"]
+    return {"arms": [{key: arm[key] for key in kept} for arm in chain["arms"]]}
 
 
 _KEPT = {"lm-first": _language, "chess-chain": _chess}
@@ -212,15 +205,14 @@ def language_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
 
 
 def chess_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Header, and one row per pair and arm: right labels and right moves."""
+    """Header, and one row per model of the chain: right labels and right moves."""
     rows = []
     for line in (line for line in lines if line["experiment"] == "chess-chain"):
-        for pair in line["pairs"]:
-            for arm in pair["arms"]:
-                shown = (arm["label_accuracy"], arm["accuracy"])
-                cells = ("-" if value is None else f"{100 * value:.1f}" for value in shown)
-                rows.append([f"{pair['pair']}: {arm['name']}", *cells])
-    return ["arm", "labels right", "moves right"], rows
+        for arm in line["arms"]:
+            shown = (arm["label_accuracy"], arm["accuracy"])
+            cells = ("-" if value is None else f"{100 * value:.1f}" for value in shown)
+            rows.append([arm["name"], *cells])
+    return ["model", "labels right", "moves right"], rows
 
 
 TABLES = (saliency_rows, language_rows, chess_rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import paper_finetuned
 import pytest
 from paper_finetuned import COMMANDS, chess_rows, command, language_rows, measured, saliency_rows
@@ -19,7 +20,7 @@ def test_models_are_taken_from_the_hub_or_from_a_folder(tmp_path: Path) -> None:
     assert "sentence-transformers/all-MiniLM-L6-v2@layers=1" in words
     words = command("chess-chain", tmp_path)
     chain = words[words.index("--chain") + 1]
-    assert chain == f"{tmp_path}/smollm2@layers=8,{tmp_path}/smollm2@layers=12"
+    assert chain.split(",") == [f"{tmp_path}/smollm2@layers={blocks}" for blocks in (4, 8, 12)]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -27,9 +28,11 @@ def test_every_command_is_one_that_probekit_takes(name: str) -> None:
     from probekit.cli.main import cli
 
     words = command(name, None)
-    sub = cli.get_command(None, words[0])  # type: ignore[arg-type]
+    # Below `probekit`, since a command keeps the names of the help option that it is first shown.
+    parent = click.Context(cli, info_name="probekit", **cli.context_settings)
+    sub = cli.get_command(parent, words[0])
     assert sub is not None
-    options = sub.make_context(words[0], [*words[1:], "-o", "runs/x", "--dry-run"]).params
+    options = sub.make_context(words[0], [*words[1:], "-o", "runs/x", "--dry-run"], parent).params
     assert options["dry_run"]
     assert options["task"] in ("sst2", "chess-move")
 
@@ -101,13 +104,13 @@ def test_a_language_model_start_is_judged_under_both_ceilings() -> None:
 
 def test_a_chain_shows_labels_and_moves() -> None:
     arms = [
-        {"name": "weak supervisor", "label_accuracy": None, "accuracy": 0.1},
-        {"name": "chain", "label_accuracy": 0.12, "accuracy": 0.2},
+        {"name": "a, ground truth", "label_accuracy": None, "accuracy": 0.1},
+        {"name": "a → b", "label_accuracy": 0.12, "accuracy": 0.2},
     ]
-    printed = {"results": [{"weak": "a", "strong": "b", "arms": [arm | FIGURES for arm in arms]}]}
+    printed = {"results": [{"arms": [arm | FIGURES for arm in arms]}]}
     kept = paper_finetuned._chess(printed)
     _, rows = chess_rows([{"experiment": "chess-chain", **kept}])
-    assert rows == [["a → b: weak supervisor", "-", "10.0"], ["a → b: chain", "12.0", "20.0"]]
+    assert rows == [["a, ground truth", "-", "10.0"], ["a → b", "12.0", "20.0"]]
 
 
-FIGURES: dict[str, Any] = {"rows": 10, "pgr": None, "gain": None}
+FIGURES: dict[str, Any] = {"kind": "chain", "rows": 10, "pgr": None, "gain": None}
