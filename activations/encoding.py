@@ -393,15 +393,16 @@ def _chat_template(tokenizer: Any) -> str:
     """Return the tokenizer's own chat template; raises UsageError if it has none."""
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(
-            "The rows are chat messages and this model's tokenizer has no chat template; give one "
-            "with --template FILE (Jinja2 over `messages`)."
+            "The rows are chat messages and this model's tokenizer has no chat template; name a "
+            "model that has one, or give one to `probekit extract` with --template FILE (Jinja2 "
+            "over `messages`)."
         )
     try:
         template: str = tokenizer.get_chat_template()
     except ValueError as error:
         raise UsageError(
             f"The tokenizer has several chat templates ({str(error).splitlines()[0].rstrip('.')}); "
-            "give the one to use with --template FILE."
+            "give the one to use to `probekit extract` with --template FILE."
         ) from None
     return template
 

@@ -191,7 +191,7 @@ def _accepted(
     if refused:
         if not request.skip_refused or len(refused) == total:
             whole = request.skip_refused or read is not rows
-            how = "" if whole else ", or leave such rows out with --skip-refused"
+            how = "" if whole else ", or leave such rows out with `probekit extract --skip-refused`"
             raise refusal(refused, total=total, leave_out=how)
         rows = rows.select([i for i, name in enumerate(rows.ids) if name not in refused])
         notes.append(

@@ -141,6 +141,8 @@ class Match(NamedTuple):
 
     place: NDArray[np.int64]
     how: str
+    values: Sequence[str] | None = None
+    """What the other table's rows were joined by; None: their position."""
 
 
 def find_ids(
@@ -293,7 +295,7 @@ def _by_chosen(rows: Keys, others: Keys) -> Match | None:
 
 
 def _by_values(left: Sequence[str], right: Sequence[str], how: str) -> Match:
-    return Match(places(left, right), how)
+    return Match(places(left, right), how, right)
 
 
 def _by_position(rows: Keys, others: Keys, how: str, error: type[DataError]) -> Match:
@@ -406,10 +408,11 @@ def _all_keys(keys: Keys) -> dict[str, tuple[str, list[str]]]:
 
 
 def unknown_ids(joined: Match, others: Keys) -> list[str]:
-    """Ids of the other table that none of the rows has."""
+    """Ids of the other table that none of the rows has, or its values of the joining column."""
     used = np.zeros(len(others), bool)
     used[joined.place[joined.place >= 0]] = True
-    return list(taken(others.ids, np.flatnonzero(~used)))
+    values = others.ids if joined.values is None else joined.values
+    return list(taken(values, np.flatnonzero(~used)))
 
 
 def other_texts(rows: Keys, others: Keys, place: NDArray[np.int64]) -> list[str]:

@@ -214,9 +214,11 @@ class WeakLabels:
         self._check_missing(keys, joined.place, None if only_labelled else leave_out)
         notes = [*self.notes]
         if unknown := unknown_ids(joined, own):
+            one = len(unknown) == 1
+            many = "1 label for an id that is" if one else f"{len(unknown)} labels for ids that are"
             notes.append(
-                f"{self.source} has {len(unknown)} labels for ids that are not in {name} (ids "
-                f"{first_few(unknown)}); they are left out."
+                f"{self.source} has {many} not in {name} ({'id' if one else 'ids'} "
+                f"{first_few(unknown)}); {'it is' if one else 'they are'} left out."
             )
         if other := other_texts(keys, own, joined.place):
             raise LabelsError(

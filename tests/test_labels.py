@@ -12,6 +12,7 @@ import pytest
 
 from probekit.data import text_hash
 from probekit.errors import DataError, LabelsError, UsageError
+from probekit.joins import Keys
 from probekit.labels import WeakLabels, load_labels
 
 
@@ -231,6 +232,17 @@ def test_labels_of_unknown_rows_are_left_out_and_reported(labels):
         "weak.csv has 2 labels for ids that are not in acts.h5 (ids 'c', 'b'); they are left out.",
     )
     assert labels.align(["a", "b", "c"]).labels.notes == ()
+
+
+def test_labels_of_unknown_rows_are_named_by_what_joins_them():
+    """Not by the numbers of their lines, which mean nothing to the user."""
+    rows = Keys(["0", "1"], id_column=None, columns={"key": ["k0", "k1"]}, name="acts.h5")
+    labels = WeakLabels.from_columns({"key": ["k9", "k1", "k0"], "label": ["x", "y", "x"]})
+    mine = labels.align(rows).labels
+    assert mine.hard.tolist() == [0, 1]
+    assert mine.notes == (
+        "labels has 1 label for an id that is not in acts.h5 (id 'k9'); it is left out.",
+    )
 
 
 def test_no_row_in_common_is_reported_with_both_sides(labels):

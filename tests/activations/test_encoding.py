@@ -131,7 +131,9 @@ def test_a_template_is_sandboxed(llama: Any) -> None:
 
 
 def test_templates_that_cannot_be_used_are_refused(llama: Any, bert: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no chat template; give one with --template"):
+    with pytest.raises(
+        UsageError, match=r"no chat template; name a model .* to `probekit extract` with --template"
+    ):
         Encoder(bert, kind="messages")
     with pytest.raises(UsageError, match="is not Jinja2"):
         Encoder(bert, kind="text", template="{{ text")

@@ -163,7 +163,7 @@ def test_wrong_trusted_labels_are_refused_in_one_sentence(data, make_store, as_l
     no({"r0": "0", "r1": "1"}, "copies of one text different true labels", states=copies)
     no("missing.csv", "missing.csv", error=Exception)
     notes = score_rows(store, weak, trusted={"r1": "0", "zz": "1"}).provenance["notes"]
-    assert "1 labels for ids that are not in" in notes[0]
+    assert "1 label for an id that is not in" in notes[0]
 
 
 def test_the_weak_labels_themselves_are_not_trusted(data, make_store, as_labels):

@@ -74,7 +74,7 @@ def test_rows_that_the_template_refuses_are_told_before_the_model_is_loaded(
     arguments = ["extract", rows, "-m", tiny_model("llama"), "-o", out, "--template", template]
     expected = (
         "The template refuses 2 of 1,502 rows (ids 'r1500', 'r1501'), the first one with: no "
-        "system; repair them, or leave such rows out with --skip-refused."
+        "system; repair them, or leave such rows out with `probekit extract --skip-refused`."
     )
     with monkeypatch.context() as patch:
         patch.setattr("probekit.activations.loading._load", None)

@@ -417,8 +417,8 @@ def test_labels_of_other_rows_are_left_out_and_told(run, chain, write_rows):
     records = [{"id": i, "label": int(w)} for i, w in zip(chain.ids, chain.weak_of, strict=True)]
     chain.weak = write_rows("more.jsonl", [*records, {"id": "x", "label": 1}])
     result = run().stderr
-    assert "1 labels for ids that are not in" in result
-    assert "(ids 'x'); they are left out" in result
+    assert "1 label for an id that is not in" in result
+    assert "(id 'x'); it is left out" in result
 
 
 @pytest.mark.parametrize("value", [1.2, -0.1, float("inf")])

@@ -100,7 +100,7 @@ def test_what_cannot_be_trusted_is_refused_in_one_sentence(refused, chain, write
 def test_few_and_foreign_labels_are_reported(run, write_rows):
     rows = [{"id": "r1", "label": 1}, {"id": "zz", "label": 0}]
     said, verdicts = run("filter", "--trusted", write_rows("t.jsonl", rows))
-    assert "1 labels for ids that are not in" in said.stderr
+    assert "1 label for an id that is not in" in said.stderr
     assert "1 trusted texts are too few to correct the probe (10 are needed)" in said.stderr
     assert verdicts.provenance["trusted"]["rows"] == 1
     assert verdicts.hard[1] == 1
