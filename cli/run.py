@@ -35,6 +35,7 @@ __all__ = [
 # Option -> field of the configuration; options overrule the file.
 LISTS = ("task", "weak", "strong", "student", "losses", "probes", "actions", "chain")
 PLAIN = (
+    "group_column",
     "weak_labels",
     "weak_on",
     "rounds",
@@ -67,6 +68,10 @@ class ExperimentOptions(TypedDict):
         str | None, option("Models of the weak supervisors, or bag-of-words, comma-separated.")
     ]
     strong: Annotated[str | None, option("Models of students and ceilings, comma-separated.")]
+    group_column: Annotated[
+        str | None,
+        option("Column of a question, dialogue or user: its rows go to one part, not to two."),
+    ]
     seeds: Annotated[str | None, option("Number of seeds, or a list such as 0,1,2.  [default: 1]")]
     lm_first: Annotated[bool, option("Language-model loss before students and ceilings.")]
     weak_on: Annotated[

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -89,6 +91,27 @@ def test_linear_students_of_a_file_of_labels(
     # The control: what was said of the file's rows alone leaves its labels in place.
     result = run("--config", folder / "config.yaml", "--dry-run", "-o", folder)
     assert result.exit_code == 0, result.output
+
+
+def test_groups_go_to_one_part(words: list[Any], write_jsonl: Files, tmp_path: Path) -> None:
+    """Each text stands in one line, so that without the column it is a row like any other."""
+    rows = [
+        {"text": f"{'cat' if i % 2 else 'hammer'} {i}", "label": i % 2, "user": i // 10}
+        for i in range(300)
+    ]
+    task = ["--task", write_jsonl(rows, "users.jsonl"), "--weak", "bag-of-words"]
+    options = [*task, "--strong", words[5], "--student", "linear", "--probes", ""]
+    parts = {}
+    for name, more in (("users", ["--group-column", "user"]), ("rows", [])):
+        folder = tmp_path / "runs" / name
+        assert run(*options, *more, "-o", folder).exit_code == 0
+        tested = pq.read_table(next(folder.glob("predictions/**/*.parquet"))).column("id")
+        parts[name] = Counter(int(i) // 10 for i in tested.to_pylist())
+    assert set(parts["users"].values()) == {10}
+    assert set(parts["rows"].values()) != {10}  # the control
+    wrong = run(*options, "--group-column", "usr", "-o", tmp_path / "runs" / "c")
+    assert wrong.exit_code == 1
+    assert "no column 'usr'" in wrong.stderr
 
 
 def test_dry_run_does_nothing(words: list[Any], tmp_path: Path) -> None:
