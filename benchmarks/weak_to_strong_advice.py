@@ -65,11 +65,12 @@ KINDS = {
 # What may be done; an audit has the share of wrong labels after each.
 ACTIONS = ("leave", "filter", "relabel")
 SIZES = ("audit 20", "audit 40", "audit 100")
+# Below 0 since the decoders' memorising students gained by relabels that correct nothing.
 FEWER = tuple(
     Needed(relabel, filtered, wrong)
-    for relabel in (0.0, 0.02, 0.04, 0.06, 0.1, inf)
-    for filtered in (0.08, 0.1, 0.15)
-    for wrong in (0.0, 0.1, 0.15, 0.2, 0.25)
+    for relabel in (-0.06, -0.04, -0.02, 0.0, 0.02, 0.04, 0.06, 0.1, inf)
+    for filtered in (0.08, 0.1, 0.15, inf)
+    for wrong in (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
 )
 AGREED = (1.0, 0.96, 0.92, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8, 0.0)
 POINT = 1.0  # what counts as a gain or a harm
@@ -198,7 +199,7 @@ def choices(
             ]
             for size in SIZES
         }
-        blind = make(partial(_after_diagnosis, cells[place][SUPERVISOR]["advice"]))
+        blind = make(partial(_after_diagnosis, cells[place][SUPERVISOR]["advice"], kind))
         yield str(place[0]).partition(":")[2], {"diagnose": [blind], **drawn}
 
 
@@ -217,7 +218,9 @@ def _after_audit(shares: tuple[float, ...], needed: Needed) -> str:
     return best_for(needed, *shares, classes=2)
 
 
-def _after_diagnosis(said: Line, agreed: float) -> str:
+def _after_diagnosis(said: Line, kind: Kind, agreed: float) -> str:
+    if said["diagnose"] == "filter" and NEEDED[kind.advised_as].filter == inf:
+        return "leave"
     return str(said["diagnose"]) if said["A"] <= agreed else "leave"
 
 

@@ -1,8 +1,9 @@
 """Advice that knows the student: what it does with wrong labels decides what to do about them.
 
-A student that memorises repeats every wrong label that it is trained on, so it gains from every
-one that is corrected. One with a chosen penalty sees through a part of them: many must be wrong, a
-relabel must correct more than a few, and a filter must leave out many for the rows that it costs.
+A student that memorises learns every wrong label by heart, so a relabel pays even if it corrects
+none: what a probe gives, right or wrong, is alike for similar texts. One with a chosen penalty sees
+through a part of them: many must be wrong, a relabel must correct more than a few, and a filter
+must leave out many for the rows that it costs.
 A model that is finetuned for long is advised as the latter; one that is finetuned briefly is never
 relabelled (docs/methods/advice.md, Which student).
 """
@@ -112,9 +113,9 @@ class Needed(NamedTuple):
     """What an audit must show for a student to gain."""
 
     relabel: float
-    """Share by which fewer labels are wrong after a relabel."""
+    """Share by which fewer labels are wrong after a relabel; below 0: more may be."""
     filter: float
-    """The same after a filter."""
+    """The same after a filter; infinite: none pays."""
     wrong: float = 0.0
     """Share of labels that are wrong as they are: it sees through fewer."""
 
@@ -124,13 +125,16 @@ _LINEAR = Needed(0.04, 0.1, wrong=0.2)
 _AGREE = 0.86
 NEEDED: dict[Student | Length, Needed] = {
     "linear": _LINEAR,
-    "memorising": Needed(0.0, 0.1),
+    # A filter gains it hardly more than a random drop of as many rows.
+    "memorising": Needed(-0.02, math.inf, wrong=0.05),
     "finetune": _LINEAR,
     "brief": _LINEAR._replace(relabel=math.inf),  # relabels cost one as often as they paid
     "long": _LINEAR,
 }
 # Above this part of what guessing gets wrong, labels hold too little to learn from.
 HOPELESS = 0.7
+# A relabel that corrects fewer is not advised for what it corrects.
+HARDLY = 0.005
 # Without true labels: agreement of probe and labels above which cleaning changes too little.
 AGREE: dict[Student | Length, float] = {
     "linear": _AGREE,
@@ -192,23 +196,34 @@ def after_audit(learner: Learner, finding: Finding) -> StudentAdvice | None:
     needed = NEEDED[learner.kind]
     action = best_for(needed, wrong, kept, left, len(finding.by_class))
     fewer = f"{_points(wrong - left)} fewer of them are wrong after a relabel"
+    if wrong - left < HARDLY:
+        fewer = f"{100 * left:.0f} % of them are wrong after a relabel instead of "
+        fewer += f"{100 * wrong:.0f} %, but alike for similar texts, so there is less to memorise"
     if action == "relabel":
         return StudentAdvice(learner, action, learner.student in HARD, fewer)
     filtered = f"{_points(wrong - kept)} fewer of them are wrong after a filter"
     if action == "filter":
         return StudentAdvice(learner, action, False, filtered)
     hopeless = most_wrong(len(finding.by_class))
+    ways = {"a relabel": (needed.relabel, left), "a filter": (needed.filter, kept)}
+    afterwards = {way: part for way, (least, part) in ways.items() if not math.isinf(least)}
     few_wrong = wrong < needed.wrong
     if few_wrong:
         why = f"{100 * wrong:.0f} % of them are wrong; such a student gains by cleaning from "
         why += f"{100 * needed.wrong:.0f} % on"
-    elif min(kept, left) >= hopeless:
-        why = f"most would be as good as guessed after a relabel ({100 * left:.0f} % wrong) or a "
-        why += f"filter ({100 * kept:.0f} %), and nothing can be learned from them"
+    elif min(afterwards.values()) >= hopeless:
+        named = " or ".join(f"{way} ({100 * part:.0f} % wrong)" for way, part in afterwards.items())
+        why = f"most would be as good as guessed after {named}, and nothing can be learned from "
+        why += "them"
     elif math.isinf(needed.relabel):
         why = f"{filtered}; such a student gains by one from {_points(needed.filter)} on"
+    elif math.isinf(needed.filter):
+        why = f"{100 * left:.0f} % of them would be wrong after a relabel instead of "
+        why += f"{100 * wrong:.0f} %; such a student gains by one that makes at most "
+        why += f"{_points(-needed.relabel)} more wrong"
     else:
-        why = f"{fewer} and {_points(wrong - kept)} after a filter; such a student gains from "
+        why = f"{_points(wrong - left)} fewer of them are wrong after a relabel and "
+        why += f"{_points(wrong - kept)} after a filter; such a student gains from "
         why += f"{_points(needed.relabel)} and {_points(needed.filter)} on"
     return StudentAdvice(learner, "leave", False, why, few_wrong=few_wrong)
 
@@ -218,9 +233,10 @@ def best_for(needed: Needed, wrong: float, kept: float, left: float, classes: in
     if wrong < needed.wrong:
         return "leave"
     hopeless = most_wrong(classes)
-    if left < hopeless and wrong - left >= needed.relabel:
+    # Rounded, since 0.3 - 0.26 is below 0.04.
+    if left < hopeless and round(wrong - left, 9) >= needed.relabel:
         return "relabel"
-    return "filter" if kept < hopeless and wrong - kept >= needed.filter else "leave"
+    return "filter" if kept < hopeless and round(wrong - kept, 9) >= needed.filter else "leave"
 
 
 def most_wrong(classes: int) -> float:
@@ -239,6 +255,9 @@ def after_diagnosis(learner: Learner, advice: Advice) -> StudentAdvice:
         return StudentAdvice(learner, "leave", False, why)
     if AGREE[learner.kind] == 0:
         return StudentAdvice(learner, "leave", False, SEES_THROUGH)
+    if advice.action == "filter" and math.isinf(NEEDED[learner.kind].filter):
+        why = "a filter costs such a student rows, and gains it little more than a random drop"
+        return StudentAdvice(learner, "leave", False, why)
     changed, least = 1 - advice.signals.agreement, 1 - AGREE[learner.kind]
     why = f"the probe disagrees with {100 * changed:.0f} % of them"
     if changed < least:

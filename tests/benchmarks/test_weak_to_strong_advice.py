@@ -41,7 +41,7 @@ def test_constants_are_chosen_among_those_that_seldom_harm() -> None:
     every = [choice(0.03, -2.0), choice(0.05, 3.0), choice(0.12, 6.0)]
     assert choose(every, FEWER).relabel in (0.04, 0.05)
     # The control: if the small saving gains, too, there is nothing to hold back for.
-    assert choose([choice(0.0, 2.0), *every[1:]], FEWER).relabel == 0.0
+    assert choose([choice(0.0, 2.0), *every[1:]], FEWER).relabel <= 0
 
 
 def cell(
