@@ -31,9 +31,15 @@ from probekit.experiments.scores import (
     score_curve,
     spread,
 )
-from probekit.experiments.splits import Splits, chain_splits, labelled, run_splits
+from probekit.experiments.splits import (
+    Splits,
+    chain_splits,
+    known_kind,
+    labelled,
+    run_splits,
+)
 from probekit.experiments.steps import Context, Model, describe_model, predictions_file
-from probekit.experiments.task_kinds import Codes
+from probekit.experiments.task_kinds import Codes, task_kind
 from probekit.experiments.task_kinds.base import VERDICTS
 from probekit.experiments.weak_to_strong import Chain, Pair, PlannedArm
 from probekit.files import atomic_write
@@ -134,6 +140,7 @@ class Run:
 
     def _experiments(self) -> list[Experiment]:
         config, describe = self.config, self._sources.describe
+        self._check_options()
         experiments: list[Experiment] = []
         for task, seed in product(config.task, config.seeds):
             where = f"{task}, seed {seed}"
@@ -169,6 +176,16 @@ class Run:
                 pair = Pair(context, weak, strong, student, given)
                 experiments.append(Experiment(pair, *pair.names, student))
         return experiments
+
+    def _check_options(self) -> None:
+        """Raise UsageError for what no task of a known kind takes, before any rows are read."""
+        for task in self.config.task:
+            if (name := known_kind(task)) is None:
+                continue
+            kind = task_kind(name)
+            kind.check(self.config, task)
+            if BAG_OF_WORDS in self.config.weak:
+                kind.check_bag_of_words(task)
 
     def _check_task(self, context: Context, models: Sequence[str]) -> None:
         """Raise UsageError if configuration or models do not fit a task; note what is left out."""

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from probekit.experiments.config import RunConfig
+    from probekit.tasks.registry import Task
 
-__all__ = ["Splits", "chain_splits", "contents_only", "labelled", "run_splits"]
+__all__ = ["Splits", "chain_splits", "contents_only", "known_kind", "labelled", "run_splits"]
 
 TEST_SHARE = 0.25
 LEAST_ROWS = 4
@@ -280,11 +281,22 @@ def _joined(halves: Sequence[Rows]) -> Rows:
     return joined
 
 
-def _open(name: str, seed: int, group_column: str | None) -> _Source:
+def known_kind(name: str) -> str | None:
+    """The kind of a task that probekit knows, without its rows; None of a file."""
+    task = _known(name)
+    return None if task is None else task.kind
+
+
+def _known(name: str) -> Task | None:
+    """The task of this name; a file comes first."""
     from probekit.tasks.registry import get_task, task_names
 
-    if not Path(name).exists() and name.partition(":")[0] in task_names():
-        task = get_task(name)
+    known = not Path(name).exists() and name.partition(":")[0] in task_names()
+    return get_task(name) if known else None
+
+
+def _open(name: str, seed: int, group_column: str | None) -> _Source:
+    if (task := _known(name)) is not None:
         halves = (
             (task.rows(task.pool, seed=seed),)
             if task.halves is None

@@ -279,6 +279,35 @@ def test_what_does_not_fit_says_what_would(
     Run(RunConfig.from_mapping(fields), tmp_path, lambda _: None).check()  # the control
 
 
+@pytest.mark.parametrize(
+    ("task", "change", "sentence"),
+    [
+        ("chess-move", {"student": "linear"}, "only finetuned models write"),
+        ("chess-move", {"weak": "bag-of-words"}, "name a decoder"),
+        ("anthropic-hh-pairs", {"weak": "bag-of-words"}, "bag of words"),
+    ],
+)
+def test_what_does_not_fit_a_known_task_is_said_before_its_rows_are_read(
+    task: str,
+    change: dict[str, Any],
+    sentence: str,
+    fields: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its data may be a download away."""
+
+    def read(*_: Any) -> None:
+        raise DataError("rows are read")
+
+    monkeypatch.setattr("probekit.experiments.splits._open", read)
+    known = {**fields, "task": task}
+    with pytest.raises(UsageError, match=sentence):
+        Run(RunConfig.from_mapping({**known, **change}), tmp_path, lambda _: None).check()
+    with pytest.raises(DataError, match="rows are read"):  # the control
+        Run(RunConfig.from_mapping(known), tmp_path, lambda _: None).check()
+
+
 def test_saliency_is_of_classes(fields: Any, tmp_path: Path) -> None:
     config = SaliencyConfig.from_mapping(fields)
     with pytest.raises(UsageError, match="or `probekit run`"):
