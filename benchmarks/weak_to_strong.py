@@ -90,12 +90,15 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", help=f"by default {', '.join(TASKS)}")
     parser.add_argument("--seeds", nargs="*", type=int, help="by default 0 1 2")
     parser.add_argument("--arms", nargs="*", help="by default all, in their order")
+    parser.add_argument("--rows", type=int, help="of a student; needs an --output of its own")
     parser.add_argument("--models", type=Path, metavar="FOLDER", help="default: from the hub")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for rows and states")
     parser.add_argument("--output", type=Path, help="by default of that kind of student")
     parser.add_argument("--summary", action="store_true", help="print the results, run nothing")
     add_engine(parser)
     options = parser.parse_args()
+    if options.rows is not None and options.output is None:
+        parser.error("--rows: name an --output, since the committed results are of other rows")
     options.output = options.output or FILES[options.students]
     for pair in options.pairs or ():
         weak, _, strong = pair.partition(":")
@@ -187,7 +190,8 @@ def steps(options: argparse.Namespace) -> Iterator[Step]:
 def run_step(step: Step, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a line for every arm of a step."""
     grid, place = GRIDS[options.students], step.place
-    cell, sets, cleaning = prepared(place, grid.rows, grid.held_out, options.models, options.cache)
+    rows = options.rows or grid.rows
+    cell, sets, cleaning = prepared(place, rows, grid.held_out, options.models, options.cache)
     for student, arm in step.missing:
         start = time.perf_counter()
         line: dict[str, Any] = dict(
@@ -220,7 +224,8 @@ def train(
     if student in LINEAR:
         return linear_student(cell, labels, LINEAR[student])
     place = cell.place
-    name = "-".join((student, place.weak, place.strong, place.task, str(place.seed), arm))
+    of = str(len(cell.rows))
+    name = "-".join((student, place.weak, place.strong, place.task, str(place.seed), of, arm))
     folder = options.cache / "trainings" / name.replace(", ", "-")
     folder.parent.mkdir(parents=True, exist_ok=True)
     loss = LOSSES.get(arm, "xent")

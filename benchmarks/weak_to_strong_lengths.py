@@ -1,4 +1,4 @@
-"""The same labels trained on for long at a constant rate, and briefly with a falling one.
+"""The same labels trained on for long at a constant rate, and briefly; on few rows, and on more.
 
 ``python benchmarks/weak_to_strong_lengths.py`` prints the tables of docs/results.md.
 """
@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 from _harness import RESULTS, read_lines, table
-from weak_to_strong_curves import at_stop, last
+from weak_to_strong_curves import at_stop, last, of_epoch
 from weak_to_strong_students import BRIEF, FINETUNED
 from weak_to_strong_summary import CEILING, CLEANED, PLAIN, Group, Line, groups, paired
 
 from probekit.cleaning.student import NEEDED
 
-__all__ = ["choice_rows", "length_rows"]
+__all__ = ["choice_rows", "length_rows", "more_rows"]
 
 
 def length_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
@@ -46,6 +46,31 @@ def length_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
                 f"{brief.accuracy(CEILING, last):.1f}",
             ]
         )
+    return header, rows
+
+
+def more_rows(few: Sequence[Line], many: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Header, and two rows per pair and task: trained for long on few rows, and on more of them.
+
+    On the seeds of both. ``many`` is of another number of rows, with an arm ``plain`` and both
+    cleanings that are compared.
+    """
+    arms = ("filter", "relabel, soft")
+    epochs = (2, 4, 6)
+    header = ["supervisor → strong, task", "rows", "labels right"]
+    header += [f"epoch {epoch}: {name}" for epoch in epochs for name in (PLAIN, *arms)]
+    trained = {(each.pair, each.task): each for each in groups(few, FINETUNED, (PLAIN, *arms))}
+    rows = []
+    for more in groups(many, FINETUNED, (PLAIN, *arms)):
+        less = trained[more.pair, more.task]
+        less = replace(less, seeds={seed: less.seeds[seed] for seed in more.seeds})
+        for each in (less, more):
+            n = next(iter(each.seeds.values()))[PLAIN]["rows"]
+            cells = [each.name, f"{n:,}", f"{each.labels(PLAIN):.1f}"]
+            for at in map(of_epoch, epochs):
+                gains = (str(each.gain(arm, at)) for arm in arms)
+                cells += [f"{each.accuracy(PLAIN, at):.1f}", *gains]
+            rows.append(cells)
     return header, rows
 
 
@@ -105,3 +130,4 @@ if __name__ == "__main__":
     FOUND = read_lines(RESULTS / "weak_to_strong_finetuned.jsonl")
     for ROWS in (length_rows, choice_rows):
         print(table(*ROWS(FOUND)))
+    print(table(*more_rows(FOUND, read_lines(RESULTS / "weak_to_strong_more_rows.jsonl"))))

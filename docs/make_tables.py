@@ -38,7 +38,7 @@ from run_all import APART, SCRIPTS, newest_claims, readme_table  # noqa: E402
 from probekit.reports.tables import Table  # noqa: E402
 
 # Header and rows of a table, of the lines of a results file.
-RowsOf = Callable[[list[dict[str, Any]]], tuple[Sequence[str], Sequence[Sequence[str]]]]
+RowsOf = Callable[..., tuple[Sequence[str], Sequence[Sequence[str]]]]
 BLOCK = re.compile(r"(<!-- benchmarks: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 ANNOTATORS = {
     "mixed": "right in 90, 80, 65, 60 and 55 %",
@@ -64,6 +64,7 @@ IN_SHORT = {
     "256 random rows": ("256 random rows of a store, beside chunked HDF5", True),
 }
 LINEAR, FINETUNED, AUDITS = (f"weak_to_strong{of}" for of in ("", "_finetuned", "_audits"))
+MORE_ROWS = "weak_to_strong_more_rows"
 STRONG = {"minilm": "all-MiniLM", "mpnet": "MPNet", "smollm2": "SmolLM2"}
 
 
@@ -82,9 +83,9 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return Table(tuple(header), tuple(map(tuple, rows))).markdown()
 
 
-def of_lines(rows: RowsOf, name: str) -> Callable[[], str]:
-    """A table whose header and rows its benchmark's script makes of the lines of its results."""
-    return lambda: markdown(*rows(rows_of(name)))
+def of_lines(rows: RowsOf, *names: str) -> Callable[[], str]:
+    """A table whose header and rows its benchmark's script makes of the lines of these results."""
+    return lambda: markdown(*rows(*map(rows_of, names)))
 
 
 def speed() -> str:
@@ -536,6 +537,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "weak-to-strong-finetuned": grid(tables.finetuned, FINETUNED),
     "weak-to-strong-finetuned-advice": grid(tables.finetuned_advised, FINETUNED, AUDITS),
     "weak-to-strong-lengths": of_lines(lengths.length_rows, FINETUNED),
+    "weak-to-strong-more-rows": of_lines(lengths.more_rows, FINETUNED, MORE_ROWS),
     "weak-to-strong-sizes": of_lines(sizes.confidence_rows, FINETUNED),
     "weak-to-strong-student": grid(tables.known, LINEAR, AUDITS),
     "weak-to-strong-taught": of_lines(linear_cells.taught_rows, LINEAR),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from weak_to_strong import read_results
+from weak_to_strong import main, read_results
 from weak_to_strong_rows import overlapping
 from weak_to_strong_students import answers
 from weak_to_strong_summary import (
@@ -144,3 +144,13 @@ def test_a_line_that_a_kill_cut_off_is_done_again(tmp_path: Path) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"arm": "filter"}) + "\n")
     assert [line["arm"] for line in read_results(path)] == ["plain", "filter"]
+
+
+def test_other_numbers_of_rows_go_to_another_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line does not say its number, so two of them in one file would be one arm."""
+    monkeypatch.setattr("sys.argv", ["weak_to_strong.py", "--rows", "50"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "--rows: name an --output" in capsys.readouterr().err

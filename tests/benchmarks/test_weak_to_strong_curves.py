@@ -14,7 +14,7 @@ from weak_to_strong_curves import (
     goal_rows,
     of_epoch,
 )
-from weak_to_strong_lengths import choice_rows, length_rows
+from weak_to_strong_lengths import choice_rows, length_rows, more_rows
 from weak_to_strong_sizes import confidence_rows
 from weak_to_strong_tables import NOTHING, summary
 
@@ -149,3 +149,18 @@ def test_the_figure_shows_every_arm_at_every_epoch(
     assert (tmp_path / "curves.png").exists()
     assert drawn["plain"] == pytest.approx([100 * n / ROWS for n in (64, 64, 60, 56, 50, 44)])
     assert set(drawn) == {"plain", "filter", "relabel, soft", "relabel, hard", "ceiling"}
+
+
+def test_more_rows_stand_beside_few_of_the_same_seeds(lines: list[dict[str, Any]]) -> None:
+    few = [{**each, "rows": 500} for each in lines]
+    few += [{**each, "seed": 1} for each in few]
+    many = [{**each, "rows": 1050} for each in lines if each["arm"] != "ceiling"]
+    gained = next(each for each in many if each["arm"] == "filter")
+    gained |= line("filter", [70] * EPOCHS)
+    header, (less, more) = more_rows(few, many)
+    first, second = (dict(zip(header, row, strict=True)) for row in (less, more))
+    assert [each["rows"] for each in (first, second)] == ["500", "1,050"]
+    assert first["supervisor → strong, task"].endswith("(1 seed)")  # which both have
+    assert first["epoch 6: plain"] == second["epoch 6: plain"] == f"{100 * 44 / ROWS:.1f}"
+    assert first["epoch 6: filter"].startswith(f"+{100 * 16 / ROWS:.1f}")
+    assert second["epoch 6: filter"].startswith(f"+{100 * 26 / ROWS:.1f}")
