@@ -38,11 +38,7 @@ from probekit.output_tables import write_table
 from probekit.probes.ensemble import plan_layers
 from probekit.reports.page import write_page
 from probekit.reports.verdicts import verdicts_page
-from probekit.tables import (
-    no_progress_bars,
-    record_columns,
-    suffix_of,
-)
+from probekit.tables import no_progress_bars, record_columns, suffix_of
 
 if TYPE_CHECKING:
     from probekit.activations.store import ActivationStore

@@ -12,6 +12,7 @@ from probekit.columns import Columns, guess_columns
 from probekit.data import Rows
 from probekit.errors import DataError
 from probekit.joins import find_ids
+from probekit.label_columns import READ
 from probekit.labels import WeakLabels, load_labels
 from probekit.sources import read_table
 from probekit.tables import Table, dataset_table, frame_columns, record_columns
@@ -104,7 +105,7 @@ def _left_out(n_rows: int, what: str) -> str:
 
 def asked_label(label: str) -> str | None:
     """None for a column that is found by itself, with what stands beside it."""
-    return None if label in ("probs", "prob", "label") else label
+    return None if label in READ else label
 
 
 def _select(table: Table, positions: Sequence[int], id_column: str | None) -> Table:
